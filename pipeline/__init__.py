@@ -1,0 +1,1 @@
+"""The pure core: bytes to messages, messages to frames on the event-time grid, diagnoses to bytes."""

@@ -1,0 +1,535 @@
+"""The heart: records in, diagnoses out; synchronous and deterministic, with no clock, no broker and no torch.
+
+The same engine runs under Faust on Kafka, under Faust on the in-memory transport, and in replay. Time is an input
+(tick records of the control topic), so a recorded input gives the same output at any speed.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+
+from pipeline import messages
+from pipeline.alarms import AlarmRule, Alarms
+from pipeline.alignment import Aligned, Aligner, ArrivedText, ReadingBatch, Resets
+from pipeline.diagnoses import DiagnosisWriter, RememberedText
+from pipeline.errors import SettingsError, StateError
+from pipeline.frames import EventText, StepRunner
+from pipeline.messages import Reason, RejectedError
+from pipeline.profile import MachineType, PlantProfile
+from pipeline.records import Output, Record
+from pipeline.topics import CONTROL, EVENTS
+
+STATE_VERSION = 1
+_MAX_MACHINE_ID = 200
+_MAX_TEXT = 2_000
+_EVIDENCE_TEXTS = 8
+
+
+@dataclass(slots=True)
+class Machine:
+    """One machine that has been heard of."""
+
+    name: str
+    line: Line
+    slot: int
+    partition: int
+    applied: dict[str, int] = field(default_factory=dict)  # topic -> last offset whose effect is in the state
+    texts: deque[RememberedText] = field(default_factory=lambda: deque(maxlen=_EVIDENCE_TEXTS))
+
+
+@dataclass(slots=True)
+class Stats:
+    """What has happened since the engine began; only ever grows."""
+
+    records: Counter[str] = field(default_factory=Counter)
+    frames: int = 0
+    masked_frames: int = 0
+    diagnoses: Counter[str] = field(default_factory=Counter)
+    dead_letters: Counter[str] = field(default_factory=Counter)
+    late: Counter[str] = field(default_factory=Counter)
+    duplicates: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)  # records already applied before a restart
+    alarms: Counter[str] = field(default_factory=Counter)
+    states_refused: int = 0
+
+
+class Line:
+    """All machines of one type: their alignment, model and alarms, in equal slots."""
+
+    def __init__(self, kind: MachineType, runner: StepRunner, rule: AlarmRule) -> None:
+        if runner.classes != kind.faults:
+            raise SettingsError(f"model {runner.name} knows other faults than machine type {kind.name} of the profile")
+        self.kind = kind
+        self.runner = runner
+        self.aligner = Aligner(kind)
+        self.alarms = Alarms(rule)
+        self.machines: list[Machine | None] = []
+        self.writer = DiagnosisWriter(kind, runner)
+        self._free: list[int] = []
+        names = kind.source_names
+        self.source_of_topic = {kind.sources[name].topic: index for index, name in enumerate(names)}
+        self.columns_of_source = [
+            np.array([i for i, variable in enumerate(kind.variables) if variable.source == name]) for name in names
+        ]
+        self.column_by_name = [
+            {v.name: i for i, v in enumerate(kind.variables) if v.source == name} for name in names
+        ]
+
+    def add(self, name: str, partition: int) -> Machine:
+        """Give a machine a slot."""
+        if self._free:
+            slot = self._free.pop()
+        else:
+            slot = len(self.machines)
+            self.machines.append(None)
+            self.aligner.reserve(slot + 1)
+            self.alarms.reserve(len(self.machines) + 64)
+            self.runner.reserve(slot + 1)
+        machine = self.machines[slot] = Machine(name, self, slot, partition)
+        return machine
+
+    def remove(self, machine: Machine) -> None:
+        """Forget a machine and free its slot."""
+        self.aligner.drop(machine.slot)
+        self.alarms.drop(machine.slot)
+        self.runner.reset(np.array([machine.slot]))
+        self.machines[machine.slot] = None
+        self._free.append(machine.slot)
+
+
+@dataclass(slots=True)
+class _Inbox:
+    """Readings and texts of one machine type, decoded but not yet aligned."""
+
+    records: list[Record] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+    times: list[int] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)
+    orders: list[int] = field(default_factory=list)
+    values: list[list[float | None]] = field(default_factory=list)
+    texts: list[ArrivedText] = field(default_factory=list)
+
+
+class Engine:
+    """Diagnoses every machine of a plant from the records of its topics."""
+
+    def __init__(
+        self,
+        profile: PlantProfile,
+        runners: Mapping[str, StepRunner],
+        *,
+        alarm_rule: AlarmRule | None = None,
+        partition_of: Callable[[bytes], int] | None = None,
+    ) -> None:
+        """`runners` holds one model for each machine type; `partition_of` detects wrongly partitioned keys."""
+        missing = [kind.name for kind in profile.machine_types if kind.name not in runners]
+        if missing:
+            raise SettingsError(f"no model is given for machine type {', '.join(missing)} of plant {profile.plant}")
+        self._profile = profile
+        self._partition_of = partition_of
+        rule = alarm_rule or AlarmRule()
+        self.lines = {kind.name: Line(kind, runners[kind.name], rule) for kind in profile.machine_types}
+        self._machines: dict[bytes, Machine] = {}
+        self._changed: dict[bytes, Machine] = {}
+        self._clock_ms: dict[int, int] = {}
+        self._newest_frame_end_ms: dict[int, int] = {}
+        self._sensor_topics = frozenset(profile.sensor_topics)
+        self.stats = Stats()
+
+    # -- input ------------------------------------------------------------------------------------------------
+
+    def process(self, records: Sequence[Record]) -> list[Output]:
+        """Take records in the order given; return everything they lead to."""
+        outputs: list[Output] = []
+        inboxes: dict[str, _Inbox] = {name: _Inbox() for name in self.lines}
+        counts: Counter[str] = Counter()
+        for order, record in enumerate(records):
+            topic = record.topic
+            counts[topic] += 1
+            if record.timestamp_ms > self._clock_ms.get(record.partition, -1):
+                self._clock_ms[record.partition] = record.timestamp_ms
+            try:
+                if topic in self._sensor_topics:
+                    self._reading(record, order, inboxes)
+                elif topic == EVENTS:
+                    self._event(record, order, inboxes)
+                elif topic == CONTROL:
+                    control = self._control(record)
+                    self._align(inboxes, outputs)
+                    inboxes = {name: _Inbox() for name in self.lines}
+                    self._apply(control, record, outputs)
+                else:
+                    raise RejectedError(Reason.UNKNOWN_TOPIC, f"the engine does not read topic {topic}")
+            except RejectedError as rejected:
+                self._reject(record, rejected, outputs)
+        self.stats.records.update(counts)
+        self._align(inboxes, outputs)
+        return outputs
+
+    def _reading(self, record: Record, order: int, inboxes: dict[str, _Inbox]) -> None:
+        value = record.value
+        if value is None:
+            raise RejectedError(Reason.EMPTY, "the record has no value")
+        reading = messages.decode_reading(value)
+        machine = self._machine(record, reading.machine)
+        topic = record.topic
+        applied = machine.applied
+        if record.offset <= applied.get(topic, -1):
+            self.stats.skipped[topic] += 1
+            return
+        line = machine.line
+        source = line.source_of_topic.get(topic)
+        if source is None:
+            raise RejectedError(Reason.UNKNOWN_VARIABLE, f"machine type {line.kind.name} has no variables on {topic}")
+        time = reading.time
+        if type(time) is not int or not 0 <= time < messages.MAX_TIME_MS:
+            time = messages.parse_time_ms(time)
+        if time > record.timestamp_ms + line.kind.max_skew_ms:
+            raise _future(time, record, line.kind)
+        given = reading.values
+        columns = line.columns_of_source[source]
+        if type(given) is dict:
+            names = line.column_by_name[source]
+            row: list[float | None] = [None] * len(line.kind.variables)
+            try:
+                for name, number in given.items():
+                    row[names[name]] = number
+            except KeyError:
+                unknown = sorted(set(given) - set(names))
+                text = f"{line.kind.name} has no {', '.join(unknown)[:200]} on {topic}"
+                raise RejectedError(Reason.UNKNOWN_VARIABLE, text) from None
+        else:
+            if len(given) != len(columns):
+                raise RejectedError(Reason.WRONG_LENGTH, f"{len(given)} values; {topic} has {len(columns)} variables")
+            if len(columns) == len(line.kind.variables):
+                row = given  # type: ignore[assignment]
+            else:
+                row = [None] * len(line.kind.variables)
+                for column, number in zip(columns.tolist(), given, strict=True):
+                    row[column] = number  # type: ignore[assignment]
+        applied[topic] = record.offset
+        inbox = inboxes[line.kind.name]
+        inbox.records.append(record)
+        inbox.slots.append(machine.slot)
+        inbox.times.append(time)
+        inbox.sources.append(source)
+        inbox.orders.append(order)
+        inbox.values.append(row)
+
+    def _event(self, record: Record, order: int, inboxes: dict[str, _Inbox]) -> None:
+        if record.value is None:
+            raise RejectedError(Reason.EMPTY, "the record has no value")
+        event = messages.decode_event(record.value)
+        machine = self._machine(record, event.machine)
+        if record.offset <= machine.applied.get(EVENTS, -1):
+            self.stats.skipped[EVENTS] += 1
+            return
+        kind = machine.line.kind
+        if not kind.texts:
+            raise RejectedError(Reason.NO_TEXTS, f"machine type {kind.name} takes no texts")
+        time = messages.parse_time_ms(event.time)
+        if time > record.timestamp_ms + kind.max_skew_ms:
+            raise _future(time, record, kind)
+        machine.applied[EVENTS] = record.offset
+        self._changed[machine.name.encode()] = machine
+        id_ = event.id or f"{time}-{zlib.crc32(event.text.encode(errors='replace')):08x}"
+        text = EventText(
+            id_[:_MAX_MACHINE_ID], time, event.text[:_MAX_TEXT], event.source, event.severity, record=record
+        )
+        inboxes[kind.name].texts.append(ArrivedText(machine.slot, order, text))
+
+    def _machine(self, record: Record, name: str) -> Machine:
+        """The machine that a record is about; a new one is given a slot."""
+        key = record.key
+        machine = self._machines.get(key) if key is not None else None
+        if machine is not None and machine.name == name:
+            if machine.partition != record.partition:
+                text = f"machine {name[:80]} lives in partition {machine.partition}, this is {record.partition}"
+                raise RejectedError(Reason.WRONG_PARTITION, text)
+            return machine
+        encoded = name.encode(errors="replace")
+        if key != encoded:
+            shown = "no key" if key is None else repr(key[:80])
+            raise RejectedError(Reason.KEY_MISMATCH, f"the record is about {name[:80]!r} but has {shown}")
+        if not name or len(name) > _MAX_MACHINE_ID or not name.isprintable():
+            raise RejectedError(Reason.UNKNOWN_MACHINE, f"{name[:80]!r} is not a machine id of 1 to 200 printable characters")
+        if self._partition_of is not None and (right := self._partition_of(key)) != record.partition:
+            text = f"key {name[:80]!r} belongs to partition {right} by murmur2, this is {record.partition}"
+            raise RejectedError(Reason.WRONG_PARTITION, text)
+        kind = self._profile.type_of(name)
+        if kind is None:
+            raise RejectedError(Reason.UNKNOWN_MACHINE, f"no machine type of plant {self._profile.plant} matches {name[:80]!r}")
+        machine = self._machines[encoded] = self.lines[kind.name].add(name, record.partition)
+        return machine
+
+    def _reject(self, record: Record, rejected: RejectedError, outputs: list[Output]) -> None:
+        self.stats.dead_letters[rejected.reason.value] += 1
+        outputs.append(messages.dead_letter(record, rejected))
+
+    # -- control records --------------------------------------------------------------------------------------
+
+    def _control(self, record: Record) -> messages.Control:
+        if record.value is None:
+            raise RejectedError(Reason.EMPTY, "the record has no value")
+        control = messages.decode_control(record.value)
+        if control.kind == "tick" and control.time is None:
+            raise RejectedError(Reason.SCHEMA, "a tick needs a time")
+        if control.kind != "tick" and control.machine is None:
+            raise RejectedError(Reason.SCHEMA, f"'{control.kind}' needs a machine")
+        return control
+
+    def _apply(self, control: messages.Control, record: Record, outputs: list[Output]) -> None:
+        if control.kind == "tick":
+            assert control.time is not None
+            self.tick(messages.parse_time_ms(control.time), partition=record.partition, outputs=outputs)
+            return
+        assert control.machine is not None
+        machine = self._machines.get(control.machine.encode())
+        if machine is None or machine.partition != record.partition:
+            text = f"no machine {control.machine[:80]!r} is known in partition {record.partition}"
+            raise RejectedError(Reason.UNKNOWN_MACHINE, text)
+        if record.offset <= machine.applied.get(CONTROL, -1):
+            self.stats.skipped[CONTROL] += 1
+            return
+        machine.applied[CONTROL] = record.offset
+        self._changed[control.machine.encode()] = machine
+        slot = np.array([machine.slot])
+        if control.kind == "end":
+            self._step(machine.line, machine.line.aligner.finish(slot, Resets.RUN_END), outputs)
+        else:
+            machine.line.aligner.restart(slot, Resets.REQUESTED)
+
+    def tick(self, now_ms: int, *, partition: int, outputs: list[Output]) -> None:
+        """Time passes in a partition: what waits for silent sources closes, silent machines are announced."""
+        for line in self.lines.values():
+            slots = [m.slot for m in line.machines if m is not None and m.partition == partition]
+            aligned, announced = line.aligner.tick(now_ms, np.array(slots, np.int64))
+            self._step(line, aligned, outputs)
+            for slot, start_ms, offline in announced:
+                machine = line.machines[slot]
+                assert machine is not None
+                self._changed[machine.name.encode()] = machine
+                fault, output = line.writer.announce(machine.name, partition, start_ms, offline=offline)
+                self.stats.diagnoses[fault] += 1
+                outputs.append(output)
+
+    def finish(self) -> list[Output]:
+        """The input has ended for good: close every frame that still waits."""
+        outputs: list[Output] = []
+        for line in self.lines.values():
+            slots = np.array([machine.slot for machine in line.machines if machine is not None], np.int64)
+            if len(slots):
+                self._step(line, line.aligner.finish(slots, Resets.RUN_END), outputs)
+        return outputs
+
+    # -- alignment and model ----------------------------------------------------------------------------------
+
+    def _align(self, inboxes: dict[str, _Inbox], outputs: list[Output]) -> None:
+        for name, inbox in inboxes.items():
+            if not inbox.slots and not inbox.texts:
+                continue
+            line = self.lines[name]
+            batch, records = self._batch(line, inbox, outputs)
+            aligned = line.aligner.push(batch, inbox.texts)
+            for late in aligned.late:
+                record, time_ms = records[late.row], int(batch.time_ms[late.row])
+                self._late(record, time_ms, late.frame_end_ms, late.closed_ms, outputs)
+            for row in aligned.refused:
+                limit = line.kind.buffer_limit_rows
+                self._reject(
+                    records[row],
+                    RejectedError(Reason.BUFFER_FULL, f"the machine already holds back {limit} readings"),
+                    outputs,
+                )
+            self.stats.duplicates["readings"] += aligned.duplicate_readings
+            self.stats.duplicates["texts"] += len(aligned.duplicate_texts)
+            for slot in set(inbox.slots):
+                machine = line.machines[slot]
+                assert machine is not None
+                self._changed[machine.name.encode()] = machine
+            self._step(line, aligned, outputs)
+
+    def _batch(self, line: Line, inbox: _Inbox, outputs: list[Output]) -> tuple[ReadingBatch, list[Record]]:
+        values = np.array(inbox.values, np.float64).reshape(len(inbox.values), len(line.kind.variables))
+        batch = ReadingBatch(
+            np.array(inbox.slots, np.int64),
+            np.array(inbox.times, np.int64),
+            np.array(inbox.sources, np.int64),
+            np.array([record.timestamp_ms for record in inbox.records], np.int64),
+            np.array(inbox.orders, np.int64),
+            values,
+        )
+        # Frames are float32: what does not fit there is as useless as an infinite value.
+        too_large = (np.abs(values) > np.finfo(np.float32).max).any(axis=1)
+        if not too_large.any():
+            return batch, inbox.records
+        for row in np.flatnonzero(too_large).tolist():
+            self._reject(inbox.records[row], RejectedError(Reason.NOT_FINITE, "a value is beyond 3.4e38"), outputs)
+        keep = np.flatnonzero(~too_large)
+        batch = ReadingBatch(
+            batch.slots[keep], batch.time_ms[keep], batch.source[keep], batch.arrival_ms[keep], batch.order[keep], values[keep]
+        )
+        return batch, [inbox.records[row] for row in keep.tolist()]
+
+    def _late(self, record: Record, time_ms: int, frame_end_ms: int, closed_ms: int, outputs: list[Output]) -> None:
+        self.stats.late[record.topic] += 1
+        by = closed_ms - time_ms
+        detail = f"came {by} ms behind the machine's closed frames"
+        outputs.append(
+            messages.late_record(
+                record, detail, reason=Reason.LATE, frame_end_ms=frame_end_ms, closed_ms=closed_ms, late_by_ms=by
+            )
+        )
+
+    def _step(self, line: Line, aligned: Aligned, outputs: list[Output]) -> None:
+        """Run the model over the rounds and write diagnoses and alarms."""
+        for slot, text in aligned.expired_texts:
+            self._expired(line, slot, text, outputs)
+        for frames in aligned.rounds:
+            result = line.runner.step(frames)
+            machines = [line.machines[slot] for slot in frames.slots.tolist()]
+            for row, text in frames.texts:
+                machine = machines[row]
+                assert machine is not None
+                machine.texts.append(RememberedText(text.id, text.text, text.time_ms, text.late))
+            for row in np.flatnonzero(frames.reset).tolist():
+                machine = machines[row]
+                assert machine is not None
+                fresh = {text.id for at, text in frames.texts if at == row}
+                machine.texts = deque((t for t in machine.texts if t.id in fresh), maxlen=_EVIDENCE_TEXTS)
+            self.stats.frames += len(machines)
+            self.stats.masked_frames += int((~frames.observed.any(axis=1)).sum())
+            faults, confidence = line.writer.write(frames, result, machines, outputs, self.stats.diagnoses)
+            for change in line.alarms.step(frames.slots, faults, confidence):
+                machine = machines[change.row]
+                assert machine is not None
+                self.stats.alarms["raised" if change.raised else "cleared"] += 1
+                outputs.append(
+                    line.writer.alarm(machine, int(frames.start_ms[change.row]), change, float(confidence[change.row]))
+                )
+            if len(machines):
+                end = frames.end_ms
+                for machine, end_ms in zip(machines, end.tolist(), strict=True):
+                    assert machine is not None
+                    if end_ms > self._newest_frame_end_ms.get(machine.partition, -1):
+                        self._newest_frame_end_ms[machine.partition] = end_ms
+
+    def _expired(self, line: Line, slot: int, text: EventText, outputs: list[Output]) -> None:
+        """A text that no frame could take in time goes to the late topic."""
+        assert text.record is not None
+        self.stats.late[EVENTS] += 1
+        closed = line.aligner.closed_until_ms(slot)
+        detail = f"older than {line.kind.text_ttl_frames} frames, or too many texts wait"
+        outputs.append(
+            messages.late_record(
+                text.record,
+                detail,
+                reason=Reason.EXPIRED,
+                frame_end_ms=(text.time_ms // line.kind.frame_period_ms + 1) * line.kind.frame_period_ms,
+                closed_ms=closed,
+                late_by_ms=max(closed - text.time_ms, 0),
+            )
+        )
+
+    # -- state ------------------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> dict[str, bytes]:
+        """The states of all machines that changed since the last call."""
+        states = {machine.name: self._save(machine) for machine in self._changed.values()}
+        self._changed.clear()
+        return states
+
+    def _save(self, machine: Machine) -> bytes:
+        line = machine.line
+        return msgspec.msgpack.encode(
+            {
+                "version": STATE_VERSION,
+                "machine": machine.name,
+                "type": line.kind.name,
+                "profile": line.kind.digest,
+                "model": line.runner.hash,
+                "partition": machine.partition,
+                "applied": machine.applied,
+                "aligner": line.aligner.save(machine.slot),
+                "runner": line.runner.save(np.array([machine.slot]))[0],
+                "alarms": line.alarms.save(machine.slot),
+                "texts": [[t.id, t.text, t.time_ms, t.late] for t in machine.texts],
+            }
+        )
+
+    def restore(self, machine: str, state: bytes) -> None:
+        """Put a machine back to where `checkpoint` saw it; raises StateError, leaving the machine unknown."""
+        try:
+            saved = msgspec.msgpack.decode(state)
+            if saved["version"] != STATE_VERSION:
+                raise StateError(f"state of {machine} has version {saved['version']}, this is {STATE_VERSION}")
+            kind = self._profile.type_of(machine)
+            if kind is None or kind.name != saved["type"] or kind.digest != saved["profile"]:
+                raise StateError(f"state of {machine} was saved under another profile")
+            line = self.lines[kind.name]
+            if saved["model"] != line.runner.hash:
+                raise StateError(f"state of {machine} belongs to model {saved['model'][:12]}, not {line.runner.hash[:12]}")
+            applied, partition, texts = saved["applied"], saved["partition"], saved["texts"]
+            aligner, runner, alarms = saved["aligner"], saved["runner"], saved["alarms"]
+        except (msgspec.DecodeError, KeyError, TypeError) as error:
+            self.stats.states_refused += 1
+            raise StateError(f"state of {machine} cannot be read: {error!r}") from error
+        except StateError:
+            self.stats.states_refused += 1
+            raise
+        self.forget(machine)
+        entry = line.add(machine, partition)
+        try:
+            line.aligner.load(entry.slot, aligner)
+            line.runner.load(entry.slot, runner)
+            line.alarms.load(entry.slot, alarms)
+        except StateError:
+            line.remove(entry)
+            self.stats.states_refused += 1
+            raise
+        entry.applied = dict(applied)
+        entry.texts.extend(RememberedText(*text) for text in texts)
+        self._machines[machine.encode()] = entry
+
+    def forget(self, machine: str) -> None:
+        """Drop a machine and its state, if it is known."""
+        entry = self._machines.pop(machine.encode(), None)
+        self._changed.pop(machine.encode(), None)
+        if entry is not None:
+            entry.line.remove(entry)
+
+    def release(self, partitions: Sequence[int]) -> None:
+        """Drop all machines of partitions that now belong to another worker."""
+        gone = frozenset(partitions)
+        for name in [m.name for m in self._machines.values() if m.partition in gone]:
+            self.forget(name)
+        for partition in gone:
+            self._clock_ms.pop(partition, None)
+            self._newest_frame_end_ms.pop(partition, None)
+
+    # -- what others may know ---------------------------------------------------------------------------------
+
+    @property
+    def machines(self) -> int:
+        """How many machines have a state."""
+        return len(self._machines)
+
+    def clock_ms(self, partition: int) -> int | None:
+        """The newest Kafka time stamp seen in a partition: where its arrival clock stands."""
+        return self._clock_ms.get(partition)
+
+    def newest_frame_end_ms(self) -> dict[int, int]:
+        """Per partition, the end of the newest frame that was diagnosed."""
+        return dict(self._newest_frame_end_ms)
+
+
+def _future(time_ms: int, record: Record, kind: MachineType) -> RejectedError:
+    ahead = time_ms - record.timestamp_ms
+    text = f"its time is {ahead} ms ahead of its record's time stamp; {kind.name} allows {kind.max_skew_ms}"
+    return RejectedError(Reason.FUTURE_TIME, text)

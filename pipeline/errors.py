@@ -1,0 +1,70 @@
+"""The one exception tree: every error that a user can cause says what was wrong, where, and what to do.
+
+FaultlineError
+├── SettingsError              a setting is missing or makes no sense
+├── ProfileError               a plant profile cannot be read or contradicts itself
+├── RecordingError             a recording is missing, broken or not a recording
+├── ModelFileError             a model file is missing, broken or does not fit the profile
+├── StateError                 a saved stream state belongs to another model or version
+├── DataError                  training or evaluation data is missing or malformed
+├── MissingExtraError          an optional dependency is not installed
+├── DeliveryError              an output or a state could not be handed to the broker
+├── BrokerUnavailableError     no broker answers at the given address
+├── TopicMismatchError         topics are missing or have the wrong shape
+├── AuthorizationError         the broker refuses the credentials or the operation
+└── PortInUseError             a port that Faultline should listen on is taken
+"""
+
+from __future__ import annotations
+
+
+class FaultlineError(Exception):
+    """Base of all errors that Faultline raises on purpose; its text is fit to show to a user."""
+
+
+class SettingsError(FaultlineError):
+    """A setting is missing or makes no sense."""
+
+
+class ProfileError(FaultlineError):
+    """A plant profile cannot be read or contradicts itself."""
+
+
+class RecordingError(FaultlineError):
+    """A recording is missing, broken or not a recording."""
+
+
+class ModelFileError(FaultlineError):
+    """A model file is missing, broken or does not fit the profile."""
+
+
+class StateError(FaultlineError):
+    """A saved stream state belongs to another model, profile or version."""
+
+
+class DataError(FaultlineError):
+    """Training or evaluation data is missing or malformed."""
+
+
+class MissingExtraError(FaultlineError):
+    """An optional dependency is not installed."""
+
+
+class DeliveryError(FaultlineError):
+    """An output or a state could not be handed to the broker."""
+
+
+class BrokerUnavailableError(FaultlineError):
+    """No broker answers at the given address."""
+
+
+class TopicMismatchError(FaultlineError):
+    """Topics are missing or have the wrong shape."""
+
+
+class AuthorizationError(FaultlineError):
+    """The broker refuses the credentials or the operation."""
+
+
+class PortInUseError(FaultlineError):
+    """A port that Faultline should listen on is taken."""

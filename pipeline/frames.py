@@ -1,0 +1,110 @@
+"""What alignment hands to a model and what the model hands back: frames, step results and the runner contract."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.records import Record
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+
+NEVER_MS = -(2**62)
+"""Stands for "has not happened yet" in integer millisecond columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventText:
+    """One operator's text about one machine."""
+
+    id: str
+    time_ms: int
+    text: str
+    source: str | None = None
+    severity: str | None = None
+    late: bool = False
+    """True if the frame it belongs to had closed before the text arrived."""
+    record: Record | None = None
+    """As it lay in its topic."""
+
+
+@dataclass(slots=True)
+class Frames:
+    """One round: at most one frame a machine, B machines of one type, V variables.
+
+    `values` holds the last known value of each variable, NaN where none is known within the hold limit;
+    `observed` says whether it was measured inside this very frame. A text stands in exactly one frame.
+    """
+
+    slots: Ints  # (B,) where in the arena the machine's state lives
+    start_ms: Ints  # (B,)
+    period_ms: int
+    values: Floats  # (B, V)
+    observed: Bools  # (B, V)
+    age_ms: Ints  # (B, V) age of `values` at the frame's end; negative where nothing is known
+    reset: Bools  # (B,) the machine's state starts anew with this frame
+    reset_reason: Ints  # (B,) why, as alignment.Resets
+    revision: Ints  # (B,) 0, or how often this frame was announced before
+    texts: list[tuple[int, EventText]] = field(default_factory=list)  # (row, text), oldest first in a row
+
+    @property
+    def end_ms(self) -> Ints:
+        """The first millisecond after each frame, (B,)."""
+        return self.start_ms + self.period_ms
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What a model says about a round: M modalities, C classes (class 0 is the normal state)."""
+
+    probabilities: Floats  # (B, C) fused
+    modality_probabilities: Floats  # (M, B, C) each modality's own answer; the prior where it is absent
+    weights: Floats  # (M, B) fusion weights, 0 where the modality is absent, else summing to 1
+    present: Bools  # (M, B) which modalities had evidence
+    scaled: Floats  # (B, V) readings in training standard deviations from the normal state; 0 where unknown
+
+
+class StepRunner(Protocol):
+    """A trained model together with the state of every machine, one arena slot each.
+
+    The equality law holds: stepping frame by frame gives what one run over the whole sequence gives.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def hash(self) -> str:
+        """Hexadecimal digest of the weights and configuration; states are only valid under the same hash."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def modalities(self) -> tuple[str, ...]: ...
+
+    def reserve(self, slots: int) -> None:
+        """Make the arena hold at least this many slots, keeping the states it has."""
+        ...
+
+    def step(self, frames: Frames) -> StepResult:
+        """Advance the machines in `frames` by one frame each, honouring `frames.reset`."""
+        ...
+
+    def reset(self, slots: Ints) -> None:
+        """Put the slots back to the initial state."""
+        ...
+
+    def save(self, slots: Ints) -> list[bytes]:
+        """The slots' states as bytes, one a slot, bit for bit restorable."""
+        ...
+
+    def load(self, slot: int, state: bytes) -> None:
+        """Restore one slot; raises StateError if the bytes are not a state of this model."""
+        ...
