@@ -19,13 +19,14 @@ from pipeline.alarms import AlarmRule, Alarms
 from pipeline.alignment import Aligned, Aligner, ArrivedText, ReadingBatch, Resets
 from pipeline.diagnoses import DiagnosisWriter, RememberedText
 from pipeline.errors import SettingsError, StateError
-from pipeline.frames import EventText, StepRunner
+from pipeline.frames import EventText, Ints, StepRunner
 from pipeline.messages import Reason, RejectedError
 from pipeline.profile import MachineType, PlantProfile
 from pipeline.records import Output, Record
 from pipeline.topics import CONTROL, EVENTS
 
 STATE_VERSION = 1
+CONFIDENCE_BOUNDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
 _MAX_MACHINE_ID = 200
 _MAX_TEXT = 2_000
 _EVIDENCE_TEXTS = 8
@@ -57,6 +58,8 @@ class Stats:
     skipped: Counter[str] = field(default_factory=Counter)  # records already applied before a restart
     alarms: Counter[str] = field(default_factory=Counter)
     states_refused: int = 0
+    confidence_counts: Ints = field(default_factory=lambda: np.zeros(len(CONFIDENCE_BOUNDS) + 1, np.int64))
+    confidence_sum: float = 0.0
 
 
 class Line:
@@ -406,6 +409,10 @@ class Engine:
             self.stats.frames += len(machines)
             self.stats.masked_frames += int((~frames.observed.any(axis=1)).sum())
             faults, confidence = line.writer.write(frames, result, machines, outputs, self.stats.diagnoses)
+            self.stats.confidence_counts += np.bincount(
+                np.searchsorted(CONFIDENCE_BOUNDS, confidence), minlength=len(CONFIDENCE_BOUNDS) + 1
+            )
+            self.stats.confidence_sum += float(confidence.sum())
             for change in line.alarms.step(frames.slots, faults, confidence):
                 machine = machines[change.row]
                 assert machine is not None

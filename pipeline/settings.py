@@ -1,0 +1,82 @@
+"""Every setting of a worker in one typed class, read from the environment with the prefix FAULTLINE_."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipeline.errors import SettingsError
+from pipeline.profile import parse_duration_ms
+
+Milliseconds = Annotated[int, BeforeValidator(parse_duration_ms), Field(gt=0)]
+
+_BROKER = re.compile(r"(memory|kafka)://([A-Za-z0-9_.:,\[\]-]+)")
+
+
+class Settings(BaseSettings):
+    """Settings of workers and commands; each is also an environment variable, `broker` being FAULTLINE_BROKER."""
+
+    model_config = SettingsConfigDict(env_prefix="FAULTLINE_", frozen=True, extra="ignore")
+
+    broker: str = Field(
+        default="kafka://127.0.0.1:9092", description="kafka://host:port[,host:port...] or memory://name"
+    )
+    topic_prefix: str = Field(default="faultline.", pattern=r"^[A-Za-z0-9._-]*$", description="before every topic name")
+    group: str = Field(default="faultline", pattern=r"^[A-Za-z0-9._-]+$", description="consumer group of the workers")
+    partitions: int = Field(default=4, ge=1, le=10_000, description="partitions of every topic, when topics are created")
+    replication: int = Field(default=1, ge=1, le=32_767, description="replicas of every topic, when topics are created")
+    profile: str = Field(default="tennessee_eastman", description="a shipped plant profile's name, or a file")
+    model: Path | None = Field(default=None, description="model file; the shipped one if unset")
+    chunk_records: int = Field(default=4096, ge=1, description="records that are processed at once, at most")
+    commit_interval_ms: Milliseconds = Field(default=1_000, description="how often offsets are committed")
+    tick_interval_ms: Milliseconds = Field(default=5_000, description="how often quiet partitions are told that time passes")
+    metrics_interval_ms: Milliseconds = Field(default=3_600_000, description="event time that one fusion metric covers")
+    alarm_frames: int = Field(default=5, ge=1, description="how many recent frames an alarm looks at")
+    alarm_agree: int = Field(default=3, ge=1, description="how many of them must name the same fault")
+    alarm_confidence: float = Field(default=0.5, ge=0, le=1, description="confidence below which a fault does not count")
+    web_host: str = Field(default="127.0.0.1", description="where /metrics, /healthz and /readyz listen")
+    web_port: int = Field(default=9464, ge=0, le=65_535, description="0 takes a free port")
+    threads: int = Field(default=1, ge=1, description="threads that torch may use")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ssl_cafile: Path | None = Field(default=None, description="certificate authority that signed the broker's certificate")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if _BROKER.fullmatch(self.broker) is None:
+            raise ValueError(f"broker {self.broker!r} is neither kafka://host:port nor memory://name")
+        if self.alarm_agree > self.alarm_frames:
+            raise ValueError(f"alarm_agree {self.alarm_agree} is more than alarm_frames {self.alarm_frames}")
+        if self.security_protocol.startswith("SASL") and (self.sasl_username is None or self.sasl_password is None):
+            raise ValueError(f"security_protocol {self.security_protocol} needs sasl_username and sasl_password")
+        return self
+
+    @property
+    def is_memory(self) -> bool:
+        """Whether the in-memory transport carries the topics."""
+        return self.broker.startswith("memory://")
+
+    @property
+    def address(self) -> str:
+        """The broker's address without the scheme."""
+        return self.broker.split("://", 1)[1]
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment, with overrides; raises SettingsError naming each wrong setting."""
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            name = ".".join(str(part) for part in problem["loc"])
+            where = f"FAULTLINE_{name.upper()}: " if name else ""
+            problems.append(f"{where}{problem['msg'].removeprefix('Value error, ')}")
+        raise SettingsError("; ".join(problems)) from None
