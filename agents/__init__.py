@@ -1,1 +1,1 @@
-"""The carriers: Faust agents, transports, the command line and everything else that touches the outside world."""
+"""The carriers: Faust agents, transports, the command line and all else that touches the outside world."""

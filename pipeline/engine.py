@@ -62,6 +62,39 @@ class Stats:
     confidence_sum: float = 0.0
 
 
+class SourceColumns:
+    """Where the values of one source belong among all variables of a machine type."""
+
+    def __init__(self, index: int, by_name: dict[str, int], width: int) -> None:
+        self.index = index
+        self.length = len(by_name)
+        self._by_name = by_name
+        self._columns = list(by_name.values())
+        self._width = width
+
+    def row(self, values: list[float | None] | dict[str, float | None], topic: str) -> list[float | None]:
+        """A full row of the machine type's variables; raises RejectedError."""
+        if type(values) is list:
+            if len(values) != self.length:
+                text = f"{len(values)} values; {topic} has {self.length} variables"
+                raise RejectedError(Reason.WRONG_LENGTH, text)
+            if self.length == self._width:
+                return values
+            row: list[float | None] = [None] * self._width
+            for column, number in zip(self._columns, values, strict=True):
+                row[column] = number
+            return row
+        assert type(values) is dict
+        row = [None] * self._width
+        try:
+            for name, number in values.items():
+                row[self._by_name[name]] = number
+        except KeyError:
+            unknown = ", ".join(sorted(set(values) - set(self._by_name)))
+            raise RejectedError(Reason.UNKNOWN_VARIABLE, f"{topic} has no {unknown[:200]}") from None
+        return row
+
+
 class Line:
     """All machines of one type: their alignment, model and alarms, in equal slots."""
 
@@ -69,20 +102,21 @@ class Line:
         if runner.classes != kind.faults:
             raise SettingsError(f"model {runner.name} knows other faults than machine type {kind.name} of the profile")
         self.kind = kind
+        self.name = kind.name
         self.runner = runner
         self.aligner = Aligner(kind)
         self.alarms = Alarms(rule)
         self.machines: list[Machine | None] = []
         self.writer = DiagnosisWriter(kind, runner)
         self._free: list[int] = []
-        names = kind.source_names
-        self.source_of_topic = {kind.sources[name].topic: index for index, name in enumerate(names)}
-        self.columns_of_source = [
-            np.array([i for i, variable in enumerate(kind.variables) if variable.source == name]) for name in names
-        ]
-        self.column_by_name = [
-            {v.name: i for i, v in enumerate(kind.variables) if v.source == name} for name in names
-        ]
+        self.width = len(kind.variables)
+        self.max_skew_ms = kind.max_skew_ms
+        self.sources = {
+            kind.sources[name].topic: SourceColumns(
+                index, {v.name: column for column, v in enumerate(kind.variables) if v.source == name}, self.width
+            )
+            for index, name in enumerate(kind.source_names)
+        }
 
     def add(self, name: str, partition: int) -> Machine:
         """Give a machine a slot."""
@@ -111,10 +145,7 @@ class _Inbox:
     """Readings and texts of one machine type, decoded but not yet aligned."""
 
     records: list[Record] = field(default_factory=list)
-    slots: list[int] = field(default_factory=list)
-    times: list[int] = field(default_factory=list)
-    sources: list[int] = field(default_factory=list)
-    orders: list[int] = field(default_factory=list)
+    columns: list[tuple[int, int, int, int, int]] = field(default_factory=list)  # slot, time, source, arrival, order
     values: list[list[float | None]] = field(default_factory=list)
     texts: list[ArrivedText] = field(default_factory=list)
 
@@ -155,8 +186,6 @@ class Engine:
         for order, record in enumerate(records):
             topic = record.topic
             counts[topic] += 1
-            if record.timestamp_ms > self._clock_ms.get(record.partition, -1):
-                self._clock_ms[record.partition] = record.timestamp_ms
             try:
                 if topic in self._sensor_topics:
                     self._reading(record, order, inboxes)
@@ -171,59 +200,41 @@ class Engine:
                     raise RejectedError(Reason.UNKNOWN_TOPIC, f"the engine does not read topic {topic}")
             except RejectedError as rejected:
                 self._reject(record, rejected, outputs)
+                continue
+            # Only by records that make sense: one wild time stamp must not make every machine look silent.
+            if record.timestamp_ms > self._clock_ms.get(record.partition, -1):
+                self._clock_ms[record.partition] = record.timestamp_ms
         self.stats.records.update(counts)
         self._align(inboxes, outputs)
         return outputs
 
     def _reading(self, record: Record, order: int, inboxes: dict[str, _Inbox]) -> None:
-        value = record.value
+        topic, _, offset, stamp_ms, key, value, _ = record
         if value is None:
             raise RejectedError(Reason.EMPTY, "the record has no value")
-        reading = messages.decode_reading(value)
-        machine = self._machine(record, reading.machine)
-        topic = record.topic
+        machine_id, time, values = messages.decode_reading(value)
+        machine = self._machines.get(key)  # type: ignore[arg-type]
+        if machine is None or machine.name != machine_id or machine.partition != record.partition:
+            machine = self._machine(record, machine_id)
         applied = machine.applied
-        if record.offset <= applied.get(topic, -1):
+        if offset <= applied.get(topic, -1):
             self.stats.skipped[topic] += 1
             return
         line = machine.line
-        source = line.source_of_topic.get(topic)
+        source = line.sources.get(topic)
         if source is None:
             raise RejectedError(Reason.UNKNOWN_VARIABLE, f"machine type {line.kind.name} has no variables on {topic}")
-        time = reading.time
         if type(time) is not int or not 0 <= time < messages.MAX_TIME_MS:
             time = messages.parse_time_ms(time)
-        if time > record.timestamp_ms + line.kind.max_skew_ms:
+        if time > stamp_ms + line.max_skew_ms:
             raise _future(time, record, line.kind)
-        given = reading.values
-        columns = line.columns_of_source[source]
-        if type(given) is dict:
-            names = line.column_by_name[source]
-            row: list[float | None] = [None] * len(line.kind.variables)
-            try:
-                for name, number in given.items():
-                    row[names[name]] = number
-            except KeyError:
-                unknown = sorted(set(given) - set(names))
-                text = f"{line.kind.name} has no {', '.join(unknown)[:200]} on {topic}"
-                raise RejectedError(Reason.UNKNOWN_VARIABLE, text) from None
-        else:
-            if len(given) != len(columns):
-                raise RejectedError(Reason.WRONG_LENGTH, f"{len(given)} values; {topic} has {len(columns)} variables")
-            if len(columns) == len(line.kind.variables):
-                row = given  # type: ignore[assignment]
-            else:
-                row = [None] * len(line.kind.variables)
-                for column, number in zip(columns.tolist(), given, strict=True):
-                    row[column] = number  # type: ignore[assignment]
-        applied[topic] = record.offset
-        inbox = inboxes[line.kind.name]
+        if type(values) is not list or len(values) != line.width:
+            values = source.row(values, topic)
+        applied[topic] = offset
+        inbox = inboxes[line.name]
         inbox.records.append(record)
-        inbox.slots.append(machine.slot)
-        inbox.times.append(time)
-        inbox.sources.append(source)
-        inbox.orders.append(order)
-        inbox.values.append(row)
+        inbox.columns.append((machine.slot, time, source.index, stamp_ms, order))
+        inbox.values.append(values)
 
     def _event(self, record: Record, order: int, inboxes: dict[str, _Inbox]) -> None:
         if record.value is None:
@@ -335,7 +346,7 @@ class Engine:
 
     def _align(self, inboxes: dict[str, _Inbox], outputs: list[Output]) -> None:
         for name, inbox in inboxes.items():
-            if not inbox.slots and not inbox.texts:
+            if not inbox.columns and not inbox.texts:
                 continue
             line = self.lines[name]
             batch, records = self._batch(line, inbox, outputs)
@@ -352,22 +363,16 @@ class Engine:
                 )
             self.stats.duplicates["readings"] += aligned.duplicate_readings
             self.stats.duplicates["texts"] += len(aligned.duplicate_texts)
-            for slot in set(inbox.slots):
+            for slot in {column[0] for column in inbox.columns}:
                 machine = line.machines[slot]
                 assert machine is not None
                 self._changed[machine.name.encode()] = machine
             self._step(line, aligned, outputs)
 
     def _batch(self, line: Line, inbox: _Inbox, outputs: list[Output]) -> tuple[ReadingBatch, list[Record]]:
-        values = np.array(inbox.values, np.float64).reshape(len(inbox.values), len(line.kind.variables))
-        batch = ReadingBatch(
-            np.array(inbox.slots, np.int64),
-            np.array(inbox.times, np.int64),
-            np.array(inbox.sources, np.int64),
-            np.array([record.timestamp_ms for record in inbox.records], np.int64),
-            np.array(inbox.orders, np.int64),
-            values,
-        )
+        values = np.array(inbox.values, np.float64).reshape(len(inbox.values), line.width)
+        columns = np.array(inbox.columns, np.int64).reshape(len(inbox.columns), 5).T.copy()
+        batch = ReadingBatch(columns[0], columns[1], columns[2], columns[3], columns[4], values)
         # Frames are float32: what does not fit there is as useless as an infinite value.
         too_large = (np.abs(values) > np.finfo(np.float32).max).any(axis=1)
         if not too_large.any():

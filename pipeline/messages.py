@@ -193,10 +193,11 @@ _decode_diagnosis = msgspec.json.Decoder(Diagnosis).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def decode_reading(value: bytes) -> Reading:
-    """A reading from its JSON bytes; raises RejectedError."""
+def decode_reading(value: bytes) -> tuple[str, int | str, list[float | None] | dict[str, float | None]]:
+    """Machine, time and values of a reading's JSON bytes; raises RejectedError."""
     try:
-        return _decode_reading(value)
+        reading = _decode_reading(value)
+        return reading.machine, reading.time, reading.values
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _rejected(error) from None
 

@@ -1,8 +1,9 @@
-"""A real single-process Kafka (KRaft) broker for tests and benchmarks, started from its Maven jars without Docker."""
+"""A real single-process Kafka (KRaft) broker for tests and benchmarks, started from its jars without Docker."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import re
@@ -24,10 +25,10 @@ START_TIMEOUT_S = 60.0
 MAVEN_TIMEOUT_S = 300.0
 STARTED = "Kafka Server started"
 
-# Needs no coordination: the broker is alone, so any valid id does, and a fixed one makes data folders portable.
+# The broker is alone, so any valid id does.
 CLUSTER_ID = "RmF1bHRsaW5lVGVzdHMwMA"
 
-# Client's own name towards the broker when users are given: the broker also has to log in to itself.
+# When users are given, the broker too has to log in to itself.
 BROKER_USER = "broker"
 BROKER_PASSWORD = "broker-secret"
 
@@ -59,6 +60,8 @@ DEFAULTS: Mapping[str, str] = {
 
 LOG4J = """\
 status = error
+# Otherwise logging ends before Kafka's own orderly shutdown does.
+shutdownHook = disable
 appender.out.type = Console
 appender.out.name = out
 appender.out.layout.type = PatternLayout
@@ -67,8 +70,8 @@ rootLogger.level = info
 rootLogger.appenderRef.out.ref = out
 """
 
-# Ends the broker when this process goes, however it goes: its end of the pipe closes and `cat` returns.
-WATCHDOG = 'cat >/dev/null; kill -9 "$1" 2>/dev/null'
+# Ends the broker and removes its data when Python goes, however it goes: the pipe closes and `cat` returns.
+WATCHDOG = 'cat >/dev/null; kill -9 "$1" 2>/dev/null; rm -rf "$2"'
 
 
 class KafkaBrokerError(RuntimeError):
@@ -119,7 +122,7 @@ def ensure_jars(jars_dir: Path | None = None) -> Path:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise KafkaBrokerError(f"Maven did not fetch the Kafka jars in {MAVEN_TIMEOUT_S:.0f} s") from error
+            raise KafkaBrokerError(f"Maven took over {MAVEN_TIMEOUT_S:.0f} s to fetch the jars") from error
         if done.returncode != 0 or not _has_jars(fetched):
             raise KafkaBrokerError(f"Maven could not fetch the Kafka jars:\n{done.stdout[-2000:]}")
         try:
@@ -134,7 +137,11 @@ class KafkaBroker:
     """One broker process with its own ports and data folder; `start` is the way to get one."""
 
     def __init__(
-        self, jars: Path, ports: tuple[int, int], overrides: Mapping[str, str], users: Mapping[str, str] | None
+        self,
+        jars: Path,
+        ports: tuple[int, int],
+        overrides: Mapping[str, str],
+        users: Mapping[str, str] | None,
     ) -> None:
         self.port, self._controller_port = ports
         self._jars = jars
@@ -158,10 +165,10 @@ class KafkaBroker:
     ) -> KafkaBroker:
         """Starts a broker and returns once it takes requests.
 
-        `overrides` are added to server.properties; `users` (name to password) makes clients log in with SASL/PLAIN.
+        `overrides` are added to server.properties; `users` (name to password) makes clients log in by SASL/PLAIN.
         """
         jars = ensure_jars(jars_dir)
-        controller_port, free_port = _free_ports(2)
+        controller_port, free_port = free_ports(2)
         broker = cls(jars, (port or free_port, controller_port), overrides or {}, users)
         try:
             broker._format()
@@ -196,14 +203,15 @@ class KafkaBroker:
         """Shuts the broker down in order and keeps its data; harmless if it does not run."""
         if self._process is not None and self.running:
             self._process.send_signal(signal.SIGTERM)
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                pass
         self.kill()
 
     def kill(self) -> None:
-        """Ends the process at once, as a crash would, and keeps its data."""
+        """Ends the process at once, as a crash would, and keeps its data.
+
+        The next start then takes about `broker.session.timeout.ms` longer; a test that kills may shorten that.
+        """
         if self._watchdog is not None:
             self._watchdog.kill()
             self._watchdog.communicate()
@@ -291,11 +299,11 @@ class KafkaBroker:
             raise KafkaBrokerError(f"Kafka could not format its data folder:\n{done.stdout[-4000:]}")
 
     def _launch(self, timeout_s: float) -> None:
-        if not _is_free(self.port):
+        if not is_free(self.port):
             raise KafkaBrokerError(f"port {self.port} is taken: stop what listens there or choose another")
         began = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
-            # A session of its own: Ctrl-C in the terminal reaches Python alone, which then stops things in order.
+            # A session of its own: Ctrl-C in the terminal reaches Python alone, which then stops the broker.
             self._process = subprocess.Popen(
                 self._java("kafka.Kafka", str(self.data_dir / "server.properties")),
                 stdin=subprocess.DEVNULL,
@@ -304,7 +312,7 @@ class KafkaBroker:
                 start_new_session=True,
             )
         self._watchdog = subprocess.Popen(
-            ["sh", "-c", WATCHDOG, "sh", str(self._process.pid)],
+            ["sh", "-c", WATCHDOG, "sh", str(self._process.pid), str(self.data_dir)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
@@ -355,7 +363,8 @@ def broker_or_skip_reason() -> BrokerChoice:
 
 def skip_or_fail(reason: str) -> None:
     """Skips the test, unless FAULTLINE_REQUIRE_KAFKA=1 makes a missing broker an error."""
-    import pytest  # noqa: PLC0415 - benchmarks start brokers in installations that have no pytest
+    # Here, because benchmarks start brokers in installations that have no pytest.
+    import pytest
 
     if os.environ.get("FAULTLINE_REQUIRE_KAFKA") == "1":
         pytest.fail(f"FAULTLINE_REQUIRE_KAFKA=1, but there is no Kafka: {reason}", pytrace=False)
@@ -379,7 +388,8 @@ def _has_jars(folder: Path) -> bool:
     return any(folder.glob("kafka_2.13-*.jar"))
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether a broker could listen on this port."""
     with socket.socket() as probe:
         # As Kafka's own listener: connections of a former broker that are still closing do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -390,13 +400,14 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def _free_ports(count: int) -> list[int]:
-    # Below the ephemeral range (32768 up on Linux): while a broker is down between kill and restart, a client that
-    # keeps connecting to an ephemeral local port can be given that very port and end up connected to itself.
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on."""
+    # Below the ephemeral range (32768 up on Linux): while a broker is down between kill and restart, a client
+    # that keeps connecting to an ephemeral local port can be given that very port and be connected to itself.
     free: list[int] = []
     while len(free) < count:
         port = random.randrange(20000, 32000)
-        if port not in free and _is_free(port):
+        if port not in free and is_free(port):
             free.append(port)
     return free
 

@@ -1,0 +1,283 @@
+"""The command line: `faultline demo | replay | run | record | train | topics | settings | bench`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from agents.live_view import LiveView
+from agents.shipped import demo_model, demo_recording
+from pipeline.errors import FaultlineError, SettingsError
+from pipeline.profile import PlantProfile, load_profile
+from pipeline.recording import read_recording
+from pipeline.settings import Settings, load_settings
+from pipeline.topics import LABELS
+
+app = typer.Typer(
+    name="faultline",
+    help="Real-time fault diagnosis for factories: sensors and operators' texts from Kafka, fused by streaming models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+topics_app = typer.Typer(help="Create the topics, or check that they are as they must be.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure, with ratios from one run.", no_args_is_help=True)
+app.add_typer(topics_app, name="topics")
+app.add_typer(bench_app, name="bench")
+
+DEMO_SECONDS = 30.0
+
+BrokerOption = Annotated[str | None, typer.Option("--broker", help="kafka://host:port or memory://name; FAULTLINE_BROKER")]
+ProfileOption = Annotated[str | None, typer.Option("--profile", help="a shipped plant profile or a file; FAULTLINE_PROFILE")]
+ModelOption = Annotated[list[Path] | None, typer.Option("--model", help="model file, one for each machine type")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
+SpeedOption = Annotated[str | None, typer.Option("--speed", help="times real time, or max")]
+
+
+def main() -> None:
+    """Run the command line; errors that a user can cause become one line and exit code 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        app(standalone_mode=True)
+    except FaultlineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def parse_speed(text: str | None) -> float | None:
+    """Times real time; None is as fast as possible. Raises SettingsError."""
+    if text is None or text == "max":
+        return None
+    try:
+        speed = float(text.removesuffix("x"))
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < 1e9:
+        raise SettingsError(f"--speed {text!r} is neither 'max' nor a positive number, such as 60 for a minute a second")
+    return speed
+
+
+def load_runners(settings: Settings, profile: PlantProfile, files: list[Path] | None) -> dict[str, Any]:
+    """One model for each machine type; raises ModelFileError or SettingsError."""
+    import torch
+
+    from models.model_file import load_model
+
+    torch.set_num_threads(settings.threads)
+    if not files:
+        files = [settings.model] if settings.model is not None else [demo_model()]
+    if len(files) == 1 and len(profile.machine_types) == 1:
+        kind = profile.machine_types[0]
+        return {kind.name: load_model(files[0], kind)}
+    raise SettingsError(
+        f"plant {profile.plant} has {len(profile.machine_types)} machine types; give one --model file for each, not {len(files)}"
+    )
+
+
+def partition_function(partitions: int) -> Any:
+    """The partition of a key as Kafka's own producers choose it."""
+    from aiokafka.partitioner import murmur2
+
+    return lambda key: (murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+@app.command()
+def demo(speed: SpeedOption = None, as_json: JsonOption = False) -> None:
+    """Replay the shipped recording through the whole pipeline, without a broker."""
+    paced = sys.stdout.isatty() and not as_json and speed is None
+    _replay(demo_recording(), None, None, speed, as_json=as_json, paced_seconds=DEMO_SECONDS if paced else None)
+
+
+@app.command()
+def replay(
+    recording: Annotated[Path, typer.Argument(help="a recording: parquet of records in arrival order")],
+    to: Annotated[str | None, typer.Option("--to", help="kafka://host:port: send it into real topics instead")] = None,
+    profile: ProfileOption = None,
+    model: ModelOption = None,
+    speed: SpeedOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Replay a recording: through the pipeline in this process, or into the topics of a real Kafka."""
+    if to is None:
+        _replay(recording, profile, model, speed, as_json=as_json)
+    else:
+        _replay_to(recording, to, profile, parse_speed(speed), as_json=as_json)
+
+
+def _replay(
+    recording: Path,
+    profile_name: str | None,
+    files: list[Path] | None,
+    speed_text: str | None,
+    *,
+    as_json: bool,
+    paced_seconds: float | None = None,
+) -> None:
+    from agents.replay import replay_in_memory
+
+    settings = load_settings(profile=profile_name)
+    plant = load_profile(settings.profile)
+    speed = parse_speed(speed_text)
+    if paced_seconds is not None:
+        speed = _span_seconds(recording) / paced_seconds
+    runners = load_runners(settings, plant, files)
+    partition_of = partition_function(settings.partitions)
+    if as_json or not sys.stdout.isatty():
+        report = asyncio.run(replay_in_memory(recording, settings, plant, runners, partition_of, speed=speed))
+    else:
+        view = LiveView(f"faultline · {recording.name}")
+        for record in read_recording(recording):
+            if record.topic == LABELS:
+                view.labels.add(record)
+        with Live(get_renderable=view.table, refresh_per_second=8, screen=False) as live:
+            report = asyncio.run(
+                replay_in_memory(
+                    recording, settings, plant, runners, partition_of, speed=speed, on_diagnosis=view.add
+                )
+            )
+            live.refresh()
+    if as_json:
+        print(json.dumps(report.as_dict(), indent=2))
+        return
+    _print_summary(report.as_dict())
+
+
+def _span_seconds(recording: Path) -> float:
+    stamps = [record.timestamp_ms for record in read_recording(recording)]
+    return max((max(stamps) - min(stamps)) / 1000, 1.0) if stamps else 1.0
+
+
+def _print_summary(report: dict[str, Any]) -> None:
+    console = Console()
+    console.print(
+        f"\n{report['machines']} machines, {report['frames']:,} frames, {report['diagnoses']:,} diagnoses, "
+        f"{report['late']} late, {report['dead_letters']} dead letters in {report['seconds']:.1f} s "
+        f"({report['readings_per_second']:,.0f} readings/s), model {report['model']}"
+    )
+    scores = {name: found for name, found in report["scores"].items() if found is not None}
+    if not scores:
+        console.print("The recording has no labels, so there is nothing to score against.")
+        return
+    table = Table(title="scores", title_justify="left")
+    table.add_column("")
+    for name in scores:
+        table.add_column(name, justify="right")
+    first = next(iter(scores.values()))
+    for measure in (name for name in first if name != "per_fault"):
+        table.add_row(measure.replace("_", " "), *(_shown(found[measure]) for found in scores.values()))
+    console.print(table)
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}" if abs(value) < 2 else f"{value:.1f}"
+
+
+def _replay_to(recording: Path, to: str, profile_name: str | None, speed: float | None, *, as_json: bool) -> None:
+    from agents.kafka_admin import partition_count
+    from agents.publish import KafkaPublisher
+    from agents.replay import replay_to_topics
+    from agents.security import client_security
+
+    settings = load_settings(profile=profile_name, broker=to)
+    if settings.is_memory:
+        raise SettingsError("--to needs kafka://host:port; without it the replay runs in this process")
+    plant = load_profile(settings.profile)
+    partitions = partition_count(settings.address, settings.topic_prefix + "sensors", client_security(settings))
+    settings = settings.model_copy(update={"partitions": partitions})
+    publisher = KafkaPublisher(settings.address, settings.topic_prefix, client_security(settings))
+    began = time.perf_counter()
+    sent = asyncio.run(
+        replay_to_topics(recording, settings, plant, publisher, partition_function(partitions), speed=speed)
+    )
+    seconds = time.perf_counter() - began
+    report = {"recording": str(recording), "to": to, "records": sent, "seconds": round(seconds, 3)}
+    print(json.dumps(report) if as_json else f"{sent:,} records sent to {to} in {seconds:.1f} s")
+
+
+@app.command()
+def run(
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+    model: ModelOption = None,
+    web_port: Annotated[int | None, typer.Option(help="port of /metrics, /healthz, /readyz; FAULTLINE_WEB_PORT")] = None,
+) -> None:
+    """Run a worker until it is told to stop (SIGTERM or Ctrl-C)."""
+    from agents.service import serve
+
+    settings = load_settings(broker=broker, profile=profile, web_port=web_port)
+    logging.getLogger("faultline").setLevel(settings.log_level.upper())
+    plant = load_profile(settings.profile)
+    asyncio.run(serve(settings, plant, load_runners(settings, plant, model), partition_function(settings.partitions)))
+
+
+@app.command()
+def record(
+    out: Annotated[Path, typer.Option("--out", help="file to write")],
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+    follow_seconds: Annotated[
+        float | None, typer.Option("--for", help="keep recording for so many seconds; else up to where the topics end now")
+    ] = None,
+) -> None:
+    """Record the input topics of a real Kafka to a file, from their beginning, in the order of time stamps."""
+    from agents.record import record_topics
+
+    settings = load_settings(broker=broker, profile=profile)
+    count = record_topics(settings, load_profile(settings.profile), out, follow_seconds=follow_seconds)
+    print(f"{count:,} records written to {out}")
+
+
+@topics_app.command("create")
+def topics_create(broker: BrokerOption = None, profile: ProfileOption = None, partitions: int | None = None) -> None:
+    """Create every topic that is missing, with equal partition counts."""
+    from agents.kafka_admin import create_topics
+    from agents.security import client_security
+    from agents.service import require_topics, topic_specs
+
+    settings = load_settings(broker=broker, profile=profile, partitions=partitions)
+    plant = load_profile(settings.profile)
+    report = create_topics(settings.address, topic_specs(settings, plant), client_security(settings))
+    for name in report.created:
+        print(f"created  {name}")
+    for name in report.existing:
+        print(f"exists   {name}")
+    require_topics(settings, plant)
+
+
+@topics_app.command("check")
+def topics_check(broker: BrokerOption = None, profile: ProfileOption = None, partitions: int | None = None) -> None:
+    """Check that every topic is there and has the right partition count."""
+    from agents.service import require_topics, topic_specs
+
+    settings = load_settings(broker=broker, profile=profile, partitions=partitions)
+    plant = load_profile(settings.profile)
+    require_topics(settings, plant)
+    print(f"{len(topic_specs(settings, plant))} topics are as they must be")
+
+
+@app.command("settings")
+def show_settings() -> None:
+    """Show every setting, its environment variable and where its value comes from."""
+    settings = load_settings()
+    table = Table(title="settings", title_justify="left")
+    for column in ("variable", "value", "meaning"):
+        table.add_column(column, overflow="fold")
+    for name, info in Settings.model_fields.items():
+        table.add_row(f"FAULTLINE_{name.upper()}", str(getattr(settings, name)), info.description or "")
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Creates and checks the topics on a Kafka broker before a worker starts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from kafka import KafkaAdminClient
+from kafka import errors as kafka_errors
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.net.compat import KafkaNetClient
+
+from pipeline.errors import (
+    AuthorizationError,
+    BrokerUnavailableError,
+    FaultlineError,
+    SettingsError,
+    TopicMismatchError,
+)
+
+BOOTSTRAP_TIMEOUT_MS = 5_000
+REQUEST_TIMEOUT_MS = 5_000
+POLICY = "cleanup.policy"
+LOGIN_ERRORS = (kafka_errors.SaslAuthenticationFailedError, kafka_errors.UnsupportedSaslMechanismError)
+
+Security = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TopicSpec:
+    """The shape that a topic should have; `config` holds topic settings such as cleanup.policy."""
+
+    name: str
+    partitions: int
+    replication: int = 1
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CreateReport:
+    """Names of the topics that were made and of those that were there already."""
+
+    created: tuple[str, ...]
+    existing: tuple[str, ...]
+
+
+def create_topics(
+    bootstrap: str, specs: Sequence[TopicSpec], security: Security | None = None
+) -> CreateReport:
+    """Creates the topics that are missing; existing ones are left as they are, whatever their shape.
+
+    Follow it with `check_topics`, which says where an existing topic differs. `security` holds kafka-python's
+    client settings (security_protocol, sasl_mechanism, ...).
+    """
+    wanted = {
+        spec.name: {
+            "num_partitions": spec.partitions,
+            "replication_factor": spec.replication,
+            "configs": dict(spec.config),
+        }
+        for spec in specs
+    }
+    if not wanted:
+        return CreateReport((), ())
+    with _admin(bootstrap, security) as admin:
+        answer = admin.create_topics(wanted, timeout_ms=REQUEST_TIMEOUT_MS, raise_errors=False)
+        created, existing = [], []
+        for topic in answer["topics"]:
+            error = kafka_errors.for_code(topic["error_code"])
+            if error is kafka_errors.NoError:
+                created.append(topic["name"])
+            elif error is kafka_errors.TopicAlreadyExistsError:
+                existing.append(topic["name"])
+            else:
+                raise _refusal(bootstrap, f"create topic {topic['name']!r}", error(topic["error_message"]))
+        # The broker confirms before every partition has a leader; a worker that starts at once would stumble.
+        admin.wait_for_topics(created, timeout_ms=REQUEST_TIMEOUT_MS)
+    return CreateReport(tuple(created), tuple(existing))
+
+
+def check_topics(bootstrap: str, specs: Sequence[TopicSpec], security: Security | None = None) -> list[str]:
+    """What is wrong with the topics, a sentence each; an empty list if nothing is."""
+    if not specs:
+        return []
+    with _admin(bootstrap, security) as admin:
+        found = {topic["name"]: topic for topic in admin.describe_topics([spec.name for spec in specs])}
+        present: list[TopicSpec] = []
+        problems: list[str] = []
+        for spec in specs:
+            topic = found[spec.name]
+            error = kafka_errors.for_code(topic["error_code"])
+            if error is kafka_errors.UnknownTopicOrPartitionError:
+                problems.append(f"topic {spec.name!r} does not exist; it needs {_count(spec.partitions)}")
+                continue
+            # Metadata that is still settling (no leader yet) already has the true number of partitions.
+            if error not in (kafka_errors.NoError, kafka_errors.LeaderNotAvailableError):
+                raise _refusal(bootstrap, f"describe topic {spec.name!r}", error())
+            partitions = len(topic["partitions"])
+            if partitions != spec.partitions:
+                problems.append(
+                    f"topic {spec.name!r} has {_count(partitions)} but needs {spec.partitions}; "
+                    "Faultline never changes this, because keys would move between partitions"
+                )
+            present.append(spec)
+        problems += _policy_problems(admin, bootstrap, present)
+    return problems
+
+
+def _policy_problems(admin: KafkaAdminClient, bootstrap: str, specs: Sequence[TopicSpec]) -> list[str]:
+    wanted = {spec.name: spec.config[POLICY] for spec in specs if POLICY in spec.config}
+    if not wanted:
+        return []
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name, [POLICY]) for name in wanted]
+    # The filter's default would leave out settings that stand at the broker's default, such as "delete".
+    settings = admin.describe_configs(resources, config_filter="all")["topic"]
+    problems = []
+    for name, policy in wanted.items():
+        # kafka-python drops the error of a refused description; what is left is an empty one.
+        if POLICY not in settings[name]:
+            error = kafka_errors.TopicAuthorizationFailedError()
+            raise _refusal(bootstrap, f"describe the settings of topic {name!r}", error)
+        actual = settings[name][POLICY]["value"]
+        if _policies(actual) != _policies(policy):
+            problems.append(f"topic {name!r} has {POLICY} {actual!r} but needs {policy!r}")
+    return problems
+
+
+def _policies(text: str) -> frozenset[str]:
+    return frozenset(part.strip() for part in text.split(","))
+
+
+def _count(partitions: int) -> str:
+    return f"{partitions} partition{'' if partitions == 1 else 's'}"
+
+
+@contextmanager
+def _admin(bootstrap: str, security: Security | None) -> Iterator[KafkaAdminClient]:
+    # kafka-python logs every failed attempt, at up to ERROR; what matters of it is in the one error raised here.
+    logger = logging.getLogger("kafka")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL)
+    clients: list[KafkaNetClient] = []
+
+    def make_client(**settings: Any) -> KafkaNetClient:
+        clients.append(KafkaNetClient(**settings))
+        return clients[-1]
+
+    settings: dict[str, Any] = {
+        "bootstrap_servers": bootstrap.split(","),
+        "client_id": "faultline-admin",
+        "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
+        "request_timeout_ms": REQUEST_TIMEOUT_MS,
+        "kafka_client": make_client,
+    }
+    try:
+        yield KafkaAdminClient(**settings, **(security or {}))
+    except kafka_errors.KafkaError as error:
+        raise _translated(bootstrap, error) from error
+    finally:
+        # The admin client starts a thread before it connects, and cannot be closed itself if connecting fails.
+        for client in clients:
+            client.close()
+
+
+def _translated(bootstrap: str, error: kafka_errors.KafkaError) -> FaultlineError:
+    if isinstance(error, LOGIN_ERRORS):
+        return AuthorizationError(
+            f"the Kafka broker at {bootstrap} refuses the login: {error}; check mechanism, name and password"
+        )
+    if isinstance(error, kafka_errors.KafkaConfigurationError):
+        return SettingsError(f"kafka-python does not accept the security settings: {error}")
+    if error.retriable:
+        return BrokerUnavailableError(
+            f"the Kafka broker at {bootstrap} does not answer: {error}; "
+            "check that it runs, the address, and whether it expects TLS or a login"
+        )
+    return FaultlineError(f"the Kafka broker at {bootstrap} refuses a request: {error}")
+
+
+def _refusal(bootstrap: str, action: str, error: kafka_errors.KafkaError) -> FaultlineError:
+    text = f"the Kafka broker at {bootstrap} refuses to {action}: {error}"
+    if isinstance(error, kafka_errors.AuthorizationError):
+        return AuthorizationError(f"{text}; give this user the right to do so")
+    if error.retriable:
+        return BrokerUnavailableError(f"{text}; try again")
+    return TopicMismatchError(text)

@@ -1,0 +1,28 @@
+"""What comes with Faultline: the demo's recording and its model."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from pipeline.errors import RecordingError
+
+_FOLDER = "data"
+
+
+def shipped_file(name: str) -> Path:
+    """Path of a shipped file; raises RecordingError if this installation lacks it."""
+    path = Path(str(resources.files("agents") / _FOLDER / name))
+    if not path.is_file():
+        raise RecordingError(f"this installation of Faultline lacks {name}; build it with deploy/demo/build.py")
+    return path
+
+
+def demo_recording() -> Path:
+    """Twelve machines of the Tennessee Eastman plant over 48 hours, with faults that come and go, and texts."""
+    return shipped_file("demo.parquet")
+
+
+def demo_model() -> Path:
+    """The model trained for the shipped profile."""
+    return shipped_file("tennessee_eastman.faultline")

@@ -1,0 +1,56 @@
+"""What every streaming network shares: the state's type, the encoder contract and two small building blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+State = dict[str, Tensor]
+"""What a network remembers between frames: named tensors with leading dimension B, and nothing else."""
+
+
+class SensorEncoder(Protocol):
+    """A causal network over scaled readings whose `step`, folded over a run, equals its `forward`."""
+
+    feature_size: int
+
+    def init_state(self, batch: int) -> State:
+        """The state before the first frame of `batch` machines."""
+        ...
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Whole runs (B, T, F) to logits (B, T, C) and features (B, T, D)."""
+        ...
+
+    def advance(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+        """Some frames (B, T, F) from a state on: logits (B, T, C), features (B, T, D), the state after them."""
+        ...
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+        """One frame (B, F): logits (B, C), features (B, D) and the state after it."""
+        ...
+
+
+def mlp(size_in: int, hidden: Sequence[int], size_out: int) -> nn.Sequential:
+    """Linear layers with ReLU between them, from `size_in` over `hidden` to `size_out`."""
+    sizes = [size_in, *hidden, size_out]
+    layers: list[nn.Module] = []
+    for before, after in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def lstm_step(layer: nn.LSTM, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """One frame of a one-layer `nn.LSTM`: x (B, F), h and c (B, H) to the next h and c.
+
+    The standard cell of MODELS.md 2.1. Calling the layer on a sequence of length one gives the same numbers but
+    costs three times as much for small batches.
+    """
+    gates = nn.functional.linear(x, layer.weight_ih_l0, layer.bias_ih_l0)
+    gates = gates + nn.functional.linear(h, layer.weight_hh_l0, layer.bias_hh_l0)
+    i, f, g, o = gates.chunk(4, dim=1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c

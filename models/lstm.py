@@ -1,0 +1,123 @@
+"""SeqLSTM: stacked LSTM layers over sensor frames with a dense head on every frame (MODELS.md 2.1)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from models.layers import State, lstm_step, mlp
+
+Frames = Annotated[float, Field(gt=0)]
+
+
+class SeqLSTMConfig(BaseModel):
+    """Shape of a SeqLSTM; the defaults are the paper's 52-40-25 network."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["seq_lstm"] = "seq_lstm"
+    hidden: tuple[int, ...] = Field(default=(52, 40, 25), min_length=1)
+    head: tuple[int, ...] = (64, 48, 32)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    mask_inputs: bool = True
+    """Append each variable's observed bit to the input; False gives the paper's plain columns."""
+    trends: tuple[Frames, ...] = ()
+    """Time constants, in frames, of running means; the input gains each reading's distance from its mean."""
+    spreads: tuple[Frames, ...] = ()
+    """Time constants, in frames, of running mean absolute frame-to-frame changes, which the input gains as well."""
+
+
+class SeqLSTM(nn.Module):
+    """Input x (…, F): V scaled readings, 0 where unknown, then V observed bits if `mask_inputs`."""
+
+    def __init__(self, config: SeqLSTMConfig, *, variables: int, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.variables = variables
+        self.feature_size = config.hidden[-1]
+        averages = len(config.trends) + len(config.spreads)
+        width = variables * (1 + averages + int(config.mask_inputs))
+        self.layers = nn.ModuleList()
+        for hidden in config.hidden:
+            self.layers.append(nn.LSTM(width, hidden, batch_first=True))
+            width = hidden
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = mlp(width, config.head, classes)
+
+        rates = [1 - torch.tensor(-1 / tau).exp().item() for tau in (*config.trends, *config.spreads)]
+        self.register_buffer("rates", torch.tensor(rates), persistent=False)
+        self.rates: Tensor
+
+    def init_state(self, batch: int) -> State:
+        """Zeros: h and c (B, sum of hidden); with running means also means (B, K, V) and last (B, V)."""
+        like = self.head[0].weight
+        assert isinstance(like, Tensor)
+        size = sum(self.config.hidden)
+        state = {"h": like.new_zeros(batch, size), "c": like.new_zeros(batch, size)}
+        if len(self.rates):
+            state["means"] = like.new_zeros(batch, len(self.rates), self.variables)
+            state["last"] = like.new_zeros(batch, self.variables)
+        return state
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Whole runs (B, T, F) to logits (B, T, C) and top-layer features (B, T, D)."""
+        logits, features, _ = self.advance(x, self.init_state(x.shape[0]))
+        return logits, features
+
+    def advance(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+        """Frames (B, T, F) from a state on; see `SensorEncoder.advance`."""
+        after: State = {}
+        y = x
+        if len(self.rates):
+            frames: list[Tensor] = []
+            means, last = state["means"], state["last"]
+            for frame in x.unbind(dim=1):
+                extended, means, last = self._with_context(frame, means, last)
+                frames.append(extended)
+            y = torch.stack(frames, dim=1)
+            after |= {"means": means, "last": last}
+        hs, cs = [], []
+        for index, (layer, h, c) in enumerate(self._layer_states(state)):
+            if index:
+                y = self.dropout(y)
+            y, (h_after, c_after) = layer(y, (h.unsqueeze(0).contiguous(), c.unsqueeze(0).contiguous()))
+            hs.append(h_after[0])
+            cs.append(c_after[0])
+        return self.head(y), y, after | {"h": torch.cat(hs, dim=1), "c": torch.cat(cs, dim=1)}
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+        """One frame (B, F); see `SensorEncoder.step`. Meant for inference: no dropout is applied."""
+        after: State = {}
+        y = x
+        if len(self.rates):
+            y, after["means"], after["last"] = self._with_context(x, state["means"], state["last"])
+        hs, cs = [], []
+        for layer, h, c in self._layer_states(state):
+            y, c_after = lstm_step(layer, y, h, c)
+            hs.append(y)
+            cs.append(c_after)
+        return self.head(y), y, after | {"h": torch.cat(hs, dim=1), "c": torch.cat(cs, dim=1)}
+
+    def _layer_states(self, state: State) -> list[tuple[nn.LSTM, Tensor, Tensor]]:
+        sizes = list(self.config.hidden)
+        layers = [layer for layer in self.layers if isinstance(layer, nn.LSTM)]
+        return list(zip(layers, state["h"].split(sizes, dim=1), state["c"].split(sizes, dim=1), strict=True))
+
+    def _with_context(self, x: Tensor, means: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Put trend and spread columns between the readings and the observed bits of one frame x (B, F)."""
+        reading = x[:, : self.variables]
+        trends = len(self.config.trends)
+        change = (reading - last).abs()
+        target = torch.cat(
+            [
+                reading.unsqueeze(1).expand(-1, trends, -1),
+                change.unsqueeze(1).expand(-1, means.shape[1] - trends, -1),
+            ],
+            dim=1,
+        )
+        means = torch.lerp(means, target, self.rates.to(means.dtype)[:, None])
+        context = torch.cat([reading.unsqueeze(1) - means[:, :trends], means[:, trends:]], dim=1)
+        return torch.cat([reading, context.flatten(1), x[:, self.variables :]], dim=1), means, reading
