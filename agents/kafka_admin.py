@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.net.compat import KafkaNetClient
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
 
 from pipeline.errors import (
     AuthorizationError,
@@ -138,16 +141,22 @@ def _count(partitions: int) -> str:
 
 @contextmanager
 def _admin(bootstrap: str, security: Security | None) -> Iterator[KafkaAdminClient]:
-    # kafka-python logs every failed attempt, at up to ERROR; what matters of it is in the one error raised here.
+    # kafka-python logs every failed attempt, at up to ERROR; the one error raised here says what matters.
     logger = logging.getLogger("kafka")
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.CRITICAL)
+    connections: list[_Connections] = []
     clients: list[KafkaNetClient] = []
 
     def make_client(**settings: Any) -> KafkaNetClient:
-        clients.append(KafkaNetClient(**settings))
+        net = NetworkSelector(**settings)
+        connections.append(_Connections(net, **settings))
+        clients.append(KafkaNetClient(net, connections[-1], **settings))
         return clients[-1]
 
+    # A proxy knows names and routes that this machine does not.
+    if "proxy_url" not in (security or {}):
+        _require_listener(bootstrap)
     settings: dict[str, Any] = {
         "bootstrap_servers": bootstrap.split(","),
         "client_id": "faultline-admin",
@@ -158,14 +167,56 @@ def _admin(bootstrap: str, security: Security | None) -> Iterator[KafkaAdminClie
     try:
         yield KafkaAdminClient(**settings, **(security or {}))
     except kafka_errors.KafkaError as error:
-        raise _translated(bootstrap, error) from error
+        cause = connections[-1].failure if connections else None
+        raise _translated(bootstrap, error, cause) from error
     finally:
-        # The admin client starts a thread before it connects, and cannot be closed itself if connecting fails.
+        # The admin client starts a thread before it connects, and cannot be closed if connecting fails.
         for client in clients:
             client.close()
 
 
-def _translated(bootstrap: str, error: kafka_errors.KafkaError) -> FaultlineError:
+def _require_listener(bootstrap: str) -> None:
+    # kafka-python would try for the whole timeout, hide the reason and leave a socket open for every attempt.
+    addresses = bootstrap.split(",")
+    reasons = []
+    for address in addresses:
+        host, _, port = address.strip().rpartition(":")
+        if not host or not port.isdecimal():
+            raise SettingsError(
+                f"{address!r} is no broker address; write host:port, with commas between several"
+            )
+        try:
+            timeout_s = BOOTSTRAP_TIMEOUT_MS / 1000 / len(addresses)
+            socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
+        except OSError as error:
+            reasons.append(f"{address}: {error.strerror or error}")
+        else:
+            return
+    raise BrokerUnavailableError(
+        f"no Kafka broker listens at {bootstrap} ({'; '.join(reasons)}); check that it runs and the address"
+    )
+
+
+class _Connections(KafkaConnectionManager):  # type: ignore[misc]
+    """Remembers why a connection failed: kafka-python only logs it, tries again and reports a timeout."""
+
+    failure: BaseException | None = None
+
+    def get_connection(self, *args: Any, **kwargs: Any) -> Any:
+        """As kafka-python's, but a refused login is final: trying again may lock the account."""
+        if isinstance(self.failure, LOGIN_ERRORS):
+            raise self.failure
+        connection = super().get_connection(*args, **kwargs)
+        connection.init_future.add_errback(self._remember)
+        return connection
+
+    def _remember(self, error: BaseException) -> None:
+        self.failure = error
+
+
+def _translated(
+    bootstrap: str, error: kafka_errors.KafkaError, cause: BaseException | None
+) -> FaultlineError:
     if isinstance(error, LOGIN_ERRORS):
         return AuthorizationError(
             f"the Kafka broker at {bootstrap} refuses the login: {error}; check mechanism, name and password"
@@ -174,7 +225,7 @@ def _translated(bootstrap: str, error: kafka_errors.KafkaError) -> FaultlineErro
         return SettingsError(f"kafka-python does not accept the security settings: {error}")
     if error.retriable:
         return BrokerUnavailableError(
-            f"the Kafka broker at {bootstrap} does not answer: {error}; "
+            f"the Kafka broker at {bootstrap} does not answer: {cause or error}; "
             "check that it runs, the address, and whether it expects TLS or a login"
         )
     return FaultlineError(f"the Kafka broker at {bootstrap} refuses a request: {error}")

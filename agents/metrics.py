@@ -52,6 +52,7 @@ class EngineCollector(Collector):
         yield CounterMetricFamily("faultline_frames", "Frames that closed.", value=stats.frames)
         yield CounterMetricFamily("faultline_masked_frames", "Frames without any reading.", value=stats.masked_frames)
         yield CounterMetricFamily("faultline_states_refused", "Saved states that fit no model.", value=stats.states_refused)
+        yield CounterMetricFamily("faultline_machines_evicted", "Machines forgotten after long silence.", value=stats.evicted)
         yield GaugeMetricFamily("faultline_machines", "Machines with a state.", value=self._engine.machines)
         yield self._confidence()
         event_lag = GaugeMetricFamily(

@@ -58,8 +58,17 @@ class Tape:
     At the end every machine's run is ended, which closes its last frame.
     """
 
-    def __init__(self, path: str | Path, profile: PlantProfile, partition_of: Callable[[bytes], int], partitions: int) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        profile: PlantProfile,
+        partition_of: Callable[[bytes], int],
+        partitions: int,
+        change: Callable[[Iterator[Record]], Iterator[Record]] = iter,
+    ) -> None:
+        """`change` may rearrange the records (pipeline/stress.py)."""
         self._path = Path(path)
+        self._change = change
         self._partition_of = partition_of
         self._partitions = partitions
         self._inputs = {topic.name for topic in input_topics(profile)} | {CONTROL}
@@ -73,7 +82,7 @@ class Tape:
         machines: dict[bytes, int] = {}
         recorded_ticks = False
         self.readings = 0
-        for row, (record, settled_ms) in enumerate(_settled(read_recording(self._path))):
+        for row, (record, settled_ms) in enumerate(_settled(self._change(read_recording(self._path)))):
             if record.topic in _OUTPUT_TOPICS:
                 continue
             if record.topic not in self._inputs:
@@ -151,6 +160,7 @@ async def replay_in_memory(
     partition_of: Callable[[bytes], int],
     *,
     speed: float | None = None,
+    change: Callable[[Iterator[Record]], Iterator[Record]] = iter,
     on_diagnosis: Callable[[Diagnosis], None] | None = None,
     on_output: Callable[[Output], None] | None = None,
 ) -> ReplayReport:
@@ -185,7 +195,7 @@ async def replay_in_memory(
         observer=observe,
         ticks=False,
     )
-    tape = Tape(recording, profile, partition_of, settings.partitions)
+    tape = Tape(recording, profile, partition_of, settings.partitions, change)
     pace = Pace(speed)
     await worker.start()
     failed = asyncio.create_task(worker.wait_failed())

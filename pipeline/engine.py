@@ -40,6 +40,7 @@ class Machine:
     line: Line
     slot: int
     partition: int
+    last_ms: int  # time stamp of its newest record
     applied: dict[str, int] = field(default_factory=dict)  # topic -> last offset whose effect is in the state
     texts: deque[RememberedText] = field(default_factory=lambda: deque(maxlen=_EVIDENCE_TEXTS))
 
@@ -58,6 +59,7 @@ class Stats:
     skipped: Counter[str] = field(default_factory=Counter)  # records already applied before a restart
     alarms: Counter[str] = field(default_factory=Counter)
     states_refused: int = 0
+    evicted: int = 0
     confidence_counts: Ints = field(default_factory=lambda: np.zeros(len(CONFIDENCE_BOUNDS) + 1, np.int64))
     confidence_sum: float = 0.0
 
@@ -118,7 +120,7 @@ class Line:
             for index, name in enumerate(kind.source_names)
         }
 
-    def add(self, name: str, partition: int) -> Machine:
+    def add(self, name: str, partition: int, last_ms: int) -> Machine:
         """Give a machine a slot."""
         if self._free:
             slot = self._free.pop()
@@ -128,7 +130,7 @@ class Line:
             self.aligner.reserve(slot + 1)
             self.alarms.reserve(len(self.machines) + 64)
             self.runner.reserve(slot + 1)
-        machine = self.machines[slot] = Machine(name, self, slot, partition)
+        machine = self.machines[slot] = Machine(name, self, slot, partition, last_ms)
         return machine
 
     def remove(self, machine: Machine) -> None:
@@ -171,6 +173,7 @@ class Engine:
         self.lines = {kind.name: Line(kind, runners[kind.name], rule) for kind in profile.machine_types}
         self._machines: dict[bytes, Machine] = {}
         self._changed: dict[bytes, Machine] = {}
+        self._evicted: set[str] = set()
         self._clock_ms: dict[int, int] = {}
         self._newest_frame_end_ms: dict[int, int] = {}
         self._sensor_topics = frozenset(profile.sensor_topics)
@@ -231,6 +234,8 @@ class Engine:
         if type(values) is not list or len(values) != line.width:
             values = source.row(values, topic)
         applied[topic] = offset
+        if stamp_ms > machine.last_ms:
+            machine.last_ms = stamp_ms
         inbox = inboxes[line.name]
         inbox.records.append(record)
         inbox.columns.append((machine.slot, time, source.index, stamp_ms, order))
@@ -251,6 +256,7 @@ class Engine:
         if time > record.timestamp_ms + kind.max_skew_ms:
             raise _future(time, record, kind)
         machine.applied[EVENTS] = record.offset
+        machine.last_ms = max(machine.last_ms, record.timestamp_ms)
         self._changed[machine.name.encode()] = machine
         id_ = event.id or f"{time}-{zlib.crc32(event.text.encode(errors='replace')):08x}"
         text = EventText(
@@ -279,7 +285,7 @@ class Engine:
         kind = self._profile.type_of(name)
         if kind is None:
             raise RejectedError(Reason.UNKNOWN_MACHINE, f"no machine type of plant {self._profile.plant} matches {name[:80]!r}")
-        machine = self._machines[encoded] = self.lines[kind.name].add(name, record.partition)
+        machine = self._machines[encoded] = self.lines[kind.name].add(name, record.partition, record.timestamp_ms)
         return machine
 
     def _reject(self, record: Record, rejected: RejectedError, outputs: list[Output]) -> None:
@@ -322,7 +328,13 @@ class Engine:
     def tick(self, now_ms: int, *, partition: int, outputs: list[Output]) -> None:
         """Time passes in a partition: what waits for silent sources closes, silent machines are announced."""
         for line in self.lines.values():
-            slots = [m.slot for m in line.machines if m is not None and m.partition == partition]
+            here = [m for m in line.machines if m is not None and m.partition == partition]
+            for machine in here:
+                if now_ms - machine.last_ms > line.kind.state_ttl_ms:
+                    self.forget(machine.name)
+                    self._evicted.add(machine.name)
+                    self.stats.evicted += 1
+            slots = [m.slot for m in here if line.machines[m.slot] is m]
             aligned, announced = line.aligner.tick(now_ms, np.array(slots, np.int64))
             self._step(line, aligned, outputs)
             for slot, start_ms, offline in announced:
@@ -451,10 +463,12 @@ class Engine:
 
     # -- state ------------------------------------------------------------------------------------------------
 
-    def checkpoint(self) -> dict[str, bytes]:
-        """The states of all machines that changed since the last call."""
-        states = {machine.name: self._save(machine) for machine in self._changed.values()}
+    def checkpoint(self) -> dict[str, bytes | None]:
+        """The states of all machines that changed since the last call; None for one that was forgotten."""
+        states: dict[str, bytes | None] = {name: None for name in self._evicted}
+        states |= {machine.name: self._save(machine) for machine in self._changed.values()}
         self._changed.clear()
+        self._evicted.clear()
         return states
 
     def _save(self, machine: Machine) -> bytes:
@@ -467,6 +481,7 @@ class Engine:
                 "profile": line.kind.digest,
                 "model": line.runner.hash,
                 "partition": machine.partition,
+                "last": machine.last_ms,
                 "applied": machine.applied,
                 "aligner": line.aligner.save(machine.slot),
                 "runner": line.runner.save(np.array([machine.slot]))[0],
@@ -487,7 +502,7 @@ class Engine:
             line = self.lines[kind.name]
             if saved["model"] != line.runner.hash:
                 raise StateError(f"state of {machine} belongs to model {saved['model'][:12]}, not {line.runner.hash[:12]}")
-            applied, partition, texts = saved["applied"], saved["partition"], saved["texts"]
+            applied, partition, texts, last_ms = saved["applied"], saved["partition"], saved["texts"], saved["last"]
             aligner, runner, alarms = saved["aligner"], saved["runner"], saved["alarms"]
         except (msgspec.DecodeError, KeyError, TypeError) as error:
             self.stats.states_refused += 1
@@ -496,7 +511,7 @@ class Engine:
             self.stats.states_refused += 1
             raise
         self.forget(machine)
-        entry = line.add(machine, partition)
+        entry = line.add(machine, partition, last_ms)
         try:
             line.aligner.load(entry.slot, aligner)
             line.runner.load(entry.slot, runner)

@@ -91,6 +91,8 @@ class MachineType(_Part):
     """Frames without any reading that are stepped through masked; a longer gap resets the machine's state."""
     max_skew_ms: DurationMs = Field(default=3_600_000, alias="max_skew")
     """How far a reading's time may lie ahead of its record's Kafka time stamp."""
+    state_ttl_ms: DurationMs = Field(default=7 * 86_400_000, alias="state_ttl")
+    """A machine that has sent nothing for so long is forgotten, with its state."""
     buffer_limit_rows: int = Field(default=100_000, ge=16, alias="buffer_limit")
     """Readings that one machine may hold back before further ones are refused."""
 

@@ -1,4 +1,4 @@
-"""A real single-process Kafka (KRaft) broker for tests and benchmarks, started from its jars without Docker."""
+"""A real one-process Kafka (KRaft) broker for tests and benchmarks, started from its jars without Docker."""
 
 from __future__ import annotations
 
@@ -165,7 +165,8 @@ class KafkaBroker:
     ) -> KafkaBroker:
         """Starts a broker and returns once it takes requests.
 
-        `overrides` are added to server.properties; `users` (name to password) makes clients log in by SASL/PLAIN.
+        `overrides` are added to server.properties; `users` (name to password) makes clients log in
+        (SASL/PLAIN, no TLS).
         """
         jars = ensure_jars(jars_dir)
         controller_port, free_port = free_ports(2)
@@ -210,7 +211,7 @@ class KafkaBroker:
     def kill(self) -> None:
         """Ends the process at once, as a crash would, and keeps its data.
 
-        The next start then takes about `broker.session.timeout.ms` longer; a test that kills may shorten that.
+        The next start then takes `broker.session.timeout.ms` longer; a test that kills may shorten that.
         """
         if self._watchdog is not None:
             self._watchdog.kill()
@@ -285,7 +286,12 @@ class KafkaBroker:
             *arguments,
         ]
 
+    def _require_port(self) -> None:
+        if not is_free(self.port):
+            raise KafkaBrokerError(f"port {self.port} is taken: stop what listens there or choose another")
+
     def _format(self) -> None:
+        self._require_port()
         config = str(self.data_dir / "server.properties")
         done = subprocess.run(
             self._java("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", config),
@@ -299,8 +305,7 @@ class KafkaBroker:
             raise KafkaBrokerError(f"Kafka could not format its data folder:\n{done.stdout[-4000:]}")
 
     def _launch(self, timeout_s: float) -> None:
-        if not is_free(self.port):
-            raise KafkaBrokerError(f"port {self.port} is taken: stop what listens there or choose another")
+        self._require_port()
         began = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
             # A session of its own: Ctrl-C in the terminal reaches Python alone, which then stops the broker.

@@ -224,6 +224,17 @@ def test_a_run_end_closes_what_waits() -> None:
     ]  # fmt: skip
 
 
+def test_a_machine_silent_beyond_its_time_to_live_is_forgotten_with_a_tombstone() -> None:
+    eng = engine(ONE_SOURCE.replace("max_skew: 1m", "max_skew: 1m\n    state_ttl: 1h"))
+    eng.process(numbered([at(0), at(20), at(3000, machine="p2")]))
+    eng.checkpoint()
+    eng.process([control("tick", time_ms=T0 + 3700 * S)])
+    assert eng.machines == 1 and eng.stats.evicted == 1
+    assert eng.checkpoint()["p1"] is None
+    again = diagnoses(eng.process([at(4000, offset=9), at(4020, offset=10)]))
+    assert [d.reset for d in again] == ["start"]
+
+
 def test_a_full_buffer_refuses_readings_with_a_reason() -> None:
     text = ONE_SOURCE.replace("max_gap_frames: 3", "max_gap_frames: 3\n    buffer_limit: 16")
     outputs = run(*[at(s / 10) for s in range(20)], text=text)
@@ -279,6 +290,7 @@ def test_checkpoint_and_restore_at_any_record_changes_nothing(records: list[Reco
     first, second = engine(), engine()
     outputs = first.process(records[:at_record])
     for machine, state in first.checkpoint().items():
+        assert state is not None
         second.restore(machine, state)
     # Records before the checkpoint come again, as after a crash: they must not count twice.
     again = data.draw(st.integers(0, at_record))
@@ -329,6 +341,7 @@ def test_a_state_of_another_profile_is_refused(text: str) -> None:
     eng = engine()
     eng.process([at(0)])
     (state,) = eng.checkpoint().values()
+    assert state is not None
     other = engine(text.replace("frame_period: 10s", "frame_period: 20s"))
     with pytest.raises(StateError):
         other.restore("p1", state)

@@ -92,7 +92,7 @@ def test_impossible_topic_is_refused_with_the_brokers_reason(kafka: str) -> None
 def test_closed_port_is_reported_soon_and_leaves_no_thread() -> None:
     port = kafka_broker.free_ports(1)[0]
     before = time.monotonic()
-    with pytest.raises(BrokerUnavailableError, match=f"127.0.0.1:{port}"):
+    with pytest.raises(BrokerUnavailableError, match=f"127.0.0.1:{port}: Connection refused"):
         check_topics(f"127.0.0.1:{port}", [spec()])
     assert time.monotonic() - before < 10
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("kafka-io-faultline")]
@@ -103,6 +103,18 @@ def test_unknown_host_is_reported_soon() -> None:
     with pytest.raises(BrokerUnavailableError, match=r"no-such-host\.invalid"):
         create_topics("no-such-host.invalid:9092", [spec()])
     assert time.monotonic() - before < 10
+
+
+@pytest.mark.parametrize("address", ["", "broker", "broker:port", ":9092"])
+def test_malformed_address_is_named(address: str) -> None:
+    with pytest.raises(SettingsError, match=f"'{address}' is no broker address"):
+        check_topics(address, [spec()])
+
+
+def test_any_one_of_several_brokers_is_enough(kafka: str) -> None:
+    wanted = spec()
+    create_topics(f"127.0.0.1:{kafka_broker.free_ports(1)[0]},{kafka}", [wanted])
+    assert check_topics(kafka, [wanted]) == []
 
 
 def test_silent_server_is_reported_soon() -> None:

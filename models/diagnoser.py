@@ -1,0 +1,173 @@
+"""The whole streaming model: scaling, sensor encoder, text modality and fusion, as one network with a step form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from models.dataset import PlacedText, Scaling
+from models.events import ring_plan
+from models.fusion import FusionConfig, LateFusion
+from models.layers import State
+from models.lstm import SeqLSTM, SeqLSTMConfig
+from models.ring import TextModality, empty_ring, push_texts, turn_ring
+from models.text import TextConfig, Tokenizer
+
+SENSORS, TEXT = "sensors", "text"
+
+
+class DiagnoserConfig(BaseModel):
+    """Everything needed to build the network again, apart from vocabulary and weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    variables: int = Field(ge=1)
+    classes: int = Field(ge=2)
+    sensors: SeqLSTMConfig = SeqLSTMConfig()
+    text: TextConfig | None = TextConfig()
+    """None for machine types without texts."""
+    fusion: FusionConfig = FusionConfig()
+    clip: float = Field(default=10.0, gt=0)
+    """Readings further than this many standard deviations from the normal state enter the network at this distance."""
+    text_ttl_frames: int = Field(default=60, ge=1)
+    """Age at which a text is forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """K texts of one round, oldest first within a row."""
+
+    rows: Tensor  # (K,) which machine of the round
+    vectors: Tensor  # (K, d)
+    ages: Tensor  # (K,) frames between a text's time and the end of its frame
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the network says about N frames: M modalities, C classes, E places in the ring, D features."""
+
+    probabilities: Tensor  # (N, C) fused
+    modality_probabilities: Tensor  # (M, N, C)
+    weights: Tensor  # (M, N)
+    present: Tensor  # (M, N)
+    logits: Tensor  # (M, N, C) before calibration; meaningless where the modality is absent
+    features: Tensor  # (N, D) of the sensor encoder
+    scaled: Tensor  # (N, V) standard scores, not clipped, 0 where unknown
+    text_attention: Tensor | None
+    """(N, E) weight of each text in the ring, youngest first; None without the text modality."""
+
+
+class Diagnoser(nn.Module):
+    """Sensors and texts of a machine to class probabilities, frame by frame or run by run."""
+
+    def __init__(self, config: DiagnoserConfig, tokenizer: Tokenizer | None) -> None:
+        super().__init__()
+        if (tokenizer is None) != (config.text is None):
+            raise ValueError("a tokenizer is needed with the text modality, and only then")
+        self.config = config
+        self.modalities = (SENSORS,) if config.text is None else (SENSORS, TEXT)
+        self.register_buffer("mean", torch.zeros(config.variables))
+        self.register_buffer("std", torch.ones(config.variables))
+        self.mean: Tensor  # (V,)
+        self.std: Tensor  # (V,)
+        self.sensors = SeqLSTM(config.sensors, variables=config.variables, classes=config.classes)
+        self.text: TextModality | None = None
+        if config.text is not None and tokenizer is not None:
+            self.text = TextModality(config.text, tokenizer, classes=config.classes)
+        self.fusion = LateFusion(config.fusion, modalities=len(self.modalities), classes=config.classes)
+
+    def set_scaling(self, scaling: Scaling) -> None:
+        """Use these statistics of the normal state."""
+        self.mean.copy_(torch.from_numpy(scaling.mean))
+        self.std.copy_(torch.from_numpy(scaling.std))
+
+    def init_state(self, batch: int) -> State:
+        """The state of `batch` machines before their first frame."""
+        state = self.sensors.init_state(batch)
+        if self.text is not None:
+            state |= empty_ring(batch, self.text.config, self.mean)
+        return state
+
+    def sensor_inputs(self, values: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+        """Readings (…, V), NaN where unknown, and observed bits: standard scores (…, V), encoder input (…, F)."""
+        scaled = ((values - self.mean) / self.std).nan_to_num(nan=0.0)
+        x = scaled.clamp(-self.config.clip, self.config.clip)
+        if self.config.sensors.mask_inputs:
+            x = torch.cat([x, observed.to(x.dtype)], dim=-1)
+        return scaled, x
+
+    def step(self, values: Tensor, observed: Tensor, texts: Texts | None, state: State) -> tuple[Answer, State]:
+        """One frame of B machines: values (B, V) with NaN where unknown, observed (B, V), and the frame's new texts."""
+        scaled, x = self.sensor_inputs(values, observed)
+        logits, features, after = self.sensors.step(x, state)
+        known = ~values.isnan().all(dim=1)
+        if self.text is None:
+            return self._answer(logits[None], known[None], features, scaled, None), after
+        ring = turn_ring(state, self.config.text_ttl_frames)
+        if texts is not None:
+            ring = push_texts(ring, texts.rows, texts.vectors, texts.ages, self.config.text_ttl_frames)
+        text_logits, filled, attention = self.read_ring(ring["ring"], ring["ring_age"])
+        both, present = torch.stack([logits, text_logits]), torch.stack([known, filled])
+        return self._answer(both, present, features, scaled, attention), after | ring
+
+    def forward(
+        self, values: Tensor, observed: Tensor, texts: Sequence[Sequence[PlacedText]] | None = None
+    ) -> Answer:
+        """Whole runs: values and observed (B, T, V), and each run's texts; N = B * T, run after run."""
+        batch, frames, _ = values.shape
+        scaled, x = self.sensor_inputs(values, observed)
+        logits, features = self.sensors(x)
+        known = ~values.isnan().all(dim=2)
+        stacked, present, attention = logits.flatten(0, 1)[None], known.flatten()[None], None
+        if self.text is not None:
+            size = self.text.config.ring
+            runs = [self.ring_of_run(run, frames) for run in (texts or [()] * batch)]
+            ring = torch.cat([vectors for vectors, _ in runs])
+            text_logits, filled, attention = self.read_ring(ring, torch.cat([ages for _, ages in runs]))
+            assert attention.shape == (batch * frames, size)
+            stacked, present = torch.cat([stacked, text_logits[None]]), torch.cat([present, filled[None]])
+        return self._answer(stacked, present, features.flatten(0, 1), scaled.flatten(0, 1), attention)
+
+    def ring_of_run(self, texts: Sequence[PlacedText], frames: int) -> tuple[Tensor, Tensor]:
+        """The ring at every frame of one run: vectors (T, E, d) and ages (T, E)."""
+        assert self.text is not None
+        rows, ages = ring_plan(texts, frames, size=self.text.config.ring, ttl=self.config.text_ttl_frames)
+        age = torch.from_numpy(ages).to(self.mean.dtype)
+        if not texts:
+            return age.new_zeros(*age.shape, self.text.config.hidden), age
+        vectors = self.text.encode([text.text for text in texts])[torch.from_numpy(rows)]
+        return vectors * (age >= 0).unsqueeze(-1), age
+
+    def read_ring(self, ring: Tensor, age: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rings (N, E, d) with ages (N, E) to logits (N, C), whether there is any text (N,), and attention (N, E).
+
+        Most machines have no text most of the time, so only the others are computed.
+        """
+        assert self.text is not None
+        filled = (age >= 0).any(dim=1)
+        logits = ring.new_zeros(len(ring), self.config.classes)
+        attention = torch.zeros_like(age)
+        rows = filled.nonzero().squeeze(1)
+        if len(rows):
+            told, looked = self.text(ring[rows], age[rows])
+            logits, attention = logits.index_copy(0, rows, told), attention.index_copy(0, rows, looked)
+        return logits, filled, attention
+
+    def _answer(
+        self, logits: Tensor, present: Tensor, features: Tensor, scaled: Tensor, attention: Tensor | None
+    ) -> Answer:
+        fused = self.fusion(logits, present)
+        return Answer(
+            fused.probabilities,
+            fused.modality_probabilities,
+            fused.weights,
+            present,
+            logits,
+            features,
+            scaled,
+            attention,
+        )
