@@ -9,49 +9,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from pipeline.alignment import Aligned
-from pipeline.engine import Engine, Line
-from pipeline.frames import Frames, Ints, StepResult
+from pipeline.engine import Line
+from pipeline.frame_stream import FrameStream
+from pipeline.frames import Frames
 from pipeline.profile import PlantProfile, load_profile
-from pipeline.records import Output, Record
+from pipeline.records import Record
 
 CHUNK_RECORDS = 4096
 _BEGIN_MS = 1_763_600_040_000
-
-
-class NoModel:
-    """A runner that is never asked to step."""
-
-    name, hash, modalities = "none", "0" * 64, ("sensors",)
-
-    def __init__(self, classes: tuple[str, ...]) -> None:
-        self.classes = classes
-
-    def reserve(self, slots: int) -> None:
-        """There is no state."""
-
-    def reset(self, slots: Ints) -> None:
-        """There is no state."""
-
-    def save(self, slots: Ints) -> list[bytes]:
-        """There is no state."""
-        return [b""] * len(slots)
-
-    def load(self, slot: int, state: bytes) -> None:
-        """There is no state."""
-
-    def step(self, frames: Frames) -> StepResult:
-        """Alignment alone is measured."""
-        raise AssertionError("the alignment benchmark runs no model")
-
-
-class AlignmentOnly(Engine):
-    """The engine up to the frames."""
-
-    aligned_frames = 0
-
-    def _step(self, line: Line, aligned: Aligned, outputs: list[Output]) -> None:
-        self.aligned_frames += sum(len(frames.slots) for frames in aligned.rounds)
 
 
 def make_records(profile: PlantProfile, machines: int, readings: int, seed: int) -> list[Record]:
@@ -74,17 +39,23 @@ def make_records(profile: PlantProfile, machines: int, readings: int, seed: int)
 def measure(profile: PlantProfile, machines: int, readings: int, seed: int) -> float:
     """Seconds a reading from bytes to frames; the machines are known and warm before the clock starts."""
     records = make_records(profile, machines, readings + 2 * machines, seed)
-    engine = AlignmentOnly(profile, {kind.name: NoModel(kind.faults) for kind in profile.machine_types})
+    frames_seen = 0
+
+    def take(_: Line, frames: Frames) -> None:
+        nonlocal frames_seen
+        frames_seen += len(frames.slots)
+
+    engine = FrameStream(profile, take)
     warm, timed = records[: 2 * machines], records[2 * machines :]
     for begin in range(0, len(warm), CHUNK_RECORDS):
         engine.process(warm[begin : begin + CHUNK_RECORDS])
-    before = engine.aligned_frames
+    before = frames_seen
     began = time.perf_counter()
     for begin in range(0, len(timed), CHUNK_RECORDS):
         engine.process(timed[begin : begin + CHUNK_RECORDS])
     seconds = time.perf_counter() - began
-    if engine.aligned_frames - before != len(timed):
-        raise AssertionError(f"{engine.aligned_frames - before} frames came from {len(timed)} readings")
+    if frames_seen - before != len(timed):
+        raise AssertionError(f"{frames_seen - before} frames came from {len(timed)} readings")
     return seconds / len(timed)
 
 

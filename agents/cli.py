@@ -196,7 +196,7 @@ def _replay_to(recording: Path, to: str, profile_name: str | None, speed: float 
     plant = load_profile(settings.profile)
     partitions = partition_count(settings.address, settings.topic_prefix + "sensors", client_security(settings))
     settings = settings.model_copy(update={"partitions": partitions})
-    publisher = KafkaPublisher(settings.address, settings.topic_prefix, client_security(settings))
+    publisher = KafkaPublisher(settings.address, settings.topic_prefix, **client_security(settings))
     began = time.perf_counter()
     sent = asyncio.run(
         replay_to_topics(recording, settings, plant, publisher, partition_function(partitions), speed=speed)

@@ -50,9 +50,7 @@ class CreateReport:
     existing: tuple[str, ...]
 
 
-def create_topics(
-    bootstrap: str, specs: Sequence[TopicSpec], security: Security | None = None
-) -> CreateReport:
+def create_topics(bootstrap: str, specs: Sequence[TopicSpec], security: Security | None = None) -> CreateReport:
     """Creates the topics that are missing; existing ones are left as they are, whatever their shape.
 
     Follow it with `check_topics`, which says where an existing topic differs. `security` holds kafka-python's
@@ -154,11 +152,12 @@ def _admin(bootstrap: str, security: Security | None) -> Iterator[KafkaAdminClie
         clients.append(KafkaNetClient(net, connections[-1], **settings))
         return clients[-1]
 
+    addresses = _addresses(bootstrap)
     # A proxy knows names and routes that this machine does not.
     if "proxy_url" not in (security or {}):
-        _require_listener(bootstrap)
+        addresses = _listening(addresses)
     settings: dict[str, Any] = {
-        "bootstrap_servers": bootstrap.split(","),
+        "bootstrap_servers": addresses,
         "client_id": "faultline-admin",
         "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
         "request_timeout_ms": REQUEST_TIMEOUT_MS,
@@ -175,26 +174,33 @@ def _admin(bootstrap: str, security: Security | None) -> Iterator[KafkaAdminClie
             client.close()
 
 
-def _require_listener(bootstrap: str) -> None:
-    # kafka-python would try for the whole timeout, hide the reason and leave a socket open for every attempt.
-    addresses = bootstrap.split(",")
-    reasons = []
+def _addresses(bootstrap: str) -> list[str]:
+    addresses = [address.strip() for address in bootstrap.split(",")]
     for address in addresses:
-        host, _, port = address.strip().rpartition(":")
-        if not host or not port.isdecimal():
-            raise SettingsError(
-                f"{address!r} is no broker address; write host:port, with commas between several"
-            )
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65535:
+            raise SettingsError(f"{address!r} is no broker address; write host:port, with commas between several")
+    return addresses
+
+
+def _listening(addresses: list[str]) -> list[str]:
+    # At an address where nothing listens, kafka-python would try for the whole timeout, hide the reason and leave
+    # a socket open for every attempt; so it is only given those that take a connection.
+    listening, reasons = [], []
+    for address in addresses:
+        host, _, port = address.rpartition(":")
         try:
             timeout_s = BOOTSTRAP_TIMEOUT_MS / 1000 / len(addresses)
             socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
         except OSError as error:
             reasons.append(f"{address}: {error.strerror or error}")
         else:
-            return
-    raise BrokerUnavailableError(
-        f"no Kafka broker listens at {bootstrap} ({'; '.join(reasons)}); check that it runs and the address"
-    )
+            listening.append(address)
+    if not listening:
+        raise BrokerUnavailableError(
+            f"no Kafka broker listens ({'; '.join(reasons)}); check that it runs and that the address is right"
+        )
+    return listening
 
 
 class _Connections(KafkaConnectionManager):  # type: ignore[misc]
@@ -207,16 +213,23 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
         if isinstance(self.failure, LOGIN_ERRORS):
             raise self.failure
         connection = super().get_connection(*args, **kwargs)
-        connection.init_future.add_errback(self._remember)
+        new = connection.broker_version_data is None
+
+        def remember(error: BaseException) -> None:
+            if isinstance(self.failure, LOGIN_ERRORS):
+                return
+            # The broker sends its refusal and hangs up; kafka-python throws away what came with the hang-up. So a
+            # broker that named its version and then closed the connection has, as far as one can tell, refused.
+            answered = new and connection.broker_version_data is not None
+            if answered and connection.sasl_enabled and isinstance(error, kafka_errors.KafkaConnectionError):
+                error = kafka_errors.SaslAuthenticationFailedError("the broker closed the connection at the login")
+            self.failure = error
+
+        connection.init_future.add_errback(remember)
         return connection
 
-    def _remember(self, error: BaseException) -> None:
-        self.failure = error
 
-
-def _translated(
-    bootstrap: str, error: kafka_errors.KafkaError, cause: BaseException | None
-) -> FaultlineError:
+def _translated(bootstrap: str, error: kafka_errors.KafkaError, cause: BaseException | None) -> FaultlineError:
     if isinstance(error, LOGIN_ERRORS):
         return AuthorizationError(
             f"the Kafka broker at {bootstrap} refuses the login: {error}; check mechanism, name and password"

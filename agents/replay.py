@@ -168,10 +168,10 @@ async def replay_in_memory(
     name = f"replay-{recording.stem}"
     settings = settings.model_copy(update={"broker": f"memory://{name}"})
     prefix = settings.topic_prefix
-    MemoryBroker.drop(name)
-    broker = MemoryBroker.get(name)
+    MemoryBroker.forget(name)
+    broker = MemoryBroker.named(name)
     for topic in all_topics(profile):
-        broker.create_topic(prefix + topic.name, settings.partitions)
+        broker.create(prefix + topic.name, settings.partitions)
     book = ScoreBook(profile)
 
     def observe(records: Sequence[Record], outputs: Sequence[Output]) -> None:
@@ -217,7 +217,7 @@ async def replay_in_memory(
     finally:
         failed.cancel()
         await worker.stop()
-        MemoryBroker.drop(name)
+        MemoryBroker.forget(name)
     stats = worker.engine.stats
     return ReplayReport(
         recording=str(recording),

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from models.scoring import NO_ANSWER, UNKNOWN_ANSWER, stream_scores
+from models.scoring import NO_EVIDENCE as NO_EVIDENCE_CODE
+from models.scoring import UNKNOWN, stream_scores
 from pipeline import messages
 from pipeline.diagnoses import NO_EVIDENCE
 from pipeline.labels import LabelBook
@@ -24,8 +25,9 @@ class ScoreBook:
     def __init__(self, profile: PlantProfile) -> None:
         faults = dict.fromkeys(fault for kind in profile.machine_types for fault in kind.faults)
         self._classes = tuple(faults)
-        self._index = {name: index for index, name in enumerate(self._classes)} | {NO_EVIDENCE: NO_ANSWER}
+        self._index = {name: index for index, name in enumerate(self._classes)} | {NO_EVIDENCE: NO_EVIDENCE_CODE}
         self._said: dict[tuple[str, int], tuple[int, dict[str, str]]] = {}  # the last revision of a frame counts
+        self._period_ms: dict[str, int] = {}
         self.labels = LabelBook()
         self.bad_labels = 0
 
@@ -44,6 +46,7 @@ class ScoreBook:
         key = diagnosis.machine, diagnosis.frame_start
         if key not in self._said or self._said[key][0] <= diagnosis.revision:
             self._said[key] = diagnosis.revision, answers
+            self._period_ms[diagnosis.machine] = diagnosis.frame_end - diagnosis.frame_start
 
     @property
     def machines(self) -> int:
@@ -58,14 +61,14 @@ class ScoreBook:
             return dict.fromkeys(names)
         ids = {machine: index for index, machine in enumerate(dict.fromkeys(machine for machine, _ in keys))}
         machines = np.array([ids[machine] for machine, _ in keys], np.int64)
-        starts = np.array([start for _, start in keys], np.int64)
+        frames = np.array([start // self._period_ms[machine] for machine, start in keys], np.int64)
         found: dict[str, Any] = {}
         for name in names:
             if not any(name in self._said[key][1] for key in keys):
                 found[name] = None
                 continue
-            said = [self._index.get(self._said[key][1].get(name, NO_EVIDENCE), UNKNOWN_ANSWER) for key in keys]
-            found[name] = stream_scores(machines, starts, truth, np.array(said, np.int64), self._classes)
+            said = [self._index.get(self._said[key][1].get(name, NO_EVIDENCE), UNKNOWN) for key in keys]
+            found[name] = stream_scores(machines, frames, truth, np.array(said, np.int64), self._classes)
         return found
 
     def _truth(self, machine: str, start_ms: int) -> int:

@@ -47,7 +47,7 @@ async def serve(
     if settings.is_memory:
         raise SettingsError("a worker needs FAULTLINE_BROKER=kafka://host:port; memory:// is for `faultline replay`")
     await asyncio.to_thread(require_topics, settings, profile)
-    publisher = KafkaPublisher(settings.address, settings.topic_prefix, client_security(settings))
+    publisher = KafkaPublisher(settings.address, settings.topic_prefix, **client_security(settings))
     worker = Worker(
         settings,
         profile,

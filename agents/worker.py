@@ -11,7 +11,7 @@ from typing import Any
 import faust
 from prometheus_client import CollectorRegistry
 
-from agents.delivery import Chunk, install
+from agents.delivery import Chunk, Limits, install
 from agents.fusion_metrics import FusionMetrics
 from agents.metrics import EngineCollector, TimedRunner, step_seconds
 from agents.publish import Publisher
@@ -86,7 +86,7 @@ class Worker:
             autodiscover=False,
             loghandlers=[],
         )
-        self.delivery = install(self.app, self._groups, prefix, chunk_records=settings.chunk_records)
+        install(self.app, self._groups, prefix, Limits(chunk_records=settings.chunk_records))
         self._agent("engine", self._groups[0], self._diagnose)
         self._agent("metrics", self._groups[1], self._measure)
         collector = EngineCollector(self.engine, profile, lag=self.lag, now_ms=lambda: int(wall_seconds() * 1000))
@@ -134,7 +134,8 @@ class Worker:
     # -- agents -----------------------------------------------------------------------------------------------
 
     def _agent(self, name: str, topics: Sequence[str], handle: Callable[[Chunk], list[Output]]) -> None:
-        channel = self.delivery.topic(topics)
+        prefix = self._settings.topic_prefix
+        channel = self.app.topic(*(prefix + topic for topic in topics), value_type=bytes, value_serializer="raw")
 
         async def run(stream: Any) -> None:
             # Faust acknowledges an event whose processing raised; so nothing may ever be raised out of this loop.
@@ -217,7 +218,11 @@ class Worker:
 
     def lag(self) -> dict[tuple[str, int], int]:
         """Records not processed yet, by topic (without prefix) and partition, of what this worker reads."""
-        return self.delivery.lag()
+        consumer = self.app.consumer
+        if not self._started or consumer is None:
+            return {}
+        prefix = len(self._settings.topic_prefix)
+        return {(place.topic[prefix:], place.partition): records for place, records in consumer.lag().items()}
 
     def _alive(self) -> str | None:
         return None if self._failure is None else f"failed: {self._failure}"
@@ -225,4 +230,4 @@ class Worker:
     def _ready(self) -> str | None:
         if self._failure is not None:
             return f"failed: {self._failure}"
-        return None if self._started and self.delivery.assigned else "waiting for partitions"
+        return None if self._started and self.app.consumer.assignment() else "waiting for partitions"

@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
@@ -106,7 +105,9 @@ class Scaling:
             parts.append(run.values[: faulty[0] if len(faulty) else len(run)])
         clean = np.concatenate(parts).astype(np.float64) if parts else np.empty((0, 0))
         if not len(clean):
-            raise DataError("no run starts in the normal state, so readings cannot be scaled; add runs that do")
+            raise DataError(
+                "no run starts in the normal state, so readings cannot be scaled; add runs that do"
+            )
         known = ~np.isnan(clean)
         count = known.sum(axis=0)
         mean = np.where(known, clean, 0).sum(axis=0) / np.maximum(count, 1)
@@ -188,9 +189,14 @@ def split_runs(runs: Sequence[Run], *, validation: float, test: float, rng: np.r
         for rank, index in enumerate(order):
             part = "validation" if rank < held_out[0] else "test" if rank < sum(held_out) else "train"
             part_of[groups[index]] = part
-    parts = {part: tuple(run for run in runs if part_of[run.group] == part) for part in ("train", "validation", "test")}
+    parts = {
+        part: tuple(run for run in runs if part_of[run.group] == part)
+        for part in ("train", "validation", "test")
+    }
     if not parts["train"] or not parts["validation"]:
-        raise DataError(f"{len(placed)} run groups are too few to hold out {validation:.0%}; add runs or raise the share")
+        raise DataError(
+            f"{len(placed)} run groups are too few to hold out {validation:.0%}; add runs or raise the share"
+        )
     return RunSplit(**parts)
 
 
@@ -200,7 +206,9 @@ def check_disjoint(parts: Mapping[str, set[str]], *, what: str) -> None:
     for index, one in enumerate(names):
         for other in names[index + 1 :]:
             if shared := sorted(parts[one] & parts[other]):
-                raise DataError(f"{what} {shared[0]!r} stands in {one} and in {other}; scores would be too good")
+                raise DataError(
+                    f"{what} {shared[0]!r} stands in {one} and in {other}; scores would be too good"
+                )
 
 
 def read_table(path: Path) -> pa.Table:
@@ -216,7 +224,9 @@ def read_table(path: Path) -> pa.Table:
 def need_columns(table: pa.Table, names: Iterable[str], path: Path) -> None:
     """Raise DataError listing the columns that a file lacks."""
     if missing := [name for name in names if name not in table.column_names]:
-        raise DataError(f"{path} lacks column {', '.join(missing)}; it has {', '.join(table.column_names[:8])} …")
+        raise DataError(
+            f"{path} lacks column {', '.join(missing)}; it has {', '.join(table.column_names[:8])} …"
+        )
 
 
 def _run_columns(files: RunFiles, table: pa.Table, path: Path) -> tuple[str, ...]:
@@ -232,8 +242,9 @@ def _run_columns(files: RunFiles, table: pa.Table, path: Path) -> tuple[str, ...
 def _rows_by_key(table: pa.Table, names: Sequence[str]) -> dict[str, Ints]:
     codes = np.zeros(len(table), np.int64)
     for name in names:
-        encoded = pc.dictionary_encode(table[name].combine_chunks())
-        codes = codes * (len(encoded.dictionary) + 1) + encoded.indices.fill_null(len(encoded.dictionary)).to_numpy()
+        column = table[name].to_numpy(zero_copy_only=False)
+        _, code = np.unique(column, return_inverse=True)
+        codes = codes * (int(code.max()) + 1) + code
     _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
     rows = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
     keyed = {_key_text(table, names, int(at)): part for at, part in zip(first, rows, strict=True)}
@@ -258,7 +269,9 @@ def _milliseconds(column: Any, path: Path) -> NDArray[np.float64]:
             return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
         return np.asarray(column.cast(pa.timestamp("ms")).cast(pa.int64()).to_numpy(), dtype=np.float64)
     except pa.ArrowException as error:
-        raise DataError(f"{path}: column time holds neither time stamps nor integer milliseconds: {error}") from error
+        raise DataError(
+            f"{path}: column time holds neither time stamps nor integer milliseconds: {error}"
+        ) from error
 
 
 def _classes(table: pa.Table, name: str, faults: Sequence[str], path: Path) -> Ints:
@@ -266,19 +279,23 @@ def _classes(table: pa.Table, name: str, faults: Sequence[str], path: Path) -> I
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         index = {fault: at for at, fault in enumerate(faults)} | {"": UNLABELLED, None: UNLABELLED}
         texts = column.to_pylist()
-        if unknown := sorted({text for text in texts if text not in index}):
+        if unknown := sorted({str(text) for text in texts if text not in index}):
             raise DataError(f"{path}: column {name} names {unknown[0]!r}, which is no fault of the profile")
         return np.array([index[text] for text in texts], np.int64)
     numbers = np.nan_to_num(_numbers(table, name, path), nan=UNLABELLED).astype(np.int64)
     if len(numbers) and numbers.max() >= len(faults):
-        raise DataError(f"{path}: column {name} holds class {numbers.max()}, but the profile has {len(faults)} classes")
+        raise DataError(
+            f"{path}: column {name} holds class {numbers.max()}, but the profile has {len(faults)} classes"
+        )
     return np.maximum(numbers, UNLABELLED)
 
 
 def _with_events(files: RunFiles, runs: Sequence[Run], times: Mapping[str, NDArray[np.float64]]) -> list[Run]:
     by_key = {run.name.removeprefix(f"{run.source} "): run for run in runs}
     if len(by_key) < len(runs):
-        raise DataError("two files hold runs of the same name, so placed texts are ambiguous; read the files apart")
+        raise DataError(
+            "two files hold runs of the same name, so placed texts are ambiguous; read the files apart"
+        )
     placed: dict[str, list[PlacedText]] = {run.name: [] for run in runs}
     for path in files.events:
         table = read_table(path)
@@ -291,13 +308,22 @@ def _with_events(files: RunFiles, runs: Sequence[Run], times: Mapping[str, NDArr
                 at = _numbers(table, files.sample, path)[rows]
             elif files.time in table.column_names and run.name in times:
                 clock = times[run.name]
-                at = np.interp(_milliseconds(table[files.time], path)[rows], clock, np.arange(len(clock)), right=len(clock))
+                at = np.interp(
+                    _milliseconds(table[files.time], path)[rows],
+                    clock,
+                    np.arange(len(clock)),
+                    right=len(clock),
+                )
             else:
-                raise DataError(f"{path} places texts neither by {files.sample} nor by {files.time} of the runs")
+                raise DataError(
+                    f"{path} places texts neither by {files.sample} nor by {files.time} of the runs"
+                )
             for position, row in zip(at, rows, strict=True):
                 frame = int(np.floor(position))
                 if 0 <= frame < len(run):
                     text = str(table["text"][int(row)].as_py())
                     placed[run.name].append(PlacedText(frame, float(frame + 1 - position), text))
-    ordered = {name: tuple(sorted(texts, key=lambda text: (text.frame, -text.age))) for name, texts in placed.items()}
+    ordered = {
+        name: tuple(sorted(texts, key=lambda text: (text.frame, -text.age))) for name, texts in placed.items()
+    }
     return [replace(run, texts=ordered[run.name]) for run in runs]

@@ -100,7 +100,9 @@ class Diagnoser(nn.Module):
             x = torch.cat([x, observed.to(x.dtype)], dim=-1)
         return scaled, x
 
-    def step(self, values: Tensor, observed: Tensor, texts: Texts | None, state: State) -> tuple[Answer, State]:
+    def step(
+        self, values: Tensor, observed: Tensor, texts: Texts | None, state: State
+    ) -> tuple[Answer, State]:
         """One frame of B machines: values (B, V) with NaN where unknown, observed (B, V), and the frame's new texts."""
         scaled, x = self.sensor_inputs(values, observed)
         logits, features, after = self.sensors.step(x, state)

@@ -57,14 +57,17 @@ class TextPool:
     @property
     def recovered(self) -> Bools:
         """Which texts say that a fault is over: benign ones of a group named `recovered…`, (N,)."""
-        named = np.array([group.startswith(_RECOVERED) for group in self.groups], bool)
-        return named & (self.classes == 0)
+        named: Bools = np.array([group.startswith(_RECOVERED) for group in self.groups], bool)
+        benign: Bools = self.classes == 0
+        return np.logical_and(named, benign)
 
     def take(self, rows: Ints) -> TextPool:
         """A pool of some of the rows."""
         chosen = [int(row) for row in rows]
         return TextPool(
-            tuple(self.texts[row] for row in chosen), self.classes[rows], tuple(self.groups[row] for row in chosen)
+            tuple(self.texts[row] for row in chosen),
+            self.classes[rows],
+            tuple(self.groups[row] for row in chosen),
         )
 
 
@@ -79,7 +82,9 @@ class PoolSplit:
     def __post_init__(self) -> None:
         pools = {part: getattr(self, part) for part in _PARTS}
         check_disjoint({part: set(pool.groups) for part, pool in pools.items()}, what="text group")
-        check_disjoint({part: {normalised(t) for t in pool.texts} for part, pool in pools.items()}, what="text")
+        check_disjoint(
+            {part: {normalised(t) for t in pool.texts} for part, pool in pools.items()}, what="text"
+        )
 
 
 def read_pool(
@@ -104,7 +109,9 @@ def read_pool(
             if fault not in index:
                 raise DataError(f"{path} labels a text with {fault!r}, which is no fault of the profile")
             if (part := row.get("split") or "") not in ("", *_PARTS):
-                raise DataError(f"{path} puts a text into split {part!r}; it must be one of {', '.join(_PARTS)}")
+                raise DataError(
+                    f"{path} puts a text into split {part!r}; it must be one of {', '.join(_PARTS)}"
+                )
             texts.append(str(row["text"]))
             classes.append(index[fault])
             groups.append(str(row.get("group") or "") or normalised(texts[-1]))
@@ -120,12 +127,17 @@ def read_pool(
 
     # A group in two parts is refused below; keeping the first copy of a text must not hide a text in two parts.
     names = [normalised(text) for text in texts]
-    check_disjoint({part: {n for n, p in zip(names, parts, strict=True) if p == at} for at, part in enumerate(_PARTS)}, what="text")
+    texts_of = {
+        part: {n for n, p in zip(names, parts, strict=True) if p == at} for at, part in enumerate(_PARTS)
+    }
+    check_disjoint(texts_of, what="text")
     seen: dict[str, set[int]] = {}
     for name, label in zip(names, classes, strict=True):
         seen.setdefault(name, set()).add(label)
     first = {name: row for row, name in reversed(list(enumerate(names)))}
-    kept = np.array([row for row, name in enumerate(names) if first[name] == row and len(seen[name]) == 1], np.int64)
+    kept = np.array(
+        [row for row, name in enumerate(names) if first[name] == row and len(seen[name]) == 1], np.int64
+    )
     pool = TextPool(tuple(texts), np.array(classes, np.int64), tuple(groups))
     return PoolSplit(*(pool.take(kept[parts[kept] == at]) for at in range(len(_PARTS))))
 
@@ -155,7 +167,9 @@ def draw_events(
                 placed.append((at, int(rng.choice(recovered))))
         elif label > 0:
             scatter(config.benign_rate_in_fault, start, end, by_class[0])
-            count = 0 if rng.random() < config.silent_share else int(rng.integers(1, config.most_symptoms + 1))
+            count = (
+                0 if rng.random() < config.silent_share else int(rng.integers(1, config.most_symptoms + 1))
+            )
             for lag in rng.exponential(config.symptom_lag, count):
                 others = [other for other in faulty if other != label]
                 told = rng.choice(others) if others and rng.random() < config.distractor_share else label

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 State = dict[str, Tensor]
 """What a network remembers between frames: named tensors with leading dimension B, and nothing else."""
@@ -38,7 +40,7 @@ def mlp(size_in: int, hidden: Sequence[int], size_out: int) -> nn.Sequential:
     """Linear layers with ReLU between them, from `size_in` over `hidden` to `size_out`."""
     sizes = [size_in, *hidden, size_out]
     layers: list[nn.Module] = []
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -49,8 +51,8 @@ def lstm_step(layer: nn.LSTM, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, 
     The standard cell of MODELS.md 2.1. Calling the layer on a sequence of length one gives the same numbers but
     costs three times as much for small batches.
     """
-    gates = nn.functional.linear(x, layer.weight_ih_l0, layer.bias_ih_l0)
-    gates = gates + nn.functional.linear(h, layer.weight_hh_l0, layer.bias_hh_l0)
+    input_weight, state_weight, input_bias, state_bias = layer.all_weights[0]
+    gates = linear(x, input_weight, input_bias) + linear(h, state_weight, state_bias)
     i, f, g, o = gates.chunk(4, dim=1)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c

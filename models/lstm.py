@@ -104,7 +104,8 @@ class SeqLSTM(nn.Module):
     def _layer_states(self, state: State) -> list[tuple[nn.LSTM, Tensor, Tensor]]:
         sizes = list(self.config.hidden)
         layers = [layer for layer in self.layers if isinstance(layer, nn.LSTM)]
-        return list(zip(layers, state["h"].split(sizes, dim=1), state["c"].split(sizes, dim=1), strict=True))
+        hs, cs = torch.split(state["h"], sizes, dim=1), torch.split(state["c"], sizes, dim=1)
+        return list(zip(layers, hs, cs, strict=True))
 
     def _with_context(self, x: Tensor, means: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Put trend and spread columns between the readings and the observed bits of one frame x (B, F)."""

@@ -101,7 +101,12 @@ class TextModality(nn.Module):
         value = torch.tanh(self.value(torch.cat([ring, age_features], dim=2)))
         weight = attention.unsqueeze(-1)
         pooled = torch.cat(
-            [self.dropout((weight * value).sum(dim=1)), (weight * age_features).sum(dim=1), age_features[:, 0]], dim=1
+            [
+                self.dropout((weight * value).sum(dim=1)),
+                (weight * age_features).sum(dim=1),
+                age_features[:, 0],
+            ],
+            dim=1,
         )
         return self.head(pooled), attention
 

@@ -120,10 +120,14 @@ class TorchRunner:
     def load(self, slot: int, state: bytes) -> None:
         """Restore one slot; raises StateError if the bytes are not a state of this very model."""
         if len(state) < _HEADER.size or state[:4] != _MAGIC:
-            raise StateError("these bytes are not a saved machine state; start the machine from a fresh state")
+            raise StateError(
+                "these bytes are not a saved machine state; start the machine from a fresh state"
+            )
         _, version, _, digest, size = _HEADER.unpack_from(state)
         if version != _VERSION:
-            raise StateError(f"machine state has version {version}, this release reads {_VERSION}; start from a fresh state")
+            raise StateError(
+                f"machine state has version {version}, this release reads {_VERSION}; start from a fresh state"
+            )
         if digest != self._digest:
             raise StateError(
                 f"machine state belongs to model {digest.hex()[:12]}, not to {self._hash[:12]}; start from a fresh state"
@@ -135,7 +139,9 @@ class TorchRunner:
         self.reserve(slot + 1)
         row = torch.from_numpy(np.frombuffer(state, "<f4", offset=_HEADER.size).astype(np.float32))
         with torch.inference_mode():
-            for (key, initial), part in zip(self._initial.items(), row.split(self._sizes), strict=True):
+            for (key, initial), part in zip(
+                self._initial.items(), torch.split(row, self._sizes), strict=True
+            ):
                 self._arena[key][slot] = part.view(initial.shape[1:])
 
     def _texts(self, frames: Frames) -> Texts | None:

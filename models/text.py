@@ -111,7 +111,11 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(words, config.embedding, padding_idx=PAD)
-        self.ngrams = nn.EmbeddingBag(config.subword_buckets, config.embedding, mode="mean") if config.subword_buckets else None
+        self.ngrams = (
+            nn.EmbeddingBag(config.subword_buckets, config.embedding, mode="mean")
+            if config.subword_buckets
+            else None
+        )
         self.lstm = nn.LSTM(config.embedding, config.hidden, batch_first=True)
         self.dropout = nn.Dropout(config.dropout)
         with torch.no_grad():

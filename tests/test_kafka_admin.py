@@ -7,8 +7,10 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from kafka.net.transport import KafkaTCPTransport
 
 from agents.kafka_admin import TopicSpec, check_topics, create_topics
 from pipeline.errors import (
@@ -33,9 +35,7 @@ def guarded() -> Iterator[KafkaBroker]:
     if reason is not None:
         kafka_broker.skip_or_fail(reason)
     authorizer = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
-    with KafkaBroker.start(
-        users={"alice": "in-wonderland"}, overrides={"authorizer.class.name": authorizer}
-    ) as broker:
+    with KafkaBroker.start(users={"alice": "in-wonderland"}, overrides={"authorizer.class.name": authorizer}) as broker:
         yield broker
 
 
@@ -72,9 +72,7 @@ def test_other_cleanup_policy_is_reported(kafka: str) -> None:
     made = spec()
     create_topics(kafka, [made])
     wanted = TopicSpec(made.name, 2, config={"cleanup.policy": "compact"})
-    assert check_topics(kafka, [wanted]) == [
-        f"topic '{made.name}' has cleanup.policy 'delete' but needs 'compact'"
-    ]
+    assert check_topics(kafka, [wanted]) == [f"topic '{made.name}' has cleanup.policy 'delete' but needs 'compact'"]
 
 
 def test_order_within_the_cleanup_policy_does_not_matter(kafka: str) -> None:
@@ -105,7 +103,7 @@ def test_unknown_host_is_reported_soon() -> None:
     assert time.monotonic() - before < 10
 
 
-@pytest.mark.parametrize("address", ["", "broker", "broker:port", ":9092"])
+@pytest.mark.parametrize("address", ["", "broker", "broker:port", ":9092", "broker:99999"])
 def test_malformed_address_is_named(address: str) -> None:
     with pytest.raises(SettingsError, match=f"'{address}' is no broker address"):
         check_topics(address, [spec()])
@@ -113,7 +111,7 @@ def test_malformed_address_is_named(address: str) -> None:
 
 def test_any_one_of_several_brokers_is_enough(kafka: str) -> None:
     wanted = spec()
-    create_topics(f"127.0.0.1:{kafka_broker.free_ports(1)[0]},{kafka}", [wanted])
+    create_topics(f"127.0.0.1:{kafka_broker.free_ports(1)[0]}, {kafka}", [wanted])
     assert check_topics(kafka, [wanted]) == []
 
 
@@ -129,6 +127,21 @@ def test_silent_server_is_reported_soon() -> None:
 def test_wrong_password_is_an_authorization_error(guarded: KafkaBroker) -> None:
     security = guarded.client_security("alice") | {"sasl_plain_password": "guess"}
     with pytest.raises(AuthorizationError, match="refuses the login"):
+        check_topics(guarded.bootstrap, [spec()], security)
+
+
+def test_refusal_that_arrives_with_the_hang_up_is_an_authorization_error(
+    guarded: KafkaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive = KafkaTCPTransport._sock_recv
+
+    def receive_late(transport: Any) -> Any:
+        time.sleep(0.5)
+        return receive(transport)
+
+    monkeypatch.setattr(KafkaTCPTransport, "_sock_recv", receive_late)
+    security = guarded.client_security("alice") | {"sasl_plain_password": "guess"}
+    with pytest.raises(AuthorizationError, match="closed the connection at the login"):
         check_topics(guarded.bootstrap, [spec()], security)
 
 

@@ -1,0 +1,108 @@
+"""Pictures of a training: learning curve, confusion matrix and ROC; matplotlib is only loaded here and only when drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import auc, confusion_matrix, roc_curve
+
+from models.optimise import Record
+from pipeline.errors import MissingExtraError
+from pipeline.frames import Ints
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def require_matplotlib() -> None:
+    """Raise MissingExtraError now rather than after an hour of training."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            "plots need matplotlib; install the extra `bench`, or train without plots"
+        ) from error
+
+
+def draw_learning_curve(history: Sequence[Record], path: Path) -> None:
+    """Loss and validation score of each stage over its epochs."""
+    stages = list(dict.fromkeys(record["stage"] for record in history))
+    figure = _figure(6 * len(stages), 4)
+    for at, stage in enumerate(stages):
+        records = [record for record in history if record["stage"] == stage]
+        epochs = [record["epoch"] for record in records]
+        axes = figure.add_subplot(1, len(stages), at + 1)
+        axes.plot(epochs, [record["loss"] for record in records], label="training loss")
+        axes.plot(epochs, [record["validation_loss"] for record in records], label="validation loss")
+        axes.plot(epochs, [record["score"] for record in records], label="validation macro-F1")
+        axes.set(title=stage, xlabel="epoch", ylim=(0, None))
+        axes.legend()
+    _save(figure, path)
+
+
+def draw_confusion(truth: Ints, predicted: Ints, classes: Sequence[str], title: str, path: Path) -> None:
+    """Share of each true class (row) that was diagnosed as each class (column)."""
+    counts = confusion_matrix(truth, predicted, labels=range(len(classes))).astype(float)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = max(5.0, 0.42 * len(classes) + 2)
+    figure = _figure(size, size)
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    ticks = range(len(classes))
+    axes.set_xticks(ticks, classes, rotation=90)
+    axes.set_yticks(ticks, classes)
+    axes.set(title=title, xlabel="diagnosis", ylabel="truth")
+    for row, column in zip(*np.nonzero(shares >= 0.005), strict=True):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(
+            column,
+            row,
+            f"{100 * shares[row, column]:.0f}",
+            ha="center",
+            va="center",
+            fontsize=7,
+            color=colour,
+        )
+    _save(figure, path)
+
+
+def draw_roc(
+    truth: Ints, probabilities: NDArray[np.floating[Any]], classes: Sequence[str], title: str, path: Path
+) -> None:
+    """ROC of "some fault against normal" and of each class against the rest; probabilities (N, C)."""
+    figure = _figure(7, 6)
+    axes = figure.add_subplot()
+    areas = []
+    for at, _ in enumerate(classes):
+        positive = truth == at
+        if positive.any() and not positive.all():
+            false_alarms, hits, _ = roc_curve(positive, probabilities[:, at])
+            areas.append(auc(false_alarms, hits))
+            axes.plot(false_alarms, hits, color="tab:grey", alpha=0.35, linewidth=0.8)
+    faulty = truth != 0
+    if faulty.any() and not faulty.all():
+        false_alarms, hits, _ = roc_curve(faulty, 1 - probabilities[:, 0])
+        axes.plot(false_alarms, hits, color="tab:blue", label=f"any fault, AUC {auc(false_alarms, hits):.3f}")
+    if areas:
+        axes.plot(
+            [], [], color="tab:grey", label=f"each class against the rest, mean AUC {np.mean(areas):.3f}"
+        )
+    axes.set(title=title, xlabel="false alarm rate", ylabel="detection rate")
+    axes.legend(loc="lower right")
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    # A figure without pyplot draws with the Agg canvas and leaves no global state behind.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,287 @@
+"""The two training stages: the sensor encoder on whole runs, and the text modality on frames with texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import f1_score
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from models.augment import AugmentConfig, disturb
+from models.dataset import UNLABELLED, PlacedText, Run, Scaling, hold
+from models.diagnoser import Diagnoser
+from models.events import EventDrawConfig, TextPool, ring_plan, run_events
+from models.optimise import Record
+from models.ring import TextModality
+from pipeline.frames import Floats, Ints
+
+ClassWeights = Literal["none", "sqrt", "balanced"]
+
+_EVALUATION_BATCH = 32
+_EVALUATION_FRAMES = 4096
+
+
+def class_shares(runs: Sequence[Run], classes: int) -> NDArray[np.float64]:
+    """Share of each class among the labelled frames, (C,), each class as if seen once more often than it was."""
+    counts = np.bincount(np.concatenate([run.labels[run.labels >= 0] for run in runs]), minlength=classes) + 1
+    return np.asarray(counts / counts.sum())
+
+
+def class_weights(shares: NDArray[np.float64], kind: ClassWeights) -> Tensor:
+    """Loss weights (C,) with mean 1 over the frames: equal, by inverse root of the share, or by inverse share."""
+    power = {"none": 0.0, "sqrt": 0.5, "balanced": 1.0}[kind]
+    weights = shares**-power
+    return torch.from_numpy(weights / (weights * shares).sum()).float()
+
+
+class SensorStage:
+    """Dense cross entropy on every frame from `burn_in` on, by truncated back-propagation with carried state.
+
+    Each epoch every run is disturbed anew, starts at a random offset, and is cut into chunks; the state goes from
+    chunk to chunk, the gradient does not.
+    """
+
+    name = "sensors"
+
+    def __init__(
+        self,
+        network: Diagnoser,
+        train: Sequence[Run],
+        validation: Sequence[Run],
+        *,
+        scaling: Scaling,
+        weights: Tensor,
+        augment: AugmentConfig,
+        hold_limit: int,
+        batch_size: int,
+        chunk: int,
+        most_offset: int,
+        burn_in: int,
+    ) -> None:
+        self.module: nn.Module = network.sensors
+        self._network = network
+        self._train = train
+        self._validation = validation
+        self._scaling = scaling
+        self._weights = weights
+        self._augment = augment
+        self._hold_limit = hold_limit
+        self._batch_size = batch_size
+        self._chunk = chunk
+        self._most_offset = most_offset
+        self._burn_in = burn_in
+
+    def losses(self, rng: np.random.Generator) -> Iterator[tuple[float, Tensor]]:
+        """See `Stage.losses`."""
+        offsets = [int(rng.integers(0, min(self._most_offset, len(run) // 4) + 1)) for run in self._train]
+        lengths = np.array([len(run) - offset for run, offset in zip(self._train, offsets, strict=True)])
+        # Runs of like length share a batch; which ones, and the order of the batches, is drawn.
+        order = rng.permutation(len(lengths))
+        order = order[np.argsort(lengths[order] // (2 * self._chunk), kind="stable")]
+        batches = [
+            order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)
+        ]
+        rng.shuffle(batches)
+        total, seen = lengths.sum(), 0
+        for batch in batches:
+            values, observed, labels = [], [], []
+            for at in batch:
+                run = self._train[at]
+                readings = disturb(run.values[offsets[at] :], self._scaling, self._augment, rng)
+                held, measured = hold(readings, self._hold_limit)
+                values.append(held)
+                observed.append(measured)
+                labels.append(
+                    np.where(np.arange(len(held)) < self._burn_in, UNLABELLED, run.labels[offsets[at] :])
+                )
+            with torch.no_grad():
+                _, x = self._network.sensor_inputs(_padded(values, np.nan), _padded(observed, False))
+            y = _padded(labels, UNLABELLED)
+            state = self._network.sensors.init_state(len(batch))
+            for start in range(0, x.shape[1], self._chunk):
+                chunk = slice(start, start + self._chunk)
+                logits, _, state = self._network.sensors.advance(x[:, chunk], state)
+                state = {key: tensor.detach() for key, tensor in state.items()}
+                if bool((y[:, chunk] >= 0).any()):
+                    ended = np.minimum(lengths[batch], start + self._chunk).sum()
+                    loss = cross_entropy(
+                        logits.flatten(0, 1), y[:, chunk].flatten(), self._weights, ignore_index=UNLABELLED
+                    )
+                    yield float((seen + ended) / total), loss
+            seen += lengths[batch].sum()
+
+    def validate(self) -> Record:
+        """Macro-F1 and loss on undisturbed validation runs."""
+        logits = np.concatenate(
+            [of for of, _ in sensor_logits(self._network, self._validation, self._hold_limit)]
+        )
+        return _scored(logits, np.concatenate([run.labels for run in self._validation]))
+
+
+class TextStage:
+    """Cross entropy on frames whose ring holds texts, with a fresh draw of texts onto the training runs each epoch."""
+
+    name = "text"
+
+    def __init__(
+        self,
+        network: Diagnoser,
+        train: Sequence[Run],
+        validation: Sequence[Run],
+        validation_texts: Sequence[Sequence[PlacedText]],
+        *,
+        pool: TextPool | None,
+        draw: EventDrawConfig,
+        weights: Tensor,
+        batch_size: int,
+        frames_per_epoch: int,
+        typo_share: float,
+    ) -> None:
+        assert network.text is not None
+        self.module: nn.Module = network.text
+        self._network = network
+        self._train = train
+        self._validation = validation
+        self._validation_texts = validation_texts
+        self._pool = pool
+        self._draw = draw
+        self._weights = weights
+        self._batch_size = batch_size
+        self._frames_per_epoch = frames_per_epoch
+        self._typo_share = typo_share
+
+    def losses(self, rng: np.random.Generator) -> Iterator[tuple[float, Tensor]]:
+        """See `Stage.losses`."""
+        modality = self._network.text
+        assert modality is not None
+        texts = run_events(self._train, self._pool, self._draw, rng)
+        rings = _Rings.of(self._network, self._train, texts)
+        said = [misspelt(text, self._typo_share, rng) for text in rings.texts]
+        chosen = rng.permutation(len(rings.labels))[: self._frames_per_epoch]
+        for start in range(0, len(chosen), self._batch_size):
+            frames = chosen[start : start + self._batch_size]
+            rows, age = rings.rows[frames], torch.from_numpy(rings.ages[frames])
+            used, place = np.unique(rows[rings.ages[frames] >= 0], return_inverse=True)
+            index = np.zeros_like(rows)
+            index[rings.ages[frames] >= 0] = place
+            ring = modality.encode([said[at] for at in used])[torch.from_numpy(index)]
+            logits, _ = modality(ring * (age >= 0).unsqueeze(-1), age)
+            loss = cross_entropy(logits, torch.from_numpy(rings.labels[frames]), self._weights)
+            yield min(1.0, (start + len(frames)) / len(chosen)), loss
+
+    def validate(self) -> Record:
+        """Macro-F1 and loss on all frames of the validation runs where a text is in the ring."""
+        told = text_logits(self._network, self._validation, self._validation_texts)
+        logits = np.concatenate([of[present] for of, present in told])
+        labels = [run.labels[present] for run, (_, present) in zip(self._validation, told, strict=True)]
+        return _scored(logits, np.concatenate(labels))
+
+
+class _Rings:
+    """The rings of all labelled frames with texts: rows (N, E) into `texts`, ages (N, E) and classes (N,)."""
+
+    def __init__(self, texts: list[str], rows: Ints, ages: Floats, labels: Ints) -> None:
+        self.texts = texts
+        self.rows = rows
+        self.ages = ages
+        self.labels = labels
+
+    @classmethod
+    def of(cls, network: Diagnoser, runs: Sequence[Run], texts: Sequence[Sequence[PlacedText]]) -> _Rings:
+        assert network.config.text is not None
+        size, ttl = network.config.text.ring, network.config.text_ttl_frames
+        said: list[str] = []
+        rows, ages, labels = (
+            [np.zeros((0, size), np.int64)],
+            [np.zeros((0, size), np.float32)],
+            [np.zeros(0, np.int64)],
+        )
+        for run, placed in zip(runs, texts, strict=True):
+            row, age = ring_plan(placed, len(run), size=size, ttl=ttl)
+            useful = (age >= 0).any(axis=1) & (run.labels >= 0)
+            rows.append(row[useful] + len(said))
+            ages.append(age[useful])
+            labels.append(run.labels[useful])
+            said += [text.text for text in placed]
+        return cls(said, np.concatenate(rows), np.concatenate(ages), np.concatenate(labels))
+
+
+def misspelt(text: str, share: float, rng: np.random.Generator) -> str:
+    """The text with one letter of a `share` of its words dropped, doubled or swapped with the next."""
+    words = text.split()
+    for at, word in enumerate(words):
+        if len(word) > 3 and rng.random() < share:
+            i = int(rng.integers(1, len(word) - 1))
+            changed = (
+                word[:i] + word[i + 1 :],
+                word[:i] + word[i] + word[i:],
+                word[:i] + word[i + 1] + word[i] + word[i + 2 :],
+            )
+            words[at] = changed[int(rng.integers(3))]
+    return " ".join(words)
+
+
+def sensor_logits(
+    network: Diagnoser, runs: Sequence[Run], hold_limit: int
+) -> list[tuple[Floats, NDArray[np.bool_]]]:
+    """Of each run the sensor encoder's logits (T, C) and at which frames anything is known (T,)."""
+    found: list[tuple[Floats, NDArray[np.bool_]]] = []
+    with torch.inference_mode():
+        for start in range(0, len(runs), _EVALUATION_BATCH):
+            batch = runs[start : start + _EVALUATION_BATCH]
+            filled = [hold(run.values, hold_limit) for run in batch]
+            values = _padded([held for held, _ in filled], np.nan)
+            _, x = network.sensor_inputs(values, _padded([measured for _, measured in filled], False))
+            logits, _ = network.sensors(x)
+            for run, of, (held, _) in zip(batch, logits, filled, strict=True):
+                known: NDArray[np.bool_] = np.logical_not(np.isnan(held).all(axis=1))
+                found.append((of[: len(run)].numpy(), known))
+    return found
+
+
+def text_logits(
+    network: Diagnoser, runs: Sequence[Run], texts: Sequence[Sequence[PlacedText]]
+) -> list[tuple[Floats, NDArray[np.bool_]]]:
+    """Of each run the text modality's logits (T, C) and at which frames its ring holds a text (T,)."""
+    found: list[tuple[Floats, NDArray[np.bool_]]] = []
+    assert isinstance(network.text, TextModality)
+    with torch.inference_mode():
+        for run, placed in zip(runs, texts, strict=True):
+            ring, age = network.ring_of_run(placed, len(run))
+            parts = [
+                network.read_ring(
+                    ring[start : start + _EVALUATION_FRAMES], age[start : start + _EVALUATION_FRAMES]
+                )
+                for start in range(0, len(run), _EVALUATION_FRAMES)
+            ]
+            logits = torch.cat([part for part, _, _ in parts]).numpy()
+            found.append((logits, torch.cat([filled for _, filled, _ in parts]).numpy()))
+    return found
+
+
+def _padded(arrays: Sequence[NDArray[np.generic]], fill: float) -> Tensor:
+    """Arrays (T_b, …) of one batch as a tensor (B, T, …), filled up at the end."""
+    longest = max(len(array) for array in arrays)
+    full = np.full((len(arrays), longest, *arrays[0].shape[1:]), fill, arrays[0].dtype)
+    for row, array in enumerate(arrays):
+        full[row, : len(array)] = array
+    return torch.from_numpy(full)
+
+
+def _scored(logits: Floats, labels: Ints) -> Record:
+    known = labels >= 0
+    y, z = labels[known], logits[known]
+    if not len(y):
+        return {"score": 0.0, "validation_loss": None, "accuracy": None}
+    predicted = z.argmax(axis=1)
+    loss = cross_entropy(torch.from_numpy(z), torch.from_numpy(y)).item()
+    return {
+        "score": float(f1_score(y, predicted, labels=np.unique(y), average="macro", zero_division=0)),
+        "validation_loss": loss,
+        "accuracy": float((predicted == y).mean()),
+    }

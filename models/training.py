@@ -1,0 +1,410 @@
+"""From files of runs and texts to a model file: split, train both modalities, calibrate, fuse, score, and draw."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from models.augment import AugmentConfig
+from models.calibration import Evidence, RuleChoice, balance_prior, choose_rule
+from models.dataset import PlacedText, Run, RunFiles, RunSplit, Scaling, hold_frames, read_runs, split_runs
+from models.diagnoser import Diagnoser, DiagnoserConfig
+from models.events import EventDrawConfig, PoolSplit, read_pool, run_events
+from models.fusion import FusionConfig
+from models.lstm import SeqLSTMConfig
+from models.model_file import SUFFIX, Storage, round_weights, save_model
+from models.optimise import OnProgress, Progress, Record, StageConfig, run_stage
+from models.report import draw_confusion, draw_learning_curve, draw_roc, require_matplotlib
+from models.scoring import NO_EVIDENCE, Scores, fusion_metrics, scores_by_modality
+from models.stages import (
+    ClassWeights,
+    SensorStage,
+    TextStage,
+    class_shares,
+    class_weights,
+    sensor_logits,
+    text_logits,
+)
+from models.text import TextConfig, Tokenizer, normalised
+from pipeline.errors import DataError
+from pipeline.frames import Floats, Ints
+from pipeline.profile import MachineType, load_profile
+
+logger = logging.getLogger("faultline.training")
+
+
+class TrainConfig(BaseModel):
+    """Everything that determines a training; with the same files it gives the same model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    profile: str
+    """Name of a shipped profile or path of one."""
+    machine_type: str | None = None
+    """Which of the profile's types; may be left out if there is only one."""
+    runs: tuple[RunFiles, ...] = Field(min_length=1)
+    texts: tuple[Path, ...] = ()
+    """Pools of labelled texts; without texts the model has no text modality."""
+    output: Path
+    name: str | None = None
+    """Name of the model and its file; by default that of the machine type."""
+    seed: int = 0
+    validation: float = Field(default=0.15, gt=0, lt=1)
+    test: float = Field(default=0.15, ge=0, lt=1)
+    sensors: SeqLSTMConfig = SeqLSTMConfig()
+    text: TextConfig = TextConfig()
+    rule: RuleChoice = "auto"
+    sensor_stage: StageConfig = StageConfig()
+    text_stage: StageConfig = StageConfig(epochs=30, batch_size=256, learning_rate=2e-3, patience=10)
+    class_weights: ClassWeights = "none"
+    chunk_frames: int = Field(default=120, ge=1)
+    most_offset_frames: int = Field(default=60, ge=0)
+    """Runs start at a random frame up to this one, but within their first quarter."""
+    burn_in_frames: int = Field(default=5, ge=0)
+    """First frames of a run that the loss leaves out."""
+    augment: AugmentConfig = AugmentConfig()
+    events: EventDrawConfig = EventDrawConfig()
+    typo_share: float = Field(default=0.1, ge=0, le=1)
+    text_frames_per_epoch: int = Field(default=40_000, ge=1)
+    storage: Storage = "float32"
+    plots: bool = True
+    hard_faults: tuple[str, ...] = ()
+    """Faults that hardly show; every score is also given without them."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainReport:
+    """What came out of a training."""
+
+    model: Path
+    hash: str
+    rule: str
+    """The fusion rule that is in the model."""
+    rule_scores: dict[str, float]
+    """Cross-fitted macro-F1 of each rule on validation, if the rule was to be chosen."""
+    scores: Scores
+    """By part (validation, test), by file and `all`, with and without the hard faults, by modality and `fusion`."""
+    history: list[Record]
+    files: tuple[Path, ...]
+    """Everything that was written, the model first."""
+
+
+def train(config: TrainConfig, *, on_progress: OnProgress | None = None, resume: bool = False) -> TrainReport:
+    """Train a model and write it with its scores and pictures to `config.output`.
+
+    Interrupted trainings leave checkpoints there; with `resume` they go on and end as if nothing had happened. All
+    fitting uses the training and validation parts; the test part is scored once, at the end. Raises DataError,
+    ProfileError or MissingExtraError with what to do.
+    """
+    if config.plots:
+        require_matplotlib()
+    profile = load_profile(config.profile)
+    machine_type = _machine_type(profile.machine_types, config.machine_type)
+    runs = [run for files in config.runs for run in read_runs(files, machine_type)]
+    rng = np.random.default_rng(config.seed)
+    split = split_runs(runs, validation=config.validation, test=config.test, rng=rng)
+    pools = None
+    if config.texts and machine_type.texts:
+        pools = read_pool(
+            config.texts, machine_type.faults, validation=config.validation, test=config.test, rng=rng
+        )
+    split = _without_seen_texts(split)
+    fixed = {part: _fixed_texts(split, pools, config, part) for part in ("validation", "test")}
+
+    network, scaling = _network(config, machine_type, split, pools)
+    classes = len(machine_type.faults)
+    shares = class_shares(split.train, classes)
+    weights = class_weights(shares, config.class_weights)
+    history = []
+    stages: list[tuple[SensorStage | TextStage, StageConfig]] = [
+        (
+            SensorStage(
+                network,
+                split.train,
+                split.validation,
+                scaling=scaling,
+                weights=weights,
+                augment=config.augment,
+                hold_limit=hold_frames(machine_type),
+                batch_size=config.sensor_stage.batch_size,
+                chunk=config.chunk_frames,
+                most_offset=config.most_offset_frames,
+                burn_in=config.burn_in_frames,
+            ),
+            config.sensor_stage,
+        )
+    ]
+    if network.text is not None:
+        stage = TextStage(
+            network,
+            split.train,
+            split.validation,
+            fixed["validation"],
+            pool=pools.train if pools else None,
+            draw=config.events,
+            weights=weights,
+            batch_size=config.text_stage.batch_size,
+            frames_per_epoch=config.text_frames_per_epoch,
+            typo_share=config.typo_share,
+        )
+        stages.append((stage, config.text_stage))
+    fingerprint = _fingerprint(config, machine_type, split)
+    for stage_of, stage_config in stages:
+        history += run_stage(
+            stage_of,
+            stage_config,
+            seed=config.seed,
+            checkpoint=config.output / f"{stage_of.name}.checkpoint",
+            fingerprint=fingerprint,
+            resume=resume,
+            on_progress=on_progress,
+        )
+
+    # Calibrate what will be stored, not what was in memory before rounding.
+    round_weights(network, config.storage)
+    evidence = _evidence(network, split.validation, fixed["validation"], hold_frames(machine_type))
+    known = evidence.labels >= 0
+    fusion, rule_scores = choose_rule(
+        config.rule, evidence.take(known), balance_prior(shares, weights), seed=config.seed
+    )
+    network.fusion = fusion
+    network.config = network.config.model_copy(update={"fusion": fusion.config})
+
+    scores: Scores = {}
+    drawn: tuple[str, Evidence, Floats] | None = None
+    for part in ("validation", "test"):
+        members = getattr(split, part)
+        if members:
+            found = (
+                evidence
+                if part == "validation"
+                else _evidence(network, members, fixed[part], hold_frames(machine_type))
+            )
+            scores[part], fused = _scores(network, found, members, machine_type.faults, config.hard_faults)
+            drawn = (part, found, fused)
+
+    name = config.name or machine_type.name
+    path = config.output / f"{name}{SUFFIX}"
+    record = _training_record(config, split, pools, rule_scores, scores)
+    model_hash = save_model(path, network, machine_type, name=name, training=record, storage=config.storage)
+    files = [
+        path,
+        *_write_scores(config.output, history, scores, rule_scores, fusion.config.rule, model_hash),
+    ]
+    if config.plots and drawn is not None:
+        files += _draw(config.output, history, drawn, machine_type.faults)
+    return TrainReport(path, model_hash, fusion.config.rule, rule_scores, scores, history, tuple(files))
+
+
+@contextmanager
+def rich_progress(console: Console) -> Iterator[OnProgress]:
+    """A progress bar a stage on the console and one line an epoch: give what it yields to `train`."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[score]}"))
+    with RichProgress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(progress: Progress) -> None:
+            if progress.stage not in tasks:
+                tasks[progress.stage] = bar.add_task(progress.stage, total=progress.epochs, score="")
+            bar.update(tasks[progress.stage], completed=progress.epoch + progress.done)
+            if progress.record is not None:
+                record = progress.record
+                bar.update(tasks[progress.stage], score=f"macro-F1 {record['score']:.3f}")
+                loss = "-" if record["loss"] is None else f"{record['loss']:.3f}"
+                console.print(
+                    f"{progress.stage} epoch {progress.epoch + 1}: loss {loss}, macro-F1 {record['score']:.3f}"
+                )
+
+        yield show
+
+
+def _machine_type(types: Sequence[MachineType], name: str | None) -> MachineType:
+    if name is None and len(types) == 1:
+        return types[0]
+    for machine_type in types:
+        if machine_type.name == name:
+            return machine_type
+    known = ", ".join(machine_type.name for machine_type in types)
+    raise DataError(f"say which machine type to train for ({known}); {name or 'none'} was given")
+
+
+def _network(
+    config: TrainConfig, machine_type: MachineType, split: RunSplit, pools: PoolSplit | None
+) -> tuple[Diagnoser, Scaling]:
+    """An untrained network, its first weights drawn from the seed, scaled by the training runs."""
+    own = [text.text for run in split.train for text in run.texts or ()]
+    texts = ([*pools.train.texts] if pools else []) + own
+    scaling = Scaling.fit(split.train)
+    described = DiagnoserConfig(
+        variables=len(machine_type.variables),
+        classes=len(machine_type.faults),
+        sensors=config.sensors,
+        text=config.text if machine_type.texts and texts else None,
+        fusion=FusionConfig(),
+        text_ttl_frames=machine_type.text_ttl_frames,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = Diagnoser(described, Tokenizer.fit(texts, config.text) if described.text else None)
+    network.set_scaling(scaling)
+    return network, scaling
+
+
+def _without_seen_texts(split: RunSplit) -> RunSplit:
+    """Drop from held-out runs those of their own texts that training runs, or earlier held-out ones, have as well."""
+    seen = {normalised(text.text) for run in split.train for text in run.texts or ()}
+    parts: dict[str, tuple[Run, ...]] = {"train": split.train}
+    for part in ("validation", "test"):
+        kept = []
+        for run in getattr(split, part):
+            texts = (
+                None if run.texts is None else tuple(t for t in run.texts if normalised(t.text) not in seen)
+            )
+            kept.append(Run(run.name, run.group, run.source, run.values, run.labels, texts))
+        parts[part] = tuple(kept)
+        seen |= {normalised(text.text) for run in kept for text in run.texts or ()}
+    return RunSplit(**parts)
+
+
+def _fixed_texts(
+    split: RunSplit, pools: PoolSplit | None, config: TrainConfig, part: str
+) -> list[tuple[PlacedText, ...]]:
+    pool = getattr(pools, part) if pools else None
+    return run_events(
+        getattr(split, part), pool, config.events, np.random.default_rng([config.seed, *part.encode()])
+    )
+
+
+def _evidence(
+    network: Diagnoser, runs: Sequence[Run], texts: Sequence[Sequence[PlacedText]], hold_limit: int
+) -> Evidence:
+    """Logits of every frame of the runs, run after run."""
+    found = [sensor_logits(network, runs, hold_limit)]
+    if network.text is not None:
+        found.append(text_logits(network, runs, texts))
+    logits = np.stack([np.concatenate([of for of, _ in modality]) for modality in found])
+    present = np.stack([np.concatenate([shown for _, shown in modality]) for modality in found])
+    labels = np.concatenate([run.labels for run in runs])
+    index = np.repeat(np.arange(len(runs)), [len(run) for run in runs])
+    return Evidence(torch.from_numpy(logits), torch.from_numpy(present), labels, index)
+
+
+def _scores(
+    network: Diagnoser, evidence: Evidence, runs: Sequence[Run], faults: Sequence[str], hard: Sequence[str]
+) -> tuple[Scores, Floats]:
+    """Scores by source and subset, and the fused probabilities (N, C) that they are about."""
+    with torch.inference_mode():
+        fused = network.fusion(evidence.logits, evidence.present)
+    present = evidence.present.numpy()
+    answers: dict[str, Ints] = {
+        name: np.where(present[at], fused.modality_probabilities[at].argmax(dim=1).numpy(), NO_EVIDENCE)
+        for at, name in enumerate(network.modalities)
+    }
+    answers["fusion"] = np.where(present.any(axis=0), fused.probabilities.argmax(dim=1).numpy(), NO_EVIDENCE)
+    frame = np.concatenate([np.arange(len(run)) for run in runs])
+    sources = np.array([run.source for run in runs])[evidence.runs]
+    hidden = np.isin(evidence.labels, [faults.index(fault) for fault in hard if fault in faults])
+    subsets = {"all_faults": evidence.labels}
+    if hard:
+        subsets[f"without_{'_'.join(hard)}"] = np.where(hidden, -1, evidence.labels)
+    scores: Scores = {}
+    for source in ["all", *sorted(set(sources))]:
+        rows = np.ones(len(sources), bool) if source == "all" else sources == source
+        said = {name: answer[rows] for name, answer in answers.items()}
+        scores[source] = {
+            subset: scores_by_modality(evidence.runs[rows], frame[rows], labels[rows], said, faults)
+            for subset, labels in subsets.items()
+        }
+        scores[source]["fusion_metrics"] = fusion_metrics(
+            fused.probabilities.numpy()[rows],
+            fused.modality_probabilities.numpy()[:, rows],
+            fused.weights.numpy()[:, rows],
+            present[:, rows],
+            network.modalities,
+            evidence.labels[rows],
+        )
+    return scores, fused.probabilities.numpy()
+
+
+def _training_record(
+    config: TrainConfig,
+    split: RunSplit,
+    pools: PoolSplit | None,
+    rule_scores: dict[str, float],
+    scores: Scores,
+) -> dict[str, Any]:
+    """What the model file says about its making: enough to judge it and to make it again."""
+    subset = {
+        part: {source: of["all_faults"]["fusion"] for source, of in by.items()} for part, by in scores.items()
+    }
+    return {
+        "seed": config.seed,
+        "data": [path.name for files in config.runs for path in files.paths],
+        "texts": [path.name for path in config.texts],
+        "runs": {part: len(getattr(split, part)) for part in ("train", "validation", "test")},
+        "distinct_texts": {part: len(getattr(pools, part)) for part in ("train", "validation", "test")}
+        if pools
+        else {},
+        "loss": "every frame",
+        "rule_scores": rule_scores,
+        "scores": {
+            part: {
+                source: {k: v for k, v in score.items() if k != "per_fault"} for source, score in by.items()
+            }
+            for part, by in subset.items()
+        },
+    }
+
+
+def _fingerprint(config: TrainConfig, machine_type: MachineType, split: RunSplit) -> str:
+    """Changes with everything that a checkpoint depends on, but not with where it lies or what comes after it."""
+    later = {"output", "name", "rule", "storage", "plots", "hard_faults"}
+    digest = hashlib.sha256(config.model_dump_json(exclude=later).encode())
+    digest.update(machine_type.digest.encode())
+    for run in (*split.train, *split.validation):
+        digest.update(f"{run.name} {len(run)}".encode())
+        digest.update(run.labels.tobytes())
+    return digest.hexdigest()
+
+
+def _write_scores(
+    folder: Path,
+    history: Sequence[Record],
+    scores: Scores,
+    rule_scores: dict[str, float],
+    rule: str,
+    model_hash: str,
+) -> list[Path]:
+    written = [folder / "scores.json", folder / "history.jsonl"]
+    summary = {"model": model_hash, "rule": rule, "rule_scores": rule_scores, **scores}
+    written[0].write_text(json.dumps(summary, indent=1) + "\n")
+    written[1].write_text("".join(json.dumps(record) + "\n" for record in history))
+    return written
+
+
+def _draw(
+    folder: Path, history: Sequence[Record], drawn: tuple[str, Evidence, Floats], faults: Sequence[str]
+) -> list[Path]:
+    part, evidence, fused = drawn
+    known = evidence.labels >= 0
+    truth: NDArray[np.int64] = evidence.labels[known]
+    paths = [folder / "learning_curve.png", folder / "confusion_matrix.png", folder / "roc.png"]
+    draw_learning_curve(history, paths[0])
+    title = f"fused diagnosis, {part} runs"
+    draw_confusion(truth, fused[known].argmax(axis=1), faults, title, paths[1])
+    draw_roc(truth, fused[known], faults, title, paths[2])
+    return paths
