@@ -17,11 +17,11 @@ from rich.table import Table
 
 from agents.live_view import LiveView
 from agents.shipped import demo_model, demo_recording
-from pipeline.errors import FaultlineError, SettingsError
+from pipeline.errors import FaultlineError, SettingsError, TopicMismatchError
 from pipeline.profile import PlantProfile, load_profile
 from pipeline.recording import read_recording
 from pipeline.settings import Settings, load_settings
-from pipeline.topics import LABELS
+from pipeline.topics import LABELS, engine_topics
 
 app = typer.Typer(
     name="faultline",
@@ -71,19 +71,27 @@ def parse_speed(text: str | None) -> float | None:
 
 def load_runners(settings: Settings, profile: PlantProfile, files: list[Path] | None) -> dict[str, Any]:
     """One model for each machine type; raises ModelFileError or SettingsError."""
-    import torch
+    from models.model_file import load_model, read_model
 
-    from models.model_file import load_model
-
-    torch.set_num_threads(settings.threads)
+    _use_threads(settings)
     if not files:
         files = [settings.model] if settings.model is not None else [demo_model()]
-    if len(files) == 1 and len(profile.machine_types) == 1:
+    if len(profile.machine_types) == 1 and len(files) == 1:
         kind = profile.machine_types[0]
         return {kind.name: load_model(files[0], kind)}
-    raise SettingsError(
-        f"plant {profile.plant} has {len(profile.machine_types)} machine types; give one --model file for each, not {len(files)}"
-    )
+    by_type = {read_model(path).header.machine_type: path for path in files}
+    if len(by_type) < len(files):
+        raise SettingsError("two of the --model files are for the same machine type")
+    wanted = [kind.name for kind in profile.machine_types]
+    if missing := [name for name in wanted if name not in by_type]:
+        raise SettingsError(f"no --model file is given for machine type {', '.join(missing)} of plant {profile.plant}")
+    return {kind.name: load_model(by_type[kind.name], kind) for kind in profile.machine_types}
+
+
+def _use_threads(settings: Settings) -> None:
+    import torch
+
+    torch.set_num_threads(settings.threads)
 
 
 def partition_function(partitions: int) -> Any:
@@ -185,7 +193,7 @@ def _shown(value: float | None) -> str:
 
 
 def _replay_to(recording: Path, to: str, profile_name: str | None, speed: float | None, *, as_json: bool) -> None:
-    from agents.kafka_admin import partition_count
+    from agents.kafka_admin import partition_counts
     from agents.publish import KafkaPublisher
     from agents.replay import replay_to_topics
     from agents.security import client_security
@@ -194,7 +202,12 @@ def _replay_to(recording: Path, to: str, profile_name: str | None, speed: float 
     if settings.is_memory:
         raise SettingsError("--to needs kafka://host:port; without it the replay runs in this process")
     plant = load_profile(settings.profile)
-    partitions = partition_count(settings.address, settings.topic_prefix + "sensors", client_security(settings))
+    names = [settings.topic_prefix + topic for topic in engine_topics(plant)]
+    counts = partition_counts(settings.address, names, client_security(settings))
+    if len(set(counts.values())) != 1:
+        shown = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        raise TopicMismatchError(f"the input topics have different partition counts ({shown})")
+    partitions = counts[names[0]]
     settings = settings.model_copy(update={"partitions": partitions})
     publisher = KafkaPublisher(settings.address, settings.topic_prefix, **client_security(settings))
     began = time.perf_counter()
@@ -237,6 +250,58 @@ def record(
     settings = load_settings(broker=broker, profile=profile)
     count = record_topics(settings, load_profile(settings.profile), out, follow_seconds=follow_seconds)
     print(f"{count:,} records written to {out}")
+
+
+@app.command()
+def convert(
+    description: Annotated[Path, typer.Argument(help="YAML that says which columns are readings, texts and labels")],
+    data: Annotated[Path, typer.Option("--data", help="folder of the tables; FAULTLINE_DATA", envvar="FAULTLINE_DATA")],
+    out: Annotated[Path, typer.Option("--out", help="recording to write")],
+) -> None:
+    """Turn tables (CSV, parquet) into a recording."""
+    from agents.convert import convert as write
+    from agents.convert import load_conversion
+
+    print(f"{write(load_conversion(description), data, out):,} records written to {out}")
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML of the training: data, model, schedule (docs/training.md)")],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="folder that relative paths start from; FAULTLINE_DATA", envvar="FAULTLINE_DATA")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="folder for model, scores and plots")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="another seed than the configuration's")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="another number of passes for every stage")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on where an interrupted training stopped")] = False,
+) -> None:
+    """Train a model and write its file, its scores and its plots."""
+    from models.training import rich_progress
+    from models.training import train as run_training
+    from models.training_config import load_train_config
+
+    settings = load_settings()
+    _use_threads(settings)
+    chosen = load_train_config(config, data=data, output=out, seed=seed, epochs=epochs)
+    console = Console(stderr=True)
+    with rich_progress(console) as progress:
+        report = run_training(chosen, on_progress=progress, resume=resume)
+    for path in report.files:
+        print(path)
+
+
+@bench_app.command("align")
+def bench_align_command(as_json: JsonOption = False, readings: int = 100_000, rounds: int = 5) -> None:
+    """What decoding and alignment cost a reading, at 100 and at 10,000 machines, without a model."""
+    from agents.bench_align import bench_align
+
+    report = bench_align(readings=readings, rounds=rounds)
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return
+    for name, value in report.items():
+        print(f"{name.replace('_', ' '):>40}  {value:,}")
 
 
 @topics_app.command("create")

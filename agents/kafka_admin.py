@@ -110,6 +110,26 @@ def check_topics(bootstrap: str, specs: Sequence[TopicSpec], security: Security 
     return problems
 
 
+def partition_counts(bootstrap: str, names: Sequence[str], security: Security | None = None) -> dict[str, int]:
+    """How many partitions each topic has; raises TopicMismatchError if one does not exist."""
+    with _admin(bootstrap, security) as admin:
+        counts = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics(list(names))}
+    if missing := [name for name in names if not counts.get(name)]:
+        raise TopicMismatchError(
+            f"topic {', '.join(missing)} does not exist at {bootstrap}; `faultline topics create` makes it"
+        )
+    return counts
+
+
+@contextmanager
+def translated_errors(bootstrap: str) -> Iterator[None]:
+    """Turns kafka-python's errors into Faultline's."""
+    try:
+        yield
+    except kafka_errors.KafkaError as error:
+        raise _translated(bootstrap, error, None) from error
+
+
 def _policy_problems(admin: KafkaAdminClient, bootstrap: str, specs: Sequence[TopicSpec]) -> list[str]:
     wanted = {spec.name: spec.config[POLICY] for spec in specs if POLICY in spec.config}
     if not wanted:

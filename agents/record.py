@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from agents.kafka_admin import translated_errors
+from agents.kafka_admin import partition_counts, translated_errors
 from agents.security import client_security
-from pipeline.errors import TopicMismatchError
 from pipeline.profile import PlantProfile
 from pipeline.recording import RecordingWriter
 from pipeline.records import Record
@@ -28,23 +27,15 @@ def record_topics(settings: Settings, profile: PlantProfile, out: Path, *, follo
     """
     from kafka import KafkaConsumer, TopicPartition
 
-    prefix = settings.topic_prefix
-    names = [topic.name for topic in input_topics(profile)] + [CONTROL]
-    with translated_errors(settings.address):
-        consumer = KafkaConsumer(
-            bootstrap_servers=settings.address.split(","),
-            enable_auto_commit=False,
-            group_id=None,
-            **client_security(settings),
-        )
+    prefix, security = settings.topic_prefix, client_security(settings)
+    names = [prefix + topic.name for topic in input_topics(profile)] + [prefix + CONTROL]
+    counts = partition_counts(settings.address, names, security)
+    places = [TopicPartition(name, partition) for name in names for partition in range(counts[name])]
     with translated_errors(settings.address), RecordingWriter(out) as writer:
+        consumer = KafkaConsumer(
+            bootstrap_servers=settings.address.split(","), enable_auto_commit=False, group_id=None, **security
+        )
         try:
-            places: list[Any] = []
-            for name in names:
-                partitions = consumer.partitions_for_topic(prefix + name)
-                if not partitions:
-                    raise TopicMismatchError(f"topic {prefix}{name} is missing; `faultline topics create` makes it")
-                places += [TopicPartition(prefix + name, partition) for partition in sorted(partitions)]
             consumer.assign(places)
             consumer.seek_to_beginning(*places)
             until = time.monotonic() + follow_seconds if follow_seconds is not None else None

@@ -1,4 +1,4 @@
-"""The demo's phrase book and event writer: disjoint splits, no give-aways, determinism, and how often people write."""
+"""The demo's phrase book and event writer: disjoint splits, no give-aways, and how often people write."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from deploy.demo import event_texts
 from deploy.demo.event_texts import (
     CLASSES,
     FAULTS,
@@ -19,6 +20,7 @@ from deploy.demo.event_texts import (
     VAGUE,
     Event,
     Split,
+    Template,
     normalised,
     phrase_book,
     templates,
@@ -31,8 +33,8 @@ FRAME_MS = 180_000
 START_MS = 1_700_000_000_000
 GAP, LENGTH = 150, 100
 EPISODES = 2_000
-GIVE_AWAY = re.compile(r"idv|fault|disturbance\W*\d|\bf\W*\d", re.IGNORECASE)
-BARE_NUMBER = re.compile(r"\d+(?![\d:]|\s*(?:deg|%))")
+GIVE_AWAY = re.compile(r"idv|(?:fault|disturbance|class|no\.|#)\W*\d|\bf\W*\d", re.IGNORECASE)
+AMOUNT = re.compile(r"\d+ (?:deg|degC|%)|\d\d:\d\d")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,7 @@ def test_numbers_in_the_phrase_book_are_amounts_or_clock_times() -> None:
     slots, blocks = phrase_book()
     phrases = [option for options in slots.values() for option in options]
     phrases += [template.pattern for block in blocks.values() for template in block]
-    assert not [phrase for phrase in phrases if BARE_NUMBER.search(phrase)]
+    assert not [phrase for phrase in phrases if re.search(r"\d", AMOUNT.sub("", phrase))]
 
 
 def test_texts_are_whole(pools: dict[Split, set[str]]) -> None:
@@ -130,9 +132,10 @@ def test_pool_is_distinct_and_labelled() -> None:
     assert all(row.fault == NORMAL for row in rows if row.group.startswith(RECOVERED))
 
 
-def test_more_texts_than_a_split_holds_are_refused() -> None:
+def test_more_texts_than_a_split_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_texts, "templates", lambda block, split: (Template("x", "pump ok", split),))
     with pytest.raises(ValueError, match="distinct texts"):
-        write_pool("validation", np.random.default_rng(0), 100_000)
+        write_pool("validation", np.random.default_rng(0), 1_000)
 
 
 def test_slips_of_the_fingers_are_there_but_rare() -> None:

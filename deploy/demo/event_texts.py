@@ -40,6 +40,8 @@ VAGUE_PER_FRAME: Final = {True: 1 / 400, False: 1 / 120}
 RECOVERED_RATE: Final = 0.5
 RECOVERED_LAG_FRAMES: Final = 6.0
 TYPO_RATE: Final = 0.12
+GIVE_UP_AFTER: Final = 2_000
+"""How many texts in a row may be repetitions before a pool counts as exhausted."""
 
 SOURCES: Final = ("shift log", "field round", "control room", "maintenance")
 SEVERITIES: Final = ("info", "warning", "alarm")
@@ -154,7 +156,7 @@ def write_events(
     frame_ms: int,
     start_ms: int,
 ) -> list[Event]:
-    """Texts along a sequence of fault indices (0 is normal), by time, all within `[start, end)` of the run."""
+    """Texts along a sequence of fault indices (0 is normal), by time, all inside the run."""
     frames = _Placer(len(labels), split, rng, frame_ms, start_ms)
     stretches = _episodes(labels)
     for index, episode in enumerate(stretches):
@@ -181,11 +183,12 @@ def write_pool(split: Split, rng: np.random.Generator, per_fault: int) -> list[P
     for block, count in wanted.items():
         label = {RECOVERED: NORMAL, VAGUE: ""}.get(block, block)
         choices = templates(block, split)
-        turn, found = 0, 0
+        turn, found, misses = 0, 0, 0
         while found < count:
             template = choices[turn % len(choices)]
             turn += 1
-            if turn > 50 * count + 1000:
+            misses += 1
+            if misses > GIVE_UP_AFTER:
                 raise ValueError(
                     f"the phrase book has fewer than {count} distinct texts for {block} in {split}"
                 )
@@ -195,6 +198,7 @@ def write_pool(split: Split, rng: np.random.Generator, per_fault: int) -> list[P
                 seen.add(key)
                 rows.append(PoolRow(text, label, template.group))
                 found += 1
+                misses = 0
     return rows
 
 
