@@ -8,7 +8,6 @@ broker happens in one thread and one event loop.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -17,9 +16,9 @@ from time import time
 from typing import Any, ClassVar
 
 from aiokafka.partitioner import murmur2
+from faust import types as faust_types
 from faust.transport import base
 from faust.transport.drivers import TRANSPORTS
-from faust.types import TP as FaustTP
 from faust.types import ConsumerMessage, RecordMetadata
 
 from agents.delivery import TP, ChunkedConsumerMixin, Delivery, Fetched, Mark
@@ -249,7 +248,7 @@ class Consumer(ChunkedConsumerMixin, base.Consumer):  # type: ignore[misc]
     async def assign(self, assignment: Any, group: _ConsumerGroup) -> None:
         """Second half of a rebalance: begin at the committed offsets of the new partitions."""
         self.app.assignor.on_assignment(assignment)
-        tps = {FaustTP(topic, partition) for topic, partitions in assignment.assignment for partition in partitions}
+        tps = {faust_types.TP(topic, partition) for topic, partitions in assignment.assignment for partition in partitions}
         self._position = {tp: group.offsets.get(tp, 0) for tp in tps}
         self._generation = self.app.consumer_generation_id = group.generation
         await self.on_partitions_assigned(tps, group.generation)
@@ -325,7 +324,7 @@ class Consumer(ChunkedConsumerMixin, base.Consumer):  # type: ignore[misc]
         )
 
     def _new_topicpartition(self, topic: str, partition: int) -> Any:
-        return FaustTP(topic, partition)
+        return faust_types.TP(topic, partition)
 
     # -- positions --------------------------------------------------------------------------------------------
 
@@ -418,7 +417,7 @@ class Producer(base.Producer):  # type: ignore[misc]
         pairs = tuple(headers.items() if isinstance(headers, Mapping) else headers or ())
         offset = broker.append(topic, partition, key, value, timestamp_ms, pairs)
         sent = asyncio.get_running_loop().create_future()
-        sent.set_result(RecordMetadata(topic, partition, FaustTP(topic, partition), offset, timestamp, 0))
+        sent.set_result(RecordMetadata(topic, partition, faust_types.TP(topic, partition), offset, timestamp, 0))
         return sent
 
     async def send_and_wait(self, *args: Any, **options: Any) -> Any:
@@ -432,7 +431,7 @@ class Producer(base.Producer):  # type: ignore[misc]
     def key_partition(self, topic: str, key: bytes) -> Any:
         """The partition of a key."""
         partitions = self.transport.broker.partitions_for_topic(topic) or {0}
-        return FaustTP(topic, partition_of(key, len(partitions)))
+        return faust_types.TP(topic, partition_of(key, len(partitions)))
 
     def supports_headers(self) -> bool:
         """Records have headers."""
