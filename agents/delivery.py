@@ -161,9 +161,9 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
         delivery: Delivery | None = transport.delivery
         self._groups = [] if delivery is None else [_Group(topics, delivery) for topics in delivery.groups]
         self._managed: set[TP] = set()
-        self._names: dict[str, str] = {}
+        self.groups_topics: dict[str, str] = {}
         if delivery is not None:
-            self._names = {delivery.prefix + topic: topic for topics in delivery.groups for topic in topics}
+            self.groups_topics = {delivery.prefix + topic: topic for topics in delivery.groups for topic in topics}
         self._epoch = 0
         self._handed_out = 0
         self._torn = False  # records were fetched that will not be handed out
@@ -321,7 +321,7 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Begin with the assigned partitions."""
-        self._managed = {tp for tp in assigned if tp.topic in self._names}
+        self._managed = {tp for tp in assigned if tp.topic in self.groups_topics}
         self._forget()
         await super().on_partitions_assigned(assigned, generation_id)
 
@@ -352,13 +352,13 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
         return True
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterable[TP]:
-        return (tp for tp in super()._filter_tps_with_pending_acks(topics) if tp.topic not in self._names)
+        return (tp for tp in super()._filter_tps_with_pending_acks(topics) if tp.topic not in self.groups_topics)
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
-        if tp.topic not in self._names:
+        if tp.topic not in self.groups_topics:
             await super()._add_gap(tp, offset_from, offset_to)
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's watch over partitions; it knows nothing of chunks, `lag` does."""
-        if tp.topic not in self._names:
+        if tp.topic not in self.groups_topics:
             super().verify_event_path(now, tp)

@@ -128,9 +128,10 @@ class FusionMetrics:
                 said.append(fault)
         names = sorted(set(truth) | set(said))
         index = {name: i for i, name in enumerate(names)}
-        scores = label_scores(
+        found = label_scores(
             np.array([index[name] for name in truth], np.int64), np.array([index[name] for name in said], np.int64)
         )
+        scores = {name: None if score is None else round(float(score), _DIGITS) for name, score in found.items()}
         fused = interval.fused
         mean = {name: round(total / fused, _DIGITS) for name, total in sorted(interval.weights.items())} if fused else {}
         return FusionMetric(

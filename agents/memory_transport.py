@@ -248,7 +248,7 @@ class Consumer(ChunkedConsumerMixin, base.Consumer):  # type: ignore[misc]
     async def assign(self, assignment: Any, group: _ConsumerGroup) -> None:
         """Second half of a rebalance: begin at the committed offsets of the new partitions."""
         self.app.assignor.on_assignment(assignment)
-        tps = {faust_types.TP(topic, partition) for topic, partitions in assignment.assignment for partition in partitions}
+        tps = {faust_types.TP(topic, number) for topic, numbers in assignment.assignment for number in numbers}
         self._position = {tp: group.offsets.get(tp, 0) for tp in tps}
         self._generation = self.app.consumer_generation_id = group.generation
         await self.on_partitions_assigned(tps, group.generation)
@@ -268,7 +268,7 @@ class Consumer(ChunkedConsumerMixin, base.Consumer):  # type: ignore[misc]
         found = await self._getmany(wanted, timeout)
         self._answers += 1
         records = {
-            tp: [Record(self._names[tp.topic], *record[1:]) for record in found.pop(tp)]
+            tp: [Record(self.groups_topics[tp.topic], *record[1:]) for record in found.pop(tp)]
             for tp in found.keys() & self._managed
         }
         marks = {

@@ -191,6 +191,8 @@ class ChunkMerger:
         self._ranks = {prefix + topic: rank for rank, topic in enumerate(topics)}
         self._names = {topic: prefix + topic for topic in topics}
         self._limits = limits
+        # Fewer than a full partition has, or none could be fetched any more.
+        self._distrusted = min(_DISTRUSTED, limits.buffered_records // 2)
         self._lanes: dict[TP, _Lane] = {}
         self._partitions: dict[int, list[_Lane]] = {}
 
@@ -218,7 +220,8 @@ class ChunkMerger:
         chunks = []
         for i in range(count):
             pieces = [part[len(part) * i // count : len(part) * (i + 1) // count] for part in parts]
-            chunks.append(Chunk(list(chain.from_iterable(pieces)), self._next_offsets(pieces)))
+            if any(pieces):
+                chunks.append(Chunk(list(chain.from_iterable(pieces)), self._next_offsets(pieces)))
         if chunks:
             # Where nothing is left over, the position counts: it is past gaps and transaction markers too.
             last = chunks[-1].next_offsets
@@ -263,9 +266,9 @@ class ChunkMerger:
         barrier: tuple[int, int] | None = None  # what stays back begins with this key, in the topic of this rank
         for i, lane in enumerate(filled):
             if not lane.caught_up:
-                visible[i] = min(visible[i], max(0, len(lane.records) - _DISTRUSTED))
-            if visible[i] < len(lane.records):
-                first = (lane.keys[visible[i]], lane.rank)
+                visible[i] = min(visible[i], max(0, len(lane.records) - self._distrusted))
+            if visible[i] < len(lane.records) or not lane.caught_up:
+                first = (lane.keys[min(visible[i], len(lane.records) - 1)], lane.rank)
                 barrier = first if barrier is None else min(barrier, first)
         if barrier is not None:
             for i, lane in enumerate(filled):

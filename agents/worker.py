@@ -87,6 +87,7 @@ class Worker:
             loghandlers=[],
         )
         install(self.app, self._groups, prefix, Limits(chunk_records=settings.chunk_records))
+        self.app.on_partitions_assigned.connect(self._keep_assigned, weak=False)
         self._agent("engine", self._groups[0], self._diagnose)
         self._agent("metrics", self._groups[1], self._measure)
         collector = EngineCollector(self.engine, profile, lag=self.lag, now_ms=lambda: int(wall_seconds() * 1000))
@@ -156,6 +157,14 @@ class Worker:
                     self._fail(error)
 
         self.app.agent(channel, name=f"faultline-{name}")(run)
+
+    async def _keep_assigned(self, _: Any, assigned: Any, **__: Any) -> None:
+        """Forget machines of partitions that went to another worker: their states here grow stale."""
+        topics = {self._settings.topic_prefix + topic for topic in self._groups[0]}
+        mine = {place.partition for place in assigned if place.topic in topics}
+        self.engine.release(sorted(self.engine.partitions - mine))
+        for partition in set(self._seen_wall) - mine:
+            del self._seen_wall[partition]
 
     def _diagnose(self, chunk: Chunk) -> list[Output]:
         now = self._wall_seconds()

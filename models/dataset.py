@@ -105,9 +105,7 @@ class Scaling:
             parts.append(run.values[: faulty[0] if len(faulty) else len(run)])
         clean = np.concatenate(parts).astype(np.float64) if parts else np.empty((0, 0))
         if not len(clean):
-            raise DataError(
-                "no run starts in the normal state, so readings cannot be scaled; add runs that do"
-            )
+            raise DataError("no run starts in the normal state, so readings cannot be scaled; add runs that do")
         known = ~np.isnan(clean)
         count = known.sum(axis=0)
         mean = np.where(known, clean, 0).sum(axis=0) / np.maximum(count, 1)
@@ -159,9 +157,8 @@ def read_runs(files: RunFiles, machine_type: MachineType) -> list[Run]:
         values[~np.isfinite(values)] = np.nan
         grouped = files.group or (("seed",) if "seed" in table.column_names else ())
         need_columns(table, grouped, path)
-        for name, rows in _rows_by_key(table, key_columns).items():
-            if samples is not None:
-                rows = rows[np.argsort(samples[rows], kind="stable")]
+        for name, unordered in _rows_by_key(table, key_columns).items():
+            rows = unordered if samples is None else unordered[np.argsort(samples[unordered], kind="stable")]
             group = _key_text(table, grouped, int(rows[0])) if grouped else f"{path.stem} {name}"
             run = Run(f"{path.stem} {name}", group, path.stem, values[rows], labels[rows])
             runs.append(run)
@@ -189,10 +186,7 @@ def split_runs(runs: Sequence[Run], *, validation: float, test: float, rng: np.r
         for rank, index in enumerate(order):
             part = "validation" if rank < held_out[0] else "test" if rank < sum(held_out) else "train"
             part_of[groups[index]] = part
-    parts = {
-        part: tuple(run for run in runs if part_of[run.group] == part)
-        for part in ("train", "validation", "test")
-    }
+    parts = {part: tuple(run for run in runs if part_of[run.group] == part) for part in ("train", "validation", "test")}
     if not parts["train"] or not parts["validation"]:
         raise DataError(
             f"{len(placed)} run groups are too few to hold out {validation:.0%}; add runs or raise the share"
@@ -206,9 +200,7 @@ def check_disjoint(parts: Mapping[str, set[str]], *, what: str) -> None:
     for index, one in enumerate(names):
         for other in names[index + 1 :]:
             if shared := sorted(parts[one] & parts[other]):
-                raise DataError(
-                    f"{what} {shared[0]!r} stands in {one} and in {other}; scores would be too good"
-                )
+                raise DataError(f"{what} {shared[0]!r} stands in {one} and in {other}; scores would be too good")
 
 
 def read_table(path: Path) -> pa.Table:
@@ -224,9 +216,7 @@ def read_table(path: Path) -> pa.Table:
 def need_columns(table: pa.Table, names: Iterable[str], path: Path) -> None:
     """Raise DataError listing the columns that a file lacks."""
     if missing := [name for name in names if name not in table.column_names]:
-        raise DataError(
-            f"{path} lacks column {', '.join(missing)}; it has {', '.join(table.column_names[:8])} …"
-        )
+        raise DataError(f"{path} lacks column {', '.join(missing)}; it has {', '.join(table.column_names[:8])} …")
 
 
 def _run_columns(files: RunFiles, table: pa.Table, path: Path) -> tuple[str, ...]:
@@ -269,9 +259,7 @@ def _milliseconds(column: Any, path: Path) -> NDArray[np.float64]:
             return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
         return np.asarray(column.cast(pa.timestamp("ms")).cast(pa.int64()).to_numpy(), dtype=np.float64)
     except pa.ArrowException as error:
-        raise DataError(
-            f"{path}: column time holds neither time stamps nor integer milliseconds: {error}"
-        ) from error
+        raise DataError(f"{path}: column time holds neither time stamps nor integer milliseconds: {error}") from error
 
 
 def _classes(table: pa.Table, name: str, faults: Sequence[str], path: Path) -> Ints:
@@ -284,18 +272,14 @@ def _classes(table: pa.Table, name: str, faults: Sequence[str], path: Path) -> I
         return np.array([index[text] for text in texts], np.int64)
     numbers = np.nan_to_num(_numbers(table, name, path), nan=UNLABELLED).astype(np.int64)
     if len(numbers) and numbers.max() >= len(faults):
-        raise DataError(
-            f"{path}: column {name} holds class {numbers.max()}, but the profile has {len(faults)} classes"
-        )
+        raise DataError(f"{path}: column {name} holds class {numbers.max()}, but the profile has {len(faults)} classes")
     return np.maximum(numbers, UNLABELLED)
 
 
 def _with_events(files: RunFiles, runs: Sequence[Run], times: Mapping[str, NDArray[np.float64]]) -> list[Run]:
     by_key = {run.name.removeprefix(f"{run.source} "): run for run in runs}
     if len(by_key) < len(runs):
-        raise DataError(
-            "two files hold runs of the same name, so placed texts are ambiguous; read the files apart"
-        )
+        raise DataError("two files hold runs of the same name, so placed texts are ambiguous; read the files apart")
     placed: dict[str, list[PlacedText]] = {run.name: [] for run in runs}
     for path in files.events:
         table = read_table(path)
@@ -315,15 +299,11 @@ def _with_events(files: RunFiles, runs: Sequence[Run], times: Mapping[str, NDArr
                     right=len(clock),
                 )
             else:
-                raise DataError(
-                    f"{path} places texts neither by {files.sample} nor by {files.time} of the runs"
-                )
+                raise DataError(f"{path} places texts neither by {files.sample} nor by {files.time} of the runs")
             for position, row in zip(at, rows, strict=True):
                 frame = int(np.floor(position))
                 if 0 <= frame < len(run):
                     text = str(table["text"][int(row)].as_py())
                     placed[run.name].append(PlacedText(frame, float(frame + 1 - position), text))
-    ordered = {
-        name: tuple(sorted(texts, key=lambda text: (text.frame, -text.age))) for name, texts in placed.items()
-    }
+    ordered = {name: tuple(sorted(texts, key=lambda text: (text.frame, -text.age))) for name, texts in placed.items()}
     return [replace(run, texts=ordered[run.name]) for run in runs]

@@ -100,9 +100,7 @@ class Diagnoser(nn.Module):
             x = torch.cat([x, observed.to(x.dtype)], dim=-1)
         return scaled, x
 
-    def step(
-        self, values: Tensor, observed: Tensor, texts: Texts | None, state: State
-    ) -> tuple[Answer, State]:
+    def step(self, values: Tensor, observed: Tensor, texts: Texts | None, state: State) -> tuple[Answer, State]:
         """One frame of B machines: values (B, V) with NaN where unknown, observed (B, V), and the frame's new texts."""
         scaled, x = self.sensor_inputs(values, observed)
         logits, features, after = self.sensors.step(x, state)
@@ -116,9 +114,7 @@ class Diagnoser(nn.Module):
         both, present = torch.stack([logits, text_logits]), torch.stack([known, filled])
         return self._answer(both, present, features, scaled, attention), after | ring
 
-    def forward(
-        self, values: Tensor, observed: Tensor, texts: Sequence[Sequence[PlacedText]] | None = None
-    ) -> Answer:
+    def forward(self, values: Tensor, observed: Tensor, texts: Sequence[Sequence[PlacedText]] | None = None) -> Answer:
         """Whole runs: values and observed (B, T, V), and each run's texts; N = B * T, run after run."""
         batch, frames, _ = values.shape
         scaled, x = self.sensor_inputs(values, observed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,9 +83,7 @@ class PoolSplit:
     def __post_init__(self) -> None:
         pools = {part: getattr(self, part) for part in _PARTS}
         check_disjoint({part: set(pool.groups) for part, pool in pools.items()}, what="text group")
-        check_disjoint(
-            {part: {normalised(t) for t in pool.texts} for part, pool in pools.items()}, what="text"
-        )
+        check_disjoint({part: {normalised(t) for t in pool.texts} for part, pool in pools.items()}, what="text")
 
 
 def read_pool(
@@ -109,9 +108,7 @@ def read_pool(
             if fault not in index:
                 raise DataError(f"{path} labels a text with {fault!r}, which is no fault of the profile")
             if (part := row.get("split") or "") not in ("", *_PARTS):
-                raise DataError(
-                    f"{path} puts a text into split {part!r}; it must be one of {', '.join(_PARTS)}"
-                )
+                raise DataError(f"{path} puts a text into split {part!r}; it must be one of {', '.join(_PARTS)}")
             texts.append(str(row["text"]))
             classes.append(index[fault])
             groups.append(str(row.get("group") or "") or normalised(texts[-1]))
@@ -127,19 +124,28 @@ def read_pool(
 
     # A group in two parts is refused below; keeping the first copy of a text must not hide a text in two parts.
     names = [normalised(text) for text in texts]
-    texts_of = {
-        part: {n for n, p in zip(names, parts, strict=True) if p == at} for at, part in enumerate(_PARTS)
-    }
+    texts_of = {part: {n for n, p in zip(names, parts, strict=True) if p == at} for at, part in enumerate(_PARTS)}
     check_disjoint(texts_of, what="text")
     seen: dict[str, set[int]] = {}
     for name, label in zip(names, classes, strict=True):
         seen.setdefault(name, set()).add(label)
     first = {name: row for row, name in reversed(list(enumerate(names)))}
-    kept = np.array(
-        [row for row, name in enumerate(names) if first[name] == row and len(seen[name]) == 1], np.int64
-    )
+    kept = np.array([row for row, name in enumerate(names) if first[name] == row and len(seen[name]) == 1], np.int64)
     pool = TextPool(tuple(texts), np.array(classes, np.int64), tuple(groups))
     return PoolSplit(*(pool.take(kept[parts[kept] == at]) for at in range(len(_PARTS))))
+
+
+def pool_of_runs(runs: Sequence[Run]) -> TextPool:
+    """The runs' own texts as a pool: each distinct text once, with the class at whose frames it stands most often."""
+    counts: dict[str, Counter[int]] = {}
+    first: dict[str, str] = {}
+    for run in runs:
+        for text in run.texts or ():
+            name = normalised(text.text)
+            first.setdefault(name, text.text)
+            counts.setdefault(name, Counter())[int(run.labels[text.frame])] += 1
+    classes = [counts[name].most_common(1)[0][0] for name in first]
+    return TextPool(tuple(first.values()), np.array(classes, np.int64), tuple(first))
 
 
 def draw_events(
@@ -167,9 +173,7 @@ def draw_events(
                 placed.append((at, int(rng.choice(recovered))))
         elif label > 0:
             scatter(config.benign_rate_in_fault, start, end, by_class[0])
-            count = (
-                0 if rng.random() < config.silent_share else int(rng.integers(1, config.most_symptoms + 1))
-            )
+            count = 0 if rng.random() < config.silent_share else int(rng.integers(1, config.most_symptoms + 1))
             for lag in rng.exponential(config.symptom_lag, count):
                 others = [other for other in faulty if other != label]
                 told = rng.choice(others) if others and rng.random() < config.distractor_share else label

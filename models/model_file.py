@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,9 +65,7 @@ class Essence(BaseModel):
         if self.frame_period_ms != other.frame_period_ms:
             found.append(f"frame period ({other.frame_period_ms} ms instead of {self.frame_period_ms} ms)")
         if self.texts != other.texts:
-            found.append(
-                f"texts ({'on' if other.texts else 'off'} instead of {'on' if self.texts else 'off'})"
-            )
+            found.append(f"texts ({'on' if other.texts else 'off'} instead of {'on' if self.texts else 'off'})")
         return found
 
 
@@ -126,7 +123,7 @@ def save_model(
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".part")
     beside.write_bytes(save(tensors, metadata={_KEY: header.model_dump_json()}))
-    os.replace(beside, path)
+    beside.replace(path)
     return header.hash
 
 
@@ -146,7 +143,7 @@ def load_model(path: Path | str, machine_type: MachineType) -> TorchRunner:
     config = model.network.config.model_copy(update={"text_ttl_frames": machine_type.text_ttl_frames})
     network = Diagnoser(config, model.network.text.tokenizer if model.network.text is not None else None)
     network.load_state_dict(model.network.state_dict())
-    return TorchRunner(network, name=header.name, hash=header.hash, classes=header.essence.faults)
+    return TorchRunner(network, name=header.name, digest=header.hash, classes=header.essence.faults)
 
 
 def read_model(path: Path) -> Model:
@@ -156,34 +153,25 @@ def read_model(path: Path) -> Model:
     try:
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}
+            keys: list[str] = opened.keys()
+            tensors = {key: opened.get_tensor(key) for key in keys}
     except (SafetensorError, OSError, ValueError) as error:
-        raise ModelFileError(
-            f"{path} is no model file, or was cut short ({error}); copy or train it again"
-        ) from error
+        raise ModelFileError(f"{path} is no model file, or was cut short ({error}); copy or train it again") from error
     if _KEY not in metadata:
-        raise ModelFileError(
-            f"{path} is a safetensors file but not of Faultline; name a file made by training"
-        )
+        raise ModelFileError(f"{path} is a safetensors file but not of Faultline; name a file made by training")
     try:
         data = json.loads(metadata[_KEY])
     except ValueError as error:
-        raise ModelFileError(
-            f"the header of model file {path} is not JSON ({error}); train it again"
-        ) from error
+        raise ModelFileError(f"the header of model file {path} is not JSON ({error}); train it again") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         found = data.get("format") if isinstance(data, dict) else None
-        raise ModelFileError(
-            f"model file {path} has format {found}, this release reads {FORMAT}; train it again"
-        )
+        raise ModelFileError(f"model file {path} has format {found}, this release reads {FORMAT}; train it again")
     try:
         header = Header.model_validate_json(metadata[_KEY])
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise ModelFileError(
-            f"the header of model file {path} is broken at {field}: {first['msg']}"
-        ) from error
+        raise ModelFileError(f"the header of model file {path} is broken at {field}: {first['msg']}") from error
     return Model(_built(path, header, tensors), header)
 
 
@@ -193,23 +181,17 @@ def _built(path: Path, header: Header, tensors: dict[str, Tensor]) -> Diagnoser:
         raise ModelFileError(
             f"model file {path} has a vocabulary without a text modality, or the reverse; train it again"
         )
-    tokenizer = (
-        Tokenizer(header.vocabulary, config.text) if config.text and header.vocabulary is not None else None
-    )
+    tokenizer = Tokenizer(header.vocabulary, config.text) if config.text and header.vocabulary is not None else None
     network = Diagnoser(config, tokenizer)
     expected = network.state_dict()
     for key in sorted(expected.keys() | tensors.keys()):
         if key not in tensors or key not in expected:
-            raise ModelFileError(
-                f"model file {path} {'lacks' if key in expected else 'has a surplus'} weight {key}"
-            )
+            raise ModelFileError(f"model file {path} {'lacks' if key in expected else 'has a surplus'} weight {key}")
         if tensors[key].shape != expected[key].shape:
             shapes = f"{tuple(tensors[key].shape)} instead of {tuple(expected[key].shape)}"
             raise ModelFileError(f"weight {key} of model file {path} has shape {shapes}; train it again")
     if _content_hash(header.essence, config, header.vocabulary, tensors) != header.hash:
-        raise ModelFileError(
-            f"model file {path} is damaged: its content does not match its hash; copy it again"
-        )
+        raise ModelFileError(f"model file {path} is damaged: its content does not match its hash; copy it again")
     network.load_state_dict({key: tensor.to(expected[key].dtype) for key, tensor in tensors.items()})
     return network.eval()
 

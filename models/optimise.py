@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,9 +106,7 @@ def run_stage(
     `fingerprint` names configuration and data: a checkpoint of another one is refused with DataError.
     """
     module = stage.module
-    optimizer = torch.optim.AdamW(
-        module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
+    optimizer = torch.optim.AdamW(module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     standing = _Standing([], -1, {})
     if resume and checkpoint.is_file():
         standing = _restore(checkpoint, module, optimizer, fingerprint)
@@ -164,21 +161,18 @@ def _store(
     about = {"fingerprint": fingerprint, "history": standing.history, "best_epoch": standing.best_epoch}
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".part")
-    beside.write_bytes(
-        save({k: v.contiguous() for k, v in tensors.items()}, metadata={"training": json.dumps(about)})
-    )
-    os.replace(beside, path)
+    beside.write_bytes(save({k: v.contiguous() for k, v in tensors.items()}, metadata={"training": json.dumps(about)}))
+    beside.replace(path)
 
 
 def _restore(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str) -> _Standing:
     try:
         with safe_open(path, framework="pt") as opened:
             about = json.loads((opened.metadata() or {})["training"])
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}
+            keys: list[str] = opened.keys()
+            tensors = {key: opened.get_tensor(key) for key in keys}
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise DataError(
-            f"training checkpoint {path} cannot be read ({error}); delete it to start anew"
-        ) from error
+        raise DataError(f"training checkpoint {path} cannot be read ({error}); delete it to start anew") from error
     if about["fingerprint"] != fingerprint:
         raise DataError(
             f"training checkpoint {path} is of another configuration or other data; delete it to start anew"

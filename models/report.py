@@ -1,4 +1,4 @@
-"""Pictures of a training: learning curve, confusion matrix and ROC; matplotlib is only loaded here and only when drawn."""
+"""Pictures of a training: learning curve, confusion matrix and ROC; matplotlib is loaded only when drawing."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError(
-            "plots need matplotlib; install the extra `bench`, or train without plots"
-        ) from error
+        raise MissingExtraError("plots need matplotlib; install the extra `plots`, or train without plots") from error
 
 
 def draw_learning_curve(history: Sequence[Record], path: Path) -> None:
@@ -88,9 +86,7 @@ def draw_roc(
         false_alarms, hits, _ = roc_curve(faulty, 1 - probabilities[:, 0])
         axes.plot(false_alarms, hits, color="tab:blue", label=f"any fault, AUC {auc(false_alarms, hits):.3f}")
     if areas:
-        axes.plot(
-            [], [], color="tab:grey", label=f"each class against the rest, mean AUC {np.mean(areas):.3f}"
-        )
+        axes.plot([], [], color="tab:grey", label=f"each class against the rest, mean AUC {np.mean(areas):.3f}")
     axes.set(title=title, xlabel="false alarm rate", ylabel="detection rate")
     axes.legend(loc="lower right")
     _save(figure, path)

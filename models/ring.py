@@ -1,4 +1,4 @@
-"""The event ring: a machine's newest texts with their ages, and the answer that can be read from them (MODELS.md 2.2)."""
+"""The event ring: a machine's newest texts with their ages, and the answer read from them (MODELS.md 2.2)."""
 
 from __future__ import annotations
 

@@ -26,12 +26,12 @@ class TorchRunner:
     scatters them back, so a round of many machines costs little more than a round of one.
     """
 
-    def __init__(self, network: Diagnoser, *, name: str, hash: str, classes: tuple[str, ...]) -> None:
-        """`hash` is the model's hexadecimal SHA-256; it stamps every saved state."""
+    def __init__(self, network: Diagnoser, *, name: str, digest: str, classes: tuple[str, ...]) -> None:
+        """`digest` is the model's hexadecimal SHA-256; it stamps every saved state."""
         self._network = network.eval()
         self._name = name
-        self._hash = hash
-        self._digest = bytes.fromhex(hash)
+        self._hash = digest
+        self._digest = bytes.fromhex(digest)
         self._classes = classes
         with torch.inference_mode():
             self._initial = network.init_state(1)
@@ -120,28 +120,22 @@ class TorchRunner:
     def load(self, slot: int, state: bytes) -> None:
         """Restore one slot; raises StateError if the bytes are not a state of this very model."""
         if len(state) < _HEADER.size or state[:4] != _MAGIC:
-            raise StateError(
-                "these bytes are not a saved machine state; start the machine from a fresh state"
-            )
+            raise StateError("these bytes are not a saved machine state; start the machine from a fresh state")
         _, version, _, digest, size = _HEADER.unpack_from(state)
         if version != _VERSION:
             raise StateError(
                 f"machine state has version {version}, this release reads {_VERSION}; start from a fresh state"
             )
         if digest != self._digest:
-            raise StateError(
-                f"machine state belongs to model {digest.hex()[:12]}, not to {self._hash[:12]}; start from a fresh state"
-            )
+            mine, theirs = self._hash[:12], digest.hex()[:12]
+            raise StateError(f"machine state belongs to model {theirs}, not to {mine}; start from a fresh state")
         if size != 4 * sum(self._sizes) or len(state) != _HEADER.size + size:
-            raise StateError(
-                f"machine state has {len(state) - _HEADER.size} bytes instead of {4 * sum(self._sizes)}; it was cut or damaged"
-            )
+            expected = _HEADER.size + 4 * sum(self._sizes)
+            raise StateError(f"machine state has {len(state)} bytes instead of {expected}; it was cut or damaged")
         self.reserve(slot + 1)
         row = torch.from_numpy(np.frombuffer(state, "<f4", offset=_HEADER.size).astype(np.float32))
         with torch.inference_mode():
-            for (key, initial), part in zip(
-                self._initial.items(), torch.split(row, self._sizes), strict=True
-            ):
+            for (key, initial), part in zip(self._initial.items(), torch.split(row, self._sizes), strict=True):
                 self._arena[key][slot] = part.view(initial.shape[1:])
 
     def _texts(self, frames: Frames) -> Texts | None:

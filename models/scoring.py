@@ -71,9 +71,7 @@ def stream_scores(
         "macro_f1": _macro_f1(y, p),
         **_rates(y, p),
         "false_alarm_rate": _mean(p[y == NORMAL] != NORMAL),
-        **_delay_scores(
-            [d for of in detections.values() for d in of], [r for of in returns.values() for r in of]
-        ),
+        **_delay_scores([d for of in detections.values() for d in of], [r for of in returns.values() for r in of]),
         "per_fault": {},
     }
     for fault in sorted(int(c) for c in np.unique(y) if c > 0):
@@ -143,13 +141,11 @@ def _conditional_entropy(y: Ints, p: Ints) -> float:
     total = 0.0
     for part in np.unique(p):
         shares = np.bincount(y[p == part]) / np.count_nonzero(p == part)
-        total += float(entropy(shares)) * np.count_nonzero(p == part) / len(p)
+        total += float(entropy(shares)) * float(np.mean(p == part))
     return total
 
 
-def _delays(
-    who: Ints, when: Ints, true: Ints, said: Ints
-) -> tuple[dict[int, list[int | None]], dict[int, list[int]]]:
+def _delays(who: Ints, when: Ints, true: Ints, said: Ints) -> tuple[dict[int, list[int | None]], dict[int, list[int]]]:
     """For each fault the detection delays of its episodes, None if undetected, and its return delays."""
     detections: dict[int, list[int | None]] = {}
     returns: dict[int, list[int]] = {}
@@ -205,5 +201,5 @@ def scores_by_modality(
     predicted: Mapping[str, ArrayLike],
     classes: Sequence[str],
 ) -> dict[str, Scores]:
-    """`stream_scores` of several diagnosis streams over the same frames, for example one a modality and the fusion's."""
+    """`stream_scores` of several diagnosis streams over the same frames, such as each modality's and the fusion's."""
     return {name: stream_scores(machines, frames, truth, said, classes) for name, said in predicted.items()}

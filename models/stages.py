@@ -1,4 +1,4 @@
-"""The two training stages: the sensor encoder on whole runs, and the text modality on frames with texts."""
+"""The training stages: sensor encoder on whole runs, text encoder on single texts, event ring on frames with texts."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ ClassWeights = Literal["none", "sqrt", "balanced"]
 
 _EVALUATION_BATCH = 32
 _EVALUATION_FRAMES = 4096
+_ENCODE_BATCH = 512
+_LABEL_SMOOTHING = 0.05
 
 
 def class_shares(runs: Sequence[Run], classes: int) -> NDArray[np.float64]:
@@ -83,9 +85,7 @@ class SensorStage:
         # Runs of like length share a batch; which ones, and the order of the batches, is drawn.
         order = rng.permutation(len(lengths))
         order = order[np.argsort(lengths[order] // (2 * self._chunk), kind="stable")]
-        batches = [
-            order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)
-        ]
+        batches = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
         rng.shuffle(batches)
         total, seen = lengths.sum(), 0
         for batch in batches:
@@ -96,9 +96,7 @@ class SensorStage:
                 held, measured = hold(readings, self._hold_limit)
                 values.append(held)
                 observed.append(measured)
-                labels.append(
-                    np.where(np.arange(len(held)) < self._burn_in, UNLABELLED, run.labels[offsets[at] :])
-                )
+                labels.append(np.where(np.arange(len(held)) < self._burn_in, UNLABELLED, run.labels[offsets[at] :]))
             with torch.no_grad():
                 _, x = self._network.sensor_inputs(_padded(values, np.nan), _padded(observed, False))
             y = _padded(labels, UNLABELLED)
@@ -117,14 +115,78 @@ class SensorStage:
 
     def validate(self) -> Record:
         """Macro-F1 and loss on undisturbed validation runs."""
-        logits = np.concatenate(
-            [of for of, _ in sensor_logits(self._network, self._validation, self._hold_limit)]
-        )
+        logits = np.concatenate([of for of, _ in sensor_logits(self._network, self._validation, self._hold_limit)])
         return _scored(logits, np.concatenate([run.labels for run in self._validation]))
 
 
+class WordStage:
+    """Teaches the text encoder what single texts are about, with a linear head that is thrown away afterwards.
+
+    Its categories are the classes, and two more: vague texts, and reports that a fault is over. Learning this from
+    whole rings would take many times as long, since there every text hides among others.
+    """
+
+    name = "words"
+
+    def __init__(
+        self,
+        network: Diagnoser,
+        train: TextPool,
+        validation: TextPool,
+        *,
+        batch_size: int,
+        typo_share: float,
+        seed: int,
+    ) -> None:
+        assert network.text is not None
+        self._network = network
+        self._train = train
+        self._validation = validation
+        self._batch_size = batch_size
+        self._typo_share = typo_share
+        self._classes = network.config.classes
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            head = nn.Linear(network.text.config.hidden, self._classes + 2)
+        self.module: nn.Module = nn.ModuleDict({"encoder": network.text.encoder, "head": head})
+        self._head = nn.Sequential(nn.Dropout(network.text.config.dropout), head)
+
+    def losses(self, rng: np.random.Generator) -> Iterator[tuple[float, Tensor]]:
+        """See `Stage.losses`."""
+        modality = self._network.text
+        assert modality is not None
+        self._head.train()
+        categories = torch.from_numpy(self._categories(self._train))
+        order = rng.permutation(len(self._train))
+        for start in range(0, len(order), self._batch_size):
+            rows = order[start : start + self._batch_size]
+            said = [misspelt(self._train.texts[row], self._typo_share, rng) for row in rows]
+            logits = self._head(modality.encode(said))
+            loss = cross_entropy(logits, categories[rows], label_smoothing=_LABEL_SMOOTHING)
+            yield min(1.0, (start + len(rows)) / len(order)), loss
+
+    def validate(self) -> Record:
+        """Macro-F1 and loss over the distinct texts of the validation pool."""
+        modality = self._network.text
+        assert modality is not None
+        self._head.eval()
+        if not len(self._validation):
+            return _scored(np.zeros((0, self._classes + 2), np.float32), np.zeros(0, np.int64))
+        with torch.inference_mode():
+            logits = self._head(modality.encode(list(self._validation.texts))).numpy()
+        return _scored(logits, self._categories(self._validation))
+
+    def _categories(self, pool: TextPool) -> Ints:
+        known = np.where(pool.classes == UNLABELLED, self._classes, pool.classes)
+        return np.where(pool.recovered, self._classes + 1, known)
+
+
 class TextStage:
-    """Cross entropy on frames whose ring holds texts, with a fresh draw of texts onto the training runs each epoch."""
+    """Cross entropy on frames whose ring holds texts, with a fresh draw of texts onto the training runs each epoch.
+
+    The encoder has been taught by `WordStage` and stays as it is, but its vectors keep the noise of training (dropout,
+    lost words, typing errors): vectors of texts that it knows by heart would teach the ring to trust texts too much.
+    """
 
     name = "text"
 
@@ -161,16 +223,18 @@ class TextStage:
         assert modality is not None
         texts = run_events(self._train, self._pool, self._draw, rng)
         rings = _Rings.of(self._network, self._train, texts)
+        if not rings.texts:
+            return
         said = [misspelt(text, self._typo_share, rng) for text in rings.texts]
+        with torch.no_grad():
+            parts = [modality.encode(said[at : at + _ENCODE_BATCH]) for at in range(0, len(said), _ENCODE_BATCH)]
+            vectors = torch.cat(parts)
         chosen = rng.permutation(len(rings.labels))[: self._frames_per_epoch]
         for start in range(0, len(chosen), self._batch_size):
             frames = chosen[start : start + self._batch_size]
-            rows, age = rings.rows[frames], torch.from_numpy(rings.ages[frames])
-            used, place = np.unique(rows[rings.ages[frames] >= 0], return_inverse=True)
-            index = np.zeros_like(rows)
-            index[rings.ages[frames] >= 0] = place
-            ring = modality.encode([said[at] for at in used])[torch.from_numpy(index)]
-            logits, _ = modality(ring * (age >= 0).unsqueeze(-1), age)
+            age = torch.from_numpy(rings.ages[frames])
+            ring = vectors[torch.from_numpy(rings.rows[frames])] * (age >= 0).unsqueeze(-1)
+            logits, _ = modality(ring, age)
             loss = cross_entropy(logits, torch.from_numpy(rings.labels[frames]), self._weights)
             yield min(1.0, (start + len(frames)) / len(chosen)), loss
 
@@ -226,9 +290,7 @@ def misspelt(text: str, share: float, rng: np.random.Generator) -> str:
     return " ".join(words)
 
 
-def sensor_logits(
-    network: Diagnoser, runs: Sequence[Run], hold_limit: int
-) -> list[tuple[Floats, NDArray[np.bool_]]]:
+def sensor_logits(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -> list[tuple[Floats, NDArray[np.bool_]]]:
     """Of each run the sensor encoder's logits (T, C) and at which frames anything is known (T,)."""
     found: list[tuple[Floats, NDArray[np.bool_]]] = []
     with torch.inference_mode():
@@ -254,9 +316,7 @@ def text_logits(
         for run, placed in zip(runs, texts, strict=True):
             ring, age = network.ring_of_run(placed, len(run))
             parts = [
-                network.read_ring(
-                    ring[start : start + _EVALUATION_FRAMES], age[start : start + _EVALUATION_FRAMES]
-                )
+                network.read_ring(ring[start : start + _EVALUATION_FRAMES], age[start : start + _EVALUATION_FRAMES])
                 for start in range(0, len(run), _EVALUATION_FRAMES)
             ]
             logits = torch.cat([part for part, _, _ in parts]).numpy()

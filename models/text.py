@@ -28,8 +28,8 @@ class TextConfig(BaseModel):
     hidden: int = Field(default=80, ge=1)
     """Size d of a text's vector."""
     head: tuple[int, ...] = (64, 48, 32)
-    dropout: float = Field(default=0.2, ge=0, lt=1)
-    unknown_dropout: float = Field(default=0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.4, ge=0, lt=1)
+    unknown_dropout: float = Field(default=0.3, ge=0, lt=1)
     """Share of words that training replaces by the unknown word, so that new words do no harm."""
     max_tokens: int = Field(default=24, ge=1)
     ring: int = Field(default=8, ge=1)
@@ -112,9 +112,7 @@ class TextEncoder(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(words, config.embedding, padding_idx=PAD)
         self.ngrams = (
-            nn.EmbeddingBag(config.subword_buckets, config.embedding, mode="mean")
-            if config.subword_buckets
-            else None
+            nn.EmbeddingBag(config.subword_buckets, config.embedding, mode="mean") if config.subword_buckets else None
         )
         self.lstm = nn.LSTM(config.embedding, config.hidden, batch_first=True)
         self.dropout = nn.Dropout(config.dropout)

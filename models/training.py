@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,22 +18,24 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from torch import Tensor
 
 from models.augment import AugmentConfig
 from models.calibration import Evidence, RuleChoice, balance_prior, choose_rule
 from models.dataset import PlacedText, Run, RunFiles, RunSplit, Scaling, hold_frames, read_runs, split_runs
 from models.diagnoser import Diagnoser, DiagnoserConfig
-from models.events import EventDrawConfig, PoolSplit, read_pool, run_events
+from models.events import EventDrawConfig, PoolSplit, pool_of_runs, read_pool, run_events
 from models.fusion import FusionConfig
 from models.lstm import SeqLSTMConfig
 from models.model_file import SUFFIX, Storage, round_weights, save_model
-from models.optimise import OnProgress, Progress, Record, StageConfig, run_stage
+from models.optimise import OnProgress, Progress, Record, Stage, StageConfig, run_stage
 from models.report import draw_confusion, draw_learning_curve, draw_roc, require_matplotlib
 from models.scoring import NO_EVIDENCE, Scores, fusion_metrics, scores_by_modality
 from models.stages import (
     ClassWeights,
     SensorStage,
     TextStage,
+    WordStage,
     class_shares,
     class_weights,
     sensor_logits,
@@ -69,7 +71,8 @@ class TrainConfig(BaseModel):
     text: TextConfig = TextConfig()
     rule: RuleChoice = "auto"
     sensor_stage: StageConfig = StageConfig()
-    text_stage: StageConfig = StageConfig(epochs=30, batch_size=256, learning_rate=2e-3, patience=10)
+    word_stage: StageConfig = StageConfig(epochs=20, batch_size=64, learning_rate=5e-3, weight_decay=1e-2)
+    text_stage: StageConfig = StageConfig(epochs=20, batch_size=256, learning_rate=2e-3)
     class_weights: ClassWeights = "none"
     chunk_frames: int = Field(default=120, ge=1)
     most_offset_frames: int = Field(default=60, ge=0)
@@ -118,57 +121,23 @@ def train(config: TrainConfig, *, on_progress: OnProgress | None = None, resume:
     rng = np.random.default_rng(config.seed)
     split = split_runs(runs, validation=config.validation, test=config.test, rng=rng)
     pools = None
-    if config.texts and machine_type.texts:
-        pools = read_pool(
-            config.texts, machine_type.faults, validation=config.validation, test=config.test, rng=rng
-        )
     split = _without_seen_texts(split)
+    if machine_type.texts:
+        pools = _pools(config, machine_type, split, rng)
     fixed = {part: _fixed_texts(split, pools, config, part) for part in ("validation", "test")}
 
     network, scaling = _network(config, machine_type, split, pools)
     classes = len(machine_type.faults)
     shares = class_shares(split.train, classes)
     weights = class_weights(shares, config.class_weights)
-    history = []
-    stages: list[tuple[SensorStage | TextStage, StageConfig]] = [
-        (
-            SensorStage(
-                network,
-                split.train,
-                split.validation,
-                scaling=scaling,
-                weights=weights,
-                augment=config.augment,
-                hold_limit=hold_frames(machine_type),
-                batch_size=config.sensor_stage.batch_size,
-                chunk=config.chunk_frames,
-                most_offset=config.most_offset_frames,
-                burn_in=config.burn_in_frames,
-            ),
-            config.sensor_stage,
-        )
-    ]
-    if network.text is not None:
-        stage = TextStage(
-            network,
-            split.train,
-            split.validation,
-            fixed["validation"],
-            pool=pools.train if pools else None,
-            draw=config.events,
-            weights=weights,
-            batch_size=config.text_stage.batch_size,
-            frames_per_epoch=config.text_frames_per_epoch,
-            typo_share=config.typo_share,
-        )
-        stages.append((stage, config.text_stage))
-    fingerprint = _fingerprint(config, machine_type, split)
-    for stage_of, stage_config in stages:
+    fingerprint = _fingerprint(config, machine_type, split, pools)
+    history: list[Record] = []
+    for stage, stage_config in _stages(config, machine_type, network, scaling, weights, split, pools, fixed):
         history += run_stage(
-            stage_of,
+            stage,
             stage_config,
             seed=config.seed,
-            checkpoint=config.output / f"{stage_of.name}.checkpoint",
+            checkpoint=config.output / f"{stage.name}.checkpoint",
             fingerprint=fingerprint,
             resume=resume,
             on_progress=on_progress,
@@ -242,18 +211,79 @@ def _machine_type(types: Sequence[MachineType], name: str | None) -> MachineType
     raise DataError(f"say which machine type to train for ({known}); {name or 'none'} was given")
 
 
+def _pools(
+    config: TrainConfig, machine_type: MachineType, split: RunSplit, rng: np.random.Generator
+) -> PoolSplit | None:
+    """The pools of labelled texts; failing them, the runs' own texts labelled by the frames where they stand."""
+    if config.texts:
+        shares = {"validation": config.validation, "test": config.test}
+        return read_pool(config.texts, machine_type.faults, **shares, rng=rng)
+    pools = PoolSplit(*(pool_of_runs(part) for part in (split.train, split.validation, split.test)))
+    return pools if len(pools.train) else None
+
+
+def _stages(
+    config: TrainConfig,
+    machine_type: MachineType,
+    network: Diagnoser,
+    scaling: Scaling,
+    weights: Tensor,
+    split: RunSplit,
+    pools: PoolSplit | None,
+    fixed: Mapping[str, Sequence[Sequence[PlacedText]]],
+) -> list[tuple[Stage, StageConfig]]:
+    """What is trained, in order."""
+    sensors = SensorStage(
+        network,
+        split.train,
+        split.validation,
+        scaling=scaling,
+        weights=weights,
+        augment=config.augment,
+        hold_limit=hold_frames(machine_type),
+        batch_size=config.sensor_stage.batch_size,
+        chunk=config.chunk_frames,
+        most_offset=config.most_offset_frames,
+        burn_in=config.burn_in_frames,
+    )
+    stages: list[tuple[Stage, StageConfig]] = [(sensors, config.sensor_stage)]
+    if network.text is None or pools is None:
+        return stages
+    words = WordStage(
+        network,
+        pools.train,
+        pools.validation,
+        batch_size=config.word_stage.batch_size,
+        typo_share=config.typo_share,
+        seed=config.seed,
+    )
+    texts = TextStage(
+        network,
+        split.train,
+        split.validation,
+        fixed["validation"],
+        pool=pools.train if config.texts else None,
+        draw=config.events,
+        weights=weights,
+        batch_size=config.text_stage.batch_size,
+        frames_per_epoch=config.text_frames_per_epoch,
+        typo_share=config.typo_share,
+    )
+    return [*stages, (words, config.word_stage), (texts, config.text_stage)]
+
+
 def _network(
     config: TrainConfig, machine_type: MachineType, split: RunSplit, pools: PoolSplit | None
 ) -> tuple[Diagnoser, Scaling]:
     """An untrained network, its first weights drawn from the seed, scaled by the training runs."""
-    own = [text.text for run in split.train for text in run.texts or ()]
-    texts = ([*pools.train.texts] if pools else []) + own
+    texts = [text.text for run in split.train for text in run.texts or ()]
+    texts += pools.train.texts if pools else ()
     scaling = Scaling.fit(split.train)
     described = DiagnoserConfig(
         variables=len(machine_type.variables),
         classes=len(machine_type.faults),
         sensors=config.sensors,
-        text=config.text if machine_type.texts and texts else None,
+        text=config.text if pools else None,
         fusion=FusionConfig(),
         text_ttl_frames=machine_type.text_ttl_frames,
     )
@@ -271,9 +301,7 @@ def _without_seen_texts(split: RunSplit) -> RunSplit:
     for part in ("validation", "test"):
         kept = []
         for run in getattr(split, part):
-            texts = (
-                None if run.texts is None else tuple(t for t in run.texts if normalised(t.text) not in seen)
-            )
+            texts = None if run.texts is None else tuple(t for t in run.texts if normalised(t.text) not in seen)
             kept.append(Run(run.name, run.group, run.source, run.values, run.labels, texts))
         parts[part] = tuple(kept)
         seen |= {normalised(text.text) for run in kept for text in run.texts or ()}
@@ -283,10 +311,8 @@ def _without_seen_texts(split: RunSplit) -> RunSplit:
 def _fixed_texts(
     split: RunSplit, pools: PoolSplit | None, config: TrainConfig, part: str
 ) -> list[tuple[PlacedText, ...]]:
-    pool = getattr(pools, part) if pools else None
-    return run_events(
-        getattr(split, part), pool, config.events, np.random.default_rng([config.seed, *part.encode()])
-    )
+    pool = getattr(pools, part) if pools and config.texts else None
+    return run_events(getattr(split, part), pool, config.events, np.random.default_rng([config.seed, *part.encode()]))
 
 
 def _evidence(
@@ -348,9 +374,7 @@ def _training_record(
     scores: Scores,
 ) -> dict[str, Any]:
     """What the model file says about its making: enough to judge it and to make it again."""
-    subset = {
-        part: {source: of["all_faults"]["fusion"] for source, of in by.items()} for part, by in scores.items()
-    }
+    subset = {part: {source: of["all_faults"]["fusion"] for source, of in by.items()} for part, by in scores.items()}
     return {
         "seed": config.seed,
         "data": [path.name for files in config.runs for path in files.paths],
@@ -362,15 +386,13 @@ def _training_record(
         "loss": "every frame",
         "rule_scores": rule_scores,
         "scores": {
-            part: {
-                source: {k: v for k, v in score.items() if k != "per_fault"} for source, score in by.items()
-            }
+            part: {source: {k: v for k, v in score.items() if k != "per_fault"} for source, score in by.items()}
             for part, by in subset.items()
         },
     }
 
 
-def _fingerprint(config: TrainConfig, machine_type: MachineType, split: RunSplit) -> str:
+def _fingerprint(config: TrainConfig, machine_type: MachineType, split: RunSplit, pools: PoolSplit | None) -> str:
     """Changes with everything that a checkpoint depends on, but not with where it lies or what comes after it."""
     later = {"output", "name", "rule", "storage", "plots", "hard_faults"}
     digest = hashlib.sha256(config.model_dump_json(exclude=later).encode())
@@ -378,6 +400,8 @@ def _fingerprint(config: TrainConfig, machine_type: MachineType, split: RunSplit
     for run in (*split.train, *split.validation):
         digest.update(f"{run.name} {len(run)}".encode())
         digest.update(run.labels.tobytes())
+    for pool in (pools.train, pools.validation) if pools else ():
+        digest.update("\n".join(pool.texts).encode() + pool.classes.tobytes())
     return digest.hexdigest()
 
 

@@ -41,6 +41,7 @@ class Machine:
     slot: int
     partition: int
     last_ms: int  # time stamp of its newest record
+    arrived_ms: list[int]  # by source, time stamp of its newest reading
     applied: dict[str, int] = field(default_factory=dict)  # topic -> last offset whose effect is in the state
     texts: deque[RememberedText] = field(default_factory=lambda: deque(maxlen=_EVIDENCE_TEXTS))
 
@@ -113,6 +114,7 @@ class Line:
         self._free: list[int] = []
         self.width = len(kind.variables)
         self.max_skew_ms = kind.max_skew_ms
+        self.idle_after_ms = [kind.idle_after_ms(name) for name in kind.source_names]
         self.sources = {
             kind.sources[name].topic: SourceColumns(
                 index, {v.name: column for column, v in enumerate(kind.variables) if v.source == name}, self.width
@@ -130,7 +132,9 @@ class Line:
             self.aligner.reserve(slot + 1)
             self.alarms.reserve(len(self.machines) + 64)
             self.runner.reserve(slot + 1)
-        machine = self.machines[slot] = Machine(name, self, slot, partition, last_ms)
+        machine = self.machines[slot] = Machine(
+            name, self, slot, partition, last_ms, [last_ms] * len(self.sources)
+        )
         return machine
 
     def remove(self, machine: Machine) -> None:
@@ -196,9 +200,10 @@ class Engine:
                     self._event(record, order, inboxes)
                 elif topic == CONTROL:
                     control = self._control(record)
-                    self._align(inboxes, outputs)
-                    inboxes = {name: _Inbox() for name in self.lines}
-                    self._apply(control, record, outputs)
+                    if not self._is_idle_tick(control, record.partition):
+                        self._align(inboxes, outputs)
+                        inboxes = {name: _Inbox() for name in self.lines}
+                        self._apply(control, record, outputs)
                 else:
                     raise RejectedError(Reason.UNKNOWN_TOPIC, f"the engine does not read topic {topic}")
             except RejectedError as rejected:
@@ -236,6 +241,9 @@ class Engine:
         applied[topic] = offset
         if stamp_ms > machine.last_ms:
             machine.last_ms = stamp_ms
+        arrived = machine.arrived_ms
+        if stamp_ms > arrived[source.index]:
+            arrived[source.index] = stamp_ms
         inbox = inboxes[line.name]
         inbox.records.append(record)
         inbox.columns.append((machine.slot, time, source.index, stamp_ms, order))
@@ -303,6 +311,27 @@ class Engine:
         if control.kind != "tick" and control.machine is None:
             raise RejectedError(Reason.SCHEMA, f"'{control.kind}' needs a machine")
         return control
+
+    def _is_idle_tick(self, control: messages.Control, partition: int) -> bool:
+        """Whether a tick changes nothing, because every source has spoken lately.
+
+        Most ticks are such; acting on each would cut the input into small batches.
+        """
+        if control.kind != "tick":
+            return False
+        now_ms = messages.parse_time_ms(control.time or 0)
+        for line in self.lines.values():
+            idle_after = line.idle_after_ms
+            ttl = line.kind.state_ttl_ms
+            for machine in line.machines:
+                if machine is None or machine.partition != partition:
+                    continue
+                if now_ms - machine.last_ms > ttl:
+                    return False
+                for arrived_ms, limit_ms in zip(machine.arrived_ms, idle_after, strict=True):
+                    if now_ms - arrived_ms > limit_ms:
+                        return False
+        return True
 
     def _apply(self, control: messages.Control, record: Record, outputs: list[Output]) -> None:
         if control.kind == "tick":
@@ -482,6 +511,7 @@ class Engine:
                 "model": line.runner.hash,
                 "partition": machine.partition,
                 "last": machine.last_ms,
+                "arrived": machine.arrived_ms,
                 "applied": machine.applied,
                 "aligner": line.aligner.save(machine.slot),
                 "runner": line.runner.save(np.array([machine.slot]))[0],
@@ -502,7 +532,8 @@ class Engine:
             line = self.lines[kind.name]
             if saved["model"] != line.runner.hash:
                 raise StateError(f"state of {machine} belongs to model {saved['model'][:12]}, not {line.runner.hash[:12]}")
-            applied, partition, texts, last_ms = saved["applied"], saved["partition"], saved["texts"], saved["last"]
+            applied, partition, texts = saved["applied"], saved["partition"], saved["texts"]
+            last_ms, arrived_ms = saved["last"], saved["arrived"]
             aligner, runner, alarms = saved["aligner"], saved["runner"], saved["alarms"]
         except (msgspec.DecodeError, KeyError, TypeError) as error:
             self.stats.states_refused += 1
@@ -520,7 +551,7 @@ class Engine:
             line.remove(entry)
             self.stats.states_refused += 1
             raise
-        entry.applied = dict(applied)
+        entry.applied, entry.arrived_ms = dict(applied), list(arrived_ms)
         entry.texts.extend(RememberedText(*text) for text in texts)
         self._machines[machine.encode()] = entry
 
@@ -546,6 +577,11 @@ class Engine:
     def machines(self) -> int:
         """How many machines have a state."""
         return len(self._machines)
+
+    @property
+    def partitions(self) -> frozenset[int]:
+        """Partitions of which the engine holds machines or a clock."""
+        return frozenset(self._clock_ms) | {machine.partition for machine in self._machines.values()}
 
     def clock_ms(self, partition: int) -> int | None:
         """The newest Kafka time stamp seen in a partition: where its arrival clock stands."""

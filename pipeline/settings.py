@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     chunk_records: int = Field(default=4096, ge=1, description="records that are processed at once, at most")
     commit_interval_ms: Milliseconds = Field(default=1_000, description="how often offsets are committed")
     tick_interval_ms: Milliseconds = Field(default=5_000, description="how often quiet partitions are told that time passes")
-    metrics_interval_ms: Milliseconds = Field(default=3_600_000, description="event time that one fusion metric covers")
+    metrics_interval_ms: Milliseconds = Field(default=14_400_000, description="event time that one fusion metric covers")
     alarm_frames: int = Field(default=5, ge=1, description="how many recent frames an alarm looks at")
     alarm_agree: int = Field(default=3, ge=1, description="how many of them must name the same fault")
     alarm_confidence: float = Field(default=0.5, ge=0, le=1, description="confidence below which a fault does not count")

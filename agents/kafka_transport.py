@@ -1,0 +1,146 @@
+"""The `kafka://` transport: Faust's aiokafka driver, reading in chunks and without its stalls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+from faust.transport.consumer import ensure_TP
+from faust.transport.drivers import TRANSPORTS, aiokafka
+
+from agents.delivery import TP, ChunkedConsumerMixin, Delivery, Fetched, Mark
+from pipeline.records import Record
+
+_FETCH_MAX_WAIT_MS = 20
+"""How long the broker may keep a fetch that finds nothing; it keeps busy partitions waiting too."""
+
+_COMMIT_TIMEOUT_S = 10.0
+"""aiokafka repeats a commit for as long as the broker is away; it is tried again with the next one anyway."""
+
+
+def register() -> None:
+    """Let this transport stand for Faust's own under `kafka://`."""
+    TRANSPORTS.aliases["kafka"] = TRANSPORTS.aliases["aiokafka"] = f"{__name__}:Transport"
+
+
+class ConsumerThread(aiokafka.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """aiokafka's consumer in its thread, whose state only code in that thread may look at."""
+
+    consumer: Consumer
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        delivery: Delivery | None = self.transport.delivery
+        self._at_most = None if delivery is None else delivery.limits.buffered_records
+        self._assignment: Any = None
+        self._answers = 0
+        self._answered: dict[TP, tuple[int | None, int]] = {}  # when the last answer came, and its number
+
+    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = _FETCH_MAX_WAIT_MS  # Faust says 1,500, and offers no setting
+        if self.consumer.groups_topics:
+            # Without tables Faust deals out partitions topic by topic, and a machine's texts may go to another
+            # worker than its readings. Its own assignor keeps partitions of one number together.
+            self._assignor = self.app.assignor
+            consumer._partition_assignment_strategy = [self._assignor]
+        return consumer
+
+    async def on_start(self) -> None:
+        """Start aiokafka's consumer."""
+        await super().on_start()
+        # aiokafka leaves quiet partitions alone for so long while records of busy ones are not taken. Here they
+        # are taken as fast as they are wanted, and merging needs to hear of the quiet ones soon.
+        self._ensure_consumer()._fetcher._prefetch_backoff = 0.0
+
+    async def fetch(self, wanted: AbstractSet[TP], timeout: float) -> Fetched:
+        """Records and marks, taken together."""
+        fetched: Fetched = await self.call_thread(self._fetch, wanted, timeout)
+        return fetched
+
+    async def _fetch(self, wanted: AbstractSet[TP], timeout: float) -> Fetched:
+        found: Mapping[TP, list[Any]] = {}
+        if wanted:  # to aiokafka none means all
+            consumer = self._ensure_consumer()
+            found = await self._fetch_records(consumer, wanted, timeout=timeout, max_records=self._at_most)
+        # From here on nothing is awaited, so the marks are of the moment in which the records were taken.
+        marks = self._marks()
+        records: dict[TP, list[Record]] = {}
+        others: dict[TP, list[Any]] = {}
+        new, names = tuple.__new__, self.consumer.groups_topics  # half the cost of calling Record
+        for topic_partition, raw in found.items():
+            tp = ensure_TP(topic_partition)
+            if tp.topic not in names:
+                others[tp] = raw
+                continue
+            name, partition = names[tp.topic], tp.partition
+            records[tp] = [
+                new(Record, (name, partition, r.offset, r.timestamp, r.key, r.value, r.headers)) for r in raw
+            ]
+        return Fetched(records, others, marks)
+
+    def _marks(self) -> dict[TP, Mark]:
+        subscription = self._ensure_consumer()._subscription.subscription
+        assignment = None if subscription is None else subscription.assignment
+        if assignment is None:
+            return {}
+        if assignment is not self._assignment:
+            self._assignment = assignment
+            self._answered.clear()
+        self._answers += 1
+        marks = {}
+        for topic_partition in assignment.tps:
+            if topic_partition.topic not in self.consumer.groups_topics:
+                continue
+            tp = ensure_TP(topic_partition)
+            state = assignment.state_value(topic_partition)
+            if state.timestamp != self._answered.get(tp, (None, 0))[0]:
+                self._answered[tp] = (state.timestamp, self._answers)
+            end = state.lso if self.consumer.in_transaction else state.highwater
+            if end is not None and state.has_valid_position:
+                marks[tp] = Mark(state.position, end, self._answered[tp][1])
+        return marks
+
+    async def seek_to_committed(self) -> Mapping[TP, int | None]:
+        """Back to the committed offsets, or to where a new group begins."""
+        committed: Mapping[TP, int | None] = await self.call_thread(self._seek_to_committed)
+        return committed
+
+    async def _seek_to_committed(self) -> Mapping[TP, int | None]:
+        consumer = self._ensure_consumer()
+        committed: Mapping[TP, int | None] = await consumer.seek_to_committed()
+        # aiokafka stays where it is where nothing was committed; what was fetched and dropped would be lost.
+        fresh = [tp for tp, offset in committed.items() if not offset and tp.topic in self.consumer.groups_topics]
+        strategy = consumer._fetcher._default_reset_strategy
+        if fresh and strategy:
+            await consumer._fetcher.request_offset_reset(fresh, strategy)
+        return committed
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        try:
+            return bool(await asyncio.wait_for(super()._commit(offsets), _COMMIT_TIMEOUT_S))
+        except TimeoutError:
+            self.log.warning("no answer to a commit in %.0f s", _COMMIT_TIMEOUT_S)
+            return False
+
+
+class Consumer(ChunkedConsumerMixin, aiokafka.Consumer):  # type: ignore[misc]
+    """Faust's Kafka consumer with topic groups."""
+
+    _thread: ConsumerThread
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def _fetch(self, wanted: AbstractSet[TP], timeout: float) -> Fetched:
+        return await self._thread.fetch(wanted, timeout)
+
+
+class Transport(aiokafka.Transport):  # type: ignore[misc]
+    """What `broker="kafka://host:port"` becomes."""
+
+    Consumer = Consumer
+    delivery: Delivery | None = None

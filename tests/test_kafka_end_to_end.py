@@ -1,0 +1,156 @@
+"""The whole product on a real Kafka: topics, replay, a worker process, diagnoses equal to those of memory://."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kafka import KafkaConsumer, TopicPartition
+
+from agents.cli import load_runners, partition_function
+from agents.replay import replay_in_memory
+from agents.shipped import demo_recording
+from pipeline.messages import Diagnosis, decode_diagnosis
+from pipeline.profile import load_profile
+from pipeline.settings import load_settings
+
+pytestmark = pytest.mark.kafka
+PARTITIONS = 4
+
+
+def faultline(*arguments: str, env: dict[str, str]) -> str:
+    """Run the command as a user would; returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "agents.cli", *arguments], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def environment(bootstrap: str) -> dict[str, str]:
+    name = uuid.uuid4().hex[:8]
+    return os.environ | {
+        "FAULTLINE_BROKER": f"kafka://{bootstrap}",
+        "FAULTLINE_TOPIC_PREFIX": f"e2e-{name}.",
+        "FAULTLINE_GROUP": f"e2e-{name}",
+        "FAULTLINE_WEB_PORT": "0",
+        "FAULTLINE_PARTITIONS": str(PARTITIONS),
+    }
+
+
+@contextlib.contextmanager
+def worker(env: dict[str, str], log: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A worker process; gives it and the address of its web server."""
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "agents.cli", "run"], env=env, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            found = re.search(r"http://\S+?(?=/metrics)", line)
+            assert found, f"{line}\n{log.read_text()}"
+            yield process, found[0]
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+def read_diagnoses(bootstrap: str, prefix: str, expected: int, timeout_s: float) -> list[Diagnosis]:
+    """What an ordinary consumer finds in the diagnoses topic."""
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, group_id=None)
+    found: list[Diagnosis] = []
+    try:
+        places = [TopicPartition(f"{prefix}diagnoses", partition) for partition in range(PARTITIONS)]
+        consumer.assign(places)
+        consumer.seek_to_beginning(*places)
+        until = time.monotonic() + timeout_s
+        while len(found) < expected and time.monotonic() < until:
+            for records in consumer.poll(timeout_ms=500).values():
+                found += [decode_diagnosis(record.value) for record in records]
+        for records in consumer.poll(timeout_ms=1000).values():  # nothing may come behind the last
+            found += [decode_diagnosis(record.value) for record in records]
+    finally:
+        consumer.close()
+    return found
+
+
+def test_a_worker_on_kafka_says_what_the_replay_in_memory_says(kafka: str, tmp_path: Path) -> None:
+    settings, plant = load_settings(), load_profile("tennessee_eastman")
+    in_memory: dict[str, Diagnosis] = {}
+    asyncio.run(
+        replay_in_memory(
+            demo_recording(),
+            settings,
+            plant,
+            load_runners(settings, plant, None),
+            partition_function(PARTITIONS),
+            on_diagnosis=lambda diagnosis: in_memory.__setitem__(diagnosis.id, diagnosis),
+        )
+    )
+    assert len(in_memory) == 12 * 960
+
+    env = environment(kafka)
+    prefix = env["FAULTLINE_TOPIC_PREFIX"]
+    assert "created" in faultline("topics", "create", env=env)
+    assert "as they must be" in faultline("topics", "check", env=env)
+    report = json.loads(faultline("replay", str(demo_recording()), "--to", f"kafka://{kafka}", "--json", env=env))
+    assert report["records"] > len(in_memory)
+
+    with worker(env, tmp_path / "worker.log") as (process, url):
+        on_kafka = read_diagnoses(kafka, prefix, len(in_memory), 90)
+        assert len(on_kafka) == len(in_memory), (tmp_path / "worker.log").read_text()[-2000:]
+        assert {diagnosis.id for diagnosis in on_kafka} == set(in_memory)
+        for diagnosis in on_kafka:
+            twin = in_memory[diagnosis.id]
+            assert diagnosis.fault == twin.fault
+            assert diagnosis.probabilities == pytest.approx(twin.probabilities, abs=1e-5)
+
+        metrics = urllib.request.urlopen(f"{url}/metrics", timeout=10).read().decode()
+        assert 'faultline_records_total{topic="sensors"} 11520.0' in metrics
+        assert "faultline_frames_total 11520.0" in metrics
+        assert urllib.request.urlopen(f"{url}/readyz", timeout=10).status == 200
+
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 0
+        assert time.monotonic() - began < 10
+
+    consumer = KafkaConsumer(bootstrap_servers=kafka, group_id=env["FAULTLINE_GROUP"], enable_auto_commit=False)
+    try:
+        for topic in ("sensors", "events", "control"):
+            places = [TopicPartition(prefix + topic, partition) for partition in range(PARTITIONS)]
+            ends = consumer.end_offsets(places)
+            for place in places:
+                assert (consumer.committed(place) or 0) == ends[place], place
+    finally:
+        consumer.close()
+
+
+def test_a_worker_without_topics_or_broker_says_so_in_one_line(kafka: str) -> None:
+    for env, message in (
+        (environment(kafka), "topics create"),
+        (environment("127.0.0.1:1"), "127.0.0.1:1"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "agents.cli", "run"], env=env, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
