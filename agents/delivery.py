@@ -48,6 +48,7 @@ from agents.merging import DEFAULT_LIMITS, TP, Chunk, ChunkMerger, Limits, Mark
 from pipeline.records import Record
 
 __all__ = [
+    "DEFAULT_LIMITS",
     "TP",
     "Chunk",
     "ChunkMerger",

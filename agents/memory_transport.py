@@ -292,7 +292,7 @@ class Consumer(ChunkedConsumerMixin, base.Consumer):  # type: ignore[misc]
 
     def _read(self, wanted: AbstractSet[TP]) -> dict[TP, list[Record]]:
         found: dict[TP, list[Record]] = {}
-        if self.flow_active and not self.dead:
+        if self.flow_active and self.broker.faults.connected and not self.dead:
             for tp in self._position.keys() & wanted:
                 records = self.broker.read(tp, self._position[tp])
                 if records:

@@ -110,7 +110,7 @@ class KafkaPublisher:
         self._producer: AIOKafkaProducer | None = None
         self._partitions: dict[str, int] = {}
         self._lanes: dict[tuple[str, int], _Lane] = {}
-        self._in_flight = 0
+        self.in_flight = 0
         self._progress = asyncio.Event()
         self._failure: DeliveryError | None = None
 
@@ -138,19 +138,19 @@ class KafkaPublisher:
             size = _size(output)
             if size > self._record_limit:
                 self._fail(output.topic, f"a record of {size} bytes is larger than the limit of {self._record_limit}")
-            while self._in_flight + size > self._in_flight_limit and self._in_flight:
+            while self.in_flight + size > self._in_flight_limit and self.in_flight:
                 await self._wait_for_progress()
             lane = self._lanes.get((output.topic, -1 if output.partition is None else output.partition))
             if lane is None or output.partition is None:
                 lane = await self._lane(output)
-            self._in_flight += size
+            self.in_flight += size
             lane.outputs.append(output)
             if lane.task is None:
                 lane.task = asyncio.create_task(self._send_all(lane))
 
     async def flush(self) -> None:
         """Return when the broker has everything that was published."""
-        while self._in_flight:
+        while self.in_flight:
             await self._wait_for_progress()
         self._check()
 
@@ -225,7 +225,7 @@ class KafkaPublisher:
                 except Exception as error:
                     records = f"{batch.record_count()} records, {batch.size()} bytes"
                     self._fail(lane.topic, f"a batch to partition {lane.partition} ({records}): {error!r}", error)
-                self._in_flight -= size
+                self.in_flight -= size
                 self._progress.set()
         except DeliveryError:
             lane.outputs.clear()  # `flush` and `publish` raise it

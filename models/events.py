@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.dataset import UNLABELLED, PlacedText, Run, check_disjoint, class_runs, need_columns, read_table
 from models.text import normalised
 from pipeline.errors import DataError
-from pipeline.frames import Bools, Floats, Ints
+from pipeline.frames import Bools, Ints
 
 _PARTS = ("train", "validation", "test")
 _RECOVERED = "recovered"
@@ -197,14 +198,14 @@ def run_events(
     return drawn
 
 
-def ring_plan(texts: Sequence[PlacedText], frames: int, *, size: int, ttl: int) -> tuple[Ints, Floats]:
+def ring_plan(texts: Sequence[PlacedText], frames: int, *, size: int, ttl: int) -> tuple[Ints, NDArray[np.float64]]:
     """Which texts stand in the event ring at each frame, newest first: rows (T, E) and ages (T, E) in frames.
 
     Empty places have row 0 and age -1. Ages grow alike, so a text that was pushed out never belongs back in: the
     ring at any frame is simply the `size` youngest texts so far that are not older than `ttl`.
     """
     rows = np.zeros((frames, size), np.int64)
-    ages = np.full((frames, size), -1, np.float32)
+    ages = np.full((frames, size), -1.0)
     if not texts:
         return rows, ages
     arrived = np.array([text.frame for text in texts])

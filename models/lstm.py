@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 import torch
@@ -47,7 +48,7 @@ class SeqLSTM(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.head = mlp(width, config.head, classes)
 
-        rates = [1 - torch.tensor(-1 / tau).exp().item() for tau in (*config.trends, *config.spreads)]
+        rates = [1 - math.exp(-1 / tau) for tau in (*config.trends, *config.spreads)]
         self.register_buffer("rates", torch.tensor(rates), persistent=False)
         self.rates: Tensor
 

@@ -269,7 +269,7 @@ class _Rings:
             row, age = ring_plan(placed, len(run), size=size, ttl=ttl)
             useful = (age >= 0).any(axis=1) & (run.labels >= 0)
             rows.append(row[useful] + len(said))
-            ages.append(age[useful])
+            ages.append(age[useful].astype(np.float32))
             labels.append(run.labels[useful])
             said += [text.text for text in placed]
         return cls(said, np.concatenate(rows), np.concatenate(ages), np.concatenate(labels))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def load_train_config(
 ) -> TrainConfig:
     """Read a configuration; the other arguments take precedence over what it says.
 
-    Relative paths start from `data`, or from the configuration's own folder. Raises DataError with file and field.
+    Relative paths start from `data`, or from the configuration's own folder; `$NAME` stands for an environment
+    variable. Raises DataError with file and field.
     """
     try:
         raw = yaml.safe_load(path.read_text("utf-8"))
@@ -54,7 +56,7 @@ def _rooted(value: Any, root: Path) -> Any:
     if not isinstance(value, dict):
         return value
     return {
-        name: [str(root / str(entry)) for entry in part]
+        name: [str(root / os.path.expandvars(str(entry))) for entry in part]
         if name in _PATHS and isinstance(part, list)
         else _rooted(part, root)
         for name, part in value.items()

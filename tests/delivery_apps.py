@@ -11,7 +11,7 @@ from typing import Any
 
 import faust
 
-from agents.delivery import TP, Chunk, Limits, install
+from agents.delivery import DEFAULT_LIMITS, TP, Chunk, Limits, install
 from agents.memory_transport import MemoryBroker
 from pipeline.records import Record
 
@@ -42,7 +42,7 @@ def memory_broker(partitions: int = 2, topics: Sequence[str] = TOPICS) -> tuple[
 
 
 class Reader:
-    """One worker: a Faust app whose agent collects chunks; acks them at once if `acks`, else leaves them to the test."""
+    """One worker: a Faust app whose agent collects chunks; unless `acks`, the test has to ack them."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Reader:
         group: str = "faultline",
         topics: Sequence[str] = TOPICS,
         prefix: str = PREFIX,
-        limits: Limits = Limits(),
+        limits: Limits = DEFAULT_LIMITS,
         acks: bool = True,
         handle: Callable[[Chunk], None] | None = None,
         **settings: Any,

@@ -101,7 +101,7 @@ async def _agent_raises(folder: Path) -> None:
     acked = {**first.chunks[0].next_offsets, **first.chunks[1].next_offsets}
     assert broker.committed("faultline") == acked
     async with Reader(address, folder, limits=limits).running() as second:
-        await until(lambda: len(second.records) == 110 - 40)
+        await until(lambda: len(second.records) == 110 - sum(len(chunk.records) for chunk in first.chunks[:2]))
         assert set(places(first.chunks[2].records)) <= set(places(second.records))
 
 
@@ -212,16 +212,18 @@ async def _plain_streams(folder: Path) -> None:
     app = faust.App("plain-2", broker=address, datadir=str(folder / "plain"), store="memory://", **_QUIET)
     install(app, [["events"]], PREFIX, Limits(chunk_records=3, chunks_in_flight=1))
 
-    @app.agent(app.topic("other", value_type=bytes, value_serializer="raw"))
     async def each(stream: Any) -> None:
-        async for value in stream:
-            plain.append(value)
+        nonlocal plain
+        async for event in stream.events():
+            plain += [event.value]
 
-    @app.agent(app.topic(EVENTS, value_type=bytes, value_serializer="raw"))
     async def chunked(stream: Any) -> None:
-        async for chunk in stream:
-            chunks.append(chunk)
+        nonlocal chunks
+        async for event in stream.events():
+            chunks += [event.value]
 
+    app.agent(app.topic("other", value_type=bytes, value_serializer="raw"))(each)
+    app.agent(app.topic(EVENTS, value_type=bytes, value_serializer="raw"))(chunked)
     fill(broker, 100)
     for i in range(7):
         broker.append("other", i % 2, None, str(i).encode(), i)

@@ -49,7 +49,7 @@ def test_texts_are_cut_and_empty_texts_become_one_unknown_word() -> None:
 def test_ngram_buckets_are_the_same_in_every_process() -> None:
     tokenizer = Tokenizer([], TextConfig(subword_buckets=2**13, shortest_ngram=3, longest_ngram=4))
     # crc32 of <pu, pum, ump, mp>, <pum, pump, ump> modulo 8192
-    assert tokenizer.buckets("pump") == [6318, 5364, 2283, 2443, 4217, 3266, 7297]
+    assert tokenizer.buckets("pump") == [6563, 276, 6015, 1340, 3, 4589, 5020]
     assert Tokenizer([], TextConfig(subword_buckets=0)).buckets("pump") == []
 
 
