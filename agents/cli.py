@@ -37,8 +37,12 @@ app.add_typer(bench_app, name="bench")
 
 DEMO_SECONDS = 30.0
 
-BrokerOption = Annotated[str | None, typer.Option("--broker", help="kafka://host:port or memory://name; FAULTLINE_BROKER")]
-ProfileOption = Annotated[str | None, typer.Option("--profile", help="a shipped plant profile or a file; FAULTLINE_PROFILE")]
+BrokerOption = Annotated[
+    str | None, typer.Option("--broker", help="kafka://host:port or memory://name; FAULTLINE_BROKER")
+]
+ProfileOption = Annotated[
+    str | None, typer.Option("--profile", help="a shipped plant profile or a file; FAULTLINE_PROFILE")
+]
 ModelOption = Annotated[list[Path] | None, typer.Option("--model", help="model file, one for each machine type")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
 SpeedOption = Annotated[str | None, typer.Option("--speed", help="times real time, or max")]
@@ -46,7 +50,9 @@ SpeedOption = Annotated[str | None, typer.Option("--speed", help="times real tim
 
 def main() -> None:
     """Run the command line; errors that a user can cause become one line and exit code 1."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
     try:
         app(standalone_mode=True)
     except FaultlineError as error:
@@ -65,7 +71,9 @@ def parse_speed(text: str | None) -> float | None:
     except ValueError:
         speed = 0.0
     if not 0 < speed < 1e9:
-        raise SettingsError(f"--speed {text!r} is neither 'max' nor a positive number, such as 60 for a minute a second")
+        raise SettingsError(
+            f"--speed {text!r} is neither 'max' nor a positive number, such as 60 for a minute a second"
+        )
     return speed
 
 
@@ -151,9 +159,7 @@ def _replay(
                 view.labels.add(record)
         with Live(get_renderable=view.table, refresh_per_second=8, screen=False) as live:
             report = asyncio.run(
-                replay_in_memory(
-                    recording, settings, plant, runners, partition_of, speed=speed, on_diagnosis=view.add
-                )
+                replay_in_memory(recording, settings, plant, runners, partition_of, speed=speed, on_diagnosis=view.add)
             )
             live.refresh()
     if as_json:
@@ -224,7 +230,9 @@ def run(
     broker: BrokerOption = None,
     profile: ProfileOption = None,
     model: ModelOption = None,
-    web_port: Annotated[int | None, typer.Option(help="port of /metrics, /healthz, /readyz; FAULTLINE_WEB_PORT")] = None,
+    web_port: Annotated[
+        int | None, typer.Option(help="port of /metrics, /healthz, /readyz; FAULTLINE_WEB_PORT")
+    ] = None,
 ) -> None:
     """Run a worker until it is told to stop (SIGTERM or Ctrl-C)."""
     from agents.service import serve
@@ -241,7 +249,8 @@ def record(
     broker: BrokerOption = None,
     profile: ProfileOption = None,
     follow_seconds: Annotated[
-        float | None, typer.Option("--for", help="keep recording for so many seconds; else up to where the topics end now")
+        float | None,
+        typer.Option("--for", help="keep recording for so many seconds; else up to where the topics end now"),
     ] = None,
 ) -> None:
     """Record the input topics of a real Kafka to a file, from their beginning, in the order of time stamps."""
@@ -269,7 +278,8 @@ def convert(
 def train(
     config: Annotated[Path, typer.Argument(help="YAML of the training: data, model, schedule (docs/training.md)")],
     data: Annotated[
-        Path | None, typer.Option("--data", help="folder that relative paths start from; FAULTLINE_DATA", envvar="FAULTLINE_DATA")
+        Path | None,
+        typer.Option("--data", help="folder that relative paths start from; FAULTLINE_DATA", envvar="FAULTLINE_DATA"),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="folder for model, scores and plots")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="another seed than the configuration's")] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -239,5 +240,5 @@ def _number(value: object, path: Path, column: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value) if value == value else None  # NaN is how tables write "not observed"
+        return None if math.isnan(value) else float(value)  # NaN is how tables write "not observed"
     raise DataError(f"{path}, column {column}: {value!r} is no number")

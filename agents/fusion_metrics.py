@@ -52,7 +52,7 @@ class _Interval:
     fused: int = 0
     weights: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     said: dict[tuple[str, int], str] = field(default_factory=dict)  # (machine, frame start) -> fault, last revision
-    model: messages.ModelRef = messages.ModelRef("", "")
+    model: messages.ModelRef = field(default_factory=lambda: messages.ModelRef("", ""))
 
 
 class FusionMetrics:
@@ -133,7 +133,9 @@ class FusionMetrics:
         )
         scores = {name: None if score is None else round(float(score), _DIGITS) for name, score in found.items()}
         fused = interval.fused
-        mean = {name: round(total / fused, _DIGITS) for name, total in sorted(interval.weights.items())} if fused else {}
+        mean = (
+            {name: round(total / fused, _DIGITS) for name, total in sorted(interval.weights.items())} if fused else {}
+        )
         return FusionMetric(
             id=f"{interval.model.name}:{model_hash[:12]}:{partition}:{start + self._interval_ms}",
             model=interval.model,

@@ -32,7 +32,9 @@ class LiveView:
         newest = max((d.frame_end for d in self._newest.values()), default=0)
         moment = datetime.fromtimestamp(newest / 1000, UTC).strftime("%Y-%m-%d %H:%M") if newest else "waiting"
         table = Table(
-            title=f"{self._title}   plant time {moment} UTC   {self.frames:,} diagnoses", expand=True, title_justify="left"
+            title=f"{self._title}   plant time {moment} UTC   {self.frames:,} diagnoses",
+            expand=True,
+            title_justify="left",
         )
         table.add_column("machine", no_wrap=True)
         table.add_column("diagnosis", no_wrap=True)

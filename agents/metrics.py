@@ -42,28 +42,46 @@ class EngineCollector(Collector):
         stats = self._engine.stats
         yield _counter("faultline_records", "Records read.", "topic", self._topics, stats.records)
         reasons = [reason.value for reason in Reason if reason not in _LATE_REASONS]
-        yield _counter("faultline_dead_letters", "Records that could not be used.", "reason", reasons, stats.dead_letters)
+        yield _counter(
+            "faultline_dead_letters", "Records that could not be used.", "reason", reasons, stats.dead_letters
+        )
         yield _counter("faultline_late", "Readings and texts that came too late.", "topic", self._topics, stats.late)
-        yield _counter("faultline_duplicates", "Readings and texts given before.", "kind", ("readings", "texts"), stats.duplicates)
-        yield _counter("faultline_skipped", "Records whose effect a restored state already held.", "topic", self._topics, stats.skipped)
+        yield _counter(
+            "faultline_duplicates", "Readings and texts given before.", "kind", ("readings", "texts"), stats.duplicates
+        )
+        yield _counter(
+            "faultline_skipped",
+            "Records whose effect a restored state already held.",
+            "topic",
+            self._topics,
+            stats.skipped,
+        )
         faults = (*self._faults, NO_EVIDENCE)
         yield _counter("faultline_diagnoses", "Diagnoses published.", "fault", faults, stats.diagnoses)
         yield _counter("faultline_alarms", "Alarms raised and cleared.", "state", ("raised", "cleared"), stats.alarms)
         yield CounterMetricFamily("faultline_frames", "Frames that closed.", value=stats.frames)
         yield CounterMetricFamily("faultline_masked_frames", "Frames without any reading.", value=stats.masked_frames)
-        yield CounterMetricFamily("faultline_states_refused", "Saved states that fit no model.", value=stats.states_refused)
-        yield CounterMetricFamily("faultline_machines_evicted", "Machines forgotten after long silence.", value=stats.evicted)
+        yield CounterMetricFamily(
+            "faultline_states_refused", "Saved states that fit no model.", value=stats.states_refused
+        )
+        yield CounterMetricFamily(
+            "faultline_machines_evicted", "Machines forgotten after long silence.", value=stats.evicted
+        )
         yield GaugeMetricFamily("faultline_machines", "Machines with a state.", value=self._engine.machines)
         yield self._confidence()
         event_lag = GaugeMetricFamily(
-            "faultline_event_time_lag_seconds", "Wall clock less the end of the newest diagnosed frame.", labels=["partition"]
+            "faultline_event_time_lag_seconds",
+            "Wall clock less the end of the newest diagnosed frame.",
+            labels=["partition"],
         )
         now = self._now_ms()
         for partition, end_ms in sorted(self._engine.newest_frame_end_ms().items()):
             event_lag.add_metric([str(partition)], (now - end_ms) / 1000)
         yield event_lag
         lag = GaugeMetricFamily(
-            "faultline_consumer_lag_records", "Records in the topic that are not processed yet.", labels=["topic", "partition"]
+            "faultline_consumer_lag_records",
+            "Records in the topic that are not processed yet.",
+            labels=["topic", "partition"],
         )
         for (topic, partition), behind in sorted(self._lag().items()):
             lag.add_metric([topic, str(partition)], behind)
@@ -81,7 +99,9 @@ class EngineCollector(Collector):
         )
 
 
-def _counter(name: str, text: str, label: str, values: tuple[str, ...] | list[str], counts: Mapping[str, int]) -> CounterMetricFamily:
+def _counter(
+    name: str, text: str, label: str, values: tuple[str, ...] | list[str], counts: Mapping[str, int]
+) -> CounterMetricFamily:
     family = CounterMetricFamily(name, text, labels=[label])
     for value in values:
         family.add_metric([value], counts.get(value, 0))
@@ -91,7 +111,12 @@ def _counter(name: str, text: str, label: str, values: tuple[str, ...] | list[st
 def step_seconds(registry: CollectorRegistry) -> Histogram:
     """The histogram of how long one model step over a round takes."""
     bounds = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
-    return Histogram("faultline_step_seconds", "Duration of one model step over a round of frames.", buckets=bounds, registry=registry)
+    return Histogram(
+        "faultline_step_seconds",
+        "Duration of one model step over a round of frames.",
+        buckets=bounds,
+        registry=registry,
+    )
 
 
 class TimedRunner:

@@ -88,8 +88,8 @@ class Tape:
             if record.topic not in self._inputs:
                 known = ", ".join(sorted(self._inputs))
                 raise RecordingError(
-                    f"recording {self._path}, row {row}: topic '{record.topic}' is not an input of this plant ({known}); "
-                    "topics are named without prefix, and --profile names the plant"
+                    f"recording {self._path}, row {row}: topic '{record.topic}' is not an input of this plant "
+                    f"({known}); topics are named without prefix, and --profile names the plant"
                 )
             recorded_ticks |= record.topic == CONTROL
             partition = self._partition(record)

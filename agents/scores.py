@@ -57,7 +57,7 @@ class ScoreBook:
         """Scores by the definitions of docs/scores.md; None where there are no labels or no such modality."""
         keys = sorted(self._said)
         truth = np.array([self._truth(*key) for key in keys], np.int64)
-        if not len(keys) or not (truth >= 0).any():
+        if not keys or not (truth >= 0).any():
             return dict.fromkeys(names)
         ids = {machine: index for index, machine in enumerate(dict.fromkeys(machine for machine, _ in keys))}
         machines = np.array([ids[machine] for machine, _ in keys], np.int64)

@@ -22,7 +22,7 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
 
 
 class _QuietHandler(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *_: Any) -> None:
         """A scrape every few seconds is not worth a log line."""
 
 
@@ -56,7 +56,8 @@ class WebServer:
     def _app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
         if path == "/metrics":
-            return self._metrics(environ, start_response)
+            page: Iterable[bytes] = self._metrics(environ, start_response)
+            return page
         probe = self._probes.get(path)
         if probe is None:
             start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])

@@ -66,7 +66,8 @@ class Alarms:
 
     def save(self, slot: int) -> bytes:
         """One machine's alarm state."""
-        return self._standing[slot].tobytes() + self._recent[slot].tobytes()
+        state: bytes = self._standing[slot].tobytes() + self._recent[slot].tobytes()
+        return state
 
     def load(self, slot: int, state: bytes) -> None:
         """Put back what `save` gave; raises StateError if the rule has another length."""

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,7 @@ from pipeline.records import Record
 from pipeline.rowstore import RowStore
 
 Matrix = NDArray[np.float64]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 _GROUP_SHIFT = np.int64(2**43)
 """Above any time (messages.MAX_TIME_MS), so that one running maximum serves all machines of a batch."""
@@ -233,7 +236,9 @@ class Aligner:
                 result.late.append(LateReading(row, int(frame_end[position]), int(before[position])))
             result.late.sort(key=lambda reading: reading.row)
         keep = by_slot[~late]
-        refused = self._rows.add(batch.slots[keep], batch.time_ms[keep], batch.values[keep], self._kind.buffer_limit_rows)
+        refused = self._rows.add(
+            batch.slots[keep], batch.time_ms[keep], batch.values[keep], self._kind.buffer_limit_rows
+        )
         result.refused.extend(keep[refused].tolist())
         return touched, closed
 
@@ -439,10 +444,12 @@ class Aligner:
         round_of = np.arange(total) - np.repeat(slot_starts, np.diff(np.append(slot_starts, total)))
         by_round = np.argsort(round_of, kind="stable")
         bounds = np.flatnonzero(np.diff(round_of[by_round], prepend=-1, append=round_of.max() + 1))
-        for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+        for low, high in pairwise(bounds.tolist()):
             rows = by_round[low:high]
             result.rounds.append(
-                self._frames(frame_slot[rows], frame_start[rows], frame_group[rows], reset[rows], aggregated, observed_ms, result)
+                self._frames(
+                    frame_slot[rows], frame_start[rows], frame_group[rows], reset[rows], aggregated, observed_ms, result
+                )
             )
 
     def _frames(
@@ -514,7 +521,8 @@ class Aligner:
 
     def newest_ms(self, slots: Ints) -> Ints:
         """The newest event time of each machine, (B,); negative where there is none."""
-        return self._newest[slots].max(axis=1)
+        newest: Ints = self._newest[slots].max(axis=1)
+        return newest
 
     # -- state ------------------------------------------------------------------------------------------------
 
@@ -524,7 +532,8 @@ class Aligner:
         times, values = self._rows.of_machine(slot)
         state["row_times"], state["row_values"] = times.tobytes(), values.tobytes()
         state["texts"] = [
-            [first, t.id, t.time_ms, t.text, t.source, t.severity, t.late, t.record] for first, t in self._texts.get(slot, [])
+            [first, t.id, t.time_ms, t.text, t.source, t.severity, t.late, t.record]
+            for first, t in self._texts.get(slot, [])
         ]
         state["seen_texts"] = self._seen_texts.get(slot, {})
         return state
@@ -548,10 +557,7 @@ class Aligner:
             raise StateError(f"saved alignment state does not fit machine type {self._kind.name}: {error!r}") from error
         self._rows.add(np.full(len(time_ms), slot, np.int64), time_ms, matrix, len(time_ms))
         if texts:
-            self._texts[slot] = [
-                (first, EventText(*rest, record=Record(*record[:6], tuple(map(tuple, record[6])))))
-                for first, *rest, record in texts
-            ]
+            self._texts[slot] = [(first, _text_from(saved)) for first, *saved in texts]
         if seen:
             self._seen_texts[slot] = dict(seen)
 
@@ -564,8 +570,9 @@ class Aligner:
         self._seen_texts.pop(slot, None)
 
 
-def _last_of_group(column: NDArray[np.generic], starts: Ints) -> NDArray[np.generic]:
-    return column[np.append(starts[1:], len(column)) - 1]
+def _last_of_group(column: NDArray[Scalar], starts: Ints) -> NDArray[Scalar]:
+    last: NDArray[Scalar] = column[np.append(starts[1:], len(column)) - 1]
+    return last
 
 
 def _drop_repeats(slots: Ints, times: Ints, values: Matrix) -> int:
@@ -586,6 +593,15 @@ def _drop_repeats(slots: Ints, times: Ints, values: Matrix) -> int:
         given |= new
         previous = row
     return repeats
+
+
+def _text_from(saved: list[Any]) -> EventText:
+    id_, time_ms, text, source, severity, late, record = saved
+    topic, partition, offset, timestamp_ms, key, value, headers = record
+    pairs = tuple((name, content) for name, content in headers)
+    return EventText(
+        id_, time_ms, text, source, severity, late, Record(topic, partition, offset, timestamp_ms, key, value, pairs)
+    )
 
 
 def _rows_of(batch: ReadingBatch, begin: int, end: int) -> ReadingBatch:

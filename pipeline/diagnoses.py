@@ -12,7 +12,7 @@ import numpy as np
 from pipeline import messages
 from pipeline.alarms import AlarmChange
 from pipeline.alignment import Resets
-from pipeline.frames import Floats, Frames, Ints, StepResult, StepRunner
+from pipeline.frames import Bools, Floats, Frames, Ints, StepResult, StepRunner
 from pipeline.messages import Diagnosis, Evidence, ModalityAnswer, TextEvidence, VariableEvidence
 from pipeline.profile import MachineType
 from pipeline.records import Output
@@ -65,7 +65,7 @@ class DiagnosisWriter:
         counts: Counter[str],
     ) -> tuple[Ints, Floats]:
         """Append one diagnosis a row; returns each row's fault (class index, -1 = no evidence) and confidence."""
-        evidence = result.present.any(axis=0)
+        evidence: Bools = np.any(result.present, axis=0)
         probabilities = np.round(result.probabilities.astype(np.float64), _DIGITS)
         best = probabilities.argmax(axis=1)
         confidence = probabilities.max(axis=1)
@@ -77,7 +77,7 @@ class DiagnosisWriter:
         weights = np.round(result.weights.astype(np.float64), _DIGITS).tolist()
         present = result.present.tolist()
         sensor_age = np.where(frames.age_ms >= 0, frames.age_ms, np.iinfo(np.int64).max).min(axis=1)
-        silent = ~frames.observed.any(axis=1)
+        silent: Bools = ~np.any(frames.observed, axis=1)
         classes, model = self._classes, self._model
         rows = zip(
             machines,
@@ -130,9 +130,7 @@ class DiagnosisWriter:
                 revision=revision,
                 model=model,
             )
-            outputs.append(
-                Output(DIAGNOSES, machine.partition, machine.name.encode(), messages.encode(diagnosis), end)
-            )
+            outputs.append(Output(DIAGNOSES, machine.partition, machine.name.encode(), messages.encode(diagnosis), end))
         return np.where(evidence, best, -1), confidence.astype(np.float32)
 
     def _variable_evidence(self, frames: Frames, result: StepResult, row: int) -> list[VariableEvidence]:

@@ -132,9 +132,7 @@ class Line:
             self.aligner.reserve(slot + 1)
             self.alarms.reserve(len(self.machines) + 64)
             self.runner.reserve(slot + 1)
-        machine = self.machines[slot] = Machine(
-            name, self, slot, partition, last_ms, [last_ms] * len(self.sources)
-        )
+        machine = self.machines[slot] = Machine(name, self, slot, partition, last_ms, [last_ms] * len(self.sources))
         return machine
 
     def remove(self, machine: Machine) -> None:
@@ -286,13 +284,17 @@ class Engine:
             shown = "no key" if key is None else repr(key[:80])
             raise RejectedError(Reason.KEY_MISMATCH, f"the record is about {name[:80]!r} but has {shown}")
         if not name or len(name) > _MAX_MACHINE_ID or not name.isprintable():
-            raise RejectedError(Reason.UNKNOWN_MACHINE, f"{name[:80]!r} is not a machine id of 1 to 200 printable characters")
+            raise RejectedError(
+                Reason.UNKNOWN_MACHINE, f"{name[:80]!r} is not a machine id of 1 to 200 printable characters"
+            )
         if self._partition_of is not None and (right := self._partition_of(key)) != record.partition:
             text = f"key {name[:80]!r} belongs to partition {right} by murmur2, this is {record.partition}"
             raise RejectedError(Reason.WRONG_PARTITION, text)
         kind = self._profile.type_of(name)
         if kind is None:
-            raise RejectedError(Reason.UNKNOWN_MACHINE, f"no machine type of plant {self._profile.plant} matches {name[:80]!r}")
+            raise RejectedError(
+                Reason.UNKNOWN_MACHINE, f"no machine type of plant {self._profile.plant} matches {name[:80]!r}"
+            )
         machine = self._machines[encoded] = self.lines[kind.name].add(name, record.partition, record.timestamp_ms)
         return machine
 
@@ -367,10 +369,10 @@ class Engine:
             aligned, announced = line.aligner.tick(now_ms, np.array(slots, np.int64))
             self._step(line, aligned, outputs)
             for slot, start_ms, offline in announced:
-                machine = line.machines[slot]
-                assert machine is not None
-                self._changed[machine.name.encode()] = machine
-                fault, output = line.writer.announce(machine.name, partition, start_ms, offline=offline)
+                silent = line.machines[slot]
+                assert silent is not None
+                self._changed[silent.name.encode()] = silent
+                fault, output = line.writer.announce(silent.name, partition, start_ms, offline=offline)
                 self.stats.diagnoses[fault] += 1
                 outputs.append(output)
 
@@ -422,7 +424,12 @@ class Engine:
             self._reject(inbox.records[row], RejectedError(Reason.NOT_FINITE, "a value is beyond 3.4e38"), outputs)
         keep = np.flatnonzero(~too_large)
         batch = ReadingBatch(
-            batch.slots[keep], batch.time_ms[keep], batch.source[keep], batch.arrival_ms[keep], batch.order[keep], values[keep]
+            batch.slots[keep],
+            batch.time_ms[keep],
+            batch.source[keep],
+            batch.arrival_ms[keep],
+            batch.order[keep],
+            values[keep],
         )
         return batch, [inbox.records[row] for row in keep.tolist()]
 
@@ -466,7 +473,7 @@ class Engine:
                 outputs.append(
                     line.writer.alarm(machine, int(frames.start_ms[change.row]), change, float(confidence[change.row]))
                 )
-            if len(machines):
+            if machines:
                 end = frames.end_ms
                 for machine, end_ms in zip(machines, end.tolist(), strict=True):
                     assert machine is not None
@@ -494,7 +501,7 @@ class Engine:
 
     def checkpoint(self) -> dict[str, bytes | None]:
         """The states of all machines that changed since the last call; None for one that was forgotten."""
-        states: dict[str, bytes | None] = {name: None for name in self._evicted}
+        states: dict[str, bytes | None] = dict.fromkeys(self._evicted)
         states |= {machine.name: self._save(machine) for machine in self._changed.values()}
         self._changed.clear()
         self._evicted.clear()
@@ -531,7 +538,9 @@ class Engine:
                 raise StateError(f"state of {machine} was saved under another profile")
             line = self.lines[kind.name]
             if saved["model"] != line.runner.hash:
-                raise StateError(f"state of {machine} belongs to model {saved['model'][:12]}, not {line.runner.hash[:12]}")
+                raise StateError(
+                    f"state of {machine} belongs to model {saved['model'][:12]}, not {line.runner.hash[:12]}"
+                )
             applied, partition, texts = saved["applied"], saved["partition"], saved["texts"]
             last_ms, arrived_ms = saved["last"], saved["arrived"]
             aligner, runner, alarms = saved["aligner"], saved["runner"], saved["alarms"]

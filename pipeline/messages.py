@@ -267,7 +267,9 @@ def dead_letter(record: Record, rejected: RejectedError) -> Output:
     )
 
 
-def late_record(record: Record, detail: str, *, reason: Reason, frame_end_ms: int, closed_ms: int, late_by_ms: int) -> Output:
+def late_record(
+    record: Record, detail: str, *, reason: Reason, frame_end_ms: int, closed_ms: int, late_by_ms: int
+) -> Output:
     """The record as it was, with how late it came, its frame, and up to where its machine's frames had closed."""
     times: Headers = (
         ("faultline-late-by-ms", b"%d" % late_by_ms),

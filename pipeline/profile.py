@@ -201,7 +201,9 @@ def load_profile(name_or_path: str | Path) -> PlantProfile:
             text = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             shipped = ", ".join(shipped_profiles())
-            raise ProfileError(f"profile {path}: {error}; give a file, or one of the shipped profiles: {shipped}") from error
+            raise ProfileError(
+                f"profile {path}: {error}; give a file, or one of the shipped profiles: {shipped}"
+            ) from error
     return parse_profile(text, where=str(name_or_path))
 
 

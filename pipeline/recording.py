@@ -106,7 +106,9 @@ def _records(batch: pa.RecordBatch, path: Path, row: int) -> Iterator[Record]:
         if topic is None or partition is None or offset is None or stamp is None:
             raise RecordingError(f"recording {path}, row {at}: topic, partition, offset or timestamp_ms is null")
         if not 0 <= partition < 2**31 or offset < 0:
-            raise RecordingError(f"recording {path}, row {at}: partition {partition} or offset {offset} is out of range")
+            raise RecordingError(
+                f"recording {path}, row {at}: partition {partition} or offset {offset} is out of range"
+            )
         yield Record(topic, partition, offset, stamp, _as_bytes(key), _as_bytes(value), _as_headers(head, path, at))
 
 

@@ -27,17 +27,25 @@ class Settings(BaseSettings):
     )
     topic_prefix: str = Field(default="faultline.", pattern=r"^[A-Za-z0-9._-]*$", description="before every topic name")
     group: str = Field(default="faultline", pattern=r"^[A-Za-z0-9._-]+$", description="consumer group of the workers")
-    partitions: int = Field(default=4, ge=1, le=10_000, description="partitions of every topic, when topics are created")
+    partitions: int = Field(
+        default=4, ge=1, le=10_000, description="partitions of every topic, when topics are created"
+    )
     replication: int = Field(default=1, ge=1, le=32_767, description="replicas of every topic, when topics are created")
     profile: str = Field(default="tennessee_eastman", description="a shipped plant profile's name, or a file")
     model: Path | None = Field(default=None, description="model file; the shipped one if unset")
     chunk_records: int = Field(default=4096, ge=1, description="records that are processed at once, at most")
     commit_interval_ms: Milliseconds = Field(default=1_000, description="how often offsets are committed")
-    tick_interval_ms: Milliseconds = Field(default=5_000, description="how often quiet partitions are told that time passes")
-    metrics_interval_ms: Milliseconds = Field(default=14_400_000, description="event time that one fusion metric covers")
+    tick_interval_ms: Milliseconds = Field(
+        default=5_000, description="how often quiet partitions are told that time passes"
+    )
+    metrics_interval_ms: Milliseconds = Field(
+        default=14_400_000, description="event time that one fusion metric covers"
+    )
     alarm_frames: int = Field(default=5, ge=1, description="how many recent frames an alarm looks at")
     alarm_agree: int = Field(default=3, ge=1, description="how many of them must name the same fault")
-    alarm_confidence: float = Field(default=0.5, ge=0, le=1, description="confidence below which a fault does not count")
+    alarm_confidence: float = Field(
+        default=0.5, ge=0, le=1, description="confidence below which a fault does not count"
+    )
     web_host: str = Field(default="127.0.0.1", description="where /metrics, /healthz and /readyz listen")
     web_port: int = Field(default=9464, ge=0, le=65_535, description="0 takes a free port")
     threads: int = Field(default=1, ge=1, description="threads that torch may use")
@@ -46,7 +54,9 @@ class Settings(BaseSettings):
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
-    ssl_cafile: Path | None = Field(default=None, description="certificate authority that signed the broker's certificate")
+    ssl_cafile: Path | None = Field(
+        default=None, description="certificate authority that signed the broker's certificate"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -105,7 +105,8 @@ class SumRunner:
 
 def _softmax(logits: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
     e = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
+    shares: np.ndarray[Any, np.dtype[np.float64]] = e / e.sum(axis=1, keepdims=True)
+    return shares
 
 
 def reading(

@@ -52,7 +52,9 @@ def network(*, texts: bool = True, seed: int = 4, context: bool = True) -> Diagn
 
 
 def runner(*, texts: bool = True, seed: int = 4) -> TorchRunner:
-    return TorchRunner(network(texts=texts, seed=seed), name="tiny", digest=f"{seed:064x}", classes=machine_type().faults)
+    return TorchRunner(
+        network(texts=texts, seed=seed), name="tiny", digest=f"{seed:064x}", classes=machine_type().faults
+    )
 
 
 class Stream:

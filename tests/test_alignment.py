@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,18 @@ from hypothesis import strategies as st
 
 from pipeline.engine import Engine
 from pipeline.records import Output, Record
-from tests.builders import ONE_SOURCE, TWO_SOURCES, SumRunner, control, diagnoses, event, numbered, profile, reading, reasons
+from tests.builders import (
+    ONE_SOURCE,
+    TWO_SOURCES,
+    SumRunner,
+    control,
+    diagnoses,
+    event,
+    numbered,
+    profile,
+    reading,
+    reasons,
+)
 
 T0 = 1_763_600_000_000
 S = 1_000
@@ -20,7 +33,7 @@ def engine(text: str = ONE_SOURCE) -> Engine:
     return Engine(plant, {kind.name: SumRunner() for kind in plant.machine_types})
 
 
-def at(second: float, value: float = 1.0, machine: str = "p1", **more: int) -> Record:
+def at(second: float, value: float = 1.0, machine: str = "p1", **more: Any) -> Record:
     return reading(machine, T0 + int(second * S), [value, 0.0], **more)
 
 

@@ -114,7 +114,8 @@ async def _catch_up(kafka: str, folder: Path) -> None:
         delays = []
         for i in range(20):
             seen, began = len(second.records), time.perf_counter()
-            await publisher.publish([Output("sensors", i % PARTITIONS, b"machine", b"live", 1_800_000_000_000 + i)])
+            now = int(time.time() * 1_000)
+            await publisher.publish([Output("sensors", i % PARTITIONS, b"machine", b"live", now)])
             await until(lambda: len(second.records) > seen)  # noqa: B023
             delays.append(time.perf_counter() - began)
         await publisher.stop()

@@ -33,7 +33,12 @@ PARTITIONS = 4
 def faultline(*arguments: str, env: dict[str, str]) -> str:
     """Run the command as a user would; returns what it printed."""
     done = subprocess.run(
-        [sys.executable, "-m", "agents.cli", *arguments], env=env, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "agents.cli", *arguments],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -148,7 +153,12 @@ def test_a_worker_without_topics_or_broker_says_so_in_one_line(kafka: str) -> No
         (environment("127.0.0.1:1"), "127.0.0.1:1"),
     ):
         done = subprocess.run(
-            [sys.executable, "-m", "agents.cli", "run"], env=env, capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-m", "agents.cli", "run"],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         assert done.returncode == 1
         assert message in done.stderr

@@ -9,7 +9,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = {
-    "pipeline": {"models", "agents", "torch", "faust", "mode", "kafka", "aiokafka", "asyncio", "prometheus_client", "random"},
+    "pipeline": {
+        "models",
+        "agents",
+        "torch",
+        "faust",
+        "mode",
+        "kafka",
+        "aiokafka",
+        "asyncio",
+        "prometheus_client",
+        "random",
+    },
     "models": {"agents", "faust", "mode", "kafka", "aiokafka", "asyncio", "prometheus_client"},
 }
 CLOCKS = {("time", "time"), ("time", "monotonic"), ("datetime", "now"), ("datetime", "utcnow")}

@@ -90,7 +90,9 @@ def test_a_thousand_hostile_records_change_no_diagnosis() -> None:
     clean, dirty = engine(), engine()
     expected = clean.process(numbered(good))
     outputs = dirty.process(numbered(together))
-    assert [(d.id, d.probabilities) for d in diagnoses(outputs)] == [(d.id, d.probabilities) for d in diagnoses(expected)]
+    assert [(d.id, d.probabilities) for d in diagnoses(outputs)] == [
+        (d.id, d.probabilities) for d in diagnoses(expected)
+    ]
     assert len(reasons(outputs)) == 1000
 
 

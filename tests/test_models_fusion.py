@@ -143,8 +143,12 @@ def test_a_modality_that_never_came_up_or_never_was_right_keeps_a_small_weight()
     data = evidence()
     data.present[1] = False
     assert fit_fusion("stacked", data, np.full(3, 1 / 3), seed=0).accuracies[1] > 0
-    wrong = Evidence(-data.logits.abs() * torch.nn.functional.one_hot(torch.from_numpy(data.labels), 3) * 9,
-                     data.present, data.labels, data.runs)
+    wrong = Evidence(
+        -data.logits.abs() * torch.nn.functional.one_hot(torch.from_numpy(data.labels), 3) * 9,
+        data.present,
+        data.labels,
+        data.runs,
+    )
     assert fit_fusion("accuracy", wrong, np.full(3, 1 / 3), seed=0).accuracies[0] > 0
 
 

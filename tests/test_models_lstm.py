@@ -134,7 +134,9 @@ def test_trends_show_the_distance_from_a_running_mean_and_spreads_its_unrest() -
         mean += rate * (reading - mean)
         spread += rate * (abs(reading - last) - spread)
         last = reading
-    torch.testing.assert_close(state["means"][0, :, 0], torch.tensor([mean, spread], dtype=torch.float64), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        state["means"][0, :, 0], torch.tensor([mean, spread], dtype=torch.float64), rtol=0, atol=1e-6
+    )
 
 
 def test_gradients_of_the_step_form_are_right() -> None:

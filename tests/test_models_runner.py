@@ -60,7 +60,9 @@ def test_stepping_equals_forward_in_float64(context: bool) -> None:
     for name in ("probabilities", "weights", "modality_probabilities"):
         whole_run = getattr(whole, name).unflatten(-2 if name != "weights" else -1, (3, 2000))
         assert (stepped[name] - whole_run).abs().max() <= 1e-11
-    attention = torch.stack([whole.text_attention]).unflatten(1, (3, 2000))[0] if whole.text_attention is not None else None
+    attention = (
+        torch.stack([whole.text_attention]).unflatten(1, (3, 2000))[0] if whole.text_attention is not None else None
+    )
     assert attention is not None
     assert (stepped["text_attention"] - attention).abs().max() <= 1e-11
 
@@ -283,4 +285,4 @@ def test_thread_count_is_left_alone() -> None:
     stream = Stream(machines=1, frames=1)
     runner().step(stream.round(0))
     assert torch.get_num_threads() == before
-    assert PERIOD_MS == stream.round(0).period_ms
+    assert stream.round(0).period_ms == PERIOD_MS

@@ -90,7 +90,9 @@ def push(state: State, *ages: float, ttl: int = TTL) -> State:
 
 
 def contents(state: State) -> list[tuple[float, float]]:
-    return [(float(u[0]), float(age)) for u, age in zip(state["ring"][0], state["ring_age"][0], strict=True) if age >= 0]
+    return [
+        (float(u[0]), float(age)) for u, age in zip(state["ring"][0], state["ring_age"][0], strict=True) if age >= 0
+    ]
 
 
 def test_a_frame_makes_texts_older_and_drops_those_beyond_their_lifetime() -> None:

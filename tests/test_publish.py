@@ -106,7 +106,7 @@ def test_without_a_partition_the_key_decides_as_with_kafkas_own_producers(place:
         for partition in range(PARTITIONS):
             values = [record.value for record in await place.log(partition)]
             mine = [key for key in keys if partitioner(key, [*range(PARTITIONS)], [*range(PARTITIONS)]) == partition]
-            assert values == (mine + [b"no key"] if partition == 0 else mine)
+            assert values == ([*mine, b"no key"] if partition == 0 else mine)
 
     with_publisher(place, test)
 

@@ -123,7 +123,8 @@ def test_a_thousand_hostile_records_change_no_diagnosis(tmp_path: Path) -> None:
     for number in range(1000):
         stamp = stamps[int(rng.integers(len(stamps)))]
         kind = number % 8
-        topic, key, value = "sensors", b"p1", bytes(rng.integers(0, 256, 40, dtype=np.uint8))
+        key: bytes | None = b"p1"
+        topic, value = "sensors", bytes(rng.integers(0, 256, 40, dtype=np.uint8))
         if kind == 1:
             value = json.dumps({"machine": "p1", "time": stamp, "values": [1.0]}).encode()
         elif kind == 2:

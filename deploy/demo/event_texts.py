@@ -189,9 +189,7 @@ def write_pool(split: Split, rng: np.random.Generator, per_fault: int) -> list[P
             turn += 1
             misses += 1
             if misses > GIVE_UP_AFTER:
-                raise ValueError(
-                    f"the phrase book has fewer than {count} distinct texts for {block} in {split}"
-                )
+                raise ValueError(f"the phrase book has fewer than {count} distinct texts for {block} in {split}")
             text = _fill(template, rng)
             key = normalised(text)
             if key not in seen:
@@ -205,9 +203,7 @@ def write_pool(split: Split, rng: np.random.Generator, per_fault: int) -> list[P
 class _Placer:
     """Collects events of one run; positions are given in frames and fractions of a frame."""
 
-    def __init__(
-        self, frame_count: int, split: Split, rng: np.random.Generator, frame_ms: int, start_ms: int
-    ) -> None:
+    def __init__(self, frame_count: int, split: Split, rng: np.random.Generator, frame_ms: int, start_ms: int) -> None:
         self.events: list[Event] = []
         self._end_ms = start_ms + frame_count * frame_ms
         self._split: Split = split
@@ -223,9 +219,7 @@ class _Placer:
         intended = {RECOVERED: NORMAL, VAGUE: ""}.get(block, block)
         source = str(self._rng.choice(SOURCES, p=SOURCE_WEIGHTS[kind]))
         severity = str(self._rng.choice(SEVERITIES, p=SEVERITY_WEIGHTS[kind]))
-        self.events.append(
-            Event(time_ms, write_text(block, self._split, self._rng), source, severity, intended, kind)
-        )
+        self.events.append(Event(time_ms, write_text(block, self._split, self._rng), source, severity, intended, kind))
 
     def scatter(self, episode: _Episode, per_frame: float, block: str, kind: Kind) -> None:
         """Write texts as a Poisson process over a stretch."""

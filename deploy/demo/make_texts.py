@@ -36,18 +36,12 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="parquet file to write")
-    parser.add_argument(
-        "--train", type=int, default=120, help="texts a fault in the train split (default 120)"
-    )
-    parser.add_argument(
-        "--validation", type=int, default=40, help="texts a fault for validation (default 40)"
-    )
+    parser.add_argument("--train", type=int, default=120, help="texts a fault in the train split (default 120)")
+    parser.add_argument("--validation", type=int, default=40, help="texts a fault for validation (default 40)")
     parser.add_argument("--test", type=int, default=60, help="texts a fault in the test split (default 60)")
     parser.add_argument("--seed", type=int, default=0, help="default 0")
     options = parser.parse_args(argv)
-    table = make_pool(
-        options.seed, {"train": options.train, "validation": options.validation, "test": options.test}
-    )
+    table = make_pool(options.seed, {"train": options.train, "validation": options.validation, "test": options.test})
     options.out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = options.out.with_name(options.out.name + ".part")
     pq.write_table(table, unfinished)

@@ -22,8 +22,7 @@ VALVES: Final = 11
 """Of 12 actions; the last one, the agitator, is constant."""
 DISTURBANCES: Final = 28
 VARIABLES: Final = tuple(
-    [f"xmeas_{number}" for number in range(1, MEASUREMENTS + 1)]
-    + [f"xmv_{number}" for number in range(1, VALVES + 1)]
+    [f"xmeas_{number}" for number in range(1, MEASUREMENTS + 1)] + [f"xmv_{number}" for number in range(1, VALVES + 1)]
 )
 
 FIRST_ONSET_HOURS: Final = (1.0, 8.0)
@@ -130,9 +129,7 @@ def simulate_until_whole(plan: Plan, hours: float, exclude: Sequence[int]) -> Se
     raise TrippedError(f"seed {plan.seed}: {MAX_ATTEMPTS} draws all shut the plant down")
 
 
-def simulate_all(
-    plans: Sequence[Plan], hours: float, exclude: Sequence[int], workers: int
-) -> Iterator[Series]:
+def simulate_all(plans: Sequence[Plan], hours: float, exclude: Sequence[int], workers: int) -> Iterator[Series]:
     """All series, in order, as they get ready."""
     jobs = [(plan, hours, tuple(exclude)) for plan in plans]
     if workers == 1:
