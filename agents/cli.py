@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from agents.certificate import Certificate, read_certificate, write_certificate
 from agents.live_view import LiveView
 from agents.shipped import demo_model, demo_recording
-from pipeline.errors import FaultlineError, SettingsError, TopicMismatchError
+from pipeline.errors import CertificateError, FaultlineError, SettingsError, TopicMismatchError
 from pipeline.profile import PlantProfile, load_profile
-from pipeline.recording import read_recording
+from pipeline.recording import count_records, read_recording
 from pipeline.settings import Settings, load_settings
 from pipeline.topics import LABELS, engine_topics
 
@@ -123,11 +124,20 @@ def replay(
     profile: ProfileOption = None,
     model: ModelOption = None,
     speed: SpeedOption = None,
+    stress: Annotated[
+        str | None, typer.Option("--stress", help="disturb it first, as in late=0.1:10m,drop=0.2,no-text")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="of --stress")] = 0,
+    certify: Annotated[
+        Path | None, typer.Option("--certify", help="compare with this certificate; write it if it is not there")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Replay a recording: through the pipeline in this process, or into the topics of a real Kafka."""
     if to is None:
-        _replay(recording, profile, model, speed, as_json=as_json)
+        _replay(recording, profile, model, speed, as_json=as_json, stress=(stress, seed), certify=certify)
+    elif stress or certify:
+        raise SettingsError("--stress and --certify are for a replay in this process, without --to")
     else:
         _replay_to(recording, to, profile, parse_speed(speed), as_json=as_json)
 
@@ -140,7 +150,10 @@ def _replay(
     *,
     as_json: bool,
     paced_seconds: float | None = None,
+    stress: tuple[str | None, int] = (None, 0),
+    certify: Path | None = None,
 ) -> None:
+    from agents.certificate import Witness
     from agents.replay import replay_in_memory
 
     settings = load_settings(profile=profile_name)
@@ -148,10 +161,19 @@ def _replay(
     speed = parse_speed(speed_text)
     if paced_seconds is not None:
         speed = _span_seconds(recording) / paced_seconds
+    count_records(recording)  # what is no recording is told before models are loaded
     runners = load_runners(settings, plant, files)
     partition_of = partition_function(settings.partitions)
+    witness = None
+    if certify is not None:
+        witness = Witness(", ".join(f"{name}={runner.hash}" for name, runner in sorted(runners.items())))
+    change = stress_function(*stress)
     if as_json or not sys.stdout.isatty():
-        report = asyncio.run(replay_in_memory(recording, settings, plant, runners, partition_of, speed=speed))
+        report = asyncio.run(
+            replay_in_memory(
+                recording, settings, plant, runners, partition_of, speed=speed, change=change, witness=witness
+            )
+        )
     else:
         view = LiveView(f"faultline · {recording.name}")
         for record in read_recording(recording):
@@ -159,13 +181,48 @@ def _replay(
                 view.labels.add(record)
         with Live(get_renderable=view.table, refresh_per_second=8, screen=False) as live:
             report = asyncio.run(
-                replay_in_memory(recording, settings, plant, runners, partition_of, speed=speed, on_diagnosis=view.add)
+                replay_in_memory(
+                    recording,
+                    settings,
+                    plant,
+                    runners,
+                    partition_of,
+                    speed=speed,
+                    change=change,
+                    on_diagnosis=view.add,
+                    witness=witness,
+                )
             )
             live.refresh()
     if as_json:
         print(json.dumps(report.as_dict(), indent=2))
+    else:
+        _print_summary(report.as_dict())
+    if witness is not None and certify is not None:
+        _certify(witness.certificate, certify)
+
+
+def stress_function(text: str | None, seed: int) -> Any:
+    """What `--stress` does to a recording's records; nothing without it."""
+    import numpy as np
+
+    from pipeline.stress import apply_stress, parse_stress
+
+    if text is None:
+        return iter
+    stress = parse_stress(text)
+    return lambda records: apply_stress(records, stress, np.random.default_rng(seed))
+
+
+def _certify(certificate: Certificate, path: Path) -> None:
+    if not path.exists():
+        write_certificate(path, certificate)
+        print(f"certificate {path} written: {certificate.digest}", file=sys.stderr)
         return
-    _print_summary(report.as_dict())
+    problems = read_certificate(path).differences(certificate)
+    if problems:
+        raise CertificateError(f"this run is not the one that {path} certifies: {'; '.join(problems)}")
+    print(f"equal to certificate {path}: {certificate.digest}", file=sys.stderr)
 
 
 def _span_seconds(recording: Path) -> float:

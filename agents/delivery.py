@@ -305,12 +305,17 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
     async def perform_seek(self) -> None:
         """Go back to the committed offsets."""
         self._forget()
-        await super().perform_seek()
+        # Before the seek: a fetch that ends while it goes on has moved on from some of the committed offsets.
+        self._torn = False
+        try:
+            await super().perform_seek()
+        except BaseException:
+            self._torn = True
+            raise
         for tp in self._managed:
             # Messages of groups have numbers of their own, which offsets of logs must not be compared with.
             self._read_offset.pop(tp, None)
             self._committed_offset.pop(tp, None)
-        self._torn = False
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Commit what is acked, forget the rest: its next owner begins at the committed offsets."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agents.certificate import Witness
 from agents.memory_transport import MemoryBroker
 from agents.publish import MemoryPublisher, Publisher
 from agents.scores import ScoreBook, diagnosis_of
@@ -20,7 +21,7 @@ from pipeline.errors import DeliveryError, RecordingError
 from pipeline.frames import StepRunner
 from pipeline.messages import Diagnosis
 from pipeline.profile import PlantProfile
-from pipeline.recording import read_recording
+from pipeline.recording import has_topic, read_recording
 from pipeline.records import Output, Record
 from pipeline.settings import Settings
 from pipeline.topics import ALARMS, CONTROL, DEAD_LETTER, DIAGNOSES, LABELS, LATE, METRICS, all_topics, input_topics
@@ -55,7 +56,8 @@ class Tape:
 
     A live worker writes ticks into the control topic while partitions are quiet. A recording made elsewhere has
     none, so they are put in here, from the records' own time stamps: the result does not depend on replay speed.
-    At the end every machine's run is ended, which closes its last frame.
+    At its end every machine's run is ended, which closes its last frame. A recording with control records is played
+    as it is.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class Tape:
         newest_ms = -1
         next_tick: list[int | None] = [None] * self._partitions
         machines: dict[bytes, int] = {}
-        recorded_ticks = False
+        recorded_ticks = has_topic(self._path, CONTROL)
         self.readings = 0
         for row, (record, settled_ms) in enumerate(_settled(self._change(read_recording(self._path)))):
             if record.topic in _OUTPUT_TOPICS:
@@ -91,7 +93,6 @@ class Tape:
                     f"recording {self._path}, row {row}: topic '{record.topic}' is not an input of this plant "
                     f"({known}); topics are named without prefix, and --profile names the plant"
                 )
-            recorded_ticks |= record.topic == CONTROL
             partition = self._partition(record)
             newest_ms = max(newest_ms, settled_ms)
             if not recorded_ticks and record.topic != LABELS:
@@ -101,6 +102,8 @@ class Tape:
                 if record.key is not None:
                     machines.setdefault(record.key, partition)
             yield Output(record.topic, partition, record.key, record.value, record.timestamp_ms, record.headers)
+        if recorded_ticks:
+            return  # a live run's recording: what it does not say did not happen
         for key, partition in machines.items():
             try:
                 end = messages.Control("end", newest_ms, key.decode())
@@ -163,6 +166,7 @@ async def replay_in_memory(
     change: Callable[[Iterator[Record]], Iterator[Record]] = iter,
     on_diagnosis: Callable[[Diagnosis], None] | None = None,
     on_output: Callable[[Output], None] | None = None,
+    witness: Witness | None = None,
 ) -> ReplayReport:
     """Replay a file through the agents on a broker in this process; raises FaultlineError if it cannot be."""
     name = f"replay-{recording.stem}"
@@ -176,6 +180,8 @@ async def replay_in_memory(
 
     def observe(records: Sequence[Record], outputs: Sequence[Output]) -> None:
         book.add_labels(record for record in records if record.topic == LABELS)
+        if witness is not None:
+            witness.see(outputs)
         for output in outputs:
             if on_output is not None:
                 on_output(output)
@@ -218,6 +224,8 @@ async def replay_in_memory(
         failed.cancel()
         await worker.stop()
         MemoryBroker.forget(name)
+    if witness is not None:
+        witness.finish(worker.engine)
     stats = worker.engine.stats
     return ReplayReport(
         recording=str(recording),

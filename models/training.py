@@ -29,6 +29,7 @@ from models.fusion import FusionConfig
 from models.lstm import SeqLSTMConfig
 from models.model_file import SUFFIX, Storage, round_weights, save_model
 from models.optimise import OnProgress, Progress, Record, Stage, StageConfig, run_stage
+from models.recorded import runs_from_records
 from models.report import draw_confusion, draw_learning_curve, draw_roc, require_matplotlib
 from models.scoring import NO_EVIDENCE, Scores, fusion_metrics, scores_by_modality
 from models.stages import (
@@ -45,6 +46,7 @@ from models.text import TextConfig, Tokenizer, normalised
 from pipeline.errors import DataError
 from pipeline.frames import Floats, Ints
 from pipeline.profile import MachineType, load_profile
+from pipeline.recording import read_recording
 
 logger = logging.getLogger("faultline.training")
 
@@ -58,7 +60,11 @@ class TrainConfig(BaseModel):
     """Name of a shipped profile or path of one."""
     machine_type: str | None = None
     """Which of the profile's types; may be left out if there is only one."""
-    runs: tuple[RunFiles, ...] = Field(min_length=1)
+    runs: tuple[RunFiles, ...] = ()
+    recordings: tuple[Path, ...] = ()
+    """Labelled recordings, decoded and aligned as live; their runs are split by machine."""
+    repeated_texts: bool = False
+    """True for texts that machines write: the same words come again in every part, and that is no leak."""
     texts: tuple[Path, ...] = ()
     """Pools of labelled texts; without texts the model has no text modality."""
     output: Path
@@ -118,10 +124,15 @@ def train(config: TrainConfig, *, on_progress: OnProgress | None = None, resume:
     profile = load_profile(config.profile)
     machine_type = _machine_type(profile.machine_types, config.machine_type)
     runs = [run for files in config.runs for run in read_runs(files, machine_type)]
+    for path in config.recordings:
+        runs += runs_from_records(read_recording(path), profile, machine_type, path.stem)
+    if not runs:
+        raise DataError("there is nothing to train on: give runs or recordings")
     rng = np.random.default_rng(config.seed)
     split = split_runs(runs, validation=config.validation, test=config.test, rng=rng)
     pools = None
-    split = _without_seen_texts(split)
+    if not config.repeated_texts:
+        split = _without_seen_texts(split)
     if machine_type.texts:
         pools = _pools(config, machine_type, split, rng)
     fixed = {part: _fixed_texts(split, pools, config, part) for part in ("validation", "test")}

@@ -4,6 +4,7 @@ FaultlineError
 ├── SettingsError              a setting is missing or makes no sense
 ├── ProfileError               a plant profile cannot be read or contradicts itself
 ├── RecordingError             a recording is missing, broken or not a recording
+├── CertificateError           a run differs from the one that a certificate is about
 ├── ModelFileError             a model file is missing, broken or does not fit the profile
 ├── StateError                 a saved stream state belongs to another model or version
 ├── DataError                  training or evaluation data is missing or malformed
@@ -32,6 +33,10 @@ class ProfileError(FaultlineError):
 
 class RecordingError(FaultlineError):
     """A recording is missing, broken or not a recording."""
+
+
+class CertificateError(FaultlineError):
+    """A run differs from the one that a certificate is about."""
 
 
 class ModelFileError(FaultlineError):

@@ -47,6 +47,12 @@ def count_records(path: str | Path) -> int:
         return int(file.metadata.num_rows)
 
 
+def has_topic(path: str | Path, topic: str) -> bool:
+    """Whether any record of a recording lies in this topic."""
+    with _open(Path(path)) as file:
+        return any(topic in batch.column(0).to_pylist() for batch in file.iter_batches(columns=["topic"]))
+
+
 def _open(path: Path) -> pq.ParquetFile:
     if not path.is_file():
         raise RecordingError(f"recording {path} does not exist, or is not a file")

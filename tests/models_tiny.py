@@ -12,6 +12,9 @@ from models.text import TextConfig, Tokenizer
 from pipeline.frames import EventText, Frames
 from pipeline.profile import MachineType, parse_profile
 
+# Networks this small only lose by threads, most of all where other tests keep the cores busy.
+torch.set_num_threads(1)
+
 PERIOD_MS = 10_000
 VARIABLES, CLASSES = 4, 3
 PROFILE = """

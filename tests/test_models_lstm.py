@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from models.layers import State, lstm_step
 from models.lstm import SeqLSTM, SeqLSTMConfig
+from tests.models_tiny import CLASSES, VARIABLES
 
 PLAIN = SeqLSTMConfig(hidden=(12, 9, 7), head=(8,))
 WITH_CONTEXT = SeqLSTMConfig(hidden=(12, 9), head=(8,), trends=(5.0, 40.0), spreads=(10.0,))
 PAPER = SeqLSTMConfig(mask_inputs=False)
-VARIABLES, CLASSES = 4, 3
 
 
 def encoder(config: SeqLSTMConfig, dtype: torch.dtype = torch.float64) -> SeqLSTM:
@@ -59,7 +59,7 @@ def test_advancing_by_chunks_equals_one_forward_run(config: SeqLSTMConfig) -> No
     state = network.init_state(2)
     parts = []
     with torch.inference_mode():
-        for chunk in x.split([1, 37, 50, 12], dim=1):
+        for chunk in torch.split(x, [1, 37, 50, 12], dim=1):
             logits, features, state = network.advance(chunk, state)
             assert features.shape[2] == network.feature_size
             parts.append(logits)

@@ -1,0 +1,153 @@
+"""Model files: what is saved is what is loaded, and whatever does not fit is refused in plain words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from models.model_file import SUFFIX, load_model, read_model, round_weights, save_model
+from pipeline.errors import ModelFileError
+from pipeline.profile import MachineType
+from tests.models_tiny import PROFILE, Stream, machine_type, network
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / f"tiny{SUFFIX}"
+    save_model(path, network(), machine_type(), name="tiny", training={"seed": 4})
+    return path
+
+
+def rewritten(path: Path, *, header: dict[str, Any] | None = None, drop: str = "", reshape: str = "") -> Path:
+    """The model file with parts of its header or weights changed."""
+    with safe_open(path, framework="pt") as opened:
+        said = json.loads(opened.metadata()["faultline"]) | (header or {})
+        keys: list[str] = opened.keys()
+        tensors = {key: opened.get_tensor(key) for key in keys if key != drop}
+    if reshape:
+        tensors[reshape] = tensors[reshape].flatten()[:-1].clone()
+    save_file(tensors, path, metadata={"faultline": json.dumps(said)})
+    return path
+
+
+def test_a_loaded_model_answers_as_the_saved_one(saved: Path) -> None:
+    stream = Stream(machines=2, frames=20)
+    made = network()
+    loaded = load_model(saved, machine_type())
+    assert (loaded.name, loaded.classes) == ("tiny", machine_type().faults)
+    texts = [made.state_dict()[key] for key in sorted(made.state_dict())]
+    again = read_model(saved).network.state_dict()
+    assert all(torch.equal(mine, again[key]) for key, mine in zip(sorted(again), texts, strict=True))
+    for t in range(20):
+        assert np.isfinite(loaded.step(stream.round(t)).probabilities).all()
+
+
+def test_the_hash_depends_on_weights_but_not_on_name_or_training_record(tmp_path: Path) -> None:
+    def digest(seed: int, name: str, training: dict[str, Any]) -> str:
+        return save_model(tmp_path / name, network(seed=seed), machine_type(), name=name, training=training)
+
+    assert digest(4, "a", {"x": 1}) == digest(4, "b", {})
+    assert digest(4, "a", {}) != digest(5, "a", {})
+    assert load_model(tmp_path / "a", machine_type()).hash == digest(5, "c", {})
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_model(tmp_path / name, network(), machine_type(), name="tiny", training={})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_half_precision_halves_the_matrices_and_rounding_first_changes_nothing(tmp_path: Path, saved: Path) -> None:
+    made = network()
+    round_weights(made, "float16")
+    path = tmp_path / "half"
+    save_model(path, made, machine_type(), name="tiny", training={}, storage="float16")
+    assert path.stat().st_size < 0.75 * saved.stat().st_size
+    again = read_model(path).network.state_dict()
+    assert all(torch.equal(tensor, again[key]) for key, tensor in made.state_dict().items())
+    assert all(tensor.dtype == torch.float32 for tensor in again.values())
+    torch.testing.assert_close(again["std"], network().std)
+
+
+def test_the_header_tells_how_the_model_was_made(saved: Path) -> None:
+    header = read_model(saved).header
+    assert header.training == {"seed": 4}
+    assert header.machine_type == "pump"
+    assert header.essence.digest == machine_type().digest
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"there is no model file .*nowhere"):
+        load_model(tmp_path / "nowhere", machine_type())
+
+
+@pytest.mark.parametrize("size", [0, 7, 100, 5000])
+def test_a_truncated_file_is_refused(saved: Path, size: int) -> None:
+    saved.write_bytes(saved.read_bytes()[:size])
+    with pytest.raises(ModelFileError, match="cut short"):
+        load_model(saved, machine_type())
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("not a model at all, but long enough to have a header")
+    with pytest.raises(ModelFileError, match="is no model file"):
+        load_model(tmp_path / "text", machine_type())
+    save_file({"w": torch.zeros(2)}, tmp_path / "foreign")
+    with pytest.raises(ModelFileError, match="not of Faultline"):
+        load_model(tmp_path / "foreign", machine_type())
+
+
+def test_another_format_and_a_broken_header_are_refused(saved: Path) -> None:
+    with pytest.raises(ModelFileError, match="format 99, this release reads 1"):
+        load_model(rewritten(saved, header={"format": 99}), machine_type())
+    with pytest.raises(ModelFileError, match=r"broken at network\.classes"):
+        load_model(rewritten(saved, header={"format": 1, "network": {"variables": 4}}), machine_type())
+
+
+def test_weights_that_are_missing_or_of_another_shape_are_refused(saved: Path) -> None:
+    before = saved.read_bytes()
+    with pytest.raises(ModelFileError, match="lacks weight mean"):
+        load_model(rewritten(saved, drop="mean"), machine_type())
+    saved.write_bytes(before)
+    with pytest.raises(ModelFileError, match=r"weight std .* has shape \(3,\) instead of \(4,\)"):
+        load_model(rewritten(saved, reshape="std"), machine_type())
+
+
+def test_a_flipped_bit_is_noticed(saved: Path) -> None:
+    data = bytearray(saved.read_bytes())
+    data[-3] ^= 1
+    saved.write_bytes(data)
+    with pytest.raises(ModelFileError, match="damaged"):
+        load_model(saved, machine_type())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("frame_period: 10s", "frame_period: 20s", r"frame period \(20000 ms instead of 10000 ms\)"),
+        ("[normal, leak, jam]", "[normal, leak, jam, wear]", r"faults \(with wear\)"),
+        ("[normal, leak, jam]", "[normal, jam, leak]", r"faults \(in another order\)"),
+        ("{name: load}, ", "", r"variables \(without load/last/sensors\)"),
+        ("text_ttl_frames: 20", "texts: false", r"texts \(off instead of on\)"),
+    ],
+)
+def test_a_profile_that_differs_is_refused_and_the_difference_named(saved: Path, old: str, new: str, said: str) -> None:
+    assert old in PROFILE
+    with pytest.raises(ModelFileError, match=said):
+        load_model(saved, machine_type(PROFILE.replace(old, new)))
+
+
+def test_the_lifetime_of_texts_is_the_profiles(saved: Path) -> None:
+    shorter: MachineType = machine_type(PROFILE.replace("text_ttl_frames: 20", "text_ttl_frames: 2"))
+    stream = Stream(machines=1, frames=6)
+    stream.texts = {(0, 0): [(0.0, "shaft jam")]}
+    loaded = load_model(saved, shorter)
+    present = [bool(loaded.step(stream.round(t)).present[1, 0]) for t in range(6)]
+    assert present == [True, True, True, False, False, False]

@@ -1,0 +1,281 @@
+"""Training on a small made-up plant: it learns, it can be interrupted, and nothing from the test part gets in."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+from rich.console import Console
+
+from models.dataset import RunFiles, read_runs, split_runs
+from models.lstm import SeqLSTMConfig
+from models.model_file import load_model, read_model
+from models.optimise import OnProgress, Progress, StageConfig, learning_rate
+from models.stages import misspelt
+from models.text import TextConfig
+from models.training import TrainConfig, TrainReport, rich_progress, train
+from pipeline.errors import DataError
+from tests.models_tiny import PERIOD_MS, PROFILE, Stream, machine_type
+
+WORDS = {
+    "leak": ("water drips from the pump", "puddle under the pump", "seal is wet and drips", "pump leaks water"),
+    "jam": (
+        "shaft does not turn",
+        "motor hums and shaft stands still",
+        "shaft blocked again",
+        "blocked shaft, motor hot",
+    ),
+    "normal": ("shift handed over", "lamp replaced in hall", "cleaned the floor of the hall", "shift change done"),
+}
+
+
+@pytest.fixture(scope="module")
+def plant(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with profile, runs and texts: a leak lowers the flow, a jam raises load and heat."""
+    folder = tmp_path_factory.mktemp("plant")
+    (folder / "plant.yaml").write_text(PROFILE)
+    rng = np.random.default_rng(0)
+    parts = []
+    for seed in range(24):
+        labels = np.zeros(90, np.int64)
+        labels[25:50] = 1 + seed % 2
+        labels[70:] = 2 - seed % 2
+        values = rng.standard_normal((90, 4)) + [50, 20, 70, 0]
+        values[labels == 1, 0] -= 4
+        values[labels == 2, 1:3] += 3
+        columns = dict(zip(machine_type().variable_names, values.T, strict=True))
+        parts.append(pa.table(columns | {"seed": [seed] * 90, "sample": np.arange(90), "label": labels}))
+    pyarrow.parquet.write_table(pa.concat_tables(parts), folder / "runs.parquet")
+    rows = [
+        (f"{text} {word}".strip(), fault, f"{fault}{at}")
+        for fault, texts in WORDS.items()
+        for at, text in enumerate(texts)
+        for word in ("", "today", "at noon")
+    ]
+    rows += [
+        (f"{text} all good", "normal", f"recovered/{at}") for at, text in enumerate(("fixed", "repaired", "done", "ok"))
+    ]
+    pyarrow.parquet.write_table(
+        pa.table({name: [row[at] for row in rows] for at, name in enumerate(("text", "fault", "group"))}),
+        folder / "texts.parquet",
+    )
+    return folder
+
+
+def config(plant: Path, output: Path, **options: Any) -> TrainConfig:
+    chosen: dict[str, Any] = {
+        "profile": str(plant / "plant.yaml"),
+        "runs": (RunFiles(paths=(plant / "runs.parquet",)),),
+        "texts": (plant / "texts.parquet",),
+        "output": output,
+        "name": "tiny",
+        "validation": 0.25,
+        "test": 0.25,
+        "sensors": SeqLSTMConfig(hidden=(16,), head=(8,)),
+        "text": TextConfig(embedding=8, hidden=8, head=(8,), subword_buckets=64),
+        "sensor_stage": StageConfig(epochs=6, batch_size=4, learning_rate=0.02),
+        "word_stage": StageConfig(epochs=6, batch_size=16, learning_rate=0.02),
+        "text_stage": StageConfig(epochs=4, batch_size=64, learning_rate=0.01),
+        "chunk_frames": 30,
+        "most_offset_frames": 10,
+        "plots": False,
+        "hard_faults": ("jam",),
+    }
+    return TrainConfig.model_validate(chosen | options)
+
+
+@pytest.fixture(scope="module")
+def report(plant: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainReport:
+    return train(config(plant, tmp_path_factory.mktemp("whole"), plots=True, storage="float16"))
+
+
+def test_a_small_plant_is_learnt(report: TrainReport) -> None:
+    scores = report.scores["test"]["all"]["all_faults"]
+    assert scores["sensors"]["accuracy"] > 0.85
+    assert scores["fusion"]["accuracy"] > 0.85
+    assert scores["fusion"]["false_alarm_rate"] < 0.15
+    assert scores["text"]["correct_diagnosis_rate"] > 0.4
+
+
+def test_everything_is_written_and_readable(report: TrainReport) -> None:
+    assert [path.name for path in report.files] == [
+        "tiny.faultline",
+        "scores.json",
+        "history.jsonl",
+        "learning_curve.png",
+        "confusion_matrix.png",
+        "roc.png",
+    ]
+    assert all(path.stat().st_size > 0 for path in report.files)
+    scores = json.loads(report.files[1].read_text())
+    assert scores["model"] == report.hash
+    assert scores["test"].keys() == {"all", "runs"}
+    assert scores["test"]["all"].keys() == {"all_faults", "without_jam", "fusion_metrics"}
+    assert scores["test"]["all"]["without_jam"]["fusion"]["per_fault"].keys() == {"leak"}
+    assert len(report.files[2].read_text().splitlines()) == len(report.history)
+    header = read_model(report.model).header
+    assert header.training["runs"] == {"train": 12, "validation": 6, "test": 6}
+    assert report.rule == header.network.fusion.rule
+    assert report.rule_scores[report.rule] == max(report.rule_scores.values())
+
+
+def test_the_model_file_diagnoses_a_stream(report: TrainReport) -> None:
+    runner = load_model(report.model, machine_type())
+    rng = np.random.default_rng(5)
+    stream = Stream(machines=1, frames=60)
+    stream.values = (rng.standard_normal((1, 60, 4)) + [50, 20, 70, 0]).astype(np.float32)
+    stream.values[:, 30:, 0] -= 4
+    stream.observed[:] = True
+    stream.texts.clear()
+    said = [int(runner.step(stream.round(t)).probabilities[0].argmax()) for t in range(60)]
+    assert said[5:30].count(0) >= 23
+    assert said[35:].count(1) >= 23
+    assert PERIOD_MS == stream.round(0).period_ms
+
+
+class StopError(Exception):
+    """Stands for a power cut."""
+
+
+def stop_at(stage: str, epoch: int) -> OnProgress:
+    def cut(progress: Progress) -> None:
+        if progress.stage == stage and progress.epoch == epoch and progress.record is None:
+            raise StopError
+
+    return cut
+
+
+@pytest.mark.parametrize(("stage", "epoch"), [("sensors", 0), ("sensors", 4), ("words", 2), ("text", 3)])
+def test_an_interrupted_training_ends_as_if_nothing_had_happened(
+    plant: Path, tmp_path: Path, report: TrainReport, stage: str, epoch: int
+) -> None:
+    chosen = config(plant, tmp_path, storage="float16")
+    with pytest.raises(StopError):
+        train(chosen, on_progress=stop_at(stage, epoch))
+    torch.rand(7)
+    resumed = train(chosen, resume=True)
+    assert resumed.hash == report.hash
+    assert resumed.history == report.history
+    assert resumed.scores == report.scores
+
+
+def test_another_seed_gives_another_model(plant: Path, tmp_path: Path, report: TrainReport) -> None:
+    quick = {
+        "sensor_stage": StageConfig(epochs=1),
+        "word_stage": StageConfig(epochs=1),
+        "text_stage": StageConfig(epochs=1),
+    }
+    assert train(config(plant, tmp_path, seed=1, **quick)).hash != report.hash
+
+
+def held_back(chosen: TrainConfig) -> set[int]:
+    """Seeds of the runs in the test part."""
+    runs = read_runs(chosen.runs[0], machine_type())
+    shares = {"validation": chosen.validation, "test": chosen.test}
+    split = split_runs(runs, **shares, rng=np.random.default_rng(chosen.seed))
+    return {int(run.group.removeprefix("seed=")) for run in split.test}
+
+
+def test_test_labels_change_no_weight_of_the_model(plant: Path, tmp_path: Path, report: TrainReport) -> None:
+    folder = tmp_path / "permuted"
+    folder.mkdir()
+    for name in ("plant.yaml", "texts.parquet"):
+        (folder / name).write_bytes((plant / name).read_bytes())
+    table = pyarrow.parquet.read_table(plant / "runs.parquet")
+    columns = {name: table[name].to_numpy().copy() for name in table.column_names}
+    tested = np.isin(columns["seed"], sorted(held_back(config(plant, tmp_path))))
+    assert 0 < tested.sum() < len(tested)
+    # Swap the two faults: the strata of the split, and so the split, stay as they were.
+    labels = columns["label"]
+    labels[tested] = np.where(labels[tested] > 0, 3 - labels[tested], 0)
+    pyarrow.parquet.write_table(pa.table(columns), folder / "runs.parquet")
+    again = train(config(folder, tmp_path / "out", storage="float16"))
+    assert again.hash == report.hash
+    assert again.scores["validation"] == report.scores["validation"]
+    assert again.scores["test"] != report.scores["test"]
+
+
+def test_without_texts_there_is_one_modality(plant: Path, tmp_path: Path) -> None:
+    quick = train(config(plant, tmp_path, texts=(), sensor_stage=StageConfig(epochs=1), rule="accuracy"))
+    assert load_model(quick.model, machine_type()).modalities == ("sensors",)
+    assert quick.rule_scores == {}
+    assert "text" not in quick.scores["test"]["all"]["all_faults"]
+
+
+def test_texts_placed_on_the_runs_are_learnt_from(plant: Path, tmp_path: Path) -> None:
+    placed = {
+        "seed": [seed for seed in range(24) for _ in range(2)],
+        "sample": [sample for _ in range(24) for sample in (27.5, 72.0)],
+        "text": [
+            WORDS[fault][seed % 4] + f" {seed}"
+            for seed in range(24)
+            for fault in (("leak", "jam") if seed % 2 == 0 else ("jam", "leak"))
+        ],
+    }
+    pyarrow.parquet.write_table(pa.table(placed), tmp_path / "events.parquet")
+    files = RunFiles(paths=(plant / "runs.parquet",), events=(tmp_path / "events.parquet",))
+    made = train(config(plant, tmp_path / "out", runs=(files,), texts=()))
+    assert load_model(made.model, machine_type()).modalities == ("sensors", "text")
+    assert made.scores["validation"]["all"]["all_faults"]["text"]["correct_diagnosis_rate"] > 0.5
+
+
+def test_a_checkpoint_of_another_configuration_or_a_broken_one_is_refused(plant: Path, tmp_path: Path) -> None:
+    one = config(plant, tmp_path, sensor_stage=StageConfig(epochs=1), texts=())
+    train(one)
+    other = one.model_copy(update={"burn_in_frames": 7})
+    with pytest.raises(DataError, match="another configuration"):
+        train(other, resume=True)
+    (tmp_path / "sensors.checkpoint").write_bytes(b"x")
+    with pytest.raises(DataError, match="cannot be read"):
+        train(one, resume=True)
+    assert train(one).history == train(one, resume=True).history
+
+
+def test_the_machine_type_must_be_clear(plant: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="which machine type"):
+        train(config(plant, tmp_path, machine_type="fan"))
+
+
+def test_training_leaves_the_global_random_state_alone(plant: Path, tmp_path: Path) -> None:
+    torch.manual_seed(9)
+    before = torch.get_rng_state()
+    train(config(plant, tmp_path, sensor_stage=StageConfig(epochs=1), texts=()))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_patience_ends_a_stage_early_with_its_best_weights(plant: Path, tmp_path: Path) -> None:
+    eager = StageConfig(epochs=30, learning_rate=1e-9, patience=2)
+    made = train(config(plant, tmp_path, sensor_stage=eager, texts=()))
+    assert len(made.history) < 30
+
+
+def test_the_rate_rises_and_falls_within_one_cycle() -> None:
+    stage = StageConfig(learning_rate=1.0, warm_up=0.2)
+    assert learning_rate(stage, 0.1) == pytest.approx(0.5)
+    assert learning_rate(stage, 0.2) == pytest.approx(1)
+    assert learning_rate(stage, 0.6) == pytest.approx(0.5)
+    assert learning_rate(stage, 1.0) == pytest.approx(1e-3)
+
+
+def test_typing_errors_change_letters_and_not_words() -> None:
+    rng = np.random.default_rng(0)
+    text = "compressor oil low"
+    assert misspelt(text, 0, rng) == text
+    wrong = [misspelt(text, 1, rng) for _ in range(50)]
+    assert all(len(said.split()) == 3 for said in wrong)
+    assert all(said.split()[1:] == ["oil", "low"] for said in wrong)
+    assert len(set(wrong)) > 5
+
+
+def test_progress_is_shown_on_the_console(plant: Path, tmp_path: Path) -> None:
+    shown = io.StringIO()
+    with rich_progress(Console(file=shown, width=100)) as progress:
+        train(config(plant, tmp_path, sensor_stage=StageConfig(epochs=2), texts=()), on_progress=progress)
+    assert "sensors epoch 2: loss" in shown.getvalue()
