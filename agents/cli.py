@@ -283,6 +283,42 @@ def _replay_to(recording: Path, to: str, profile_name: str | None, speed: float 
 
 
 @app.command()
+def stress(
+    recording: Annotated[Path, typer.Argument(help="a labelled recording")],
+    profile: ProfileOption = None,
+    model: ModelOption = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    plot: Annotated[Path | None, typer.Option("--plot", help="PNG to draw")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Replay a recording under every kind and level of stress, and show what each costs."""
+    from agents.stress_report import draw_stress, stress_report
+
+    settings = load_settings(profile=profile)
+    plant = load_profile(settings.profile)
+    count_records(recording)
+
+    def show(row: dict[str, Any]) -> None:
+        if not as_json:
+            numbers = "  ".join(f"{name.replace('_', ' ')} {_shown(row[name])}" for name in list(row)[3:])
+            print(f"{row['stress']:>16}  late {row['late']:>6}  {numbers}", flush=True)
+
+    rows = stress_report(
+        recording,
+        settings,
+        plant,
+        lambda: load_runners(settings, plant, model),
+        partition_function(settings.partitions),
+        seed=seed,
+        on_row=show,
+    )
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    if plot is not None:
+        draw_stress(rows, plot)
+
+
+@app.command()
 def run(
     broker: BrokerOption = None,
     profile: ProfileOption = None,

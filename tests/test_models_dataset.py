@@ -274,7 +274,7 @@ POOL = TextPool(
 
 def told(labels: list[int], seed: int, **options: float) -> list[PlacedText]:
     quiet = {"benign_rate": 0.0, "benign_rate_in_fault": 0.0, "vague_rate": 0.0, "distractor_share": 0.0}
-    config = EventDrawConfig(**(quiet | options))  # type: ignore[arg-type]
+    config = EventDrawConfig(**(quiet | options))
     return list(draw_events(np.array(labels), POOL, config, np.random.default_rng(seed)))
 
 

@@ -22,8 +22,9 @@ from models.stages import misspelt
 from models.text import TextConfig
 from models.training import TrainConfig, TrainReport, rich_progress, train
 from pipeline.errors import DataError
-from tests.models_tiny import PERIOD_MS, PROFILE, Stream, machine_type
+from tests.models_tiny import PROFILE, Stream, machine_type
 
+CENTRE = np.array([50.0, 20.0, 70.0, 0.0])
 WORDS = {
     "leak": ("water drips from the pump", "puddle under the pump", "seal is wet and drips", "pump leaks water"),
     "jam": (
@@ -47,7 +48,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels = np.zeros(90, np.int64)
         labels[25:50] = 1 + seed % 2
         labels[70:] = 2 - seed % 2
-        values = rng.standard_normal((90, 4)) + [50, 20, 70, 0]
+        values = CENTRE + rng.standard_normal((90, 4))
         values[labels == 1, 0] -= 4
         values[labels == 2, 1:3] += 3
         columns = dict(zip(machine_type().variable_names, values.T, strict=True))
@@ -130,14 +131,13 @@ def test_the_model_file_diagnoses_a_stream(report: TrainReport) -> None:
     runner = load_model(report.model, machine_type())
     rng = np.random.default_rng(5)
     stream = Stream(machines=1, frames=60)
-    stream.values = (rng.standard_normal((1, 60, 4)) + [50, 20, 70, 0]).astype(np.float32)
+    stream.values = (CENTRE + rng.standard_normal((1, 60, 4))).astype(np.float32)
     stream.values[:, 30:, 0] -= 4
     stream.observed[:] = True
     stream.texts.clear()
     said = [int(runner.step(stream.round(t)).probabilities[0].argmax()) for t in range(60)]
     assert said[5:30].count(0) >= 23
     assert said[35:].count(1) >= 23
-    assert PERIOD_MS == stream.round(0).period_ms
 
 
 class StopError(Exception):
@@ -221,9 +221,11 @@ def test_texts_placed_on_the_runs_are_learnt_from(plant: Path, tmp_path: Path) -
     }
     pyarrow.parquet.write_table(pa.table(placed), tmp_path / "events.parquet")
     files = RunFiles(paths=(plant / "runs.parquet",), events=(tmp_path / "events.parquet",))
-    made = train(config(plant, tmp_path / "out", runs=(files,), texts=()))
+    # Two dozen texts: small batches give the encoder enough updates.
+    words = StageConfig(epochs=20, batch_size=4, learning_rate=0.02)
+    made = train(config(plant, tmp_path / "out", runs=(files,), texts=(), word_stage=words))
     assert load_model(made.model, machine_type()).modalities == ("sensors", "text")
-    assert made.scores["validation"]["all"]["all_faults"]["text"]["correct_diagnosis_rate"] > 0.5
+    assert made.scores["validation"]["all"]["all_faults"]["text"]["correct_diagnosis_rate"] > 0.7
 
 
 def test_a_checkpoint_of_another_configuration_or_a_broken_one_is_refused(plant: Path, tmp_path: Path) -> None:
