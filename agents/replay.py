@@ -28,6 +28,8 @@ from pipeline.topics import ALARMS, CONTROL, DEAD_LETTER, DIAGNOSES, LABELS, LAT
 
 _OUTPUT_TOPICS = {DIAGNOSES, ALARMS, METRICS, LATE, DEAD_LETTER}
 _PUBLISH_RECORDS = 2_000
+_FEED_RECORDS = 16_384
+"""The agents get a turn after so many: large enough for rounds that hold all machines."""
 _LOOK_AHEAD = 32
 
 
@@ -213,7 +215,7 @@ async def replay_in_memory(
             broker.append(
                 prefix + record.topic, record.partition, record.key, record.value, record.timestamp_ms, record.headers
             )
-            if count % _PUBLISH_RECORDS == 0:
+            if count % _FEED_RECORDS == _FEED_RECORDS - 1:
                 await asyncio.sleep(0)
                 if failed.done():
                     break

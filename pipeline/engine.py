@@ -184,13 +184,35 @@ class Engine:
     # -- input ------------------------------------------------------------------------------------------------
 
     def process(self, records: Sequence[Record]) -> list[Output]:
-        """Take records in the order given; return everything they lead to."""
+        """Take records in the order given; return everything they lead to.
+
+        Order matters within a partition only. So where a control record has to wait for what came before it, its
+        partition waits while the others go on, and the model steps machines of all partitions together.
+        """
         outputs: list[Output] = []
+        self.stats.records.update(Counter(record.topic for record in records))
+        while records:
+            held: dict[int, tuple[messages.Control, Record]] = {}
+            behind = self._take(records, held, outputs)
+            for control, record in held.values():
+                try:
+                    self._apply(control, record, outputs)
+                except RejectedError as rejected:
+                    self._reject(record, rejected, outputs)
+            records = behind
+        return outputs
+
+    def _take(
+        self, records: Sequence[Record], held: dict[int, tuple[messages.Control, Record]], outputs: list[Output]
+    ) -> list[Record]:
+        """Align and diagnose records up to the control records to apply then, `held`; returns those behind them."""
         inboxes: dict[str, _Inbox] = {name: _Inbox() for name in self.lines}
-        counts: Counter[str] = Counter()
+        behind: list[Record] = []
         for order, record in enumerate(records):
-            topic = record.topic
-            counts[topic] += 1
+            topic, partition = record.topic, record.partition
+            if partition in held:
+                behind.append(record)
+                continue
             try:
                 if topic in self._sensor_topics:
                     self._reading(record, order, inboxes)
@@ -198,21 +220,18 @@ class Engine:
                     self._event(record, order, inboxes)
                 elif topic == CONTROL:
                     control = self._control(record)
-                    if not self._is_idle_tick(control, record.partition):
-                        self._align(inboxes, outputs)
-                        inboxes = {name: _Inbox() for name in self.lines}
-                        self._apply(control, record, outputs)
+                    if not self._is_idle_tick(control, partition):
+                        held[partition] = control, record
                 else:
                     raise RejectedError(Reason.UNKNOWN_TOPIC, f"the engine does not read topic {topic}")
             except RejectedError as rejected:
                 self._reject(record, rejected, outputs)
                 continue
             # Only by records that make sense: one wild time stamp must not make every machine look silent.
-            if record.timestamp_ms > self._clock_ms.get(record.partition, -1):
-                self._clock_ms[record.partition] = record.timestamp_ms
-        self.stats.records.update(counts)
+            if record.timestamp_ms > self._clock_ms.get(partition, -1):
+                self._clock_ms[partition] = record.timestamp_ms
         self._align(inboxes, outputs)
-        return outputs
+        return behind
 
     def _reading(self, record: Record, order: int, inboxes: dict[str, _Inbox]) -> None:
         topic, _, offset, stamp_ms, key, value, _ = record
