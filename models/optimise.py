@@ -68,7 +68,8 @@ class Stage(Protocol):
         ...
 
     def validate(self) -> Record:
-        """Scores on the validation split; `score` decides which epoch is best, more is better."""
+        """Scores on the validation split: `score` decides which epoch is best, more is better; `validation_loss` is
+        None if there was nothing to validate on."""
         ...
 
 
@@ -139,7 +140,9 @@ def run_stage(
             "loss": float(np.mean(losses)) if losses else None,
         }
         record |= stage.validate()
-        if not standing.history or record["score"] > standing.history[standing.best_epoch]["score"]:
+        # Where there is nothing to validate on, the latest weights are the best guess.
+        blind = record["validation_loss"] is None
+        if blind or not standing.history or record["score"] > standing.history[standing.best_epoch]["score"]:
             standing.best_epoch = epoch
             standing.best = {key: value.clone() for key, value in module.state_dict().items()}
         standing.history.append(record)

@@ -130,11 +130,12 @@ def train(config: TrainConfig, *, on_progress: OnProgress | None = None, resume:
         raise DataError("there is nothing to train on: give runs or recordings")
     rng = np.random.default_rng(config.seed)
     split = split_runs(runs, validation=config.validation, test=config.test, rng=rng)
-    pools = None
+    pools = _pools_of_files(config, machine_type, split, rng) if config.texts and machine_type.texts else None
+    distinct = _without_seen_texts(split, pools)
+    if pools is None and machine_type.texts:
+        pools = _pools_of_runs(distinct)
     if not config.repeated_texts:
-        split = _without_seen_texts(split)
-    if machine_type.texts:
-        pools = _pools(config, machine_type, split, rng)
+        split = distinct
     fixed = {part: _fixed_texts(split, pools, config, part) for part in ("validation", "test")}
 
     network, scaling = _network(config, machine_type, split, pools)
@@ -222,13 +223,22 @@ def _machine_type(types: Sequence[MachineType], name: str | None) -> MachineType
     raise DataError(f"say which machine type to train for ({known}); {name or 'none'} was given")
 
 
-def _pools(
+def _pools_of_files(
     config: TrainConfig, machine_type: MachineType, split: RunSplit, rng: np.random.Generator
-) -> PoolSplit | None:
-    """The pools of labelled texts; failing them, the runs' own texts labelled by the frames where they stand."""
-    if config.texts:
-        shares = {"validation": config.validation, "test": config.test}
-        return read_pool(config.texts, machine_type.faults, **shares, rng=rng)
+) -> PoolSplit:
+    """The pools of labelled texts, without held-out texts that training runs have as their own."""
+    shares = {"validation": config.validation, "test": config.test}
+    pools = read_pool(config.texts, machine_type.faults, **shares, rng=rng)
+    own = _own_texts(split.train)
+    held_out = [
+        pool.take(np.flatnonzero([normalised(text) not in own for text in pool.texts]))
+        for pool in (pools.validation, pools.test)
+    ]
+    return PoolSplit(pools.train, *held_out)
+
+
+def _pools_of_runs(split: RunSplit) -> PoolSplit | None:
+    """The runs' own texts, labelled by the frames where they stand; None if training runs have none."""
     pools = PoolSplit(*(pool_of_runs(part) for part in (split.train, split.validation, split.test)))
     return pools if len(pools.train) else None
 
@@ -305,9 +315,13 @@ def _network(
     return network, scaling
 
 
-def _without_seen_texts(split: RunSplit) -> RunSplit:
-    """Drop from held-out runs those of their own texts that training runs, or earlier held-out ones, have as well."""
-    seen = {normalised(text.text) for run in split.train for text in run.texts or ()}
+def _own_texts(runs: Sequence[Run]) -> set[str]:
+    return {normalised(text.text) for run in runs for text in run.texts or ()}
+
+
+def _without_seen_texts(split: RunSplit, pools: PoolSplit | None) -> RunSplit:
+    """Drop from held-out runs those of their own texts that training, or an earlier held-out part, has as well."""
+    seen = _own_texts(split.train) | {normalised(text) for text in (pools.train.texts if pools else ())}
     parts: dict[str, tuple[Run, ...]] = {"train": split.train}
     for part in ("validation", "test"):
         kept = []
@@ -315,7 +329,7 @@ def _without_seen_texts(split: RunSplit) -> RunSplit:
             texts = None if run.texts is None else tuple(t for t in run.texts if normalised(t.text) not in seen)
             kept.append(Run(run.name, run.group, run.source, run.values, run.labels, texts))
         parts[part] = tuple(kept)
-        seen |= {normalised(text.text) for run in kept for text in run.texts or ()}
+        seen |= _own_texts(kept)
     return RunSplit(**parts)
 
 

@@ -42,8 +42,8 @@ class FrameStream(Engine):
 
     def __init__(self, profile: PlantProfile, take: Callable[[Line, Frames], None]) -> None:
         super().__init__(profile, {kind.name: NoModel(kind.faults) for kind in profile.machine_types})
-        self._take = take
+        self._hand_over = take
 
     def _step(self, line: Line, aligned: Aligned, outputs: list[Output]) -> None:
         for frames in aligned.rounds:
-            self._take(line, frames)
+            self._hand_over(line, frames)

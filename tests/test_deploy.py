@@ -395,3 +395,10 @@ def test_the_image_leaves_out_tools_and_cuda_but_nothing_that_is_needed() -> Non
     needed = {re.split(r"[^\w.-]", line)[0].lower() for line in project["dependencies"]}
     assert needed <= kept
     assert not {name for name in kept if name.startswith(("nvidia", "cuda", "pytest", "mypy"))}
+
+
+def test_the_image_has_the_shipped_model_and_recording() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["agents"]
+    packaged = {file for pattern in patterns for file in (ROOT / "agents").glob(pattern)}
+    assert set((ROOT / "agents" / "data").iterdir()) <= packaged

@@ -228,6 +228,18 @@ def test_texts_placed_on_the_runs_are_learnt_from(plant: Path, tmp_path: Path) -
     assert made.scores["validation"]["all"]["all_faults"]["text"]["correct_diagnosis_rate"] > 0.7
 
 
+def test_texts_that_machines_repeat_may_stand_in_every_part(plant: Path, tmp_path: Path) -> None:
+    placed = {"seed": list(range(24)), "sample": [27.5] * 24, "text": ["E7 low flow", "E9 overload"] * 12}
+    pyarrow.parquet.write_table(pa.table(placed), tmp_path / "events.parquet")
+    files = RunFiles(paths=(plant / "runs.parquet",), events=(tmp_path / "events.parquet",))
+    words = StageConfig(epochs=40, batch_size=4, learning_rate=0.02)
+    apart = train(config(plant, tmp_path / "a", runs=(files,), texts=(), word_stage=words))
+    assert apart.scores["test"]["all"]["all_faults"]["text"]["detection_rate"] == 0
+    together = train(config(plant, tmp_path / "b", runs=(files,), texts=(), word_stage=words, repeated_texts=True))
+    assert together.scores["test"]["all"]["all_faults"]["text"]["correct_diagnosis_rate"] > 0.9
+    assert len([record for record in together.history if record["stage"] == "words"]) == 40
+
+
 def test_a_checkpoint_of_another_configuration_or_a_broken_one_is_refused(plant: Path, tmp_path: Path) -> None:
     one = config(plant, tmp_path, sensor_stage=StageConfig(epochs=1), texts=())
     train(one)
