@@ -162,7 +162,14 @@ def _labels(conversion: Conversion, table: Labels, path: Path) -> Iterator[Recor
         said = table.fault.format_map(row.values)
         fault = table.names.get(said, said)
         if not table.runs:
-            spans.append((row.time_ms - table.before, row.time_ms + (table.after or not table.before), row.machine, fault))
+            spans.append(
+                (
+                    row.time_ms - table.before,
+                    row.time_ms + (table.after or (0 if table.before else 1)),
+                    row.machine,
+                    fault,
+                )
+            )
             continue
         run = open_run.get(row.machine)
         if run is not None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import faust
@@ -76,7 +78,7 @@ class Worker:
             broker_credentials=credentials,
             broker_commit_interval=settings.commit_interval_ms / 1000,
             store="memory://",
-            datadir=f".cache/{settings.group}",
+            datadir=str(Path(tempfile.gettempdir()) / f"faultline-{settings.group}"),  # Faust insists; it stays empty
             topic_partitions=settings.partitions,
             topic_allow_declare=False,
             topic_disable_leader=True,
