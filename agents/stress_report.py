@@ -46,9 +46,7 @@ def stress_report(
         change: Callable[[Iterator[Record]], Iterator[Record]] = iter
         if level:
             change = partial(apply_stress, stress=parse_stress(level), rng=np.random.default_rng(seed))
-        report = asyncio.run(
-            replay_in_memory(recording, settings, profile, runners(), partition_of, change=change)
-        )
+        report = asyncio.run(replay_in_memory(recording, settings, profile, runners(), partition_of, change=change))
         fused = report.scores.get("fused") or {}
         row = {
             "kind": kind,

@@ -1,4 +1,4 @@
-"""A baseline without a neural network: gradient boosting on window statistics, one answer a frame, on the same split."""
+"""A baseline without a neural network: gradient boosting on window statistics, on the same split as a training."""
 
 from __future__ import annotations
 

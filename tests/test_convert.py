@@ -60,7 +60,8 @@ def test_local_times_are_told_apart_by_their_zone(tables: Path) -> None:
     (tables / "plant.yaml").write_text(text.replace("2026-03-29", "2026-06-01"))
     convert(load_conversion(tables / "plant.yaml"), tables, tables / "out.parquet")
     first = min(r.timestamp_ms for r in read_recording(tables / "out.parquet") if r.topic == "sensors")
-    assert first == 1_774_749_600_000 - 3_600_000  # two o'clock does not exist on that day: it is read as before the change
+    # Two o'clock does not exist on that day in Berlin: it is read as before the change.
+    assert first == 1_774_749_600_000 - 3_600_000
 
 
 def test_a_recording_becomes_training_runs_with_texts_and_labels(tables: Path) -> None:
