@@ -323,6 +323,37 @@ def test_any_arrival_order_within_the_disorder_gives_the_same_frames(records: li
     assert sorted(map(str, values[0])) == sorted(map(str, values[1]))
 
 
+@st.composite
+def two_sources(draw: st.DrawFn) -> tuple[list[Record], list[Record]]:
+    """Readings of one machine's fast and slow source, each out of order by at most its allowed disorder."""
+    made = []
+    for topic, width, step, disorder in (("sensors.fast", 2, 1, 2), ("sensors.slow", 1, 10, 5)):
+        seconds = draw(st.lists(st.integers(0, 120 // step), min_size=1, max_size=40 // step + 8, unique=True))
+        arriving = []
+        for second in sorted(value * step for value in seconds):
+            values = [draw(st.floats(-5, 5, width=32)) for _ in range(width)]
+            arriving.append((second + draw(st.integers(0, disorder)), second, values))
+        arriving.sort(key=lambda entry: entry[0])
+        made.append([reading("m1", T0 + second * S, values, topic=topic) for _, second, values in arriving])
+    return made[0], made[1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(two_sources(), st.data())
+def test_any_interleaving_of_topics_gives_the_same_frames(
+    sources: tuple[list[Record], list[Record]], data: st.DataObject
+) -> None:
+    fast, slow = sources
+    one_after_the_other = run(*fast, *slow, text=TWO_SOURCES, end=True)
+    mixed: list[Record] = []
+    left, right = list(fast), list(slow)
+    for take_fast in data.draw(st.lists(st.booleans(), min_size=len(fast) + len(slow), max_size=len(fast) + len(slow))):
+        mixed.append((left if (take_fast and left) or not right else right).pop(0))
+    interleaved = run(*mixed, text=TWO_SOURCES, end=True)
+    assert reasons(interleaved) == reasons(one_after_the_other) == []
+    assert essence(interleaved) == essence(one_after_the_other)
+
+
 @settings(max_examples=40, deadline=None)
 @given(streams())
 def test_frames_never_go_backwards_and_never_come_twice(records: list[Record]) -> None:
@@ -345,6 +376,25 @@ def test_every_reading_is_in_a_frame_or_late_or_a_duplicate(records: list[Record
     assert eng.stats.records["sensors"] == readings
     used = sum(line.aligner.readings_in_frames for line in eng.lines.values())
     assert used + eng.stats.late["sensors"] + eng.stats.duplicates["readings"] == readings
+
+
+def test_one_engine_serves_machine_types_with_their_own_frames_and_models() -> None:
+    """
+    pumps have frames of 10 s, fans of 60 s; each type has its own runner and is stepped together
+    """
+    text = ONE_SOURCE.replace("name: pump", "name: pump\n    match: 'p*'") + (
+        "  - name: fan\n    match: 'fan-*'\n    frame_period: 60s\n    max_skew: 1m\n    faults: [normal, leak, jam]\n"
+        "    variables: [{name: speed}]\n"
+    )
+    pumps = [at(s, machine=name) for s in range(0, 121, 5) for name in ("p1", "p2")]
+    fans = [reading("fan-1", T0 + s * S, [1.0]) for s in range(0, 121, 5)]
+    eng = engine(text)
+    found = diagnoses(eng.process(numbered([*pumps, *fans])) + eng.finish())
+    per_machine = {name: sum(d.machine == name for d in found) for name in ("p1", "p2", "fan-1")}
+    begins = T0 // 60_000 * 60_000
+    assert per_machine == {"p1": 13, "p2": 13, "fan-1": (T0 + 120 * S - begins) // 60_000 + 1}
+    assert {d.frame_end - d.frame_start for d in found if d.machine == "fan-1"} == {60_000}
+    assert reasons(eng.process([reading("valve-1", T0, [1.0])])) == ["unknown_machine"]
 
 
 @pytest.mark.parametrize("text", [ONE_SOURCE, TWO_SOURCES])
