@@ -398,6 +398,23 @@ def train(
         print(path)
 
 
+@app.command()
+def baseline(
+    config: Annotated[Path, typer.Argument(help="the YAML of a training: the same data and split")],
+    data: Annotated[Path | None, typer.Option("--data", envvar="FAULTLINE_DATA")] = None,
+    windows: Annotated[str, typer.Option("--windows", help="frames of the trailing windows")] = "10,60",
+) -> None:
+    """Score gradient boosting on window statistics on the split of a training, as one JSON object."""
+    from models.baselines import boosting_scores
+    from models.training_config import load_train_config
+
+    frames = [int(part) for part in windows.split(",") if part.strip().isdecimal() and int(part) > 1]
+    if not frames:
+        raise SettingsError(f"--windows {windows!r} holds no whole number of frames above 1")
+    scores = boosting_scores(load_train_config(config, data=data, output=Path()), windows=frames)
+    print(json.dumps(scores, indent=2))
+
+
 @bench_app.command("align")
 def bench_align_command(as_json: JsonOption = False, readings: int = 100_000, rounds: int = 5) -> None:
     """What decoding and alignment cost a reading, at 100 and at 10,000 machines, without a model."""

@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from models.dataset import PlacedText, Run, RunSplit
+from models.dataset import PlacedText, Run
+from models.events import run_events
 from models.scoring import Scores, stream_scores
 from models.text import normalised
+from models.training import TrainConfig, prepare
 from pipeline.errors import DataError
 from pipeline.frames import Floats
 
@@ -52,15 +54,15 @@ def word_ages(texts: Sequence[PlacedText], frames: int, words: Sequence[str]) ->
     return ages
 
 
-def boosting_scores(
-    split: RunSplit,
-    texts: dict[str, list[tuple[PlacedText, ...]]],
-    classes: Sequence[str],
-    *,
-    windows: Sequence[int],
-    seed: int,
-) -> dict[str, Scores]:
-    """Train on the training runs and score validation and test; `texts` holds each part's texts, run by run."""
+def boosting_scores(config: TrainConfig, *, windows: Sequence[int]) -> dict[str, Scores]:
+    """Train on the training runs of a configuration's split; scores of its validation and test runs.
+
+    Features are `window_features` and `word_ages` of the most frequent words. Texts of training runs are drawn once.
+    """
+    machine_type, split, pools, fixed = prepare(config)
+    drawn = run_events(split.train, pools.train if pools and config.texts else None, config.events, _rng(config))
+    texts = {"train": drawn, **fixed}
+    classes = machine_type.faults
     counts: dict[str, int] = {}
     for run_texts in texts["train"]:
         for text in run_texts:
@@ -80,7 +82,7 @@ def boosting_scores(
     labels = np.concatenate([run.labels for run in split.train])
     known = labels >= 0
     model = HistGradientBoostingClassifier(
-        class_weight="balanced", early_stopping=True, random_state=seed, max_iter=300
+        class_weight="balanced", early_stopping=True, random_state=config.seed, max_iter=300
     )
     model.fit(features(split.train, texts["train"])[known], labels[known])
     scores: dict[str, Scores] = {}
@@ -94,3 +96,7 @@ def boosting_scores(
         truth = np.concatenate([run.labels for run in runs])
         scores[part] = stream_scores(machines, frames, truth, said, classes)
     return scores
+
+
+def _rng(config: TrainConfig) -> np.random.Generator:
+    return np.random.default_rng([config.seed, *b"baseline"])

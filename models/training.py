@@ -121,23 +121,7 @@ def train(config: TrainConfig, *, on_progress: OnProgress | None = None, resume:
     """
     if config.plots:
         require_matplotlib()
-    profile = load_profile(config.profile)
-    machine_type = _machine_type(profile.machine_types, config.machine_type)
-    runs = [run for files in config.runs for run in read_runs(files, machine_type)]
-    for path in config.recordings:
-        runs += runs_from_records(read_recording(path), profile, machine_type, path.stem)
-    if not runs:
-        raise DataError("there is nothing to train on: give runs or recordings")
-    rng = np.random.default_rng(config.seed)
-    split = split_runs(runs, validation=config.validation, test=config.test, rng=rng)
-    pools = _pools_of_files(config, machine_type, split, rng) if config.texts and machine_type.texts else None
-    distinct = _without_seen_texts(split, pools)
-    if pools is None and machine_type.texts:
-        pools = _pools_of_runs(distinct)
-    if not config.repeated_texts:
-        split = distinct
-    fixed = {part: _fixed_texts(split, pools, config, part) for part in ("validation", "test")}
-
+    machine_type, split, pools, fixed = prepare(config)
     network, scaling = _network(config, machine_type, split, pools)
     classes = len(machine_type.faults)
     shares = class_shares(split.train, classes)
@@ -189,6 +173,29 @@ def train(config: TrainConfig, *, on_progress: OnProgress | None = None, resume:
     if config.plots and drawn is not None:
         files += _draw(config.output, history, drawn, machine_type.faults)
     return TrainReport(path, model_hash, fusion.config.rule, rule_scores, scores, history, tuple(files))
+
+
+def prepare(
+    config: TrainConfig,
+) -> tuple[MachineType, RunSplit, PoolSplit | None, dict[str, list[tuple[PlacedText, ...]]]]:
+    """Read and split the data: machine type, runs, pools of texts, and the texts of the held-out parts, run by run."""
+    profile = load_profile(config.profile)
+    machine_type = _machine_type(profile.machine_types, config.machine_type)
+    runs = [run for files in config.runs for run in read_runs(files, machine_type)]
+    for path in config.recordings:
+        runs += runs_from_records(read_recording(path), profile, machine_type, path.stem)
+    if not runs:
+        raise DataError("there is nothing to train on: give runs or recordings")
+    rng = np.random.default_rng(config.seed)
+    split = split_runs(runs, validation=config.validation, test=config.test, rng=rng)
+    pools = _pools_of_files(config, machine_type, split, rng) if config.texts and machine_type.texts else None
+    distinct = _without_seen_texts(split, pools)
+    if pools is None and machine_type.texts:
+        pools = _pools_of_runs(distinct)
+    if not config.repeated_texts:
+        split = distinct
+    fixed = {part: _fixed_texts(split, pools, config, part) for part in ("validation", "test")}
+    return machine_type, split, pools, fixed
 
 
 @contextmanager
