@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -111,7 +112,11 @@ def partition_function(partitions: int) -> Any:
     """The partition of a key as Kafka's own producers choose it."""
     from aiokafka.partitioner import murmur2
 
-    return lambda key: (murmur2(key) & 0x7FFFFFFF) % partitions
+    @lru_cache(maxsize=100_000)
+    def partition_of(key: bytes) -> int:
+        return int((murmur2(key) & 0x7FFFFFFF) % partitions)
+
+    return partition_of
 
 
 @app.command()

@@ -30,7 +30,7 @@ _OUTPUT_TOPICS = {DIAGNOSES, ALARMS, METRICS, LATE, DEAD_LETTER}
 _PUBLISH_RECORDS = 2_000
 _FEED_RECORDS = 16_384
 """The agents get a turn after so many: large enough for rounds that hold all machines."""
-_LOOK_AHEAD = 32
+_LOOK_AHEAD = 8
 
 
 @dataclass(slots=True)
@@ -207,8 +207,10 @@ async def replay_in_memory(
     pace = Pace(speed)
     await worker.start()
     failed = asyncio.create_task(worker.wait_failed())
-    began = time.perf_counter()
     try:
+        while not failed.done() and not worker.lag():  # until the agents have their partitions
+            await asyncio.sleep(0.005)
+        began = time.perf_counter()
         for count, record in enumerate(tape):
             await pace.until(record.timestamp_ms)
             assert record.partition is not None

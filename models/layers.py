@@ -8,7 +8,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 State = dict[str, Tensor]
 """What a network remembers between frames: named tensors with leading dimension B, and nothing else."""
@@ -52,7 +51,5 @@ def lstm_step(layer: nn.LSTM, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, 
     costs three times as much for small batches.
     """
     input_weight, state_weight, input_bias, state_bias = layer.all_weights[0]
-    gates = linear(x, input_weight, input_bias) + linear(h, state_weight, state_bias)
-    i, f, g, o = gates.chunk(4, dim=1)
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
+    h, c = torch.lstm_cell(x, (h, c), input_weight, state_weight, input_bias, state_bias)
+    return h, c

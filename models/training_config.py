@@ -40,7 +40,7 @@ def load_train_config(
     if seed is not None:
         raw["seed"] = seed
     if epochs is not None:
-        for stage in ("sensor_stage", "text_stage"):
+        for stage in ("sensor_stage", "word_stage", "text_stage"):
             raw[stage] = (raw.get(stage) or {}) | {"epochs": epochs}
     try:
         return TrainConfig.model_validate(raw)

@@ -79,6 +79,7 @@ class DiagnosisWriter:
         sensor_age = np.where(frames.age_ms >= 0, frames.age_ms, np.iinfo(np.int64).max).min(axis=1)
         silent: Bools = ~np.any(frames.observed, axis=1)
         classes, model = self._classes, self._model
+        variables = self._variable_evidence(frames, result)
         rows = zip(
             machines,
             frames.start_ms.tolist(),
@@ -122,7 +123,7 @@ class DiagnosisWriter:
                 entropy=entropy[row],
                 disagreement=disagreement[row],
                 evidence=Evidence(
-                    self._variable_evidence(frames, result, row),
+                    variables[row],
                     [TextEvidence(t.id, t.text, end - t.time_ms, t.late) for t in texts],
                 ),
                 status="silent" if silent[row] else "active",
@@ -133,18 +134,25 @@ class DiagnosisWriter:
             outputs.append(Output(DIAGNOSES, machine.partition, machine.name.encode(), messages.encode(diagnosis), end))
         return np.where(evidence, best, -1), confidence.astype(np.float32)
 
-    def _variable_evidence(self, frames: Frames, result: StepResult, row: int) -> list[VariableEvidence]:
-        distance = np.abs(result.scaled[row])
-        top = np.argsort(-distance, kind="stable")[:_TOP_VARIABLES]
-        return [
-            VariableEvidence(
-                self._variables[index],
-                float(f"{frames.values[row, index]:.7g}"),
-                round(float(result.scaled[row, index]), 2),
-            )
-            for index in top.tolist()
-            if distance[index] >= _NOTABLE_DEVIATION
-        ]
+    def _variable_evidence(self, frames: Frames, result: StepResult) -> list[list[VariableEvidence]]:
+        """For each row the variables furthest from their normal range, the furthest first."""
+        distance = np.abs(result.scaled)
+        notable = np.flatnonzero((distance >= _NOTABLE_DEVIATION).any(axis=1))
+        evidence: list[list[VariableEvidence]] = [[] for _ in range(len(distance))]
+        if not len(notable):
+            return evidence
+        top = np.argsort(-distance[notable], axis=1, kind="stable")[:, :_TOP_VARIABLES]
+        deviations = np.round(np.take_along_axis(result.scaled[notable], top, axis=1).astype(np.float64), 2)
+        values = np.take_along_axis(frames.values[notable], top, axis=1)
+        for row, columns, found, given in zip(
+            notable.tolist(), top.tolist(), deviations.tolist(), values.tolist(), strict=True
+        ):
+            evidence[row] = [
+                VariableEvidence(self._variables[column], float(f"{value:.7g}"), deviation)
+                for column, deviation, value in zip(columns, found, given, strict=True)
+                if abs(deviation) >= _NOTABLE_DEVIATION
+            ]
+        return evidence
 
     def announce(self, machine: str, partition: int, start_ms: int, *, offline: bool) -> tuple[str, Output]:
         """The diagnosis of a frame that a silent machine let pass: no evidence."""
