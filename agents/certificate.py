@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.engine import Engine
 from pipeline.errors import RecordingError
+from pipeline.frames import StepRunner
 from pipeline.messages import decode_diagnosis
 from pipeline.records import Output
 from pipeline.topics import DIAGNOSES
@@ -73,8 +74,8 @@ class Certificate:
 class Witness:
     """Collects a certificate while a run goes on."""
 
-    def __init__(self, model: str) -> None:
-        self._model = model
+    def __init__(self, runners: Mapping[str, StepRunner]) -> None:
+        self._model = ", ".join(f"{name}={runner.hash}" for name, runner in sorted(runners.items()))
         self._said: dict[str, tuple[str, list[float]]] = {}
         self._states: dict[str, str] = {}
 

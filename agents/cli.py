@@ -175,7 +175,7 @@ def _replay(
     partition_of = partition_function(settings.partitions)
     witness = None
     if certify is not None:
-        witness = Witness(", ".join(f"{name}={runner.hash}" for name, runner in sorted(runners.items())))
+        witness = Witness(runners)
     change = stress_function(*stress)
     if as_json or not sys.stdout.isatty():
         report = asyncio.run(
@@ -335,6 +335,12 @@ def run(
     web_port: Annotated[
         int | None, typer.Option(help="port of /metrics, /healthz, /readyz; FAULTLINE_WEB_PORT")
     ] = None,
+    record_to: Annotated[
+        Path | None, typer.Option("--record", help="recording of what it reads, as it reads it")
+    ] = None,
+    certify: Annotated[
+        Path | None, typer.Option("--certify", help="certificate of what it says, for `replay --certify`")
+    ] = None,
 ) -> None:
     """Run a worker until it is told to stop (SIGTERM or Ctrl-C)."""
     from agents.service import serve
@@ -342,7 +348,9 @@ def run(
     settings = load_settings(broker=broker, profile=profile, web_port=web_port)
     logging.getLogger("faultline").setLevel(settings.log_level.upper())
     plant = load_profile(settings.profile)
-    asyncio.run(serve(settings, plant, load_runners(settings, plant, model), partition_function(settings.partitions)))
+    runners = load_runners(settings, plant, model)
+    partition_of = partition_function(settings.partitions)
+    asyncio.run(serve(settings, plant, runners, partition_of, record=record_to, certify=certify))
 
 
 @app.command()

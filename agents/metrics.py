@@ -128,7 +128,8 @@ class TimedRunner:
         self._seconds = seconds
         self.name, self.hash = runner.name, runner.hash
         self.classes, self.modalities = runner.classes, runner.modalities
-        self.reserve, self.reset, self.save, self.load = runner.reserve, runner.reset, runner.save, runner.load
+        self.reserve, self.reset, self.prepare = runner.reserve, runner.reset, runner.prepare
+        self.save, self.load = runner.save, runner.load
 
     def step(self, frames: Frames) -> StepResult:
         """Step and time it."""

@@ -6,8 +6,10 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+from agents.certificate import Witness, write_certificate
 from agents.kafka_admin import TopicSpec, check_topics
 from agents.publish import KafkaPublisher
 from agents.security import client_security, faust_credentials
@@ -15,8 +17,10 @@ from agents.worker import Worker
 from pipeline.errors import SettingsError, TopicMismatchError
 from pipeline.frames import StepRunner
 from pipeline.profile import PlantProfile
+from pipeline.recording import RecordingWriter
+from pipeline.records import Output, Record
 from pipeline.settings import Settings
-from pipeline.topics import all_topics
+from pipeline.topics import DIAGNOSES, all_topics
 
 log = logging.getLogger("faultline.service")
 
@@ -42,12 +46,28 @@ async def serve(
     profile: PlantProfile,
     runners: Mapping[str, StepRunner],
     partition_of: Callable[[bytes], int],
+    *,
+    record: Path | None = None,
+    certify: Path | None = None,
 ) -> None:
-    """Work until SIGTERM or SIGINT; raises FaultlineError if the worker cannot start or go on."""
+    """Work until SIGTERM or SIGINT; raises FaultlineError if the worker cannot start or go on.
+
+    `record` takes down the engine's input in the order in which it was processed, `certify` what came of it: replaying
+    the one must give the other.
+    """
     if settings.is_memory:
         raise SettingsError("a worker needs FAULTLINE_BROKER=kafka://host:port; memory:// is for `faultline replay`")
     await asyncio.to_thread(require_topics, settings, profile)
     publisher = KafkaPublisher(settings.address, settings.topic_prefix, **client_security(settings))
+    tape = RecordingWriter(record) if record is not None else None
+    witness = Witness(runners)
+
+    def observe(records: Sequence[Record], outputs: Sequence[Output]) -> None:
+        if tape is not None:
+            tape.write(one for one in records if one.topic != DIAGNOSES)
+        if certify is not None:
+            witness.see(outputs)
+
     worker = Worker(
         settings,
         profile,
@@ -56,6 +76,7 @@ async def serve(
         partition_of=partition_of,
         wall_seconds=time.time,
         credentials=faust_credentials(settings),
+        observer=observe if tape is not None or certify is not None else None,
     )
     told_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -72,4 +93,9 @@ async def serve(
         failing.cancel()
     finally:
         await worker.stop()
+        if tape is not None:
+            tape.close()
+    if certify is not None:
+        witness.finish(worker.engine)
+        write_certificate(certify, witness.certificate)
     print("faultline: stopped, everything committed", flush=True)

@@ -33,6 +33,9 @@ log = logging.getLogger("faultline.worker")
 _MAX_UNCONFIRMED = 8
 """Chunks whose outputs may be on their way to the broker at once."""
 
+_READ_OUT_SECONDS = 2.0
+_READ_OUT_RECORDS = 1_000
+
 Observer = Callable[[Sequence[Record], Sequence[Output]], None]
 
 
@@ -114,19 +117,26 @@ class Worker:
 
     async def stop(self) -> None:
         """Confirm what is published, acknowledge, commit, leave; raises what made the worker fail, if anything."""
-        self._started = False
         for task in self._tasks:
             task.cancel()
         for task in self._tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         if self._failure is None:
+            await self._read_out()
             await self._confirm()
+        self._started = False
         await self.app.stop()
         await self._publisher.stop()
         self.web.stop()
         if self._failure is not None:
             raise self._failure
+
+    async def _read_out(self) -> None:
+        """Take what little is left to read, such as this worker's own last tick; a backlog is the next worker's."""
+        until = self._wall_seconds() + _READ_OUT_SECONDS
+        while 0 < sum(self.lag().values()) <= _READ_OUT_RECORDS and self._wall_seconds() < until:
+            await asyncio.sleep(0.02)
 
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:

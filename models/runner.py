@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from pipeline.frames import Frames, Ints, StepResult
 
 _MAGIC = b"FLST"
 _VERSION = 1
+_TEXT_BATCH = 256
 _HEADER = struct.Struct("<4sHH32sI")
 """Magic, version, reserved, model hash, number of payload bytes."""
 
@@ -36,6 +38,7 @@ class TorchRunner:
         with torch.inference_mode():
             self._initial = network.init_state(1)
             self._arena: State = {key: row[:0].clone() for key, row in self._initial.items()}
+        self._encoded: dict[str, Tensor] = {}  # texts of the rounds at hand
         self._sizes = [row.numel() for row in self._initial.values()]
 
     @property
@@ -68,6 +71,17 @@ class TorchRunner:
             for key, row in self._initial.items():
                 fresh = row.expand(missing, *row.shape[1:])
                 self._arena[key] = torch.cat([self._arena[key], fresh])
+
+    def prepare(self, rounds: Sequence[Frames]) -> None:
+        """Encode the texts of all these rounds in one batch; one by one would cost several times as much."""
+        self._encoded.clear()
+        if self._network.text is None:
+            return
+        texts = list(dict.fromkeys(text.text for frames in rounds for _, text in frames.texts))
+        for begin in range(0, len(texts), _TEXT_BATCH):
+            batch = texts[begin : begin + _TEXT_BATCH]
+            with torch.inference_mode():
+                self._encoded |= zip(batch, self._network.text.encode(batch), strict=True)
 
     def step(self, frames: Frames) -> StepResult:
         """Advance each machine of the round by one frame; a slot may stand in a round only once."""
@@ -144,5 +158,9 @@ class TorchRunner:
         rows = np.array([row for row, _ in frames.texts], np.int64)
         written = np.array([text.time_ms for _, text in frames.texts], np.int64)
         ages = (frames.end_ms[rows] - written) / frames.period_ms
-        vectors: Tensor = self._network.text.encode([text.text for _, text in frames.texts])
+        said = [text.text for _, text in frames.texts]
+        if all(text in self._encoded for text in said):
+            vectors = torch.stack([self._encoded[text] for text in said])
+        else:  # nobody has prepared this round
+            vectors = self._network.text.encode(said)
         return Texts(torch.from_numpy(rows), vectors, torch.from_numpy(ages.astype(np.float32)))

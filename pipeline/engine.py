@@ -466,6 +466,7 @@ class Engine:
         """Run the model over the rounds and write diagnoses and alarms."""
         for slot, text in aligned.expired_texts:
             self._expired(line, slot, text, outputs)
+        line.runner.prepare(aligned.rounds)
         for frames in aligned.rounds:
             result = line.runner.step(frames)
             machines = [line.machines[slot] for slot in frames.slots.tolist()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pipeline.alignment import Aligned
 from pipeline.engine import Engine, Line
@@ -31,6 +31,9 @@ class NoModel:
 
     def load(self, slot: int, state: bytes) -> None:
         """There is no state."""
+
+    def prepare(self, rounds: Sequence[Frames]) -> None:
+        """There is nothing to prepare."""
 
     def step(self, frames: Frames) -> StepResult:
         """Never called by FrameStream."""

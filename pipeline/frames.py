@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -91,6 +92,10 @@ class StepRunner(Protocol):
 
     def reserve(self, slots: int) -> None:
         """Make the arena hold at least this many slots, keeping the states it has."""
+        ...
+
+    def prepare(self, rounds: Sequence[Frames]) -> None:
+        """These rounds come next: what does not depend on the state may be computed for all of them at once."""
         ...
 
     def step(self, frames: Frames) -> StepResult:

@@ -70,6 +70,9 @@ class SumRunner:
         if slots > len(self.state):
             self.state = np.concatenate([self.state, np.zeros((slots - len(self.state), 3))])
 
+    def prepare(self, rounds: Sequence[Frames]) -> None:
+        """There is nothing to prepare."""
+
     def step(self, frames: Frames) -> StepResult:
         assert len(np.unique(frames.slots)) == len(frames.slots), "a machine stands twice in one round"
         state = self.state[frames.slots]

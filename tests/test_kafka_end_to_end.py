@@ -56,11 +56,15 @@ def environment(bootstrap: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def worker(env: dict[str, str], log: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def worker(env: dict[str, str], log: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A worker process; gives it and the address of its web server."""
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "agents.cli", "run"], env=env, stdout=subprocess.PIPE, stderr=errors, text=True
+            [sys.executable, "-m", "agents.cli", "run", *options],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
         )
         try:
             assert process.stdout is not None
@@ -117,7 +121,9 @@ def test_a_worker_on_kafka_says_what_the_replay_in_memory_says(kafka: str, tmp_p
     report = json.loads(faultline("replay", str(demo_recording()), "--to", f"kafka://{kafka}", "--json", env=env))
     assert report["records"] > len(in_memory)
 
-    with worker(env, tmp_path / "worker.log") as (process, url):
+    live = tmp_path / "live.parquet", tmp_path / "certificate.parquet"
+    options = "--record", str(live[0]), "--certify", str(live[1])
+    with worker(env, tmp_path / "worker.log", *options) as (process, url):
         on_kafka = read_diagnoses(kafka, prefix, len(in_memory), 90)
         assert len(on_kafka) == len(in_memory), (tmp_path / "worker.log").read_text()[-2000:]
         assert {diagnosis.id for diagnosis in on_kafka} == set(in_memory)
@@ -145,6 +151,14 @@ def test_a_worker_on_kafka_says_what_the_replay_in_memory_says(kafka: str, tmp_p
                 assert (consumer.committed(place) or 0) == ends[place], place
     finally:
         consumer.close()
+
+    # What the live worker read and said is certified: the replay of its recording says the same, states included.
+    done = subprocess.run(
+        [sys.executable, "-m", "agents.cli", "replay", str(live[0]), "--certify", str(live[1]), "--json"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "equal to certificate" in done.stderr
 
 
 def test_a_worker_without_topics_or_broker_says_so_in_one_line(kafka: str) -> None:
