@@ -34,6 +34,9 @@ _GROUP_SHIFT = np.int64(2**43)
 MAX_WAITING_TEXTS = 64
 """Texts that one machine may hold for frames to come; the oldest gives way."""
 
+MAX_SEEN_TEXTS = 1_024
+"""Texts of one machine that are remembered so that they count once; a flood makes the oldest forgotten."""
+
 _FAR_MS = np.int64(2**42)
 
 
@@ -261,6 +264,8 @@ class Aligner:
         for old in [id_ for id_, time_ms in seen.items() if time_ms < text.time_ms - self._ttl_ms]:
             del seen[old]
         seen[text.id] = text.time_ms
+        if len(seen) > MAX_SEEN_TEXTS:
+            del seen[next(iter(seen))]
         own = text.time_ms // self._period * self._period
         if own + self._period <= closed:
             text = replace(text, late=True)

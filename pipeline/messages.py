@@ -31,7 +31,6 @@ class Reason(StrEnum):
     WRONG_LENGTH = "wrong_length"
     UNKNOWN_VARIABLE = "unknown_variable"
     UNKNOWN_MACHINE = "unknown_machine"
-    UNKNOWN_FAULT = "unknown_fault"
     UNKNOWN_TOPIC = "unknown_topic"
     NO_TEXTS = "no_texts"
     BAD_TIME = "bad_time"
