@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -137,6 +137,27 @@ class Consumer(ChunkedConsumerMixin, aiokafka.Consumer):  # type: ignore[misc]
 
     async def _fetch(self, wanted: AbstractSet[TP], timeout: float) -> Fetched:
         return await self._thread.fetch(wanted, timeout)
+
+    async def threadsafe_partitions_revoked(self, receiver_loop: Any, revoked: AbstractSet[TP]) -> None:
+        """Tell Faust's loop, from the consumer's thread."""
+        await self._unless_stopped(super().threadsafe_partitions_revoked(receiver_loop, revoked))
+
+    async def threadsafe_partitions_assigned(
+        self, receiver_loop: Any, assigned: AbstractSet[TP], generation_id: int = 0
+    ) -> None:
+        """Tell Faust's loop, from the consumer's thread."""
+        await self._unless_stopped(super().threadsafe_partitions_assigned(receiver_loop, assigned, generation_id))
+
+    async def _unless_stopped(self, callback: Coroutine[Any, Any, None]) -> None:
+        # A worker that is stopped in the middle of a rebalance answers no callbacks any more. aiokafka would wait
+        # for the answer for ever, and the worker could neither stop nor leave its group.
+        told = asyncio.ensure_future(callback)
+        while not told.done() and not self.should_stop:
+            await asyncio.wait({told}, timeout=0.1)
+        if told.done():
+            await told
+        else:
+            told.cancel()
 
 
 class Transport(aiokafka.Transport):  # type: ignore[misc]

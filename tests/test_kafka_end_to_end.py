@@ -24,6 +24,7 @@ from agents.replay import replay_in_memory
 from agents.shipped import demo_recording
 from pipeline.messages import Diagnosis, decode_diagnosis
 from pipeline.profile import load_profile
+from pipeline.recording import read_recording
 from pipeline.settings import load_settings
 
 pytestmark = pytest.mark.kafka
@@ -159,6 +160,25 @@ def test_a_worker_on_kafka_says_what_the_replay_in_memory_says(kafka: str, tmp_p
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "equal to certificate" in done.stderr
+
+
+def test_topics_are_recorded_as_they_were_sent(kafka: str, tmp_path: Path) -> None:
+    env = environment(kafka)
+    faultline("topics", "create", env=env)
+    faultline("replay", str(demo_recording()), "--to", f"kafka://{kafka}", env=env)
+    out = tmp_path / "recorded.parquet"
+    assert "records written" in faultline("record", "--out", str(out), env=env)
+
+    def content(path: Path) -> list[tuple[str, int, bytes, bytes]]:
+        return sorted(
+            (one.topic, one.timestamp_ms, one.key or b"", one.value or b"")
+            for one in read_recording(path)
+            if one.topic != "control"
+        )
+
+    assert content(out) == content(demo_recording())
+    stamps = [one.timestamp_ms for one in read_recording(out)]
+    assert stamps == sorted(stamps)
 
 
 def test_a_worker_without_topics_or_broker_says_so_in_one_line(kafka: str) -> None:
