@@ -17,6 +17,10 @@ from models.lstm import SeqLSTM, SeqLSTMConfig
 from models.ring import TextModality, empty_ring, push_texts, turn_ring
 from models.text import TextConfig, Tokenizer
 
+LEAST_ROWS = 12
+"""Matrix products of fewer rows take other paths through the processor's libraries and round otherwise, so that a
+machine's answer would depend on how many others are in its round. Above, it does not (docs/decisions/0007)."""
+
 SENSORS, TEXT = "sensors", "text"
 
 
@@ -59,6 +63,19 @@ class Answer:
     scaled: Tensor  # (N, V) standard scores, not clipped, 0 where unknown
     text_attention: Tensor | None
     """(N, E) weight of each text in the ring, youngest first; None without the text modality."""
+
+    def first(self, count: int) -> Answer:
+        """The answer about the first so many frames."""
+        return Answer(
+            self.probabilities[:count],
+            self.modality_probabilities[:, :count],
+            self.weights[:, :count],
+            self.present[:, :count],
+            self.logits[:, :count],
+            self.features[:count],
+            self.scaled[:count],
+            None if self.text_attention is None else self.text_attention[:count],
+        )
 
 
 class Diagnoser(nn.Module):
@@ -151,6 +168,8 @@ class Diagnoser(nn.Module):
         attention = torch.zeros_like(age)
         rows = filled.nonzero().squeeze(1)
         if len(rows):
+            if len(rows) < LEAST_ROWS <= len(ring):
+                rows = torch.argsort(filled.to(torch.int8), descending=True, stable=True)[:LEAST_ROWS]
             told, looked = self.text(ring[rows], age[rows])
             logits, attention = logits.index_copy(0, rows, told), attention.index_copy(0, rows, looked)
         return logits, filled, attention

@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.diagnoser import Answer, Diagnoser, Texts
+from models.diagnoser import LEAST_ROWS, Answer, Diagnoser, Texts
 from models.layers import State
 from pipeline.errors import StateError
 from pipeline.frames import Frames, Ints, StepResult
 
 _MAGIC = b"FLST"
 _VERSION = 1
-_TEXT_BATCH = 256
 _HEADER = struct.Struct("<4sHH32sI")
 """Magic, version, reserved, model hash, number of payload bytes."""
 
@@ -78,10 +77,7 @@ class TorchRunner:
         if self._network.text is None:
             return
         texts = list(dict.fromkeys(text.text for frames in rounds for _, text in frames.texts))
-        for begin in range(0, len(texts), _TEXT_BATCH):
-            batch = texts[begin : begin + _TEXT_BATCH]
-            with torch.inference_mode():
-                self._encoded |= zip(batch, self._network.text.encode(batch), strict=True)
+        self._encoded = self._encode(texts)
 
     def step(self, frames: Frames) -> StepResult:
         """Advance each machine of the round by one frame; a slot may stand in a round only once."""
@@ -104,15 +100,19 @@ class TorchRunner:
         self.reserve(int(slots.max()) + 1)
         if frames.reset.any():
             self.reset(slots[frames.reset])
+        count = len(slots)
+        # Small rounds are filled up with copies of their first machine, whose results are thrown away.
+        take = np.concatenate([np.arange(count), np.zeros(max(LEAST_ROWS - count, 0), np.int64)])
         index = torch.from_numpy(np.ascontiguousarray(slots))
         with torch.inference_mode():
-            state = {key: rows.index_select(0, index) for key, rows in self._arena.items()}
-            values = torch.from_numpy(np.ascontiguousarray(frames.values))
-            observed = torch.from_numpy(np.ascontiguousarray(frames.observed))
+            source = torch.from_numpy(slots[take])
+            state = {key: rows.index_select(0, source) for key, rows in self._arena.items()}
+            values = torch.from_numpy(frames.values[take])
+            observed = torch.from_numpy(frames.observed[take])
             answer, after = self._network.step(values, observed, self._texts(frames), state)
             for key, rows in after.items():
-                self._arena[key].index_copy_(0, index, rows)
-        return answer
+                self._arena[key].index_copy_(0, index, rows[:count])
+        return answer.first(count)
 
     def reset(self, slots: Ints) -> None:
         """Put the slots back to the initial state."""
@@ -159,8 +159,19 @@ class TorchRunner:
         written = np.array([text.time_ms for _, text in frames.texts], np.int64)
         ages = (frames.end_ms[rows] - written) / frames.period_ms
         said = [text.text for _, text in frames.texts]
-        if all(text in self._encoded for text in said):
-            vectors = torch.stack([self._encoded[text] for text in said])
-        else:  # nobody has prepared this round
-            vectors = self._network.text.encode(said)
+        known = self._encoded if all(text in self._encoded for text in said) else self._encode(said)
+        vectors = torch.stack([known[text] for text in said])
         return Texts(torch.from_numpy(rows), vectors, torch.from_numpy(ages.astype(np.float32)))
+
+    def _encode(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Vectors of distinct texts, in batches of equal length, so that a text's company cannot matter."""
+        assert self._network.text is not None
+        by_length: dict[int, list[str]] = {}
+        for text in dict.fromkeys(texts):
+            by_length.setdefault(len(self._network.text.tokenizer.split(text)), []).append(text)
+        encoded: dict[str, Tensor] = {}
+        with torch.inference_mode():
+            for group in by_length.values():
+                filled = group + group[:1] * (LEAST_ROWS - len(group))
+                encoded |= zip(group, self._network.text.encode(filled), strict=False)
+        return encoded
