@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.cli import partition_function
+from agents.cli import load_runners, partition_function
 from agents.replay import ReplayReport, replay_in_memory
 from agents.shipped import demo_recording
-from pipeline.profile import parse_profile
+from pipeline.profile import load_profile, parse_profile
 from pipeline.recording import RecordingWriter, read_recording
 from pipeline.records import Output, Record
 from pipeline.settings import load_settings
@@ -81,6 +81,27 @@ def test_speed_chunk_size_and_partitions_change_nothing(tmp_path: Path) -> None:
     for other in ({"chunk_records": 7}, {"partitions": 1}, {"speed": 400.0}):
         _, again = run(path, **other)
         assert said(again) == said(outputs)
+
+
+def test_the_shipped_models_answers_are_the_same_to_the_last_bit_in_any_company() -> None:
+    plant = load_profile("tennessee_eastman")
+    heard: list[list[tuple[bytes | None, bytes | None]]] = []
+    for changes in ({"chunk_records": 4096, "partitions": 4}, {"chunk_records": 300, "partitions": 1}):
+        settings = load_settings(**changes)
+        outputs: list[Output] = []
+        asyncio.run(
+            replay_in_memory(
+                demo_recording(),
+                settings,
+                plant,
+                load_runners(settings, plant, None),
+                partition_function(settings.partitions),
+                on_output=outputs.append,
+            )
+        )
+        heard.append(said(outputs))
+    assert len(heard[0]) == 12 * 960
+    assert heard[0] == heard[1]
 
 
 def test_scores_come_from_the_labels_with_the_promised_names(tmp_path: Path) -> None:
