@@ -524,6 +524,10 @@ class Aligner:
         """Up to where the frames of a machine have closed; negative before the first."""
         return int(self._closed[slot])
 
+    def has_told_silence(self, slot: int, since_ms: int) -> bool:
+        """Whether the silence of a machine whose newest reading arrived at `since_ms` is announced to its end."""
+        return bool(self._offline[slot]) and int(self._arrived[slot].max()) >= since_ms
+
     def newest_ms(self, slots: Ints) -> Ints:
         """The newest event time of each machine, (B,); negative where there is none."""
         newest: Ints = self._newest[slots].max(axis=1)

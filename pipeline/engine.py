@@ -349,6 +349,8 @@ class Engine:
                     continue
                 if now_ms - machine.last_ms > ttl:
                     return False
+                if line.aligner.has_told_silence(machine.slot, max(machine.arrived_ms)):
+                    continue
                 for arrived_ms, limit_ms in zip(machine.arrived_ms, idle_after, strict=True):
                     if now_ms - arrived_ms > limit_ms:
                         return False
@@ -361,6 +363,8 @@ class Engine:
             return
         assert control.machine is not None
         machine = self._machines.get(control.machine.encode())
+        if machine is None and control.kind == "end":
+            return  # a machine that is not known has nothing to close
         if machine is None or machine.partition != record.partition:
             text = f"no machine {control.machine[:80]!r} is known in partition {record.partition}"
             raise RejectedError(Reason.UNKNOWN_MACHINE, text)
@@ -381,6 +385,7 @@ class Engine:
             here = [m for m in line.machines if m is not None and m.partition == partition]
             for machine in here:
                 if now_ms - machine.last_ms > line.kind.state_ttl_ms:
+                    self._step(line, line.aligner.finish(np.array([machine.slot]), Resets.RUN_END), outputs)
                     self.forget(machine.name)
                     self._evicted.add(machine.name)
                     self.stats.evicted += 1

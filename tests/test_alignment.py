@@ -241,7 +241,8 @@ def test_a_machine_silent_beyond_its_time_to_live_is_forgotten_with_a_tombstone(
     eng = engine(ONE_SOURCE.replace("max_skew: 1m", "max_skew: 1m\n    state_ttl: 1h"))
     eng.process(numbered([at(0), at(20), at(3000, machine="p2")]))
     eng.checkpoint()
-    eng.process([control("tick", time_ms=T0 + 3700 * S)])
+    held_back = diagnoses(eng.process([control("tick", time_ms=T0 + 3700 * S)]))
+    assert [(d.frame_start - T0) // S for d in held_back if d.machine == "p1"][-1] == 20  # nothing it had sent is lost
     assert eng.machines == 1 and eng.stats.evicted == 1
     assert eng.checkpoint()["p1"] is None
     again = diagnoses(eng.process([at(4000, offset=9), at(4020, offset=10)]))
@@ -395,6 +396,21 @@ def test_one_engine_serves_machine_types_with_their_own_frames_and_models() -> N
     assert per_machine == {"p1": 13, "p2": 13, "fan-1": (T0 + 120 * S - begins) // 60_000 + 1}
     assert {d.frame_end - d.frame_start for d in found if d.machine == "fan-1"} == {60_000}
     assert reasons(eng.process([reading("valve-1", T0, [1.0])])) == ["unknown_machine"]
+
+
+def test_a_value_is_held_until_its_limit_and_never_invented() -> None:
+    """
+    flow at 0 only, load every 10 s; hold limit three periods of 10 s
+    flow   1  1  1  -     its age at the end of [30,40) is 40 s
+    """
+    runner = Recorder()
+    eng = Engine(profile(), {"pump": runner})
+    rows = [{"flow": 1.0, "load": 5.0}] + [{"load": 5.0}] * 4
+    eng.process(numbered(reading("p1", T0 + i * 10 * S, row) for i, row in enumerate(rows)))
+    eng.finish()
+    flow = [float(row[0]) for row in runner.rows]
+    assert flow[:3] == [1.0, 1.0, 1.0]
+    assert np.isnan(flow[3:]).all()
 
 
 @pytest.mark.parametrize("text", [ONE_SOURCE, TWO_SOURCES])
