@@ -105,7 +105,6 @@ class _Group:
         self.acked: dict[TP, int] = {}  # next offsets behind the acked prefix
         self.uncommitted: dict[TP, int] = {}
         self._first_topic = delivery.prefix + topics[0]
-        self._topics = frozenset(delivery.prefix + topic for topic in topics)
         self._limit = delivery.limits.chunks_in_flight
         self._out: deque[tuple[Any, Chunk]] = deque()
 
@@ -228,9 +227,8 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
                 yield tp, self._to_message(tp, record)
                 if stale():
                     return
+            self._merge(fetched)
             for group in self._groups:
-                group.merger.feed(fetched.records, fetched.marks)
-                group.ready += group.merger.release()
                 while group.ready and not group.busy:
                     message = self._chunk_message(group, group.ready.popleft())
                     yield message.tp, message
@@ -240,11 +238,20 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
         finally:
             self._torn |= not complete
 
+    def _merge(self, fetched: Fetched) -> None:
+        for group in self._groups:
+            for tp, begin, end in group.merger.feed(fetched.records, fetched.marks):
+                # Transaction markers and compaction do this too, but not on the topics of a plant.
+                self.log.warning("%s: offsets %d to %d were deleted before they were read", tp, begin, end - 1)
+            group.ready += group.merger.release()
+
     async def _next_fetch(self, active: AbstractSet[TP], timeout: float) -> Fetched:
         wanted = set(active)
         for group in self._groups:
             wanted -= group.merger.tps if group.ready else group.merger.full
-        if any(group.ready for group in self._groups):
+        if any(group.ready and not group.busy for group in self._groups):
+            timeout = 0.0  # an agent has got on since the last round
+        elif any(group.ready for group in self._groups):
             if not wanted:
                 await self._any_progress(0.25)
             timeout = 0.02
@@ -315,7 +322,10 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
         for tp in self._managed:
             # Messages of groups have numbers of their own, which offsets of logs must not be compared with.
             self._read_offset.pop(tp, None)
-            self._committed_offset.pop(tp, None)
+            committed = self._committed_offset.pop(tp, None)
+            for group in self._groups:
+                if committed:
+                    group.merger.expect(tp, committed)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Commit what is acked, forget the rest: its next owner begins at the committed offsets."""

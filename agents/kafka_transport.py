@@ -20,6 +20,9 @@ _FETCH_MAX_WAIT_MS = 20
 _COMMIT_TIMEOUT_S = 10.0
 """aiokafka repeats a commit for as long as the broker is away; it is tried again with the next one anyway."""
 
+_STOP_TIMEOUT_S = 10.0
+"""How long a worker that stops waits for the broker's answers."""
+
 
 def register() -> None:
     """Let this transport stand for Faust's own under `kafka://`."""
@@ -55,6 +58,18 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):  # type: ignore[misc]
         # aiokafka leaves quiet partitions alone for so long while records of busy ones are not taken. Here they
         # are taken as fast as they are wanted, and merging needs to hear of the quiet ones soon.
         self._ensure_consumer()._fetcher._prefetch_backoff = 0.0
+
+    async def on_thread_stop(self) -> None:
+        """Leave the group and close the connections; without a broker too."""
+        try:
+            async with asyncio.timeout(_STOP_TIMEOUT_S):
+                await super().on_thread_stop()
+        except (TimeoutError, asyncio.CancelledError):
+            # While the broker is away aiokafka's stop ends in the cancellation of its own fetch, half done. Let out,
+            # it would end this thread without a word to Faust, which then waits for a minute.
+            self.log.warning("left the broker without a farewell: it does not answer")
+            if self._consumer is not None:
+                await self._consumer._client.close()
 
     async def fetch(self, wanted: AbstractSet[TP], timeout: float) -> Fetched:
         """Records and marks, taken together."""

@@ -256,6 +256,7 @@ class Consumer(ChunkedConsumerMixin, base.Consumer):  # type: ignore[misc]
     async def on_stop(self) -> None:
         """Commit what is acked and leave the group."""
         await super().on_stop()
+        self._position = {}
         self._group.leave(self)
 
     def assignment(self) -> set[TP]:

@@ -81,13 +81,14 @@ class Mark(NamedTuple):
 class _Lane:
     """The buffered records of one topic's partition."""
 
-    __slots__ = ("_keys", "arrivals", "mark", "rank", "records", "start", "tp")
+    __slots__ = ("_keys", "arrivals", "expected", "mark", "rank", "records", "start", "tp")
 
     def __init__(self, tp: TP, rank: int) -> None:
         self.tp = tp
         self.rank = rank
         self.mark: Mark | None = None
         self.start: int | None = None  # where reading began
+        self.expected: int | None = None  # the next record's offset, if none is missing
         self.records: list[Record] = []
         self.arrivals: deque[tuple[int, int]] = deque()  # (answer, how many records came with it)
         self._keys: list[int] | None = None
@@ -106,6 +107,7 @@ class _Lane:
     def feed(self, records: list[Record], mark: Mark) -> None:
         if self.start is None:
             self.start = records[0].offset if records else mark.position
+        self.expected = mark.position
         self.mark = mark
         if records:
             self.records += records
@@ -205,12 +207,25 @@ class ChunkMerger:
         for lane in self._lanes.values():
             self._partitions.setdefault(lane.tp.partition, []).append(lane)
 
-    def feed(self, records: Mapping[TP, list[Record]], marks: Mapping[TP, Mark]) -> None:
-        """Take in what was fetched; a partition with records must have a mark, taken at the same moment."""
+    def expect(self, tp: TP, offset: int) -> None:
+        """Say where reading will begin if nothing is missing."""
+        if tp in self._lanes:
+            self._lanes[tp].expected = offset
+
+    def feed(self, records: Mapping[TP, list[Record]], marks: Mapping[TP, Mark]) -> list[tuple[TP, int, int]]:
+        """Take in what was fetched; a partition with records must have a mark, taken at the same moment.
+
+        Returns ranges of offsets that were skipped: partition, first, and the first that is there again.
+        """
+        skipped = []
         for tp, mark in marks.items():
             lane = self._lanes.get(tp)
             if lane is not None:
-                lane.feed(records.get(tp, []), mark)
+                fetched = records.get(tp, [])
+                if fetched and lane.expected is not None and fetched[0].offset > lane.expected:
+                    skipped.append((tp, lane.expected, fetched[0].offset))
+                lane.feed(fetched, mark)
+        return skipped
 
     def release(self) -> list[Chunk]:
         """Everything whose place in the order is known, cut into chunks that share out all partitions evenly."""

@@ -128,7 +128,9 @@ class KafkaPublisher:
             await producer.start()
         except KafkaConnectionError as error:
             await producer.stop()
-            raise BrokerUnavailableError(f"no Kafka broker answers at {self._bootstrap}: {error}") from error
+            raise BrokerUnavailableError(
+                f"no Kafka broker answers at {self._bootstrap}, or it refuses the security settings: {error}"
+            ) from error
         self._producer = producer
 
     async def publish(self, outputs: Sequence[Output]) -> None:

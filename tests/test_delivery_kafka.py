@@ -18,6 +18,7 @@ from tests.delivery_apps import TOPICS, Reader, places, run, until
 
 pytestmark = pytest.mark.kafka
 PARTITIONS = 4
+KEEP = {"retention.ms": "-1"}  # a broker deletes records with old time stamps within minutes
 
 
 async def create_topics(bootstrap: str) -> str:
@@ -25,7 +26,7 @@ async def create_topics(bootstrap: str) -> str:
     prefix = f"t{uuid.uuid4().hex[:8]}."
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
-    await admin.create_topics([NewTopic(prefix + topic, PARTITIONS, 1) for topic in TOPICS])
+    await admin.create_topics([NewTopic(prefix + topic, PARTITIONS, 1, topic_configs=KEEP) for topic in TOPICS])
     await admin.close()
     return prefix
 

@@ -268,3 +268,20 @@ def test_other_groups_partitions_are_left_out() -> None:
     assert set(merger.tps) == {TP("faultline.diagnoses", 3)}
     merger.feed({TP("faultline.sensors", 0): []}, {TP("faultline.sensors", 0): Mark(0, 0, 1)})
     assert merger.release() == []
+
+
+def test_offsets_that_are_gone_are_told() -> None:
+    merger = ChunkMerger(("sensors",))
+    sensors = TP("sensors", 0)
+
+    def record(offset: int) -> Record:
+        return Record("sensors", 0, offset, offset, None, None)
+
+    merger.assign([sensors])
+    assert merger.feed({sensors: [record(3)]}, {sensors: Mark(4, 4, 1)}) == []
+    assert merger.feed({sensors: [record(9), record(10)]}, {sensors: Mark(11, 11, 2)}) == [(sensors, 4, 9)]
+    assert [chunk.next_offsets for chunk in merger.release()] == [{sensors: 11}]
+    merger.assign([sensors])
+    merger.expect(sensors, 7)
+    assert merger.feed({}, {sensors: Mark(7, 9, 3)}) == []
+    assert merger.feed({sensors: [record(8)]}, {sensors: Mark(9, 9, 4)}) == [(sensors, 7, 8)]

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -93,11 +94,12 @@ def test_a_taken_port_is_named(broker: KafkaBroker) -> None:
         KafkaBroker.start(port=broker.port)
 
 
-def test_a_failed_start_shows_the_log_and_leaves_nothing(broker: KafkaBroker) -> None:
-    before = set(broker.data_dir.parent.glob("faultline-kafka-*"))
+@pytest.mark.usefixtures("broker")
+def test_a_failed_start_shows_the_log_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(KafkaBrokerError, match=r"no\.such\.Authorizer"):
         KafkaBroker.start(overrides={"authorizer.class.name": "no.such.Authorizer"})
-    assert set(broker.data_dir.parent.glob("faultline-kafka-*")) == before
+    assert list(tmp_path.glob("faultline-kafka-*")) == []
 
 
 def test_foreground_broker_ends_with_its_supervisor(broker: KafkaBroker) -> None:

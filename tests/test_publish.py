@@ -19,6 +19,7 @@ from pipeline.records import Output, Record
 from tests.delivery_apps import run
 
 PARTITIONS = 4
+KEEP = {"retention.ms": "-1"}  # a broker deletes records with old time stamps within minutes
 
 
 class Place:
@@ -35,7 +36,7 @@ class Place:
             return MemoryPublisher(self.memory, self.prefix)
         admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka)
         await admin.start()
-        await admin.create_topics([NewTopic(self.prefix + "out", PARTITIONS, 1)])
+        await admin.create_topics([NewTopic(self.prefix + "out", PARTITIONS, 1, topic_configs=KEEP)])
         await admin.close()
         return KafkaPublisher(self.kafka, self.prefix, timeout_s=3)
 
