@@ -26,12 +26,16 @@ log = logging.getLogger("faultline.service")
 
 
 def topic_specs(settings: Settings, profile: PlantProfile) -> list[TopicSpec]:
-    """How every topic of the plant has to be set up on the broker."""
-    specs = []
-    for topic in all_topics(profile):
-        config = {} if topic.retention_ms is None else {"retention.ms": str(topic.retention_ms)}
-        specs.append(TopicSpec(settings.topic_prefix + topic.name, settings.partitions, settings.replication, config))
-    return specs
+    """How every topic of the plant has to be set up on the broker.
+
+    Topics are kept by size, not by time: a broker goes by the records' own time stamps and would delete a replayed old
+    recording within minutes.
+    """
+    config = {"retention.ms": "-1", "retention.bytes": str(settings.retention_bytes)}
+    return [
+        TopicSpec(settings.topic_prefix + topic.name, settings.partitions, settings.replication, config)
+        for topic in all_topics(profile)
+    ]
 
 
 def require_topics(settings: Settings, profile: PlantProfile) -> None:

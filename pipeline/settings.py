@@ -31,6 +31,11 @@ class Settings(BaseSettings):
         default=4, ge=1, le=10_000, description="partitions of every topic, when topics are created"
     )
     replication: int = Field(default=1, ge=1, le=32_767, description="replicas of every topic, when topics are created")
+    retention_bytes: int = Field(
+        default=2**30,
+        ge=2**20,
+        description="size of every partition, when topics are created; the oldest records go first",
+    )
     profile: str = Field(default="tennessee_eastman", description="a shipped plant profile's name, or a file")
     model: Path | None = Field(default=None, description="model file; the shipped one if unset")
     chunk_records: int = Field(default=4096, ge=1, description="records that are processed at once, at most")

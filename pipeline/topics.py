@@ -15,16 +15,13 @@ METRICS = "metrics"
 LATE = "late"
 DEAD_LETTER = "dead-letter"
 
-_DAY_MS = 86_400_000
-
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic without its prefix; `retention_ms` None keeps the broker's default."""
+    """A topic, named without its prefix."""
 
     name: str
     holds: str
-    retention_ms: int | None = None
 
 
 def input_topics(profile: PlantProfile) -> tuple[Topic, ...]:
@@ -41,8 +38,8 @@ def all_topics(profile: PlantProfile) -> tuple[Topic, ...]:
         Topic(DIAGNOSES, "one diagnosis a frame"),
         Topic(ALARMS, "alarms raised and cleared"),
         Topic(METRICS, "fusion metrics per interval"),
-        Topic(LATE, "readings and texts that came too late", 30 * _DAY_MS),
-        Topic(DEAD_LETTER, "records that could not be used", 30 * _DAY_MS),
+        Topic(LATE, "readings and texts that came too late"),
+        Topic(DEAD_LETTER, "records that could not be used"),
     )
 
 
