@@ -405,7 +405,8 @@ def test_a_value_is_held_until_its_limit_and_never_invented() -> None:
     """
     runner = Recorder()
     eng = Engine(profile(), {"pump": runner})
-    rows: list[dict[str, float | None]] = [{"flow": 1.0, "load": 5.0}, *([{"load": 5.0}] * 4)]
+    rows: list[dict[str, float | None]] = [{"load": 5.0} for _ in range(5)]
+    rows[0]["flow"] = 1.0
     eng.process(numbered(reading("p1", T0 + i * 10 * S, row) for i, row in enumerate(rows)))
     eng.finish()
     flow = [float(row[0]) for row in runner.rows]
