@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from torch import Tensor, nn
 
+from models.attention import RingAttention, RingAttentionConfig
+from models.cnn import CausalCNN, CausalCNNConfig
 from models.dataset import PlacedText, Scaling
 from models.events import ring_plan
 from models.fusion import FusionConfig, LateFusion
 from models.layers import State
+from models.linear_state import LinearState, LinearStateConfig
 from models.lstm import SeqLSTM, SeqLSTMConfig
 from models.ring import TextModality, empty_ring, push_texts, turn_ring
 from models.text import TextConfig, Tokenizer
@@ -24,6 +28,36 @@ machine's answer would depend on how many others are in its round. Above, it doe
 SENSORS, TEXT = "sensors", "text"
 
 
+def _with_kind(described: Any) -> Any:
+    """Until there was a choice, a sensor encoder's description did not have to say that it is an LSTM."""
+    return {"kind": "seq_lstm"} | described if isinstance(described, dict) else described
+
+
+SensorConfig = Annotated[
+    Annotated[
+        SeqLSTMConfig | CausalCNNConfig | RingAttentionConfig | LinearStateConfig,
+        Field(discriminator="kind"),
+    ],
+    BeforeValidator(_with_kind),
+]
+"""Which sensor encoder, by its `kind`, and its shape; without a `kind` a SeqLSTM (docs/models.md)."""
+
+SensorNetwork = SeqLSTM | CausalCNN | RingAttention | LinearState
+
+
+def build_sensors(config: SensorConfig, *, variables: int, classes: int) -> SensorNetwork:
+    """An untrained sensor encoder of this description."""
+    match config:
+        case SeqLSTMConfig():
+            return SeqLSTM(config, variables=variables, classes=classes)
+        case CausalCNNConfig():
+            return CausalCNN(config, variables=variables, classes=classes)
+        case RingAttentionConfig():
+            return RingAttention(config, variables=variables, classes=classes)
+        case LinearStateConfig():
+            return LinearState(config, variables=variables, classes=classes)
+
+
 class DiagnoserConfig(BaseModel):
     """Everything needed to build the network again, apart from vocabulary and weights."""
 
@@ -31,7 +65,7 @@ class DiagnoserConfig(BaseModel):
 
     variables: int = Field(ge=1)
     classes: int = Field(ge=2)
-    sensors: SeqLSTMConfig = SeqLSTMConfig()
+    sensors: SensorConfig = SeqLSTMConfig()
     text: TextConfig | None = TextConfig()
     """None for machine types without texts."""
     fusion: FusionConfig = FusionConfig()
@@ -91,7 +125,7 @@ class Diagnoser(nn.Module):
         self.register_buffer("std", torch.ones(config.variables))
         self.mean: Tensor  # (V,)
         self.std: Tensor  # (V,)
-        self.sensors = SeqLSTM(config.sensors, variables=config.variables, classes=config.classes)
+        self.sensors = build_sensors(config.sensors, variables=config.variables, classes=config.classes)
         self.text: TextModality | None = None
         if config.text is not None and tokenizer is not None:
             self.text = TextModality(config.text, tokenizer, classes=config.classes)

@@ -204,7 +204,7 @@ def round_weights(network: Diagnoser, storage: Storage) -> None:
 
 
 def _stored(key: str, tensor: Tensor, storage: Storage) -> Tensor:
-    halved = storage == "float16" and tensor.ndim == 2 and not key.startswith("fusion.")
+    halved = storage == "float16" and tensor.ndim >= 2 and not key.startswith("fusion.")
     return tensor.detach().to("cpu", torch.float16 if halved else torch.float32).contiguous()
 
 

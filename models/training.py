@@ -23,7 +23,7 @@ from torch import Tensor
 from models.augment import AugmentConfig
 from models.calibration import Evidence, RuleChoice, balance_prior, choose_rule
 from models.dataset import PlacedText, Run, RunFiles, RunSplit, Scaling, hold_frames, read_runs, split_runs
-from models.diagnoser import Diagnoser, DiagnoserConfig
+from models.diagnoser import Diagnoser, DiagnoserConfig, SensorConfig
 from models.events import EventDrawConfig, PoolSplit, pool_of_runs, read_pool, run_events
 from models.fusion import FusionConfig
 from models.lstm import SeqLSTMConfig
@@ -73,7 +73,7 @@ class TrainConfig(BaseModel):
     seed: int = 0
     validation: float = Field(default=0.15, gt=0, lt=1)
     test: float = Field(default=0.15, ge=0, lt=1)
-    sensors: SeqLSTMConfig = SeqLSTMConfig()
+    sensors: SensorConfig = SeqLSTMConfig()
     text: TextConfig = TextConfig()
     rule: RuleChoice = "auto"
     sensor_stage: StageConfig = StageConfig()
