@@ -330,6 +330,7 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Commit what is acked, forget the rest: its next owner begins at the committed offsets."""
         if self._groups:
+            await self.maybe_wait_for_commit_to_finish()
             await self.commit()
             self._managed = set()
             self._forget()
@@ -342,6 +343,12 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
         await super().on_partitions_assigned(assigned, generation_id)
 
     # -- committing -------------------------------------------------------------------------------------------
+
+    async def on_stop(self) -> None:
+        """Commit what is acked."""
+        # While a commit is under way another one does nothing, and the one under way may lack the last acks.
+        await self.maybe_wait_for_commit_to_finish()
+        await super().on_stop()
 
     async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Commit what Faust keeps book of, then the acked chunks."""

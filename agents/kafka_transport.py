@@ -17,7 +17,7 @@ from pipeline.records import Record
 _FETCH_MAX_WAIT_MS = 20
 """How long the broker may keep a fetch that finds nothing; it keeps busy partitions waiting too."""
 
-_COMMIT_TIMEOUT_S = 10.0
+_COMMIT_TIMEOUT_S = 5.0
 """aiokafka repeats a commit for as long as the broker is away; it is tried again with the next one anyway."""
 
 _STOP_TIMEOUT_S = 10.0

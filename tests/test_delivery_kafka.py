@@ -6,6 +6,7 @@ import asyncio
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -134,8 +135,8 @@ async def _two_workers(kafka: str, folder: Path) -> None:
     group = f"group-{prefix}"
     address = f"kafka://{kafka}"
     # Without standbys and tables stock Faust would deal out partitions without regard for their numbers.
-    first = Reader(address, folder, group=group, prefix=prefix, table_standby_replicas=0)
-    second = Reader(address, folder, group=group, prefix=prefix, table_standby_replicas=0)
+    settings: dict[str, Any] = {"table_standby_replicas": 0, "broker_heartbeat_interval": 0.5}
+    first, second, third = (Reader(address, folder, group=group, prefix=prefix, **settings) for _ in range(3))
     total = 0
 
     async def more() -> None:
@@ -145,7 +146,7 @@ async def _two_workers(kafka: str, folder: Path) -> None:
         await publish(kafka, prefix, outputs)
 
     def seen() -> set[tuple[str, int, int]]:
-        return {*places(first.records), *places(second.records)}
+        return {*places(first.records), *places(second.records), *places(third.records)}
 
     await more()
     async with first.running():
@@ -161,4 +162,16 @@ async def _two_workers(kafka: str, folder: Path) -> None:
         await until(lambda: first.partitions == set(range(PARTITIONS)), 30)
         await more()
         await until(lambda: len(seen()) == total)
+        # Stopped in the middle of a rebalance, a worker neither hangs nor keeps its partitions.
+        rebalances = first.app.rebalancing_count
+        await third.app.start()
+        await until(lambda: first.app.rebalancing_count > rebalances, 30)
+        began = time.perf_counter()
+    assert time.perf_counter() - began < 8
+    try:
+        await until(lambda: third.partitions == set(range(PARTITIONS)), 30)
+        await more()
+        await until(lambda: len(seen()) == total)
+    finally:
+        await third.app.stop()
     assert sum((await committed(kafka, group, prefix)).values()) == total
