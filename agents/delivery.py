@@ -179,6 +179,11 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
     # -- what metrics and liveness need -----------------------------------------------------------------------
 
     @property
+    def epoch(self) -> int:
+        """The epoch of chunks that are handed out now; records of chunks of earlier ones come again."""
+        return self._epoch
+
+    @property
     def positions(self) -> dict[TP, int]:
         """Offset behind the last processed record."""
         return {tp: offset for group in self._groups for tp, offset in group.processed().items()}

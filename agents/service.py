@@ -31,7 +31,12 @@ def topic_specs(settings: Settings, profile: PlantProfile) -> list[TopicSpec]:
     Topics are kept by size, not by time: a broker goes by the records' own time stamps and would delete a replayed old
     recording within minutes.
     """
-    config = {"retention.ms": "-1", "retention.bytes": str(settings.retention_bytes)}
+    config = {
+        "retention.ms": "-1",
+        "retention.bytes": str(settings.retention_bytes),
+        # A machine whose clock is ahead must not make the broker refuse its diagnoses; max_skew judges clocks.
+        "message.timestamp.after.max.ms": str(2**63 - 1),
+    }
     return [
         TopicSpec(settings.topic_prefix + topic.name, settings.partitions, settings.replication, config)
         for topic in all_topics(profile)

@@ -208,6 +208,9 @@ class Worker:
         interval = min(self._settings.commit_interval_ms / 4000, 0.25)
         while True:
             await asyncio.sleep(interval)
+            if self.app.crashed:
+                self._fail(DeliveryError("Faust has stopped by itself; its log says why"))
+                return
             try:
                 await self._confirm()
             except DeliveryError as error:

@@ -91,6 +91,7 @@ class Aligned:
     duplicate_readings: int = 0
     duplicate_texts: list[ArrivedText] = field(default_factory=list)
     expired_texts: list[tuple[int, EventText]] = field(default_factory=list)  # (slot, text)
+    fell_idle: list[int] = field(default_factory=list)  # slots of machines of which a source fell idle
 
 
 class Aligner:
@@ -294,6 +295,7 @@ class Aligner:
             return result, []
         idle = self._active[slots] & (now_ms - self._arrived[slots] > self._idle_after)
         changed = idle.any(axis=1)
+        result.fell_idle.extend(slots[changed].tolist())
         self._active[slots] &= ~idle
         alive = self._active[slots].any(axis=1)
         moved = slots[changed & alive]

@@ -175,7 +175,8 @@ class Engine:
         self.lines = {kind.name: Line(kind, runners[kind.name], rule) for kind in profile.machine_types}
         self._machines: dict[bytes, Machine] = {}
         self._changed: dict[bytes, Machine] = {}
-        self._evicted: set[str] = set()
+        self._evicted: dict[str, int] = {}  # machine -> its partition
+        self._controls: dict[int, int] = {}  # partition -> offset of the last control record that was applied
         self._clock_ms: dict[int, int] = {}
         self._newest_frame_end_ms: dict[int, int] = {}
         self._sensor_topics = frozenset(profile.sensor_topics)
@@ -220,6 +221,10 @@ class Engine:
                     self._event(record, order, inboxes)
                 elif topic == CONTROL:
                     control = self._control(record)
+                    if record.offset <= self._controls.get(partition, -1):
+                        self.stats.skipped[CONTROL] += 1
+                        continue
+                    self._controls[partition] = record.offset
                     if not self._is_idle_tick(control, partition):
                         held[partition] = control, record
                 else:
@@ -359,7 +364,7 @@ class Engine:
     def _apply(self, control: messages.Control, record: Record, outputs: list[Output]) -> None:
         if control.kind == "tick":
             assert control.time is not None
-            self.tick(messages.parse_time_ms(control.time), partition=record.partition, outputs=outputs)
+            self._tick(messages.parse_time_ms(control.time), record, outputs)
             return
         assert control.machine is not None
         machine = self._machines.get(control.machine.encode())
@@ -379,23 +384,32 @@ class Engine:
         else:
             machine.line.aligner.restart(slot, Resets.REQUESTED)
 
-    def tick(self, now_ms: int, *, partition: int, outputs: list[Output]) -> None:
+    def _tick(self, now_ms: int, record: Record, outputs: list[Output]) -> None:
         """Time passes in a partition: what waits for silent sources closes, silent machines are announced."""
+        partition, offset = record.partition, record.offset
         for line in self.lines.values():
-            here = [m for m in line.machines if m is not None and m.partition == partition]
+            # Restored states may have this tick in them, and others of the partition not.
+            here = [
+                m
+                for m in line.machines
+                if m is not None and m.partition == partition and m.applied.get(CONTROL, -1) < offset
+            ]
             for machine in here:
                 if now_ms - machine.last_ms > line.kind.state_ttl_ms:
                     self._step(line, line.aligner.finish(np.array([machine.slot]), Resets.RUN_END), outputs)
                     self.forget(machine.name)
-                    self._evicted.add(machine.name)
+                    self._evicted[machine.name] = partition
                     self.stats.evicted += 1
             slots = [m.slot for m in here if line.machines[m.slot] is m]
             aligned, announced = line.aligner.tick(now_ms, np.array(slots, np.int64))
             self._step(line, aligned, outputs)
+            for slot in {*aligned.fell_idle, *(slot for slot, _, _ in announced)}:
+                changed = line.machines[slot]
+                assert changed is not None
+                self._changed[changed.name.encode()] = changed
             for slot, start_ms, offline in announced:
                 silent = line.machines[slot]
                 assert silent is not None
-                self._changed[silent.name.encode()] = silent
                 fault, output = line.writer.announce(silent.name, partition, start_ms, offline=offline)
                 self.stats.diagnoses[fault] += 1
                 outputs.append(output)
@@ -527,13 +541,24 @@ class Engine:
     def checkpoint(self) -> dict[str, bytes | None]:
         """The states of all machines that changed since the last call; None for one that was forgotten."""
         states: dict[str, bytes | None] = dict.fromkeys(self._evicted)
-        states |= {machine.name: self._save(machine) for machine in self._changed.values()}
+        changed: dict[str, list[Machine]] = {}
+        for machine in self._changed.values():
+            changed.setdefault(machine.line.name, []).append(machine)
+        for name, machines in changed.items():
+            runner = self.lines[name].runner.save(np.array([machine.slot for machine in machines], np.int64))
+            for machine, state in zip(machines, runner, strict=True):
+                states[machine.name] = self._save(machine, state)
         self._changed.clear()
         self._evicted.clear()
         return states
 
-    def _save(self, machine: Machine) -> bytes:
+    def _save(self, machine: Machine, runner: bytes) -> bytes:
         line = machine.line
+        applied = machine.applied
+        # Control records apply to every machine of the partition, also to those that they leave as they are.
+        control = max(applied.get(CONTROL, -1), self._controls.get(machine.partition, -1))
+        if control >= 0:
+            applied = applied | {CONTROL: control}
         return msgspec.msgpack.encode(
             {
                 "version": STATE_VERSION,
@@ -544,9 +569,9 @@ class Engine:
                 "partition": machine.partition,
                 "last": machine.last_ms,
                 "arrived": machine.arrived_ms,
-                "applied": machine.applied,
+                "applied": applied,
                 "aligner": line.aligner.save(machine.slot),
-                "runner": line.runner.save(np.array([machine.slot]))[0],
+                "runner": runner,
                 "alarms": line.alarms.save(machine.slot),
                 "texts": [[t.id, t.text, t.time_ms, t.late] for t in machine.texts],
             }
@@ -599,6 +624,8 @@ class Engine:
         entry.applied, entry.arrived_ms = dict(applied), list(arrived_ms)
         entry.texts.extend(RememberedText(*text) for text in texts)
         self._machines[machine.encode()] = entry
+        # Time goes on from here, so that a machine that stays silent is announced after a restart too.
+        self._clock_ms[partition] = max(self._clock_ms.get(partition, -1), last_ms)
 
     def forget(self, machine: str) -> None:
         """Drop a machine and its state, if it is known."""
@@ -615,6 +642,8 @@ class Engine:
         for partition in gone:
             self._clock_ms.pop(partition, None)
             self._newest_frame_end_ms.pop(partition, None)
+            self._controls.pop(partition, None)
+        self._evicted = {name: partition for name, partition in self._evicted.items() if partition not in gone}
 
     # -- what others may know ---------------------------------------------------------------------------------
 
@@ -635,6 +664,21 @@ class Engine:
     def newest_frame_end_ms(self) -> dict[int, int]:
         """Per partition, the end of the newest frame that was diagnosed."""
         return dict(self._newest_frame_end_ms)
+
+
+class _Fences(msgspec.Struct):
+    applied: dict[str, int]
+
+
+_decode_fences = msgspec.msgpack.Decoder(_Fences).decode
+
+
+def applied_offsets(state: bytes) -> dict[str, int]:
+    """By topic, the last offset whose effect is in a saved state; empty if the state cannot be read."""
+    try:
+        return _decode_fences(state).applied
+    except msgspec.DecodeError:
+        return {}
 
 
 def _future(time_ms: int, record: Record, kind: MachineType) -> RejectedError:

@@ -40,6 +40,15 @@ class Settings(BaseSettings):
     model: Path | None = Field(default=None, description="model file; the shipped one if unset")
     chunk_records: int = Field(default=4096, ge=1, description="records that are processed at once, at most")
     commit_interval_ms: Milliseconds = Field(default=1_000, description="how often offsets are committed")
+    checkpoint_interval_ms: Milliseconds = Field(
+        default=1_000, description="how often states are saved and inputs acknowledged"
+    )
+    checkpoint_records: int = Field(
+        default=32_768, ge=1, description="records after which states are saved earlier than that"
+    )
+    state_refused: Literal["fresh"] = Field(
+        default="fresh", description="what becomes of a machine whose saved state belongs to another model or profile"
+    )
     tick_interval_ms: Milliseconds = Field(
         default=5_000, description="how often quiet partitions are told that time passes"
     )

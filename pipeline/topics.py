@@ -14,6 +14,7 @@ ALARMS = "alarms"
 METRICS = "metrics"
 LATE = "late"
 DEAD_LETTER = "dead-letter"
+STATE = "state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Topic:
 
     name: str
     holds: str
+    compacted: bool = False  # only the newest record of every key matters
 
 
 def input_topics(profile: PlantProfile) -> tuple[Topic, ...]:
@@ -40,6 +42,7 @@ def all_topics(profile: PlantProfile) -> tuple[Topic, ...]:
         Topic(METRICS, "fusion metrics per interval"),
         Topic(LATE, "readings and texts that came too late"),
         Topic(DEAD_LETTER, "records that could not be used"),
+        Topic(STATE, "each machine's state, for the worker that takes it over", compacted=True),
     )
 
 
