@@ -95,7 +95,7 @@ class TorchRunner:
         slots = frames.slots
         if not len(slots):
             raise ValueError("a round needs at least one machine")
-        if len(np.unique(slots)) < len(slots):
+        if len(set(slots.tolist())) < len(slots):
             raise ValueError("a slot stands in this round twice; give it one frame a round")
         self.reserve(int(slots.max()) + 1)
         if frames.reset.any():

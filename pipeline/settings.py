@@ -53,7 +53,7 @@ class Settings(BaseSettings):
         default=5_000, description="how often quiet partitions are told that time passes"
     )
     metrics_interval_ms: Milliseconds = Field(
-        default=14_400_000, description="event time that one fusion metric covers"
+        default=28_800_000, description="event time that one fusion metric covers"
     )
     alarm_frames: int = Field(default=5, ge=1, description="how many recent frames an alarm looks at")
     alarm_agree: int = Field(default=3, ge=1, description="how many of them must name the same fault")
