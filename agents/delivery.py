@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -82,18 +82,26 @@ class Delivery:
     groups: tuple[tuple[str, ...], ...]
     prefix: str
     limits: Limits
+    before_revoked: Callable[[], Awaitable[None]] | None = None
 
 
-def install(app: Any, groups: Sequence[Sequence[str]], prefix: str, limits: Limits = DEFAULT_LIMITS) -> None:
+def install(
+    app: Any,
+    groups: Sequence[Sequence[str]],
+    prefix: str,
+    limits: Limits = DEFAULT_LIMITS,
+    before_revoked: Callable[[], Awaitable[None]] | None = None,
+) -> None:
     """Let `app` read its topic groups in chunks; to be called before the app starts or defines agents.
 
-    Topics are named without `prefix`; within a group their order is the order of equal time stamps.
+    Topics are named without `prefix`; within a group their order is the order of equal time stamps. `before_revoked`
+    is awaited when partitions are about to go: what is acked then is still committed.
     """
     topics = [topic for group in groups for topic in group]
     if len(set(topics)) != len(topics):
         raise ValueError(f"a topic may be in one group only: {topics}")
     TRANSPORTS.aliases.update(_TRANSPORTS)
-    app.transport.delivery = Delivery(tuple(map(tuple, groups)), prefix, limits)
+    app.transport.delivery = Delivery(tuple(map(tuple, groups)), prefix, limits, before_revoked)
 
 
 class _Group:
@@ -161,6 +169,7 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
         delivery: Delivery | None = transport.delivery
         self._groups = [] if delivery is None else [_Group(topics, delivery) for topics in delivery.groups]
         self._managed: set[TP] = set()
+        self._before_revoked = None if delivery is None else delivery.before_revoked
         self.groups_topics: dict[str, str] = {}
         if delivery is not None:
             self.groups_topics = {delivery.prefix + topic: topic for topics in delivery.groups for topic in topics}
@@ -335,6 +344,8 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Commit what is acked, forget the rest: its next owner begins at the committed offsets."""
         if self._groups:
+            if self._before_revoked is not None:
+                await self._before_revoked()
             await self.maybe_wait_for_commit_to_finish()
             await self.commit()
             self._managed = set()

@@ -13,6 +13,7 @@ from agents.certificate import Witness, write_certificate
 from agents.kafka_admin import TopicSpec, check_topics
 from agents.publish import KafkaPublisher
 from agents.security import client_security, faust_credentials
+from agents.state import COMPACTION_LAG_MS, SEGMENT_BYTES, STATE_BYTES, KafkaStateStore
 from agents.worker import Worker
 from pipeline.errors import SettingsError, TopicMismatchError
 from pipeline.frames import StepRunner
@@ -31,14 +32,27 @@ def topic_specs(settings: Settings, profile: PlantProfile) -> list[TopicSpec]:
     Topics are kept by size, not by time: a broker goes by the records' own time stamps and would delete a replayed old
     recording within minutes.
     """
-    config = {
+    kept = {
         "retention.ms": "-1",
         "retention.bytes": str(settings.retention_bytes),
         # A machine whose clock is ahead must not make the broker refuse its diagnoses; max_skew judges clocks.
         "message.timestamp.after.max.ms": str(2**63 - 1),
     }
+    compacted = {
+        "cleanup.policy": "compact",
+        "retention.ms": "-1",
+        "segment.bytes": str(SEGMENT_BYTES),
+        # A state that a suspended worker writes late must not be all that is left of a machine (agents/state.py).
+        "min.compaction.lag.ms": str(COMPACTION_LAG_MS),
+        "max.message.bytes": str(STATE_BYTES + 1024),
+    }
     return [
-        TopicSpec(settings.topic_prefix + topic.name, settings.partitions, settings.replication, config)
+        TopicSpec(
+            settings.topic_prefix + topic.name,
+            settings.partitions,
+            settings.replication,
+            compacted if topic.compacted else kept,
+        )
         for topic in all_topics(profile)
     ]
 
@@ -67,7 +81,8 @@ async def serve(
     if settings.is_memory:
         raise SettingsError("a worker needs FAULTLINE_BROKER=kafka://host:port; memory:// is for `faultline replay`")
     await asyncio.to_thread(require_topics, settings, profile)
-    publisher = KafkaPublisher(settings.address, settings.topic_prefix, **client_security(settings))
+    security = client_security(settings)
+    publisher = KafkaPublisher(settings.address, settings.topic_prefix, **security)
     tape = RecordingWriter(record) if record is not None else None
     witness = Witness(runners)
 
@@ -86,6 +101,7 @@ async def serve(
         wall_seconds=time.time,
         credentials=faust_credentials(settings),
         observer=observe if tape is not None or certify is not None else None,
+        store=KafkaStateStore(settings.address, settings.topic_prefix, partition_of, **security),
     )
     told_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -105,6 +121,8 @@ async def serve(
         if tape is not None:
             tape.close()
     if certify is not None:
+        if worker.restored:
+            log.warning("%d machines began with saved states, which a replay does not have", worker.restored)
         witness.finish(worker.engine)
         write_certificate(certify, witness.certificate)
     print("faultline: stopped, everything committed", flush=True)

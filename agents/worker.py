@@ -1,4 +1,12 @@
-"""A worker: Faust agents that carry records to the engine and its outputs back, and know when to give up."""
+"""A worker: Faust agents that carry records to the engine, its outputs and states to the broker, and can give up.
+
+Chunks are held un-acknowledged until a checkpoint: every `checkpoint_interval_ms`, after `checkpoint_records`, and when
+the worker stops. What a checkpoint does in which order, and why, stands in agents/state.py. After a rebalance all
+states are read anew, those of partitions that stayed here too: this worker may have been out of its group for a while
+without knowing, and another may have gone on with them.
+
+The states of the fusion metrics are not durable: an interval that was open at a crash counts only what came since.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +22,16 @@ from typing import Any
 import faust
 from prometheus_client import CollectorRegistry
 
-from agents.delivery import Chunk, Limits, install
+from agents.delivery import TP, Chunk, Limits, install
 from agents.fusion_metrics import FusionMetrics
 from agents.metrics import EngineCollector, TimedRunner, step_seconds
 from agents.publish import Publisher
+from agents.state import Span, StateStore
 from agents.web import WebServer
 from pipeline import messages
 from pipeline.alarms import AlarmRule
-from pipeline.engine import Engine
-from pipeline.errors import DeliveryError
+from pipeline.engine import Engine, saved_at
+from pipeline.errors import DeliveryError, FaultlineError, StateError
 from pipeline.frames import StepRunner
 from pipeline.profile import PlantProfile
 from pipeline.records import Output, Record
@@ -30,11 +40,21 @@ from pipeline.topics import CONTROL, DIAGNOSES, LABELS, engine_topics
 
 log = logging.getLogger("faultline.worker")
 
-_MAX_UNCONFIRMED = 8
-"""Chunks whose outputs may be on their way to the broker at once."""
+_MAX_HELD = 256
+"""Chunks that may be held un-acknowledged; only small ones get to this before a checkpoint is due."""
+
+_RESTORED_AT_ONCE = 256
+"""Machines that are restored before others have their turn."""
+
+_START_KNOWN_SECONDS = 30.0
 
 _READ_OUT_SECONDS = 2.0
 _READ_OUT_RECORDS = 1_000
+_LAST_CHECKPOINT_SECONDS = 5.0
+"""How long a worker that is told to stop waits for the broker to take its last outputs and states."""
+
+_HAND_OVER_SECONDS = 5.0
+"""The same for a worker that gives partitions away; all members of the group wait for it."""
 
 Observer = Callable[[Sequence[Record], Sequence[Output]], None]
 
@@ -54,22 +74,34 @@ class Worker:
         credentials: Any = None,
         observer: Observer | None = None,
         ticks: bool = True,
+        store: StateStore | None = None,
     ) -> None:
-        """`observer` sees every chunk with its outputs before they are published; `ticks` False in replay."""
+        """`observer` sees every chunk with its outputs before they are published; `ticks` False in replay.
+
+        Without a `store`, states live and die with the worker.
+        """
         self.registry = CollectorRegistry()
         self._settings = settings
         self._publisher = publisher
+        self._profile = profile
         self._partition_of = partition_of
         self._wall_seconds = wall_seconds
         self._observer = observer
         self._ticks = ticks
+        self._store = store
+        self.restored = 0  # machines that began with a saved state
         seconds = step_seconds(self.registry)
         timed = {name: TimedRunner(runner, seconds, wall_seconds) for name, runner in runners.items()}
         rule = AlarmRule(settings.alarm_agree, settings.alarm_frames, settings.alarm_confidence)
         self.engine = Engine(profile, timed, alarm_rule=rule, partition_of=partition_of)
         self.fusion_metrics = FusionMetrics(settings.metrics_interval_ms)
         self._seen_wall: dict[int, float] = {}  # partition -> when its last record came
-        self._unconfirmed: dict[str, list[Any]] = {"engine": [], "metrics": []}
+        self._held: list[Any] = []  # events that are processed, but not acknowledged
+        self._held_records = 0
+        self._forgotten: set[str] = set()  # machines whose tombstones have yet to be written
+        self._reassigned = True  # states have yet to be read
+        self._progress: tuple[object, float] = (None, wall_seconds())  # offsets processed, and since when
+        self._working = asyncio.Lock()  # one chunk, checkpoint or restoring at a time
         self._failure: BaseException | None = None
         self._failed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -80,6 +112,9 @@ class Worker:
             broker=settings.broker if settings.is_memory else f"kafka://{settings.address.replace(',', ';kafka://')}",
             broker_credentials=credentials,
             broker_commit_interval=settings.commit_interval_ms / 1000,
+            broker_session_timeout=settings.session_timeout_ms / 1000,
+            broker_heartbeat_interval=settings.session_timeout_ms / 10_000,
+            consumer_group_instance_id=settings.group_instance_id,
             store="memory://",
             datadir=str(Path(tempfile.gettempdir()) / f"faultline-{settings.group}"),  # Faust insists; it stays empty
             topic_partitions=settings.partitions,
@@ -91,8 +126,10 @@ class Worker:
             autodiscover=False,
             loghandlers=[],
         )
-        install(self.app, self._groups, prefix, Limits(chunk_records=settings.chunk_records))
-        self.app.on_partitions_assigned.connect(self._keep_assigned, weak=False)
+        limits = Limits(chunk_records=settings.chunk_records)
+        install(self.app, self._groups, prefix, limits, before_revoked=self._hand_over)
+        self.app.on_partitions_revoked.connect(self._note_rebalance, weak=False)
+        self.app.on_partitions_assigned.connect(self._note_rebalance, weak=False)
         self._agent("engine", self._groups[0], self._diagnose)
         self._agent("metrics", self._groups[1], self._measure)
         collector = EngineCollector(self.engine, profile, lag=self.lag, now_ms=lambda: int(wall_seconds() * 1000))
@@ -105,9 +142,12 @@ class Worker:
     async def start(self) -> None:
         """Join the group and begin to consume."""
         await self._publisher.start()
+        if self._store is not None:
+            await self._store.start()
         await self.app.start()
         self._started = True
-        self._tasks.append(asyncio.create_task(self._confirm_regularly()))
+        self._tasks.append(asyncio.create_task(self._checkpoint_regularly()))
+        self._tasks.append(asyncio.create_task(self._watch()))
         if self._ticks:
             self._tasks.append(asyncio.create_task(self._tick_regularly()))
 
@@ -124,10 +164,18 @@ class Worker:
                 await task
         if self._failure is None:
             await self._read_out()
-            await self._confirm()
+            try:
+                async with asyncio.timeout(_LAST_CHECKPOINT_SECONDS), self._working:
+                    await self._checkpoint()
+            except TimeoutError:
+                self._fail(DeliveryError("the broker did not take the last outputs; their inputs will be read again"))
+            except FaultlineError as error:
+                self._fail(error)
         self._started = False
         await self.app.stop()
         await self._publisher.stop()
+        if self._store is not None:
+            await self._store.stop()
         self.web.stop()
         if self._failure is not None:
             raise self._failure
@@ -156,27 +204,101 @@ class Worker:
                 if self._failure is not None:
                     continue
                 try:
-                    chunk: Chunk = event.value
-                    outputs = handle(chunk)
-                    chunk.processed = True
-                    if outputs:
-                        await self._publisher.publish(outputs)
-                    self._unconfirmed[name].append(event)
-                    if len(self._unconfirmed[name]) >= _MAX_UNCONFIRMED:
-                        await self._confirm()
+                    async with self._working:
+                        await self._process(event, handle)
                 except Exception as error:
                     log.exception("agent %s", name)
                     self._fail(error)
 
         self.app.agent(channel, name=f"faultline-{name}")(run)
 
-    async def _keep_assigned(self, _: Any, assigned: Any, **__: Any) -> None:
-        """Forget machines of partitions that went to another worker: their states here grow stale."""
+    async def _process(self, event: Any, handle: Callable[[Chunk], list[Output]]) -> None:
+        chunk: Chunk = event.value
+        if self._reassigned:
+            await self._restore()
+        if chunk.epoch != self.app.consumer.epoch:
+            chunk.processed = True  # its records come again, here or at another worker
+            return
+        outputs = handle(chunk)
+        chunk.processed = True
+        if outputs:
+            await self._publisher.publish(outputs)
+        self._held.append(event)
+        self._held_records += len(chunk.records)
+        chunk.records = []  # what is held is only to be acknowledged
+        if self._held_records >= self._settings.checkpoint_records or len(self._held) >= _MAX_HELD:
+            await self._checkpoint()
+
+    async def _note_rebalance(self, *_: Any, **__: Any) -> None:
+        """Partitions come or go: nothing may be processed before this worker has the states of those it now owns."""
+        self._reassigned = True
+
+    async def _restore(self) -> None:
+        """Forget machines of partitions that went to another worker, take over those of partitions that came."""
         topics = {self._settings.topic_prefix + topic for topic in self._groups[0]}
-        mine = {place.partition for place in assigned if place.topic in topics}
-        self.engine.release(sorted(self.engine.partitions - mine))
-        for partition in set(self._seen_wall) - mine:
-            del self._seen_wall[partition]
+        while self._reassigned:
+            self._reassigned = False
+            mine = {place.partition for place in self.app.consumer.assignment() if place.topic in topics}
+            if self._store is None:
+                self.engine.release(sorted(self.engine.partitions - mine))
+                for partition in set(self._seen_wall) - mine:
+                    del self._seen_wall[partition]
+                continue
+            self.engine.release(sorted(self.engine.partitions))
+            self._forgotten.clear()
+            self._seen_wall.clear()
+            if mine:
+                await self._take_over(await self._store.read(sorted(mine)))
+
+    async def _take_over(self, states: Mapping[str, bytes]) -> None:
+        refused: dict[str, str] = {}
+        for count, (machine, state) in enumerate(states.items(), 1):
+            try:
+                self.engine.restore(machine, state)
+            except StateError as error:
+                # Machines differ in their names only, so one line for each reason is enough.
+                refused[machine] = str(error).replace(machine, "a machine")
+            if count % _RESTORED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        self.restored += len(states) - len(refused)
+        rule = self._settings.state_refused
+        for reason, machines in Counter(refused.values()).items():
+            how = "begin anew" if rule == "fresh" else "are warmed up by what came last"
+            log.warning("%s: %d machines %s", reason, machines, how)
+        if rule == "warm_up":
+            await self._warm_up({machine: states[machine] for machine in refused})
+        now = self._wall_seconds()
+        for partition in self.engine.partitions:
+            self._seen_wall[partition] = now
+        log.info("took over the states of %d machines", len(states) - len(refused))
+
+    async def _warm_up(self, states: Mapping[str, bytes]) -> None:
+        """Read the last frames of machines again whose states belong to another model, and say nothing for them."""
+        assert self._store is not None
+        since: dict[int, int] = {}
+        for machine, state in states.items():
+            kind, last_ms = self._profile.type_of(machine), saved_at(state).last
+            if kind is not None and last_ms is not None:
+                partition = self._partition_of(machine.encode())
+                begin = last_ms - self._settings.warm_up_frames * kind.frame_period_ms
+                since[partition] = min(since.get(partition, begin), begin)
+        keys = {machine.encode() for machine in states}
+        ranks = {topic: rank for rank, topic in enumerate(self._groups[0]) if topic != CONTROL}
+        for partition, since_ms in since.items():
+            ends = {topic: await self._first_to_read(topic, partition) for topic in ranks}
+            records = [one for one in await self._store.history(Span(partition, since_ms, ends)) if one.key in keys]
+            records.sort(key=lambda one: (one.timestamp_ms, ranks[one.topic], one.offset))
+            self.engine.warm_up(records)
+
+    async def _first_to_read(self, topic: str, partition: int) -> int:
+        """The offset at which this worker begins, as soon as the broker has said it."""
+        place = TP(self._settings.topic_prefix + topic, partition)
+        until = self._wall_seconds() + _START_KNOWN_SECONDS
+        while (offset := self.app.consumer.held_offsets.get(place)) is None:
+            if self._wall_seconds() > until:
+                raise DeliveryError(f"the broker does not say where to begin in {place.topic}, partition {partition}")
+            await asyncio.sleep(0.01)
+        return int(offset)
 
     def _diagnose(self, chunk: Chunk) -> list[Output]:
         now = self._wall_seconds()
@@ -193,29 +315,72 @@ class Worker:
             self._observer(chunk.records, outputs)
         return outputs
 
-    async def _confirm(self) -> None:
-        """Wait until the broker has all outputs, then acknowledge the inputs they came from, in order."""
-        waiting = {name: list(events) for name, events in self._unconfirmed.items()}
-        if not any(waiting.values()):
+    async def _checkpoint(self) -> None:
+        """See that the broker has all outputs, then all changed states, then acknowledge what they came from."""
+        if not self._held:
             return
         await self._publisher.flush()
-        for name, events in waiting.items():
-            del self._unconfirmed[name][: len(events)]
-            for event in events:
-                event.ack()
+        if self._store is not None:
+            states = self.engine.checkpoint()
+            self._forgotten -= states.keys()
+            self._forgotten |= {machine for machine, state in states.items() if state is None}
+            await self._store.write({machine: state for machine, state in states.items() if state is not None})
+        for event in self._held:
+            event.ack()
+        self._held.clear()
+        self._held_records = 0
+        if self._store is not None and self._forgotten and await self.app.consumer.commit():
+            await self._store.write(dict.fromkeys(sorted(self._forgotten)))
+            self._forgotten.clear()
 
-    async def _confirm_regularly(self) -> None:
-        interval = min(self._settings.commit_interval_ms / 4000, 0.25)
+    async def _hand_over(self) -> None:
+        """Partitions are about to go: what is done need not be done again by who gets them."""
+        if self._failure is not None or not self._started:
+            return
+        try:
+            async with asyncio.timeout(_HAND_OVER_SECONDS), self._working:
+                await self._checkpoint()
+        except TimeoutError:
+            log.warning("partitions go before the broker took the last outputs; their next owner repeats them")
+        except FaultlineError as error:
+            self._fail(error)
+
+    async def _checkpoint_regularly(self) -> None:
         while True:
-            await asyncio.sleep(interval)
+            await asyncio.sleep(self._settings.checkpoint_interval_ms / 1000)
             if self.app.crashed:
                 self._fail(DeliveryError("Faust has stopped by itself; its log says why"))
                 return
             try:
-                await self._confirm()
-            except DeliveryError as error:
+                async with self._working:
+                    if self._reassigned:
+                        await self._restore()
+                    await self._checkpoint()
+            except FaultlineError as error:
                 self._fail(error)
                 return
+
+    async def _watch(self) -> None:
+        """A worker that has records to read and gets nowhere is of no use: its supervisor has to start another."""
+        limit = self._settings.stall_timeout_ms / 1000
+        while True:
+            await asyncio.sleep(min(limit / 10, 1.0))
+            stalled = self._stalled_seconds()
+            if stalled > limit:
+                behind = sum(self.lag().values())
+                self._fail(DeliveryError(f"no progress in {stalled:.0f} s, with {behind:,} records to read"))
+                return
+
+    def _stalled_seconds(self) -> float:
+        """How long nothing has been processed although there is something to process."""
+        now = self._wall_seconds()
+        if not self._started or not any(self.lag().values()):
+            self._progress = None, now
+            return 0.0
+        positions = self.app.consumer.positions
+        if positions != self._progress[0]:
+            self._progress = positions, now
+        return now - self._progress[1]
 
     async def _tick_regularly(self) -> None:
         """Tell partitions in which nothing happens that time passes, so that idle sources hold nothing back.
@@ -254,4 +419,11 @@ class Worker:
     def _ready(self) -> str | None:
         if self._failure is not None:
             return f"failed: {self._failure}"
-        return None if self._started and self.app.consumer.assignment() else "waiting for partitions"
+        if not self._started or not self.app.consumer.assignment():
+            return "waiting for partitions"
+        if self._reassigned:
+            return "reading the states of its partitions"
+        stalled = self._stalled_seconds()
+        if stalled > self._settings.stall_timeout_ms / 2000:
+            return f"no progress in {stalled:.0f} s, with {sum(self.lag().values()):,} records to read"
+        return None

@@ -627,6 +627,14 @@ class Engine:
         # Time goes on from here, so that a machine that stays silent is announced after a restart too.
         self._clock_ms[partition] = max(self._clock_ms.get(partition, -1), last_ms)
 
+    def warm_up(self, records: Sequence[Record]) -> None:
+        """Let machines find back into a state by what led to it; nothing is said or counted a second time."""
+        stats, self.stats = self.stats, Stats()
+        try:
+            self.process(records)
+        finally:
+            self.stats = stats
+
     def forget(self, machine: str) -> None:
         """Drop a machine and its state, if it is known."""
         entry = self._machines.pop(machine.encode(), None)
@@ -666,19 +674,24 @@ class Engine:
         return dict(self._newest_frame_end_ms)
 
 
-class _Fences(msgspec.Struct):
-    applied: dict[str, int]
+class SavedAt(msgspec.Struct):
+    """What of a saved state can be told without restoring it."""
+
+    applied: dict[str, int] = {}
+    """By topic, the last offset whose effect is in the state."""
+    last: int | None = None
+    """Time stamp of the machine's newest record, milliseconds."""
 
 
-_decode_fences = msgspec.msgpack.Decoder(_Fences).decode
+_decode_saved_at = msgspec.msgpack.Decoder(SavedAt).decode
 
 
-def applied_offsets(state: bytes) -> dict[str, int]:
-    """By topic, the last offset whose effect is in a saved state; empty if the state cannot be read."""
+def saved_at(state: bytes) -> SavedAt:
+    """Where a saved state stands; without offsets and time if it cannot be read."""
     try:
-        return _decode_fences(state).applied
+        return _decode_saved_at(state)
     except msgspec.DecodeError:
-        return {}
+        return SavedAt()
 
 
 def _future(time_ms: int, record: Record, kind: MachineType) -> RejectedError:

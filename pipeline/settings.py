@@ -46,8 +46,22 @@ class Settings(BaseSettings):
     checkpoint_records: int = Field(
         default=32_768, ge=1, description="records after which states are saved earlier than that"
     )
-    state_refused: Literal["fresh"] = Field(
-        default="fresh", description="what becomes of a machine whose saved state belongs to another model or profile"
+    state_refused: Literal["fresh", "warm_up"] = Field(
+        default="fresh",
+        description="a machine whose saved state belongs to another model or profile begins anew, or reads its last "
+        "frames again",
+    )
+    warm_up_frames: int = Field(default=100, ge=1, description="how many frames it reads again")
+    session_timeout_ms: Milliseconds = Field(
+        default=10_000, description="silence after which the broker gives a worker's partitions to others"
+    )
+    group_instance_id: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="a name that stays over restarts: restarting within the session timeout then moves no partitions",
+    )
+    stall_timeout_ms: Milliseconds = Field(
+        default=60_000, description="time without progress, though there are records to read, after which a worker ends"
     )
     tick_interval_ms: Milliseconds = Field(
         default=5_000, description="how often quiet partitions are told that time passes"
@@ -64,23 +78,52 @@ class Settings(BaseSettings):
     web_port: int = Field(default=9464, ge=0, le=65_535, description="0 takes a free port")
     threads: int = Field(default=1, ge=1, description="threads that torch may use")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    sasl_username: str | None = None
-    sasl_password: SecretStr | None = None
-    ssl_cafile: Path | None = Field(
-        default=None, description="certificate authority that signed the broker's certificate"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="PLAINTEXT", description="SSL encrypts, SASL logs in"
     )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        default="SCRAM-SHA-512", description="how to log in; PLAIN only together with TLS"
+    )
+    sasl_username: str | None = Field(default=None, description="name to log in with")
+    sasl_password: SecretStr | None = Field(default=None, description="password to log in with")
+    sasl_password_file: Path | None = Field(default=None, description="file with the password, instead of it")
+    ssl_cafile: Path | None = Field(
+        default=None, description="certificate authority that signed the broker's certificate; else the system's"
+    )
+    ssl_check_hostname: bool = Field(default=True, description="whether that certificate must name the broker's host")
+    ssl_certfile: Path | None = Field(default=None, description="certificate to show to the broker (mutual TLS)")
+    ssl_keyfile: Path | None = Field(default=None, description="its key, if that is not in the same file")
+    ssl_key_password: SecretStr | None = Field(default=None, description="password of the key")
+    ssl_key_password_file: Path | None = Field(default=None, description="file with that password, instead of it")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if "@" in self.broker:  # which is not repeated here: what stands before it may be a password
+            raise ValueError("broker holds an '@'; a login belongs in FAULTLINE_SASL_USERNAME and _PASSWORD_FILE")
         if _BROKER.fullmatch(self.broker) is None:
             raise ValueError(f"broker {self.broker!r} is neither kafka://host:port nor memory://name")
         if self.alarm_agree > self.alarm_frames:
             raise ValueError(f"alarm_agree {self.alarm_agree} is more than alarm_frames {self.alarm_frames}")
-        if self.security_protocol.startswith("SASL") and (self.sasl_username is None or self.sasl_password is None):
-            raise ValueError(f"security_protocol {self.security_protocol} needs sasl_username and sasl_password")
+        self._check_security()
         return self
+
+    def _check_security(self) -> None:
+        protocol = self.security_protocol
+        passwords = {
+            "sasl_password": (self.sasl_password, self.sasl_password_file),
+            "ssl_key_password": (self.ssl_key_password, self.ssl_key_password_file),
+        }
+        for name, (password, file) in passwords.items():
+            if password is not None and file is not None:
+                raise ValueError(f"{name} and {name}_file are both set; one of them must go")
+        if protocol.startswith("SASL") and (self.sasl_username is None or passwords["sasl_password"] == (None, None)):
+            raise ValueError(f"security_protocol {protocol} needs sasl_username and sasl_password or sasl_password_file")
+        if "SSL" not in protocol:
+            for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} is set, but security_protocol {protocol} does not encrypt; choose an SSL one")
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            raise ValueError("ssl_keyfile is set without ssl_certfile, the certificate that it belongs to")
 
     @property
     def is_memory(self) -> bool:
