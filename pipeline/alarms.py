@@ -64,10 +64,10 @@ class Alarms:
         self._standing[slots] = standing
         return changes
 
-    def save(self, slot: int) -> bytes:
-        """One machine's alarm state."""
-        state: bytes = self._standing[slot].tobytes() + self._recent[slot].tobytes()
-        return state
+    def save(self, slots: Ints) -> list[bytes]:
+        """Each machine's alarm state."""
+        states = np.concatenate([self._standing[slots, None], self._recent[slots]], axis=1)
+        return [state.tobytes() for state in states]
 
     def load(self, slot: int, state: bytes) -> None:
         """Put back what `save` gave; raises StateError if the rule has another length."""

@@ -537,17 +537,23 @@ class Aligner:
 
     # -- state ------------------------------------------------------------------------------------------------
 
-    def save(self, slot: int) -> dict[str, object]:
-        """Everything about one machine, as plain values and bytes."""
-        state: dict[str, object] = {name: column[slot].tobytes() for name, column in self._columns.items()}
-        times, values = self._rows.of_machine(slot)
-        state["row_times"], state["row_values"] = times.tobytes(), values.tobytes()
-        state["texts"] = [
-            [first, t.id, t.time_ms, t.text, t.source, t.severity, t.late, t.record]
-            for first, t in self._texts.get(slot, [])
-        ]
-        state["seen_texts"] = self._seen_texts.get(slot, {})
-        return state
+    def save(self, slots: Ints) -> list[dict[str, object]]:
+        """Everything about each of these machines, as plain values and bytes."""
+        states: list[dict[str, object]] = [{} for _ in slots]
+        for name, column in self._columns.items():
+            raw = column[slots].tobytes()
+            size = len(raw) // len(slots)
+            for index, state in enumerate(states):
+                state[name] = raw[index * size : (index + 1) * size]
+        rows = self._rows.of_machines(slots)
+        for slot, state, (times, values) in zip(slots.tolist(), states, rows, strict=True):
+            state["row_times"], state["row_values"] = times.tobytes(), values.tobytes()
+            state["texts"] = [
+                [first, t.id, t.time_ms, t.text, t.source, t.severity, t.late, t.record]
+                for first, t in self._texts.get(slot, [])
+            ]
+            state["seen_texts"] = self._seen_texts.get(slot, {})
+        return states
 
     def load(self, slot: int, state: dict[str, object]) -> None:
         """Put back what `save` gave; raises StateError if it belongs to another profile."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 
 from pipeline import messages
@@ -25,6 +26,17 @@ _DIGITS = 7
 _TINY = 1e-12
 
 
+_NOTHING = Evidence([], [])
+_RESET_NAMES = {reason.value: reason.name.lower() if reason else None for reason in Resets}
+
+
+def _fixed_names(title: str, names: Sequence[str]) -> Callable[..., Any]:
+    """A struct that is written as an object with these names, several times faster than a dictionary."""
+    fields = [(f"field_{index}", Any) for index in range(len(names))]
+    renamed = {field: name for (field, _), name in zip(fields, names, strict=True)}
+    return msgspec.defstruct(title, fields, rename=renamed, gc=False)
+
+
 @dataclass(frozen=True, slots=True)
 class RememberedText:
     """A text that a machine's recent frames have taken."""
@@ -39,6 +51,7 @@ class DiagnosedMachine(Protocol):
     """What the writer needs to know of a machine."""
 
     name: str
+    key: bytes
     partition: int
 
     @property
@@ -54,6 +67,9 @@ class DiagnosisWriter:
         self._modalities = runner.modalities
         self._model = messages.ModelRef(runner.name, runner.hash)
         self._variables = kind.variable_names
+        self._named = (*runner.classes, NO_EVIDENCE)  # the last one is found at index -1, too
+        self._probabilities = _fixed_names("Probabilities", runner.classes)
+        self._answers = _fixed_names("Modalities", runner.modalities)
         self._ttl_ms = kind.text_ttl_frames * kind.frame_period_ms
 
     def write(
@@ -65,80 +81,117 @@ class DiagnosisWriter:
         counts: Counter[str],
     ) -> tuple[Ints, Floats]:
         """Append one diagnosis a row; returns each row's fault (class index, -1 = no evidence) and confidence."""
-        evidence: Bools = np.any(result.present, axis=0)
-        probabilities = np.round(result.probabilities.astype(np.float64), _DIGITS)
-        best = probabilities.argmax(axis=1)
-        confidence = probabilities.max(axis=1)
+        rounded = np.round(result.probabilities.astype(np.float64), _DIGITS)
+        has_evidence: Bools = np.any(result.present, axis=0)
+        best = np.where(has_evidence, rounded.argmax(axis=1), -1)
+        confidence = rounded.max(axis=1)
         p = np.maximum(result.probabilities, _TINY)
-        entropy = np.round(-(p * np.log(p)).sum(axis=1), _DIGITS).tolist()
-        disagreement = np.round(jensen_shannon(result.modality_probabilities, result.present), _DIGITS).tolist()
-        own_best = result.modality_probabilities.argmax(axis=2).tolist()
-        own_confidence = np.round(result.modality_probabilities.max(axis=2).astype(np.float64), _DIGITS).tolist()
-        weights = np.round(result.weights.astype(np.float64), _DIGITS).tolist()
-        present = result.present.tolist()
-        sensor_age = np.where(frames.age_ms >= 0, frames.age_ms, np.iinfo(np.int64).max).min(axis=1)
-        silent: Bools = ~np.any(frames.observed, axis=1)
-        classes, model = self._classes, self._model
-        variables = self._variable_evidence(frames, result)
-        rows = zip(
+        entropy = np.round(-(p * np.log(p)).sum(axis=1), _DIGITS)
+        disagreement = np.round(jensen_shannon(result.modality_probabilities, result.present), _DIGITS)
+        ends = (frames.start_ms + frames.period_ms).tolist()
+        remembered = [
+            [text for text in machine.texts if end - text.time_ms <= self._ttl_ms] if machine.texts else []
+            for machine, end in zip(machines, ends, strict=True)
+        ]
+        named = self._named
+        for fault, count in zip(*np.unique(best, return_counts=True), strict=True):
+            counts[named[fault]] += int(count)
+        # Structs are built by position: this loop runs once a frame, and names would double what it costs.
+        new, encode, to_topic = tuple.__new__, messages.encode, DIAGNOSES
+        diagnosis, probabilities, modalities, model, suffix = (
+            Diagnosis,
+            self._probabilities,
+            self._answers,
+            self._model,
+            f":{self._model.hash[:12]}:",
+        )
+        for machine, start, end, fault, sure, row, answers, spread, differ, evidence, silent, reset, revision in zip(
             machines,
             frames.start_ms.tolist(),
+            ends,
             best.tolist(),
             confidence.tolist(),
-            probabilities.tolist(),
-            evidence.tolist(),
+            rounded.tolist(),
+            zip(*self._modality_answers(frames, result, ends, remembered), strict=True),
+            entropy.tolist(),
+            disagreement.tolist(),
+            self._evidence(frames, result, ends, remembered),
+            (~np.any(frames.observed, axis=1)).tolist(),
+            frames.reset_reason.tolist(),
+            frames.revision.tolist(),
             strict=True,
-        )
-        period = frames.period_ms
-        for row, (machine, start, fault, sure, all_probabilities, has_evidence) in enumerate(rows):
-            end = start + period
-            texts = [text for text in machine.texts if end - text.time_ms <= self._ttl_ms]
-            revision = int(frames.revision[row])
-            reason = int(frames.reset_reason[row])
-            answers = {}
-            for index, modality in enumerate(self._modalities):
-                here = present[index][row]
-                if modality == "text":
-                    age = end - max(text.time_ms for text in texts) if texts else None
-                else:
-                    age = int(sensor_age[row]) if here else None
-                answers[modality] = ModalityAnswer(
-                    classes[own_best[index][row]] if here else NO_EVIDENCE,
-                    own_confidence[index][row] if here else 0.0,
-                    weights[index][row],
-                    here,
-                    age,
+        ):
+            name = machine.name
+            value = encode(
+                diagnosis(
+                    f"{name}:{end}{suffix}{revision}",
+                    name,
+                    start,
+                    end,
+                    named[fault],
+                    sure if fault >= 0 else 0.0,
+                    probabilities(*row),
+                    modalities(*answers),
+                    spread,
+                    differ,
+                    evidence,
+                    "silent" if silent else "active",
+                    _RESET_NAMES[reset],
+                    revision,
+                    model,
                 )
-            name = classes[fault] if has_evidence else NO_EVIDENCE
-            counts[name] += 1
-            diagnosis = Diagnosis(
-                id=self._id(machine.name, end, revision),
-                machine=machine.name,
-                frame_start=start,
-                frame_end=end,
-                fault=name,
-                confidence=sure if has_evidence else 0.0,
-                probabilities=dict(zip(classes, all_probabilities, strict=True)),
-                modalities=answers,
-                entropy=entropy[row],
-                disagreement=disagreement[row],
-                evidence=Evidence(
-                    variables[row],
-                    [TextEvidence(t.id, t.text, end - t.time_ms, t.late) for t in texts],
-                ),
-                status="silent" if silent[row] else "active",
-                reset=Resets(reason).name.lower() if reason else None,
-                revision=revision,
-                model=model,
             )
-            outputs.append(Output(DIAGNOSES, machine.partition, machine.name.encode(), messages.encode(diagnosis), end))
-        return np.where(evidence, best, -1), confidence.astype(np.float32)
+            outputs.append(new(Output, (to_topic, machine.partition, machine.key, value, end, ())))
+        return best, confidence.astype(np.float32)
 
-    def _variable_evidence(self, frames: Frames, result: StepResult) -> list[list[VariableEvidence]]:
-        """For each row the variables furthest from their normal range, the furthest first."""
+    def _modality_answers(
+        self, frames: Frames, result: StepResult, ends: list[int], remembered: list[list[RememberedText]]
+    ) -> list[list[ModalityAnswer]]:
+        """For each modality its own answer in every row."""
+        own = np.round(result.modality_probabilities.max(axis=2).astype(np.float64), _DIGITS).tolist()
+        best = result.modality_probabilities.argmax(axis=2).tolist()
+        weights = np.round(result.weights.astype(np.float64), _DIGITS).tolist()
+        present = result.present.tolist()
+        classes, answer = self._classes, ModalityAnswer
+        answers = []
+        for index, modality in enumerate(self._modalities):
+            ages: list[int | None]
+            if modality == "text":
+                ages = [
+                    end - max(text.time_ms for text in texts) if texts else None
+                    for end, texts in zip(ends, remembered, strict=True)
+                ]
+            else:
+                newest = np.where(frames.age_ms >= 0, frames.age_ms, np.iinfo(np.int64).max).min(axis=1)
+                ages = [age if here else None for age, here in zip(newest.tolist(), present[index], strict=True)]
+            answers.append(
+                [
+                    answer(classes[fault], sure, weight, True, age)
+                    if here
+                    else answer(NO_EVIDENCE, 0.0, weight, False, age)
+                    for fault, sure, weight, here, age in zip(
+                        best[index], own[index], weights[index], present[index], ages, strict=True
+                    )
+                ]
+            )
+        return answers
+
+    def _evidence(
+        self, frames: Frames, result: StepResult, ends: list[int], remembered: list[list[RememberedText]]
+    ) -> list[Evidence]:
+        """For each row the variables that stand out, and the texts that are remembered."""
+        evidence = [_NOTHING] * len(ends)
+        variables = self._variable_evidence(frames, result)
+        for row in {*variables, *(row for row, texts in enumerate(remembered) if texts)}:
+            texts = [TextEvidence(t.id, t.text, ends[row] - t.time_ms, t.late) for t in remembered[row]]
+            evidence[row] = Evidence(variables.get(row, []), texts)
+        return evidence
+
+    def _variable_evidence(self, frames: Frames, result: StepResult) -> dict[int, list[VariableEvidence]]:
+        """Of rows with variables far from their normal range those variables, the furthest first."""
         distance = np.abs(result.scaled)
-        notable = np.flatnonzero((distance >= _NOTABLE_DEVIATION).any(axis=1))
-        evidence: list[list[VariableEvidence]] = [[] for _ in range(len(distance))]
+        notable = np.flatnonzero(distance.max(axis=1) >= _NOTABLE_DEVIATION)
+        evidence: dict[int, list[VariableEvidence]] = {}
         if not len(notable):
             return evidence
         top = np.argsort(-distance[notable], axis=1, kind="stable")[:, :_TOP_VARIABLES]
@@ -191,7 +244,7 @@ class DiagnosisWriter:
             confidence=round(confidence, _DIGITS),
             diagnosis=self._id(machine.name, end, 0),
         )
-        return Output(ALARMS, machine.partition, machine.name.encode(), messages.encode(message), end)
+        return Output(ALARMS, machine.partition, machine.key, messages.encode(message), end)
 
     def _id(self, machine: str, end_ms: int, revision: int) -> str:
         return f"{machine}:{end_ms}:{self._model.hash[:12]}:{revision}"

@@ -6,10 +6,14 @@ The same engine runs under Faust on Kafka, under Faust on the in-memory transpor
 
 from __future__ import annotations
 
+import math
 import zlib
+from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from operator import itemgetter
 
 import msgspec
 import numpy as np
@@ -37,6 +41,7 @@ class Machine:
     """One machine that has been heard of."""
 
     name: str
+    key: bytes
     line: Line
     slot: int
     partition: int
@@ -105,6 +110,7 @@ class Line:
         if runner.classes != kind.faults:
             raise SettingsError(f"model {runner.name} knows other faults than machine type {kind.name} of the profile")
         self.kind = kind
+        self.digest = kind.digest
         self.name = kind.name
         self.runner = runner
         self.aligner = Aligner(kind)
@@ -132,7 +138,9 @@ class Line:
             self.aligner.reserve(slot + 1)
             self.alarms.reserve(len(self.machines) + 64)
             self.runner.reserve(slot + 1)
-        machine = self.machines[slot] = Machine(name, self, slot, partition, last_ms, [last_ms] * len(self.sources))
+        machine = self.machines[slot] = Machine(
+            name, name.encode(), self, slot, partition, last_ms, [last_ms] * len(self.sources)
+        )
         return machine
 
     def remove(self, machine: Machine) -> None:
@@ -150,7 +158,7 @@ class _Inbox:
 
     records: list[Record] = field(default_factory=list)
     columns: list[tuple[int, int, int, int, int]] = field(default_factory=list)  # slot, time, source, arrival, order
-    values: list[list[float | None]] = field(default_factory=list)
+    values: array[float] = field(default_factory=lambda: array("d"))  # row after row, NaN where there is none
     texts: list[ArrivedText] = field(default_factory=list)
 
 
@@ -191,7 +199,7 @@ class Engine:
         partition waits while the others go on, and the model steps machines of all partitions together.
         """
         outputs: list[Output] = []
-        self.stats.records.update(Counter(record.topic for record in records))
+        self.stats.records.update(Counter(map(_topic_of, records)))
         while records:
             held: dict[int, tuple[messages.Control, Record]] = {}
             behind = self._take(records, held, outputs)
@@ -269,7 +277,10 @@ class Engine:
         inbox = inboxes[line.name]
         inbox.records.append(record)
         inbox.columns.append((machine.slot, time, source.index, stamp_ms, order))
-        inbox.values.append(values)
+        try:
+            inbox.values.fromlist(values)  # type: ignore[arg-type] # a tenth of what numpy takes for a list of lists
+        except TypeError:  # there is a None among them
+            inbox.values.fromlist([math.nan if number is None else number for number in values])
 
     def _event(self, record: Record, order: int, inboxes: dict[str, _Inbox]) -> None:
         if record.value is None:
@@ -287,7 +298,7 @@ class Engine:
             raise _future(time, record, kind)
         machine.applied[EVENTS] = record.offset
         machine.last_ms = max(machine.last_ms, record.timestamp_ms)
-        self._changed[machine.name.encode()] = machine
+        self._changed[machine.key] = machine
         id_ = event.id or f"{time}-{zlib.crc32(event.text.encode(errors='replace')):08x}"
         text = EventText(
             id_[:_MAX_MACHINE_ID], time, event.text[:_MAX_TEXT], event.source, event.severity, record=record
@@ -406,7 +417,7 @@ class Engine:
             for slot in {*aligned.fell_idle, *(slot for slot, _, _ in announced)}:
                 changed = line.machines[slot]
                 assert changed is not None
-                self._changed[changed.name.encode()] = changed
+                self._changed[changed.key] = changed
             for slot, start_ms, offline in announced:
                 silent = line.machines[slot]
                 assert silent is not None
@@ -447,12 +458,13 @@ class Engine:
             for slot in {column[0] for column in inbox.columns}:
                 machine = line.machines[slot]
                 assert machine is not None
-                self._changed[machine.name.encode()] = machine
+                self._changed[machine.key] = machine
             self._step(line, aligned, outputs)
 
     def _batch(self, line: Line, inbox: _Inbox, outputs: list[Output]) -> tuple[ReadingBatch, list[Record]]:
-        values = np.array(inbox.values, np.float64).reshape(len(inbox.values), line.width)
-        columns = np.array(inbox.columns, np.int64).reshape(len(inbox.columns), 5).T.copy()
+        values = np.frombuffer(inbox.values, np.float64).reshape(len(inbox.columns), line.width)
+        columns = np.fromiter(chain.from_iterable(inbox.columns), np.int64, 5 * len(inbox.columns))
+        columns = columns.reshape(len(inbox.columns), 5).T.copy()
         batch = ReadingBatch(columns[0], columns[1], columns[2], columns[3], columns[4], values)
         # Frames are float32: what does not fit there is as useless as an infinite value.
         too_large = (np.abs(values) > np.finfo(np.float32).max).any(axis=1)
@@ -545,14 +557,17 @@ class Engine:
         for machine in self._changed.values():
             changed.setdefault(machine.line.name, []).append(machine)
         for name, machines in changed.items():
-            runner = self.lines[name].runner.save(np.array([machine.slot for machine in machines], np.int64))
-            for machine, state in zip(machines, runner, strict=True):
-                states[machine.name] = self._save(machine, state)
+            line, slots = self.lines[name], np.array([machine.slot for machine in machines], np.int64)
+            parts = zip(
+                machines, line.aligner.save(slots), line.runner.save(slots), line.alarms.save(slots), strict=True
+            )
+            for machine, aligner, runner, alarms in parts:
+                states[machine.name] = self._save(machine, aligner, runner, alarms)
         self._changed.clear()
         self._evicted.clear()
         return states
 
-    def _save(self, machine: Machine, runner: bytes) -> bytes:
+    def _save(self, machine: Machine, aligner: dict[str, object], runner: bytes, alarms: bytes) -> bytes:
         line = machine.line
         applied = machine.applied
         # Control records apply to every machine of the partition, also to those that they leave as they are.
@@ -564,15 +579,15 @@ class Engine:
                 "version": STATE_VERSION,
                 "machine": machine.name,
                 "type": line.kind.name,
-                "profile": line.kind.digest,
+                "profile": line.digest,
                 "model": line.runner.hash,
                 "partition": machine.partition,
                 "last": machine.last_ms,
                 "arrived": machine.arrived_ms,
                 "applied": applied,
-                "aligner": line.aligner.save(machine.slot),
+                "aligner": aligner,
                 "runner": runner,
-                "alarms": line.alarms.save(machine.slot),
+                "alarms": alarms,
                 "texts": [[t.id, t.text, t.time_ms, t.late] for t in machine.texts],
             }
         )
@@ -581,7 +596,7 @@ class Engine:
         """Each machine's buffers, watermarks and last values: what is exact whatever the batches were."""
         states = {}
         for machine in self._machines.values():
-            state = machine.line.aligner.save(machine.slot)
+            (state,) = machine.line.aligner.save(np.array([machine.slot]))
             texts = state["texts"]
             assert isinstance(texts, list)
             state["texts"] = [text[:-1] for text in texts]  # without the record, whose offset is the broker's
@@ -595,7 +610,7 @@ class Engine:
             if saved["version"] != STATE_VERSION:
                 raise StateError(f"state of {machine} has version {saved['version']}, this is {STATE_VERSION}")
             kind = self._profile.type_of(machine)
-            if kind is None or kind.name != saved["type"] or kind.digest != saved["profile"]:
+            if kind is None or kind.name != saved["type"] or self.lines[kind.name].digest != saved["profile"]:
                 raise StateError(f"state of {machine} was saved under another profile")
             line = self.lines[kind.name]
             if saved["model"] != line.runner.hash:
@@ -692,6 +707,9 @@ def saved_at(state: bytes) -> SavedAt:
         return _decode_saved_at(state)
     except msgspec.DecodeError:
         return SavedAt()
+
+
+_topic_of = itemgetter(Record._fields.index("topic"))
 
 
 def _future(time_ms: int, record: Record, kind: MachineType) -> RejectedError:

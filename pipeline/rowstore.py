@@ -84,11 +84,12 @@ class RowStore:
         self._release(rows)
         return taken
 
-    def of_machine(self, slot: int) -> tuple[Ints, NDArray[np.float64]]:
-        """Times and values of a machine's rows in arrival order."""
-        rows, _ = self._chain(np.array([slot]))
-        rows = rows[np.argsort(self._serial[rows])]
-        return self._time[rows], self._values[rows]
+    def of_machines(self, slots: Ints) -> list[tuple[Ints, NDArray[np.float64]]]:
+        """Times and values of each machine's rows, in arrival order."""
+        rows, owner = self._chain(slots)
+        rows = rows[np.lexsort((self._serial[rows], owner))]
+        bounds = np.cumsum(np.bincount(owner, minlength=len(slots)))[:-1]
+        return list(zip(np.split(self._time[rows], bounds), np.split(self._values[rows], bounds), strict=True))
 
     def drop(self, slot: int) -> None:
         """Forget a machine's rows."""
