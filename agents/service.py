@@ -21,7 +21,7 @@ from pipeline.profile import PlantProfile
 from pipeline.recording import RecordingWriter
 from pipeline.records import Output, Record
 from pipeline.settings import Settings
-from pipeline.topics import DIAGNOSES, all_topics
+from pipeline.topics import all_topics
 
 log = logging.getLogger("faultline.service")
 
@@ -88,7 +88,7 @@ async def serve(
 
     def observe(records: Sequence[Record], outputs: Sequence[Output]) -> None:
         if tape is not None:
-            tape.write(one for one in records if one.topic != DIAGNOSES)
+            tape.write(records)
         if certify is not None:
             witness.see(outputs)
 

@@ -1,4 +1,4 @@
-"""A worker: Faust agents that carry records to the engine, its outputs and states to the broker, and can give up.
+"""A worker: a Faust agent that carries records to the engine, its outputs and states to the broker, and can give up.
 
 Chunks are held un-acknowledged until a checkpoint: every `checkpoint_interval_ms`, after `checkpoint_records`, and when
 the worker stops. What a checkpoint does in which order, and why, stands in agents/state.py. After a rebalance all
@@ -36,7 +36,7 @@ from pipeline.frames import StepRunner
 from pipeline.profile import PlantProfile
 from pipeline.records import Output, Record
 from pipeline.settings import Settings
-from pipeline.topics import CONTROL, DIAGNOSES, LABELS, engine_topics
+from pipeline.topics import CONTROL, LABELS, engine_topics
 
 log = logging.getLogger("faultline.worker")
 
@@ -93,8 +93,8 @@ class Worker:
         seconds = step_seconds(self.registry)
         timed = {name: TimedRunner(runner, seconds, wall_seconds) for name, runner in runners.items()}
         rule = AlarmRule(settings.alarm_agree, settings.alarm_frames, settings.alarm_confidence)
-        self.engine = Engine(profile, timed, alarm_rule=rule, partition_of=partition_of)
-        self.fusion_metrics = FusionMetrics(settings.metrics_interval_ms)
+        self._metrics = FusionMetrics(settings.metrics_interval_ms)
+        self.engine = Engine(profile, timed, alarm_rule=rule, partition_of=partition_of, watcher=self._metrics)
         self._seen_wall: dict[int, float] = {}  # partition -> when its last record came
         self._held: list[Any] = []  # events that are processed, but not acknowledged
         self._held_records = 0
@@ -106,7 +106,7 @@ class Worker:
         self._failed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         prefix = settings.topic_prefix
-        self._groups = ([*engine_topics(profile)], [DIAGNOSES, LABELS])
+        self._topics = (*engine_topics(profile), LABELS)
         self.app = faust.App(
             settings.group,
             broker=settings.broker if settings.is_memory else f"kafka://{settings.address.replace(',', ';kafka://')}",
@@ -127,11 +127,11 @@ class Worker:
             loghandlers=[],
         )
         limits = Limits(chunk_records=settings.chunk_records)
-        install(self.app, self._groups, prefix, limits, before_revoked=self._hand_over)
+        install(self.app, [self._topics], prefix, limits, before_revoked=self._hand_over)
         self.app.on_partitions_revoked.connect(self._note_rebalance, weak=False)
         self.app.on_partitions_assigned.connect(self._note_rebalance, weak=False)
-        self._agent("engine", self._groups[0], self._diagnose)
-        self._agent("metrics", self._groups[1], self._measure)
+        channel = self.app.topic(*(prefix + topic for topic in self._topics), value_type=bytes, value_serializer="raw")
+        self.app.agent(channel, name="faultline")(self._run)
         collector = EngineCollector(self.engine, profile, lag=self.lag, now_ms=lambda: int(wall_seconds() * 1000))
         self.registry.register(collector)
         self.web = WebServer(self.registry, alive=self._alive, ready=self._ready)
@@ -192,34 +192,28 @@ class Worker:
             self._failure = error
         self._failed.set()
 
-    # -- agents -----------------------------------------------------------------------------------------------
+    # -- the agent --------------------------------------------------------------------------------------------
 
-    def _agent(self, name: str, topics: Sequence[str], handle: Callable[[Chunk], list[Output]]) -> None:
-        prefix = self._settings.topic_prefix
-        channel = self.app.topic(*(prefix + topic for topic in topics), value_type=bytes, value_serializer="raw")
+    async def _run(self, stream: Any) -> None:
+        # Faust acknowledges an event whose processing raised; so nothing may ever be raised out of this loop.
+        async for event in stream.noack().events():
+            if self._failure is not None:
+                continue
+            try:
+                async with self._working:
+                    await self._process(event)
+            except Exception as error:
+                log.exception("the agent fails")
+                self._fail(error)
 
-        async def run(stream: Any) -> None:
-            # Faust acknowledges an event whose processing raised; so nothing may ever be raised out of this loop.
-            async for event in stream.noack().events():
-                if self._failure is not None:
-                    continue
-                try:
-                    async with self._working:
-                        await self._process(event, handle)
-                except Exception as error:
-                    log.exception("agent %s", name)
-                    self._fail(error)
-
-        self.app.agent(channel, name=f"faultline-{name}")(run)
-
-    async def _process(self, event: Any, handle: Callable[[Chunk], list[Output]]) -> None:
+    async def _process(self, event: Any) -> None:
         chunk: Chunk = event.value
         if self._reassigned:
             await self._restore()
         if chunk.epoch != self.app.consumer.epoch:
             chunk.processed = True  # its records come again, here or at another worker
             return
-        outputs = handle(chunk)
+        outputs = self._diagnose(chunk)
         chunk.processed = True
         if outputs:
             await self._publisher.publish(outputs)
@@ -235,15 +229,17 @@ class Worker:
 
     async def _restore(self) -> None:
         """Forget machines of partitions that went to another worker, take over those of partitions that came."""
-        topics = {self._settings.topic_prefix + topic for topic in self._groups[0]}
+        topics = {self._settings.topic_prefix + topic for topic in self._topics}
         while self._reassigned:
             self._reassigned = False
             mine = {place.partition for place in self.app.consumer.assignment() if place.topic in topics}
             if self._store is None:
+                self._metrics.release(sorted(self.engine.partitions - mine))
                 self.engine.release(sorted(self.engine.partitions - mine))
                 for partition in set(self._seen_wall) - mine:
                     del self._seen_wall[partition]
                 continue
+            self._metrics.release(sorted(self.engine.partitions - mine))
             self.engine.release(sorted(self.engine.partitions))
             self._forgotten.clear()
             self._seen_wall.clear()
@@ -283,7 +279,7 @@ class Worker:
                 begin = last_ms - self._settings.warm_up_frames * kind.frame_period_ms
                 since[partition] = min(since.get(partition, begin), begin)
         keys = {machine.encode() for machine in states}
-        ranks = {topic: rank for rank, topic in enumerate(self._groups[0]) if topic != CONTROL}
+        ranks = {topic: rank for rank, topic in enumerate(self._topics) if topic not in {CONTROL, LABELS}}
         for partition, since_ms in since.items():
             ends = {topic: await self._first_to_read(topic, partition) for topic in ranks}
             records = [one for one in await self._store.history(Span(partition, since_ms, ends)) if one.key in keys]
@@ -304,13 +300,11 @@ class Worker:
         now = self._wall_seconds()
         for partition in {record.partition for record in chunk.records}:
             self._seen_wall[partition] = now
-        outputs = self.engine.process(chunk.records)
-        if self._observer is not None:
-            self._observer(chunk.records, outputs)
-        return outputs
-
-    def _measure(self, chunk: Chunk) -> list[Output]:
-        outputs = self.fusion_metrics.process(chunk.records)
+        labels = [record for record in chunk.records if record.topic == LABELS]
+        outputs = self._metrics.labelled(labels)
+        inputs = [record for record in chunk.records if record.topic != LABELS] if labels else chunk.records
+        outputs += self.engine.process(inputs)
+        outputs += self._metrics.tell()
         if self._observer is not None:
             self._observer(chunk.records, outputs)
         return outputs

@@ -14,7 +14,7 @@ from pipeline import messages
 from pipeline.alarms import AlarmChange
 from pipeline.alignment import Resets
 from pipeline.frames import Bools, Floats, Frames, Ints, StepResult, StepRunner
-from pipeline.messages import Diagnosis, Evidence, ModalityAnswer, TextEvidence, VariableEvidence
+from pipeline.messages import Diagnosis, Evidence, ModalityAnswer, ModelRef, TextEvidence, VariableEvidence
 from pipeline.profile import MachineType
 from pipeline.records import Output
 from pipeline.topics import ALARMS, DIAGNOSES
@@ -47,6 +47,37 @@ class RememberedText:
     late: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the diagnoses of a round say, in arrays of one entry a row."""
+
+    faults: Ints  # class index; -1 = no evidence
+    confidence: Floats
+    entropy: Floats  # of the fused probabilities, nats
+    disagreement: Floats  # Jensen-Shannon divergence between the modalities, nats
+
+
+class Watcher(Protocol):
+    """Who wants to know of every diagnosis without decoding it."""
+
+    def diagnosed(
+        self,
+        model: ModelRef,
+        classes: Sequence[str],
+        modalities: tuple[str, ...],
+        machines: Sequence[DiagnosedMachine],
+        frames: Frames,
+        result: StepResult,
+        answers: Answers,
+    ) -> None:
+        """A round of frames has been diagnosed."""
+
+    def announced(
+        self, model: ModelRef, modalities: tuple[str, ...], machine: DiagnosedMachine, start_ms: int, period_ms: int
+    ) -> None:
+        """A frame of a silent machine has been announced."""
+
+
 class DiagnosedMachine(Protocol):
     """What the writer needs to know of a machine."""
 
@@ -65,7 +96,7 @@ class DiagnosisWriter:
         self._kind = kind
         self._classes = runner.classes
         self._modalities = runner.modalities
-        self._model = messages.ModelRef(runner.name, runner.hash)
+        self.model = ModelRef(runner.name, runner.hash)
         self._variables = kind.variable_names
         self._named = (*runner.classes, NO_EVIDENCE)  # the last one is found at index -1, too
         self._probabilities = _fixed_names("Probabilities", runner.classes)
@@ -79,8 +110,8 @@ class DiagnosisWriter:
         machines: Sequence[DiagnosedMachine],
         outputs: list[Output],
         counts: Counter[str],
-    ) -> tuple[Ints, Floats]:
-        """Append one diagnosis a row; returns each row's fault (class index, -1 = no evidence) and confidence."""
+    ) -> Answers:
+        """Append one diagnosis a row; returns what they say."""
         rounded = np.round(result.probabilities.astype(np.float64), _DIGITS)
         has_evidence: Bools = np.any(result.present, axis=0)
         best = np.where(has_evidence, rounded.argmax(axis=1), -1)
@@ -102,8 +133,8 @@ class DiagnosisWriter:
             Diagnosis,
             self._probabilities,
             self._answers,
-            self._model,
-            f":{self._model.hash[:12]}:",
+            self.model,
+            f":{self.model.hash[:12]}:",
         )
         for machine, start, end, fault, sure, row, answers, spread, differ, evidence, silent, reset, revision in zip(
             machines,
@@ -142,7 +173,7 @@ class DiagnosisWriter:
                 )
             )
             outputs.append(new(Output, (to_topic, machine.partition, machine.key, value, end, ())))
-        return best, confidence.astype(np.float32)
+        return Answers(best, confidence.astype(np.float32), entropy, disagreement)
 
     def _modality_answers(
         self, frames: Frames, result: StepResult, ends: list[int], remembered: list[list[RememberedText]]
@@ -226,7 +257,7 @@ class DiagnosisWriter:
             status="offline" if offline else "stale",
             reset=None,
             revision=0,
-            model=self._model,
+            model=self.model,
         )
         return NO_EVIDENCE, Output(DIAGNOSES, partition, machine.encode(), messages.encode(diagnosis), end)
 
@@ -236,7 +267,7 @@ class DiagnosisWriter:
         fault = self._classes[change.fault]
         state = "raised" if change.raised else "cleared"
         message = messages.Alarm(
-            id=f"{machine.name}:{end}:{self._model.hash[:12]}:{fault}:{state}",
+            id=f"{machine.name}:{end}:{self.model.hash[:12]}:{fault}:{state}",
             machine=machine.name,
             fault=fault,
             state="raised" if change.raised else "cleared",
@@ -247,7 +278,7 @@ class DiagnosisWriter:
         return Output(ALARMS, machine.partition, machine.key, messages.encode(message), end)
 
     def _id(self, machine: str, end_ms: int, revision: int) -> str:
-        return f"{machine}:{end_ms}:{self._model.hash[:12]}:{revision}"
+        return f"{machine}:{end_ms}:{self.model.hash[:12]}:{revision}"
 
 
 def jensen_shannon(probabilities: Floats, present: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Floats:

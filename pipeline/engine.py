@@ -21,7 +21,7 @@ import numpy as np
 from pipeline import messages
 from pipeline.alarms import AlarmRule, Alarms
 from pipeline.alignment import Aligned, Aligner, ArrivedText, ReadingBatch, Resets
-from pipeline.diagnoses import DiagnosisWriter, RememberedText
+from pipeline.diagnoses import DiagnosisWriter, RememberedText, Watcher
 from pipeline.errors import SettingsError, StateError
 from pipeline.frames import EventText, Ints, StepRunner
 from pipeline.messages import Reason, RejectedError
@@ -172,6 +172,7 @@ class Engine:
         *,
         alarm_rule: AlarmRule | None = None,
         partition_of: Callable[[bytes], int] | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         """`runners` holds one model for each machine type; `partition_of` detects wrongly partitioned keys."""
         missing = [kind.name for kind in profile.machine_types if kind.name not in runners]
@@ -179,6 +180,7 @@ class Engine:
             raise SettingsError(f"no model is given for machine type {', '.join(missing)} of plant {profile.plant}")
         self._profile = profile
         self._partition_of = partition_of
+        self._watcher = watcher
         rule = alarm_rule or AlarmRule()
         self.lines = {kind.name: Line(kind, runners[kind.name], rule) for kind in profile.machine_types}
         self._machines: dict[bytes, Machine] = {}
@@ -424,6 +426,10 @@ class Engine:
                 fault, output = line.writer.announce(silent.name, partition, start_ms, offline=offline)
                 self.stats.diagnoses[fault] += 1
                 outputs.append(output)
+                if self._watcher is not None:
+                    self._watcher.announced(
+                        line.writer.model, line.runner.modalities, silent, start_ms, line.kind.frame_period_ms
+                    )
 
     def finish(self) -> list[Output]:
         """The input has ended for good: close every frame that still waits."""
@@ -512,7 +518,12 @@ class Engine:
                 machine.texts = deque((t for t in machine.texts if t.id in fresh), maxlen=_EVIDENCE_TEXTS)
             self.stats.frames += len(machines)
             self.stats.masked_frames += int((~frames.observed.any(axis=1)).sum())
-            faults, confidence = line.writer.write(frames, result, machines, outputs, self.stats.diagnoses)
+            answers = line.writer.write(frames, result, machines, outputs, self.stats.diagnoses)
+            if self._watcher is not None:
+                self._watcher.diagnosed(
+                    line.writer.model, line.runner.classes, line.runner.modalities, machines, frames, result, answers
+                )
+            faults, confidence = answers.faults, answers.confidence
             self.stats.confidence_counts += np.bincount(
                 np.searchsorted(CONFIDENCE_BOUNDS, confidence), minlength=len(CONFIDENCE_BOUNDS) + 1
             )
@@ -645,10 +656,11 @@ class Engine:
     def warm_up(self, records: Sequence[Record]) -> None:
         """Let machines find back into a state by what led to it; nothing is said or counted a second time."""
         stats, self.stats = self.stats, Stats()
+        watcher, self._watcher = self._watcher, None
         try:
             self.process(records)
         finally:
-            self.stats = stats
+            self.stats, self._watcher = stats, watcher
 
     def forget(self, machine: str) -> None:
         """Drop a machine and its state, if it is known."""

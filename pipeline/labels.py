@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections import defaultdict
+from collections.abc import Callable
+
+import numpy as np
 
 from pipeline import messages
+from pipeline.frames import Ints
 from pipeline.messages import Reason, RejectedError
 from pipeline.profile import NORMAL
 from pipeline.records import Record
@@ -22,8 +26,10 @@ class LabelBook:
     """
 
     def __init__(self) -> None:
-        self._by_machine: dict[str, list[tuple[int, int, int, str]]] = defaultdict(list)  # (start, number, end, fault)
+        # (start, number, end, fault, when it was written)
+        self._by_machine: dict[str, list[tuple[int, int, int, str, int]]] = defaultdict(list)
         self._explicit = False
+        self._first_ms = self._first_normal_ms = _FOREVER_MS  # when a label, and one of normal, was first written
         self._count = 0
 
     def __len__(self) -> int:
@@ -41,15 +47,27 @@ class LabelBook:
         if end <= start:
             raise RejectedError(Reason.BAD_TIME, f"the label ends at {end}, not after its start {start}")
         self._count += 1
-        self._explicit |= label.fault == NORMAL
-        insort(self._by_machine[label.machine], (start, self._count, end, label.fault))
+        self._first_ms = min(self._first_ms, record.timestamp_ms)
+        if label.fault == NORMAL:
+            self._explicit = True
+            self._first_normal_ms = min(self._first_normal_ms, record.timestamp_ms)
+        insort(self._by_machine[label.machine], (start, self._count, end, label.fault, record.timestamp_ms))
         return label.fault
 
     def fault_at(self, machine: str, time_ms: int) -> str | None:
         """The fault that a machine had at a time; None where nobody knows."""
         labels = self._by_machine.get(machine, [])
-        for position in range(bisect_right(labels, (time_ms, self._count + 1, 0, "")) - 1, -1, -1):
-            start, _, end, fault = labels[position]
+        for position in range(bisect_right(labels, (time_ms, self._count + 1, 0, "", 0)) - 1, -1, -1):
+            start, _, end, fault, _ = labels[position]
             if start <= time_ms < end:
                 return fault
         return NORMAL if self._count and not self._explicit else None
+
+    def faults_at(self, machine: str, times_ms: Ints, number_of: Callable[[str], int], known_by_ms: int) -> Ints:
+        """The same for many times (N,), as numbers of faults, by the labels written before a time; -1: nobody knows."""
+        assumed = self._first_ms < known_by_ms <= self._first_normal_ms
+        faults = np.full(len(times_ms), number_of(NORMAL) if assumed else -1, np.int64)
+        for start, _, end, fault, written_ms in self._by_machine.get(machine, []):
+            if written_ms < known_by_ms:
+                faults[(times_ms >= start) & (times_ms < end)] = number_of(fault)
+        return faults

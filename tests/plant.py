@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,10 +19,11 @@ from agents.worker import Worker
 from pipeline.errors import DeliveryError
 from pipeline.frames import StepRunner
 from pipeline.profile import parse_profile
-from pipeline.records import Output, Record
+from pipeline.records import Record
 from pipeline.settings import load_settings
 from pipeline.topics import all_topics, engine_topics
 from tests.builders import ONE_SOURCE, SumRunner
+from tests.chaos import OUTPUTS, Killed, Probes
 
 _names = itertools.count()
 
@@ -43,6 +45,7 @@ class Plant:
             "topic_prefix": "",
         }
         self.settings = load_settings(**options | settings)
+        self._probes: weakref.WeakKeyDictionary[Worker, Probes] = weakref.WeakKeyDictionary()
         for topic in all_topics(self.profile):
             self.broker.create(topic.name, partitions)
 
@@ -53,6 +56,11 @@ class Plant:
         """As producers do."""
         for record in records:
             self.broker.append(record.topic, None, record.key, record.value, record.timestamp_ms, record.headers)
+
+    def place(self, records: Iterable[Record]) -> None:
+        """As producers do that choose the partition."""
+        for one in records:
+            self.broker.append(one.topic, one.partition, one.key, one.value, one.timestamp_ms, one.headers)
 
     def log(self, topic: str) -> list[Record]:
         return [record for partition in range(self.partitions) for record in self.broker.log(topic, partition)]
@@ -67,20 +75,30 @@ class Plant:
         publisher: Publisher | None = None,
         store: StateStore | None = None,
         ticks: bool = False,
+        at: Mapping[str, int] | None = None,
         **settings: Any,
     ) -> Worker:
+        """A worker that dies when it comes to one of the points `at`."""
         kinds = [kind.name for kind in self.profile.machine_types]
         runners: Mapping[str, StepRunner] = {kind: runner or SumRunner() for kind in kinds}
-        return Worker(
+        probes = Probes(at)
+        worker = Worker(
             self.settings.model_copy(update=settings),
             self.profile,
             runners,
-            publisher or MemoryPublisher(self.broker),
+            probes.publisher(publisher or MemoryPublisher(self.broker)),
             partition_of=self.partition_of,
             wall_seconds=time.time,
-            store=store or self.store(),
+            store=probes.store(store or self.store()),
             ticks=ticks,
         )
+        probes.attach(worker)
+        self._probes[worker] = probes
+        return worker
+
+    def probes(self, worker: Worker) -> Probes:
+        """How often a worker came by which point, and whether it is dead."""
+        return self._probes[worker]
 
     @asynccontextmanager
     async def running(self, worker: Worker) -> AsyncIterator[Worker]:
@@ -92,20 +110,35 @@ class Plant:
             await worker.stop()
 
     async def kill(self, worker: Worker) -> None:
-        """Let a worker be as if its process had died: nothing it still does reaches the broker."""
-        worker._publisher = _Dead()
-        worker._store = None
+        """Let a worker be as if its process had died: from this instant on nothing it does reaches the broker."""
+        self._probes[worker].dead = True
         self.broker.kill(worker.app)
-        worker._fail(DeliveryError("killed"))
+        worker._fail(Killed("killed"))
         with contextlib.suppress(DeliveryError):
             await worker.stop()
+
+    async def live(self, until: Callable[[], bool] | None = None, seconds: float = 60.0, **options: Any) -> Worker:
+        """One life: until the worker dies or fails, else until all input is processed or something else is so."""
+        worker = self.worker(**options)
+        probes = self._probes[worker]
+        await worker.start()
+        async with asyncio.timeout(seconds):
+            while not (probes.dead or worker._failed.is_set()):
+                if worker._ready() is None and (self.read_by(worker) if until is None else until()):
+                    with contextlib.suppress(DeliveryError):
+                        await worker.stop()
+                    break
+                await asyncio.sleep(0.002)
+        if probes.dead or worker._failed.is_set():
+            await self.kill(worker)
+        return worker
 
     def read_by(self, *workers: Worker) -> bool:
         """Whether all that has been appended is processed, by these workers together."""
         positions = {place: at for worker in workers for place, at in worker.app.consumer.positions.items()}
         return all(
             positions.get(TP(topic, partition)) == self.broker.end(TP(topic, partition))
-            for topic in (*engine_topics(self.profile), "diagnoses", "labels")
+            for topic in (*engine_topics(self.profile), "labels")
             for partition in range(self.partitions)
         )
 
@@ -122,17 +155,10 @@ class Plant:
         return sorted({(record.key, record.value) for record in self.log(topic)}, key=repr)
 
 
-class _Dead:
-    """The publisher of a dead process."""
+    def said(self) -> dict[str, list[Record]]:
+        """All outputs by topic, as `chaos.compare` wants them."""
+        return {topic: self.log(topic) for topic in OUTPUTS}
 
-    async def start(self) -> None:
-        """Nothing."""
-
-    async def publish(self, outputs: Sequence[Output]) -> None:
-        raise DeliveryError("dead")
-
-    async def flush(self) -> None:
-        raise DeliveryError("dead")
-
-    async def stop(self) -> None:
-        """Nothing."""
+    async def states(self) -> dict[str, bytes]:
+        """What the next worker would begin with."""
+        return await self.store().read(range(self.partitions))
