@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.table import Table
 
 from agents.certificate import Certificate, read_certificate, write_certificate
+from agents.cli_bench import bench_app
 from agents.live_view import LiveView
 from agents.shipped import demo_model, demo_recording
 from pipeline.errors import CertificateError, FaultlineError, SettingsError, TopicMismatchError
@@ -34,7 +35,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 topics_app = typer.Typer(help="Create the topics, or check that they are as they must be.", no_args_is_help=True)
-bench_app = typer.Typer(help="Measure, with ratios from one run.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
 app.add_typer(bench_app, name="bench")
 
@@ -92,20 +92,20 @@ def load_runners(settings: Settings, profile: PlantProfile, files: list[Path] | 
         files = [settings.model] if settings.model is not None else [demo_model()]
     if len(profile.machine_types) == 1 and len(files) == 1:
         kind = profile.machine_types[0]
-        return {kind.name: load_model(files[0], kind)}
+        return {kind.name: load_model(files[0], kind, settings.backend)}
     by_type = {read_model(path).header.machine_type: path for path in files}
     if len(by_type) < len(files):
         raise SettingsError("two of the --model files are for the same machine type")
     wanted = [kind.name for kind in profile.machine_types]
     if missing := [name for name in wanted if name not in by_type]:
         raise SettingsError(f"no --model file is given for machine type {', '.join(missing)} of plant {profile.plant}")
-    return {kind.name: load_model(by_type[kind.name], kind) for kind in profile.machine_types}
+    return {kind.name: load_model(by_type[kind.name], kind, settings.backend) for kind in profile.machine_types}
 
 
 def _use_threads(settings: Settings) -> None:
-    import torch
+    from models.backends import use_threads
 
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
 
 
 def partition_function(partitions: int) -> Any:
@@ -426,19 +426,6 @@ def baseline(
         raise SettingsError(f"--windows {windows!r} holds no whole number of frames above 1")
     scores = boosting_scores(load_train_config(config, data=data, output=Path()), windows=frames)
     print(json.dumps(scores, indent=2))
-
-
-@bench_app.command("align")
-def bench_align_command(as_json: JsonOption = False, readings: int = 100_000, rounds: int = 5) -> None:
-    """What decoding and alignment cost a reading, at 100 and at 10,000 machines, without a model."""
-    from agents.bench_align import bench_align
-
-    report = bench_align(readings=readings, rounds=rounds)
-    if as_json:
-        print(json.dumps(report, indent=2))
-        return
-    for name, value in report.items():
-        print(f"{name.replace('_', ' '):>40}  {value:,}")
 
 
 @topics_app.command("create")

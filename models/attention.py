@@ -119,7 +119,7 @@ class RingAttention(nn.Module):
         count = state["count"]
         age = (count - torch.arange(window, device=x.device)) % window  # (B, W) frames since each place was written
         bias = (-self.slopes[:, None] * age[:, None]).masked_fill((age > count)[:, None], -math.inf)  # (B, H, W)
-        rows = torch.arange(len(x), device=x.device)[:, None]
+        rows = torch.arange(x.shape[0], device=x.device)[:, None]
         heads = torch.arange(self.config.heads, device=x.device)
         here = (rows, heads, count.long() % window)
 

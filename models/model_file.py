@@ -16,10 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from models.backends import BackendChoice, choose_runner
 from models.diagnoser import Diagnoser, DiagnoserConfig
-from models.runner import TorchRunner
 from models.text import Tokenizer
 from pipeline.errors import ModelFileError
+from pipeline.frames import StepRunner
 from pipeline.profile import MachineType
 
 SUFFIX = ".faultline"
@@ -127,7 +128,7 @@ def save_model(
     return header.hash
 
 
-def load_model(path: Path | str, machine_type: MachineType) -> TorchRunner:
+def load_model(path: Path | str, machine_type: MachineType, backend: BackendChoice = "auto") -> StepRunner:
     """A runner for this machine type; raises ModelFileError if file and profile do not fit together.
 
     The profile's text lifetime is used, not the one of the training.
@@ -143,7 +144,9 @@ def load_model(path: Path | str, machine_type: MachineType) -> TorchRunner:
     config = model.network.config.model_copy(update={"text_ttl_frames": machine_type.text_ttl_frames})
     network = Diagnoser(config, model.network.text.tokenizer if model.network.text is not None else None)
     network.load_state_dict(model.network.state_dict())
-    return TorchRunner(network, name=header.name, digest=header.hash, classes=header.essence.faults)
+    return choose_runner(
+        network, name=header.name, digest=header.hash, classes=header.essence.faults, backend=backend
+    )
 
 
 def read_model(path: Path) -> Model:
@@ -204,7 +207,8 @@ def round_weights(network: Diagnoser, storage: Storage) -> None:
 
 
 def _stored(key: str, tensor: Tensor, storage: Storage) -> Tensor:
-    halved = storage == "float16" and tensor.ndim >= 2 and not key.startswith("fusion.")
+    fitted = key.startswith("fusion.") and not key.startswith("fusion.network.")
+    halved = storage == "float16" and tensor.ndim >= 2 and not fitted
     return tensor.detach().to("cpu", torch.float16 if halved else torch.float32).contiguous()
 
 

@@ -41,10 +41,10 @@ class Settings(BaseSettings):
     chunk_records: int = Field(default=4096, ge=1, description="records that are processed at once, at most")
     commit_interval_ms: Milliseconds = Field(default=1_000, description="how often offsets are committed")
     checkpoint_interval_ms: Milliseconds = Field(
-        default=1_000, description="how often states are saved and inputs acknowledged"
+        default=2_000, description="how often states are saved and inputs acknowledged"
     )
     checkpoint_records: int = Field(
-        default=32_768, ge=1, description="records after which states are saved earlier than that"
+        default=131_072, ge=1, description="records after which states are saved earlier than that"
     )
     state_refused: Literal["fresh", "warm_up"] = Field(
         default="fresh",
@@ -76,7 +76,10 @@ class Settings(BaseSettings):
     )
     web_host: str = Field(default="127.0.0.1", description="where /metrics, /healthz and /readyz listen")
     web_port: int = Field(default=9464, ge=0, le=65_535, description="0 takes a free port")
-    threads: int = Field(default=1, ge=1, description="threads that torch may use")
+    threads: int = Field(default=1, ge=1, description="threads that torch and numpy may use")
+    backend: Literal["auto", "torch", "numpy", "onnx"] = Field(
+        default="auto", description="what steps the model; auto takes the fastest that agrees with torch here"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         default="PLAINTEXT", description="SSL encrypts, SASL logs in"
@@ -117,11 +120,15 @@ class Settings(BaseSettings):
             if password is not None and file is not None:
                 raise ValueError(f"{name} and {name}_file are both set; one of them must go")
         if protocol.startswith("SASL") and (self.sasl_username is None or passwords["sasl_password"] == (None, None)):
-            raise ValueError(f"security_protocol {protocol} needs sasl_username and sasl_password or sasl_password_file")
+            raise ValueError(
+                f"security_protocol {protocol} needs sasl_username and sasl_password or sasl_password_file"
+            )
         if "SSL" not in protocol:
             for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
                 if getattr(self, name) is not None:
-                    raise ValueError(f"{name} is set, but security_protocol {protocol} does not encrypt; choose an SSL one")
+                    raise ValueError(
+                        f"{name} is set, but security_protocol {protocol} does not encrypt; choose an SSL one"
+                    )
         if self.ssl_keyfile is not None and self.ssl_certfile is None:
             raise ValueError("ssl_keyfile is set without ssl_certfile, the certificate that it belongs to")
 

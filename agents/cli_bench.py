@@ -1,0 +1,36 @@
+"""`faultline bench …`: what Faultline costs, on this machine, in ratios measured side by side."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+bench_app = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+
+
+@bench_app.command("align")
+def bench_align_command(as_json: JsonOption = False, readings: int = 100_000, rounds: int = 5) -> None:
+    """What decoding and alignment cost a reading, at 100 and at 10,000 machines, without a model."""
+    from agents.bench_align import bench_align
+
+    _show(bench_align(readings=readings, rounds=rounds), as_json)
+
+
+@bench_app.command("models")
+def bench_models_command(as_json: JsonOption = False, rounds: int = 5, seed: int = 0) -> None:
+    """What a step of the model costs on each backend, beside running a whole window again."""
+    from agents.bench_models import bench_models
+
+    _show(bench_models(rounds=rounds, seed=seed), as_json)
+
+
+def _show(report: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return
+    for name, value in report.items():
+        shown = f"{value:,}" if isinstance(value, int | float) else json.dumps(value)
+        print(f"{name.replace('_', ' '):>40}  {shown}")
