@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +26,20 @@ def bench_models_command(as_json: JsonOption = False, rounds: int = 5, seed: int
     from agents.bench_models import bench_models
 
     _show(bench_models(rounds=rounds, seed=seed), as_json)
+
+
+@bench_app.command("scale")
+def bench_scale_command(
+    as_json: JsonOption = False, readings: int = 200_000, rounds: int = 3, machines: int = 10_000, hours: float = 24.0
+) -> None:
+    """What many machines cost: a reading's price, memory over a day of plant time, states and taking them over."""
+    from agents.bench_scale import bench_scale
+
+    _show(bench_scale(readings=readings, rounds=rounds, machines=machines, hours=hours, say=_say), as_json)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _show(report: dict[str, Any], as_json: bool) -> None:

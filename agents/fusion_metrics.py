@@ -20,6 +20,8 @@ from pipeline.topics import METRICS
 
 _DIGITS = 7
 _NEVER = -(2**62)
+_BEYOND_MS = 2**43
+"""More than any time; partitions times this much still fit into 64 bits."""
 
 
 class FusionMetric(msgspec.Struct, frozen=True):
@@ -106,15 +108,19 @@ class FusionMetrics:
         """A round of frames has been diagnosed."""
         fault_of = np.array([*map(self._fault, classes), 0])  # the last one is found at -1: no evidence
         faults, start = fault_of[answers.faults], frames.start_ms
-        who = np.array([self._number(machine) for machine in machines], np.int64)
+        numbers = self._numbers
+        who = np.array([numbers.get(machine.name, -1) for machine in machines], np.int64)
+        for row in np.flatnonzero(who < 0).tolist():
+            who[row] = self._number(machines[row])
         begin = start // self._interval_ms * self._interval_ms
         fresh = (start > self._newest_frame[who]) | (frames.revision > 0)
         self._newest_frame[who] = np.maximum(self._newest_frame[who], start)
-        pairs, place = np.unique(np.stack([self._partition[who], begin], axis=1), axis=0, return_inverse=True)
+        # One number for partition and interval: numpy is much slower at finding equal pairs.
+        keys, place = np.unique(self._partition[who] * _BEYOND_MS + begin, return_inverse=True)
+        pairs = [divmod(key, _BEYOND_MS) for key in keys.tolist()]
         intervals = [
-            self._interval(model, modalities, partition, interval_start) for partition, interval_start in pairs.tolist()
+            self._interval(model, modalities, partition, interval_start) for partition, interval_start in pairs
         ]
-        place = place.ravel()
         newest = np.full(len(pairs), _NEVER)
         np.maximum.at(newest, place, frames.end_ms)
         fused = fresh & (answers.faults >= 0)
@@ -122,7 +128,7 @@ class FusionMetrics:
         known = np.bincount(place[fused], minlength=len(pairs)).tolist()
         columns = [answers.confidence, answers.entropy, answers.disagreement, *result.weights]
         sums = [np.bincount(place[fused], column[fused], len(pairs)).tolist() for column in columns]
-        for at, ((partition, _), interval) in enumerate(zip(pairs.tolist(), intervals, strict=True)):
+        for at, ((partition, _), interval) in enumerate(zip(pairs, intervals, strict=True)):
             interval.diagnoses += counted[at]
             interval.no_evidence += counted[at] - known[at]
             interval.confidence += sums[0][at]
