@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -110,10 +111,53 @@ def check_topics(bootstrap: str, specs: Sequence[TopicSpec], security: Security 
     return problems
 
 
-def partition_counts(bootstrap: str, names: Sequence[str], security: Security | None = None) -> dict[str, int]:
-    """How many partitions each topic has; raises TopicMismatchError if one does not exist."""
+def missing_rights(
+    bootstrap: str, topics: Mapping[str, Sequence[str]], group: str, security: Security | None = None
+) -> list[str]:
+    """Which rights this user lacks on topics ("READ", "WRITE" by name) and on a consumer group, a phrase each.
+
+    Brokers that do not tell, or that let everybody do everything, are taken to grant all.
+    """
     with _admin(bootstrap, security) as admin:
-        counts = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics(list(names))}
+        missing = []
+        for topic in admin.describe_topics(list(topics)):
+            granted = topic.get("authorized_operations")
+            error = kafka_errors.for_code(topic["error_code"])
+            if error is kafka_errors.TopicAuthorizationFailedError:
+                granted = []
+            if granted is not None:
+                wanted = topics[topic["name"]]
+                missing += [f"{right.title()} on topic {topic['name']}" for right in wanted if right not in granted]
+        granted = _group_rights(admin, group)
+        if granted is not None and "READ" not in granted:
+            missing.append(f"Read on group {group}")
+    return missing
+
+
+def _group_rights(admin: KafkaAdminClient, group: str) -> Sequence[str] | None:
+    until = time.monotonic() + REQUEST_TIMEOUT_MS / 1000
+    while True:
+        try:
+            granted: Sequence[str] | None = admin.describe_groups([group])[group].get("authorized_operations")
+            return granted
+        except kafka_errors.GroupAuthorizationFailedError:
+            return []
+        except kafka_errors.KafkaError as error:
+            # The first question about any group makes a new broker create its topic of offsets.
+            if not error.retriable or time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+
+
+def partition_counts(bootstrap: str, names: Sequence[str], security: Security | None = None) -> dict[str, int]:
+    """How many partitions each topic has; raises TopicMismatchError or AuthorizationError."""
+    with _admin(bootstrap, security) as admin:
+        found = admin.describe_topics(list(names))
+        for topic in found:
+            if kafka_errors.for_code(topic["error_code"]) is kafka_errors.TopicAuthorizationFailedError:
+                error = kafka_errors.TopicAuthorizationFailedError()
+                raise _refusal(bootstrap, f"describe topic {topic['name']!r}", error)
+        counts = {topic["name"]: len(topic["partitions"]) for topic in found}
     if missing := [name for name in names if not counts.get(name)]:
         raise TopicMismatchError(
             f"topic {', '.join(missing)} does not exist at {bootstrap}; `faultline topics create` makes it"
@@ -229,14 +273,14 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
     failure: BaseException | None = None
 
     def get_connection(self, *args: Any, **kwargs: Any) -> Any:
-        """As kafka-python's, but a refused login is final: trying again may lock the account."""
-        if isinstance(self.failure, LOGIN_ERRORS):
+        """As kafka-python's, but a refused login or certificate is final: trying again may lock the account."""
+        if self.failure is not None and _is_final(self.failure):
             raise self.failure
         connection = super().get_connection(*args, **kwargs)
         new = connection.broker_version_data is None
 
         def remember(error: BaseException) -> None:
-            if isinstance(self.failure, LOGIN_ERRORS):
+            if self.failure is not None and _is_final(self.failure):
                 return
             # The broker sends its refusal and hangs up; kafka-python throws away what came with the hang-up. So a
             # broker that named its version and then closed the connection has, as far as one can tell, refused.
@@ -249,10 +293,35 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
         return connection
 
 
+def _is_final(error: BaseException) -> bool:
+    return isinstance(error, LOGIN_ERRORS) or _tls_problem(error) is not None
+
+
+def _tls_problem(error: BaseException | None) -> str | None:
+    # kafka-python wraps OpenSSL's errors in its own and keeps only their text.
+    text = str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        reason = text.partition("certificate verify failed: ")[2].partition(" (_ssl.c")[0] or text
+        if "mismatch" in reason:
+            return f"the broker's certificate is for another host: {reason.rstrip('.')}; use the name that it is for"
+        return (
+            f"the broker's certificate is not trusted: {reason}; "
+            "FAULTLINE_SSL_CAFILE must hold the authority that signed it"
+        )
+    if "ALERT" in text and ("CERT" in text or "UNKNOWN_CA" in text):
+        return "it wants another certificate of this client; check FAULTLINE_SSL_CERTFILE and FAULTLINE_SSL_KEYFILE"
+    if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
+        return "it does not speak TLS at this port; check FAULTLINE_SECURITY_PROTOCOL and the port"
+    return None
+
+
 def _translated(bootstrap: str, error: kafka_errors.KafkaError, cause: BaseException | None) -> FaultlineError:
+    if (problem := _tls_problem(cause) or _tls_problem(error)) is not None:
+        return AuthorizationError(f"no TLS with the Kafka broker at {bootstrap}: {problem}")
     if isinstance(error, LOGIN_ERRORS):
         return AuthorizationError(
-            f"the Kafka broker at {bootstrap} refuses the login: {error}; check mechanism, name and password"
+            f"the Kafka broker at {bootstrap} refuses the login: {error}; check FAULTLINE_SASL_MECHANISM, "
+            "FAULTLINE_SASL_USERNAME and FAULTLINE_SASL_PASSWORD"
         )
     if isinstance(error, kafka_errors.KafkaConfigurationError):
         return SettingsError(f"kafka-python does not accept the security settings: {error}")

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.consumer.fetcher import FetchResult
+from aiokafka.errors import CommitFailedError, GroupAuthorizationFailedError, TopicAuthorizationFailedError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import TRANSPORTS, aiokafka
 
 from agents.delivery import TP, ChunkedConsumerMixin, Delivery, Fetched, Mark
+from pipeline.errors import AuthorizationError, FaultlineError
 from pipeline.records import Record
 
 _FETCH_MAX_WAIT_MS = 20
@@ -23,10 +29,36 @@ _COMMIT_TIMEOUT_S = 5.0
 _STOP_TIMEOUT_S = 10.0
 """How long a worker that stops waits for the broker's answers."""
 
+_REFUSALS = (GroupAuthorizationFailedError, TopicAuthorizationFailedError)
+
 
 def register() -> None:
     """Let this transport stand for Faust's own under `kafka://`."""
     TRANSPORTS.aliases["kafka"] = TRANSPORTS.aliases["aiokafka"] = f"{__name__}:Transport"
+
+
+class _Prefetched(OrderedDict[TopicPartition, Any]):
+    """What aiokafka's fetcher has read and nobody has taken, by partition; records of topic groups become `Record`s.
+
+    aiokafka makes a frozen dataclass of eleven fields of each record, which takes half as long as all else that
+    reading a record takes.
+    """
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        super().__init__()
+        self._names = names
+
+    def __setitem__(self, place: TopicPartition, found: Any) -> None:
+        super().__setitem__(place, found)
+        name = self._names.get(place.topic)
+        if name is None or not isinstance(found, FetchResult):
+            return
+        new, partition = tuple.__new__, place.partition
+
+        def record(_: TopicPartition, raw: Any) -> Record:
+            return new(Record, (name, partition, raw.offset, raw.timestamp, raw.key, raw.value, tuple(raw.headers)))
+
+        found._partition_records._consumer_record = record
 
 
 class ConsumerThread(aiokafka.AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -50,14 +82,31 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):  # type: ignore[misc]
             # worker than its readings. Its own assignor keeps partitions of one number together.
             self._assignor = self.app.assignor
             consumer._partition_assignment_strategy = [self._assignor]
+        # aiokafka tells of a refused group only who is waiting for records at that moment. Without partitions nobody
+        # is, and it would try again for ever, without a word.
+        abort_waiters = consumer._subscription.abort_waiters
+
+        def tell(error: BaseException) -> None:
+            self._note_refusal(error)
+            abort_waiters(error)
+
+        consumer._subscription.abort_waiters = tell
         return consumer
+
+    def _note_refusal(self, error: BaseException) -> bool:
+        if isinstance(error, _REFUSALS):
+            self.parent_loop.call_soon_threadsafe(self.consumer.refuse, error)
+            return True
+        return False
 
     async def on_start(self) -> None:
         """Start aiokafka's consumer."""
         await super().on_start()
         # aiokafka leaves quiet partitions alone for so long while records of busy ones are not taken. Here they
         # are taken as fast as they are wanted, and merging needs to hear of the quiet ones soon.
-        self._ensure_consumer()._fetcher._prefetch_backoff = 0.0
+        fetcher = self._ensure_consumer()._fetcher
+        fetcher._prefetch_backoff = 0.0
+        fetcher._records = _Prefetched(self.consumer.groups_topics)
 
     async def on_thread_stop(self) -> None:
         """Leave the group and close the connections; without a broker too."""
@@ -83,18 +132,12 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):  # type: ignore[misc]
             found = await self._fetch_records(consumer, wanted, timeout=timeout, max_records=self._at_most)
         # From here on nothing is awaited, so the marks are of the moment in which the records were taken.
         marks = self._marks()
+        names = self.consumer.groups_topics
         records: dict[TP, list[Record]] = {}
         others: dict[TP, list[Any]] = {}
-        new, names = tuple.__new__, self.consumer.groups_topics  # half the cost of calling Record
-        for topic_partition, raw in found.items():
+        for topic_partition, taken in found.items():
             tp = ensure_TP(topic_partition)
-            if tp.topic not in names:
-                others[tp] = raw
-                continue
-            name, partition = names[tp.topic], tp.partition
-            records[tp] = [
-                new(Record, (name, partition, r.offset, r.timestamp, r.key, r.value, r.headers)) for r in raw
-            ]
+            (records if tp.topic in names else others)[tp] = taken
         return Fetched(records, others, marks)
 
     def _marks(self) -> dict[TP, Mark]:
@@ -135,11 +178,26 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):  # type: ignore[misc]
         return committed
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        # As Faust's, which crashes, with a page of its calls, where the broker refuses or does not answer.
+        consumer, assigned = self._ensure_consumer(), self.assignment()
+        places = {
+            TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(offset, "")
+            for tp, offset in offsets.items()
+            if tp in assigned
+        }
+        self.tp_last_committed_at.update(dict.fromkeys(offsets, time.monotonic()))
         try:
-            return bool(await asyncio.wait_for(super()._commit(offsets), _COMMIT_TIMEOUT_S))
+            await asyncio.wait_for(consumer.commit(places), _COMMIT_TIMEOUT_S)
         except TimeoutError:
             self.log.warning("no answer to a commit in %.0f s", _COMMIT_TIMEOUT_S)
             return False
+        except Exception as error:
+            moved = isinstance(error, CommitFailedError) and "already rebalanced" in str(error)
+            if not moved and not self._note_refusal(error):
+                self.log.exception("cannot commit")
+                await self.crash(error)
+            return False
+        return True
 
 
 class Consumer(ChunkedConsumerMixin, aiokafka.Consumer):  # type: ignore[misc]
@@ -151,7 +209,24 @@ class Consumer(ChunkedConsumerMixin, aiokafka.Consumer):  # type: ignore[misc]
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def _fetch(self, wanted: AbstractSet[TP], timeout: float) -> Fetched:
-        return await self._thread.fetch(wanted, timeout)
+        try:
+            return await self._thread.fetch(wanted, timeout)
+        except _REFUSALS as error:
+            self.refuse(error)
+            await asyncio.sleep(timeout)
+            return Fetched({}, {}, {})
+
+    def refuse(self, error: BaseException) -> None:
+        """Give up: the broker refuses this user a topic or the group, and asking again would not help."""
+        what = "reading topic" if isinstance(error, TopicAuthorizationFailedError) else "the consumer group"
+        name = ", ".join(str(part) for part in error.args) or self.app.conf.id
+        reason = AuthorizationError(
+            f"the Kafka broker refuses {what} {name}; give this user the right to read it (docs/security.md)"
+        )
+        if self.transport.on_refusal is not None:
+            self.transport.on_refusal(reason)
+        else:
+            self.app.loop.create_task(self.crash(reason))
 
     async def threadsafe_partitions_revoked(self, receiver_loop: Any, revoked: AbstractSet[TP]) -> None:
         """Tell Faust's loop, from the consumer's thread."""
@@ -180,3 +255,4 @@ class Transport(aiokafka.Transport):  # type: ignore[misc]
 
     Consumer = Consumer
     delivery: Delivery | None = None
+    on_refusal: Callable[[FaultlineError], None] | None = None  # else the app crashes

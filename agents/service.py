@@ -12,7 +12,7 @@ from pathlib import Path
 from agents.certificate import Witness, write_certificate
 from agents.kafka_admin import TopicSpec, check_topics
 from agents.publish import KafkaPublisher
-from agents.security import client_security, faust_credentials
+from agents.security import client_security, faust_credentials, require_rights
 from agents.state import COMPACTION_LAG_MS, SEGMENT_BYTES, STATE_BYTES, KafkaStateStore
 from agents.worker import Worker
 from pipeline.errors import SettingsError, TopicMismatchError
@@ -81,6 +81,7 @@ async def serve(
     if settings.is_memory:
         raise SettingsError("a worker needs FAULTLINE_BROKER=kafka://host:port; memory:// is for `faultline replay`")
     await asyncio.to_thread(require_topics, settings, profile)
+    await asyncio.to_thread(require_rights, settings, profile)
     security = client_security(settings)
     publisher = KafkaPublisher(settings.address, settings.topic_prefix, **security)
     tape = RecordingWriter(record) if record is not None else None

@@ -14,9 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.kafka_doors import MODULES, Certificates, Door, door_properties
 
 ROOT = Path(__file__).resolve().parent.parent
 POM = Path(__file__).resolve().parent / "kafka" / "pom.xml"
@@ -139,18 +141,24 @@ class KafkaBroker:
     def __init__(
         self,
         jars: Path,
-        ports: tuple[int, int],
+        ports: Sequence[int],
         overrides: Mapping[str, str],
         users: Mapping[str, str] | None,
+        doors: Mapping[str, Door],
     ) -> None:
-        self.port, self._controller_port = ports
+        self.port, self._controller_port, *door_ports = ports
         self._jars = jars
         self._users = users
+        self._doors = doors
+        self._door_ports = dict(zip(doors, door_ports, strict=True))
         self._folder = tempfile.TemporaryDirectory(prefix="faultline-kafka-", ignore_cleanup_errors=True)
         self.data_dir = Path(self._folder.name)
         self.log_path = self.data_dir / "broker.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
+        self.certificates: Certificates | None = None
+        if any("SSL" in door.protocol for door in doors.values()):
+            self.certificates = Certificates(self.data_dir / "certificates", HOST)
         self._write_configuration(overrides)
 
     @classmethod
@@ -160,17 +168,20 @@ class KafkaBroker:
         *,
         overrides: Mapping[str, str] | None = None,
         users: Mapping[str, str] | None = None,
+        doors: Mapping[str, Door] | None = None,
         port: int | None = None,
         timeout_s: float = START_TIMEOUT_S,
     ) -> KafkaBroker:
         """Starts a broker and returns once it takes requests.
 
         `overrides` are added to server.properties; `users` (name to password) makes clients log in
-        (SASL/PLAIN, no TLS).
+        (SASL/PLAIN, no TLS). `doors` are further listeners, by lower-case name, for the same users; `address` says
+        where they are.
         """
         jars = ensure_jars(jars_dir)
-        controller_port, free_port = free_ports(2)
-        broker = cls(jars, (port or free_port, controller_port), overrides or {}, users)
+        doors = doors or {}
+        free_port, *others = free_ports(2 + len(doors))
+        broker = cls(jars, (port or free_port, *others), overrides or {}, users, doors)
         try:
             broker._format()
             broker._launch(timeout_s)
@@ -183,6 +194,10 @@ class KafkaBroker:
     def bootstrap(self) -> str:
         """The address for clients."""
         return f"{HOST}:{self.port}"
+
+    def address(self, door: str) -> str:
+        """The address for clients that come in by this door."""
+        return f"{HOST}:{self._door_ports[door]}"
 
     @property
     def running(self) -> bool:
@@ -245,12 +260,15 @@ class KafkaBroker:
         return "\n".join(self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
     def _write_configuration(self, overrides: Mapping[str, str]) -> None:
-        client_protocol = "PLAINTEXT" if self._users is None else "SASL_PLAINTEXT"
+        protocols = {"CLIENT": "PLAINTEXT" if self._users is None else "SASL_PLAINTEXT", "CONTROLLER": "PLAINTEXT"}
+        protocols |= {name.upper(): door.protocol for name, door in self._doors.items()}
+        clients = [f"CLIENT://{HOST}:{self.port}"]
+        clients += [f"{name.upper()}://{HOST}:{port}" for name, port in self._door_ports.items()]
         properties = {
             **DEFAULTS,
-            "listeners": f"CLIENT://{HOST}:{self.port},CONTROLLER://{HOST}:{self._controller_port}",
-            "advertised.listeners": f"CLIENT://{HOST}:{self.port}",
-            "listener.security.protocol.map": f"CLIENT:{client_protocol},CONTROLLER:PLAINTEXT",
+            "listeners": ",".join([*clients, f"CONTROLLER://{HOST}:{self._controller_port}"]),
+            "advertised.listeners": ",".join(clients),
+            "listener.security.protocol.map": ",".join(f"{name}:{kind}" for name, kind in protocols.items()),
             "inter.broker.listener.name": "CLIENT",
             "controller.listener.names": "CONTROLLER",
             "controller.quorum.voters": f"1@{HOST}:{self._controller_port}",
@@ -259,16 +277,16 @@ class KafkaBroker:
         if self._users is not None:
             accounts = {**self._users, BROKER_USER: BROKER_PASSWORD}
             listed = " ".join(f'user_{name}="{password}"' for name, password in accounts.items())
+            login = f'{MODULES["PLAIN"]} required username="{BROKER_USER}" password="{BROKER_PASSWORD}" {listed};'
+            plain = ["client", *(name for name, door in self._doors.items() if door.mechanism == "PLAIN")]
             properties |= {
                 "sasl.enabled.mechanisms": "PLAIN",
                 "sasl.mechanism.inter.broker.protocol": "PLAIN",
-                "listener.name.client.plain.sasl.jaas.config": (
-                    "org.apache.kafka.common.security.plain.PlainLoginModule required "
-                    f'username="{BROKER_USER}" password="{BROKER_PASSWORD}" {listed};'
-                ),
+                **{f"listener.name.{name}.plain.sasl.jaas.config": login for name in plain},
                 # So that an authorizer, if one is set by the caller, lets the broker itself work.
                 "super.users": f"User:{BROKER_USER};User:ANONYMOUS",
             }
+        properties |= door_properties(self._doors, self.certificates)
         properties |= overrides
         text = "".join(f"{name}={value}\n" for name, value in properties.items())
         (self.data_dir / "server.properties").write_text(text, encoding="utf-8")
@@ -293,8 +311,15 @@ class KafkaBroker:
     def _format(self) -> None:
         self._require_port()
         config = str(self.data_dir / "server.properties")
+        mechanisms = {door.mechanism for door in self._doors.values() if door.mechanism not in (None, "PLAIN")}
+        accounts = [
+            f"{mechanism}=[name={name},password={password}]"
+            for mechanism in mechanisms
+            for name, password in (self._users or {}).items()
+        ]
+        scram = [part for account in accounts for part in ("--add-scram", account)]
         done = subprocess.run(
-            self._java("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", config),
+            self._java("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", config, *scram),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -1,0 +1,430 @@
+"""A broker that demands TLS, logins and rights: what docs/security.md grants is enough, what lacks is named."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaConsumer, TopicPartition
+from typer.testing import CliRunner
+
+from agents.cli import app
+from agents.memory_transport import partition_of
+from agents.security import client_security, require_rights
+from agents.service import require_topics, serve
+from pipeline.errors import AuthorizationError, BrokerUnavailableError, FaultlineError
+from pipeline.profile import PlantProfile, load_profile
+from pipeline.recording import RecordingWriter, count_records
+from pipeline.settings import Settings, load_settings
+from tests import kafka_broker
+from tests.builders import ONE_SOURCE, SumRunner, reading
+from tests.kafka_broker import BROKER_USER, KafkaBroker
+from tests.kafka_doors import AUTHORIZER, Door
+from tests.kafka_rights import Right, Rights, documented_rights
+
+pytestmark = [
+    pytest.mark.kafka,
+    # kafka-python forgets to close a socket whose TLS handshake failed. Commands end then, and it goes with them.
+    pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning"),
+]
+
+DOORS = {
+    "login": Door("SASL_PLAINTEXT", "SCRAM-SHA-512"),
+    "scram": Door("SASL_SSL", "SCRAM-SHA-256"),
+    "plain": Door("SASL_SSL", "PLAIN"),
+    "tls": Door("SSL"),
+    "mutual": Door("SSL", client_certificate=True),
+}
+ROLES = ("admin", "worker", "plant", "recorder", "reader")
+OPERATOR = "operator"  # may do everything
+USERS = {name: f"{name}-never-shown" for name in (OPERATOR, *(f"faultline-{role}" for role in ROLES))}
+KEY_PASSWORD = "key-never-shown"
+NEVER_SHOWN = "never-shown"
+PARTITIONS = 2
+READINGS = 60
+
+
+class Site:
+    """The guarded broker, and settings for whoever comes in by one of its doors."""
+
+    def __init__(self, broker: KafkaBroker, folder: Path) -> None:
+        assert broker.certificates is not None
+        self.broker = broker
+        self.certificates = broker.certificates
+        self.rights = Rights(broker)
+        self.folder = folder
+        self.profile_file = folder / "plant.yaml"
+        self.profile_file.write_text(ONE_SOURCE)
+        self._seconds = itertools.count()
+        self.recording = self.next_recording()
+        self.operator_files = self.certificates.client(OPERATOR, key_password=KEY_PASSWORD)
+        self.strange_files = self.certificates.client("stranger", of_other_ca=True)
+
+    def environment(
+        self, door: str, user: str = OPERATOR, prefix: str = "faultline.", **more: object
+    ) -> dict[str, str]:
+        """What an operator would set; passwords come from files."""
+        kind = DOORS[door]
+        values: dict[str, object] = {
+            "broker": f"kafka://{self.broker.address(door)}",
+            "topic_prefix": prefix,
+            "profile": self.profile_file,
+            "partitions": PARTITIONS,
+            "web_port": 0,
+            "log_level": "debug",
+            "checkpoint_interval_ms": "100ms",
+            "commit_interval_ms": "100ms",
+            "tick_interval_ms": "500ms",
+            "session_timeout_ms": "6s",
+            "security_protocol": kind.protocol,
+        }
+        if kind.mechanism is not None:
+            values |= {"sasl_mechanism": kind.mechanism, "sasl_username": user}
+            values["sasl_password_file"] = self.secret_file(user, USERS[user])
+        if "SSL" in kind.protocol:
+            values["ssl_cafile"] = self.certificates.ca
+        if kind.client_certificate:
+            values |= {"ssl_certfile": self.operator_files[0], "ssl_keyfile": self.operator_files[1]}
+            values["ssl_key_password_file"] = self.secret_file("key", KEY_PASSWORD)
+        values |= more
+        return {f"FAULTLINE_{name.upper()}": str(value) for name, value in values.items() if value is not None}
+
+    def next_recording(self) -> Path:
+        """A minute of a machine, following on the last one."""
+        path = self.folder / f"{next(self._seconds)}.parquet"
+        with RecordingWriter(path) as tape:
+            for second in itertools.islice(self._seconds, READINGS):
+                tape.write([reading("pump-1", 1_700_000_000_000 + 1000 * second, [1.0, 2.0])])
+        return path
+
+    def secret_file(self, name: str, secret: str) -> Path:
+        file = self.folder / f"{name}.secret"
+        file.write_text(f"{secret}\n")
+        return file
+
+    def settings(self, door: str, user: str = OPERATOR, prefix: str = "faultline.", **more: object) -> Settings:
+        environment = self.environment(door, user, prefix, **more)
+        return load_settings(**{name.removeprefix("FAULTLINE_").lower(): text for name, text in environment.items()})
+
+    @property
+    def plant(self) -> PlantProfile:
+        return load_profile(str(self.profile_file))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """One broker with every door; an authorizer grants what docs/security.md says and nothing else."""
+    reason = kafka_broker.missing_tools()
+    if reason is not None:
+        kafka_broker.skip_or_fail(reason)
+    overrides = {
+        "authorizer.class.name": AUTHORIZER,
+        # Who comes in by the door `tls` has no name.
+        "super.users": ";".join(f"User:{name}" for name in (BROKER_USER, "ANONYMOUS", OPERATOR, f"CN={OPERATOR}")),
+    }
+    with KafkaBroker.start(users=USERS, doors=DOORS, overrides=overrides) as broker:
+        made = Site(broker, tmp_path_factory.mktemp("site"))
+        made.rights.give(documented_rights())
+        try:
+            yield made
+        finally:
+            made.rights.close()
+            gc.collect()  # see pytestmark
+
+
+def command(*arguments: str, env: dict[str, str]) -> str:
+    """Run a command in this process; what it printed."""
+    result = CliRunner().invoke(app, [*arguments], env=env, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert NEVER_SHOWN not in result.output
+    return result.output
+
+
+def worker(settings: Settings, plant: PlantProfile, until: Callable[[], object], seconds: float = 60.0) -> None:
+    """A worker as `faultline run` has it, until something is the case; raises what makes it end before."""
+
+    async def work() -> None:
+        serving = asyncio.create_task(
+            serve(settings, plant, {"pump": SumRunner()}, lambda key: partition_of(key, PARTITIONS))
+        )
+        try:
+            async with asyncio.timeout(seconds):
+                while not serving.done() and not await asyncio.to_thread(until):
+                    await asyncio.sleep(0.05)
+        finally:
+            serving.cancel()
+            await asyncio.wait({serving})
+        if not serving.cancelled():
+            serving.result()
+
+    asyncio.run(work())
+
+
+def read(settings: Settings, topic: str, group: str | None = None) -> Callable[[], list[Any]]:
+    """A function that gives the records of a topic that came since it was called last."""
+    name = settings.topic_prefix + topic
+
+    def records() -> list[Any]:
+        consumer = KafkaConsumer(
+            bootstrap_servers=settings.address, group_id=group, enable_auto_commit=False, **client_security(settings)
+        )
+        try:
+            places = [TopicPartition(name, partition) for partition in range(PARTITIONS)]
+            consumer.assign(places)
+            consumer.seek_to_beginning(*places)
+            found = []
+            while any(consumer.position(place) < end for place, end in consumer.end_offsets(places).items()):
+                for batch in consumer.poll(timeout_ms=200).values():
+                    found += batch
+            if group is not None:
+                consumer.commit()
+            return found
+        finally:
+            consumer.close()
+
+    return records
+
+
+# -- getting in -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_every_command_comes_in_by_every_door(site: Site, door: str, tmp_path: Path) -> None:
+    env = site.environment(door, prefix=f"{door}.")
+    settings = site.settings(door, prefix=f"{door}.")
+    assert "created" in command("topics", "create", env=env)
+    sent = command("replay", str(site.recording), "--to", f"kafka://{settings.address}", env=env)
+    assert "records sent" in sent
+    worker(settings, site.plant, read(settings, "diagnoses"))
+    assert read(settings, "state")()  # states too are written, and were read before
+    out = tmp_path / "recorded.parquet"
+    command("record", "--out", str(out), env=env)
+    assert count_records(out) >= READINGS
+
+
+# -- being refused --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("door", "changes", "error", "message"),
+    [
+        ("plain", {"sasl_username": "nobody"}, AuthorizationError, "refuses the login.*FAULTLINE_SASL_PASSWORD"),
+        ("plain", {"sasl_mechanism": "SCRAM-SHA-512"}, AuthorizationError, "FAULTLINE_SASL_MECHANISM"),
+        ("tls", {"ssl_cafile": "other"}, AuthorizationError, "not trusted.*FAULTLINE_SSL_CAFILE"),
+        ("tls", {"broker": "localhost"}, AuthorizationError, "for another host.*localhost"),
+        ("mutual", {"ssl_certfile": None, "ssl_keyfile": None}, AuthorizationError, "FAULTLINE_SSL_CERTFILE"),
+        ("mutual", {"ssl_certfile": "strange", "ssl_keyfile": "strange"}, AuthorizationError, "FAULTLINE_SSL_CERTFILE"),
+        ("tls", {"security_protocol": "PLAINTEXT", "ssl_cafile": None}, BrokerUnavailableError, "expects TLS"),
+        ("login", {"security_protocol": "SASL_SSL", "ssl_cafile": "own"}, FaultlineError, "TLS"),
+    ],
+)  # fmt: skip
+def test_who_may_not_come_in_is_told_why(
+    site: Site, door: str, changes: dict[str, Any], error: type[FaultlineError], message: str
+) -> None:
+    certificate, key = site.strange_files
+    for name, value in {"other": site.certificates.other_ca, "own": site.certificates.ca}.items():
+        changes = {setting: value if given == name else given for setting, given in changes.items()}
+    if "strange" in changes.values():
+        changes = {"ssl_certfile": certificate, "ssl_keyfile": key}
+    if "broker" in changes:
+        changes = {"broker": f"kafka://localhost:{site.broker.address(door).rpartition(':')[2]}"}
+    settings = site.settings(door, **changes)
+    began = time.monotonic()
+    with pytest.raises(error, match=f"(?s){message}") as raised:
+        require_topics(settings, site.plant)
+    assert time.monotonic() - began < 30
+    assert NEVER_SHOWN not in f"{raised.value}"
+
+
+def test_a_refused_command_ends_with_one_line(site: Site, tmp_path: Path) -> None:
+    wrong = site.environment("login", sasl_password_file=site.secret_file("wrong", f"wrong-{NEVER_SHOWN}"))
+    reader = site.environment("login", "faultline-reader")
+    untrusting = site.environment("tls", ssl_cafile=site.certificates.other_ca)
+    cases = [
+        (["topics", "create"], wrong, "refuses the login"),
+        (["record", "--out", str(tmp_path / "out.parquet")], untrusting, "not trusted"),
+        (["replay", str(site.recording), "--to", reader["FAULTLINE_BROKER"]], reader, "give this user the right"),
+    ]
+    running = [
+        (
+            subprocess.Popen(
+                [sys.executable, "-m", "agents.cli", *arguments],
+                env=os.environ | env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            ),
+            message,
+        )
+        for arguments, env, message in cases
+    ]
+    for process, message in running:
+        out, errors = process.communicate(timeout=60)
+        assert process.returncode == 1, (out, errors)
+        assert message in errors
+        assert len(errors.strip().splitlines()) == 1, errors
+        assert NEVER_SHOWN not in out + errors
+
+
+# -- rights ---------------------------------------------------------------------------------------------------
+
+
+def test_the_documented_rights_are_enough_for_every_role(site: Site, tmp_path: Path) -> None:
+    assert "created" in command("topics", "create", env=site.environment("login", "faultline-admin"))
+    plant = site.environment("login", "faultline-plant")
+    command("replay", str(site.recording), "--to", plant["FAULTLINE_BROKER"], env=plant)
+    seen = read(site.settings("login", "faultline-reader"), "diagnoses", group="dashboard")
+    worker(site.settings("login", "faultline-worker"), site.plant, seen)
+    assert {record.key for record in seen()} == {b"pump-1"}
+    # A second one takes over the states and commits that the first one left.
+    states = len(read(site.settings("login"), "state")())
+    assert states
+    command("replay", str(site.recording), "--to", plant["FAULTLINE_BROKER"], env=plant)
+    settings = site.settings("login", "faultline-worker")
+    worker(settings, site.plant, lambda: _committed(settings) == 2 * READINGS)
+    out = tmp_path / "recorded.parquet"
+    command("record", "--out", str(out), env=site.environment("login", "faultline-recorder"))
+    assert count_records(out) >= 2 * READINGS
+
+
+def _committed(settings: Settings) -> int:
+    """How far the group is in the sensors topic."""
+    consumer = KafkaConsumer(
+        bootstrap_servers=settings.address, group_id=settings.group, enable_auto_commit=False,
+        **client_security(settings),
+    )  # fmt: skip
+    try:
+        name = settings.topic_prefix + "sensors"
+        return sum(consumer.committed(TopicPartition(name, partition)) or 0 for partition in range(PARTITIONS))
+    finally:
+        consumer.close()
+
+
+def test_a_worker_needs_every_documented_right(site: Site) -> None:
+    command("topics", "create", env=site.environment("login"))
+    settings = site.settings("login", "faultline-worker")
+    rights = [right for right in documented_rights() if right.user == "faultline-worker"]
+    require_topics(settings, site.plant)
+    require_rights(settings, site.plant)
+    for right in rights:
+        with site.rights.without(right), pytest.raises(AuthorizationError, match=right.name):
+            require_topics(settings, site.plant)
+            require_rights(settings, site.plant)
+    # What only reads or only writes a topic may describe it; so here each right is missed by its own name.
+    described = [Right(right.user, "Describe", right.kind, right.name) for right in rights if right.kind == "topic"]
+    site.rights.give(dict.fromkeys(described))
+    try:
+        for right in (right for right in rights if right.operation in ("Read", "Write")):
+            lacking = f"lacks {right.operation} on {right.kind} {re.escape(right.name)};"
+            with site.rights.without(right), pytest.raises(AuthorizationError, match=lacking):
+                require_rights(settings, site.plant)
+    finally:
+        site.rights.take(dict.fromkeys(described))
+
+
+def test_a_worker_without_a_right_does_not_start(site: Site) -> None:
+    command("topics", "create", env=site.environment("login"))
+    settings = site.settings("login", "faultline-worker")
+    group = next(right for right in documented_rights() if right.kind == "group" and right.user == "faultline-worker")
+    with site.rights.without(group), pytest.raises(AuthorizationError, match="lacks Read on group faultline"):
+        worker(settings, site.plant, lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("operation", "name"),
+    [
+        ("Read", "faultline.sensors"),
+        ("Write", "faultline.diagnoses"),
+        ("Write", "faultline.state"),
+        ("Read", "faultline"),
+    ],
+)
+def test_a_worker_that_loses_a_right_ends(
+    site: Site, operation: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    env = site.environment("login")
+    command("topics", "create", env=env)
+    right = Right("faultline-worker", operation, "topic" if "." in name else "group", name)
+    assert right in documented_rights()
+    diagnoses = read(site.settings("login"), "diagnoses")
+    before = len(diagnoses())
+    taken: list[Right] = []
+
+    def replay() -> None:
+        command("replay", str(site.next_recording()), "--to", env["FAULTLINE_BROKER"], env=env)
+
+    def lose() -> bool:
+        if not taken and len(diagnoses()) > before:
+            site.rights.take([right])
+            taken.append(right)
+            replay()
+        return False
+
+    replay()
+    try:
+        with pytest.raises(FaultlineError, match=f"(?s){re.escape(name)}.*give this user the right"):
+            worker(site.settings("login", "faultline-worker"), site.plant, lose)
+    finally:
+        site.rights.give(taken)
+    assert taken
+    assert not [record for record in caplog.records if record.exc_info], caplog.text
+
+
+# -- secrets --------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_process_shows_no_secret_and_serves_loopback_only(site: Site) -> None:
+    env = site.environment(
+        "scram", prefix="secret.", profile="tennessee_eastman", group="secret", sasl_password_file=None
+    )
+    env["FAULTLINE_SASL_PASSWORD"] = USERS[OPERATOR]
+    command("topics", "create", env=env)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agents.cli", "run"],
+        env=os.environ | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)(?=/metrics)", line)
+        assert found, line
+        until = time.monotonic() + 60
+        while not _is_ready(found[0]):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        metrics = urllib.request.urlopen(f"{found[0]}/metrics", timeout=10).read().decode()
+        shown = Path(f"/proc/{process.pid}/cmdline").read_text() if Path("/proc").is_dir() else ""
+        with pytest.raises(OSError, match="refused"):  # all of 127.0.0.0/8 is this machine, but no loopback address
+            socket.create_connection(("127.0.0.2", int(found[1])), timeout=5).close()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        out, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "everything committed" in out
+    assert NEVER_SHOWN not in line + out + errors + metrics + shown
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=10) as answer:
+            return bool(answer.status == 200)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return False
