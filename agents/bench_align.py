@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from pipeline.engine import Line
 from pipeline.frame_stream import FrameStream
 from pipeline.frames import Frames
+from pipeline.line import Line
 from pipeline.profile import PlantProfile, load_profile
 from pipeline.records import Record
 

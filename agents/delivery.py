@@ -202,6 +202,13 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
         """Offset from which records would come again after a crash: behind the last acked chunk."""
         return {tp: offset for group in self._groups for tp, offset in group.held().items()}
 
+    @property
+    def committed_offsets(self) -> dict[TP, int]:
+        """The same, of partitions of which everything acked is committed."""
+        held = self.held_offsets
+        pending = {tp for group in self._groups for tp in group.uncommitted}
+        return {tp: offset for tp, offset in held.items() if tp not in pending}
+
     def lag(self) -> dict[TP, int]:
         """Records in the log that are not processed yet; without partitions of which nothing is known yet."""
         positions, ends = self.positions, self._ends()

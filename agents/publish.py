@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    TopicAuthorizationFailedError,
+)
 
 from agents.memory_transport import MemoryBroker, partition_of
 from pipeline.errors import BrokerUnavailableError, DeliveryError
-from pipeline.records import Output
+from pipeline.records import Headers, Output
+from pipeline.topics import DEAD_LETTER, LATE
+
+LETTER_BYTES = 16 << 20
+"""The largest dead letter or late record: they hold a record as it was, and headers besides."""
+
+LETTER_TOPICS = frozenset({DEAD_LETTER, LATE})
+
+_HINTS = {
+    MessageSizeTooLargeError: "; raise the topic's max.message.bytes",
+    TopicAuthorizationFailedError: "; give this user the right to write there",
+}
 
 _RECORD_OVERHEAD = 64
 """Bytes that a record takes in a batch besides key, value and headers, at most."""
+
+_FIRST_OWN_HEADER = "faultline-reason"
+"""Where the headers of a dead letter or late record begin, behind the original ones (messages.origin)."""
 
 
 class Publisher(Protocol):
@@ -97,14 +117,18 @@ class KafkaPublisher:
         *,
         in_flight_bytes: int = 32 << 20,
         record_bytes: int = 1_000_000,
+        letter_bytes: int = LETTER_BYTES,
         timeout_s: float = 120.0,
         **security: Any,
     ) -> None:
-        """`record_bytes` is the broker's limit; `timeout_s` is how long it may be away; `security` is aiokafka's."""
+        """`record_bytes` is what the topics take, `letter_bytes` what those of dead letters and late records take;
+        `timeout_s` is how long the broker may be away; `security` is aiokafka's.
+        """
         self._bootstrap = bootstrap
         self._prefix = prefix
         self._in_flight_limit = in_flight_bytes
         self._record_limit = record_bytes
+        self._letter_limit = letter_bytes
         self._timeout_s = timeout_s
         self._security = security
         self._producer: AIOKafkaProducer | None = None
@@ -121,7 +145,7 @@ class KafkaPublisher:
             acks="all",
             enable_idempotence=True,
             max_batch_size=min(256 << 10, self._record_limit),
-            max_request_size=self._record_limit + _RECORD_OVERHEAD,
+            max_request_size=max(self._record_limit, self._letter_limit) + _RECORD_OVERHEAD,
             **self._security,
         )
         try:
@@ -139,7 +163,12 @@ class KafkaPublisher:
         for output in outputs:
             size = _size(output)
             if size > self._record_limit:
-                self._fail(output.topic, f"a record of {size} bytes is larger than the limit of {self._record_limit}")
+                if output.topic not in LETTER_TOPICS:
+                    text = f"a record of {size} bytes is larger than the limit of {self._record_limit}"
+                    self._fail(output.topic, text)
+                if size > self._letter_limit:
+                    output = fit_letter(output, self._letter_limit)
+                    size = _size(output)
             while self.in_flight + size > self._in_flight_limit and self.in_flight:
                 await self._wait_for_progress()
             lane = self._lanes.get((output.topic, -1 if output.partition is None else output.partition))
@@ -219,14 +248,19 @@ class KafkaPublisher:
         assert producer is not None
         try:
             while lane.outputs:
-                batch, size = self._batch(producer, lane)
+                try:
+                    batch, size = self._batch(producer, lane)
+                except Exception as error:  # a time stamp of more than 64 bits, say; `flush` must hear of it
+                    self._fail(lane.topic, f"a record for partition {lane.partition}: {error!r}", error)
                 try:
                     async with asyncio.timeout(self._timeout_s):
                         sent = await producer.send_batch(batch, self._prefix + lane.topic, partition=lane.partition)
                         await sent
                 except Exception as error:
                     records = f"{batch.record_count()} records, {batch.size()} bytes"
-                    self._fail(lane.topic, f"a batch to partition {lane.partition} ({records}): {error!r}", error)
+                    hint = next((text for kind, text in _HINTS.items() if isinstance(error, kind)), "")
+                    text = f"a batch to partition {lane.partition} ({records}): {error!r}{hint}"
+                    self._fail(lane.topic, text, error)
                 self.in_flight -= size
                 self._progress.set()
         except DeliveryError:
@@ -249,8 +283,34 @@ class KafkaPublisher:
         return batch, size
 
 
+def fit_letter(letter: Output, limit: int) -> Output:
+    """A dead letter or late record cut to this size, as its headers then say.
+
+    First the original headers go, then the ends of value and key. How long each was, and a SHA-256 of the whole
+    value, stay; where the original lies is in the headers that every letter has.
+    """
+    key, value = letter.key or b"", letter.value or b""
+    names = [name for name, _ in letter.headers]
+    original = max((at for at, name in enumerate(names) if name == _FIRST_OWN_HEADER), default=0)
+    own = letter.headers[original:]
+    marks: Headers = (
+        ("faultline-truncated", b"true"),
+        ("faultline-key-bytes", b"%d" % len(key)),
+        ("faultline-value-bytes", b"%d" % len(value)),
+        ("faultline-value-sha256", hashlib.sha256(value).hexdigest().encode()),
+    )
+    cut = letter._replace(headers=letter.headers + marks)
+    if _size(cut._replace(key=None, value=None)) > limit // 2:
+        cut = cut._replace(headers=(*own, *marks, ("faultline-headers-dropped", b"%d" % original)))
+    room = limit - _size(cut._replace(key=None, value=None))
+    key_room = max(room // 2, room - len(value))
+    if len(key) > key_room:
+        cut = cut._replace(key=key[:key_room])
+    return cut if letter.value is None else cut._replace(value=value[: room - len(cut.key or b"")])
+
+
 def _size(output: Output) -> int:
     size = _RECORD_OVERHEAD + len(output.key or b"") + len(output.value or b"")
     for name, value in output.headers:
-        size += len(name) + len(value) + 8
+        size += len(name.encode()) + len(value or b"") + 8  # Kafka has headers without a value
     return size

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import faust
+import msgspec
 from prometheus_client import CollectorRegistry
 
 from agents.delivery import TP, Chunk, Limits, install
@@ -98,7 +99,7 @@ class Worker:
         self._seen_wall: dict[int, float] = {}  # partition -> when its last record came
         self._held: list[Any] = []  # events that are processed, but not acknowledged
         self._held_records = 0
-        self._forgotten: set[str] = set()  # machines whose tombstones have yet to be written
+        self._unsaved: dict[str, bytes] = {}  # states on their way to the store
         self._reassigned = True  # states have yet to be read
         self._progress: tuple[object, float] = (None, wall_seconds())  # offsets processed, and since when
         self._working = asyncio.Lock()  # one chunk, checkpoint or restoring at a time
@@ -128,6 +129,7 @@ class Worker:
         )
         limits = Limits(chunk_records=settings.chunk_records)
         install(self.app, [self._topics], prefix, limits, before_revoked=self._hand_over)
+        self.app.transport.on_refusal = self._fail
         self.app.on_partitions_revoked.connect(self._note_rebalance, weak=False)
         self.app.on_partitions_assigned.connect(self._note_rebalance, weak=False)
         channel = self.app.topic(*(prefix + topic for topic in self._topics), value_type=bytes, value_serializer="raw")
@@ -202,6 +204,8 @@ class Worker:
             try:
                 async with self._working:
                     await self._process(event)
+            except FaultlineError as error:
+                self._fail(error)
             except Exception as error:
                 log.exception("the agent fails")
                 self._fail(error)
@@ -241,10 +245,14 @@ class Worker:
                 continue
             self._metrics.release(sorted(self.engine.partitions - mine))
             self.engine.release(sorted(self.engine.partitions))
-            self._forgotten.clear()
+            self._unsaved.clear()
             self._seen_wall.clear()
-            if mine:
-                await self._take_over(await self._store.read(sorted(mine)))
+            try:
+                if mine:
+                    await self._take_over(await self._store.read(sorted(mine)))
+            except BaseException:  # cancelled by `stop`, say, while chunks are still coming
+                self._reassigned = True
+                raise
 
     async def _take_over(self, states: Mapping[str, bytes]) -> None:
         refused: dict[str, str] = {}
@@ -311,21 +319,35 @@ class Worker:
 
     async def _checkpoint(self) -> None:
         """See that the broker has all outputs, then all changed states, then acknowledge what they came from."""
-        if not self._held:
-            return
-        await self._publisher.flush()
-        if self._store is not None:
-            states = self.engine.checkpoint()
-            self._forgotten -= states.keys()
-            self._forgotten |= {machine for machine, state in states.items() if state is None}
-            await self._store.write({machine: state for machine, state in states.items() if state is not None})
-        for event in self._held:
-            event.ack()
-        self._held.clear()
-        self._held_records = 0
-        if self._store is not None and self._forgotten and await self.app.consumer.commit():
-            await self._store.write(dict.fromkeys(sorted(self._forgotten)))
-            self._forgotten.clear()
+        if self._held:
+            await self._publisher.flush()
+            if self._store is not None:
+                for machine, state in self.engine.checkpoint().items():
+                    gone = self.engine.forgotten.get(machine)
+                    self._unsaved[machine] = state if state is not None else msgspec.msgpack.encode(gone)
+                await self._store.write(self._unsaved)
+                self._unsaved.clear()  # not earlier: this may have been cancelled, and the next checkpoint acknowledges
+            for event in self._held:
+                event.ack()
+            self._held.clear()
+            self._held_records = 0
+        if self._store is not None and self.engine.forgotten:
+            await self._bury(self._store)
+
+    async def _bury(self, store: StateStore) -> None:
+        """Write tombstones for forgotten machines whose last records are committed."""
+        consumer, prefix = self.app.consumer, self._settings.topic_prefix
+        if not await consumer.commit():  # nothing to commit, or another commit was under way and lacks the last acks
+            await consumer.commit()
+        committed = consumer.committed_offsets
+        names = [
+            name
+            for name, gone in self.engine.forgotten.items()
+            if all(committed.get(TP(prefix + topic, gone.partition), 0) > at for topic, at in gone.applied.items())
+        ]
+        if names:
+            await store.write(dict.fromkeys(names))
+            self.engine.bury(names)
 
     async def _hand_over(self) -> None:
         """Partitions are about to go: what is done need not be done again by who gets them."""

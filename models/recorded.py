@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from models.dataset import UNLABELLED, PlacedText, Run
-from pipeline.engine import Line
 from pipeline.errors import DataError
 from pipeline.frame_stream import FrameStream
 from pipeline.frames import Floats, Frames
 from pipeline.labels import LabelBook
+from pipeline.line import Line
 from pipeline.messages import RejectedError
 from pipeline.profile import MachineType, PlantProfile
 from pipeline.records import Record

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
 from typing import Any, Protocol
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline import messages
 from pipeline.alarms import AlarmChange
@@ -26,6 +29,7 @@ _DIGITS = 7
 _TINY = 1e-12
 
 
+_new_output = partial(tuple.__new__, Output)  # half the cost of calling Output
 _NOTHING = Evidence([], [])
 _RESET_NAMES = {reason.value: reason.name.lower() if reason else None for reason in Resets}
 
@@ -53,8 +57,8 @@ class Answers:
 
     faults: Ints  # class index; -1 = no evidence
     confidence: Floats
-    entropy: Floats  # of the fused probabilities, nats
-    disagreement: Floats  # Jensen-Shannon divergence between the modalities, nats
+    entropy: NDArray[np.float64]  # of the fused probabilities, nats
+    disagreement: NDArray[np.float64]  # Jensen-Shannon divergence between the modalities, nats
 
 
 class Watcher(Protocol):
@@ -117,62 +121,43 @@ class DiagnosisWriter:
         best = np.where(has_evidence, rounded.argmax(axis=1), -1)
         confidence = rounded.max(axis=1)
         p = np.maximum(result.probabilities, _TINY)
-        entropy = np.round(-(p * np.log(p)).sum(axis=1), _DIGITS)
-        disagreement = np.round(jensen_shannon(result.modality_probabilities, result.present), _DIGITS)
+        entropy = (-(p * np.log(p)).sum(axis=1)).astype(np.float64).round(_DIGITS)
+        divergence: Floats = jensen_shannon(result.modality_probabilities, result.present)
+        disagreement = divergence.astype(np.float64).round(_DIGITS)
         ends = (frames.start_ms + frames.period_ms).tolist()
         remembered = [
             [text for text in machine.texts if end - text.time_ms <= self._ttl_ms] if machine.texts else []
             for machine, end in zip(machines, ends, strict=True)
         ]
         named = self._named
-        for fault, count in zip(*np.unique(best, return_counts=True), strict=True):
-            counts[named[fault]] += int(count)
-        # Structs are built by position: this loop runs once a frame, and names would double what it costs.
-        new, encode, to_topic = tuple.__new__, messages.encode, DIAGNOSES
-        diagnosis, probabilities, modalities, model, suffix = (
+        faults = best.tolist()
+        for fault, count in Counter(faults).items():
+            counts[named[fault]] += count
+        names = [machine.name for machine in machines]
+        revisions = frames.revision.tolist()
+        model = self.model.hash[:12]
+        # Everything goes through `map`, by position: a loop in Python would double what a diagnosis costs.
+        diagnoses = map(
             Diagnosis,
-            self._probabilities,
-            self._answers,
-            self.model,
-            f":{self.model.hash[:12]}:",
-        )
-        for machine, start, end, fault, sure, row, answers, spread, differ, evidence, silent, reset, revision in zip(
-            machines,
+            [f"{name}:{end}:{model}:{re}" for name, end, re in zip(names, ends, revisions, strict=True)],
+            names,
             frames.start_ms.tolist(),
             ends,
-            best.tolist(),
-            confidence.tolist(),
-            rounded.tolist(),
-            zip(*self._modality_answers(frames, result, ends, remembered), strict=True),
+            [named[fault] for fault in faults],
+            np.where(has_evidence, confidence, 0.0).tolist(),
+            map(self._probabilities, *rounded.T.tolist()),
+            map(self._answers, *self._modality_answers(frames, result, ends, remembered)),
             entropy.tolist(),
             disagreement.tolist(),
             self._evidence(frames, result, ends, remembered),
-            (~np.any(frames.observed, axis=1)).tolist(),
-            frames.reset_reason.tolist(),
-            frames.revision.tolist(),
-            strict=True,
-        ):
-            name = machine.name
-            value = encode(
-                diagnosis(
-                    f"{name}:{end}{suffix}{revision}",
-                    name,
-                    start,
-                    end,
-                    named[fault],
-                    sure if fault >= 0 else 0.0,
-                    probabilities(*row),
-                    modalities(*answers),
-                    spread,
-                    differ,
-                    evidence,
-                    "silent" if silent else "active",
-                    _RESET_NAMES[reset],
-                    revision,
-                    model,
-                )
-            )
-            outputs.append(new(Output, (to_topic, machine.partition, machine.key, value, end, ())))
+            ["silent" if silent else "active" for silent in (~np.any(frames.observed, axis=1)).tolist()],
+            [_RESET_NAMES[reset] for reset in frames.reset_reason.tolist()],
+            revisions,
+            repeat(self.model),
+        )
+        values = messages.encode_all(list(diagnoses))
+        partitions, keys = [machine.partition for machine in machines], [machine.key for machine in machines]
+        outputs += map(_new_output, zip(repeat(DIAGNOSES), partitions, keys, values, ends, repeat(())))
         return Answers(best, confidence.astype(np.float32), entropy, disagreement)
 
     def _modality_answers(

@@ -6,24 +6,23 @@ The same engine runs under Faust on Kafka, under Faust on the in-memory transpor
 
 from __future__ import annotations
 
-import math
 import zlib
-from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from operator import itemgetter
 
 import msgspec
 import numpy as np
 
 from pipeline import messages
-from pipeline.alarms import AlarmRule, Alarms
-from pipeline.alignment import Aligned, Aligner, ArrivedText, ReadingBatch, Resets
-from pipeline.diagnoses import DiagnosisWriter, RememberedText, Watcher
+from pipeline.alarms import AlarmRule
+from pipeline.alignment import Aligned, ArrivedText, ReadingBatch, Resets
+from pipeline.diagnoses import RememberedText, Watcher
 from pipeline.errors import SettingsError, StateError
 from pipeline.frames import EventText, Ints, StepRunner
+from pipeline.intake import Inbox, take_block
+from pipeline.line import EVIDENCE_TEXTS, Line, Machine
 from pipeline.messages import Reason, RejectedError
 from pipeline.profile import MachineType, PlantProfile
 from pipeline.records import Output, Record
@@ -33,22 +32,6 @@ STATE_VERSION = 1
 CONFIDENCE_BOUNDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
 _MAX_MACHINE_ID = 200
 _MAX_TEXT = 2_000
-_EVIDENCE_TEXTS = 8
-
-
-@dataclass(slots=True)
-class Machine:
-    """One machine that has been heard of."""
-
-    name: str
-    key: bytes
-    line: Line
-    slot: int
-    partition: int
-    last_ms: int  # time stamp of its newest record
-    arrived_ms: list[int]  # by source, time stamp of its newest reading
-    applied: dict[str, int] = field(default_factory=dict)  # topic -> last offset whose effect is in the state
-    texts: deque[RememberedText] = field(default_factory=lambda: deque(maxlen=_EVIDENCE_TEXTS))
 
 
 @dataclass(slots=True)
@@ -70,96 +53,19 @@ class Stats:
     confidence_sum: float = 0.0
 
 
-class SourceColumns:
-    """Where the values of one source belong among all variables of a machine type."""
+class Forgotten(msgspec.Struct, frozen=True):
+    """What has to stay of a forgotten machine until its last records are committed: that they are applied."""
 
-    def __init__(self, index: int, by_name: dict[str, int], width: int) -> None:
-        self.index = index
-        self.length = len(by_name)
-        self._by_name = by_name
-        self._columns = list(by_name.values())
-        self._width = width
-
-    def row(self, values: list[float | None] | dict[str, float | None], topic: str) -> list[float | None]:
-        """A full row of the machine type's variables; raises RejectedError."""
-        if type(values) is list:
-            if len(values) != self.length:
-                text = f"{len(values)} values; {topic} has {self.length} variables"
-                raise RejectedError(Reason.WRONG_LENGTH, text)
-            if self.length == self._width:
-                return values
-            row: list[float | None] = [None] * self._width
-            for column, number in zip(self._columns, values, strict=True):
-                row[column] = number
-            return row
-        assert type(values) is dict
-        row = [None] * self._width
-        try:
-            for name, number in values.items():
-                row[self._by_name[name]] = number
-        except KeyError:
-            unknown = ", ".join(sorted(set(values) - set(self._by_name)))
-            raise RejectedError(Reason.UNKNOWN_VARIABLE, f"{topic} has no {unknown[:200]}") from None
-        return row
+    machine: str
+    partition: int
+    last: int
+    applied: dict[str, int]
+    forgotten: bool = True
+    version: int = STATE_VERSION
 
 
-class Line:
-    """All machines of one type: their alignment, model and alarms, in equal slots."""
-
-    def __init__(self, kind: MachineType, runner: StepRunner, rule: AlarmRule) -> None:
-        if runner.classes != kind.faults:
-            raise SettingsError(f"model {runner.name} knows other faults than machine type {kind.name} of the profile")
-        self.kind = kind
-        self.digest = kind.digest
-        self.name = kind.name
-        self.runner = runner
-        self.aligner = Aligner(kind)
-        self.alarms = Alarms(rule)
-        self.machines: list[Machine | None] = []
-        self.writer = DiagnosisWriter(kind, runner)
-        self._free: list[int] = []
-        self.width = len(kind.variables)
-        self.max_skew_ms = kind.max_skew_ms
-        self.idle_after_ms = [kind.idle_after_ms(name) for name in kind.source_names]
-        self.sources = {
-            kind.sources[name].topic: SourceColumns(
-                index, {v.name: column for column, v in enumerate(kind.variables) if v.source == name}, self.width
-            )
-            for index, name in enumerate(kind.source_names)
-        }
-
-    def add(self, name: str, partition: int, last_ms: int) -> Machine:
-        """Give a machine a slot."""
-        if self._free:
-            slot = self._free.pop()
-        else:
-            slot = len(self.machines)
-            self.machines.append(None)
-            self.aligner.reserve(slot + 1)
-            self.alarms.reserve(len(self.machines) + 64)
-            self.runner.reserve(slot + 1)
-        machine = self.machines[slot] = Machine(
-            name, name.encode(), self, slot, partition, last_ms, [last_ms] * len(self.sources)
-        )
-        return machine
-
-    def remove(self, machine: Machine) -> None:
-        """Forget a machine and free its slot."""
-        self.aligner.drop(machine.slot)
-        self.alarms.drop(machine.slot)
-        self.runner.reset(np.array([machine.slot]))
-        self.machines[machine.slot] = None
-        self._free.append(machine.slot)
-
-
-@dataclass(slots=True)
-class _Inbox:
-    """Readings and texts of one machine type, decoded but not yet aligned."""
-
-    records: list[Record] = field(default_factory=list)
-    columns: list[tuple[int, int, int, int, int]] = field(default_factory=list)  # slot, time, source, arrival, order
-    values: array[float] = field(default_factory=lambda: array("d"))  # row after row, NaN where there is none
-    texts: list[ArrivedText] = field(default_factory=list)
+class _AppliedError(Exception):
+    """A record of a machine that was forgotten after it."""
 
 
 class Engine:
@@ -185,7 +91,8 @@ class Engine:
         self.lines = {kind.name: Line(kind, runners[kind.name], rule) for kind in profile.machine_types}
         self._machines: dict[bytes, Machine] = {}
         self._changed: dict[bytes, Machine] = {}
-        self._evicted: dict[str, int] = {}  # machine -> its partition
+        self._forgotten: dict[str, Forgotten] = {}
+        self._evicted: set[str] = set()  # forgotten since the last checkpoint
         self._controls: dict[int, int] = {}  # partition -> offset of the last control record that was applied
         self._clock_ms: dict[int, int] = {}
         self._newest_frame_end_ms: dict[int, int] = {}
@@ -217,9 +124,9 @@ class Engine:
         self, records: Sequence[Record], held: dict[int, tuple[messages.Control, Record]], outputs: list[Output]
     ) -> list[Record]:
         """Align and diagnose records up to the control records to apply then, `held`; returns those behind them."""
-        inboxes: dict[str, _Inbox] = {name: _Inbox() for name in self.lines}
+        inboxes: dict[str, Inbox] = {name: Inbox() for name in self.lines}
         behind: list[Record] = []
-        for order, record in enumerate(records):
+        for order, record in self._take_blocks(records, inboxes):
             topic, partition = record.topic, record.partition
             if partition in held:
                 behind.append(record)
@@ -242,13 +149,34 @@ class Engine:
             except RejectedError as rejected:
                 self._reject(record, rejected, outputs)
                 continue
+            except _AppliedError:
+                self.stats.skipped[topic] += 1
+                continue
             # Only by records that make sense: one wild time stamp must not make every machine look silent.
             if record.timestamp_ms > self._clock_ms.get(partition, -1):
                 self._clock_ms[partition] = record.timestamp_ms
         self._align(inboxes, outputs)
         return behind
 
-    def _reading(self, record: Record, order: int, inboxes: dict[str, _Inbox]) -> None:
+    def _take_blocks(self, records: Sequence[Record], inboxes: dict[str, Inbox]) -> Iterable[tuple[int, Record]]:
+        """Take in together what can be; gives the rest, each with its place among all records."""
+        topics = Counter(map(_topic_of, records))
+        if CONTROL in topics or len(records) < _LEAST_BLOCK:
+            return enumerate(records)  # a control record may have to wait for what is before it
+        rest: list[tuple[int, Record]] = []
+        for topic in topics:
+            rows = [(order, record) for order, record in enumerate(records) if record.topic == topic]
+            orders, mine = [order for order, _ in rows], [record for _, record in rows]
+            if topic not in self._sensor_topics or not take_block(topic, mine, orders, self._machines, inboxes):
+                rest += rows
+                continue
+            for partition in {record.partition for record in mine}:
+                newest = max(record.timestamp_ms for record in mine if record.partition == partition)
+                self._clock_ms[partition] = max(self._clock_ms.get(partition, -1), newest)
+        rest.sort(key=itemgetter(0))
+        return rest
+
+    def _reading(self, record: Record, order: int, inboxes: dict[str, Inbox]) -> None:
         topic, _, offset, stamp_ms, key, value, _ = record
         if value is None:
             raise RejectedError(Reason.EMPTY, "the record has no value")
@@ -276,15 +204,9 @@ class Engine:
         arrived = machine.arrived_ms
         if stamp_ms > arrived[source.index]:
             arrived[source.index] = stamp_ms
-        inbox = inboxes[line.name]
-        inbox.records.append(record)
-        inbox.columns.append((machine.slot, time, source.index, stamp_ms, order))
-        try:
-            inbox.values.fromlist(values)  # type: ignore[arg-type] # a tenth of what numpy takes for a list of lists
-        except TypeError:  # there is a None among them
-            inbox.values.fromlist([math.nan if number is None else number for number in values])
+        inboxes[line.name].add(record, machine, time, source.index, order, values)
 
-    def _event(self, record: Record, order: int, inboxes: dict[str, _Inbox]) -> None:
+    def _event(self, record: Record, order: int, inboxes: dict[str, Inbox]) -> None:
         if record.value is None:
             raise RejectedError(Reason.EMPTY, "the record has no value")
         event = messages.decode_event(record.value)
@@ -332,7 +254,13 @@ class Engine:
             raise RejectedError(
                 Reason.UNKNOWN_MACHINE, f"no machine type of plant {self._profile.plant} matches {name[:80]!r}"
             )
+        before = self._forgotten.get(name)
+        if before is not None and record.offset <= before.applied.get(record.topic, -1):
+            raise _AppliedError
         machine = self._machines[encoded] = self.lines[kind.name].add(name, record.partition, record.timestamp_ms)
+        if before is not None:
+            machine.applied.update(before.applied)
+            del self._forgotten[name]
         return machine
 
     def _reject(self, record: Record, rejected: RejectedError, outputs: list[Output]) -> None:
@@ -383,6 +311,10 @@ class Engine:
         machine = self._machines.get(control.machine.encode())
         if machine is None and control.kind == "end":
             return  # a machine that is not known has nothing to close
+        before = self._forgotten.get(control.machine)
+        if before is not None and record.offset <= before.applied.get(CONTROL, -1):
+            self.stats.skipped[CONTROL] += 1
+            return
         if machine is None or machine.partition != record.partition:
             text = f"no machine {control.machine[:80]!r} is known in partition {record.partition}"
             raise RejectedError(Reason.UNKNOWN_MACHINE, text)
@@ -411,7 +343,9 @@ class Engine:
                 if now_ms - machine.last_ms > line.kind.state_ttl_ms:
                     self._step(line, line.aligner.finish(np.array([machine.slot]), Resets.RUN_END), outputs)
                     self.forget(machine.name)
-                    self._evicted[machine.name] = partition
+                    applied = machine.applied | {CONTROL: offset}
+                    self._forgotten[machine.name] = Forgotten(machine.name, partition, machine.last_ms, applied)
+                    self._evicted.add(machine.name)
                     self.stats.evicted += 1
             slots = [m.slot for m in here if line.machines[m.slot] is m]
             aligned, announced = line.aligner.tick(now_ms, np.array(slots, np.int64))
@@ -442,12 +376,12 @@ class Engine:
 
     # -- alignment and model ----------------------------------------------------------------------------------
 
-    def _align(self, inboxes: dict[str, _Inbox], outputs: list[Output]) -> None:
+    def _align(self, inboxes: dict[str, Inbox], outputs: list[Output]) -> None:
         for name, inbox in inboxes.items():
-            if not inbox.columns and not inbox.texts:
+            if not inbox:
                 continue
             line = self.lines[name]
-            batch, records = self._batch(line, inbox, outputs)
+            batch, records = self._without_too_large(*inbox.batch(line), outputs)
             aligned = line.aligner.push(batch, inbox.texts)
             for late in aligned.late:
                 record, time_ms = records[late.row], int(batch.time_ms[late.row])
@@ -461,23 +395,21 @@ class Engine:
                 )
             self.stats.duplicates["readings"] += aligned.duplicate_readings
             self.stats.duplicates["texts"] += len(aligned.duplicate_texts)
-            for slot in {column[0] for column in inbox.columns}:
+            for slot in np.unique(batch.slots).tolist():
                 machine = line.machines[slot]
                 assert machine is not None
                 self._changed[machine.key] = machine
             self._step(line, aligned, outputs)
 
-    def _batch(self, line: Line, inbox: _Inbox, outputs: list[Output]) -> tuple[ReadingBatch, list[Record]]:
-        values = np.frombuffer(inbox.values, np.float64).reshape(len(inbox.columns), line.width)
-        columns = np.fromiter(chain.from_iterable(inbox.columns), np.int64, 5 * len(inbox.columns))
-        columns = columns.reshape(len(inbox.columns), 5).T.copy()
-        batch = ReadingBatch(columns[0], columns[1], columns[2], columns[3], columns[4], values)
-        # Frames are float32: what does not fit there is as useless as an infinite value.
-        too_large = (np.abs(values) > np.finfo(np.float32).max).any(axis=1)
+    def _without_too_large(
+        self, batch: ReadingBatch, records: list[Record], outputs: list[Output]
+    ) -> tuple[ReadingBatch, list[Record]]:
+        """Frames are float32: what does not fit there is as useless as an infinite value."""
+        too_large = (np.abs(batch.values) > np.finfo(np.float32).max).any(axis=1)
         if not too_large.any():
-            return batch, inbox.records
+            return batch, records
         for row in np.flatnonzero(too_large).tolist():
-            self._reject(inbox.records[row], RejectedError(Reason.NOT_FINITE, "a value is beyond 3.4e38"), outputs)
+            self._reject(records[row], RejectedError(Reason.NOT_FINITE, "a value is beyond 3.4e38"), outputs)
         keep = np.flatnonzero(~too_large)
         batch = ReadingBatch(
             batch.slots[keep],
@@ -485,9 +417,9 @@ class Engine:
             batch.source[keep],
             batch.arrival_ms[keep],
             batch.order[keep],
-            values[keep],
+            batch.values[keep],
         )
-        return batch, [inbox.records[row] for row in keep.tolist()]
+        return batch, [records[row] for row in keep.tolist()]
 
     def _late(self, record: Record, time_ms: int, frame_end_ms: int, closed_ms: int, outputs: list[Output]) -> None:
         self.stats.late[record.topic] += 1
@@ -515,7 +447,7 @@ class Engine:
                 machine = machines[row]
                 assert machine is not None
                 fresh = {text.id for at, text in frames.texts if at == row}
-                machine.texts = deque((t for t in machine.texts if t.id in fresh), maxlen=_EVIDENCE_TEXTS)
+                machine.texts = deque((t for t in machine.texts if t.id in fresh), maxlen=EVIDENCE_TEXTS)
             self.stats.frames += len(machines)
             self.stats.masked_frames += int((~frames.observed.any(axis=1)).sum())
             answers = line.writer.write(frames, result, machines, outputs, self.stats.diagnoses)
@@ -620,6 +552,12 @@ class Engine:
             saved = msgspec.msgpack.decode(state)
             if saved["version"] != STATE_VERSION:
                 raise StateError(f"state of {machine} has version {saved['version']}, this is {STATE_VERSION}")
+            if saved.get("forgotten"):
+                gone = msgspec.convert(saved, Forgotten)
+                self.forget(machine)
+                self._forgotten[machine] = gone
+                self._clock_ms[gone.partition] = max(self._clock_ms.get(gone.partition, -1), gone.last)
+                return
             kind = self._profile.type_of(machine)
             if kind is None or kind.name != saved["type"] or self.lines[kind.name].digest != saved["profile"]:
                 raise StateError(f"state of {machine} was saved under another profile")
@@ -631,7 +569,7 @@ class Engine:
             applied, partition, texts = saved["applied"], saved["partition"], saved["texts"]
             last_ms, arrived_ms = saved["last"], saved["arrived"]
             aligner, runner, alarms = saved["aligner"], saved["runner"], saved["alarms"]
-        except (msgspec.DecodeError, KeyError, TypeError) as error:
+        except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
             self.stats.states_refused += 1
             raise StateError(f"state of {machine} cannot be read: {error!r}") from error
         except StateError:
@@ -647,6 +585,7 @@ class Engine:
             line.remove(entry)
             self.stats.states_refused += 1
             raise
+        self._forgotten.pop(machine, None)
         entry.applied, entry.arrived_ms = dict(applied), list(arrived_ms)
         entry.texts.extend(RememberedText(*text) for text in texts)
         self._machines[machine.encode()] = entry
@@ -678,7 +617,18 @@ class Engine:
             self._clock_ms.pop(partition, None)
             self._newest_frame_end_ms.pop(partition, None)
             self._controls.pop(partition, None)
-        self._evicted = {name: partition for name, partition in self._evicted.items() if partition not in gone}
+        self.bury([name for name, forgotten in self._forgotten.items() if forgotten.partition in gone])
+
+    @property
+    def forgotten(self) -> Mapping[str, Forgotten]:
+        """Machines that were forgotten, until they are buried; what is saved of them keeps crashes from reviving it."""
+        return self._forgotten
+
+    def bury(self, machines: Sequence[str]) -> None:
+        """The last records of these forgotten machines will not come again."""
+        for machine in machines:
+            self._forgotten.pop(machine, None)
+            self._evicted.discard(machine)
 
     # -- what others may know ---------------------------------------------------------------------------------
 
@@ -720,6 +670,9 @@ def saved_at(state: bytes) -> SavedAt:
     except msgspec.DecodeError:
         return SavedAt()
 
+
+_LEAST_BLOCK = 16
+"""Fewer records are not worth the preparation."""
 
 _topic_of = itemgetter(Record._fields.index("topic"))
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pipeline.alignment import Aligned
-from pipeline.engine import Engine, Line
+from pipeline.engine import Engine
 from pipeline.frames import Frames, Ints, StepResult
+from pipeline.line import Line
 from pipeline.profile import PlantProfile
 from pipeline.records import Output
 

@@ -68,6 +68,8 @@ class StepResult:
     weights: Floats  # (M, B) fusion weights, 0 where the modality is absent, else summing to 1
     present: Bools  # (M, B) which modalities had evidence
     scaled: Floats  # (B, V) readings in training standard deviations from the normal state; 0 where unknown
+    attention: Floats | None = None
+    """(B, M, M) how much each modality (row) took from each; None for models without cross-modal attention."""
 
 
 class StepRunner(Protocol):

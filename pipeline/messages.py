@@ -6,9 +6,10 @@ Decoding is strict (no strings for numbers, no numbers for booleans) and done by
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -20,10 +21,18 @@ MAX_TIME_MS = 2**42
 """Times from this on (the year 2109) are refused; it keeps integer arithmetic on times far from overflow."""
 
 
+MAX_EVENT_BYTES = 64 << 10
+"""Size of an event's value, at most; waiting texts are part of a machine's state with their original bytes."""
+
+MAX_NAME = 200
+"""Characters of a machine's id, or of a fault's name in a label, at most."""
+
+
 class Reason(StrEnum):
     """Why a record could not be used; the label of the dead-letter and late counters."""
 
     EMPTY = "empty"
+    TOO_LARGE = "too_large"
     NOT_JSON = "not_json"
     SCHEMA = "schema"
     NOT_A_NUMBER = "not_a_number"
@@ -70,12 +79,15 @@ class EventMessage(msgspec.Struct, frozen=True, gc=False):
     severity: str | None = None
 
 
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
+
+
 class Label(msgspec.Struct, frozen=True, gc=False):
     """What a technician found: the fault from `start` until before `end` (null = still there)."""
 
-    machine: str
+    machine: Name
     start: int | str
-    fault: str
+    fault: Name
     end: int | str | None = None
 
 
@@ -87,7 +99,7 @@ class Control(msgspec.Struct, frozen=True, gc=False):
     machine: str | None = None
 
 
-class ModalityAnswer(msgspec.Struct, frozen=True):
+class ModalityAnswer(msgspec.Struct, frozen=True, gc=False):
     """What one modality alone says, how much it weighed, and how old its newest evidence was."""
 
     fault: str
@@ -97,7 +109,7 @@ class ModalityAnswer(msgspec.Struct, frozen=True):
     age_ms: int | None
 
 
-class VariableEvidence(msgspec.Struct, frozen=True):
+class VariableEvidence(msgspec.Struct, frozen=True, gc=False):
     """A variable far from its normal range: its value, and the distance in standard deviations."""
 
     name: str
@@ -105,7 +117,7 @@ class VariableEvidence(msgspec.Struct, frozen=True):
     deviation: float
 
 
-class TextEvidence(msgspec.Struct, frozen=True):
+class TextEvidence(msgspec.Struct, frozen=True, gc=False):
     """A text that was in the model's memory."""
 
     id: str
@@ -114,21 +126,21 @@ class TextEvidence(msgspec.Struct, frozen=True):
     late: bool
 
 
-class Evidence(msgspec.Struct, frozen=True):
+class Evidence(msgspec.Struct, frozen=True, gc=False):
     """On what a diagnosis rests."""
 
     variables: list[VariableEvidence]
     texts: list[TextEvidence]
 
 
-class ModelRef(msgspec.Struct, frozen=True):
+class ModelRef(msgspec.Struct, frozen=True, gc=False):
     """Which model spoke."""
 
     name: str
     hash: str
 
 
-class Diagnosis(msgspec.Struct, frozen=True):
+class Diagnosis(msgspec.Struct, frozen=True, gc=False):
     """The state of one machine in one frame, as published; times are integer milliseconds UTC."""
 
     id: str
@@ -148,7 +160,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
     model: ModelRef
 
 
-class Alarm(msgspec.Struct, frozen=True):
+class Alarm(msgspec.Struct, frozen=True, gc=False):
     """A change in a machine's alarm."""
 
     id: str
@@ -162,17 +174,26 @@ class Alarm(msgspec.Struct, frozen=True):
 
 def parse_time_ms(value: int | str) -> int:
     """Integer milliseconds UTC of a wire time; raises RejectedError if it is none, or has no UTC offset."""
-    if isinstance(value, str):
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            raise RejectedError(Reason.BAD_TIME, f"{value[:40]!r} is not an ISO 8601 time") from None
+    time_ms = _from_iso(value) if isinstance(value, str) else value
+    if not 0 <= time_ms < MAX_TIME_MS:
+        raise RejectedError(Reason.BAD_TIME, f"{_shown(value)} is not a time in milliseconds between 1970 and 2109")
+    return time_ms
+
+
+def _from_iso(text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
-            raise RejectedError(Reason.BAD_TIME, f"{value[:40]!r} has no UTC offset; write for example a final Z")
-        value = _to_milliseconds(moment)
-    if not 0 <= value < MAX_TIME_MS:
-        raise RejectedError(Reason.BAD_TIME, f"{value} is not a time in milliseconds between 1970 and 2109")
-    return value
+            raise RejectedError(Reason.BAD_TIME, f"{text[:40]!r} has no UTC offset; write for example a final Z")
+        return _to_milliseconds(moment)
+    except (ValueError, OverflowError):  # overflow: in UTC it lies before the year 1 or behind the year 9999
+        raise RejectedError(Reason.BAD_TIME, f"{text[:40]!r} is not an ISO 8601 time") from None
+
+
+def _shown(value: int | str) -> str:
+    """A time as it was given, cut: a number may have thousands of digits."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def _to_milliseconds(moment: datetime) -> int:
@@ -190,6 +211,7 @@ _decode_label = msgspec.json.Decoder(Label).decode
 _decode_control = msgspec.json.Decoder(Control).decode
 _decode_diagnosis = msgspec.json.Decoder(Diagnosis).decode
 _encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 
 
 def decode_reading(value: bytes) -> tuple[str, int | str, list[float | None] | dict[str, float | None]]:
@@ -201,8 +223,16 @@ def decode_reading(value: bytes) -> tuple[str, int | str, list[float | None] | d
         raise _rejected(error) from None
 
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError)
+"""What `decode_plain_reading` raises; a record without a value is a TypeError."""
+
+decode_plain_reading = _decode_reading
+
+
 def decode_event(value: bytes) -> EventMessage:
     """An event text from its JSON bytes; raises RejectedError."""
+    if len(value) > MAX_EVENT_BYTES:
+        raise RejectedError(Reason.TOO_LARGE, f"{len(value)} bytes; an event may have {MAX_EVENT_BYTES}")
     try:
         return _decode_event(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -238,10 +268,18 @@ def encode(message: msgspec.Struct) -> bytes:
     return _encode(message)
 
 
+def encode_all(messages: Sequence[msgspec.Struct]) -> list[bytes]:
+    """JSON bytes of each of many messages."""
+    # One call, and JSON has no line feeds but those between messages: in strings they are escaped.
+    return _encode_lines(messages).splitlines()
+
+
 def _rejected(error: Exception) -> RejectedError:
     text = str(error)[:200]
     if not isinstance(error, msgspec.ValidationError):
         return RejectedError(Reason.NOT_JSON, text or "nested too deeply")
+    if text.startswith("Integer value out of range"):  # only times are integers, this one has thousands of digits
+        return RejectedError(Reason.BAD_TIME, text)
     if "out of range" in text:
         return RejectedError(Reason.NOT_FINITE, text)
     if "`$.values[" in text and "Expected `float" in text:

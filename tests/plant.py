@@ -117,20 +117,29 @@ class Plant:
         with contextlib.suppress(DeliveryError):
             await worker.stop()
 
-    async def live(self, until: Callable[[], bool] | None = None, seconds: float = 60.0, **options: Any) -> Worker:
+    async def live(
+        self,
+        until: Callable[[], bool] | None = None,
+        seconds: float = 60.0,
+        worker: Worker | None = None,
+        **options: Any,
+    ) -> Worker:
         """One life: until the worker dies or fails, else until all input is processed or something else is so."""
-        worker = self.worker(**options)
+        worker = worker or self.worker(**options)
         probes = self._probes[worker]
+        over = False
         await worker.start()
-        async with asyncio.timeout(seconds):
-            while not (probes.dead or worker._failed.is_set()):
-                if worker._ready() is None and (self.read_by(worker) if until is None else until()):
-                    with contextlib.suppress(DeliveryError):
-                        await worker.stop()
-                    break
-                await asyncio.sleep(0.002)
-        if probes.dead or worker._failed.is_set():
-            await self.kill(worker)
+        try:
+            async with asyncio.timeout(seconds):
+                while not (over or probes.dead or worker._failed.is_set()):
+                    await asyncio.sleep(0.002)
+                    over = worker._ready() is None and (self.read_by(worker) if until is None else until())
+            if over:
+                with contextlib.suppress(Killed):
+                    await worker.stop()
+        finally:
+            if not over or probes.dead:
+                await self.kill(worker)
         return worker
 
     def read_by(self, *workers: Worker) -> bool:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.engine import Engine
-from pipeline.messages import Reason, RejectedError, decode_reading, parse_time_ms
+from pipeline.messages import Reason, RejectedError, decode_label, decode_reading, parse_time_ms
 from pipeline.records import Record
 from tests.builders import SumRunner, diagnoses, event, numbered, profile, reading, reasons
 
@@ -49,6 +49,10 @@ def engine() -> Engine:
         (body(time="2026-11-20T00:53:20"), b"p1", Reason.BAD_TIME),
         (body(time=-5), b"p1", Reason.BAD_TIME),
         (body(time=10**30), b"p1", Reason.BAD_TIME),
+        (b'{"machine":"p1","time":%s,"values":[1,2]}' % (b"9" * 4_000), b"p1", Reason.BAD_TIME),
+        (b'{"machine":"p1","time":%s,"values":[1,2]}' % (b"9" * 9_000), b"p1", Reason.BAD_TIME),
+        (body(time="0001-01-01T00:00:00+14:00"), b"p1", Reason.BAD_TIME),
+        (body(time="9999-12-31T23:59:59-14:00"), b"p1", Reason.BAD_TIME),
         (body(time=T0 + 10**9), b"p1", Reason.FUTURE_TIME),
         (body(), b"p2", Reason.KEY_MISMATCH),
         (body(), None, Reason.KEY_MISMATCH),
@@ -68,7 +72,7 @@ def test_bad_readings_are_dead_letters_with_reason_origin_and_original_bytes(
     assert (letter.key, letter.value, headers["trace"]) == (key, value, b"7")
     assert (headers["faultline-topic"], headers["faultline-partition"]) == (b"sensors", b"0")
     assert headers["faultline-offset"] == b"41"
-    assert headers["faultline-detail"]
+    assert 0 < len(headers["faultline-detail"]) < 1_000
     assert eng.stats.dead_letters[reason] == 1
 
 
@@ -94,6 +98,19 @@ def test_a_thousand_hostile_records_change_no_diagnosis() -> None:
         (d.id, d.probabilities) for d in diagnoses(expected)
     ]
     assert len(reasons(outputs)) == 1000
+
+
+def test_an_event_may_have_64_kib_since_it_is_kept_with_its_machines_state() -> None:
+    (letter,) = engine().process([event("p1", T0, "x" * 70_000)])
+    assert dict(letter.headers)["faultline-reason"] == b"too_large"
+    assert len(letter.value or b"") > 70_000
+    assert engine().process([event("p1", T0, "x" * 60_000)]) == []
+
+
+def test_a_label_names_its_machine_and_fault_in_at_most_200_characters() -> None:
+    for changes in ({"machine": ""}, {"machine": "m" * 201}, {"fault": "f" * 201}, {"fault": ""}):
+        with pytest.raises(RejectedError, match="schema"):
+            decode_label(json.dumps({"machine": "p1", "start": T0, "fault": "leak"} | changes).encode())
 
 
 @given(st.binary(max_size=200))
