@@ -1,4 +1,4 @@
-"""The command line: `faultline demo | replay | run | record | train | topics | settings | bench`."""
+"""The command line: `faultline demo | replay | run | record | verify | train | topics | settings | bench | …`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rich.table import Table
 
 from agents.certificate import Certificate, read_certificate, write_certificate
 from agents.cli_bench import bench_app
+from agents.cli_topics import dead_letters_app, verify
 from agents.live_view import LiveView
 from agents.shipped import demo_model, demo_recording
 from pipeline.errors import CertificateError, FaultlineError, SettingsError, TopicMismatchError
@@ -36,7 +37,9 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(help="Create the topics, or check that they are as they must be.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
+app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(bench_app, name="bench")
+app.command()(verify)
 
 DEMO_SECONDS = 30.0
 
