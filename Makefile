@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint format kafka bench lock clean
+.PHONY: help demo test lint format kafka bench soak fuzz lock clean
 
 help:
 	@echo "make demo    replay the shipped recording through the whole pipeline, no broker needed"
@@ -13,6 +13,8 @@ help:
 	@echo "make lint    ruff and mypy --strict"
 	@echo "make kafka   run a real Kafka in the foreground, from Maven jars"
 	@echo "make bench   measure, side by side in one run"
+	@echo "make soak    kill workers and brokers for ten minutes and prove that nothing is lost"
+	@echo "make fuzz    a million hostile records through a worker"
 	@echo "make lock    pin the dependencies anew in requirements.lock"
 
 $(VENV)/.ready: pyproject.toml requirements.lock
@@ -42,6 +44,12 @@ kafka: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	$(BIN)/faultline bench align
+
+soak: $(VENV)/.ready
+	$(BIN)/python -m tests.soak --out soak.json
+
+fuzz: $(VENV)/.ready
+	$(BIN)/python -m tests.soak_hostile --records 1000000 --json
 
 lock: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet uv

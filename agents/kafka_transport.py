@@ -16,6 +16,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import TRANSPORTS, aiokafka
 
+from agents import lenient_records
 from agents.delivery import TP, ChunkedConsumerMixin, Delivery, Fetched, Mark
 from pipeline.errors import AuthorizationError, FaultlineError
 from pipeline.records import Record
@@ -75,6 +76,7 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):  # type: ignore[misc]
         self._answered: dict[TP, tuple[int | None, int]] = {}  # when the last answer came, and its number
 
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
+        lenient_records.install()
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = _FETCH_MAX_WAIT_MS  # Faust says 1,500, and offers no setting
         if self.consumer.groups_topics:

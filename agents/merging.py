@@ -29,10 +29,12 @@ class TP(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much may be in memory: records a chunk, records a partition that wait for others, chunks not processed."""
+    """How much may be in memory: records a chunk, records a partition that wait for others (fewer if they have so many
+    bytes together), chunks not processed."""
 
     chunk_records: int = 4_096
     buffered_records: int = 8_192
+    buffered_bytes: int = 32 << 20
     chunks_in_flight: int = 4
 
 
@@ -81,7 +83,7 @@ class Mark(NamedTuple):
 class _Lane:
     """The buffered records of one topic's partition."""
 
-    __slots__ = ("_keys", "arrivals", "expected", "mark", "rank", "records", "start", "tp")
+    __slots__ = ("_keys", "arrivals", "bytes", "expected", "mark", "rank", "records", "start", "tp")
 
     def __init__(self, tp: TP, rank: int) -> None:
         self.tp = tp
@@ -90,6 +92,7 @@ class _Lane:
         self.start: int | None = None  # where reading began
         self.expected: int | None = None  # the next record's offset, if none is missing
         self.records: list[Record] = []
+        self.bytes = 0  # of the values and keys of the records
         self.arrivals: deque[tuple[int, int]] = deque()  # (answer, how many records came with it)
         self._keys: list[int] | None = None
 
@@ -111,6 +114,7 @@ class _Lane:
         self.mark = mark
         if records:
             self.records += records
+            self.bytes += _bytes(records)
             self.arrivals.append((mark.answer, len(records)))
             self._keys = None
 
@@ -124,12 +128,13 @@ class _Lane:
 
     def take(self, count: int) -> list[Record]:
         if count == len(self.records):
-            taken, self.records = self.records, []
+            taken, self.records, self.bytes = self.records, [], 0
             self.arrivals.clear()
             self._keys = None
             return taken
         taken = self.records[:count]
         del self.records[:count]
+        self.bytes -= _bytes(taken)
         if self._keys is not None:
             del self._keys[:count]
         while count:
@@ -138,6 +143,12 @@ class _Lane:
                 self.arrivals.appendleft((came, records - count))
             count -= min(records, count)
         return taken
+
+
+def _bytes(records: Sequence[Record]) -> int:
+    keys_and_values = chain(map(itemgetter(4), records), map(itemgetter(5), records))
+    headers = sum(len(value or b"") for record in records if record[6] for _, value in record[6])
+    return sum(map(len, filter(None, keys_and_values))) + headers
 
 
 def order_keys(timestamps: list[int]) -> list[int]:
@@ -248,7 +259,13 @@ class ChunkMerger:
     @property
     def full(self) -> set[TP]:
         """Partitions that hold as much as they may."""
-        return {tp for tp, lane in self._lanes.items() if len(lane.records) >= self._limits.buffered_records}
+        return {tp for tp, lane in self._lanes.items() if self._is_full(lane)}
+
+    def _is_full(self, lane: _Lane) -> bool:
+        if len(lane.records) >= self._limits.buffered_records:
+            return True
+        # Of fewer records than are distrusted none might ever be released, and then it could never be fetched again.
+        return lane.bytes >= self._limits.buffered_bytes and len(lane.records) > self._distrusted
 
     @property
     def waiting(self) -> bool:

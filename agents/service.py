@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agents.certificate import Witness, write_certificate
 from agents.kafka_admin import TopicSpec, check_topics
-from agents.publish import KafkaPublisher
+from agents.publish import LETTER_BYTES, LETTER_TOPICS, KafkaPublisher
 from agents.security import client_security, faust_credentials, require_rights
 from agents.state import COMPACTION_LAG_MS, SEGMENT_BYTES, STATE_BYTES, KafkaStateStore
 from agents.worker import Worker
@@ -38,6 +38,7 @@ def topic_specs(settings: Settings, profile: PlantProfile) -> list[TopicSpec]:
         # A machine whose clock is ahead must not make the broker refuse its diagnoses; max_skew judges clocks.
         "message.timestamp.after.max.ms": str(2**63 - 1),
     }
+    letters = kept | {"max.message.bytes": str(LETTER_BYTES + 1024)}
     compacted = {
         "cleanup.policy": "compact",
         "retention.ms": "-1",
@@ -51,7 +52,7 @@ def topic_specs(settings: Settings, profile: PlantProfile) -> list[TopicSpec]:
             settings.topic_prefix + topic.name,
             settings.partitions,
             settings.replication,
-            compacted if topic.compacted else kept,
+            compacted if topic.compacted else letters if topic.name in LETTER_TOPICS else kept,
         )
         for topic in all_topics(profile)
     ]

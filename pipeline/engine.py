@@ -32,6 +32,7 @@ STATE_VERSION = 1
 CONFIDENCE_BOUNDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
 _MAX_MACHINE_ID = 200
 _MAX_TEXT = 2_000
+_MAX_EVENT_HEADERS = 64 << 10
 
 
 @dataclass(slots=True)
@@ -97,6 +98,7 @@ class Engine:
         self._clock_ms: dict[int, int] = {}
         self._newest_frame_end_ms: dict[int, int] = {}
         self._sensor_topics = frozenset(profile.sensor_topics)
+        self._max_skew_ms = max(kind.max_skew_ms for kind in profile.machine_types)
         self.stats = Stats()
 
     # -- input ------------------------------------------------------------------------------------------------
@@ -132,6 +134,8 @@ class Engine:
                 behind.append(record)
                 continue
             try:
+                if not 0 <= record.timestamp_ms < messages.MAX_TIME_MS:
+                    raise RejectedError(Reason.BAD_TIME, f"its own time stamp is {record.timestamp_ms}")
                 if topic in self._sensor_topics:
                     self._reading(record, order, inboxes)
                 elif topic == EVENTS:
@@ -148,6 +152,7 @@ class Engine:
                     raise RejectedError(Reason.UNKNOWN_TOPIC, f"the engine does not read topic {topic}")
             except RejectedError as rejected:
                 self._reject(record, rejected, outputs)
+                self._forget_if_new(record)
                 continue
             except _AppliedError:
                 self.stats.skipped[topic] += 1
@@ -167,7 +172,9 @@ class Engine:
         for topic in topics:
             rows = [(order, record) for order, record in enumerate(records) if record.topic == topic]
             orders, mine = [order for order, _ in rows], [record for _, record in rows]
-            if topic not in self._sensor_topics or not take_block(topic, mine, orders, self._machines, inboxes):
+            stamps = [record.timestamp_ms for record in mine]
+            sound = min(stamps) >= 0 and max(stamps) < messages.MAX_TIME_MS and topic in self._sensor_topics
+            if not sound or not take_block(topic, mine, orders, self._machines, inboxes):
                 rest += rows
                 continue
             for partition in {record.partition for record in mine}:
@@ -210,6 +217,8 @@ class Engine:
         if record.value is None:
             raise RejectedError(Reason.EMPTY, "the record has no value")
         event = messages.decode_event(record.value)
+        if record.headers and sum(len(name) + len(value or b"") for name, value in record.headers) > _MAX_EVENT_HEADERS:
+            raise RejectedError(Reason.TOO_LARGE, f"its headers have more than {_MAX_EVENT_HEADERS} bytes")
         machine = self._machine(record, event.machine)
         if record.offset <= machine.applied.get(EVENTS, -1):
             self.stats.skipped[EVENTS] += 1
@@ -263,6 +272,12 @@ class Engine:
             del self._forgotten[name]
         return machine
 
+    def _forget_if_new(self, record: Record) -> None:
+        """A record that makes no sense makes no machine."""
+        machine = self._machines.get(record.key)  # type: ignore[arg-type]
+        if machine is not None and not machine.applied:
+            self.forget(machine.name)
+
     def _reject(self, record: Record, rejected: RejectedError, outputs: list[Output]) -> None:
         self.stats.dead_letters[rejected.reason.value] += 1
         outputs.append(messages.dead_letter(record, rejected))
@@ -273,8 +288,12 @@ class Engine:
         if record.value is None:
             raise RejectedError(Reason.EMPTY, "the record has no value")
         control = messages.decode_control(record.value)
-        if control.kind == "tick" and control.time is None:
-            raise RejectedError(Reason.SCHEMA, "a tick needs a time")
+        if control.kind == "tick":
+            if control.time is None:
+                raise RejectedError(Reason.SCHEMA, "a tick needs a time")
+            ahead = messages.parse_time_ms(control.time) - record.timestamp_ms
+            if ahead > self._max_skew_ms:  # it would make every machine of the partition look silent
+                raise RejectedError(Reason.FUTURE_TIME, f"a tick {ahead} ms ahead of its record's time stamp")
         if control.kind != "tick" and control.machine is None:
             raise RejectedError(Reason.SCHEMA, f"'{control.kind}' needs a machine")
         return control
@@ -286,7 +305,8 @@ class Engine:
         """
         if control.kind != "tick":
             return False
-        now_ms = messages.parse_time_ms(control.time or 0)
+        assert control.time is not None
+        now_ms = messages.parse_time_ms(control.time)
         for line in self.lines.values():
             idle_after = line.idle_after_ms
             ttl = line.kind.state_ttl_ms
@@ -339,9 +359,11 @@ class Engine:
                 for m in line.machines
                 if m is not None and m.partition == partition and m.applied.get(CONTROL, -1) < offset
             ]
-            for machine in here:
-                if now_ms - machine.last_ms > line.kind.state_ttl_ms:
-                    self._step(line, line.aligner.finish(np.array([machine.slot]), Resets.RUN_END), outputs)
+            gone = [m for m in here if now_ms - m.last_ms > line.kind.state_ttl_ms]
+            if gone:  # all at once: after a flood of ids there may be very many
+                slots_gone = np.array([m.slot for m in gone], np.int64)
+                self._step(line, line.aligner.finish(slots_gone, Resets.RUN_END), outputs)
+                for machine in gone:
                     self.forget(machine.name)
                     applied = machine.applied | {CONTROL: offset}
                     self._forgotten[machine.name] = Forgotten(machine.name, partition, machine.last_ms, applied)
