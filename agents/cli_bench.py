@@ -28,6 +28,37 @@ def bench_models_command(as_json: JsonOption = False, rounds: int = 5, seed: int
     _show(bench_models(rounds=rounds, seed=seed), as_json)
 
 
+@bench_app.command("stream")
+def bench_stream_command(
+    as_json: JsonOption = False,
+    readings: int = 300_000,
+    rounds: int = 5,
+    only: Annotated[str | None, typer.Option("--only", help="candidates, as in faultline,quix")] = None,
+    skip_latency: Annotated[bool, typer.Option("--skip-latency", help="measure readings a second only")] = False,
+    quiet_topic: Annotated[
+        bool, typer.Option("--quiet-topic", help="also measure with an empty events topic beside the full one")
+    ] = False,
+    kafka: Annotated[str | None, typer.Option("--kafka", help="host:port of a broker; else one is started")] = None,
+    python: Annotated[str | None, typer.Option("--python", help="Python that has the rivals' packages")] = None,
+    arithmetic: Annotated[str, typer.Option("--arithmetic", help="what rivals compute with: torch or numpy")] = "torch",
+) -> None:
+    """Faultline beside Faust, Quix Streams, Bytewax and loops by hand, on a real broker (deploy/bench/README.md)."""
+    from agents.bench_stream import bench_stream
+
+    report = bench_stream(
+        readings=readings,
+        rounds=rounds,
+        only=[part.strip() for part in only.split(",")] if only else None,
+        skip_latency=skip_latency,
+        quiet_topic=quiet_topic,
+        kafka=kafka,
+        python=python,
+        arithmetic=arithmetic,
+        say=_say,
+    )
+    _show(report, as_json)
+
+
 @bench_app.command("scale")
 def bench_scale_command(
     as_json: JsonOption = False, readings: int = 200_000, rounds: int = 3, machines: int = 10_000, hours: float = 24.0

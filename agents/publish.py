@@ -32,6 +32,11 @@ _HINTS = {
     TopicAuthorizationFailedError: "; give this user the right to write there",
 }
 
+_BATCH_BYTES = 960 << 10
+"""A request costs about as much as 200 records, so batches are as large as brokers take them unless told otherwise."""
+
+_NO_HEADERS: list[tuple[str, bytes]] = []
+
 _RECORD_OVERHEAD = 64
 """Bytes that a record takes in a batch besides key, value and headers, at most."""
 
@@ -99,7 +104,7 @@ class _Lane:
     def __init__(self, topic: str, partition: int) -> None:
         self.topic = topic
         self.partition = partition
-        self.outputs: deque[Output] = deque()
+        self.outputs: deque[tuple[Output, int]] = deque()  # with their sizes
         self.task: asyncio.Task[None] | None = None
 
 
@@ -144,7 +149,7 @@ class KafkaPublisher:
             bootstrap_servers=self._bootstrap,
             acks="all",
             enable_idempotence=True,
-            max_batch_size=min(256 << 10, self._record_limit),
+            max_batch_size=min(_BATCH_BYTES, self._record_limit),
             max_request_size=max(self._record_limit, self._letter_limit) + _RECORD_OVERHEAD,
             **self._security,
         )
@@ -175,7 +180,7 @@ class KafkaPublisher:
             if lane is None or output.partition is None:
                 lane = await self._lane(output)
             self.in_flight += size
-            lane.outputs.append(output)
+            lane.outputs.append((output, size))
             if lane.task is None:
                 lane.task = asyncio.create_task(self._send_all(lane))
 
@@ -270,15 +275,16 @@ class KafkaPublisher:
 
     def _batch(self, producer: AIOKafkaProducer, lane: _Lane) -> tuple[Any, int]:
         batch = producer.create_batch()
-        outputs, size = lane.outputs, 0
+        outputs, append, size = lane.outputs, batch.append, 0
         while outputs:
-            output = outputs[0]
-            added = batch.append(
-                timestamp=output.timestamp_ms, key=output.key, value=output.value, headers=list(output.headers)
+            (_, _, key, value, timestamp_ms, headers), bytes_ = outputs[0]
+            added = append(
+                timestamp=timestamp_ms, key=key, value=value, headers=list(headers) if headers else _NO_HEADERS
             )
             if added is None:  # full
                 break
-            size += _size(outputs.popleft())
+            outputs.popleft()
+            size += bytes_
         batch.close()
         return batch, size
 

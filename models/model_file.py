@@ -144,9 +144,7 @@ def load_model(path: Path | str, machine_type: MachineType, backend: BackendChoi
     config = model.network.config.model_copy(update={"text_ttl_frames": machine_type.text_ttl_frames})
     network = Diagnoser(config, model.network.text.tokenizer if model.network.text is not None else None)
     network.load_state_dict(model.network.state_dict())
-    return choose_runner(
-        network, name=header.name, digest=header.hash, classes=header.essence.faults, backend=backend
-    )
+    return choose_runner(network, name=header.name, digest=header.hash, classes=header.essence.faults, backend=backend)
 
 
 def read_model(path: Path) -> Model:
