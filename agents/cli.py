@@ -397,6 +397,12 @@ def train(
     out: Annotated[Path | None, typer.Option("--out", help="folder for model, scores and plots")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="another seed than the configuration's")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="another number of passes for every stage")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", help="the fusion: late, early, hybrid, deep, adaptive, vae or channels (docs/models.md)"
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on where an interrupted training stopped")] = False,
 ) -> None:
     """Train a model and write its file, its scores and its plots."""
@@ -406,7 +412,7 @@ def train(
 
     settings = load_settings()
     _use_threads(settings)
-    chosen = load_train_config(config, data=data, output=out, seed=seed, epochs=epochs)
+    chosen = load_train_config(config, data=data, output=out, seed=seed, epochs=epochs, fusion=model)
     console = Console(stderr=True)
     with rich_progress(console) as progress:
         report = run_training(chosen, on_progress=progress, resume=resume)

@@ -62,6 +62,8 @@ class _Batch:
 class _LenientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]
     """Bytes of a header's name that are not UTF-8 are written as \\xNN."""
 
+    _pos: int
+
     def _read_msg(self, decode_varint: Any = decode_varint) -> _DefaultRecordPy:
         def number() -> int:
             value, self._pos = decode_varint(self._buffer, self._pos)

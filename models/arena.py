@@ -9,8 +9,9 @@ from typing import Final
 import numpy as np
 import torch
 
-from models.diagnoser import LEAST_ROWS, Diagnoser
+from models.diagnoser import Diagnoser
 from models.fusion import LateFusion
+from models.layers import LEAST_ROWS
 from models.numpy_parts import Filling, Fusion, TextReader, TextRoom, array
 from models.ring import EMPTY, TextModality
 from models.runner import TorchRunner

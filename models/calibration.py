@@ -15,7 +15,7 @@ from sklearn.metrics import f1_score
 from torch import Tensor
 from torch.nn.functional import nll_loss
 
-from models.fusion import RULES, FusionConfig, LateFusion, Rule
+from models.fusion import RULES, Fused, FusionConfig, LateFusion, LearnedFusion, Rule
 from pipeline.errors import DataError
 from pipeline.frames import Ints
 
@@ -26,21 +26,42 @@ _SMALLEST_WEIGHT = 1e-3
 _STACK_FRAMES = 10_000
 _UNSEEN_CLASS_BIAS = -10.0
 _COLDEST, _HOTTEST = 0.05, 20.0
+_PART = 8192
+"""Frames that a fusion answers about at a time, which bounds the memory."""
 
 
 class Evidence:
-    """Validation frames: logits (M, N, C), present (M, N), true class (N,), and the run of each frame (N,)."""
+    """Frames to fit on or to score: logits (M, N, C), present (M, N), true class (N,), the run of each frame (N,), and
+    each modality's features (N, D_m) if a fusion needs them."""
 
-    def __init__(self, logits: Tensor, present: Tensor, labels: Ints, runs: Ints) -> None:
+    def __init__(
+        self, logits: Tensor, present: Tensor, labels: Ints, runs: Ints, features: Sequence[Tensor] = ()
+    ) -> None:
         self.logits = logits
         self.present = present
         self.labels = labels
         self.runs = runs
+        self.features = tuple(features)
 
     def take(self, rows: NDArray[np.bool_]) -> Evidence:
         """Some of the frames."""
         at = torch.from_numpy(rows)
-        return Evidence(self.logits[:, at], self.present[:, at], self.labels[rows], self.runs[rows])
+        features = [of[at] for of in self.features]
+        return Evidence(self.logits[:, at], self.present[:, at], self.labels[rows], self.runs[rows], features)
+
+    def fused(self, fusion: LateFusion | LearnedFusion) -> Fused:
+        """What the fusion says about all frames, without embeddings and attention; computed in parts."""
+        parts: list[Fused] = []
+        with torch.inference_mode():
+            for start in range(0, len(self.labels), _PART):
+                part = slice(start, start + _PART)
+                features = [of[part] for of in self.features]
+                parts.append(fusion(self.logits[:, part], self.present[:, part], features))
+        return Fused(
+            torch.cat([part.probabilities for part in parts]),
+            torch.cat([part.modality_probabilities for part in parts], dim=1),
+            torch.cat([part.weights for part in parts], dim=1),
+        )
 
 
 def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
@@ -130,6 +151,16 @@ def choose_rule(
         scores[rule] = float(f1_score(evidence.labels, predicted, labels=classes, average="macro", zero_division=0))
     best = max(RULES, key=lambda rule: scores[rule])
     return fit_fusion(best, evidence, prior, seed=seed), scores
+
+
+def calibrate_network(fusion: LearnedFusion, late: LateFusion, evidence: Evidence) -> None:
+    """Put this late fusion beside the network, and fit the temperature of the network's answer on the frames."""
+    fusion.config = fusion.config.model_copy(update={"rule": late.config.rule})
+    fusion.late = late
+    fusion.temperature.fill_(1.0)
+    rows = evidence.present.any(dim=0)
+    said = evidence.fused(fusion).probabilities[rows].clamp_min(1e-12).log()
+    fusion.temperature.fill_(fit_temperature(said, torch.from_numpy(evidence.labels)[rows]))
 
 
 def balance_prior(shares: Sequence[float] | NDArray[np.float64], weights: Tensor) -> NDArray[np.float64]:

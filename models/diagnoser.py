@@ -4,26 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from torch import Tensor, nn
 
+from models.adaptive import AdaptiveConfig, AdaptiveFusion
 from models.attention import RingAttention, RingAttentionConfig
 from models.cnn import CausalCNN, CausalCNNConfig
 from models.dataset import PlacedText, Scaling
 from models.events import ring_plan
-from models.fusion import FusionConfig, LateFusion
-from models.layers import State
+from models.fusion import FusionConfig, FusionNetwork, LateFusion, LearnedFusion
+from models.joint import (
+    ChannelsConfig,
+    ChannelsFusion,
+    DeepConfig,
+    DeepFusion,
+    EarlyConfig,
+    EarlyFusion,
+    HybridConfig,
+    HybridFusion,
+)
+from models.layers import State, enough_rows
 from models.linear_state import LinearState, LinearStateConfig
 from models.lstm import SeqLSTM, SeqLSTMConfig
 from models.ring import TextModality, empty_ring, push_texts, turn_ring
 from models.text import TextConfig, Tokenizer
-
-LEAST_ROWS = 12
-"""Matrix products of fewer rows take other paths through the processor's libraries and round otherwise, so that a
-machine's answer would depend on how many others are in its round. Above, it does not (docs/decisions/0007)."""
+from models.vae import MultimodalVAE, VAEConfig
 
 SENSORS, TEXT = "sensors", "text"
 
@@ -58,6 +66,36 @@ def build_sensors(config: SensorConfig, *, variables: int, classes: int) -> Sens
             return LinearState(config, variables=variables, classes=classes)
 
 
+FusionChoice = Annotated[
+    FusionConfig | EarlyConfig | HybridConfig | DeepConfig | AdaptiveConfig | VAEConfig | ChannelsConfig,
+    Field(discriminator="kind"),
+]
+"""Which fusion, by its `kind`, and its shape (docs/models.md)."""
+
+
+def build_fusion(config: FusionChoice, *, sizes: Sequence[int], classes: int) -> LateFusion | LearnedFusion:
+    """An untrained fusion of this description, for modalities with features of these sizes."""
+    if isinstance(config, FusionConfig):
+        return LateFusion(config, modalities=len(sizes), classes=classes)
+    modalities = len(sizes)
+    sizes = [{"features": size, "answers": classes, "both": size + classes}[config.inputs] for size in sizes]
+    network: FusionNetwork
+    match config:
+        case EarlyConfig():
+            network = EarlyFusion(config.hidden, config.dropout, sizes=sizes, classes=classes)
+        case HybridConfig():
+            network = HybridFusion(config, sizes=sizes, classes=classes)
+        case DeepConfig():
+            network = DeepFusion(config, sizes=sizes, classes=classes)
+        case AdaptiveConfig():
+            network = AdaptiveFusion(config, sizes=sizes, classes=classes)
+        case VAEConfig():
+            network = MultimodalVAE(config, sizes=sizes, classes=classes)
+        case ChannelsConfig():
+            network = ChannelsFusion(config, sizes=sizes, classes=classes)
+    return LearnedFusion(config, network, modalities=modalities, classes=classes)
+
+
 class DiagnoserConfig(BaseModel):
     """Everything needed to build the network again, apart from vocabulary and weights."""
 
@@ -68,7 +106,7 @@ class DiagnoserConfig(BaseModel):
     sensors: SensorConfig = SeqLSTMConfig()
     text: TextConfig | None = TextConfig()
     """None for machine types without texts."""
-    fusion: FusionConfig = FusionConfig()
+    fusion: FusionChoice = FusionConfig()
     clip: float = Field(default=10.0, gt=0)
     """Readings further than this many standard deviations from the normal state enter the network at this distance."""
     text_ttl_frames: int = Field(default=60, ge=1)
@@ -84,6 +122,15 @@ class Texts:
     ages: Tensor  # (K,) frames between a text's time and the end of its frame
 
 
+class RingReading(NamedTuple):
+    """What the text modality says about N rings; zeros where a ring is empty."""
+
+    logits: Tensor  # (N, C)
+    filled: Tensor  # (N,) whether there is any text
+    features: Tensor  # (N, D)
+    attention: Tensor  # (N, E)
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What the network says about N frames: M modalities, C classes, E places in the ring, D features."""
@@ -97,6 +144,10 @@ class Answer:
     scaled: Tensor  # (N, V) standard scores, not clipped, 0 where unknown
     text_attention: Tensor | None
     """(N, E) weight of each text in the ring, youngest first; None without the text modality."""
+    attention: Tensor | None = None
+    """(N, M, M) cross-modal attention, zeros in the rows of absent modalities; None for fusions without it."""
+    embedding: Tensor | None = None
+    """(N, D) what the fusion classified; None for late fusion."""
 
     def first(self, count: int) -> Answer:
         """The answer about the first so many frames."""
@@ -109,6 +160,8 @@ class Answer:
             self.features[:count],
             self.scaled[:count],
             None if self.text_attention is None else self.text_attention[:count],
+            None if self.attention is None else self.attention[:count],
+            None if self.embedding is None else self.embedding[:count],
         )
 
 
@@ -129,7 +182,8 @@ class Diagnoser(nn.Module):
         self.text: TextModality | None = None
         if config.text is not None and tokenizer is not None:
             self.text = TextModality(config.text, tokenizer, classes=config.classes)
-        self.fusion = LateFusion(config.fusion, modalities=len(self.modalities), classes=config.classes)
+        sizes = [self.sensors.feature_size] + ([] if self.text is None else [self.text.feature_size])
+        self.fusion = build_fusion(config.fusion, sizes=sizes, classes=config.classes)
 
     def set_scaling(self, scaling: Scaling) -> None:
         """Use these statistics of the normal state."""
@@ -157,13 +211,13 @@ class Diagnoser(nn.Module):
         logits, features, after = self.sensors.step(x, state)
         known = ~values.isnan().all(dim=1)
         if self.text is None:
-            return self._answer(logits[None], known[None], features, scaled, None), after
+            return self._answer(logits[None], known[None], (features,), scaled, None), after
         ring = turn_ring(state, self.config.text_ttl_frames)
         if texts is not None:
             ring = push_texts(ring, texts.rows, texts.vectors, texts.ages, self.config.text_ttl_frames)
-        text_logits, filled, attention = self.read_ring(ring["ring"], ring["ring_age"])
-        both, present = torch.stack([logits, text_logits]), torch.stack([known, filled])
-        return self._answer(both, present, features, scaled, attention), after | ring
+        read = self.read_ring(ring["ring"], ring["ring_age"])
+        both, present = torch.stack([logits, read.logits]), torch.stack([known, read.filled])
+        return self._answer(both, present, (features, read.features), scaled, read.attention), after | ring
 
     def forward(self, values: Tensor, observed: Tensor, texts: Sequence[Sequence[PlacedText]] | None = None) -> Answer:
         """Whole runs: values and observed (B, T, V), and each run's texts; N = B * T, run after run."""
@@ -171,15 +225,15 @@ class Diagnoser(nn.Module):
         scaled, x = self.sensor_inputs(values, observed)
         logits, features = self.sensors(x)
         known = ~values.isnan().all(dim=2)
-        stacked, present, attention = logits.flatten(0, 1)[None], known.flatten()[None], None
-        if self.text is not None:
-            size = self.text.config.ring
-            runs = [self.ring_of_run(run, frames) for run in (texts or [()] * batch)]
-            ring = torch.cat([vectors for vectors, _ in runs])
-            text_logits, filled, attention = self.read_ring(ring, torch.cat([ages for _, ages in runs]))
-            assert attention.shape == (batch * frames, size)
-            stacked, present = torch.cat([stacked, text_logits[None]]), torch.cat([present, filled[None]])
-        return self._answer(stacked, present, features.flatten(0, 1), scaled.flatten(0, 1), attention)
+        flat = (features.flatten(0, 1),)
+        if self.text is None:
+            return self._answer(logits.flatten(0, 1)[None], known.flatten()[None], flat, scaled.flatten(0, 1), None)
+        runs = [self.ring_of_run(run, frames) for run in (texts or [()] * batch)]
+        ring = torch.cat([vectors for vectors, _ in runs])
+        read = self.read_ring(ring, torch.cat([ages for _, ages in runs]))
+        both = torch.stack([logits.flatten(0, 1), read.logits])
+        present = torch.stack([known.flatten(), read.filled])
+        return self._answer(both, present, (*flat, read.features), scaled.flatten(0, 1), read.attention)
 
     def ring_of_run(self, texts: Sequence[PlacedText], frames: int) -> tuple[Tensor, Tensor]:
         """The ring at every frame of one run: vectors (T, E, d) and ages (T, E)."""
@@ -191,34 +245,37 @@ class Diagnoser(nn.Module):
         vectors = self.text.encode([text.text for text in texts])[torch.from_numpy(rows)]
         return vectors * (age >= 0).unsqueeze(-1), age
 
-    def read_ring(self, ring: Tensor, age: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rings (N, E, d) with ages (N, E) to logits (N, C), whether there is any text (N,), and attention (N, E).
+    def read_ring(self, ring: Tensor, age: Tensor) -> RingReading:
+        """What rings (N, E, d) with ages (N, E) say.
 
         Most machines have no text most of the time, so only the others are computed.
         """
         assert self.text is not None
         filled = (age >= 0).any(dim=1)
         logits = ring.new_zeros(len(ring), self.config.classes)
+        features = ring.new_zeros(len(ring), self.text.feature_size)
         attention = torch.zeros_like(age)
-        rows = filled.nonzero().squeeze(1)
+        rows = enough_rows(filled)
         if len(rows):
-            if len(rows) < LEAST_ROWS <= len(ring):
-                rows = torch.argsort(filled.to(torch.int8), descending=True, stable=True)[:LEAST_ROWS]
-            told, looked = self.text(ring[rows], age[rows])
-            logits, attention = logits.index_copy(0, rows, told), attention.index_copy(0, rows, looked)
-        return logits, filled, attention
+            pooled, looked = self.text.pool(ring[rows], age[rows])
+            logits = logits.index_copy(0, rows, self.text.head(pooled))
+            features = features.index_copy(0, rows, pooled)
+            attention = attention.index_copy(0, rows, looked)
+        return RingReading(logits, filled, features, attention)
 
     def _answer(
-        self, logits: Tensor, present: Tensor, features: Tensor, scaled: Tensor, attention: Tensor | None
+        self, logits: Tensor, present: Tensor, features: Sequence[Tensor], scaled: Tensor, attention: Tensor | None
     ) -> Answer:
-        fused = self.fusion(logits, present)
+        fused = self.fusion(logits, present, features)
         return Answer(
             fused.probabilities,
             fused.modality_probabilities,
             fused.weights,
             present,
             logits,
-            features,
+            features[0],
             scaled,
             attention,
+            fused.attention,
+            fused.embedding,
         )

@@ -1,18 +1,26 @@
-"""Late fusion: each modality's calibrated answer, weighed and mixed into one (MODELS.md 3.1)."""
+"""Late fusion: each modality's calibrated answer, weighed and mixed into one; and the frame of the learned fusions."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 Rule = Literal["accuracy", "uniform", "per_class", "product", "stacked"]
+FusionInputs = Literal["features", "answers", "both"]
 RULES: tuple[Rule, ...] = ("accuracy", "uniform", "per_class", "product", "stacked")
 
 _TINY = 1e-12
 """Keeps logarithms finite; in float32 far below anything that changes a decision."""
+
+
+_LEAST_TOLD = 1e-5
+"""Probabilities below this are all the same to a fusion network."""
 
 
 class FusionConfig(BaseModel):
@@ -24,12 +32,32 @@ class FusionConfig(BaseModel):
     rule: Rule = "accuracy"
 
 
+class LearnedFusionConfig(BaseModel):
+    """What all fusions that classify the encoders' features have in common."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rule: Rule = "accuracy"
+    """Rule of the late fusion that is kept beside the network, for comparison and for `hybrid`; chosen by training."""
+    inputs: FusionInputs = "features"
+    """What the network is told of each modality: its encoder's features, the log-probabilities of its own calibrated
+    answer, or both. Answers say less, and carry over better to data that the encoders have not seen."""
+    modality_dropout: float = Field(default=0.3, ge=0, lt=1)
+    """Share of the modalities that training takes away from a frame, but never all of them."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the encoders' features that training sets to zero."""
+
+
 class Fused(NamedTuple):
     """A fusion's answer for N frames: M modalities, C classes."""
 
     probabilities: Tensor  # (N, C)
     modality_probabilities: Tensor  # (M, N, C), the class prior where the modality is absent
     weights: Tensor  # (M, N), 0 where absent, else summing to 1
+    attention: Tensor | None = None
+    """(N, M, M) how much each modality (row) took from each; rows sum to 1, and to 0 where the modality is absent."""
+    embedding: Tensor | None = None
+    """(N, D) what a learned fusion classified."""
 
 
 class LateFusion(nn.Module):
@@ -65,8 +93,11 @@ class LateFusion(nn.Module):
         self.stack: Tensor  # (M, C, C), evidence in row i counts for class in column j
         self.stack_bias: Tensor  # (C,)
 
-    def forward(self, logits: Tensor, present: Tensor) -> Fused:
-        """logits (M, N, C) and present (M, N) to the fused answer; logits of absent modalities are ignored."""
+    def forward(self, logits: Tensor, present: Tensor, features: Sequence[Tensor] = ()) -> Fused:
+        """logits (M, N, C) and present (M, N) to the fused answer; logits of absent modalities are ignored.
+
+        A late fusion has no use for `features`; they are there to make all fusions alike.
+        """
         shown = present.unsqueeze(-1)
         answers = torch.softmax(logits / self.temperatures[:, None, None], dim=2).where(shown, self.prior)
         mixed, weights = self._mix(answers, present)
@@ -79,10 +110,10 @@ class LateFusion(nn.Module):
         """Rule's mixture (N, C) and the weights to show for it (M, N)."""
         rule = self.config.rule
         if rule in ("accuracy", "uniform"):
-            weights = _shares(self._weights()[:, None] * present)
+            weights = shares(self._weights()[:, None] * present)
             return torch.einsum("mn,mnc->nc", weights, answers), weights
         if rule == "per_class":
-            by_class = _shares(self.recalls[:, None, :] * present.unsqueeze(-1))
+            by_class = shares(self.recalls[:, None, :] * present.unsqueeze(-1))
             mixed = (by_class * answers).sum(dim=0)
             mixed = mixed / mixed.sum(dim=1, keepdim=True).clamp_min(_TINY)
             # Shown is each modality's weight averaged over the classes that the answer holds likely.
@@ -91,9 +122,9 @@ class LateFusion(nn.Module):
         prior = (self.prior + _TINY).log()
         evidence = ((answers + _TINY).log() - prior) * present.unsqueeze(-1)
         if rule == "product":
-            return torch.softmax(evidence.sum(dim=0) + prior, dim=1), _shares(present.to(answers.dtype))
+            return torch.softmax(evidence.sum(dim=0) + prior, dim=1), shares(present.to(answers.dtype))
         stacked = torch.softmax(torch.einsum("mnc,mck->nk", evidence, self.stack) + self.stack_bias, dim=1)
-        weights = _shares(self._weights()[:, None] * present)
+        weights = shares(self._weights()[:, None] * present)
         single = torch.einsum("mn,mnc->nc", weights, answers)
         return stacked.where((present.sum(dim=0) > 1).unsqueeze(-1), single), weights
 
@@ -106,6 +137,84 @@ class LateFusion(nn.Module):
         return torch.ones_like(self.accuracies)
 
 
-def _shares(weights: Tensor) -> Tensor:
+class Inputs(NamedTuple):
+    """What a fusion network is told about N frames."""
+
+    features: tuple[Tensor, ...]  # of each modality (N, D_m), as `FusionInputs` says; 0 where it is absent
+    present: Tensor  # (M, N)
+    late: Fused
+
+    def under(self, present: Tensor) -> Inputs:
+        """The features with fewer modalities; the late fusion's answer stays as it is."""
+        features = tuple(x * shown.unsqueeze(1) for x, shown in zip(self.features, present, strict=True))
+        return Inputs(features, present, self.late)
+
+
+class Mixed(NamedTuple):
+    """What a fusion network makes of N frames; where nothing is present it is finite and means nothing."""
+
+    logits: Tensor  # (N, C)
+    embedding: Tensor  # (N, D)
+    weights: Tensor  # (M, N), 0 where absent, else summing to 1
+    attention: Tensor | None = None  # (N, M, M)
+
+
+class FusionNetwork(nn.Module):
+    """A network that classifies features frame by frame, and has no state."""
+
+    def mix(self, inputs: Inputs) -> Mixed:
+        """Logits and what there is to explain them."""
+        raise NotImplementedError
+
+    def loss(self, inputs: Inputs, labels: Tensor, class_weights: Tensor) -> Tensor:
+        """What training goes down on, over frames with classes `labels` (N,) and loss weights (C,)."""
+        return cross_entropy(self.mix(inputs).logits, labels, class_weights)
+
+
+class LearnedFusion(nn.Module):
+    """A fusion network beside a late fusion, whose calibrated answers remain those of the single modalities.
+
+    The network's answer is sharpened by one temperature; without any evidence it is the class prior.
+    """
+
+    def __init__(self, config: LearnedFusionConfig, network: FusionNetwork, *, modalities: int, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.network = network
+        self.late = LateFusion(FusionConfig(rule=config.rule), modalities=modalities, classes=classes)
+        self.register_buffer("temperature", torch.ones(()))
+        self.temperature: Tensor  # ()
+
+    @property
+    def prior(self) -> Tensor:
+        """Class prior (C,)."""
+        return self.late.prior
+
+    @property
+    def temperatures(self) -> Tensor:
+        """Of each modality's own answer, (M,)."""
+        return self.late.temperatures
+
+    def inputs(self, logits: Tensor, present: Tensor, features: Sequence[Tensor]) -> Inputs:
+        """What the network is told; whatever stands in the rows of absent modalities is left out."""
+        late = self.late(logits, present)
+        told = []
+        for x, answer, there in zip(features, late.modality_probabilities, present, strict=True):
+            # Features are about as large as 1, and so are these.
+            scaled = answer.clamp_min(_LEAST_TOLD).log() / -math.log(_LEAST_TOLD)
+            columns = {"features": [x], "answers": [scaled], "both": [x, scaled]}[self.config.inputs]
+            told.append(torch.cat(columns, dim=1).where(there.unsqueeze(1), x.new_zeros(())))
+        return Inputs(tuple(told), present, late)
+
+    def forward(self, logits: Tensor, present: Tensor, features: Sequence[Tensor] = ()) -> Fused:
+        """logits (M, N, C), present (M, N) and each modality's features (N, D_m) to the fused answer."""
+        inputs = self.inputs(logits, present, features)
+        mixed = self.network.mix(inputs)
+        probabilities = torch.softmax(mixed.logits / self.temperature, dim=1)
+        probabilities = probabilities.where(present.any(dim=0).unsqueeze(1), self.prior)
+        return Fused(probabilities, inputs.late.modality_probabilities, mixed.weights, mixed.attention, mixed.embedding)
+
+
+def shares(weights: Tensor) -> Tensor:
     """Weights (M, …) divided by their sum over M; columns without any weight stay 0."""
     return weights / weights.sum(dim=0).clamp_min(_TINY)

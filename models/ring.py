@@ -81,7 +81,8 @@ class TextModality(nn.Module):
         self.log_tau = nn.Parameter(torch.tensor(20.0).log())
         self.value = nn.Linear(size + _AGE_FEATURES, size)
         self.dropout = nn.Dropout(config.dropout)
-        self.head = mlp(size + 2 * _AGE_FEATURES, config.head, classes)
+        self.feature_size = size + 2 * _AGE_FEATURES
+        self.head = mlp(self.feature_size, config.head, classes)
 
     def encode(self, texts: list[str]) -> Tensor:
         """Vectors (N, d) of at least one text."""
@@ -93,6 +94,11 @@ class TextModality(nn.Module):
 
         The logits of an empty ring are finite and mean nothing.
         """
+        pooled, attention = self.pool(ring, age)
+        return self.head(pooled), attention
+
+    def pool(self, ring: Tensor, age: Tensor) -> tuple[Tensor, Tensor]:
+        """Rings to what the head reads, the attended value and ages (N, D), and attention (N, E)."""
         filled = age >= 0
         known_age = age.clamp_min(0)
         score = self.score(ring).squeeze(-1) - known_age / self.log_tau.exp()
@@ -109,7 +115,7 @@ class TextModality(nn.Module):
             ],
             dim=1,
         )
-        return self.head(pooled), attention
+        return pooled, attention
 
     @staticmethod
     def _age_features(age: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.diagnoser import LEAST_ROWS, Answer, Diagnoser, Texts
-from models.layers import State
+from models.diagnoser import Answer, Diagnoser, Texts
+from models.layers import LEAST_ROWS, State
 from pipeline.errors import StateError
 from pipeline.frames import Frames, Ints, StepResult
 
@@ -88,6 +88,7 @@ class TorchRunner:
             weights=answer.weights.numpy(),
             present=answer.present.numpy(),
             scaled=answer.scaled.numpy(),
+            attention=None if answer.attention is None else answer.attention.numpy(),
         )
 
     def answer(self, frames: Frames) -> Answer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from models.augment import AugmentConfig, disturb
+from models.calibration import Evidence
 from models.dataset import UNLABELLED, PlacedText, Run, Scaling, hold
 from models.diagnoser import Diagnoser
 from models.events import EventDrawConfig, TextPool, ring_plan, run_events
 from models.optimise import Record
 from models.ring import TextModality
-from pipeline.frames import Floats, Ints
+from pipeline.frames import Bools, Floats, Ints
 
 ClassWeights = Literal["none", "sqrt", "balanced"]
 
@@ -80,15 +81,10 @@ class SensorStage:
 
     def losses(self, rng: np.random.Generator) -> Iterator[tuple[float, Tensor]]:
         """See `Stage.losses`."""
-        offsets = [int(rng.integers(0, min(self._most_offset, len(run) // 4) + 1)) for run in self._train]
+        offsets = drawn_offsets(self._train, self._most_offset, rng)
         lengths = np.array([len(run) - offset for run, offset in zip(self._train, offsets, strict=True)])
-        # Runs of like length share a batch; which ones, and the order of the batches, is drawn.
-        order = rng.permutation(len(lengths))
-        order = order[np.argsort(lengths[order] // (2 * self._chunk), kind="stable")]
-        batches = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
-        rng.shuffle(batches)
         total, seen = lengths.sum(), 0
-        for batch in batches:
+        for batch in batches_of_like_length(lengths, self._batch_size, 2 * self._chunk, rng):
             values, observed, labels = [], [], []
             for at in batch:
                 run = self._train[at]
@@ -98,8 +94,8 @@ class SensorStage:
                 observed.append(measured)
                 labels.append(np.where(np.arange(len(held)) < self._burn_in, UNLABELLED, run.labels[offsets[at] :]))
             with torch.no_grad():
-                _, x = self._network.sensor_inputs(_padded(values, np.nan), _padded(observed, False))
-            y = _padded(labels, UNLABELLED)
+                _, x = self._network.sensor_inputs(padded(values, np.nan), padded(observed, False))
+            y = padded(labels, UNLABELLED)
             state = self._network.sensors.init_state(len(batch))
             for start in range(0, x.shape[1], self._chunk):
                 chunk = slice(start, start + self._chunk)
@@ -115,8 +111,10 @@ class SensorStage:
 
     def validate(self) -> Record:
         """Macro-F1 and loss on undisturbed validation runs."""
-        logits = np.concatenate([of for of, _ in sensor_logits(self._network, self._validation, self._hold_limit)])
-        return _scored(logits, np.concatenate([run.labels for run in self._validation]))
+        logits = np.concatenate(
+            [of.logits for of in told_by_sensors(self._network, self._validation, self._hold_limit)]
+        )
+        return scored(logits, np.concatenate([run.labels for run in self._validation]))
 
 
 class WordStage:
@@ -171,10 +169,10 @@ class WordStage:
         assert modality is not None
         self._head.eval()
         if not len(self._validation):
-            return _scored(np.zeros((0, self._classes + 2), np.float32), np.zeros(0, np.int64))
+            return scored(np.zeros((0, self._classes + 2), np.float32), np.zeros(0, np.int64))
         with torch.inference_mode():
             logits = self._head(modality.encode(list(self._validation.texts))).numpy()
-        return _scored(logits, self._categories(self._validation))
+        return scored(logits, self._categories(self._validation))
 
     def _categories(self, pool: TextPool) -> Ints:
         known = np.where(pool.classes == UNLABELLED, self._classes, pool.classes)
@@ -240,10 +238,10 @@ class TextStage:
 
     def validate(self) -> Record:
         """Macro-F1 and loss on all frames of the validation runs where a text is in the ring."""
-        told = text_logits(self._network, self._validation, self._validation_texts)
-        logits = np.concatenate([of[present] for of, present in told])
-        labels = [run.labels[present] for run, (_, present) in zip(self._validation, told, strict=True)]
-        return _scored(logits, np.concatenate(labels))
+        told = told_by_texts(self._network, self._validation, self._validation_texts)
+        logits = np.concatenate([of.logits[of.present] for of in told])
+        labels = [run.labels[of.present] for run, of in zip(self._validation, told, strict=True)]
+        return scored(logits, np.concatenate(labels))
 
 
 class _Rings:
@@ -275,6 +273,20 @@ class _Rings:
         return cls(said, np.concatenate(rows), np.concatenate(ages), np.concatenate(labels))
 
 
+def drawn_offsets(runs: Sequence[Run], most: int, rng: np.random.Generator) -> list[int]:
+    """A random first frame for each run, up to `most` but within its first quarter."""
+    return [int(rng.integers(0, min(most, len(run) // 4) + 1)) for run in runs]
+
+
+def batches_of_like_length(lengths: Ints, size: int, grain: int, rng: np.random.Generator) -> list[Ints]:
+    """Runs of like length share a batch; which ones, and the order of the batches, is drawn."""
+    order = rng.permutation(len(lengths))
+    order = order[np.argsort(lengths[order] // grain, kind="stable")]
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    rng.shuffle(batches)
+    return batches
+
+
 def misspelt(text: str, share: float, rng: np.random.Generator) -> str:
     """The text with one letter of a `share` of its words dropped, doubled or swapped with the next."""
     words = text.split()
@@ -290,27 +302,33 @@ def misspelt(text: str, share: float, rng: np.random.Generator) -> str:
     return " ".join(words)
 
 
-def sensor_logits(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -> list[tuple[Floats, NDArray[np.bool_]]]:
-    """Of each run the sensor encoder's logits (T, C) and at which frames anything is known (T,)."""
-    found: list[tuple[Floats, NDArray[np.bool_]]] = []
+class Told(NamedTuple):
+    """What one modality says about a run of T frames."""
+
+    logits: Floats  # (T, C)
+    present: Bools  # (T,)
+    features: Floats  # (T, D)
+
+
+def told_by_sensors(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -> list[Told]:
+    """What the sensor encoder says about each run."""
+    found: list[Told] = []
     with torch.inference_mode():
         for start in range(0, len(runs), _EVALUATION_BATCH):
             batch = runs[start : start + _EVALUATION_BATCH]
             filled = [hold(run.values, hold_limit) for run in batch]
-            values = _padded([held for held, _ in filled], np.nan)
-            _, x = network.sensor_inputs(values, _padded([measured for _, measured in filled], False))
-            logits, _ = network.sensors(x)
-            for run, of, (held, _) in zip(batch, logits, filled, strict=True):
-                known: NDArray[np.bool_] = np.logical_not(np.isnan(held).all(axis=1))
-                found.append((of[: len(run)].numpy(), known))
+            values = padded([held for held, _ in filled], np.nan)
+            _, x = network.sensor_inputs(values, padded([measured for _, measured in filled], False))
+            logits, features = network.sensors(x)
+            for run, of, seen, (held, _) in zip(batch, logits, features, filled, strict=True):
+                known: Bools = np.logical_not(np.isnan(held).all(axis=1))
+                found.append(Told(of[: len(run)].numpy(), known, seen[: len(run)].numpy()))
     return found
 
 
-def text_logits(
-    network: Diagnoser, runs: Sequence[Run], texts: Sequence[Sequence[PlacedText]]
-) -> list[tuple[Floats, NDArray[np.bool_]]]:
-    """Of each run the text modality's logits (T, C) and at which frames its ring holds a text (T,)."""
-    found: list[tuple[Floats, NDArray[np.bool_]]] = []
+def told_by_texts(network: Diagnoser, runs: Sequence[Run], texts: Sequence[Sequence[PlacedText]]) -> list[Told]:
+    """What the text modality says about each run."""
+    found: list[Told] = []
     assert isinstance(network.text, TextModality)
     with torch.inference_mode():
         for run, placed in zip(runs, texts, strict=True):
@@ -319,12 +337,28 @@ def text_logits(
                 network.read_ring(ring[start : start + _EVALUATION_FRAMES], age[start : start + _EVALUATION_FRAMES])
                 for start in range(0, len(run), _EVALUATION_FRAMES)
             ]
-            logits = torch.cat([part for part, _, _ in parts]).numpy()
-            found.append((logits, torch.cat([filled for _, filled, _ in parts]).numpy()))
+            logits = torch.cat([part.logits for part in parts]).numpy()
+            filled = torch.cat([part.filled for part in parts]).numpy()
+            found.append(Told(logits, filled, torch.cat([part.features for part in parts]).numpy()))
     return found
 
 
-def _padded(arrays: Sequence[NDArray[np.generic]], fill: float) -> Tensor:
+def evidence_of(
+    network: Diagnoser, runs: Sequence[Run], texts: Sequence[Sequence[PlacedText]], hold_limit: int
+) -> Evidence:
+    """What every modality says about every frame of the runs, run after run."""
+    found = [told_by_sensors(network, runs, hold_limit)]
+    if network.text is not None:
+        found.append(told_by_texts(network, runs, texts))
+    logits = np.stack([np.concatenate([of.logits for of in modality]) for modality in found])
+    present = np.stack([np.concatenate([of.present for of in modality]) for modality in found])
+    features = [torch.from_numpy(np.concatenate([of.features for of in modality])) for modality in found]
+    labels = np.concatenate([run.labels for run in runs])
+    index = np.repeat(np.arange(len(runs)), [len(run) for run in runs])
+    return Evidence(torch.from_numpy(logits), torch.from_numpy(present), labels, index, features)
+
+
+def padded(arrays: Sequence[NDArray[np.generic]], fill: float) -> Tensor:
     """Arrays (T_b, …) of one batch as a tensor (B, T, …), filled up at the end."""
     longest = max(len(array) for array in arrays)
     full = np.full((len(arrays), longest, *arrays[0].shape[1:]), fill, arrays[0].dtype)
@@ -333,7 +367,8 @@ def _padded(arrays: Sequence[NDArray[np.generic]], fill: float) -> Tensor:
     return torch.from_numpy(full)
 
 
-def _scored(logits: Floats, labels: Ints) -> Record:
+def scored(logits: Floats, labels: Ints) -> Record:
+    """Macro-F1, loss and accuracy of logits (N, C) on the labelled ones among N frames."""
     known = labels >= 0
     y, z = labels[known], logits[known]
     if not len(y):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -21,17 +19,18 @@ from rich.progress import Progress as RichProgress
 from torch import Tensor
 
 from models.augment import AugmentConfig
-from models.calibration import Evidence, RuleChoice, balance_prior, choose_rule
+from models.calibration import Evidence, RuleChoice, balance_prior, calibrate_network, choose_rule
 from models.dataset import PlacedText, Run, RunFiles, RunSplit, Scaling, hold_frames, read_runs, split_runs
-from models.diagnoser import Diagnoser, DiagnoserConfig, SensorConfig
+from models.diagnoser import Diagnoser, DiagnoserConfig, FusionChoice, SensorConfig
 from models.events import EventDrawConfig, PoolSplit, pool_of_runs, read_pool, run_events
-from models.fusion import FusionConfig
+from models.fusion import FusionConfig, LearnedFusion
+from models.fusion_stage import FusionStage, JointStage
 from models.lstm import SeqLSTMConfig
-from models.model_file import SUFFIX, Storage, round_weights, save_model
+from models.model_file import SUFFIX, Essence, Storage, read_model, round_weights, save_model
 from models.optimise import OnProgress, Progress, Record, Stage, StageConfig, run_stage
 from models.recorded import runs_from_records
-from models.report import draw_confusion, draw_learning_curve, draw_roc, require_matplotlib
-from models.scoring import NO_EVIDENCE, Scores, fusion_metrics, scores_by_modality
+from models.report import require_matplotlib
+from models.scoring import Scores
 from models.stages import (
     ClassWeights,
     SensorStage,
@@ -39,16 +38,30 @@ from models.stages import (
     WordStage,
     class_shares,
     class_weights,
-    sensor_logits,
-    text_logits,
+    evidence_of,
 )
 from models.text import TextConfig, Tokenizer, normalised
+from models.training_scores import draw_all, part_scores, write_scores
 from pipeline.errors import DataError
-from pipeline.frames import Floats, Ints
+from pipeline.frames import Floats
 from pipeline.profile import MachineType, load_profile
 from pipeline.recording import read_recording
 
 logger = logging.getLogger("faultline.training")
+
+_WITHOUT_EFFECT = frozenset({"output", "name", "plots", "score_test", "hard_faults"})
+"""What changes no weight."""
+_LATER = _WITHOUT_EFFECT | {
+    "rule",
+    "storage",
+    "fusion",
+    "encoders",
+    "fusion_stage",
+    "joint_stage",
+    "fusion_frames_per_epoch",
+    "fusion_distractor_share",
+}
+"""What changes nothing about the encoders, so that their checkpoints serve every fusion."""
 
 
 class TrainConfig(BaseModel):
@@ -75,10 +88,18 @@ class TrainConfig(BaseModel):
     test: float = Field(default=0.15, ge=0, lt=1)
     sensors: SensorConfig = SeqLSTMConfig()
     text: TextConfig = TextConfig()
+    fusion: FusionChoice = FusionConfig()
+    """How the modalities become one answer; for a late fusion, a `rule` given here counts as `rule` below."""
     rule: RuleChoice = "auto"
+    encoders: Path | None = None
+    """A model file whose encoders are taken over as they are, with their scaling; `sensors` and `text` then do not
+    count, and only the fusion is trained."""
     sensor_stage: StageConfig = StageConfig()
     word_stage: StageConfig = StageConfig(epochs=20, batch_size=64, learning_rate=5e-3, weight_decay=1e-2)
     text_stage: StageConfig = StageConfig(epochs=20, batch_size=256, learning_rate=2e-3)
+    fusion_stage: StageConfig = StageConfig(epochs=20, batch_size=512, learning_rate=1e-3, patience=6)
+    joint_stage: StageConfig | None = None
+    """If given, a learned fusion and its encoders are trained together afterwards; its batches are of runs."""
     class_weights: ClassWeights = "none"
     chunk_frames: int = Field(default=120, ge=1)
     most_offset_frames: int = Field(default=60, ge=0)
@@ -89,10 +110,21 @@ class TrainConfig(BaseModel):
     events: EventDrawConfig = EventDrawConfig()
     typo_share: float = Field(default=0.1, ge=0, le=1)
     text_frames_per_epoch: int = Field(default=40_000, ge=1)
+    fusion_frames_per_epoch: int = Field(default=150_000, ge=1)
+    fusion_distractor_share: float = Field(default=0.25, ge=0, le=1)
+    """`events.distractor_share` while a learned fusion is trained, if that is less: encoders err more often on texts
+    that they have not been trained on."""
     storage: Storage = "float32"
     plots: bool = True
+    score_test: bool = True
+    """False while configurations are compared: the test part is then held out but not looked at."""
     hard_faults: tuple[str, ...] = ()
     """Faults that hardly show; every score is also given without them."""
+
+    @property
+    def late_rule(self) -> RuleChoice:
+        """The rule that was asked for, wherever it was said."""
+        return self.fusion.rule if "rule" in self.fusion.model_fields_set else self.rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +134,7 @@ class TrainReport:
     model: Path
     hash: str
     rule: str
-    """The fusion rule that is in the model."""
+    """The late fusion's rule that is in the model."""
     rule_scores: dict[str, float]
     """Cross-fitted macro-F1 of each rule on validation, if the rule was to be chosen."""
     scores: Scores
@@ -123,43 +155,73 @@ def train(config: TrainConfig, *, on_progress: OnProgress | None = None, resume:
         require_matplotlib()
     machine_type, split, pools, fixed = prepare(config)
     network, scaling = _network(config, machine_type, split, pools)
-    classes = len(machine_type.faults)
-    shares = class_shares(split.train, classes)
+    shares = class_shares(split.train, len(machine_type.faults))
     weights = class_weights(shares, config.class_weights)
-    fingerprint = _fingerprint(config, machine_type, split, pools)
+    prior = balance_prior(shares, weights)
     history: list[Record] = []
-    for stage, stage_config in _stages(config, machine_type, network, scaling, weights, split, pools, fixed):
-        history += run_stage(
-            stage,
-            stage_config,
-            seed=config.seed,
-            checkpoint=config.output / f"{stage.name}.checkpoint",
-            fingerprint=fingerprint,
-            resume=resume,
-            on_progress=on_progress,
+
+    def run(stage: Stage, stage_config: StageConfig, fingerprint: str) -> None:
+        checkpoint = config.output / f"{stage.name}.checkpoint"
+        history.extend(
+            run_stage(
+                stage,
+                stage_config,
+                seed=config.seed,
+                checkpoint=checkpoint,
+                fingerprint=fingerprint,
+                resume=resume,
+                on_progress=on_progress,
+            )
         )
 
+    if config.encoders is None:
+        fingerprint = _fingerprint(config, machine_type, split, pools, _LATER)
+        for stage, stage_config in _stages(config, machine_type, network, scaling, weights, split, pools, fixed):
+            run(stage, stage_config, fingerprint)
+
+    def encoded() -> Evidence:
+        return evidence_of(network, split.validation, fixed["validation"], hold_frames(machine_type))
+
+    def labelled() -> Evidence:
+        evidence = encoded()
+        return evidence.take(evidence.labels >= 0)
+
+    if isinstance(network.fusion, LearnedFusion):
+        network.eval()
+        round_weights(network, config.storage)
+        network.fusion.late, _ = choose_rule(config.late_rule, labelled(), prior, seed=config.seed)
+        options = _fusion_options(config, machine_type, scaling, weights, pools)
+        fingerprint = _fingerprint(config, machine_type, split, pools, _WITHOUT_EFFECT | {"joint_stage"})
+        stage = FusionStage(network, split.train, labelled, batch_size=config.fusion_stage.batch_size, **options)
+        run(stage, config.fusion_stage, fingerprint)
+        if config.joint_stage is not None:
+            fingerprint = _fingerprint(config, machine_type, split, pools, _WITHOUT_EFFECT)
+            joint = JointStage(network, split.train, labelled, batch_size=config.joint_stage.batch_size, **options)
+            run(joint, config.joint_stage, fingerprint)
+
     # Calibrate what will be stored, not what was in memory before rounding.
+    network.eval()
     round_weights(network, config.storage)
-    evidence = _evidence(network, split.validation, fixed["validation"], hold_frames(machine_type))
-    known = evidence.labels >= 0
-    fusion, rule_scores = choose_rule(
-        config.rule, evidence.take(known), balance_prior(shares, weights), seed=config.seed
-    )
-    network.fusion = fusion
-    network.config = network.config.model_copy(update={"fusion": fusion.config})
+    evidence = encoded()
+    known = evidence.take(evidence.labels >= 0)
+    late, rule_scores = choose_rule(config.late_rule, known, prior, seed=config.seed)
+    if isinstance(network.fusion, LearnedFusion):
+        calibrate_network(network.fusion, late, known)
+    else:
+        network.fusion = late
+    network.config = network.config.model_copy(update={"fusion": network.fusion.config})
 
     scores: Scores = {}
     drawn: tuple[str, Evidence, Floats] | None = None
-    for part in ("validation", "test"):
+    for part in ("validation", "test") if config.score_test else ("validation",):
         members = getattr(split, part)
         if members:
             found = (
                 evidence
                 if part == "validation"
-                else _evidence(network, members, fixed[part], hold_frames(machine_type))
+                else evidence_of(network, members, fixed[part], hold_frames(machine_type))
             )
-            scores[part], fused = _scores(network, found, members, machine_type.faults, config.hard_faults)
+            scores[part], fused = part_scores(network, found, members, machine_type.faults, config.hard_faults)
             drawn = (part, found, fused)
 
     name = config.name or machine_type.name
@@ -168,11 +230,11 @@ def train(config: TrainConfig, *, on_progress: OnProgress | None = None, resume:
     model_hash = save_model(path, network, machine_type, name=name, training=record, storage=config.storage)
     files = [
         path,
-        *_write_scores(config.output, history, scores, rule_scores, fusion.config.rule, model_hash),
+        *write_scores(config.output, history, scores, rule_scores, config.fusion.kind, late.config.rule, model_hash),
     ]
     if config.plots and drawn is not None:
-        files += _draw(config.output, history, drawn, machine_type.faults)
-    return TrainReport(path, model_hash, fusion.config.rule, rule_scores, scores, history, tuple(files))
+        files += draw_all(config.output, history, drawn, machine_type.faults)
+    return TrainReport(path, model_hash, late.config.rule, rule_scores, scores, history, tuple(files))
 
 
 def prepare(
@@ -300,10 +362,33 @@ def _stages(
     return [*stages, (words, config.word_stage), (texts, config.text_stage)]
 
 
+def _fusion_options(
+    config: TrainConfig, machine_type: MachineType, scaling: Scaling, weights: Tensor, pools: PoolSplit | None
+) -> dict[str, Any]:
+    """What both stages of a learned fusion need to know."""
+    share = max(config.events.distractor_share, config.fusion_distractor_share)
+    return {
+        "pool": pools.train if pools and config.texts else None,
+        "draw": config.events.model_copy(update={"distractor_share": share}),
+        "scaling": scaling,
+        "weights": weights,
+        "augment": config.augment,
+        "hold_limit": hold_frames(machine_type),
+        "frames_per_epoch": config.fusion_frames_per_epoch,
+        "typo_share": config.typo_share,
+        "burn_in": config.burn_in_frames,
+        "chunk": config.chunk_frames,
+        "most_offset": config.most_offset_frames,
+    }
+
+
 def _network(
     config: TrainConfig, machine_type: MachineType, split: RunSplit, pools: PoolSplit | None
 ) -> tuple[Diagnoser, Scaling]:
-    """An untrained network, its first weights drawn from the seed, scaled by the training runs."""
+    """An untrained network, its first weights drawn from the seed, scaled by the training runs; or the encoders of
+    `config.encoders` with an untrained fusion."""
+    if config.encoders is not None:
+        return _with_encoders(config, config.encoders, machine_type, split)
     texts = [text.text for run in split.train for text in run.texts or ()]
     texts += pools.train.texts if pools else ()
     scaling = Scaling.fit(split.train)
@@ -312,14 +397,42 @@ def _network(
         classes=len(machine_type.faults),
         sensors=config.sensors,
         text=config.text if pools else None,
-        fusion=FusionConfig(),
+        fusion=config.fusion,
         text_ttl_frames=machine_type.text_ttl_frames,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        network = Diagnoser(described, Tokenizer.fit(texts, config.text) if described.text else None)
+    network = _seeded(described, Tokenizer.fit(texts, config.text) if described.text else None, config.seed)
     network.set_scaling(scaling)
     return network, scaling
+
+
+def _with_encoders(
+    config: TrainConfig, path: Path, machine_type: MachineType, split: RunSplit
+) -> tuple[Diagnoser, Scaling]:
+    """A network with the encoders of a model file; raises DataError if its training saw what is held out here."""
+    model = read_model(path)
+    header = model.header
+    if header.essence.digest != Essence.of(machine_type).digest:
+        raise DataError(f"the encoders of {path} are for another profile; train encoders for {machine_type.name}")
+    mine = _made_from(config, split)
+    if different := [name for name, value in mine.items() if header.training.get(name) != value]:
+        name = different[0]
+        raise DataError(
+            f"the encoders of {path} come from another split ({name} is {header.training.get(name)} there and "
+            f"{mine[name]} here), so they may have seen what is held out; use the seed and the data of their training"
+        )
+    described = model.network.config.model_copy(update={"fusion": config.fusion})
+    tokenizer = model.network.text.tokenizer if model.network.text is not None else None
+    network = _seeded(described, tokenizer, config.seed)
+    taken = {key: value for key, value in model.network.state_dict().items() if not key.startswith("fusion.")}
+    network.load_state_dict(network.state_dict() | taken)
+    return network, Scaling(network.mean.numpy().copy(), network.std.numpy().copy())
+
+
+def _seeded(described: DiagnoserConfig, tokenizer: Tokenizer | None, seed: int) -> Diagnoser:
+    """A network whose weights are drawn from the seed, without touching anybody else's chance."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Diagnoser(described, tokenizer)
 
 
 def _own_texts(runs: Sequence[Run]) -> set[str]:
@@ -347,57 +460,6 @@ def _fixed_texts(
     return run_events(getattr(split, part), pool, config.events, np.random.default_rng([config.seed, *part.encode()]))
 
 
-def _evidence(
-    network: Diagnoser, runs: Sequence[Run], texts: Sequence[Sequence[PlacedText]], hold_limit: int
-) -> Evidence:
-    """Logits of every frame of the runs, run after run."""
-    found = [sensor_logits(network, runs, hold_limit)]
-    if network.text is not None:
-        found.append(text_logits(network, runs, texts))
-    logits = np.stack([np.concatenate([of for of, _ in modality]) for modality in found])
-    present = np.stack([np.concatenate([shown for _, shown in modality]) for modality in found])
-    labels = np.concatenate([run.labels for run in runs])
-    index = np.repeat(np.arange(len(runs)), [len(run) for run in runs])
-    return Evidence(torch.from_numpy(logits), torch.from_numpy(present), labels, index)
-
-
-def _scores(
-    network: Diagnoser, evidence: Evidence, runs: Sequence[Run], faults: Sequence[str], hard: Sequence[str]
-) -> tuple[Scores, Floats]:
-    """Scores by source and subset, and the fused probabilities (N, C) that they are about."""
-    with torch.inference_mode():
-        fused = network.fusion(evidence.logits, evidence.present)
-    present = evidence.present.numpy()
-    answers: dict[str, Ints] = {
-        name: np.where(present[at], fused.modality_probabilities[at].argmax(dim=1).numpy(), NO_EVIDENCE)
-        for at, name in enumerate(network.modalities)
-    }
-    answers["fusion"] = np.where(present.any(axis=0), fused.probabilities.argmax(dim=1).numpy(), NO_EVIDENCE)
-    frame = np.concatenate([np.arange(len(run)) for run in runs])
-    sources = np.array([run.source for run in runs])[evidence.runs]
-    hidden = np.isin(evidence.labels, [faults.index(fault) for fault in hard if fault in faults])
-    subsets = {"all_faults": evidence.labels}
-    if hard:
-        subsets[f"without_{'_'.join(hard)}"] = np.where(hidden, -1, evidence.labels)
-    scores: Scores = {}
-    for source in ["all", *sorted(set(sources))]:
-        rows = np.ones(len(sources), bool) if source == "all" else sources == source
-        said = {name: answer[rows] for name, answer in answers.items()}
-        scores[source] = {
-            subset: scores_by_modality(evidence.runs[rows], frame[rows], labels[rows], said, faults)
-            for subset, labels in subsets.items()
-        }
-        scores[source]["fusion_metrics"] = fusion_metrics(
-            fused.probabilities.numpy()[rows],
-            fused.modality_probabilities.numpy()[:, rows],
-            fused.weights.numpy()[:, rows],
-            present[:, rows],
-            network.modalities,
-            evidence.labels[rows],
-        )
-    return scores, fused.probabilities.numpy()
-
-
 def _training_record(
     config: TrainConfig,
     split: RunSplit,
@@ -408,10 +470,7 @@ def _training_record(
     """What the model file says about its making: enough to judge it and to make it again."""
     subset = {part: {source: of["all_faults"]["fusion"] for source, of in by.items()} for part, by in scores.items()}
     return {
-        "seed": config.seed,
-        "data": [path.name for files in config.runs for path in files.paths],
-        "texts": [path.name for path in config.texts],
-        "runs": {part: len(getattr(split, part)) for part in ("train", "validation", "test")},
+        **_made_from(config, split),
         "distinct_texts": {part: len(getattr(pools, part)) for part in ("train", "validation", "test")}
         if pools
         else {},
@@ -424,43 +483,27 @@ def _training_record(
     }
 
 
-def _fingerprint(config: TrainConfig, machine_type: MachineType, split: RunSplit, pools: PoolSplit | None) -> str:
-    """Changes with everything that a checkpoint depends on, but not with where it lies or what comes after it."""
-    later = {"output", "name", "rule", "storage", "plots", "hard_faults"}
-    digest = hashlib.sha256(config.model_dump_json(exclude=later).encode())
+def _made_from(config: TrainConfig, split: RunSplit) -> dict[str, Any]:
+    """What decides which runs and texts are held out."""
+    return {
+        "seed": config.seed,
+        "data": [path.name for files in config.runs for path in files.paths],
+        "texts": [path.name for path in config.texts],
+        "runs": {part: len(getattr(split, part)) for part in ("train", "validation", "test")},
+    }
+
+
+def _fingerprint(
+    config: TrainConfig, machine_type: MachineType, split: RunSplit, pools: PoolSplit | None, later: frozenset[str]
+) -> str:
+    """Changes with everything that a checkpoint depends on, but not with where it lies or what comes `later`."""
+    digest = hashlib.sha256(config.model_dump_json(exclude=set(later)).encode())
     digest.update(machine_type.digest.encode())
+    if config.encoders is not None:
+        digest.update(read_model(config.encoders).header.hash.encode())
     for run in (*split.train, *split.validation):
         digest.update(f"{run.name} {len(run)}".encode())
         digest.update(run.labels.tobytes())
     for pool in (pools.train, pools.validation) if pools else ():
         digest.update("\n".join(pool.texts).encode() + pool.classes.tobytes())
     return digest.hexdigest()
-
-
-def _write_scores(
-    folder: Path,
-    history: Sequence[Record],
-    scores: Scores,
-    rule_scores: dict[str, float],
-    rule: str,
-    model_hash: str,
-) -> list[Path]:
-    written = [folder / "scores.json", folder / "history.jsonl"]
-    summary = {"model": model_hash, "rule": rule, "rule_scores": rule_scores, **scores}
-    written[0].write_text(json.dumps(summary, indent=1) + "\n")
-    written[1].write_text("".join(json.dumps(record) + "\n" for record in history))
-    return written
-
-
-def _draw(
-    folder: Path, history: Sequence[Record], drawn: tuple[str, Evidence, Floats], faults: Sequence[str]
-) -> list[Path]:
-    part, evidence, fused = drawn
-    known = evidence.labels >= 0
-    truth: NDArray[np.int64] = evidence.labels[known]
-    paths = [folder / "learning_curve.png", folder / "confusion_matrix.png", folder / "roc.png"]
-    draw_learning_curve(history, paths[0])
-    title = f"fused diagnosis, {part} runs"
-    draw_confusion(truth, fused[known].argmax(axis=1), faults, title, paths[1])
-    draw_roc(truth, fused[known], faults, title, paths[2])
-    return paths

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from models.training import TrainConfig
 from pipeline.errors import DataError
 
-_PATHS = frozenset({"paths", "events", "texts", "recordings"})
+_PATHS = frozenset({"paths", "events", "texts", "recordings", "encoders"})
 
 
 def load_train_config(
@@ -22,8 +22,11 @@ def load_train_config(
     output: Path | None = None,
     seed: int | None = None,
     epochs: int | None = None,
+    fusion: str | None = None,
 ) -> TrainConfig:
     """Read a configuration; the other arguments take precedence over what it says.
+
+    `fusion` is a kind of fusion; what the configuration says about this very kind stays.
 
     Relative paths start from `data`, or from the configuration's own folder; `$NAME` stands for an environment
     variable. Raises DataError with file and field.
@@ -40,8 +43,12 @@ def load_train_config(
     if seed is not None:
         raw["seed"] = seed
     if epochs is not None:
-        for stage in ("sensor_stage", "word_stage", "text_stage"):
+        for stage in ("sensor_stage", "word_stage", "text_stage", "fusion_stage"):
             raw[stage] = (raw.get(stage) or {}) | {"epochs": epochs}
+        if raw.get("joint_stage"):
+            raw["joint_stage"] |= {"epochs": epochs}
+    if fusion is not None and (not isinstance(raw.get("fusion"), dict) or raw["fusion"].get("kind") != fusion):
+        raw["fusion"] = {"kind": fusion}
     try:
         return TrainConfig.model_validate(raw)
     except ValidationError as error:
@@ -50,14 +57,21 @@ def load_train_config(
 
 
 def _rooted(value: Any, root: Path) -> Any:
-    """The value with every listed path made to start from `root`."""
+    """The value with every path in it made to start from `root`."""
     if isinstance(value, list):
         return [_rooted(entry, root) for entry in value]
     if not isinstance(value, dict):
         return value
-    return {
-        name: [str(root / os.path.expandvars(str(entry))) for entry in part]
-        if name in _PATHS and isinstance(part, list)
-        else _rooted(part, root)
-        for name, part in value.items()
-    }
+    rooted = {}
+    for name, part in value.items():
+        if name not in _PATHS or not isinstance(part, list | str):
+            rooted[name] = _rooted(part, root)
+        elif isinstance(part, str):
+            rooted[name] = _from(root, part)
+        else:
+            rooted[name] = [_from(root, str(entry)) for entry in part]
+    return rooted
+
+
+def _from(root: Path, entry: str) -> str:
+    return str(root / os.path.expandvars(entry))

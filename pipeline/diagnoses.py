@@ -154,6 +154,7 @@ class DiagnosisWriter:
             [_RESET_NAMES[reset] for reset in frames.reset_reason.tolist()],
             revisions,
             repeat(self.model),
+            repeat(None) if result.attention is None else result.attention.astype(np.float64).round(_DIGITS).tolist(),
         )
         values = messages.encode_all(list(diagnoses))
         partitions, keys = [machine.partition for machine in machines], [machine.key for machine in machines]

@@ -140,7 +140,7 @@ class ModelRef(msgspec.Struct, frozen=True, gc=False):
     hash: str
 
 
-class Diagnosis(msgspec.Struct, frozen=True, gc=False):
+class Diagnosis(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The state of one machine in one frame, as published; times are integer milliseconds UTC."""
 
     id: str
@@ -158,6 +158,8 @@ class Diagnosis(msgspec.Struct, frozen=True, gc=False):
     reset: str | None
     revision: int
     model: ModelRef
+    attention: list[list[float]] | None = None
+    """How much each modality (row) took from each, for models with cross-modal attention; else absent."""
 
 
 class Alarm(msgspec.Struct, frozen=True, gc=False):

@@ -1,0 +1,114 @@
+"""Fusions by concatenation: early, hybrid, deep, and the multi-channel model's dense merge (MODELS.md 2.3 and 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from models.fusion import FusionNetwork, Inputs, LearnedFusionConfig, Mixed, shares
+from models.layers import mlp
+
+
+class EarlyConfig(LearnedFusionConfig):
+    """Shape of an early fusion."""
+
+    kind: Literal["early"] = "early"
+    hidden: tuple[int, ...] = (256, 128)
+
+
+class HybridConfig(LearnedFusionConfig):
+    """Shape of a hybrid fusion: that of its early part."""
+
+    kind: Literal["hybrid"] = "hybrid"
+    hidden: tuple[int, ...] = (256, 128)
+
+
+class DeepConfig(LearnedFusionConfig):
+    """Shape of a deep fusion."""
+
+    kind: Literal["deep"] = "deep"
+    tower: tuple[int, int] = (128, 64)
+    """The two layers that each modality has for itself."""
+    trunk: int = 128
+    """Width of the first of the two layers that they share."""
+
+
+class ChannelsConfig(LearnedFusionConfig):
+    """Shape of the multi-channel model's merge; its encoders are `causal_cnn` and the text LSTM."""
+
+    kind: Literal["channels"] = "channels"
+    hidden: int = 128
+
+
+class EarlyFusion(FusionNetwork):
+    """[h_sensors; u_text; masks] -> dense layers with ReLU -> C. It has no weights: all present ones count alike."""
+
+    def __init__(self, hidden: Sequence[int], dropout: float, *, sizes: Sequence[int], classes: int) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.head = mlp(sum(sizes) + len(sizes), hidden, classes)
+
+    def mix(self, inputs: Inputs) -> Mixed:
+        """See `FusionNetwork.mix`; the embedding is the last hidden layer."""
+        masks = inputs.present.T.to(inputs.features[0].dtype)
+        x = torch.cat([self.dropout(torch.cat(inputs.features, dim=1)), masks], dim=1)
+        embedding = self.head[:-1](x)
+        return Mixed(self.head[-1](embedding), embedding, _alike(inputs))
+
+
+class HybridFusion(FusionNetwork):
+    """s(g) z_early + (1 - s(g)) log P_late with one learned number g, at first 0: the mean of both."""
+
+    def __init__(self, config: HybridConfig, *, sizes: Sequence[int], classes: int) -> None:
+        super().__init__()
+        self.early = EarlyFusion(config.hidden, config.dropout, sizes=sizes, classes=classes)
+        self.gate = nn.Parameter(torch.zeros(()))
+
+    def mix(self, inputs: Inputs) -> Mixed:
+        """See `FusionNetwork.mix`; the weights are the late fusion's."""
+        early = self.early.mix(inputs)
+        share = torch.sigmoid(self.gate)
+        late = inputs.late.probabilities.clamp_min(1e-12).log()
+        return Mixed(share * early.logits + (1 - share) * late, early.embedding, inputs.late.weights)
+
+
+class DeepFusion(FusionNetwork):
+    """Two layers for each modality, then two layers for all of them together."""
+
+    def __init__(self, config: DeepConfig, *, sizes: Sequence[int], classes: int) -> None:
+        super().__init__()
+        first, second = config.tower
+        self.dropout = nn.Dropout(config.dropout)
+        self.towers = nn.ModuleList(nn.Sequential(mlp(size, (first,), second), nn.ReLU()) for size in sizes)
+        self.trunk = nn.Sequential(nn.Linear(second * len(sizes), config.trunk), nn.ReLU())
+        self.head = nn.Linear(config.trunk, classes)
+
+    def mix(self, inputs: Inputs) -> Mixed:
+        """See `FusionNetwork.mix`; an absent modality's tower gives zeros."""
+        columns = zip(self.towers, inputs.features, inputs.present, strict=True)
+        found = [tower(self.dropout(x)) * shown.unsqueeze(1) for tower, x, shown in columns]
+        embedding: Tensor = self.trunk(torch.cat(found, dim=1))
+        return Mixed(self.head(embedding), embedding, _alike(inputs))
+
+
+class ChannelsFusion(FusionNetwork):
+    """[CNN; text] -> dense layer with ReLU -> C, an absent channel being zeros."""
+
+    def __init__(self, config: ChannelsConfig, *, sizes: Sequence[int], classes: int) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(config.dropout)
+        self.merge = nn.Sequential(nn.Linear(sum(sizes), config.hidden), nn.ReLU())
+        self.head = nn.Linear(config.hidden, classes)
+
+    def mix(self, inputs: Inputs) -> Mixed:
+        """See `FusionNetwork.mix`."""
+        embedding: Tensor = self.merge(self.dropout(torch.cat(inputs.features, dim=1)))
+        return Mixed(self.head(embedding), embedding, _alike(inputs))
+
+
+def _alike(inputs: Inputs) -> Tensor:
+    """Equal weights (M, N) of what is present."""
+    return shares(inputs.present.to(inputs.features[0].dtype))
