@@ -269,13 +269,15 @@ class Engine:
         machine = self._machines[encoded] = self.lines[kind.name].add(name, record.partition, record.timestamp_ms)
         if before is not None:
             machine.applied.update(before.applied)
-            del self._forgotten[name]
         return machine
 
     def _forget_if_new(self, record: Record) -> None:
         """A record that makes no sense makes no machine."""
         machine = self._machines.get(record.key)  # type: ignore[arg-type]
-        if machine is not None and not machine.applied:
+        if machine is None:
+            return
+        before = self._forgotten.get(machine.name)
+        if machine.applied == ({} if before is None else before.applied):
             self.forget(machine.name)
 
     def _reject(self, record: Record, rejected: RejectedError, outputs: list[Output]) -> None:
@@ -517,6 +519,7 @@ class Engine:
 
     def checkpoint(self) -> dict[str, bytes | None]:
         """The states of all machines that changed since the last call; None for one that was forgotten."""
+        self.bury([machine.name for machine in self._changed.values()])  # those that came back
         states: dict[str, bytes | None] = dict.fromkeys(self._evicted)
         changed: dict[str, list[Machine]] = {}
         for machine in self._changed.values():

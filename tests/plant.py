@@ -23,7 +23,7 @@ from pipeline.records import Record
 from pipeline.settings import load_settings
 from pipeline.topics import all_topics, engine_topics
 from tests.builders import ONE_SOURCE, SumRunner
-from tests.chaos import OUTPUTS, Killed, Probes
+from tests.chaos import OUTPUTS, KilledError, Probes
 
 _names = itertools.count()
 
@@ -113,7 +113,7 @@ class Plant:
         """Let a worker be as if its process had died: from this instant on nothing it does reaches the broker."""
         self._probes[worker].dead = True
         self.broker.kill(worker.app)
-        worker._fail(Killed("killed"))
+        worker._fail(KilledError("killed"))
         with contextlib.suppress(DeliveryError):
             await worker.stop()
 
@@ -135,7 +135,7 @@ class Plant:
                     await asyncio.sleep(0.002)
                     over = worker._ready() is None and (self.read_by(worker) if until is None else until())
             if over:
-                with contextlib.suppress(Killed):
+                with contextlib.suppress(KilledError):
                     await worker.stop()
         finally:
             if not over or probes.dead:
@@ -162,7 +162,6 @@ class Plant:
     def outputs(self, topic: str = "diagnoses") -> list[tuple[bytes | None, bytes | None]]:
         """Keys and values of a topic, each once, sorted."""
         return sorted({(record.key, record.value) for record in self.log(topic)}, key=repr)
-
 
     def said(self) -> dict[str, list[Record]]:
         """All outputs by topic, as `chaos.compare` wants them."""

@@ -1,0 +1,77 @@
+"""A worker process, as `faultline run` starts it, that ends itself with SIGKILL at a point chosen by the environment.
+
+CHAOS_POINT and CHAOS_HIT choose where (tests/chaos.py), CHAOS_PACE_S how slow it is; settings are FAULTLINE_...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from typing import Any
+
+from agents import service
+from agents.cli import partition_function
+from agents.publish import Publisher
+from agents.state import StateStore
+from agents.worker import Worker
+from pipeline.errors import FaultlineError
+from pipeline.profile import parse_profile
+from pipeline.settings import load_settings
+from tests.builders import SumRunner
+from tests.chaos import STORY_PLANT, Probes
+
+log = logging.getLogger("faultline.mortal")
+
+
+def _probes() -> Probes:
+    point = os.environ.get("CHAOS_POINT")
+    return Probes(
+        {point: int(os.environ["CHAOS_HIT"])} if point else None,
+        lambda: os.kill(os.getpid(), signal.SIGKILL),
+        float(os.environ.get("CHAOS_PACE_S", "0")),
+    )
+
+
+class MortalWorker(Worker):
+    """The worker of `serve`, with probes around it."""
+
+    def __init__(self, *args: Any, store: StateStore, **options: Any) -> None:
+        probes = _probes()
+        settings, profile, runners, publisher = args
+        probed: Publisher = probes.publisher(publisher)
+        super().__init__(settings, profile, runners, probed, store=probes.store(store), **options)
+        probes.attach(self)
+        self.app.on_partitions_assigned.connect(self._tell, weak=False)
+
+    async def _tell(self, _: Any, assigned: Any, **__: Any) -> None:
+        log.info("assigned %s", sorted({place.partition for place in assigned}))
+
+
+def main() -> int:
+    """Serve until told to stop, or until death."""
+    logging.basicConfig(level=logging.INFO, format="%(created).3f %(name)s: %(message)s", stream=sys.stderr)
+    service.Worker = MortalWorker  # type: ignore[attr-defined, assignment]
+    settings, profile = load_settings(), parse_profile(STORY_PLANT, where="tests/chaos.py")
+    runners = {kind.name: SumRunner() for kind in profile.machine_types}
+    try:
+        asyncio.run(service.serve(settings, profile, runners, partition_function(settings.partitions)))
+    except FaultlineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run_forked(environment: dict[str, str], log_path: str) -> None:
+    """The same in a process that was forked from one with everything imported."""
+    os.environ.update(environment)
+    descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
