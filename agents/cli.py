@@ -19,6 +19,7 @@ from rich.table import Table
 
 from agents.certificate import Certificate, read_certificate, write_certificate
 from agents.cli_bench import bench_app
+from agents.cli_evaluate import evaluate
 from agents.cli_topics import dead_letters_app, verify
 from agents.live_view import LiveView
 from agents.shipped import demo_model, demo_recording
@@ -40,6 +41,7 @@ app.add_typer(topics_app, name="topics")
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(bench_app, name="bench")
 app.command()(verify)
+app.command()(evaluate)
 
 DEMO_SECONDS = 30.0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,9 @@ from pipeline.frames import Ints
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_NAMED_CURVES = 6
 
 
 def require_matplotlib() -> None:
@@ -69,26 +72,56 @@ def draw_confusion(truth: Ints, predicted: Ints, classes: Sequence[str], title: 
 
 
 def draw_roc(
-    truth: Ints, probabilities: NDArray[np.floating[Any]], classes: Sequence[str], title: str, path: Path
+    truth: Ints,
+    probabilities: NDArray[np.floating[Any]],
+    classes: Sequence[str],
+    title: str,
+    path: Path,
+    *,
+    normal: int | None = 0,
 ) -> None:
-    """ROC of "some fault against normal" and of each class against the rest; probabilities (N, C)."""
+    """ROC of each class against the rest, and of "some fault against normal" if a class is normal.
+
+    Probabilities are (N, C); a few classes are named, many stay grey.
+    """
     figure = _figure(7, 6)
     axes = figure.add_subplot()
     areas = []
-    for at, _ in enumerate(classes):
+    few = len(classes) <= _NAMED_CURVES
+    for at, name in enumerate(classes):
         positive = truth == at
         if positive.any() and not positive.all():
             false_alarms, hits, _ = roc_curve(positive, probabilities[:, at])
             areas.append(auc(false_alarms, hits))
-            axes.plot(false_alarms, hits, color="tab:grey", alpha=0.35, linewidth=0.8)
-    faulty = truth != 0
-    if faulty.any() and not faulty.all():
-        false_alarms, hits, _ = roc_curve(faulty, 1 - probabilities[:, 0])
-        axes.plot(false_alarms, hits, color="tab:blue", label=f"any fault, AUC {auc(false_alarms, hits):.3f}")
-    if areas:
+            if few:
+                axes.plot(false_alarms, hits, label=f"{name}, AUC {areas[-1]:.4f}")
+            else:
+                axes.plot(false_alarms, hits, color="tab:grey", alpha=0.35, linewidth=0.8)
+    if normal is not None:
+        faulty = truth != normal
+        if faulty.any() and not faulty.all():
+            false_alarms, hits, _ = roc_curve(faulty, 1 - probabilities[:, normal])
+            axes.plot(false_alarms, hits, color="tab:blue", label=f"any fault, AUC {auc(false_alarms, hits):.3f}")
+    if areas and not few:
         axes.plot([], [], color="tab:grey", label=f"each class against the rest, mean AUC {np.mean(areas):.3f}")
     axes.set(title=title, xlabel="false alarm rate", ylabel="detection rate")
     axes.legend(loc="lower right")
+    _save(figure, path)
+
+
+def draw_epochs(curves: Mapping[str, Sequence[Sequence[float]]], title: str, measure: str, path: Path) -> None:
+    """A score over training epochs: for each system its seeds in one colour, their mean in bold."""
+    figure = _figure(8, 5)
+    axes = figure.add_subplot()
+    for at, (name, seeds) in enumerate(curves.items()):
+        colour = f"C{at % 10}"
+        for values in seeds:
+            axes.plot(range(1, len(values) + 1), values, color=colour, alpha=0.3, linewidth=0.8)
+        shortest = min(len(values) for values in seeds)
+        mean = np.mean([values[:shortest] for values in seeds], axis=0)
+        axes.plot(range(1, shortest + 1), mean, color=colour, linewidth=2, label=name)
+    axes.set(title=title, xlabel="epoch", ylabel=measure)
+    axes.legend()
     _save(figure, path)
 
 
