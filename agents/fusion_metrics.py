@@ -116,8 +116,8 @@ class FusionMetrics:
         fresh = (start > self._newest_frame[who]) | (frames.revision > 0)
         self._newest_frame[who] = np.maximum(self._newest_frame[who], start)
         # One number for partition and interval: numpy is much slower at finding equal pairs.
-        keys, place = np.unique(self._partition[who] * _BEYOND_MS + begin, return_inverse=True)
-        pairs = [divmod(key, _BEYOND_MS) for key in keys.tolist()]
+        keys, place = _numbered(self._partition[who] * _BEYOND_MS + begin)
+        pairs = [divmod(key, _BEYOND_MS) for key in keys]
         intervals = [
             self._interval(model, modalities, partition, interval_start) for partition, interval_start in pairs
         ]
@@ -286,3 +286,9 @@ class FusionMetrics:
             if start >= self._told_ms.get(partition, 0):
                 self._open[key] = interval
         return interval
+
+
+def _numbered(keys: Ints) -> tuple[list[int], Ints]:
+    """The distinct keys in order, and the place of each key among them; quick where there are few."""
+    distinct = sorted(set(keys.tolist()))
+    return distinct, np.searchsorted(np.array(distinct), keys)

@@ -49,8 +49,8 @@ class Alarms:
     def step(self, slots: Ints, faults: Ints, confidence: Floats) -> list[AlarmChange]:
         """Take one frame's answers (class 0 = normal; negative = no evidence) and return what changed."""
         answers = np.where((faults > 0) & (confidence < self._rule.confidence), 0, faults)
-        recent = np.roll(self._recent[slots], 1, axis=1)
-        recent[:, 0] = answers
+        recent = np.empty((len(slots), self._rule.n), np.int16)
+        recent[:, 0], recent[:, 1:] = answers, self._recent[slots, :-1]
         self._recent[slots] = recent
         newest = recent[:, 0]
         agree = (recent == newest[:, None]).sum(axis=1)
@@ -58,6 +58,8 @@ class Alarms:
         settled = agree >= self._rule.k
         raised = settled & (newest > 0) & (newest != standing)
         cleared = (standing != NO_ALARM) & ((settled & (newest == 0)) | raised)
+        if not (raised.any() or cleared.any()):
+            return []
         changes = [AlarmChange(row, int(standing[row]), raised=False) for row in np.flatnonzero(cleared).tolist()]
         changes += [AlarmChange(row, int(newest[row]), raised=True) for row in np.flatnonzero(raised).tolist()]
         standing = np.where(raised, newest, np.where(cleared, NO_ALARM, standing))

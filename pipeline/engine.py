@@ -170,15 +170,15 @@ class Engine:
             return enumerate(records)  # a control record may have to wait for what is before it
         rest: list[tuple[int, Record]] = []
         for topic in topics:
-            rows = [(order, record) for order, record in enumerate(records) if record.topic == topic]
-            orders, mine = [order for order, _ in rows], [record for _, record in rows]
-            stamps = [record.timestamp_ms for record in mine]
-            sound = min(stamps) >= 0 and max(stamps) < messages.MAX_TIME_MS and topic in self._sensor_topics
+            orders, mine = _of_topic(topic, records, alone=len(topics) == 1)
+            stamps = np.array([record.timestamp_ms for record in mine])
+            sound = stamps.min() >= 0 and stamps.max() < messages.MAX_TIME_MS and topic in self._sensor_topics
             if not sound or not take_block(topic, mine, orders, self._machines, inboxes):
-                rest += rows
+                rest += zip(orders, mine, strict=True)
                 continue
-            for partition in {record.partition for record in mine}:
-                newest = max(record.timestamp_ms for record in mine if record.partition == partition)
+            partitions = np.array([record.partition for record in mine])
+            for partition in np.unique(partitions).tolist():
+                newest = int(stamps[partitions == partition].max())
                 self._clock_ms[partition] = max(self._clock_ms.get(partition, -1), newest)
         rest.sort(key=itemgetter(0))
         return rest
@@ -419,9 +419,7 @@ class Engine:
                 )
             self.stats.duplicates["readings"] += aligned.duplicate_readings
             self.stats.duplicates["texts"] += len(aligned.duplicate_texts)
-            for slot in np.unique(batch.slots).tolist():
-                machine = line.machines[slot]
-                assert machine is not None
+            for machine in line.in_slots(np.unique(batch.slots)):
                 self._changed[machine.key] = machine
             self._step(line, aligned, outputs)
 
@@ -429,9 +427,10 @@ class Engine:
         self, batch: ReadingBatch, records: list[Record], outputs: list[Output]
     ) -> tuple[ReadingBatch, list[Record]]:
         """Frames are float32: what does not fit there is as useless as an infinite value."""
-        too_large = (np.abs(batch.values) > np.finfo(np.float32).max).any(axis=1)
-        if not too_large.any():
+        limit = np.finfo(np.float32).max
+        if not ((batch.values > limit).any() or (batch.values < -limit).any()):
             return batch, records
+        too_large = (np.abs(batch.values) > limit).any(axis=1)
         for row in np.flatnonzero(too_large).tolist():
             self._reject(records[row], RejectedError(Reason.NOT_FINITE, "a value is beyond 3.4e38"), outputs)
         keep = np.flatnonzero(~too_large)
@@ -462,14 +461,11 @@ class Engine:
         line.runner.prepare(aligned.rounds)
         for frames in aligned.rounds:
             result = line.runner.step(frames)
-            machines = [line.machines[slot] for slot in frames.slots.tolist()]
+            machines = line.in_slots(frames.slots)
             for row, text in frames.texts:
-                machine = machines[row]
-                assert machine is not None
-                machine.texts.append(RememberedText(text.id, text.text, text.time_ms, text.late))
+                machines[row].texts.append(RememberedText(text.id, text.text, text.time_ms, text.late))
             for row in np.flatnonzero(frames.reset).tolist():
                 machine = machines[row]
-                assert machine is not None
                 fresh = {text.id for at, text in frames.texts if at == row}
                 machine.texts = deque((t for t in machine.texts if t.id in fresh), maxlen=EVIDENCE_TEXTS)
             self.stats.frames += len(machines)
@@ -486,17 +482,12 @@ class Engine:
             self.stats.confidence_sum += float(confidence.sum())
             for change in line.alarms.step(frames.slots, faults, confidence):
                 machine = machines[change.row]
-                assert machine is not None
                 self.stats.alarms["raised" if change.raised else "cleared"] += 1
                 outputs.append(
                     line.writer.alarm(machine, int(frames.start_ms[change.row]), change, float(confidence[change.row]))
                 )
-            if machines:
-                end = frames.end_ms
-                for machine, end_ms in zip(machines, end.tolist(), strict=True):
-                    assert machine is not None
-                    if end_ms > self._newest_frame_end_ms.get(machine.partition, -1):
-                        self._newest_frame_end_ms[machine.partition] = end_ms
+            for partition, end_ms in _newest_ends(machines, frames.end_ms):
+                self._newest_frame_end_ms[partition] = max(self._newest_frame_end_ms.get(partition, -1), end_ms)
 
     def _expired(self, line: Line, slot: int, text: EventText, outputs: list[Output]) -> None:
         """A text that no frame could take in time goes to the late topic."""
@@ -700,6 +691,23 @@ _LEAST_BLOCK = 16
 """Fewer records are not worth the preparation."""
 
 _topic_of = itemgetter(Record._fields.index("topic"))
+
+
+def _of_topic(topic: str, records: Sequence[Record], *, alone: bool) -> tuple[list[int], list[Record]]:
+    """The records of one topic, and the place of each among all; `alone` if there are no others."""
+    if alone:
+        return list(range(len(records))), list(records)
+    orders = [order for order, record in enumerate(records) if record.topic == topic]
+    return orders, [records[order] for order in orders]
+
+
+def _newest_ends(machines: Sequence[Machine], end_ms: Ints) -> Iterable[tuple[int, int]]:
+    """For each partition the newest end of a round's frames, which in most rounds all end together."""
+    partitions = [machine.partition for machine in machines]
+    newest = int(end_ms.max())
+    if newest == int(end_ms.min()):
+        return ((partition, newest) for partition in set(partitions))
+    return dict(sorted(zip(partitions, end_ms.tolist(), strict=True))).items()
 
 
 def _future(time_ms: int, record: Record, kind: MachineType) -> RejectedError:

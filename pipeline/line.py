@@ -11,7 +11,7 @@ from pipeline.alarms import AlarmRule, Alarms
 from pipeline.alignment import Aligner
 from pipeline.diagnoses import DiagnosisWriter, RememberedText
 from pipeline.errors import SettingsError
-from pipeline.frames import StepRunner
+from pipeline.frames import Ints, StepRunner
 from pipeline.messages import Reason, RejectedError
 from pipeline.profile import MachineType
 
@@ -106,6 +106,11 @@ class Line:
             name, name.encode(), self, slot, partition, last_ms, [last_ms] * len(self.sources)
         )
         return machine
+
+    def in_slots(self, slots: Ints) -> list[Machine]:
+        """The machines in slots that are taken."""
+        machines = self.machines
+        return [machines[slot] for slot in slots.tolist()]
 
     def remove(self, machine: Machine) -> None:
         """Forget a machine and free its slot."""
