@@ -13,10 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import faust
@@ -58,6 +56,13 @@ _HAND_OVER_SECONDS = 5.0
 """The same for a worker that gives partitions away; all members of the group wait for it."""
 
 Observer = Callable[[Sequence[Record], Sequence[Output]], None]
+
+
+class _App(faust.App):  # type: ignore[misc]
+    """Faust's application without its folders: nothing is kept on disk, so a full or read-only one does no harm."""
+
+    def _create_directories(self) -> None:
+        pass
 
 
 class Worker:
@@ -108,7 +113,7 @@ class Worker:
         self._tasks: list[asyncio.Task[None]] = []
         prefix = settings.topic_prefix
         self._topics = (*engine_topics(profile), LABELS)
-        self.app = faust.App(
+        self.app = _App(
             settings.group,
             broker=settings.broker if settings.is_memory else f"kafka://{settings.address.replace(',', ';kafka://')}",
             broker_credentials=credentials,
@@ -117,7 +122,6 @@ class Worker:
             broker_heartbeat_interval=settings.session_timeout_ms / 10_000,
             consumer_group_instance_id=settings.group_instance_id,
             store="memory://",
-            datadir=str(Path(tempfile.gettempdir()) / f"faultline-{settings.group}"),  # Faust insists; it stays empty
             topic_partitions=settings.partitions,
             topic_allow_declare=False,
             topic_disable_leader=True,

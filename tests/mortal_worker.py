@@ -1,6 +1,7 @@
 """A worker process, as `faultline run` starts it, that ends itself with SIGKILL at a point chosen by the environment.
 
-CHAOS_POINT and CHAOS_HIT choose where (tests/chaos.py), CHAOS_PACE_S how slow it is; settings are FAULTLINE_...
+CHAOS_POINT and CHAOS_HIT choose where (tests/chaos.py), CHAOS_PACE_S how slow it is, and with CHAOS_DISK_FULL no file
+can be written; settings are FAULTLINE_...
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 from typing import Any
@@ -67,6 +69,10 @@ def main() -> int:
 def run_forked(environment: dict[str, str], log_path: str) -> None:
     """The same in a process that was forked from one with everything imported."""
     os.environ.update(environment)
+    if "CHAOS_DISK_FULL" in environment:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        log_path = os.devnull
     descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

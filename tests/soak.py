@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
 
 from agents.cli import partition_function
 from agents.kafka_admin import create_topics
@@ -133,17 +134,31 @@ class KafkaPlant:
 
         asyncio.run(publish())
 
-    def worker(self, at: tuple[str, int] | None = None, *, pace_s: float = 0.0, **settings: Any) -> WorkerProcess:
-        """Start a worker; it dies when it comes to a point for the n-th time."""
+    def worker(
+        self, at: tuple[str, int] | None = None, *, pace_s: float = 0.0, disk_full: bool = False, **settings: Any
+    ) -> WorkerProcess:
+        """Start a worker; it dies when it comes to a point for the n-th time. With a full disk it has no log."""
         wanted: dict[str, Any] = self.settings.model_dump(exclude_none=True, exclude_defaults=True) | settings
         environment = {
             f"FAULTLINE_{name.upper()}": f"{value}ms" if name.endswith("_ms") else str(value)
             for name, value in wanted.items()
         }
         environment["CHAOS_PACE_S"] = str(pace_s)
+        if disk_full:
+            environment["CHAOS_DISK_FULL"] = "1"
         if at is not None:
             environment |= {"CHAOS_POINT": at[0], "CHAOS_HIT": str(at[1])}
         return WorkerProcess(environment, self._folder / f"worker-{next(_numbers)}.log")
+
+    def limit_states(self, most_bytes: int) -> None:
+        """Let the broker refuse larger records of the state topic."""
+        topic = f"{self.settings.topic_prefix}state"
+        resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs={"max.message.bytes": str(most_bytes)})
+        admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
+        try:
+            admin.alter_configs([resource])
+        finally:
+            admin.close()
 
     def _consumer(self, group: str | None = None) -> KafkaConsumer:
         return KafkaConsumer(bootstrap_servers=self.bootstrap, group_id=group, enable_auto_commit=False)

@@ -166,3 +166,36 @@ def test_the_broker_stops_and_comes_back_and_a_worker_drains(broker: KafkaBroker
     assert left > 0
     plant.finish()
     verify(plant, records)
+
+
+def test_a_worker_needs_no_disk(broker: KafkaBroker, tmp_path: Path) -> None:
+    plant = KafkaPlant(broker.bootstrap, tmp_path)
+    records = told(plant, 600, seed=6)
+    worker = plant.worker(disk_full=True)
+    try:
+        wait_until(lambda: not worker.alive or plant.left() == 0)
+        worker.signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
+    finally:
+        worker.kill()
+    verify(plant, records)
+
+
+def test_states_that_the_broker_refuses_end_the_worker_before_it_acknowledges_anything(
+    broker: KafkaBroker, tmp_path: Path
+) -> None:
+    plant = KafkaPlant(broker.bootstrap, tmp_path)
+    records = told(plant, 600, seed=7)
+    whole = plant.left()
+    plant.limit_states(100)
+    worker = plant.worker()
+    try:
+        assert worker.wait(60) == 1
+    finally:
+        worker.kill()
+    last = worker.log.read_text().splitlines()[-1]
+    assert last.startswith("error: ") and f"{plant.settings.topic_prefix}state" in last, last
+    assert plant.left() == whole, "nothing may be committed whose states are not saved"
+    plant.limit_states(1 << 20)
+    plant.finish()
+    verify(plant, records)
