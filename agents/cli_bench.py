@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -40,7 +40,9 @@ def bench_stream_command(
     ] = False,
     kafka: Annotated[str | None, typer.Option("--kafka", help="host:port of a broker; else one is started")] = None,
     python: Annotated[str | None, typer.Option("--python", help="Python that has the rivals' packages")] = None,
-    arithmetic: Annotated[str, typer.Option("--arithmetic", help="what rivals compute with: torch or numpy")] = "torch",
+    arithmetic: Annotated[
+        Literal["torch", "numpy"], typer.Option("--arithmetic", help="what rivals compute with")
+    ] = "torch",
 ) -> None:
     """Faultline beside Faust, Quix Streams, Bytewax and loops by hand, on a real broker (deploy/bench/README.md)."""
     from agents.bench_stream import bench_stream

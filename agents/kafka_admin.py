@@ -28,6 +28,7 @@ from pipeline.errors import (
 BOOTSTRAP_TIMEOUT_MS = 5_000
 REQUEST_TIMEOUT_MS = 5_000
 POLICY = "cleanup.policy"
+MOST_BYTES = "max.message.bytes"
 LOGIN_ERRORS = (kafka_errors.SaslAuthenticationFailedError, kafka_errors.UnsupportedSaslMechanismError)
 
 Security = Mapping[str, Any]
@@ -107,7 +108,7 @@ def check_topics(bootstrap: str, specs: Sequence[TopicSpec], security: Security 
                     "Faultline never changes this, because keys would move between partitions"
                 )
             present.append(spec)
-        problems += _policy_problems(admin, bootstrap, present)
+        problems += _setting_problems(admin, bootstrap, present)
     return problems
 
 
@@ -174,22 +175,26 @@ def translated_errors(bootstrap: str) -> Iterator[None]:
         raise _translated(bootstrap, error, None) from error
 
 
-def _policy_problems(admin: KafkaAdminClient, bootstrap: str, specs: Sequence[TopicSpec]) -> list[str]:
-    wanted = {spec.name: spec.config[POLICY] for spec in specs if POLICY in spec.config}
+def _setting_problems(admin: KafkaAdminClient, bootstrap: str, specs: Sequence[TopicSpec]) -> list[str]:
+    """Topics that are cleaned up in another way than they must be, or refuse records that must have room."""
+    wanted = {spec.name: names for spec in specs if (names := [n for n in (POLICY, MOST_BYTES) if n in spec.config])}
     if not wanted:
         return []
-    resources = [ConfigResource(ConfigResourceType.TOPIC, name, [POLICY]) for name in wanted]
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name, names) for name, names in wanted.items()]
     # The filter's default would leave out settings that stand at the broker's default, such as "delete".
     settings = admin.describe_configs(resources, config_filter="all")["topic"]
     problems = []
-    for name, policy in wanted.items():
-        # kafka-python drops the error of a refused description; what is left is an empty one.
-        if POLICY not in settings[name]:
-            error = kafka_errors.TopicAuthorizationFailedError()
-            raise _refusal(bootstrap, f"describe the settings of topic {name!r}", error)
-        actual = settings[name][POLICY]["value"]
-        if _policies(actual) != _policies(policy):
-            problems.append(f"topic {name!r} has {POLICY} {actual!r} but needs {policy!r}")
+    for spec in specs:
+        for name in wanted.get(spec.name, ()):
+            # kafka-python drops the error of a refused description; what is left is an empty one.
+            if name not in settings[spec.name]:
+                error = kafka_errors.TopicAuthorizationFailedError()
+                raise _refusal(bootstrap, f"describe the settings of topic {spec.name!r}", error)
+            actual, needed = settings[spec.name][name]["value"], spec.config[name]
+            if name == POLICY and _policies(actual) != _policies(needed):
+                problems.append(f"topic {spec.name!r} has {name} {actual!r} but needs {needed!r}")
+            elif name == MOST_BYTES and int(actual) < int(needed):
+                problems.append(f"topic {spec.name!r} has {name} {actual} but needs {needed} or more")
     return problems
 
 

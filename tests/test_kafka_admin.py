@@ -75,6 +75,15 @@ def test_other_cleanup_policy_is_reported(kafka: str) -> None:
     assert check_topics(kafka, [wanted]) == [f"topic '{made.name}' has cleanup.policy 'delete' but needs 'compact'"]
 
 
+def test_too_little_room_for_a_record_is_reported(kafka: str) -> None:
+    made = spec()
+    create_topics(kafka, [made])
+    wanted = TopicSpec(made.name, 2, config={"max.message.bytes": "2000000"})
+    (problem,) = check_topics(kafka, [wanted])
+    assert problem == f"topic '{made.name}' has max.message.bytes 1048588 but needs 2000000 or more"
+    assert check_topics(kafka, [TopicSpec(made.name, 2, config={"max.message.bytes": "1000000"})]) == []
+
+
 def test_order_within_the_cleanup_policy_does_not_matter(kafka: str) -> None:
     made = spec(cleanup_policy="compact,delete")
     create_topics(kafka, [made])
