@@ -132,6 +132,10 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):  # type: ignore[misc]
         if wanted:  # to aiokafka none means all
             consumer = self._ensure_consumer()
             found = await self._fetch_records(consumer, wanted, timeout=timeout, max_records=self._at_most)
+            # aiokafka gives from what it has of one partition until nothing is left; so others would wait for long.
+            for place in found:
+                if place in consumer._fetcher._records:
+                    consumer._fetcher._records.move_to_end(place)
         # From here on nothing is awaited, so the marks are of the moment in which the records were taken.
         marks = self._marks()
         names = self.consumer.groups_topics

@@ -131,7 +131,8 @@ class Worker:
             autodiscover=False,
             loghandlers=[],
         )
-        limits = Limits(chunk_records=settings.chunk_records)
+        # What waits of one partition is processed before another's turn comes: small chunks want short queues too.
+        limits = Limits(chunk_records=settings.chunk_records, buffered_records=2 * settings.chunk_records)
         install(self.app, [self._topics], prefix, limits, before_revoked=self._hand_over)
         self.app.transport.on_refusal = self._fail
         self.app.on_partitions_revoked.connect(self._note_rebalance, weak=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,22 @@ def in_order(reader: Reader) -> bool:
         for partition in range(PARTITIONS)
         if (order := [(r.timestamp_ms, TOPICS.index(r.topic)) for r in reader.records if r.partition == partition])
     )
+
+
+def test_a_backlog_in_one_partition_does_not_keep_the_others_waiting(kafka: str, tmp_path: Path) -> None:
+    run(_backlogs(kafka, tmp_path))
+
+
+async def _backlogs(kafka: str, folder: Path) -> None:
+    prefix = await create_topics(kafka)
+    outputs = [output for output in history(8_000) if output.topic == "sensors"]
+    await publish(kafka, prefix, outputs)
+    limits = Limits(chunk_records=10, buffered_records=20)
+    reader = Reader(f"kafka://{kafka}", folder, group=f"group-{prefix}", prefix=prefix, limits=limits)
+    async with reader.running():
+        await until(lambda: len(reader.records) >= 800)
+        first = Counter(record.partition for record in reader.records[:800])
+    assert min(first[partition] for partition in range(PARTITIONS)) >= 100, first
 
 
 def test_catch_up_is_merged_by_time_and_a_restart_goes_on_where_acks_end(kafka: str, tmp_path: Path) -> None:
