@@ -24,7 +24,8 @@ from agents.kafka_admin import partition_counts, translated_errors
 from agents.publish import LETTER_BYTES, KafkaPublisher
 from agents.security import client_security
 from agents.topic_log import RecordLog, kafka_log, require_kafka
-from agents.verify import VerifyReport, verify_diagnoses, verify_inputs
+from agents.verify import VerifyReport, verify_diagnoses
+from agents.verify_inputs import verify_inputs
 from pipeline.errors import RecordingError, SettingsError
 from pipeline.profile import PlantProfile, load_profile
 from pipeline.recording import has_topic, read_recording

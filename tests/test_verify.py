@@ -22,7 +22,8 @@ from agents.memory_transport import partition_of
 from agents.publish import KafkaPublisher
 from agents.replay import replay_in_memory
 from agents.topic_log import RecordLog
-from agents.verify import MAX_SHOWN, VerifyReport, verify_diagnoses, verify_inputs
+from agents.verify import MAX_SHOWN, VerifyReport, verify_diagnoses
+from agents.verify_inputs import verify_inputs
 from pipeline import messages
 from pipeline.alignment import Resets
 from pipeline.engine import Engine
