@@ -33,9 +33,9 @@ from aiokafka.errors import KafkaError
 
 from agents.memory_transport import MemoryBroker
 from agents.publish import KafkaPublisher, MemoryPublisher, Publisher
-from pipeline.engine import SavedAt, saved_at
 from pipeline.errors import DeliveryError
 from pipeline.records import Output, Record
+from pipeline.state import SavedAt, saved_at
 from pipeline.topics import STATE
 
 STATE_BYTES = 64 << 20

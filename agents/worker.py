@@ -29,12 +29,13 @@ from agents.state import Span, StateStore
 from agents.web import WebServer
 from pipeline import messages
 from pipeline.alarms import AlarmRule
-from pipeline.engine import Engine, saved_at
+from pipeline.engine import Engine
 from pipeline.errors import DeliveryError, FaultlineError, StateError
 from pipeline.frames import StepRunner
 from pipeline.profile import PlantProfile
 from pipeline.records import Output, Record
 from pipeline.settings import Settings
+from pipeline.state import saved_at
 from pipeline.topics import CONTROL, LABELS, engine_topics
 
 log = logging.getLogger("faultline.worker")

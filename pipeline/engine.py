@@ -26,9 +26,9 @@ from pipeline.line import EVIDENCE_TEXTS, Line, Machine
 from pipeline.messages import Reason, RejectedError
 from pipeline.profile import MachineType, PlantProfile
 from pipeline.records import Output, Record
+from pipeline.state import STATE_VERSION, Forgotten, SavedMachine, decode_state, encode_state
 from pipeline.topics import CONTROL, EVENTS
 
-STATE_VERSION = 1
 CONFIDENCE_BOUNDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
 _MAX_MACHINE_ID = 200
 _MAX_TEXT = 2_000
@@ -52,17 +52,6 @@ class Stats:
     evicted: int = 0
     confidence_counts: Ints = field(default_factory=lambda: np.zeros(len(CONFIDENCE_BOUNDS) + 1, np.int64))
     confidence_sum: float = 0.0
-
-
-class Forgotten(msgspec.Struct, frozen=True):
-    """What has to stay of a forgotten machine until its last records are committed: that they are applied."""
-
-    machine: str
-    partition: int
-    last: int
-    applied: dict[str, int]
-    forgotten: bool = True
-    version: int = STATE_VERSION
 
 
 class _AppliedError(Exception):
@@ -533,23 +522,22 @@ class Engine:
         control = max(applied.get(CONTROL, -1), self._controls.get(machine.partition, -1))
         if control >= 0:
             applied = applied | {CONTROL: control}
-        return msgspec.msgpack.encode(
-            {
-                "version": STATE_VERSION,
-                "machine": machine.name,
-                "type": line.kind.name,
-                "profile": line.digest,
-                "model": line.runner.hash,
-                "partition": machine.partition,
-                "last": machine.last_ms,
-                "arrived": machine.arrived_ms,
-                "applied": applied,
-                "aligner": aligner,
-                "runner": runner,
-                "alarms": alarms,
-                "texts": [[t.id, t.text, t.time_ms, t.late] for t in machine.texts],
-            }
+        saved = SavedMachine(
+            version=STATE_VERSION,
+            machine=machine.name,
+            type=line.kind.name,
+            profile=line.digest,
+            model=line.runner.hash,
+            partition=machine.partition,
+            last=machine.last_ms,
+            arrived=machine.arrived_ms,
+            applied=applied,
+            aligner=aligner,
+            runner=runner,
+            alarms=alarms,
+            texts=[(t.id, t.text, t.time_ms, t.late) for t in machine.texts],
         )
+        return encode_state(saved)
 
     def alignment_states(self) -> dict[str, bytes]:
         """Each machine's buffers, watermarks and last values: what is exact whatever the batches were."""
@@ -565,48 +553,43 @@ class Engine:
     def restore(self, machine: str, state: bytes) -> None:
         """Put a machine back to where `checkpoint` saw it; raises StateError, leaving the machine unknown."""
         try:
-            saved = msgspec.msgpack.decode(state)
-            if saved["version"] != STATE_VERSION:
-                raise StateError(f"state of {machine} has version {saved['version']}, this is {STATE_VERSION}")
-            if saved.get("forgotten"):
-                gone = msgspec.convert(saved, Forgotten)
+            saved = decode_state(machine, state)
+            if isinstance(saved, Forgotten):
                 self.forget(machine)
-                self._forgotten[machine] = gone
-                self._clock_ms[gone.partition] = max(self._clock_ms.get(gone.partition, -1), gone.last)
+                self._forgotten[machine] = saved
+                self._clock_ms[saved.partition] = max(self._clock_ms.get(saved.partition, -1), saved.last)
                 return
-            kind = self._profile.type_of(machine)
-            if kind is None or kind.name != saved["type"] or self.lines[kind.name].digest != saved["profile"]:
-                raise StateError(f"state of {machine} was saved under another profile")
-            line = self.lines[kind.name]
-            if saved["model"] != line.runner.hash:
-                raise StateError(
-                    f"state of {machine} belongs to model {saved['model'][:12]}, not {line.runner.hash[:12]}"
-                )
-            applied, partition, texts = saved["applied"], saved["partition"], saved["texts"]
-            last_ms, arrived_ms = saved["last"], saved["arrived"]
-            aligner, runner, alarms = saved["aligner"], saved["runner"], saved["alarms"]
-        except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
-            self.stats.states_refused += 1
-            raise StateError(f"state of {machine} cannot be read: {error!r}") from error
+            line = self._line_of(saved)
+            self.forget(machine)
+            entry = line.add(machine, saved.partition, saved.last)
+            try:
+                line.aligner.load(entry.slot, saved.aligner)
+                line.runner.load(entry.slot, saved.runner)
+                line.alarms.load(entry.slot, saved.alarms)
+            except StateError:
+                line.remove(entry)
+                raise
         except StateError:
-            self.stats.states_refused += 1
-            raise
-        self.forget(machine)
-        entry = line.add(machine, partition, last_ms)
-        try:
-            line.aligner.load(entry.slot, aligner)
-            line.runner.load(entry.slot, runner)
-            line.alarms.load(entry.slot, alarms)
-        except StateError:
-            line.remove(entry)
             self.stats.states_refused += 1
             raise
         self._forgotten.pop(machine, None)
-        entry.applied, entry.arrived_ms = dict(applied), list(arrived_ms)
-        entry.texts.extend(RememberedText(*text) for text in texts)
+        entry.applied, entry.arrived_ms = saved.applied, saved.arrived
+        entry.texts.extend(RememberedText(*text) for text in saved.texts)
         self._machines[machine.encode()] = entry
         # Time goes on from here, so that a machine that stays silent is announced after a restart too.
-        self._clock_ms[partition] = max(self._clock_ms.get(partition, -1), last_ms)
+        self._clock_ms[saved.partition] = max(self._clock_ms.get(saved.partition, -1), saved.last)
+
+    def _line_of(self, saved: SavedMachine) -> Line:
+        """Where a saved machine belongs; raises StateError if it was saved under another profile or model."""
+        kind = self._profile.type_of(saved.machine)
+        if kind is None or kind.name != saved.type or self.lines[kind.name].digest != saved.profile:
+            raise StateError(f"state of {saved.machine} was saved under another profile")
+        line = self.lines[kind.name]
+        if saved.model != line.runner.hash:
+            raise StateError(
+                f"state of {saved.machine} belongs to model {saved.model[:12]}, not {line.runner.hash[:12]}"
+            )
+        return line
 
     def warm_up(self, records: Sequence[Record]) -> None:
         """Let machines find back into a state by what led to it; nothing is said or counted a second time."""
@@ -665,26 +648,6 @@ class Engine:
     def newest_frame_end_ms(self) -> dict[int, int]:
         """Per partition, the end of the newest frame that was diagnosed."""
         return dict(self._newest_frame_end_ms)
-
-
-class SavedAt(msgspec.Struct):
-    """What of a saved state can be told without restoring it."""
-
-    applied: dict[str, int] = {}
-    """By topic, the last offset whose effect is in the state."""
-    last: int | None = None
-    """Time stamp of the machine's newest record, milliseconds."""
-
-
-_decode_saved_at = msgspec.msgpack.Decoder(SavedAt).decode
-
-
-def saved_at(state: bytes) -> SavedAt:
-    """Where a saved state stands; without offsets and time if it cannot be read."""
-    try:
-        return _decode_saved_at(state)
-    except msgspec.DecodeError:
-        return SavedAt()
 
 
 _LEAST_BLOCK = 16

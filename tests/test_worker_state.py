@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from agents.state import Span
-from pipeline.engine import saved_at
 from pipeline.records import Record
+from pipeline.state import saved_at
 from tests.builders import SumRunner, event, reading
 from tests.delivery_apps import run, until
 from tests.plant import Plant

@@ -1,0 +1,86 @@
+"""A machine's saved state: what is in it, as bytes, and what of it can be told without restoring it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pipeline.errors import StateError
+
+STATE_VERSION = 1
+
+
+class SavedMachine(msgspec.Struct, frozen=True, gc=False):
+    """Everything that a machine's future depends on."""
+
+    version: int
+    machine: str
+    type: str
+    profile: str
+    """Digest of the machine type's part of the profile."""
+    model: str
+    """The model's hash."""
+    partition: int
+    last: int
+    """Time stamp of its newest record, milliseconds."""
+    arrived: list[int]
+    """By source, time stamp of its newest reading, milliseconds."""
+    applied: dict[str, int]
+    """By topic, the last offset whose effect is in the state."""
+    aligner: dict[str, object]
+    runner: bytes
+    alarms: bytes
+    texts: list[tuple[str, str, int, bool]]
+    """Id, text, time in milliseconds and lateness of the texts that diagnoses can show."""
+
+
+class Forgotten(msgspec.Struct, frozen=True):
+    """What has to stay of a forgotten machine until its last records are committed: that they are applied."""
+
+    machine: str
+    partition: int
+    last: int
+    applied: dict[str, int]
+    forgotten: bool = True
+    version: int = STATE_VERSION
+
+
+class _Kind(msgspec.Struct):
+    version: int
+    forgotten: bool = False
+
+
+class SavedAt(msgspec.Struct):
+    """What of a saved state can be told without restoring it."""
+
+    applied: dict[str, int] = {}
+    """By topic, the last offset whose effect is in the state."""
+    last: int | None = None
+    """Time stamp of the machine's newest record, milliseconds."""
+
+
+_decode_saved_at = msgspec.msgpack.Decoder(SavedAt).decode
+
+
+def saved_at(state: bytes) -> SavedAt:
+    """Where a saved state stands; without offsets and time if it cannot be read."""
+    try:
+        return _decode_saved_at(state)
+    except msgspec.DecodeError:
+        return SavedAt()
+
+
+encode_state = msgspec.msgpack.Encoder().encode
+_decode_kind = msgspec.msgpack.Decoder(_Kind).decode
+_decode_forgotten = msgspec.msgpack.Decoder(Forgotten).decode
+_decode_machine = msgspec.msgpack.Decoder(SavedMachine).decode
+
+
+def decode_state(machine: str, state: bytes) -> SavedMachine | Forgotten:
+    """What was saved of a machine; raises StateError if it cannot be read or has another version."""
+    try:
+        kind = _decode_kind(state)
+        if kind.version != STATE_VERSION:
+            raise StateError(f"state of {machine} has version {kind.version}, this is {STATE_VERSION}")
+        return _decode_forgotten(state) if kind.forgotten else _decode_machine(state)
+    except msgspec.DecodeError as error:
+        raise StateError(f"state of {machine} cannot be read: {error}") from error
