@@ -409,7 +409,8 @@ def _control(f: Fuzz, now: int) -> Sent:
 
 def _forged_stamp(f: Fuzz, now: int) -> Sent:
     machine = f.machine()
-    stamp = f.rng.choice([-1, 2**42, 2**62, 2**63 - 1])
+    # Not -1: where a batch begins with it, aiokafka's producer writes the next record's time stamp instead.
+    stamp = f.rng.choice([-2, 2**42, 2**62, 2**63 - 1])
     return f.sent(stamp, machine, f.reading(machine, now), "bad_time")
 
 
