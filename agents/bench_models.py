@@ -1,4 +1,4 @@
-"""`faultline bench models`: what a step of the paper's LSTM costs on each backend, and against re-running windows."""
+"""`faultline bench models`: what a step of the models costs on each backend, and against re-running windows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from agents.bench_adaptive import bench_adaptive
 from models.backends import Backend, build_runner, choose_runner, use_threads
 from models.diagnoser import Diagnoser, DiagnoserConfig
 from models.lstm import SeqLSTM, SeqLSTMConfig
@@ -80,7 +81,9 @@ def window_seconds(network: Diagnoser, windows: torch.Tensor, clock: Clock) -> f
         return clock() - began
 
 
-def bench_models(rounds: int = 5, seed: int = 0, clock: Clock = time.perf_counter) -> dict[str, Any]:
+def bench_models(
+    rounds: int = 5, seed: int = 0, clock: Clock = time.perf_counter, *, adaptive_machines: int = 1024
+) -> dict[str, Any]:
     """Medians over rounds in which all that is compared takes turns, on one core."""
     use_threads(1)
     network = paper_network(seed)
@@ -110,9 +113,19 @@ def bench_models(rounds: int = 5, seed: int = 0, clock: Clock = time.perf_counte
             for name, runner in backends.items():
                 seconds = step_seconds(runner, given, max(5, 400 // rows), clock)
                 per_row[name][rows].append(median(seconds) / rows)
+    adaptive = bench_adaptive(
+        rounds_of(adaptive_machines, seed),
+        names,
+        variables=VARIABLES,
+        classes=CLASSES,
+        rounds=rounds,
+        seed=seed,
+        clock=clock,
+    )
     return {
         "step_vs_window_500": round(median(ratios), 1),
         "single_step_p50_us": round(median(single) * 1e6, 2),
+        "adaptive_machine_steps_per_second": adaptive.pop("adaptive_machine_steps_per_second"),
         "single_step_p99_us": round(quantiles(single, n=100)[98] * 1e6, 2),
         "backend": chosen,
         "window_500_of_128_machines_ms": round(median(rerun) * 1e3, 3),
@@ -123,4 +136,5 @@ def bench_models(rounds: int = 5, seed: int = 0, clock: Clock = time.perf_counte
         },
         "lacking_for_onnx": missing(),
         "rounds": rounds,
+        **adaptive,
     }

@@ -15,7 +15,7 @@ from models.fusion import FusionNetwork, Inputs, LearnedFusionConfig, Mixed, sha
 from models.layers import enough_rows, mlp
 
 Order = Literal["cma_afr", "cma_only", "afr_only", "parallel", "none"]
-_ATTENDING = ("cma_afr", "cma_only", "parallel")
+ATTENDING = ("cma_afr", "cma_only", "parallel")
 _SCORING = ("cma_afr", "afr_only", "parallel")
 
 
@@ -102,7 +102,7 @@ class AdaptiveFusion(FusionNetwork):
         if self.config.order == "parallel":
             fused = torch.cat([fused, fused], dim=1)
         weights = inputs.present.to(like.dtype)
-        attention = torch.diag_embed(weights.T) if self.config.order in _ATTENDING else None
+        attention = torch.diag_embed(weights.T) if self.config.order in ATTENDING else None
         if len(rows):
             features = tuple(x[rows] for x in inputs.features)
             found = self.represent(Inputs(features, inputs.present[:, rows], inputs.late))
@@ -122,7 +122,7 @@ class AdaptiveFusion(FusionNetwork):
         present = inputs.present.T  # (N, M)
         joint = torch.stack([self.project_one(at, x) for at, x in enumerate(inputs.features)], dim=1)
         order = self.config.order
-        attention = self.attend(joint, present) if order in _ATTENDING else None
+        attention = self.attend(joint, present) if order in ATTENDING else None
         attended = joint if attention is None else attention @ joint
         source = joint if order == "parallel" else attended
         evenly = shares(inputs.present.to(joint.dtype)).T

@@ -1,4 +1,4 @@
-"""RingAttention: causal attention over the last W frames, whose keys and values lie in a ring (MODELS.md 2.4)."""
+"""RingAttention: causal attention over the last W frames, which lie in a ring (MODELS.md 2.4)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from models.layers import State, mlp
 
@@ -48,7 +49,11 @@ class RingAttention(nn.Module):
         a_{t,s} = softmax over t-W < s <= t of ( q_t.k_s / sqrt(d_k) - slope_h * (t - s) ),   y_t = sum_s a_{t,s} v_s
 
     (MODELS.md 2.4; Vaswani et al. 2017; slopes 2^(-8 h / H) of ALiBi, Press et al. 2022). Only the distance t - s
-    enters and no absolute position, so a key stays right while it is in the window, and each is computed once.
+    enters and no absolute position, so what lies in the ring stays right while it is in the window.
+
+    The ring holds LN(y_s) itself, of which a key and a value would be two linear images: half as many numbers to keep,
+    to save and to read at every step. q_t.(K u_s) = (K^T q_t).u_s and sum_s a_s (V u_s) = V (sum_s a_s u_s), so a step
+    takes the query to the frames and not each frame to the query; what the keys' biases add is the same for all places.
     """
 
     def __init__(self, config: RingAttentionConfig, *, variables: int, classes: int) -> None:
@@ -57,7 +62,9 @@ class RingAttention(nn.Module):
         self.variables = variables
         self.feature_size = config.size
         self.input = nn.Linear(variables * (1 + int(config.mask_inputs)), config.size)
-        self.layers = nn.ModuleList(_Layer(config.size, config.heads, config.dropout) for _ in range(config.layers))
+        self.layers = nn.ModuleList(
+            AttentionLayer(config.size, config.heads, config.dropout) for _ in range(config.layers)
+        )
         self.norm = nn.LayerNorm(config.size)
         self.head = mlp(config.size, config.head, classes)
 
@@ -66,16 +73,15 @@ class RingAttention(nn.Module):
         self.slopes: Tensor  # (H,)
 
     def init_state(self, batch: int) -> State:
-        """Of each layer empty `keys` and `values` (B, H, W, d_k), and `count` (B, 1).
+        """Of each layer empty `inputs` (B, W, d), and `count` (B, 1).
 
         `count` is the number of frames so far, from 2W on less a multiple of W: enough to know where the next frame
         goes and which places are filled, and small, so that a float holds it exactly however long a machine runs.
         """
         like = self.input.weight
-        shape = (batch, self.config.heads, self.config.window, self.config.size // self.config.heads)
         state = {"count": like.new_zeros(batch, 1)}
         for at in range(self.config.layers):
-            state[f"keys{at}"], state[f"values{at}"] = like.new_zeros(shape), like.new_zeros(shape)
+            state[f"inputs{at}"] = like.new_zeros(batch, self.config.window, self.config.size)
         return state
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,13 +109,11 @@ class RingAttention(nn.Module):
         after: State = {"count": self._counted(count, frames)}
         y = self.input(x)
         for at, layer in enumerate(self._layers()):
-            q, k, v = (part.transpose(1, 2) for part in layer.project(y))  # (B, H, T, d_k)
-            seen: State = {}
-            for name, new in (("keys", k), ("values", v)):
-                ring = state[f"{name}{at}"]
-                seen[name] = torch.cat([ring.gather(2, _over(places, ring)), new], dim=2)
-                after[f"{name}{at}"] = ring.scatter(2, _over(slots, ring), new[:, :, frames - kept :])
-            y = layer.finish(y, self._banded(q, seen["keys"], seen["values"], there).transpose(1, 2))
+            u, ring = layer.norm(y), state[f"inputs{at}"]
+            seen = torch.cat([ring.gather(1, _over(places, ring)), u], dim=1)  # (B, W-1+T, d)
+            after[f"inputs{at}"] = ring.scatter(1, _over(slots, ring), u[:, frames - kept :])
+            q, k, v = (part.transpose(1, 2) for part in (layer.queries(u), *layer.keys_and_values(seen)))
+            y = layer.finish(y, self._banded(q, k, v, there).transpose(1, 2))
         features = self.norm(y)
         return self.head(features), features, after
 
@@ -119,19 +123,14 @@ class RingAttention(nn.Module):
         count = state["count"]
         age = (count - torch.arange(window, device=x.device)) % window  # (B, W) frames since each place was written
         bias = (-self.slopes[:, None] * age[:, None]).masked_fill((age > count)[:, None], -math.inf)  # (B, H, W)
-        rows = torch.arange(x.shape[0], device=x.device)[:, None]
-        heads = torch.arange(self.config.heads, device=x.device)
-        here = (rows, heads, count.long() % window)
+        here = (torch.arange(x.shape[0], device=x.device), count.squeeze(1).long() % window)
 
         after: State = {"count": self._counted(count, 1)}
         y = self.input(x)
         for at, layer in enumerate(self._layers()):
-            q, k, v = layer.project(y)  # (B, H, d_k)
-            keys = after[f"keys{at}"] = state[f"keys{at}"].index_put(here, k)
-            values = after[f"values{at}"] = state[f"values{at}"].index_put(here, v)
-            scores = (q.unsqueeze(2) @ keys.transpose(2, 3)).squeeze(2) + bias
-            attended = torch.softmax(scores, dim=2).unsqueeze(2) @ values
-            y = layer.finish(y, attended.squeeze(2))
+            u = layer.norm(y)
+            ring = after[f"inputs{at}"] = state[f"inputs{at}"].index_put(here, u)
+            y = layer.finish(y, layer.look(u, ring, bias))
         features = self.norm(y)
         return self.head(features), features, after
 
@@ -160,11 +159,11 @@ class RingAttention(nn.Module):
         window = self.config.window
         return torch.where(total < 2 * window, total, window + total % window)
 
-    def _layers(self) -> list[_Layer]:
-        return [layer for layer in self.layers if isinstance(layer, _Layer)]
+    def _layers(self) -> list[AttentionLayer]:
+        return [layer for layer in self.layers if isinstance(layer, AttentionLayer)]
 
 
-class _Layer(nn.Module):
+class AttentionLayer(nn.Module):
     """The projections of one pre-norm block; which frames meet which is the network's business."""
 
     def __init__(self, size: int, heads: int, dropout: float) -> None:
@@ -177,10 +176,28 @@ class _Layer(nn.Module):
         self.inner = mlp(size, (2 * size,), size)
         self.dropout = nn.Dropout(dropout)
 
-    def project(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Frames (…, d) to queries, already divided by sqrt(d_k), keys and values, each (…, H, d_k)."""
-        q, k, v = self.project_in(self.norm(y)).unflatten(-1, (3, self.heads, -1)).unbind(dim=-3)
-        return q / math.sqrt(q.shape[-1]), k, v
+    def queries(self, u: Tensor) -> Tensor:
+        """Normalised frames (…, d) to queries (…, H, d_k), already divided by sqrt(d_k)."""
+        size = u.shape[-1]
+        q = linear(u, self.project_in.weight[:size], self.project_in.bias[:size])
+        return q.reshape(*u.shape[:-1], self.heads, -1) / math.sqrt(size // self.heads)
+
+    def keys_and_values(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised frames (…, d) to keys and values, each (…, H, d_k)."""
+        size = u.shape[-1]
+        both = linear(u, self.project_in.weight[size:], self.project_in.bias[size:])
+        k, v = both.reshape(*u.shape[:-1], 2, self.heads, -1).unbind(dim=-3)
+        return k, v
+
+    def look(self, u: Tensor, ring: Tensor, bias: Tensor) -> Tensor:
+        """What the heads of one normalised frame (B, d) find (B, H, d_k) in a ring (B, W, d), of which `bias`
+        (B, H, W) is added to the scores."""
+        size = u.shape[-1]
+        _, keys, values = self.project_in.weight.reshape(3, self.heads, -1, size)  # (H, d_k, d)
+        asked = torch.einsum("bhk,hkd->bhd", self.queries(u), keys)
+        weights = torch.softmax(asked @ ring.transpose(1, 2) + bias, dim=2)
+        shift = self.project_in.bias[2 * size :].reshape(self.heads, -1)
+        return torch.einsum("bhd,hkd->bhk", weights @ ring, values) + shift
 
     def finish(self, y: Tensor, attended: Tensor) -> Tensor:
         """Frames (…, d) and what their heads found (…, H, d_k) to the block's output (…, d)."""
@@ -190,5 +207,5 @@ class _Layer(nn.Module):
 
 
 def _over(places: Tensor, ring: Tensor) -> Tensor:
-    """Places (B, n) as index (B, H, n, d_k) into the third dimension of a ring (B, H, W, d_k)."""
-    return places[:, None, :, None].expand(-1, ring.shape[1], -1, ring.shape[3])
+    """Places (B, n) as index (B, n, d) into the second dimension of a ring (B, W, d)."""
+    return places[:, :, None].expand(-1, -1, ring.shape[2])

@@ -168,6 +168,8 @@ def _distance(result: StepResult, expected: StepResult) -> float:
         (result.modality_probabilities, expected.modality_probabilities),
         (result.weights, expected.weights),
     ]
+    if result.attention is not None and expected.attention is not None:
+        pairs.append((result.attention, expected.attention))
     if not np.array_equal(result.present, expected.present) or any(np.isnan(mine).any() for mine, _ in pairs):
         return np.inf
     return max(float(np.abs(mine - theirs).max()) for mine, theirs in pairs)

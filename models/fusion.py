@@ -19,7 +19,7 @@ _TINY = 1e-12
 """Keeps logarithms finite; in float32 far below anything that changes a decision."""
 
 
-_LEAST_TOLD = 1e-5
+LEAST_TOLD = 1e-5
 """Probabilities below this are all the same to a fusion network."""
 
 
@@ -201,7 +201,7 @@ class LearnedFusion(nn.Module):
         told = []
         for x, answer, there in zip(features, late.modality_probabilities, present, strict=True):
             # Features are about as large as 1, and so are these.
-            scaled = answer.clamp_min(_LEAST_TOLD).log() / -math.log(_LEAST_TOLD)
+            scaled = answer.clamp_min(LEAST_TOLD).log() / -math.log(LEAST_TOLD)
             columns = {"features": [x], "answers": [scaled], "both": [x, scaled]}[self.config.inputs]
             told.append(torch.cat(columns, dim=1).where(there.unsqueeze(1), x.new_zeros(())))
         return Inputs(tuple(told), present, late)

@@ -1,4 +1,4 @@
-"""The pieces of the numpy backend: LSTM layers, dense heads, event ring and late fusion on one column a machine.
+"""The pieces of the numpy backend: dense layers, LSTM layers and the event ring on one column a machine.
 
 Everything here is laid out with one row a feature and one column a machine. So the slices that a formula takes, such
 as one gate of all machines, lie in one piece; a product of matrices needs no bias of its own, because a row of ones
@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.fusion import LateFusion
 from models.lstm import SeqLSTM
 from models.ring import TextModality
-from pipeline.frames import Bools, Floats
+from pipeline.frames import Floats
 
 _LANES = 8
 """Rows of a weight matrix are filled up to a multiple of this. At the edge of a matrix, where fewer are left than a
@@ -26,7 +25,6 @@ vector register holds, some of the library's kernels depend on the number of col
 
 _HALF = np.full((), 0.5, np.float32)
 _ZERO = np.zeros((), np.float32)
-_TINY = np.float32(1e-12)
 _GRAIN = np.full((), 1e-30, np.float32)
 _NOWHERE = np.float32(-1e30)
 """Score of an empty place in the ring."""
@@ -125,6 +123,52 @@ class Layer(NamedTuple):
         np.add(c, i, c)
         np.tanh(c, i)
         np.multiply(o, i, h)
+
+
+class Sensed(NamedTuple):
+    """What a sensor encoder finds in some machines, one column each, the filled-up ones included."""
+
+    answer: Floats  # (C, columns) calibrated probabilities
+    features: Floats  # (D + 1, columns), of which the last row is ones
+
+
+class Read(NamedTuple):
+    """What the texts of K machines say."""
+
+    answers: Floats  # (K, C) calibrated probabilities
+    features: Floats  # (K, D)
+
+
+def normalise(y: Floats, eps: float, out: Floats) -> None:
+    """Columns (d, columns) less their mean and divided by their standard deviation."""
+    size = np.float32(1 / len(y))
+    line = np.add.reduce(y, 0)
+    line *= size
+    np.subtract(y, line, out)
+    line = np.add.reduce(np.multiply(out, out), 0)
+    line *= size
+    line += np.float32(eps)
+    np.sqrt(line, line)
+    np.divide(np.float32(1), line, line)
+    np.multiply(out, line, out)
+
+
+class Dense:
+    """One dense layer on (in + 1, columns), of which the last row is ones; its result ends in a row of ones too."""
+
+    def __init__(self, weight: Floats, bias: Floats, below: Dense | None = None) -> None:
+        """`below` is the layer whose whole result this one reads, with the rows that fill it up."""
+        self.size_in = weight.shape[1] if below is None else len(below.weight)
+        whole = np.zeros((len(weight), self.size_in + 1), np.float32)
+        whole[:, : weight.shape[1]], whole[:, -1] = weight, bias
+        self.weight: Floats = turned(whole)
+
+    def __call__(self, x: Floats) -> Floats:
+        """(in + 1, columns) to (out, filled up, + 1, columns)."""
+        z = np.empty((len(self.weight) + 1, x.shape[1]), np.float32)
+        np.matmul(self.weight, x, z[:-1])
+        z[-1] = 1
+        return z
 
 
 class Head:
@@ -250,7 +294,9 @@ class SensorRoom:
             self.hs.append(h)
             self.ones.append(block[at + size])
             begin, at, below = at, at + size + 1, below + size
-        self._head = network.head.bind(block[begin:at], carve)
+        self.features = block[begin:at]
+        """(D + 1, columns): h of the last layer, and ones."""
+        self._head = network.head.bind(self.features, carve)
         self.ones += self._head.ones
         self.answer = self._head.logits
         """(C, columns): the calibrated probabilities after a step."""
@@ -303,6 +349,7 @@ class TextReader:
         self.weight = turned(weight)
         self.tau = array(text.log_tau.exp())
         self.head = Head(text.head, temperature)
+        self.features = text.feature_size
 
     def room(self, columns: int) -> TextRoom:
         """Memory for so many machines."""
@@ -328,6 +375,8 @@ class TextRoom:
         pooled = np.ones((size + 2 * features + 1, columns), np.float32)
         self._value, self._aged = pooled[:size], pooled[size : size + features]
         self._youngest = pooled[size + features : -1]
+        self.features = pooled[:-1]
+        """(D, columns): what the head reads, after a step."""
         memory = np.zeros(reader.head.rows * columns, np.float32)
         self._head = reader.head.bind(pooled, carver(memory, columns))
         for line in self._head.ones:
@@ -356,68 +405,3 @@ class TextRoom:
         self._youngest[:] = ages[:, 0]
         self._head.step()
         softmax(self.answer, self._line)
-
-
-class Fusion:
-    """LateFusion over calibrated answers; see there for the rules."""
-
-    def __init__(self, fusion: LateFusion) -> None:
-        self._rule = fusion.config.rule
-        self.prior = array(fusion.prior)
-        self._log_prior = np.log(self.prior + _TINY)[:, None]
-        self._temperature = array(fusion.temperature)
-        self._recalls = array(fusion.recalls)[:, :, None]
-        stack = array(fusion.stack)
-        modalities, classes, _ = stack.shape
-        flat = np.concatenate([stack.reshape(modalities * classes, classes), array(fusion.stack_bias)[None]])
-        self._stack = turned(np.ascontiguousarray(flat.T))
-        self._shares = {
-            "accuracy": array(fusion.accuracies),
-            "stacked": np.abs(stack).mean(axis=(1, 2)),
-        }.get(self._rule, np.ones(modalities, np.float32))
-        single = {"per_class": self._recalls.min(), "product": np.float32(1)}.get(self._rule, self._shares.min())
-        self.passes = bool(single > _TINY)
-        """Whether the mixture of a single modality is that modality's answer; a weight of zero would prevent it."""
-
-    def __call__(self, answers: Floats, present: Bools) -> tuple[Floats, Floats]:
-        """Answers (M, C, columns), the prior where absent, and present (M, columns): mixture and weights (M, columns).
-
-        The number of columns is one of the filling's widths.
-        """
-        mixed, weights = self._mix(answers, present)
-        line = np.empty(mixed.shape[1], np.float32)
-        sharpened = np.log(mixed + _TINY)
-        sharpened /= self._temperature
-        softmax(sharpened, line)
-        mixed = np.where(np.add.reduce(present, 0, np.int64) > 1, sharpened, mixed)
-        return np.where(np.logical_or.reduce(present, 0), mixed, self.prior[:, None]), weights
-
-    def _mix(self, answers: Floats, present: Bools) -> tuple[Floats, Floats]:
-        shown = present.astype(np.float32)
-        weights = _shares(self._shares[:, None] * shown)
-        if self._rule in ("accuracy", "uniform"):
-            return np.add.reduce(weights[:, None] * answers, 0), weights
-        line = np.empty(answers.shape[2], np.float32)
-        if self._rule == "per_class":
-            by_class = _shares(self._recalls * shown[:, None])
-            mixed = np.add.reduce(by_class * answers, 0)
-            mixed /= np.maximum(np.add.reduce(mixed, 0), _TINY)
-            return mixed, np.add.reduce(by_class * mixed, 1)
-        evidence = (np.log(answers + _TINY) - self._log_prior) * shown[:, None]
-        if self._rule == "product":
-            mixed = np.add.reduce(evidence, 0) + self._log_prior
-            softmax(mixed, line)
-            return mixed, weights
-        modalities, classes, columns = evidence.shape
-        x = np.ones((modalities * classes + 1, columns), np.float32)
-        x[:-1] = evidence.reshape(-1, columns)
-        stacked: Floats = np.matmul(self._stack, x)[:classes]
-        softmax(stacked, line)
-        single: Floats = np.add.reduce(weights[:, None] * answers, 0)
-        return np.where(np.add.reduce(present, 0, np.int64) > 1, stacked, single), weights
-
-
-def _shares(weights: Floats) -> Floats:
-    """Weights (M, …) divided by their sum over M; columns without any weight stay 0."""
-    shares: Floats = weights / np.maximum(np.add.reduce(weights, 0), _TINY)
-    return shares

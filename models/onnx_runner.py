@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.arena import ArenaRunner, unsupported_fusion
+from models.arena import ArenaRunner
 from models.diagnoser import Diagnoser, SensorNetwork
-from models.fusion import LateFusion
+from models.numpy_fusion import unsupported_fusion
+from models.numpy_parts import Filling, Sensed
 from pipeline.errors import MissingExtraError, SettingsError
-from pipeline.frames import Bools, Floats
+from pipeline.frames import Bools, Floats, Ints
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _EXAMPLE_ROWS = 3
@@ -43,14 +44,15 @@ class SingleStep(nn.Module):
         self.temperature: Tensor
         self.shapes = {key: part.shape[1:] for key, part in sensors.init_state(1).items()}
 
-    def forward(self, readings: Tensor, observed: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Readings (B, V), observed (B, V) and states (B, S) to calibrated probabilities (B, C) and states (B, S)."""
+    def forward(self, readings: Tensor, observed: Tensor, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Readings (B, V), observed (B, V) and states (B, S) to calibrated probabilities (B, C), features (B, D) and
+        states (B, S)."""
         x = torch.cat([readings, observed.to(readings.dtype)], dim=1) if self.sensors.config.mask_inputs else readings
         parts = torch.split(states, [shape.numel() for shape in self.shapes.values()], dim=1)
         state = {key: part.reshape(-1, *shape) for (key, shape), part in zip(self.shapes.items(), parts, strict=True)}
-        logits, _, after = self.sensors.step(x, state)
+        logits, features, after = self.sensors.step(x, state)
         rows = torch.cat([after[key].flatten(1) for key in self.shapes], dim=1)
-        return torch.softmax(logits / self.temperature, dim=1), rows
+        return torch.softmax(logits / self.temperature, dim=1), features, rows
 
 
 class OnnxRunner(ArenaRunner):
@@ -64,28 +66,43 @@ class OnnxRunner(ArenaRunner):
             )
         if what := unsupported(network):
             raise ValueError(f"the onnx backend does not know {what}")
-        assert isinstance(network.fusion, LateFusion)
         step = SingleStep(network.sensors, network.fusion.temperatures[0]).eval()
-        self._session = _session(exported(step, network.config.variables))
-        if any(not isinstance(given.shape[0], str) for given in self._session.get_inputs()):
+        session = _session(exported(step, network.config.variables))
+        if any(not isinstance(given.shape[0], str) for given in session.get_inputs()):
             raise SettingsError(
                 f"backend onnx cannot run model {name}: the export of its sensor encoder {network.config.sensors.kind} "
                 "works for one number of machines only; set the backend to torch or auto"
             )
-        super().__init__(network, name=name, digest=digest, classes=classes)
+        super().__init__(network, ExportedSensors(session), name=name, digest=digest, classes=classes)
 
-    def _advance_sensors(self, readings: Floats, observed: Bools, states: Floats) -> Floats:
-        count = len(readings)
-        here, width = self._filling.place(count), self._filling.width(count)
-        feed: dict[str, Any] = {"readings": readings, "observed": observed, "states": states}
+
+class ExportedSensors:
+    """A sensor encoder as a session of ONNX Runtime; a round's states are gathered and scattered."""
+
+    most_rows = 256
+    in_order = False
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def advance(self, states: Floats, slots: Ints, readings: Floats, observed: Bools, filling: Filling) -> Sensed:
+        """See `models.arena.SensorStep`."""
+        count = len(slots)
+        here, width = filling.place(count), filling.width(count)
+        feed: dict[str, Any] = {"readings": readings, "observed": observed, "states": states[slots]}
         if width > count:
             rows = np.zeros(width, np.int64)
             rows[here] = np.arange(count)
             feed = {key: part[rows] for key, part in feed.items()}
-        answer, after = self._session.run(None, feed)
-        states[:] = after[here]
-        probabilities: Floats = answer[here]
-        return probabilities
+        answer, features, after = self._session.run(None, feed)
+        states[slots] = after[here]
+        columns = np.ones((features.shape[1] + 1, width), np.float32)
+        columns[:-1] = features.T
+        return Sensed(answer.T, columns)
+
+    def example(self, rng: np.random.Generator, size: int) -> Floats:
+        """See `models.arena.SensorStep`."""
+        return rng.uniform(-1, 1, size).astype(np.float32)
 
 
 def exported(step: SingleStep, variables: int) -> bytes:
@@ -104,7 +121,7 @@ def exported(step: SingleStep, variables: int) -> bytes:
             dynamo=True,
             verbose=False,
             input_names=["readings", "observed", "states"],
-            output_names=["probabilities", "after"],
+            output_names=["probabilities", "features", "after"],
             dynamic_shapes=({0: rows}, {0: rows}, {0: rows}),
         )
         assert program is not None

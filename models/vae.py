@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from models.fusion import FusionNetwork, Inputs, LearnedFusionConfig, Mixed, shares
 from models.layers import mlp
 
-_NARROWEST, _WIDEST = -8.0, 8.0
+NARROWEST, WIDEST = -8.0, 8.0
 """Bounds of every log-variance, so that no precision overflows."""
 
 
@@ -76,7 +76,7 @@ class MultimodalVAE(FusionNetwork):
         means, precisions = [], []
         for encoder, x, shown in zip(self.encoders, inputs.features, inputs.present, strict=True):
             mean, log_variance = encoder(self.dropout(x)).chunk(2, dim=1)
-            precision = torch.exp(-log_variance.clamp(_NARROWEST, _WIDEST)) * shown.unsqueeze(1)
+            precision = torch.exp(-log_variance.clamp(NARROWEST, WIDEST)) * shown.unsqueeze(1)
             means.append(mean * precision)
             precisions.append(precision)
         each = torch.stack(precisions)
@@ -89,7 +89,7 @@ class MultimodalVAE(FusionNetwork):
         divergence = 0.5 * (posterior.variance + posterior.mean**2 - 1 - posterior.variance.log()).sum(dim=1)
         total = beta * divergence
         for decoder, noise, x, shown in zip(self.decoders, self.noise, inputs.features, inputs.present, strict=True):
-            spread = noise.clamp(_NARROWEST, _WIDEST)
+            spread = noise.clamp(NARROWEST, WIDEST)
             unlikely = 0.5 * (spread + (x - decoder(z)) ** 2 * torch.exp(-spread) + math.log(2 * math.pi))
             total = total + unlikely.sum(dim=1) * shown
         return total

@@ -16,8 +16,8 @@ from agents.bench_models import ROWS, bench_models
 from models.backends import Trial, best, choose_runner
 from models.cnn import CausalCNNConfig
 from models.dataset import PlacedText
-from models.diagnoser import Diagnoser, DiagnoserConfig, SensorConfig
-from models.fusion import RULES, FusionConfig, LateFusion, Rule
+from models.diagnoser import Diagnoser, DiagnoserConfig, FusionChoice, SensorConfig
+from models.fusion import RULES, FusionConfig, LateFusion, LearnedFusion, Rule
 from models.lstm import SeqLSTMConfig
 from models.numpy_runner import NumpyRunner
 from models.runner import TorchRunner
@@ -43,6 +43,7 @@ def made(
     texts: bool = True,
     seed: int = 4,
     variables: int = VARIABLES,
+    fusion: FusionChoice | None = None,
 ) -> Diagnoser:
     """An untrained network whose scaling and fusion are drawn, and sure enough of itself to make errors count."""
     text = TextConfig(embedding=8, hidden=6, head=(5,), ring=3, subword_buckets=128) if texts else None
@@ -52,7 +53,7 @@ def made(
         sensors=sensors or SeqLSTMConfig(hidden=(10, 8), head=(6,), trends=(10.0, 40.0), spreads=(5.0,)),
         text=text,
         text_ttl_frames=20,
-        fusion=FusionConfig(rule=rule),
+        fusion=fusion or FusionConfig(rule=rule),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -60,15 +61,21 @@ def made(
         with torch.no_grad():
             for parameter in network.sensors.parameters():
                 parameter.mul_(2)
-        fusion = network.fusion
-        assert isinstance(fusion, LateFusion)
-        fusion.prior.copy_(torch.tensor([0.6, 0.3, 0.1]))
-        fusion.temperatures.uniform_(0.5, 2)
-        fusion.temperature.fill_(0.7)
-        fusion.accuracies.uniform_(0.5, 1)
-        fusion.recalls.uniform_(0.3, 1)
-        fusion.stack.add_(torch.randn(fusion.stack.shape) * 0.3)
-        fusion.stack_bias.normal_()
+        late = network.fusion
+        if isinstance(late, LearnedFusion):
+            with torch.no_grad():
+                for parameter in late.network.parameters():
+                    # Gains and shifts too, which are all alike before training.
+                    parameter.add_(torch.randn(parameter.shape) * 0.3)
+            late.temperature.fill_(1.3)
+            late = late.late
+        late.prior.copy_(torch.tensor([0.6, 0.3, 0.1]))
+        late.temperatures.uniform_(0.5, 2)
+        late.temperature.fill_(0.7)
+        late.accuracies.uniform_(0.5, 1)
+        late.recalls.uniform_(0.3, 1)
+        late.stack.add_(torch.randn(late.stack.shape) * 0.3)
+        late.stack_bias.normal_()
     network.mean.copy_(torch.arange(variables) * 10.0)
     network.std.copy_(torch.linspace(0.5, 4, variables))
     return network.eval()
@@ -82,6 +89,9 @@ def distance(one: StepResult, other: StepResult) -> float:
         (one.modality_probabilities, other.modality_probabilities),
         (one.weights, other.weights),
     ]
+    assert (one.attention is None) == (other.attention is None)
+    if one.attention is not None and other.attention is not None:
+        pairs.append((one.attention, other.attention))
     for mine, theirs in pairs:
         assert (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype)
     return max(float(np.abs(mine - theirs).max()) for mine, theirs in pairs)
@@ -129,11 +139,8 @@ def test_numpy_knows_every_shape_of_the_lstm(sensors: SeqLSTMConfig) -> None:
 def test_stepping_numpy_equals_forward_over_two_thousand_frames() -> None:
     stream = Stream(machines=3, frames=2000)
     network, stepped = made(rule="product"), NumpyRunner(made(rule="product"), **FACTS)
-    placed = [
-        [PlacedText(t, age, text) for t in range(2000) for age, text in stream.texts.get((m, t), [])] for m in range(3)
-    ]
     with torch.inference_mode():
-        whole = network(torch.from_numpy(stream.values), torch.from_numpy(stream.observed), placed)
+        whole = network(torch.from_numpy(stream.values), torch.from_numpy(stream.observed), placed(stream, 2000))
     expected = whole.probabilities.reshape(3, 2000, CLASSES).numpy()
     for t in range(2000):
         np.testing.assert_allclose(stepped.step(stream.round(t)).probabilities, expected[:, t], rtol=0, atol=LAW)
@@ -188,7 +195,16 @@ def test_saving_and_restoring_mid_run_is_identical_to_the_bit() -> None:
 
 
 def everything(result: StepResult) -> list[np.ndarray]:
-    return [result.probabilities, result.modality_probabilities, result.weights, result.present, result.scaled]
+    parts = [result.probabilities, result.modality_probabilities, result.weights, result.present, result.scaled]
+    return parts if result.attention is None else [*parts, result.attention]
+
+
+def placed(stream: Stream, frames: int) -> list[list[PlacedText]]:
+    """Each machine's texts of these frames, as `forward` takes them."""
+    return [
+        [PlacedText(t, age, text) for t in range(frames) for age, text in stream.texts.get((machine, t), [])]
+        for machine in range(stream.machines)
+    ]
 
 
 def crowd(count: int, stream: Stream, t: int, place: int) -> Frames:
@@ -318,12 +334,18 @@ def test_a_named_backend_is_taken_or_refused_with_a_reason() -> None:
 
 
 def test_the_bench_reports_every_backend_at_every_size() -> None:
-    report = bench_models(rounds=1)
+    report = bench_models(rounds=1, adaptive_machines=20)
     assert report["backend"] in report["us_per_row"]
     assert {"numpy", "torch"} <= report["us_per_row"].keys()
     for by_rows in report["us_per_row"].values():
         assert list(by_rows) == [str(rows) for rows in ROWS]
         assert min(by_rows.values()) > 0
+    assert report["adaptive_machine_steps_per_second"] > 0
+    adaptive = report["adaptive"]
+    assert adaptive["backend"] in adaptive["round_ms_by_backend"]
+    shares = adaptive["machine_steps_per_second_by_share_with_text"]
+    assert shares[str(adaptive["share_of_machines_with_text"])] == report["adaptive_machine_steps_per_second"]
+    assert adaptive["sensors"] == {"kind": "ring_attention", "window": 100, "size": 64, "heads": 4, "layers": 2}
     ratio = report["window_500_of_128_machines_ms"] / report["step_of_128_machines_ms"]
     assert report["step_vs_window_500"] == pytest.approx(ratio, rel=0.05)
     assert 0 < report["single_step_p50_us"] <= report["single_step_p99_us"]

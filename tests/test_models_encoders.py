@@ -206,8 +206,7 @@ def shapes(config: SensorConfig) -> dict[str, tuple[int, ...]]:
 
 
 def test_the_states_have_the_promised_sizes() -> None:
-    ring = (6, 4, 100, 16)
-    assert shapes(RingAttentionConfig(layers=1)) == {"count": (6, 1), "keys0": ring, "values0": ring}
+    assert shapes(RingAttentionConfig(layers=1)) == {"count": (6, 1), "inputs0": (6, 100, 64)}
     assert shapes(CausalCNNConfig()) == {f"inputs{at}": (6, 2 * 2**at, 64) for at in range(4)}
     assert shapes(LinearStateConfig()) == {"memory0": (6, 4, 16, 16), "memory1": (6, 4, 16, 16)}
 

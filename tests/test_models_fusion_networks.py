@@ -533,7 +533,7 @@ def test_a_model_file_keeps_the_fusion(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "a"
     digest = save_model(path, made, machine_type(), name="tiny", training={}, storage="float16")
     assert read_model(path).header.network.fusion == EACH[kind]
-    loaded, stream = load_model(path, machine_type()), Stream(machines=2, frames=15)
+    loaded, stream = load_model(path, machine_type(), "torch"), Stream(machines=2, frames=15)
     mine = TorchRunner(made, name="tiny", digest=digest, classes=machine_type().faults)
     for t in range(15):
         for one, other in zip(columns(loaded.step(stream.round(t))), columns(mine.step(stream.round(t))), strict=True):
