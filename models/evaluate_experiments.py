@@ -33,6 +33,7 @@ from models.evaluate_late_fusion import (
     read_reports,
     scaled,
 )
+from models.evaluate_robustness import RobustnessExperiment
 from models.evaluate_simulation import run_values, simulated_table
 from models.fusion import RULES, LearnedFusion
 from models.model_file import read_model
@@ -301,12 +302,13 @@ class _Trained:
         return scores
 
 
-AnyExperiment = Annotated[LateFusionExperiment | TrainingsExperiment, Field(discriminator="experiment")]
+Described = LateFusionExperiment | TrainingsExperiment | RobustnessExperiment
+AnyExperiment = Annotated[Described, Field(discriminator="experiment")]
 
 _PATHS = ("reports", "cache")
 
 
-def load_experiment(path: Path, *, data: Path, out: Path, work: Path) -> LateFusionExperiment | TrainingsExperiment:
+def load_experiment(path: Path, *, data: Path, out: Path, work: Path) -> Described:
     """Read a description. `$DATA`, `$OUT` and `$WORK` stand for the folders, other `$NAME` for environment variables.
 
     `train` starts from the description's own folder, other paths from `data`. Raises DataError.
@@ -319,7 +321,7 @@ def load_experiment(path: Path, *, data: Path, out: Path, work: Path) -> LateFus
         raw["train"] = path.parent / raw["train"]
         raw["work"] = work
     try:
-        found: LateFusionExperiment | TrainingsExperiment = TypeAdapter(AnyExperiment).validate_python(raw)
+        found: Described = TypeAdapter(AnyExperiment).validate_python(raw)
     except ValidationError as error:
         raise DataError(f"experiment {path} does not fit: {_problems(error)}") from error
     return found

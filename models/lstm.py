@@ -13,6 +13,9 @@ from models.layers import State, lstm_step, mlp
 
 Frames = Annotated[float, Field(gt=0)]
 
+_BLOCK_FRAMES = 128
+"""Running means of so many frames are computed at once; the cost of each frame grows with it."""
+
 
 class SeqLSTMConfig(BaseModel):
     """Shape of a SeqLSTM; the defaults are the paper's 52-40-25 network."""
@@ -73,12 +76,12 @@ class SeqLSTM(nn.Module):
         after: State = {}
         y = x
         if len(self.rates):
-            frames: list[Tensor] = []
+            parts: list[Tensor] = []
             means, last = state["means"], state["last"]
-            for frame in x.unbind(dim=1):
-                extended, means, last = self._with_context(frame, means, last)
-                frames.append(extended)
-            y = torch.stack(frames, dim=1)
+            for part in torch.split(x, _BLOCK_FRAMES, dim=1):
+                extended, means, last = self._with_contexts(part, means, last)
+                parts.append(extended)
+            y = torch.cat(parts, dim=1)
             after |= {"means": means, "last": last}
         hs, cs = [], []
         for index, (layer, h, c) in enumerate(self._layer_states(state)):
@@ -107,6 +110,24 @@ class SeqLSTM(nn.Module):
         layers = [layer for layer in self.layers if isinstance(layer, nn.LSTM)]
         hs, cs = torch.split(state["h"], sizes, dim=1), torch.split(state["c"], sizes, dim=1)
         return list(zip(layers, hs, cs, strict=True))
+
+    def _with_contexts(self, x: Tensor, means: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same as `_with_context` of frames (B, T, F), all at once: a mean is a sum of what came before, each
+        reading weighed by its age."""
+        readings = x[:, :, : self.variables]
+        trends, frames = len(self.config.trends), x.shape[1]
+        before = torch.cat([last.unsqueeze(1), readings[:, :-1]], dim=1)
+        changes = (readings - before).abs()
+        ages = torch.arange(frames)[:, None] - torch.arange(frames)
+        context: list[Tensor] = []
+        for at, rate in enumerate(self.rates.to(x.dtype)):
+            target = readings if at < trends else changes
+            kept = (1 - rate) ** torch.arange(1, frames + 1)
+            weights = (rate * (1 - rate) ** ages.clamp_min(0)).where(ages >= 0, x.new_zeros(()))
+            context.append(weights @ target + kept[:, None] * means[:, at].unsqueeze(1))
+        columns = [readings - mean for mean in context[:trends]] + context[trends:]
+        extended = torch.cat([readings, *columns, x[:, :, self.variables :]], dim=2)
+        return extended, torch.stack([mean[:, -1] for mean in context], dim=1), readings[:, -1]
 
     def _with_context(self, x: Tensor, means: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Put trend and spread columns between the readings and the observed bits of one frame x (B, F)."""

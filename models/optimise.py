@@ -37,6 +37,9 @@ class StageConfig(BaseModel):
     """Share of the stage in which the rate rises; afterwards it falls along a cosine."""
     weight_decay: float = Field(default=1e-3, ge=0)
     gradient_norm: float = Field(default=1.0, gt=0)
+    average: float = Field(default=0.0, ge=0, lt=1)
+    """How much of the running mean of the weights stays at each update; with more than 0 it is this mean that is
+    validated and kept, which suits short stages with a high rate."""
     patience: int = Field(default=20, ge=1)
     """Epochs without a better validation score after which the stage ends."""
 
@@ -80,6 +83,9 @@ class _Standing:
     history: list[Record]
     best_epoch: int
     best: dict[str, Tensor]
+    mean: dict[str, Tensor]
+    """Running mean of the weights; empty without averaging."""
+    updates: int
 
 
 def learning_rate(config: StageConfig, progress: float) -> float:
@@ -108,7 +114,8 @@ def run_stage(
     """
     module = stage.module
     optimizer = torch.optim.AdamW(module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    standing = _Standing([], -1, {})
+    mean = {key: value.clone() for key, value in module.state_dict().items()} if config.average else {}
+    standing = _Standing([], -1, {}, mean, 0)
     if resume and checkpoint.is_file():
         standing = _restore(checkpoint, module, optimizer, fingerprint)
     tell = on_progress or (lambda progress: None)
@@ -130,6 +137,7 @@ def run_stage(
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(module.parameters(), config.gradient_norm)
                 optimizer.step()
+                _average(standing, module, config.average)
                 losses.append(loss.item())
                 done = after
                 tell(Progress(stage.name, epoch, config.epochs, done))
@@ -139,12 +147,17 @@ def run_stage(
             "epoch": epoch,
             "loss": float(np.mean(losses)) if losses else None,
         }
+        latest = {key: value.clone() for key, value in module.state_dict().items()} if standing.mean else {}
+        if latest:
+            module.load_state_dict(standing.mean)
         record |= stage.validate()
         # Where there is nothing to validate on, the latest weights are the best guess.
         blind = record["validation_loss"] is None
         if blind or not standing.history or record["score"] > standing.history[standing.best_epoch]["score"]:
             standing.best_epoch = epoch
             standing.best = {key: value.clone() for key, value in module.state_dict().items()}
+        if latest:
+            module.load_state_dict(latest)
         standing.history.append(record)
         _store(checkpoint, module, optimizer, standing, fingerprint)
         logger.info("%s", json.dumps(record))
@@ -154,14 +167,29 @@ def run_stage(
     return standing.history
 
 
+def _average(standing: _Standing, module: nn.Module, kept: float) -> None:
+    """Take the weights after an update into their running mean, which forgets its first guess quickly."""
+    standing.updates += 1
+    share = min(kept, (1 + standing.updates) / (10 + standing.updates))
+    for key, value in module.state_dict().items():
+        if key in standing.mean:
+            standing.mean[key].lerp_(value, 1 - share) if value.is_floating_point() else standing.mean[key].copy_(value)
+
+
 def _store(
     path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, standing: _Standing, fingerprint: str
 ) -> None:
     tensors = {f"weights.{key}": value for key, value in module.state_dict().items()}
     tensors |= {f"best.{key}": value for key, value in standing.best.items()}
+    tensors |= {f"mean.{key}": value for key, value in standing.mean.items()}
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in slots.items()}
-    about = {"fingerprint": fingerprint, "history": standing.history, "best_epoch": standing.best_epoch}
+    about = {
+        "fingerprint": fingerprint,
+        "history": standing.history,
+        "best_epoch": standing.best_epoch,
+        "updates": standing.updates,
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".part")
     beside.write_bytes(save({k: v.contiguous() for k, v in tensors.items()}, metadata={"training": json.dumps(about)}))
@@ -190,4 +218,4 @@ def _restore(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, fi
         index, _, name = key.partition(".")
         slots.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-    return _Standing(about["history"], about["best_epoch"], part("best."))
+    return _Standing(about["history"], about["best_epoch"], part("best."), part("mean."), about["updates"])

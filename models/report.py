@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 
 _NAMED_CURVES = 6
+
+
+class Curve(NamedTuple):
+    """A score over levels: its mean, and half the width of its interval, 0 where that is not known."""
+
+    mean: Sequence[float]
+    half: Sequence[float]
 
 
 def require_matplotlib() -> None:
@@ -122,6 +129,30 @@ def draw_epochs(curves: Mapping[str, Sequence[Sequence[float]]], title: str, mea
         axes.plot(range(1, shortest + 1), mean, color=colour, linewidth=2, label=name)
     axes.set(title=title, xlabel="epoch", ylabel=measure)
     axes.legend()
+    _save(figure, path)
+
+
+def draw_levels(
+    panels: Mapping[str, Mapping[str, Curve]], levels: Sequence[float], title: str, measure: str, path: Path
+) -> None:
+    """A score over the level of each of several disturbances, a panel each: a line for each system, its interval as a
+    band."""
+    columns = int(np.ceil(np.sqrt(len(panels))))
+    rows = -(-len(panels) // columns)
+    figure = _figure(4 * columns, 3 * rows + 0.8)
+    panes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes, (name, curves) in zip(panes.flat, panels.items(), strict=False):
+        for at, (system, curve) in enumerate(curves.items()):
+            mean, half = np.array(curve.mean), np.array(curve.half)
+            axes.plot(levels, mean, color=f"C{at % 10}", label=system)
+            axes.fill_between(levels, mean - half, mean + half, color=f"C{at % 10}", alpha=0.2, linewidth=0)
+        axes.set_title(name, fontsize="medium")
+    for axes in panes.flat[len(panels) :]:
+        axes.set_axis_off()
+    figure.suptitle(title)
+    figure.supxlabel("level")
+    figure.supylabel(measure)
+    figure.legend(*panes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     _save(figure, path)
 
 

@@ -20,6 +20,9 @@ NO_EVIDENCE = -1
 UNKNOWN = -2
 """Something unfamiliar: scored as detected and, whatever the true fault, not correctly diagnosed."""
 
+RECOVERY_FRAMES = 40
+"""Within so many frames after a clearing a plant counts as recovering, if nothing else is said: 2 h of 3 minutes."""
+
 _WORDS = {"no_evidence": NO_EVIDENCE, "unknown": UNKNOWN}
 
 Scores = dict[str, Any]
@@ -34,7 +37,13 @@ def class_indices(names: Sequence[str], classes: Sequence[str]) -> Ints:
 
 
 def stream_scores(
-    machines: ArrayLike, frames: ArrayLike, truth: ArrayLike, predicted: ArrayLike, classes: Sequence[str]
+    machines: ArrayLike,
+    frames: ArrayLike,
+    truth: ArrayLike,
+    predicted: ArrayLike,
+    classes: Sequence[str],
+    *,
+    recovery_frames: int = RECOVERY_FRAMES,
 ) -> Scores:
     """Scores of one diagnosis a frame: machine (N,), frame index (N,), true class (N,), diagnosis (N,), in any order.
 
@@ -67,11 +76,16 @@ def stream_scores(
     detections, returns = _delays(who, when, true, said)
     labelled = true >= 0
     y, p = true[labelled], said[labelled]
+    calm = _calm_frames(who, when, true)[labelled]
+    alarms = p != NORMAL
     scores: Scores = {
         "accuracy": _mean(y == p),
         "macro_f1": _macro_f1(y, p),
         **_rates(y, p),
-        "false_alarm_rate": _mean(p[y == NORMAL] != NORMAL),
+        "false_alarm_rate": _mean(alarms[y == NORMAL]),
+        "false_alarm_rate_before": _mean(alarms[calm == np.inf]),
+        "false_alarm_rate_recovering": _mean(alarms[(calm >= 0) & (calm < recovery_frames)]),
+        "false_alarm_rate_recovered": _mean(alarms[(calm >= recovery_frames) & (calm < np.inf)]),
         **_delay_scores([d for of in detections.values() for d in of], [r for of in returns.values() for r in of]),
         "per_fault": {},
     }
@@ -170,6 +184,18 @@ def _delays(who: Ints, when: Ints, true: Ints, said: Ints) -> tuple[dict[int, li
     return detections, returns
 
 
+def _calm_frames(who: Ints, when: Ints, true: Ints) -> NDArray[np.float64]:
+    """For each normal frame (N,), how many frames have been normal before it since the machine's last other one:
+    infinite before the first other one, and -1 for frames that are not normal."""
+    calm = np.full(len(true), -1.0)
+    edges = np.flatnonzero(np.diff(who)) + 1
+    for rows in np.split(np.arange(len(who)), edges) if len(who) else []:
+        normal = true[rows] == NORMAL
+        last = np.maximum.accumulate(np.where(normal, -np.inf, when[rows]))
+        calm[rows[normal]] = (when[rows] - last - 1)[normal]
+    return calm
+
+
 def _rates(y: Ints, p: Ints) -> Scores:
     faulty = y != NORMAL
     detected = faulty & (p != NORMAL)
@@ -203,6 +229,11 @@ def scores_by_modality(
     truth: ArrayLike,
     predicted: Mapping[str, ArrayLike],
     classes: Sequence[str],
+    *,
+    recovery_frames: int = RECOVERY_FRAMES,
 ) -> dict[str, Scores]:
     """`stream_scores` of several diagnosis streams over the same frames, such as each modality's and the fusion's."""
-    return {name: stream_scores(machines, frames, truth, said, classes) for name, said in predicted.items()}
+    return {
+        name: stream_scores(machines, frames, truth, said, classes, recovery_frames=recovery_frames)
+        for name, said in predicted.items()
+    }

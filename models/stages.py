@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from models.augment import AugmentConfig, disturb
 from models.calibration import Evidence
-from models.dataset import UNLABELLED, PlacedText, Run, Scaling, hold
+from models.dataset import UNLABELLED, PlacedText, Run, Scaling, class_runs, hold
 from models.diagnoser import Diagnoser
 from models.events import EventDrawConfig, TextPool, ring_plan, run_events
 from models.optimise import Record
@@ -29,9 +29,39 @@ _ENCODE_BATCH = 512
 _LABEL_SMOOTHING = 0.05
 
 
-def class_shares(runs: Sequence[Run], classes: int) -> NDArray[np.float64]:
-    """Share of each class among the labelled frames, (C,), each class as if seen once more often than it was."""
-    counts = np.bincount(np.concatenate([run.labels[run.labels >= 0] for run in runs]), minlength=classes) + 1
+def settled(labels: Ints, recovery_frames: int) -> Ints:
+    """Labels (T,), but UNLABELLED in the first so many frames of every normal stretch that follows something else.
+
+    When a fault clears its label is normal at once, but the plant needs time, and until then it looks faulty still.
+    """
+    left = labels.copy()
+    for start, end, label in class_runs(labels):
+        if label == 0 and start > 0:
+            left[start : min(start + recovery_frames, end)] = UNLABELLED
+    return left
+
+
+class Recovery(NamedTuple):
+    """How training treats frames that are not yet `settled`."""
+
+    frames: int = 0
+    weight: float = 0.0
+    """Of each of them in the loss; settled ones weigh 1."""
+
+    def weights(self, labels: Ints) -> Floats:
+        """Of each frame in the loss, (T,); 0 without a label."""
+        weight = np.where(settled(labels, self.frames) >= 0, 1, self.weight)
+        return np.where(labels >= 0, weight, 0).astype(np.float32)
+
+
+ALL_ALIKE = Recovery()
+
+
+def class_shares(runs: Sequence[Run], classes: int, recovery: Recovery = ALL_ALIKE) -> NDArray[np.float64]:
+    """Share of each class among the frames by their weight, (C,), each class as if seen once more often than it was."""
+    labels = np.concatenate([run.labels for run in runs])
+    weights = np.concatenate([recovery.weights(run.labels) for run in runs])
+    counts = np.bincount(labels[labels >= 0], weights[labels >= 0], minlength=classes) + 1
     return np.asarray(counts / counts.sum())
 
 
@@ -40,6 +70,13 @@ def class_weights(shares: NDArray[np.float64], kind: ClassWeights) -> Tensor:
     power = {"none": 0.0, "sqrt": 0.5, "balanced": 1.0}[kind]
     weights = shares**-power
     return torch.from_numpy(weights / (weights * shares).sum()).float()
+
+
+def weighted_loss(logits: Tensor, labels: Tensor, class_weights: Tensor, frame_weights: Tensor) -> Tensor:
+    """Mean cross entropy of frames (N, C), each by its own weight (N,), 0 if unlabelled, and that of its class."""
+    share = frame_weights * class_weights[labels.clamp_min(0)]
+    losses = cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="none")
+    return (losses * share).sum() / share.sum()
 
 
 class SensorStage:
@@ -65,6 +102,7 @@ class SensorStage:
         chunk: int,
         most_offset: int,
         burn_in: int,
+        recovery: Recovery = ALL_ALIKE,
     ) -> None:
         self.module: nn.Module = network.sensors
         self._network = network
@@ -78,6 +116,8 @@ class SensorStage:
         self._chunk = chunk
         self._most_offset = most_offset
         self._burn_in = burn_in
+        self._frame_weights = [recovery.weights(run.labels) for run in train]
+        self._validation_labels = np.concatenate([settled(run.labels, recovery.frames) for run in validation])
 
     def losses(self, rng: np.random.Generator) -> Iterator[tuple[float, Tensor]]:
         """See `Stage.losses`."""
@@ -85,27 +125,28 @@ class SensorStage:
         lengths = np.array([len(run) - offset for run, offset in zip(self._train, offsets, strict=True)])
         total, seen = lengths.sum(), 0
         for batch in batches_of_like_length(lengths, self._batch_size, 2 * self._chunk, rng):
-            values, observed, labels = [], [], []
+            values, observed, labels, weights = [], [], [], []
             for at in batch:
                 run = self._train[at]
                 readings = disturb(run.values[offsets[at] :], self._scaling, self._augment, rng)
                 held, measured = hold(readings, self._hold_limit)
                 values.append(held)
                 observed.append(measured)
-                labels.append(np.where(np.arange(len(held)) < self._burn_in, UNLABELLED, run.labels[offsets[at] :]))
+                labels.append(run.labels[offsets[at] :])
+                weight = self._frame_weights[at][offsets[at] :]
+                weights.append(np.where(np.arange(len(held)) < self._burn_in, np.float32(0), weight))
             with torch.no_grad():
                 _, x = self._network.sensor_inputs(padded(values, np.nan), padded(observed, False))
-            y = padded(labels, UNLABELLED)
+            y, weight_of = padded(labels, UNLABELLED), padded(weights, 0)
             state = self._network.sensors.init_state(len(batch))
             for start in range(0, x.shape[1], self._chunk):
                 chunk = slice(start, start + self._chunk)
                 logits, _, state = self._network.sensors.advance(x[:, chunk], state)
                 state = {key: tensor.detach() for key, tensor in state.items()}
-                if bool((y[:, chunk] >= 0).any()):
+                if bool((weight_of[:, chunk] > 0).any()):
                     ended = np.minimum(lengths[batch], start + self._chunk).sum()
-                    loss = cross_entropy(
-                        logits.flatten(0, 1), y[:, chunk].flatten(), self._weights, ignore_index=UNLABELLED
-                    )
+                    parts = (y[:, chunk].flatten(), self._weights, weight_of[:, chunk].flatten())
+                    loss = weighted_loss(logits.flatten(0, 1), *parts)
                     yield float((seen + ended) / total), loss
             seen += lengths[batch].sum()
 
@@ -114,7 +155,7 @@ class SensorStage:
         logits = np.concatenate(
             [of.logits for of in told_by_sensors(self._network, self._validation, self._hold_limit)]
         )
-        return scored(logits, np.concatenate([run.labels for run in self._validation]))
+        return scored(logits, self._validation_labels)
 
 
 class WordStage:
@@ -201,6 +242,7 @@ class TextStage:
         batch_size: int,
         frames_per_epoch: int,
         typo_share: float,
+        recovery: Recovery = ALL_ALIKE,
     ) -> None:
         assert network.text is not None
         self.module: nn.Module = network.text
@@ -214,13 +256,14 @@ class TextStage:
         self._batch_size = batch_size
         self._frames_per_epoch = frames_per_epoch
         self._typo_share = typo_share
+        self._recovery = recovery
 
     def losses(self, rng: np.random.Generator) -> Iterator[tuple[float, Tensor]]:
         """See `Stage.losses`."""
         modality = self._network.text
         assert modality is not None
         texts = run_events(self._train, self._pool, self._draw, rng)
-        rings = _Rings.of(self._network, self._train, texts)
+        rings = _Rings.of(self._network, self._train, texts, self._recovery)
         if not rings.texts:
             return
         said = [misspelt(text, self._typo_share, rng) for text in rings.texts]
@@ -233,44 +276,57 @@ class TextStage:
             age = torch.from_numpy(rings.ages[frames])
             ring = vectors[torch.from_numpy(rings.rows[frames])] * (age >= 0).unsqueeze(-1)
             logits, _ = modality(ring, age)
-            loss = cross_entropy(logits, torch.from_numpy(rings.labels[frames]), self._weights)
+            labels, weights = (torch.from_numpy(of[frames]) for of in (rings.labels, rings.weights))
+            loss = weighted_loss(logits, labels, self._weights, weights)
             yield min(1.0, (start + len(frames)) / len(chosen)), loss
 
     def validate(self) -> Record:
         """Macro-F1 and loss on all frames of the validation runs where a text is in the ring."""
         told = told_by_texts(self._network, self._validation, self._validation_texts)
         logits = np.concatenate([of.logits[of.present] for of in told])
-        labels = [run.labels[of.present] for run, of in zip(self._validation, told, strict=True)]
+        known = [settled(run.labels, self._recovery.frames) for run in self._validation]
+        labels = [of_run[of.present] for of_run, of in zip(known, told, strict=True)]
         return scored(logits, np.concatenate(labels))
 
 
 class _Rings:
-    """The rings of all labelled frames with texts: rows (N, E) into `texts`, ages (N, E) and classes (N,)."""
+    """The rings of all frames with texts that weigh anything: rows (N, E) into `texts`, ages (N, E), classes and
+    weights (N,)."""
 
-    def __init__(self, texts: list[str], rows: Ints, ages: Floats, labels: Ints) -> None:
+    def __init__(self, texts: list[str], rows: Ints, ages: Floats, labels: Ints, weights: Floats) -> None:
         self.texts = texts
         self.rows = rows
         self.ages = ages
         self.labels = labels
+        self.weights = weights
 
     @classmethod
-    def of(cls, network: Diagnoser, runs: Sequence[Run], texts: Sequence[Sequence[PlacedText]]) -> _Rings:
+    def of(
+        cls,
+        network: Diagnoser,
+        runs: Sequence[Run],
+        texts: Sequence[Sequence[PlacedText]],
+        recovery: Recovery,
+    ) -> _Rings:
         assert network.config.text is not None
         size, ttl = network.config.text.ring, network.config.text_ttl_frames
         said: list[str] = []
-        rows, ages, labels = (
+        rows, ages, labels, weights = (
             [np.zeros((0, size), np.int64)],
             [np.zeros((0, size), np.float32)],
             [np.zeros(0, np.int64)],
+            [np.zeros(0, np.float32)],
         )
         for run, placed in zip(runs, texts, strict=True):
             row, age = ring_plan(placed, len(run), size=size, ttl=ttl)
-            useful = (age >= 0).any(axis=1) & (run.labels >= 0)
+            weight = recovery.weights(run.labels)
+            useful = (age >= 0).any(axis=1) & (weight > 0)
             rows.append(row[useful] + len(said))
             ages.append(age[useful].astype(np.float32))
             labels.append(run.labels[useful])
+            weights.append(weight[useful])
             said += [text.text for text in placed]
-        return cls(said, np.concatenate(rows), np.concatenate(ages), np.concatenate(labels))
+        return cls(said, np.concatenate(rows), np.concatenate(ages), np.concatenate(labels), np.concatenate(weights))
 
 
 def drawn_offsets(runs: Sequence[Run], most: int, rng: np.random.Generator) -> list[int]:
@@ -356,6 +412,16 @@ def evidence_of(
     labels = np.concatenate([run.labels for run in runs])
     index = np.repeat(np.arange(len(runs)), [len(run) for run in runs])
     return Evidence(torch.from_numpy(logits), torch.from_numpy(present), labels, index, features)
+
+
+def favour_normal(network: Diagnoser, shifts: Tensor) -> None:
+    """Take from each modality's logits (M, C), for good: off the bias of its head."""
+    heads = [network.sensors.head] if network.text is None else [network.sensors.head, network.text.head]
+    with torch.no_grad():
+        for head, shift in zip(heads, shifts, strict=True):
+            last = head[-1]
+            assert isinstance(last, nn.Linear)
+            last.bias.sub_(shift)
 
 
 def padded(arrays: Sequence[NDArray[np.generic]], fill: float) -> Tensor:

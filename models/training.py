@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from torch import Tensor
 
 from models.augment import AugmentConfig
-from models.calibration import Evidence, RuleChoice, balance_prior, calibrate_network, choose_rule
+from models.calibration import Evidence, RuleChoice, balance_prior, calibrate_network, choose_rule, fit_caution
 from models.dataset import PlacedText, Run, RunFiles, RunSplit, Scaling, hold_frames, read_runs, split_runs
 from models.diagnoser import Diagnoser, DiagnoserConfig, FusionChoice, SensorConfig
 from models.events import EventDrawConfig, PoolSplit, pool_of_runs, read_pool, run_events
@@ -33,12 +33,15 @@ from models.report import require_matplotlib
 from models.scoring import Scores
 from models.stages import (
     ClassWeights,
+    Recovery,
     SensorStage,
     TextStage,
     WordStage,
     class_shares,
     class_weights,
     evidence_of,
+    favour_normal,
+    settled,
 )
 from models.text import TextConfig, Tokenizer, normalised
 from models.training_scores import draw_all, part_scores, write_scores
@@ -53,6 +56,7 @@ _WITHOUT_EFFECT = frozenset({"output", "name", "plots", "score_test", "hard_faul
 """What changes no weight."""
 _LATER = _WITHOUT_EFFECT | {
     "rule",
+    "false_alarms",
     "storage",
     "fusion",
     "encoders",
@@ -106,6 +110,13 @@ class TrainConfig(BaseModel):
     """Runs start at a random frame up to this one, but within their first quarter."""
     burn_in_frames: int = Field(default=5, ge=0)
     """First frames of a run that the loss leaves out."""
+    recovery_frames: int = Field(default=0, ge=0)
+    """First normal frames after a fault that nothing is fitted to, and that encoders learn with `recovery_weight` only:
+    the plant still looks faulty while it recovers. They count in every score."""
+    recovery_weight: float = Field(default=0.0, ge=0, le=1)
+    false_alarms: float | None = Field(default=None, gt=0, lt=1)
+    """If given, a late fusion favours the normal state over each fault just so much that of the validation frames
+    before a run's first fault at most this share is diagnosed as faulty, by the sensors alone and by the fusion."""
     augment: AugmentConfig = AugmentConfig()
     events: EventDrawConfig = EventDrawConfig()
     typo_share: float = Field(default=0.1, ge=0, le=1)
@@ -120,6 +131,17 @@ class TrainConfig(BaseModel):
     """False while configurations are compared: the test part is then held out but not looked at."""
     hard_faults: tuple[str, ...] = ()
     """Faults that hardly show; every score is also given without them."""
+
+    @model_validator(mode="after")
+    def _only_a_late_fusion_is_cautious(self) -> TrainConfig:
+        if self.false_alarms is not None and not isinstance(self.fusion, FusionConfig):
+            raise ValueError("false_alarms is for a late fusion; leave it out, or the other kind of fusion")
+        return self
+
+    @property
+    def recovery(self) -> Recovery:
+        """What the encoders learn of a plant that recovers."""
+        return Recovery(self.recovery_frames, self.recovery_weight)
 
     @property
     def late_rule(self) -> RuleChoice:
@@ -155,7 +177,8 @@ def train(config: TrainConfig, *, on_progress: OnProgress | None = None, resume:
         require_matplotlib()
     machine_type, split, pools, fixed = prepare(config)
     network, scaling = _network(config, machine_type, split, pools)
-    shares = class_shares(split.train, len(machine_type.faults))
+    shares = class_shares(split.train, len(machine_type.faults), config.recovery)
+    learnt = np.concatenate([settled(run.labels, config.recovery_frames) for run in split.validation]) >= 0
     weights = class_weights(shares, config.class_weights)
     prior = balance_prior(shares, weights)
     history: list[Record] = []
@@ -183,8 +206,7 @@ def train(config: TrainConfig, *, on_progress: OnProgress | None = None, resume:
         return evidence_of(network, split.validation, fixed["validation"], hold_frames(machine_type))
 
     def labelled() -> Evidence:
-        evidence = encoded()
-        return evidence.take(evidence.labels >= 0)
+        return encoded().take(learnt)
 
     if isinstance(network.fusion, LearnedFusion):
         network.eval()
@@ -203,12 +225,20 @@ def train(config: TrainConfig, *, on_progress: OnProgress | None = None, resume:
     network.eval()
     round_weights(network, config.storage)
     evidence = encoded()
-    known = evidence.take(evidence.labels >= 0)
+    known = evidence.take(learnt)
     late, rule_scores = choose_rule(config.late_rule, known, prior, seed=config.seed)
     if isinstance(network.fusion, LearnedFusion):
         calibrate_network(network.fusion, late, known)
     else:
         network.fusion = late
+    caution: dict[str, dict[str, float]] = {}
+    if config.false_alarms is not None:
+        calm = np.concatenate([np.cumsum(run.labels != 0) == 0 for run in split.validation])
+        shifts = fit_caution(late, evidence.take(calm), config.false_alarms)
+        taken = [dict(zip(machine_type.faults, shift.tolist(), strict=True)) for shift in shifts]
+        caution = dict(zip(network.modalities, taken, strict=True))
+        favour_normal(network, shifts)
+        evidence = encoded()
     network.config = network.config.model_copy(update={"fusion": network.fusion.config})
 
     scores: Scores = {}
@@ -226,7 +256,7 @@ def train(config: TrainConfig, *, on_progress: OnProgress | None = None, resume:
 
     name = config.name or machine_type.name
     path = config.output / f"{name}{SUFFIX}"
-    record = _training_record(config, split, pools, rule_scores, scores)
+    record = _training_record(config, split, pools, rule_scores, scores) | {"caution": caution}
     model_hash = save_model(path, network, machine_type, name=name, training=record, storage=config.storage)
     files = [
         path,
@@ -335,6 +365,7 @@ def _stages(
         chunk=config.chunk_frames,
         most_offset=config.most_offset_frames,
         burn_in=config.burn_in_frames,
+        recovery=config.recovery,
     )
     stages: list[tuple[Stage, StageConfig]] = [(sensors, config.sensor_stage)]
     if network.text is None or pools is None:
@@ -358,6 +389,7 @@ def _stages(
         batch_size=config.text_stage.batch_size,
         frames_per_epoch=config.text_frames_per_epoch,
         typo_share=config.typo_share,
+        recovery=config.recovery,
     )
     return [*stages, (words, config.word_stage), (texts, config.text_stage)]
 

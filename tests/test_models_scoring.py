@@ -29,6 +29,9 @@ KEYS = {
     "macro_f1",
     "detection_rate",
     "false_alarm_rate",
+    "false_alarm_rate_before",
+    "false_alarm_rate_recovering",
+    "false_alarm_rate_recovered",
     "correct_diagnosis_rate",
     "detection_delay_mean_frames",
     "detection_delay_median_frames",
@@ -90,6 +93,36 @@ def test_saying_nothing_counts_as_normal_and_unknown_as_detected_but_wrong() -> 
 
 def test_a_machine_that_never_returns_counts_with_the_whole_stretch() -> None:
     assert score([1, 0, 0, 0], [1, 1, 1, 1])["return_delay_median_frames"] == 3
+
+
+def false_alarms(scores: Scores) -> list[float | None]:
+    return [scores[f"false_alarm_rate_{when}"] for when in ("before", "recovering", "recovered")]
+
+
+def test_false_alarms_are_told_apart_by_their_distance_from_a_fault() -> None:
+    #         before      fault cleared, 2 frames of recovery, then 3 more
+    truth = [0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0]
+    said = [0, 2, 0, 0, 1, 1, 1, 0, 0, 2, 2]
+    frames = np.arange(len(truth))
+    assert false_alarms(stream_scores([0] * 11, frames, truth, said, CLASSES, recovery_frames=2)) == (
+        pytest.approx([1 / 4, 1 / 2, 2 / 3])
+    )
+    # Of 40 frames, unless told otherwise.
+    found = false_alarms(score(truth, said))
+    assert found[:2] == pytest.approx([1 / 4, 3 / 5])
+    assert found[2] is None
+
+
+def test_a_machine_that_was_never_faulty_has_false_alarms_before_and_no_others() -> None:
+    machines, truth, said = [0, 0, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 0, 1, 0]
+    found = false_alarms(score(truth, said, machines))
+    assert found[0] == pytest.approx(1 / 3)
+    assert found[1:] == [None, None]
+
+
+def test_after_an_unlabelled_stretch_a_plant_counts_as_recovering_by_frames_and_not_by_rows() -> None:
+    scores = stream_scores([0] * 4, [0, 10, 12, 15], [0, -1, 0, 0], [0, 0, 1, 0], CLASSES, recovery_frames=3)
+    assert false_alarms(scores) == [0, 1, 0]
 
 
 def test_unlabelled_frames_count_for_nothing_but_end_a_stretch() -> None:

@@ -13,12 +13,15 @@ import pyarrow.parquet
 import pytest
 import torch
 from rich.console import Console
+from torch import Tensor
 
-from models.dataset import RunFiles, read_runs, split_runs
+from models.calibration import Evidence, fit_caution
+from models.dataset import UNLABELLED, Run, RunFiles, read_runs, split_runs
+from models.fusion import RULES, FusionConfig, LateFusion, Rule
 from models.lstm import SeqLSTMConfig
 from models.model_file import load_model, read_model
 from models.optimise import OnProgress, Progress, StageConfig, learning_rate
-from models.stages import misspelt
+from models.stages import Recovery, class_shares, misspelt, settled, weighted_loss
 from models.text import TextConfig
 from models.training import TrainConfig, TrainReport, rich_progress, train
 from pipeline.errors import DataError
@@ -164,6 +167,130 @@ def test_an_interrupted_training_ends_as_if_nothing_had_happened(
     assert resumed.hash == report.hash
     assert resumed.history == report.history
     assert resumed.scores == report.scores
+
+
+def test_averaged_weights_are_kept_and_survive_an_interruption(
+    plant: Path, tmp_path: Path, report: TrainReport
+) -> None:
+    stage = StageConfig(epochs=6, batch_size=4, learning_rate=0.02, average=0.8)
+    chosen = config(plant, tmp_path / "whole", sensor_stage=stage, storage="float16")
+    whole = train(chosen)
+    assert whole.hash != report.hash
+    assert whole.scores["test"]["all"]["all_faults"]["sensors"]["accuracy"] > 0.85
+    cut = chosen.model_copy(update={"output": tmp_path / "cut"})
+    with pytest.raises(StopError):
+        train(cut, on_progress=stop_at("sensors", 3))
+    resumed = train(cut, resume=True)
+    assert resumed.hash == whole.hash
+    assert resumed.history == whole.history
+
+
+def test_the_mean_of_the_weights_is_what_is_validated(plant: Path, tmp_path: Path) -> None:
+    # With a mean that hardly moves, a rate that ruins the weights does not show in the kept ones.
+    wild = {"epochs": 8, "batch_size": 4, "learning_rate": 3.0, "gradient_norm": 100.0}
+    rough = train(config(plant, tmp_path / "a", sensor_stage=StageConfig(**wild), texts=()))
+    calm = train(config(plant, tmp_path / "b", sensor_stage=StageConfig(**wild, average=0.95), texts=()))
+    last = [made.history[-1]["validation_loss"] for made in (rough, calm)]
+    assert last[1] < last[0]
+
+
+def test_frames_after_a_clearing_are_not_settled() -> None:
+    labels = np.array([0, 0, 1, 1, 0, 0, 0, 2, 0, UNLABELLED, 0, 0, 0])
+    left = settled(labels, 2)
+    assert left.tolist() == [0, 0, 1, 1, -1, -1, 0, 2, -1, -1, -1, -1, 0]
+    assert settled(labels, 0).tolist() == labels.tolist()
+    run = Run("a", "a", "a", np.zeros((len(labels), 1), np.float32), labels)
+    assert Recovery(2, 0.25).weights(labels).tolist() == [1, 1, 1, 1, 0.25, 0.25, 1, 1, 0.25, 0, 0.25, 0.25, 1]
+    assert Recovery().weights(labels).tolist() == [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1]
+    # Each class as if seen once more: 4 normal ones are settled, 2 leaks, 1 jam.
+    assert class_shares([run], 3, Recovery(2)) == pytest.approx(np.array([5, 3, 2]) / 10)
+    assert class_shares([run], 3, Recovery(2, 0.4)) == pytest.approx(np.array([7, 3, 2]) / 12)
+
+
+def test_frames_weigh_in_the_loss_by_themselves_and_by_their_class() -> None:
+    logits = torch.tensor([[2.0, 0], [0, 1], [3, 3], [9, -9]])
+    labels, of_class = torch.tensor([0, 1, 1, UNLABELLED]), torch.tensor([1.0, 3.0])
+    each = torch.nn.functional.cross_entropy(logits[:3], labels[:3], reduction="none")
+    loss = weighted_loss(logits, labels, of_class, torch.tensor([1, 0.5, 0, 0]))
+    assert loss.item() == pytest.approx((each[0] + 1.5 * each[1]).item() / 2.5)
+
+
+def test_what_is_learnt_of_a_recovering_plant_changes_the_model_but_not_what_is_scored(
+    plant: Path, tmp_path: Path, report: TrainReport
+) -> None:
+    made = train(config(plant, tmp_path, recovery_frames=5, storage="float16"))
+    assert made.hash != report.hash
+    scores = [of.scores["test"]["all"]["all_faults"]["sensors"]["per_fault"] for of in (made, report)]
+    assert scores[0]["leak"]["frames"] == scores[1]["leak"]["frames"]
+    # Nothing teaches it to come back to normal within the first five frames.
+    recovering = [
+        of.scores["test"]["all"]["all_faults"]["sensors"]["false_alarm_rate_recovering"] for of in (made, report)
+    ]
+    assert recovering[0] >= recovering[1]
+
+
+def test_a_cautious_model_keeps_to_its_share_of_false_alarms(plant: Path, tmp_path: Path) -> None:
+    quick = {"sensor_stage": StageConfig(epochs=3, batch_size=4, learning_rate=0.02)}
+    bold = train(config(plant, tmp_path / "bold", **quick))
+    cautious = train(config(plant, tmp_path / "cautious", false_alarms=0.001, **quick))
+    for modality in ("sensors", "fusion"):
+        scores = [of.scores["validation"]["all"]["all_faults"][modality] for of in (bold, cautious)]
+        assert scores[0]["false_alarm_rate_before"] > 0.001
+        assert scores[1]["false_alarm_rate_before"] <= 0.001
+        assert scores[1]["detection_rate"] > 0.3
+    shifts = read_model(cautious.model).header.training["caution"]
+    assert shifts.keys() == {"sensors", "text"}
+    assert shifts["sensors"].keys() == {"normal", "leak", "jam"}
+    assert shifts["sensors"]["normal"] == 0
+    assert max(shifts["sensors"].values()) > 0
+    assert read_model(bold.model).header.training["caution"] == {}
+
+
+def calm_evidence(present: Tensor) -> Evidence:
+    """Five normal frames: the first modality leans to one fault by 1, 2, 3 and 4, and to another in the last frame by
+    1; the second modality, where it is present, leans to the first fault by 2."""
+    logits = torch.zeros(2, 5, 3)
+    logits[0, :4, 1] = torch.tensor([1.0, 2, 3, 4])
+    logits[0, :, 2] = torch.tensor([-9.0, -9, -9, -9, 1])
+    logits[0, 4, 1] = -9
+    logits[1, :, 1] = 2
+    logits[1, :, 2] = -9
+    return Evidence(logits, present, np.zeros(5, np.int64), np.zeros(5, np.int64))
+
+
+def test_caution_is_the_least_that_is_enough_for_each_fault() -> None:
+    evidence = calm_evidence(torch.tensor([[True] * 5, [False] * 3 + [True] * 2]))
+    fusion = LateFusion(FusionConfig(rule="product"), modalities=2, classes=3)
+
+    def caution(share: float) -> list[list[float]]:
+        return [[round(shift, 1) for shift in row] for row in fit_caution(fusion, evidence, share).tolist()]
+
+    assert caution(1.0) == [[0, 0, 0], [0, 0, 0]]
+    # One frame each: the second fault needs nothing; the second modality must not help where the first one leans most.
+    assert caution(0.4) == [[0, 3, 0], [0, 0, 0]]
+    assert caution(0.2) == [[0, 4, 1], [0, 0, 0]]
+    assert caution(0.1) == [[0, 4, 1], [0, 2, 0]]
+    calm = Evidence(-evidence.logits.abs(), evidence.present, evidence.labels, evidence.runs)
+    calm.logits[:, :, 0] = 0
+    assert not fit_caution(fusion, calm, 0.1).any()
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.4])
+def test_every_rule_can_be_cautious(rule: Rule, share: float) -> None:
+    evidence = calm_evidence(torch.tensor([[True] * 5, [False] + [True] * 4]))
+    fusion = LateFusion(FusionConfig(rule=rule), modalities=2, classes=3)
+    fusion.temperatures.copy_(torch.tensor([2.0, 0.7]))
+    fusion.temperature.fill_(1.3)
+    shifts = fit_caution(fusion, evidence, share)
+    assert not shifts[:, 0].any()
+    cautious = Evidence(evidence.logits - shifts[:, None], evidence.present, evidence.labels, evidence.runs)
+    assert int((cautious.fused(fusion).probabilities.argmax(dim=1) > 0).sum()) <= 5 * share
+
+
+def test_only_a_late_fusion_is_cautious(plant: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="late fusion"):
+        config(plant, tmp_path, fusion={"kind": "early"}, false_alarms=0.01)
 
 
 def test_another_seed_gives_another_model(plant: Path, tmp_path: Path, report: TrainReport) -> None:

@@ -1,4 +1,4 @@
-"""Simulates Tennessee Eastman machines whose faults appear and clear, with the package tep-studio."""
+"""Simulates Tennessee Eastman machines whose faults appear and clear, or stay, with the package tep-studio."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ FAULT_HOURS: Final = (2.0, 9.0)
 GAP_HOURS: Final = (4.0, 11.0)
 LAST_ONSET_BEFORE_END_HOURS: Final = 3.0
 """A fault that begins later would hardly be seen."""
+STAYING_ONSET_HOURS: Final = (1.0, 12.0)
 SAME_FAULTS_ATTEMPTS: Final = 3
 """How often a tripped run is tried with the same faults at other times before other faults are drawn."""
 MAX_ATTEMPTS: Final = 12
 
 DEMO_SEED: Final = 900_000
 """Unseen by any model: the shared training runs use the noise seeds 10_000 to 12_920 (21 faults) and 50_000
-to 50_119 (sequences), the fixed-onset set its runs 0 to 9, and extra training sequences start at 500_000."""
+to 50_119 (sequences), the fixed-onset set its runs 0 to 9, and extra training runs start at 500_000."""
 
 
 class Episode(NamedTuple):
@@ -86,8 +87,20 @@ def plan_series(machines: int, hours: float, seed: int, exclude: Sequence[int]) 
     return plans
 
 
-def simulate(plan: Plan, hours: float) -> tuple[np.ndarray, np.ndarray]:
-    """Values and labels of one plan; raises `TrippedError` when the plant shuts down on the way."""
+def plan_stays(machines: int, hours: float, seed: int, exclude: Sequence[int]) -> list[Plan]:
+    """Plans with one fault each that stays to the end; normal runs and faults take turns."""
+    rng = np.random.default_rng(seed)
+    turns = [0, *_usable(exclude)]
+    plans: list[Plan] = []
+    for run in range(machines):
+        fault, start = turns[run % len(turns)], float(rng.uniform(*STAYING_ONSET_HOURS))
+        plans.append(_plan(run, seed + run, [fault] if fault else [], [(start, hours)]))
+    return plans
+
+
+def simulate(plan: Plan, hours: float, *, whole: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Values and labels of one plan; a plant that shuts down on the way raises `TrippedError` if the series must be
+    `whole`, else ends it."""
     from tep_studio.control.runner import ClosedLoopSimulation
 
     def disturbances(hour: float) -> np.ndarray:
@@ -102,7 +115,9 @@ def simulate(plan: Plan, hours: float) -> tuple[np.ndarray, np.ndarray]:
         seed=plan.seed, mode="mode1", disturbance_schedule=disturbances, record_every=STEPS_PER_FRAME
     )
     frames = round(hours / FRAME_HOURS)
-    if result.terminated or len(result.results) < frames:
+    if not whole:
+        frames = min(frames, len(result.results))
+    elif result.terminated or len(result.results) < frames:
         raise TrippedError(f"seed {plan.seed}: plant shut down after {result.final_time:.1f} h")
     values = np.array(
         [[*step.measurements, *step.implemented_action[:VALVES]] for step in result.results[:frames]],
@@ -129,9 +144,11 @@ def simulate_until_whole(plan: Plan, hours: float, exclude: Sequence[int]) -> Se
     raise TrippedError(f"seed {plan.seed}: {MAX_ATTEMPTS} draws all shut the plant down")
 
 
-def simulate_all(plans: Sequence[Plan], hours: float, exclude: Sequence[int], workers: int) -> Iterator[Series]:
+def simulate_all(
+    plans: Sequence[Plan], hours: float, exclude: Sequence[int], workers: int, *, whole: bool = True
+) -> Iterator[Series]:
     """All series, in order, as they get ready."""
-    jobs = [(plan, hours, tuple(exclude)) for plan in plans]
+    jobs = [(plan, hours, tuple(exclude), whole) for plan in plans]
     if workers == 1:
         yield from map(_job, jobs)
         return
@@ -172,13 +189,19 @@ def main(argv: list[str] | None = None) -> int:
         default=[6],
         help="faults to leave out (default 6: it trips the plant)",
     )
+    parser.add_argument(
+        "--stay",
+        action="store_true",
+        help="one fault a series, or none, which stays to the end; a plant that shuts down ends its series",
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     options = parser.parse_args(argv)
 
     began = time.monotonic()
-    plans = plan_series(options.machines, options.hours, options.seed, options.exclude)
+    planned = plan_stays if options.stay else plan_series
+    plans = planned(options.machines, options.hours, options.seed, options.exclude)
     series: list[Series] = []
-    for one in simulate_all(plans, options.hours, options.exclude, options.workers):
+    for one in simulate_all(plans, options.hours, options.exclude, options.workers, whole=not options.stay):
         series.append(one)
         faults = ", ".join(f"{episode.fault}" for episode in one.plan.episodes)
         sys.stdout.write(
@@ -220,9 +243,12 @@ def _active(episodes: Sequence[Episode], hour: float) -> int:
     return next((episode.fault for episode in episodes if episode.start <= hour < episode.end), 0)
 
 
-def _job(job: tuple[Plan, float, tuple[int, ...]]) -> Series:
+def _job(job: tuple[Plan, float, tuple[int, ...], bool]) -> Series:
     """One series, for a pool of processes."""
-    return simulate_until_whole(*job)
+    plan, hours, exclude, whole = job
+    if whole:
+        return simulate_until_whole(plan, hours, exclude)
+    return Series(plan, *simulate(plan, hours, whole=False), attempts=1)
 
 
 if __name__ == "__main__":
