@@ -23,7 +23,8 @@ from models.partition import cluster, partition_scores
 from models.scoring import NO_EVIDENCE, Scores, stream_scores
 from models.text import normalised
 from models.text_baselines import TextSVM
-from models.training import TrainConfig, prepare
+from models.training import prepare
+from models.training_config import TrainConfig
 from pipeline.errors import DataError
 from pipeline.frames import Bools, Floats, Ints
 

@@ -42,8 +42,8 @@ from models.partition import cluster, partition_scores
 from models.report import draw_confusion, draw_epochs, draw_roc, require_matplotlib
 from models.scoring import Scores, label_scores
 from models.stages import evidence_of
-from models.training import TrainConfig, prepare, train
-from models.training_config import load_train_config
+from models.training import prepare, train
+from models.training_config import TrainConfig, load_train_config
 from pipeline.errors import DataError
 from pipeline.frames import Floats, Ints
 

@@ -26,8 +26,8 @@ from models.optimise import Progress
 from models.report import Curve, draw_levels, require_matplotlib
 from models.scoring import NO_EVIDENCE, Scores, stream_scores
 from models.stages import evidence_of
-from models.training import TrainConfig, prepare
-from models.training_config import load_train_config
+from models.training import prepare
+from models.training_config import TrainConfig, load_train_config
 from pipeline.errors import DataError
 from pipeline.frames import Ints
 from pipeline.profile import MachineType
@@ -63,7 +63,7 @@ class RobustnessRow(BaseModel):
 class RobustnessExperiment(BaseModel):
     """Trained models of one configuration on a held-out part whose runs and texts are corrupted, level by level.
 
-    The table has a row for each corruption and system. Its scores, each by metric: `level_0` … `level_100` (in percent);
+    The table has a row for each corruption and system. Its scores, each by metric: `level_0` … `level_100`, in percent;
     `area`, the mean over the levels by the trapezoidal rule, and its `gain` over the reference; `kept_at_half`, the
     score at level 0.5 as a share of that at level 0; `sensors`, what the model's sensors alone score at level 0; and
     `over_sensors`, the score at level 1 less that.

@@ -22,7 +22,7 @@ _NAMED_CURVES = 6
 
 
 class Curve(NamedTuple):
-    """A score over levels: its mean, and half the width of its interval, 0 where that is not known."""
+    """A share over levels: its mean, and half the width of its interval, 0 where that is not known."""
 
     mean: Sequence[float]
     half: Sequence[float]
@@ -135,7 +135,7 @@ def draw_epochs(curves: Mapping[str, Sequence[Sequence[float]]], title: str, mea
 def draw_levels(
     panels: Mapping[str, Mapping[str, Curve]], levels: Sequence[float], title: str, measure: str, path: Path
 ) -> None:
-    """A score over the level of each of several disturbances, a panel each: a line for each system, its interval as a
+    """A share over the level of each of several disturbances, a panel each: a line for each system, its interval as a
     band."""
     columns = int(np.ceil(np.sqrt(len(panels))))
     rows = -(-len(panels) // columns)
@@ -150,7 +150,11 @@ def draw_levels(
     for axes in panes.flat[len(panels) :]:
         axes.set_axis_off()
     figure.suptitle(title)
-    figure.supxlabel("level")
+    # Intervals of few seeds reach beyond what a share can be, and would flatten the lines.
+    bottom, top = panes.flat[0].get_ylim()
+    panes.flat[0].set_ylim(max(bottom, -0.02), min(top, 1.02))
+    for axes in panes[-1]:
+        axes.set_xlabel("level")
     figure.supylabel(measure)
     figure.legend(*panes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     _save(figure, path)

@@ -24,7 +24,7 @@ from models.dataset import PlacedText, RunFiles
 from models.deep_baselines import MultimodalEncoder, SharedNetwork
 from models.partition import cluster, partition_scores
 from models.text_baselines import TextSVM
-from models.training import TrainConfig
+from models.training_config import TrainConfig
 from pipeline.errors import DataError
 from tests.models_tiny import PROFILE, machine_type
 

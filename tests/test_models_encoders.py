@@ -23,8 +23,8 @@ from models.lstm import SeqLSTMConfig
 from models.model_file import load_model, read_model
 from models.optimise import StageConfig
 from models.runner import TorchRunner
-from models.training import TrainConfig, train
-from models.training_config import load_train_config
+from models.training import train
+from models.training_config import TrainConfig, load_train_config
 from pipeline.errors import DataError
 from tests.models_tiny import CLASSES, PROFILE, VARIABLES, Stream, machine_type
 

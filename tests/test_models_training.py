@@ -23,7 +23,8 @@ from models.model_file import load_model, read_model
 from models.optimise import OnProgress, Progress, StageConfig, learning_rate
 from models.stages import Recovery, class_shares, misspelt, settled, weighted_loss
 from models.text import TextConfig
-from models.training import TrainConfig, TrainReport, rich_progress, train
+from models.training import TrainReport, rich_progress, train
+from models.training_config import TrainConfig
 from pipeline.errors import DataError
 from tests.models_tiny import PROFILE, Stream, machine_type
 
