@@ -61,6 +61,14 @@ def test_an_encoder_whose_export_has_a_fixed_size_is_refused_or_works() -> None:
         assert fold(TorchRunner(network, **FACTS), exported, Stream(5, 50), range(50)) <= LAW
 
 
+@installed
+def test_arithmetic_outside_the_session_keeps_its_smallest_numbers() -> None:
+    # ONNX Runtime can be told to flush them to zero, and then does so for the whole thread that made the session.
+    OnnxRunner(made(sensors=LinearStateConfig(size=8, heads=2, layers=1)), **FACTS)
+    smallest = np.nextafter(np.float32(0), np.float32(1))
+    assert smallest * np.float32(1) == smallest > 0
+
+
 def test_without_the_extra_the_error_names_it() -> None:
     # In a Python of its own that cannot find the packages, whether or not they are installed.
     program = """
