@@ -20,11 +20,12 @@ from models.deep_baselines import MultimodalEncoder, StackedAutoencoder
 from models.events import ring_plan, run_events
 from models.optimise import OnProgress, Record
 from models.partition import cluster, partition_scores
-from models.scoring import NO_EVIDENCE, Scores, stream_scores
+from models.scoring import NO_EVIDENCE, Scores
 from models.text import normalised
 from models.text_baselines import TextSVM
 from models.training import prepare
 from models.training_config import TrainConfig
+from models.training_scores import sliced_scores
 from pipeline.errors import DataError
 from pipeline.frames import Bools, Floats, Ints
 
@@ -60,6 +61,7 @@ class FrameRows:
     labels: Ints  # (N,)
     runs: Ints  # (N,)
     frames: Ints  # (N,) index within the run
+    sources: NDArray[np.str_]  # (N,) stem of the file that the run came from
 
     @property
     def told(self) -> Bools:
@@ -133,7 +135,8 @@ def ring_documents(texts: Sequence[PlacedText], frames: int, *, size: int, ttl: 
 def boosting_scores(config: TrainConfig, *, windows: Sequence[int]) -> dict[str, Scores]:
     """Train gradient boosting on all training frames of a configuration's split; scores of validation and test."""
     everything = BaselineConfig(windows=tuple(windows), most_frames=10**9)
-    return baseline_scores("boosting", config, everything, folder=None)[0]
+    found = baseline_scores("boosting", config, everything, folder=None)[0]
+    return {part: of["all"]["all_faults"]["fusion"] for part, of in found.items()}
 
 
 def baseline_scores(
@@ -144,10 +147,11 @@ def baseline_scores(
     folder: Path | None,
     on_progress: OnProgress | None = None,
 ) -> tuple[dict[str, Scores], list[Record]]:
-    """Train one baseline on the training runs of a configuration's split; scores of its validation and test runs.
+    """Train one baseline on the training runs of a configuration's split; scores of its validation and test runs, each
+    as of a network: by source, by subset, and of the system `fusion`.
 
-    Beside the scores of streams, `partition` holds those of the predicted classes as a partition, and `clusters` those
-    of k-means on what the baseline makes of the frames. The deep ones leave checkpoints in `folder`.
+    Of all runs, `clusters` holds the scores of k-means on what the baseline makes of the frames. The deep ones leave
+    checkpoints in `folder`.
     """
     classes, rows = baseline_rows(config, baseline)
     model = build_baseline(kind, len(classes), baseline, seed=config.seed, folder=folder, on_progress=on_progress)
@@ -159,12 +163,13 @@ def baseline_scores(
             continue
         of = rows[part]
         said = model.predict(of)
-        scores[part] = stream_scores(of.runs, of.frames, of.labels, said, classes)
-        scores[part]["partition"] = partition_scores(of.labels, np.where(said == NO_EVIDENCE, 0, said))
+        scores[part] = sliced_scores(
+            of.runs, of.frames, of.labels, of.sources, {"fusion": said}, classes, config.hard_faults
+        )
         features = model.features(of)
         if features is not None:
             parts = cluster(features, len(classes), seed=config.seed)
-            scores[part]["clusters"] = partition_scores(of.labels, parts)
+            scores[part]["all"]["all_faults"]["fusion"]["clusters"] = partition_scores(of.labels, parts)
     return scores, model.history
 
 
@@ -172,7 +177,7 @@ def baseline_rows(config: TrainConfig, baseline: BaselineConfig) -> tuple[tuple[
     """Classes, and the rows of each part that has runs; those of the training part are labelled, and thinned."""
     machine_type, split, pools, fixed = prepare(config)
     rng = np.random.default_rng([config.seed, *b"baseline"])
-    drawn = run_events(split.train, pools.train if pools and config.texts else None, config.events, rng)
+    drawn = run_events(split.train, pools.known if pools and config.texts else None, config.events, rng)
     texts = {"train": drawn, **fixed}
     counts = Counter(word for told in drawn for text in told for word in set(normalised(text.text).split()))
     words = sorted(counts, key=lambda word: (-counts[word], word))[:_MOST_WORDS]
@@ -208,6 +213,7 @@ def baseline_rows(config: TrainConfig, baseline: BaselineConfig) -> tuple[tuple[
                     labels=run.labels[kept],
                     runs=np.full(len(kept), at),
                     frames=kept,
+                    sources=np.full(len(kept), run.source),
                 )
             )
         rows[part] = _joined(made)
@@ -419,4 +425,5 @@ def _joined(rows: Sequence[FrameRows]) -> FrameRows:
         labels=np.concatenate([of.labels for of in rows]),
         runs=np.concatenate([of.runs for of in rows]),
         frames=np.concatenate([of.frames for of in rows]),
+        sources=np.concatenate([of.sources for of in rows]),
     )

@@ -26,8 +26,6 @@ _SMALLEST_WEIGHT = 1e-3
 _STACK_FRAMES = 10_000
 _UNSEEN_CLASS_BIAS = -10.0
 _COLDEST, _HOTTEST = 0.05, 20.0
-_CAUTION_STEP, _CAUTION_GROWTH, _CAUTION_ROUNDS = 1e-3, 1.25, 40
-_LEAST = 1e-30
 _PART = 8192
 """Frames that a fusion answers about at a time, which bounds the memory."""
 
@@ -50,6 +48,16 @@ class Evidence:
         at = torch.from_numpy(rows)
         features = [of[at] for of in self.features]
         return Evidence(self.logits[:, at], self.present[:, at], self.labels[rows], self.runs[rows], features)
+
+    @classmethod
+    def join(cls, parts: Sequence[Evidence]) -> Evidence:
+        """The frames of all parts, one after another, without features."""
+        return cls(
+            torch.cat([part.logits for part in parts], dim=1),
+            torch.cat([part.present for part in parts], dim=1),
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.runs for part in parts]),
+        )
 
     def fused(self, fusion: LateFusion | LearnedFusion) -> Fused:
         """What the fusion says about all frames, without embeddings and attention; computed in parts."""
@@ -119,9 +127,7 @@ def fit_fusion(rule: Rule, evidence: Evidence, prior: NDArray[np.float64], *, se
         several = evidence.present.sum(dim=0) > 1
         if rule == "stacked" and bool(several.any()):
             _fit_stack(fusion, evidence.logits[:, several], labels[several], seed)
-        if bool(several.any()):
-            mixed = fusion(evidence.logits[:, several], evidence.present[:, several]).probabilities
-            fusion.temperature.fill_(fit_temperature((mixed + 1e-12).log(), labels[several]))
+    fit_mixed_temperature(fusion, evidence)
     return fusion.eval()
 
 
@@ -155,6 +161,18 @@ def choose_rule(
     return fit_fusion(best, evidence, prior, seed=seed), scores
 
 
+def fit_mixed_temperature(fusion: LateFusion, evidence: Evidence) -> None:
+    """The temperature of what several modalities say together."""
+    several = evidence.present.sum(dim=0) > 1
+    if not bool(several.any()):
+        return
+    with torch.no_grad():
+        fusion.temperature.fill_(1.0)
+        mixed = fusion(evidence.logits[:, several], evidence.present[:, several]).probabilities
+        labels = torch.from_numpy(evidence.labels)[several]
+        fusion.temperature.fill_(fit_temperature((mixed + 1e-12).log(), labels))
+
+
 def calibrate_network(fusion: LearnedFusion, late: LateFusion, evidence: Evidence) -> None:
     """Put this late fusion beside the network, and fit the temperature of the network's answer on the frames."""
     fusion.config = fusion.config.model_copy(update={"rule": late.config.rule})
@@ -163,58 +181,6 @@ def calibrate_network(fusion: LearnedFusion, late: LateFusion, evidence: Evidenc
     rows = evidence.present.any(dim=0)
     said = evidence.fused(fusion).probabilities[rows].clamp_min(1e-12).log()
     fusion.temperature.fill_(fit_temperature(said, torch.from_numpy(evidence.labels)[rows]))
-
-
-def fit_caution(fusion: LateFusion, evidence: Evidence, share: float) -> Tensor:
-    """How much to take off each modality's logit of each fault, (M, C), so that of these frames, all of them normal,
-    at most such a `share` is diagnosed as faulty.
-
-    The first modality gets what is enough when it is alone, the second what is enough for both, and so on. Of the
-    frames that may be diagnosed wrongly each fault may have equally many; what one does not need is for the others. So
-    faults that hardly differ from the normal state must be surer than those that never raise a false alarm. For stacked
-    modalities it is the bias of the fusion itself that moves.
-    """
-    modalities, frames, classes = evidence.logits.shape
-    shifts = torch.zeros(modalities, classes)
-    allowed = int(share * frames)
-
-    def gaps(first: int) -> tuple[Tensor, Tensor]:
-        """How far each fault is ahead of the normal state by the first modalities, (N, C), and who is heard, (M, N)."""
-        heard = evidence.present.clone()
-        heard[first:] = False
-        with torch.inference_mode():
-            said = fusion(evidence.logits - shifts[:, None], heard).probabilities.clamp_min(_LEAST).log()
-        return (said - said[:, :1]).where(heard.any(dim=0).unsqueeze(1), torch.tensor(-torch.inf)), heard
-
-    for at in range(modalities):
-        ahead, heard = gaps(at + 1)
-        wrong = (ahead[~heard[at]] > 0).any(dim=1).sum()
-        margins = _margins(ahead[heard[at]], max(allowed - int(wrong), 0))
-        sharpness = fusion.temperature if at else torch.ones(())
-        scale = fusion.temperatures[at] * sharpness
-        if at and fusion.config.rule == "stacked":
-            # What is stacked says little about any single logit.
-            fusion.stack_bias -= sharpness * margins
-        else:
-            shifts[at] = scale * margins
-        # Where a rule is no sum of logits, this was a first guess.
-        for _ in range(_CAUTION_ROUNDS):
-            if int((gaps(at + 1)[0] > 0).any(dim=1).sum()) <= allowed:
-                break
-            shifts[at] = (_CAUTION_GROWTH * shifts[at]).clamp_min(scale * _CAUTION_STEP) * (torch.arange(classes) > 0)
-    return shifts
-
-
-def _margins(ahead: Tensor, allowed: int) -> Tensor:
-    """What to take off each column of (N, C) so that at most so many rows keep anything above 0."""
-    counts = (ahead > 0).sum(dim=0)
-    each = 0
-    while each < int(counts.max()) and int(counts.clamp_max(each + 1).sum()) <= allowed:
-        each += 1
-    margins = torch.zeros(ahead.shape[1])
-    for column in (counts > each).nonzero().flatten().tolist():
-        margins[column] = ahead[:, column].sort(descending=True).values[each] + _CAUTION_STEP
-    return margins
 
 
 def balance_prior(shares: Sequence[float] | NDArray[np.float64], weights: Tensor) -> NDArray[np.float64]:

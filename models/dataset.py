@@ -69,6 +69,11 @@ class Run:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def before(self, frame: int) -> Run:
+        """The run up to this frame."""
+        texts = None if self.texts is None else tuple(text for text in self.texts if text.frame < frame)
+        return replace(self, values=self.values[:frame], labels=self.labels[:frame], texts=texts)
+
 
 @dataclass(frozen=True, slots=True)
 class RunSplit:

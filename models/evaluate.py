@@ -19,6 +19,8 @@ from models.optimise import Progress
 from models.scoring import Scores
 from pipeline.errors import DataError
 
+_SEED = "{seed}"
+
 
 class Column(BaseModel):
     """One column of a table."""
@@ -173,3 +175,16 @@ def _expanded(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
         return {name: _expanded(entry, names) for name, entry in value.items()}
     return value
+
+
+def folder_of_seed(folder: str, seed: int) -> Path:
+    """A folder in whose name `{seed}` stands for the seed."""
+    return Path(os.path.normpath(folder.replace(_SEED, str(seed))))
+
+
+def above_seed(folder: str) -> Path:
+    """The part of such a folder that is the same for every seed."""
+    parts = Path(folder).parts
+    whole = [at for at, part in enumerate(parts) if _SEED in part]
+    # Folders that do not exist cannot be gone up from, so `..` has to go.
+    return Path(os.path.normpath(Path(*parts[: whole[0]] if whole else parts)))

@@ -16,7 +16,7 @@ from models.baselines import BaselineConfig, BaselineKind, FrameRows, Topics, ba
 from models.calibration import Evidence
 from models.dataset import hold_frames
 from models.diagnoser import Diagnoser
-from models.evaluate import Column, Done, Need, Results, read_description
+from models.evaluate import Column, Done, Need, Results, above_seed, folder_of_seed, read_description
 from models.evaluate_late_fusion import (
     Draw,
     Heard,
@@ -36,7 +36,7 @@ from models.evaluate_late_fusion import (
 from models.evaluate_robustness import RobustnessExperiment
 from models.evaluate_simulation import run_values, simulated_table
 from models.fusion import RULES, LearnedFusion
-from models.model_file import read_model
+from models.model_file import SUFFIX, read_model
 from models.optimise import OnProgress, Progress, Record
 from models.partition import cluster, partition_scores
 from models.report import draw_confusion, draw_epochs, draw_roc, require_matplotlib
@@ -151,7 +151,16 @@ class LateFusionExperiment(BaseModel):
         def rows(part: Ints, documents: Sequence[str]) -> FrameRows:
             none = np.zeros((len(part), 0), np.float32)
             last = np.full(len(part), self.settings.frames - 1)
-            return FrameRows(features[part], none, tuple(documents), topics(documents), classes[part], part, last)
+            return FrameRows(
+                features[part],
+                none,
+                tuple(documents),
+                topics(documents),
+                classes[part],
+                part,
+                last,
+                np.full(len(part), ""),
+            )
 
         def drawn(part: Ints) -> list[str]:
             return [known.texts[row] for row in draw_rows(known.classes, classes[part], rng)]
@@ -197,6 +206,8 @@ class TrainingRow(BaseModel):
     """What differs from the training configuration."""
     encoders_of: str | None = None
     """An earlier row whose encoders, of the same seed, are taken over."""
+    encoders: str | None = None
+    """Folder of a training whose encoders are taken over; `{seed}` in it stands for the seed."""
     scores_of: str | None = None
     """An earlier row whose training is scored here once more, in another way."""
     baseline: BaselineKind | None = None
@@ -221,6 +232,8 @@ class TrainingsExperiment(BaseModel):
     work: Path
     made_by: str
     """What makes the inputs in `work`."""
+    models_made_by: str = "faultline evaluate"
+    """What trains the models whose encoders are taken over."""
     columns: tuple[Column, ...] = Field(min_length=1)
     rows: dict[str, TrainingRow] = Field(min_length=1)
     windows: tuple[int, ...] = (10, 60)
@@ -231,7 +244,9 @@ class TrainingsExperiment(BaseModel):
         """See `Experiment.needs`."""
         config = load_train_config(self.train, data=self.work, output=Path())
         paths = [path for files in config.runs for path in (*files.paths, *files.events)]
-        return [Need(path, self.made_by) for path in (*paths, *config.texts, *config.recordings)]
+        needed = [Need(path, self.made_by) for path in (*paths, *config.texts, *config.recordings)]
+        folders = dict.fromkeys(above_seed(row.encoders) for row in self.rows.values() if row.encoders is not None)
+        return [*needed, *(Need(folder, self.models_made_by) for folder in folders)]
 
     def run(self, seeds: Sequence[int], out: Path, on_progress: Done) -> Results:
         """See `Experiment.run`."""
@@ -271,11 +286,21 @@ class TrainingsExperiment(BaseModel):
             raise DataError(f"{self.title}: no earlier row {name!r} has {what}")
         return trained[name]
 
+    def _model_in(self, folder: Path) -> Path:
+        found = sorted(folder.glob(f"*{SUFFIX}"))
+        if len(found) != 1:
+            raise DataError(
+                f"{self.title}: {folder} holds {len(found)} model files, and one is needed; {self.models_made_by}"
+            )
+        return found[0]
+
     def _config(self, row: TrainingRow, seed: int, out: Path, trained: Mapping[str, _Trained]) -> TrainConfig:
         base = load_train_config(self.train, data=self.work, output=out, seed=seed)
         said = merged(base.model_dump(exclude_unset=True), row.options)
         if row.encoders_of is not None:
             said["encoders"] = self._earlier(trained, row.encoders_of, "encoders to take over").model
+        elif row.encoders is not None:
+            said["encoders"] = self._model_in(folder_of_seed(row.encoders, seed))
         try:
             return TrainConfig.model_validate(said)
         except ValidationError as error:
@@ -293,12 +318,10 @@ class _Trained:
     model: Path | None
 
     def scored(self, row: TrainingRow) -> Scores:
-        """As the row asks; partition scores only of the whole system on all runs."""
-        if self.model is None:
-            return dict(self.scores[row.part])
+        """As the row asks; scores of clusters only of the whole system on all runs."""
         scores = dict(self.scores[row.part][row.source][row.subset][row.system])
-        if (row.source, row.subset, row.system) == ("all", "all_faults", "fusion"):
-            scores |= model_partitions(self.config, self.model, row.part)
+        if self.model is not None and (row.source, row.subset, row.system) == ("all", "all_faults", "fusion"):
+            scores["clusters"] = model_clusters(self.config, self.model, row.part)
         return scores
 
 
@@ -327,19 +350,16 @@ def load_experiment(path: Path, *, data: Path, out: Path, work: Path) -> Describ
     return found
 
 
-def model_partitions(config: TrainConfig, model: Path, part: str) -> Scores:
-    """Partition scores of a trained model on the labelled frames of a part: `partition` by its answers, `clusters` by
-    k-means on what its fusion classified (or, for a late fusion, on its answers)."""
+def model_clusters(config: TrainConfig, model: Path, part: str) -> Scores:
+    """Partition scores of k-means on what a trained model's fusion classified (or, for a late fusion, on its answers),
+    on the labelled frames of a part."""
     machine_type, split, _, fixed = prepare(config)
     network = read_model(model).network
     evidence = evidence_of(network, getattr(split, part), fixed[part], hold_frames(machine_type))
     evidence = evidence.take((evidence.labels >= 0) & evidence.present.any(dim=0).numpy())
-    said, features = _answers(network, evidence)
-    parts = cluster(features, network.config.classes, seed=config.seed)
-    return {
-        "partition": partition_scores(evidence.labels, said),
-        "clusters": partition_scores(evidence.labels, parts),
-    }
+    return partition_scores(
+        evidence.labels, cluster(_features(network, evidence), network.config.classes, seed=config.seed)
+    )
 
 
 def last_features(values: Floats, windows: Sequence[int]) -> Floats:
@@ -361,9 +381,9 @@ def merged(base: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     return whole
 
 
-def _answers(network: Diagnoser, evidence: Evidence) -> tuple[Ints, Floats]:
-    """Class (N,) and features (N, D) of each frame."""
-    said, features = [], []
+def _features(network: Diagnoser, evidence: Evidence) -> Floats:
+    """What is classified in each frame, (N, D)."""
+    features = []
     with torch.inference_mode():
         for start in range(0, len(evidence.labels), _PART):
             part = slice(start, start + _PART)
@@ -371,9 +391,8 @@ def _answers(network: Diagnoser, evidence: Evidence) -> tuple[Ints, Floats]:
                 evidence.logits[:, part], evidence.present[:, part], [of[part] for of in evidence.features]
             )
             made = fused.embedding if isinstance(network.fusion, LearnedFusion) else None
-            said.append(fused.probabilities.argmax(dim=1).numpy())
             features.append((fused.probabilities if made is None else made).numpy())
-    return np.concatenate(said), np.concatenate(features)
+    return np.concatenate(features)
 
 
 def _telling(done: Done, what: str) -> OnProgress:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,7 +17,7 @@ from models.calibration import Evidence
 from models.corruptions import EIGHT, CorruptionConfig, CorruptionName, Corruptor
 from models.dataset import UNLABELLED, PlacedText, Run, RunSplit, Scaling, hold_frames
 from models.diagnoser import SENSORS, Diagnoser
-from models.evaluate import Column, Done, Need, Results, interval
+from models.evaluate import Column, Done, Need, Results, above_seed, folder_of_seed, interval
 from models.events import TextPool
 from models.fusion import LearnedFusion
 from models.model_file import SUFFIX, Essence, Model, read_model
@@ -39,7 +38,6 @@ METRICS = {
     "false_alarm_rate": "false alarm rate",
     "correct_diagnosis_rate": "correct diagnosis rate",
 }
-_SEED = "{seed}"
 _HALF = 0.5
 _TENTHS = tuple(at / 10 for at in range(11))
 
@@ -113,7 +111,7 @@ class RobustnessExperiment(BaseModel):
         config = load_train_config(self.train, data=self.work, output=Path())
         paths = [path for files in config.runs for path in (*files.paths, *files.events)]
         needed = [Need(path, self.made_by) for path in (*paths, *config.texts, *config.recordings)]
-        folders = dict.fromkeys(_above_seed(row.model) for row in self.rows.values())
+        folders = dict.fromkeys(above_seed(row.model) for row in self.rows.values())
         return [*needed, *(Need(folder, self.models_made_by) for folder in folders)]
 
     def run(self, seeds: Sequence[int], out: Path, on_progress: Done) -> Results:
@@ -149,7 +147,7 @@ class RobustnessExperiment(BaseModel):
         name = f"{config.name or machine_type.name}{SUFFIX}"
         models: dict[str, Model] = {}
         for row, described in self.rows.items():
-            folder = Path(os.path.normpath(described.model.replace(_SEED, str(seed))))
+            folder = folder_of_seed(described.model, seed)
             models[row] = _model_of(folder / name, machine_type, config, split)
             if described.system not in systems_of(models[row].network):
                 raise DataError(f"{self.title}: the model of row {row!r} has no system {described.system!r}")
@@ -353,13 +351,6 @@ def _encoders(network: Diagnoser) -> str:
         if not key.startswith("fusion."):
             digest.update(key.encode() + tensor.numpy().tobytes())
     return digest.hexdigest()
-
-
-def _above_seed(folder: str) -> Path:
-    parts = Path(folder).parts
-    whole = [at for at, part in enumerate(parts) if _SEED in part]
-    # Folders that do not exist cannot be gone up from, so `..` has to go.
-    return Path(os.path.normpath(Path(*parts[: whole[0]] if whole else parts)))
 
 
 def _key(level: float) -> str:

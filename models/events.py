@@ -72,17 +72,35 @@ class TextPool:
             tuple(self.groups[row] for row in chosen),
         )
 
+    def joined(self, other: TextPool) -> TextPool:
+        """The rows of both."""
+        classes = np.concatenate([self.classes, other.classes])
+        return TextPool(self.texts + other.texts, classes, self.groups + other.groups)
+
 
 @dataclass(frozen=True, slots=True)
 class PoolSplit:
-    """A pool in three parts that share neither a group nor a text, whatever its case and punctuation."""
+    """A pool in parts that share neither a group nor a text, whatever its case and punctuation."""
 
     train: TextPool
+    """What text encoders learn from."""
     validation: TextPool
     test: TextPool
+    kept: TextPool | None = None
+    """Training texts that encoders do not learn from, for what is fitted on top of them; None if none are kept."""
+
+    @property
+    def known(self) -> TextPool:
+        """All training texts."""
+        return self.train if self.kept is None else self.train.joined(self.kept)
+
+    @property
+    def unread(self) -> TextPool:
+        """Of the training texts those that encoders do not know by heart, or all if none are kept."""
+        return self.train if self.kept is None else self.kept
 
     def __post_init__(self) -> None:
-        pools = {part: getattr(self, part) for part in _PARTS}
+        pools = {part: getattr(self, part) for part in _PARTS} | ({} if self.kept is None else {"kept": self.kept})
         check_disjoint({part: set(pool.groups) for part, pool in pools.items()}, what="text group")
         check_disjoint({part: {normalised(t) for t in pool.texts} for part, pool in pools.items()}, what="text")
 
@@ -134,6 +152,19 @@ def read_pool(
     kept = np.array([row for row, name in enumerate(names) if first[name] == row and len(seen[name]) == 1], np.int64)
     pool = TextPool(tuple(texts), np.array(classes, np.int64), tuple(groups))
     return PoolSplit(*(pool.take(kept[parts[kept] == at]) for at in range(len(_PARTS))))
+
+
+def dealt(pool: TextPool, share: float, rng: np.random.Generator) -> tuple[TextPool, TextPool]:
+    """The pool in two that share no group; the second one has this share of the groups of every class."""
+    of_class: dict[int, set[str]] = {}
+    for group, label in zip(pool.groups, pool.classes.tolist(), strict=True):
+        of_class.setdefault(label, set()).add(group)
+    chosen: set[str] = set()
+    for _, groups in sorted(of_class.items()):
+        left = sorted(groups - chosen)
+        chosen.update(left[at] for at in rng.permutation(len(left))[: int(share * len(groups))])
+    second = np.array([group in chosen for group in pool.groups], bool)
+    return pool.take(np.flatnonzero(~second)), pool.take(np.flatnonzero(second))
 
 
 def pool_of_runs(runs: Sequence[Run]) -> TextPool:

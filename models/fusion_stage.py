@@ -18,8 +18,8 @@ from models.diagnoser import Diagnoser
 from models.events import EventDrawConfig, TextPool, run_events
 from models.fusion import LearnedFusion
 from models.optimise import Record
-from models.stages import batches_of_like_length, drawn_offsets, evidence_of, misspelt, padded, scored
-from pipeline.frames import Bools
+from models.stages import Recovery, batches_of_like_length, drawn_offsets, evidence_of, misspelt, padded, scored
+from pipeline.frames import Bools, Floats, Ints
 
 
 class FusionStage:
@@ -50,6 +50,7 @@ class FusionStage:
         burn_in: int,
         chunk: int,
         most_offset: int,
+        recovery: Recovery,
     ) -> None:
         assert isinstance(network.fusion, LearnedFusion)
         self._network = network
@@ -70,11 +71,14 @@ class FusionStage:
         self._burn_in = burn_in
         self._chunk = chunk
         self._most_offset = most_offset
+        self._recovery = recovery
 
     def losses(self, rng: np.random.Generator) -> Iterator[tuple[float, Tensor]]:
         """See `Stage.losses`."""
-        evidence = self._encoded(self._drawn_runs(rng), rng)
-        frames = rng.permutation(np.flatnonzero(evidence.labels >= 0))
+        runs = self._drawn_runs(rng)
+        evidence, weights = self._encoded(runs, rng)
+        # Of the frames that weigh little there are few, rather than many that move little.
+        frames = rng.permutation(np.flatnonzero(rng.random(len(weights)) < weights))
         labels = torch.from_numpy(evidence.labels)
         for start in range(0, len(frames), self._batch_size):
             rows = torch.from_numpy(frames[start : start + self._batch_size])
@@ -105,8 +109,8 @@ class FusionStage:
             chosen.append(replace(run, values=disturb(run.values, self._scaling, self._augment, rng)))
         return chosen
 
-    def _encoded(self, runs: Sequence[Run], rng: np.random.Generator) -> Evidence:
-        """The runs' frames from the burn-in on where there is any evidence."""
+    def _encoded(self, runs: Sequence[Run], rng: np.random.Generator) -> tuple[Evidence, Floats]:
+        """The runs' frames from the burn-in on where there is any evidence, and the weight of each (N,)."""
         texts = self._drawn_texts(runs, rng)
         text = self._network.text
         if text is not None:
@@ -115,7 +119,8 @@ class FusionStage:
         if text is not None:
             text.encoder.eval()
         later: Bools = np.concatenate([np.arange(len(run)) >= self._burn_in for run in runs])
-        return evidence.take(later & evidence.present.any(dim=0).numpy())
+        rows = later & evidence.present.any(dim=0).numpy()
+        return evidence.take(rows), np.concatenate([self._recovery.weights(run.labels) for run in runs])[rows]
 
     def _drawn_texts(self, runs: Sequence[Run], rng: np.random.Generator) -> list[tuple[PlacedText, ...]]:
         return [
@@ -151,8 +156,7 @@ class JointStage(FusionStage):
         for batch in batches_of_like_length(lengths, self._batch_size, 2 * self._chunk, rng):
             filled = [hold(runs[at].values, self._hold_limit) for at in batch]
             held = padded([values for values, _ in filled], np.nan)
-            labels = [np.where(np.arange(len(runs[at])) < self._burn_in, UNLABELLED, runs[at].labels) for at in batch]
-            y = padded(labels, UNLABELLED)
+            y = padded([self._learnt(runs[at].labels, rng) for at in batch], UNLABELLED)
             with torch.no_grad():
                 _, x = self._network.sensor_inputs(held, padded([measured for _, measured in filled], False))
                 rings = self._rings([texts[at] for at in batch], x.shape[1])
@@ -190,6 +194,12 @@ class JointStage(FusionStage):
             if bool(shown.any()):
                 loss = loss + cross_entropy(own[rows][shown], y[shown], self._weights)
         return loss
+
+    def _learnt(self, labels: Ints, rng: np.random.Generator) -> Ints:
+        """Labels (T,) of the frames that are learnt from, the others UNLABELLED; of those that weigh little there are
+        few."""
+        there = (rng.random(len(labels)) < self._recovery.weights(labels)) & (np.arange(len(labels)) >= self._burn_in)
+        return np.where(there, labels, UNLABELLED)
 
     def _rings(self, texts: Sequence[Sequence[PlacedText]], frames: int) -> tuple[Tensor, Tensor] | None:
         """Rings (B, T, E, d) and ages (B, T, E) of a batch."""

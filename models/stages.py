@@ -414,16 +414,6 @@ def evidence_of(
     return Evidence(torch.from_numpy(logits), torch.from_numpy(present), labels, index, features)
 
 
-def favour_normal(network: Diagnoser, shifts: Tensor) -> None:
-    """Take from each modality's logits (M, C), for good: off the bias of its head."""
-    heads = [network.sensors.head] if network.text is None else [network.sensors.head, network.text.head]
-    with torch.no_grad():
-        for head, shift in zip(heads, shifts, strict=True):
-            last = head[-1]
-            assert isinstance(last, nn.Linear)
-            last.bias.sub_(shift)
-
-
 def padded(arrays: Sequence[NDArray[np.generic]], fill: float) -> Tensor:
     """Arrays (T_b, …) of one batch as a tensor (B, T, …), filled up at the end."""
     longest = max(len(array) for array in arrays)

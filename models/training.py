@@ -17,10 +17,11 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, Time
 from rich.progress import Progress as RichProgress
 from torch import Tensor
 
-from models.calibration import Evidence, balance_prior, calibrate_network, choose_rule, fit_caution
+from models.calibration import Evidence, balance_prior, calibrate_network, choose_rule
+from models.caution import calm_folds, doubting, favour_normal, fit_caution, fit_doubt
 from models.dataset import PlacedText, Run, RunSplit, Scaling, hold_frames, read_runs, split_runs
 from models.diagnoser import Diagnoser, DiagnoserConfig
-from models.events import PoolSplit, pool_of_runs, read_pool, run_events
+from models.events import PoolSplit, TextPool, dealt, pool_of_runs, read_pool, run_events
 from models.fusion import LearnedFusion
 from models.fusion_stage import FusionStage, JointStage
 from models.model_file import SUFFIX, Essence, read_model, round_weights, save_model
@@ -35,7 +36,6 @@ from models.stages import (
     class_shares,
     class_weights,
     evidence_of,
-    favour_normal,
     settled,
 )
 from models.text import Tokenizer, normalised
@@ -148,8 +148,12 @@ def train(config: TrainConfig, *, on_progress: OnProgress | None = None, resume:
         network.fusion = late
     caution: dict[str, dict[str, float]] = {}
     if config.false_alarms is not None:
-        calm = np.concatenate([np.cumsum(run.labels != 0) == 0 for run in split.validation])
-        shifts = fit_caution(late, evidence.take(calm), config.false_alarms)
+        pool = _unseen_texts(pools) if pools and config.texts else None
+        limit = hold_frames(machine_type)
+        folds = calm_folds(network, split.validation, pool, config.events, hold_limit=limit, seed=config.seed)
+        doubt = fit_doubt(late, folds, config.false_alarms)
+        network.fusion = late = doubting(late, doubt, known)
+        shifts = fit_caution(late, Evidence.join(folds), config.false_alarms)
         taken = [dict(zip(machine_type.faults, shift.tolist(), strict=True)) for shift in shifts]
         caution = dict(zip(network.modalities, taken, strict=True))
         favour_normal(network, shifts)
@@ -227,6 +231,11 @@ def rich_progress(console: Console) -> Iterator[OnProgress]:
         yield show
 
 
+def _unseen_texts(pools: PoolSplit) -> TextPool:
+    """All but test texts that encoders have not learnt from."""
+    return pools.validation if pools.kept is None else pools.validation.joined(pools.kept)
+
+
 def _machine_type(types: Sequence[MachineType], name: str | None) -> MachineType:
     if name is None and len(types) == 1:
         return types[0]
@@ -244,11 +253,14 @@ def _pools_of_files(
     shares = {"validation": config.validation, "test": config.test}
     pools = read_pool(config.texts, machine_type.faults, **shares, rng=rng)
     own = _own_texts(split.train)
-    held_out = [
+    validation, test = (
         pool.take(np.flatnonzero([normalised(text) not in own for text in pool.texts]))
         for pool in (pools.validation, pools.test)
-    ]
-    return PoolSplit(pools.train, *held_out)
+    )
+    if not config.kept_texts:
+        return PoolSplit(pools.train, validation, test)
+    read, kept = dealt(pools.train, config.kept_texts, np.random.default_rng([config.seed, *b"kept"]))
+    return PoolSplit(read, validation, test, kept)
 
 
 def _pools_of_runs(split: RunSplit) -> PoolSplit | None:
@@ -315,7 +327,8 @@ def _fusion_options(
     """What both stages of a learned fusion need to know."""
     share = max(config.events.distractor_share, config.fusion_distractor_share)
     return {
-        "pool": pools.train if pools and config.texts else None,
+        "pool": pools.unread if pools and config.texts else None,
+        "recovery": config.recovery,
         "draw": config.events.model_copy(update={"distractor_share": share}),
         "scaling": scaling,
         "weights": weights,
@@ -355,7 +368,8 @@ def _network(
 def _with_encoders(
     config: TrainConfig, path: Path, machine_type: MachineType, split: RunSplit
 ) -> tuple[Diagnoser, Scaling]:
-    """A network with the encoders of a model file; raises DataError if its training saw what is held out here."""
+    """A network with the encoders of a model file, without their caution; raises DataError if its training saw what is
+    held out here."""
     model = read_model(path)
     header = model.header
     if header.essence.digest != Essence.of(machine_type).digest:
@@ -372,6 +386,9 @@ def _with_encoders(
     network = _seeded(described, tokenizer, config.seed)
     taken = {key: value for key, value in model.network.state_dict().items() if not key.startswith("fusion.")}
     network.load_state_dict(network.state_dict() | taken)
+    if caution := header.training.get("caution"):
+        shifts = [[caution[modality][fault] for fault in machine_type.faults] for modality in network.modalities]
+        favour_normal(network, -torch.tensor(shifts))
     return network, Scaling(network.mean.numpy().copy(), network.std.numpy().copy())
 
 
@@ -388,7 +405,7 @@ def _own_texts(runs: Sequence[Run]) -> set[str]:
 
 def _without_seen_texts(split: RunSplit, pools: PoolSplit | None) -> RunSplit:
     """Drop from held-out runs those of their own texts that training, or an earlier held-out part, has as well."""
-    seen = _own_texts(split.train) | {normalised(text) for text in (pools.train.texts if pools else ())}
+    seen = _own_texts(split.train) | {normalised(text) for text in (pools.known.texts if pools else ())}
     parts: dict[str, tuple[Run, ...]] = {"train": split.train}
     for part in ("validation", "test"):
         kept = []
@@ -436,6 +453,7 @@ def _made_from(config: TrainConfig, split: RunSplit) -> dict[str, Any]:
         "seed": config.seed,
         "data": [path.name for files in config.runs for path in files.paths],
         "texts": [path.name for path in config.texts],
+        **({"kept_texts": config.kept_texts} if config.kept_texts else {}),
         "runs": {part: len(getattr(split, part)) for part in ("train", "validation", "test")},
     }
 
@@ -451,6 +469,6 @@ def _fingerprint(
     for run in (*split.train, *split.validation):
         digest.update(f"{run.name} {len(run)}".encode())
         digest.update(run.labels.tobytes())
-    for pool in (pools.train, pools.validation) if pools else ():
+    for pool in (pools.known, pools.validation) if pools else ():
         digest.update("\n".join(pool.texts).encode() + pool.classes.tobytes())
     return digest.hexdigest()

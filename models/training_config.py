@@ -66,7 +66,7 @@ class TrainConfig(BaseModel):
     burn_in_frames: int = Field(default=5, ge=0)
     """First frames of a run that the loss leaves out."""
     recovery_frames: int = Field(default=0, ge=0)
-    """First normal frames after a fault that nothing is fitted to, and that encoders learn with `recovery_weight` only:
+    """First normal frames after a fault that nothing is fitted to, and that networks learn with `recovery_weight` only:
     the plant still looks faulty while it recovers. They count in every score."""
     recovery_weight: float = Field(default=0.0, ge=0, le=1)
     false_alarms: float | None = Field(default=None, gt=0, lt=1)
@@ -76,6 +76,9 @@ class TrainConfig(BaseModel):
     events: EventDrawConfig = EventDrawConfig()
     typo_share: float = Field(default=0.1, ge=0, le=1)
     text_frames_per_epoch: int = Field(default=40_000, ge=1)
+    kept_texts: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the training texts, by groups, that text encoders do not learn from. Learned fusions then learn on these
+    alone, and caution is fitted on these too: an encoder is surer of texts that it knows than it can be of others."""
     fusion_frames_per_epoch: int = Field(default=150_000, ge=1)
     fusion_distractor_share: float = Field(default=0.25, ge=0, le=1)
     """`events.distractor_share` while a learned fusion is trained, if that is less: encoders err more often on texts
@@ -93,9 +96,15 @@ class TrainConfig(BaseModel):
             raise ValueError("false_alarms is for a late fusion; leave it out, or the other kind of fusion")
         return self
 
+    @model_validator(mode="after")
+    def _texts_are_kept_of_some(self) -> TrainConfig:
+        if self.kept_texts and not self.texts:
+            raise ValueError("kept_texts is a share of `texts`; name files of texts, or leave it out")
+        return self
+
     @property
     def recovery(self) -> Recovery:
-        """What the encoders learn of a plant that recovers."""
+        """What networks learn of a plant that recovers."""
         return Recovery(self.recovery_frames, self.recovery_weight)
 
     @property

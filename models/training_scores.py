@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.calibration import Evidence
-from models.dataset import Run
+from models.dataset import UNLABELLED, Run
 from models.diagnoser import Diagnoser
 from models.fusion import LearnedFusion
 from models.optimise import Record
+from models.partition import partition_scores
 from models.report import draw_confusion, draw_learning_curve, draw_roc
 from models.scoring import NO_EVIDENCE, Scores, fusion_metrics, scores_by_modality
-from pipeline.frames import Floats, Ints
+from pipeline.frames import Bools, Floats, Ints
 
 
 def part_scores(
@@ -36,21 +37,12 @@ def part_scores(
     if isinstance(network.fusion, LearnedFusion):
         late = evidence.fused(network.fusion.late).probabilities
         answers["late"] = np.where(present.any(axis=0), late.argmax(dim=1).numpy(), NO_EVIDENCE)
-    frame = np.concatenate([np.arange(len(run)) for run in runs])
+    frames = np.concatenate([np.arange(len(run)) for run in runs])
     sources = np.array([run.source for run in runs])[evidence.runs]
-    hidden = np.isin(evidence.labels, [faults.index(fault) for fault in hard if fault in faults])
-    subsets = {"all_faults": evidence.labels}
-    if hard:
-        subsets[f"without_{'_'.join(hard)}"] = np.where(hidden, -1, evidence.labels)
-    scores: Scores = {}
-    for source in ["all", *sorted(set(sources))]:
-        rows = np.ones(len(sources), bool) if source == "all" else sources == source
-        said = {name: answer[rows] for name, answer in answers.items()}
-        scores[source] = {
-            subset: scores_by_modality(evidence.runs[rows], frame[rows], labels[rows], said, faults)
-            for subset, labels in subsets.items()
-        }
-        scores[source]["fusion_metrics"] = fusion_metrics(
+    scores: Scores = sliced_scores(evidence.runs, frames, evidence.labels, sources, answers, faults, hard)
+    for source, of in scores.items():
+        rows = _of_source(sources, source)
+        of["fusion_metrics"] = fusion_metrics(
             fused.probabilities.numpy()[rows],
             fused.modality_probabilities.numpy()[:, rows],
             fused.weights.numpy()[:, rows],
@@ -59,6 +51,38 @@ def part_scores(
             evidence.labels[rows],
         )
     return scores, fused.probabilities.numpy()
+
+
+def sliced_scores(
+    runs: Ints,
+    frames: Ints,
+    labels: Ints,
+    sources: NDArray[np.str_],
+    answers: Mapping[str, Ints],
+    faults: Sequence[str],
+    hard: Sequence[str],
+) -> Scores:
+    """Scores of each system's answers (N,) by source and `all`, with and without the hard faults, by system; each with
+    the scores of its answers as a `partition`. Run, frame within it, true class and source are (N,) too."""
+    subsets = {"all_faults": labels}
+    if hard:
+        hidden = np.isin(labels, [faults.index(fault) for fault in hard if fault in faults])
+        subsets[f"without_{'_'.join(hard)}"] = np.where(hidden, UNLABELLED, labels)
+    scores: Scores = {}
+    for source in ["all", *sorted(set(sources.tolist()))]:
+        rows = _of_source(sources, source)
+        said = {name: answer[rows] for name, answer in answers.items()}
+        scores[source] = {}
+        for subset, truth in subsets.items():
+            found = scores_by_modality(runs[rows], frames[rows], truth[rows], said, faults)
+            for name, answer in said.items():
+                found[name]["partition"] = partition_scores(truth[rows], np.where(answer == NO_EVIDENCE, 0, answer))
+            scores[source][subset] = found
+    return scores
+
+
+def _of_source(sources: NDArray[np.str_], source: str) -> Bools:
+    return np.ones(len(sources), bool) if source == "all" else np.asarray(sources == source, bool)
 
 
 def write_scores(

@@ -39,6 +39,7 @@ from models.evaluate_simulation import (
     simulate_run,
     simulated_table,
 )
+from models.model_file import read_model
 from models.scoring import NO_EVIDENCE, Scores
 from models.text import normalised
 from models.training import train
@@ -301,6 +302,8 @@ def test_trainings_are_compared_with_baselines(plant: Path, tmp_path: Path) -> N
             "late, sensors": {"scores_of": "late", "system": "sensors"},
             "late, validation": {"scores_of": "late", "part": "validation"},
             "stack": {"baseline": "stacked_autoencoder"},
+            "stack, validation": {"scores_of": "stack", "part": "validation"},
+            "hybrid": {"options": {"fusion": {"kind": "hybrid"}}, "encoders": "$OUT/out/late/seed-{seed}"},
         },
         "columns": [{"score": "partition.explained", "heading": "MI/H(Y)"}],
     }
@@ -308,9 +311,11 @@ def test_trainings_are_compared_with_baselines(plant: Path, tmp_path: Path) -> N
     path.write_text(yaml.safe_dump(described, sort_keys=False))
     experiment = load_experiment(path, data=tmp_path, out=tmp_path, work=plant)
     assert isinstance(experiment, TrainingsExperiment)
-    assert lacking(experiment) == []
+    assert [need.path for need in lacking(experiment)] == [tmp_path / "out" / "late"]
     results = experiment.run((3,), tmp_path / "out", lambda what, progress: None)
-    assert list(results.rows) == ["late", "early", "late, sensors", "late, validation", "stack"]
+    assert lacking(experiment) == []
+    rows = ["late", "early", "late, sensors", "late, validation", "stack", "stack, validation", "hybrid"]
+    assert list(results.rows) == rows
     assert results.rows["late"] != results.rows["late, validation"]
     assert not (tmp_path / "out" / "late,-sensors").exists()
     for (scores,) in results.rows.values():
@@ -318,6 +323,12 @@ def test_trainings_are_compared_with_baselines(plant: Path, tmp_path: Path) -> N
             total = parts["mutual_information"] + parts["conditional_entropy"]
             assert total == pytest.approx(parts["entropy"], abs=1e-9)
     assert (tmp_path / "out" / "epochs_ari.png").is_file()
+    encoders = [read_model(next((tmp_path / "out" / row / "seed-3").glob("*.faultline"))) for row in ("late", "hybrid")]
+    weights = [model.network.sensors.state_dict() for model in encoders]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    path.write_text(yaml.safe_dump({**described, "rows": {"late": {"encoders": "$OUT/{seed}"}}}))
+    with pytest.raises(DataError, match="holds 0 model files"):
+        load_experiment(path, data=tmp_path, out=tmp_path, work=plant).run((3,), tmp_path, lambda what, progress: None)
     for name in ("encoders_of", "scores_of"):
         path.write_text(yaml.safe_dump({**described, "rows": {"early": {name: "late"}}}))
         wrong = load_experiment(path, data=tmp_path, out=tmp_path, work=plant)

@@ -77,7 +77,8 @@ def test_every_baseline_is_scored_in_the_same_way(kind: BaselineKind, tiny: Trai
     small = BaselineConfig(windows=(5,), most_frames=900, epochs=12)
     scores, history = baseline_scores(kind, tiny, small, folder=tmp_path)
     assert set(scores) == {"validation", "test"}
-    test = scores["test"]
+    assert set(scores["test"]) == {"all", "runs"}
+    test = scores["test"]["all"]["all_faults"]["fusion"]
     # Texts alone say nothing about most frames; everything else sees the faults in the sensors.
     assert test["accuracy"] > (0.4 if kind == "tfidf_svm" else 0.85)
     parts = test["partition"]

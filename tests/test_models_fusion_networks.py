@@ -27,7 +27,7 @@ from models.model_file import load_model, read_model, round_weights, save_model
 from models.optimise import OnProgress, Progress, StageConfig
 from models.runner import TorchRunner
 from models.text import TextConfig, Tokenizer
-from models.training import TrainReport, train
+from models.training import TrainReport, prepare, train
 from models.training_config import load_train_config
 from models.vae import MultimodalVAE, VAEConfig
 from pipeline.errors import DataError
@@ -685,6 +685,50 @@ def test_the_checkpoints_of_the_encoders_serve_every_fusion(plant: Path, tmp_pat
     assert set(shown) == {"fusion"}
     with pytest.raises(DataError, match="another configuration"):
         train(plant_of.config(plant, tmp_path, fusion={"kind": "deep"}, **QUICK), resume=True)
+
+
+def test_encoders_are_taken_over_without_their_caution(plant: Path, tmp_path: Path, base: TrainReport) -> None:
+    options = {"encoders": base.model, "score_test": False}
+    cautious = train(plant_of.config(plant, tmp_path / "cautious", false_alarms=0.001, **options))
+    assert max(read_model(cautious.model).header.training["caution"]["sensors"].values()) > 0
+    again = train(plant_of.config(plant, tmp_path / "again", encoders=cautious.model, score_test=False))
+    biases = [list(read_model(of.model).network.sensors.state_dict().items())[-1][1] for of in (base, cautious, again)]
+    assert not torch.equal(biases[0], biases[1])
+    torch.testing.assert_close(biases[0], biases[2])
+
+
+def test_texts_are_kept_for_the_fusion(plant: Path, tmp_path: Path, base: TrainReport) -> None:
+    kept = plant_of.config(plant, tmp_path, kept_texts=0.5)
+    _, _, pools, _ = prepare(kept)
+    _, _, whole, _ = prepare(plant_of.config(plant, tmp_path))
+    assert pools is not None and whole is not None and pools.kept is not None
+    assert sorted(pools.known.texts) == sorted(whole.known.texts)
+    assert (pools.validation.texts, pools.test.texts) == (whole.validation.texts, whole.test.texts)
+    assert whole.unread is whole.train
+    assert pools.unread is pools.kept
+    assert not set(pools.kept.groups) & set(pools.train.groups)
+    for pool in (pools.kept, pools.train):
+        assert set(pool.classes.tolist()) == {0, 1, 2}
+    quick = {"word_stage": StageConfig(epochs=2), "text_stage": StageConfig(epochs=2), "score_test": False}
+    report = train(kept.model_copy(update=quick))
+    assert read_model(report.model).header.training["kept_texts"] == 0.5
+    # Another share would let the fusion learn on texts that these encoders know.
+    with pytest.raises(DataError, match="kept_texts"):
+        train(plant_of.config(plant, tmp_path, fusion={"kind": "early"}, encoders=base.model, kept_texts=0.5))
+    with pytest.raises(ValueError, match="kept_texts is a share of `texts`"):
+        plant_of.config(plant, tmp_path, texts=(), kept_texts=0.5)
+
+
+def test_recovering_frames_teach_a_fusion_no_more_than_their_weight(
+    plant: Path, tmp_path: Path, base: TrainReport
+) -> None:
+    options = QUICK | {"fusion": {"kind": "early"}, "encoders": base.model}
+    counted = train(plant_of.config(plant, tmp_path / "counted", **options))
+    spared = train(plant_of.config(plant, tmp_path / "spared", recovery_frames=5, **options))
+    late = [
+        of.scores["validation"]["all"]["all_faults"]["fusion"]["return_delay_median_frames"] for of in (counted, spared)
+    ]
+    assert late[0] < late[1]
 
 
 def test_encoders_that_may_have_seen_what_is_held_out_are_refused(
