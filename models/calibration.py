@@ -17,7 +17,7 @@ from torch.nn.functional import nll_loss
 
 from models.fusion import RULES, Fused, FusionConfig, LateFusion, LearnedFusion, Rule
 from pipeline.errors import DataError
-from pipeline.frames import Ints
+from pipeline.frames import Bools, Ints
 
 RuleChoice = Literal["auto", "accuracy", "uniform", "per_class", "product", "stacked"]
 
@@ -143,10 +143,7 @@ def choose_rule(
         raise DataError("the validation runs have no labelled frame, so the fusion cannot be fitted; add labels")
     if choice != "auto":
         return fit_fusion(choice, evidence, prior, seed=seed), {}
-    runs = np.unique(evidence.runs)
-    half = np.random.default_rng(seed).permutation(runs)[: (len(runs) + 1) // 2]
-    first = np.isin(evidence.runs, half)
-    folds = [(first, ~first), (~first, first)] if first.any() and (~first).any() else [(first, first)]
+    folds = crossed(evidence, seed)
     scores: dict[str, float] = {}
     for rule in RULES:
         predicted = np.zeros(len(evidence.labels), np.int64)
@@ -155,8 +152,7 @@ def choose_rule(
             part = evidence.take(scored_on)
             with torch.inference_mode():
                 predicted[scored_on] = fusion(part.logits, part.present).probabilities.argmax(dim=1).numpy()
-        classes = np.unique(evidence.labels)
-        scores[rule] = float(f1_score(evidence.labels, predicted, labels=classes, average="macro", zero_division=0))
+        scores[rule] = macro_f1(evidence.labels, predicted)
     best = max(RULES, key=lambda rule: scores[rule])
     return fit_fusion(best, evidence, prior, seed=seed), scores
 
@@ -171,6 +167,19 @@ def fit_mixed_temperature(fusion: LateFusion, evidence: Evidence) -> None:
         mixed = fusion(evidence.logits[:, several], evidence.present[:, several]).probabilities
         labels = torch.from_numpy(evidence.labels)[several]
         fusion.temperature.fill_(fit_temperature((mixed + 1e-12).log(), labels))
+
+
+def crossed(evidence: Evidence, seed: int) -> list[tuple[Bools, Bools]]:
+    """Two pairs of which rows to fit on and which to score on: either half of the runs for the other."""
+    runs = np.unique(evidence.runs)
+    half = np.random.default_rng(seed).permutation(runs)[: (len(runs) + 1) // 2]
+    first: Bools = np.isin(evidence.runs, half)
+    return [(first, ~first), (~first, first)] if first.any() and (~first).any() else [(first, first)]
+
+
+def macro_f1(labels: Ints, said: Ints) -> float:
+    """Mean F1 over the classes that occur in the labels (N,)."""
+    return float(f1_score(labels, said, labels=np.unique(labels), average="macro", zero_division=0))
 
 
 def calibrate_network(fusion: LearnedFusion, late: LateFusion, evidence: Evidence) -> None:

@@ -7,18 +7,22 @@ from copy import deepcopy
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.calibration import Evidence, fit_mixed_temperature
+from models.calibration import Evidence, RuleChoice, crossed, fit_fusion, fit_mixed_temperature, macro_f1
 from models.dataset import Run
 from models.diagnoser import Diagnoser
 from models.events import EventDrawConfig, TextPool, dealt, run_events
-from models.fusion import LateFusion
+from models.fusion import RULES, LateFusion, Rule
 from models.stages import evidence_of
+from pipeline.frames import Ints
 
 _STEP, _GROWTH, _ROUNDS = 1e-3, 1.25, 40
 _LEAST = 1e-30
 _DOUBTS = (1.0, 1.4, 2.0, 2.8, 4.0)
+_TOLERATED = 1.25
+"""How many times the share of false alarms may be left where caution was not fitted; sensors alone leave as much."""
 _DRAWINGS = 4
 """How often texts are drawn onto the same calm frames."""
 
@@ -42,13 +46,48 @@ def calm_folds(
     return folds
 
 
+def choose_cautious(
+    choice: RuleChoice,
+    evidence: Evidence,
+    prior: NDArray[np.float64],
+    folds: Sequence[Evidence],
+    share: float,
+    *,
+    seed: int,
+) -> tuple[LateFusion, Tensor, dict[str, float]]:
+    """The fusion by the chosen rule, or by the best one if `auto`, with the shifts (M, C) of `fit_caution`; and each
+    tried rule's macro-F1.
+
+    As in `choose_rule`, but rules are compared by what is left of them under caution: one that tells faults apart best
+    may have to be shifted the furthest. `folds` are those of `calm_folds`; `evidence` is labelled.
+    """
+    rules = RULES if choice == "auto" else (choice,)
+    calm = Evidence.join(folds)
+    doubts: dict[Rule, float] = {}
+    scores: dict[str, float] = {}
+    for rule in rules:
+        doubts[rule] = fit_doubt(fit_fusion(rule, evidence, prior, seed=seed), folds, share)
+        if len(rules) == 1:
+            break
+        said = np.zeros(len(evidence.labels), np.int64)
+        for fitted_on, scored_on in crossed(evidence, seed):
+            fusion = doubting(fit_fusion(rule, evidence.take(fitted_on), prior, seed=seed), doubts[rule])
+            shifts = fit_caution(fusion, calm, share)
+            said[scored_on] = _said(fusion, evidence.take(scored_on), shifts)
+        scores[rule] = macro_f1(evidence.labels, said)
+    best = max(rules, key=lambda rule: scores.get(rule, 0.0))
+    fusion = doubting(fit_fusion(best, evidence, prior, seed=seed), doubts[best], evidence)
+    return fusion, fit_caution(fusion, calm, share), scores
+
+
 def fit_doubt(fusion: LateFusion, folds: Sequence[Evidence], share: float) -> float:
     """By how much to divide the logits of every modality but the first, so that the caution fitted on normal frames
     whose texts are like some is enough where they are like others.
 
     A modality that errs on what it has not been trained on is as sure of itself then as it is otherwise, and no shift
     that is enough on some such frames need be so on the next. Of a few doubts this is the least whose shifts, fitted on
-    all folds but one, leave at most a `share` of false alarms in that one, on average; or the one that leaves least.
+    all folds but one, leave hardly more than a `share` of false alarms in that one, on average; or the one that leaves
+    least.
     """
     if len(fusion.temperatures) < 2 or len(folds) < 2:
         return 1.0
@@ -58,10 +97,10 @@ def fit_doubt(fusion: LateFusion, folds: Sequence[Evidence], share: float) -> fl
         for at, other in enumerate(folds):
             doubtful = doubting(fusion, doubt)
             shifts = fit_caution(doubtful, Evidence.join([*folds[:at], *folds[at + 1 :]]), share)
-            wrong += _false_alarms(doubtful, other, shifts)
+            wrong += int((_said(doubtful, other, shifts) > 0).sum())
             frames += len(other.labels)
         left[doubt] = wrong / max(frames, 1)
-        if left[doubt] <= share:
+        if left[doubt] <= _TOLERATED * share:
             return doubt
     return min(left, key=lambda doubt: left[doubt])
 
@@ -126,10 +165,10 @@ def favour_normal(network: Diagnoser, shifts: Tensor) -> None:
             last.bias.sub_(shift)
 
 
-def _false_alarms(fusion: LateFusion, evidence: Evidence, shifts: Tensor) -> int:
-    """How many frames, all of them normal, are diagnosed as faulty after the shifts (M, C)."""
+def _said(fusion: LateFusion, evidence: Evidence, shifts: Tensor) -> Ints:
+    """Diagnoses (N,) after the shifts (M, C)."""
     shifted = Evidence(evidence.logits - shifts[:, None], evidence.present, evidence.labels, evidence.runs)
-    return int((shifted.fused(fusion).probabilities.argmax(dim=1) > 0).sum())
+    return np.asarray(shifted.fused(fusion).probabilities.argmax(dim=1).numpy(), np.int64)
 
 
 def _margins(ahead: Tensor, allowed: int) -> Tensor:

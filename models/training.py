@@ -18,7 +18,7 @@ from rich.progress import Progress as RichProgress
 from torch import Tensor
 
 from models.calibration import Evidence, balance_prior, calibrate_network, choose_rule
-from models.caution import calm_folds, doubting, favour_normal, fit_caution, fit_doubt
+from models.caution import calm_folds, choose_cautious, favour_normal
 from models.dataset import PlacedText, Run, RunSplit, Scaling, hold_frames, read_runs, split_runs
 from models.diagnoser import Diagnoser, DiagnoserConfig
 from models.events import PoolSplit, TextPool, dealt, pool_of_runs, read_pool, run_events
@@ -151,9 +151,10 @@ def train(config: TrainConfig, *, on_progress: OnProgress | None = None, resume:
         pool = _unseen_texts(pools) if pools and config.texts else None
         limit = hold_frames(machine_type)
         folds = calm_folds(network, split.validation, pool, config.events, hold_limit=limit, seed=config.seed)
-        doubt = fit_doubt(late, folds, config.false_alarms)
-        network.fusion = late = doubting(late, doubt, known)
-        shifts = fit_caution(late, Evidence.join(folds), config.false_alarms)
+        late, shifts, rule_scores = choose_cautious(
+            config.late_rule, known, prior, folds, config.false_alarms, seed=config.seed
+        )
+        network.fusion = late
         taken = [dict(zip(machine_type.faults, shift.tolist(), strict=True)) for shift in shifts]
         caution = dict(zip(network.modalities, taken, strict=True))
         favour_normal(network, shifts)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.calibration import Evidence
-from models.caution import calm_folds, doubting, fit_caution, fit_doubt
+from models.calibration import Evidence, fit_fusion
+from models.caution import calm_folds, choose_cautious, doubting, fit_caution, fit_doubt
 from models.dataset import PlacedText, Run
 from models.events import EventDrawConfig, TextPool, dealt
 from models.fusion import RULES, FusionConfig, LateFusion, Rule
@@ -80,6 +80,27 @@ def test_texts_that_err_on_half_of_their_groups_are_doubted() -> None:
     before = fusion.temperatures.tolist()
     assert doubting(fusion, 2.0).temperatures.tolist() == [1, 2]
     assert fusion.temperatures.tolist() == before
+
+
+def test_the_rule_is_the_one_that_is_best_under_caution() -> None:
+    """Texts that are right about the fault and wrong, with confidence, where nothing is wrong."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 200)
+    truth = torch.nn.functional.one_hot(torch.from_numpy(labels), 3)
+    noise = torch.from_numpy(rng.normal(size=(2, 600, 3)).astype(np.float32))
+    evidence = Evidence(3 * truth + noise, torch.ones(2, 600, dtype=torch.bool), labels, np.arange(600) % 20)
+    wrong = Evidence(evidence.logits[:, :200].clone(), evidence.present[:, :200], labels[:200], np.arange(200) % 20)
+    wrong.logits[1, :, 1] += 6
+    prior = np.full(3, 1 / 3)
+    fusion, shifts, scores = choose_cautious("auto", evidence, prior, [wrong, wrong], 0.005, seed=0)
+    assert set(scores) == set(RULES)
+    assert fusion.config.rule == max(scores, key=lambda rule: scores[rule])
+    cautious = Evidence(wrong.logits - shifts[:, None], wrong.present, wrong.labels, wrong.runs)
+    assert (cautious.fused(fusion).probabilities.argmax(dim=1) > 0).float().mean() <= 0.005
+    bold = fit_fusion(fusion.config.rule, evidence, prior, seed=0)
+    assert (wrong.fused(bold).probabilities.argmax(dim=1) > 0).float().mean() > 0.5
+    given, _, none = choose_cautious("uniform", evidence, prior, [wrong, wrong], 0.005, seed=0)
+    assert (given.config.rule, none) == ("uniform", {})
 
 
 def test_folds_of_calm_frames_share_no_group_of_texts() -> None:
