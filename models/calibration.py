@@ -152,7 +152,8 @@ def choose_rule(
             part = evidence.take(scored_on)
             with torch.inference_mode():
                 predicted[scored_on] = fusion(part.logits, part.present).probabilities.argmax(dim=1).numpy()
-        scores[rule] = macro_f1(evidence.labels, predicted)
+        classes = np.unique(evidence.labels)
+        scores[rule] = float(f1_score(evidence.labels, predicted, labels=classes, average="macro", zero_division=0))
     best = max(RULES, key=lambda rule: scores[rule])
     return fit_fusion(best, evidence, prior, seed=seed), scores
 
@@ -175,11 +176,6 @@ def crossed(evidence: Evidence, seed: int) -> list[tuple[Bools, Bools]]:
     half = np.random.default_rng(seed).permutation(runs)[: (len(runs) + 1) // 2]
     first: Bools = np.isin(evidence.runs, half)
     return [(first, ~first), (~first, first)] if first.any() and (~first).any() else [(first, first)]
-
-
-def macro_f1(labels: Ints, said: Ints) -> float:
-    """Mean F1 over the classes that occur in the labels (N,)."""
-    return float(f1_score(labels, said, labels=np.unique(labels), average="macro", zero_division=0))
 
 
 def calibrate_network(fusion: LearnedFusion, late: LateFusion, evidence: Evidence) -> None:
