@@ -56,8 +56,8 @@ def choose_cautious(
     *,
     seed: int,
 ) -> tuple[LateFusion, Tensor, dict[str, float]]:
-    """The fusion by the chosen rule, or by the best one if `auto`, with the shifts (M, C) of `fit_caution`; and for each
-    tried rule the share of faulty frames that it diagnoses rightly.
+    """The fusion by the chosen rule, or by the best one if `auto`, with the shifts (M, C) of `fit_caution`; and of
+    each tried rule the share of faulty frames that it diagnoses rightly.
 
     As in `choose_rule`, but rules are compared by what is left of them under caution, where all have the same share of
     false alarms. `stacked` is not tried: it has learnt from the very texts by which the caution that it needs would be
@@ -76,9 +76,8 @@ def choose_cautious(
             fusion = doubting(fit_fusion(rule, evidence.take(fitted_on), prior, seed=seed), doubts[rule])
             shifts = fit_caution(fusion, calm, share)
             said[scored_on] = _said(fusion, evidence.take(scored_on), shifts)
-        scores[rule] = (
-            float((said == evidence.labels)[evidence.labels > 0].mean()) if (evidence.labels > 0).any() else 0.0
-        )
+        faulty = evidence.labels > 0
+        scores[rule] = float((said == evidence.labels)[faulty].sum() / max(faulty.sum(), 1))
     best = max(rules, key=lambda rule: scores.get(rule, 0.0))
     fusion = doubting(fit_fusion(best, evidence, prior, seed=seed), doubts[best], evidence)
     return fusion, fit_caution(fusion, calm, share), scores

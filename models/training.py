@@ -73,7 +73,8 @@ class TrainReport:
     rule: str
     """The late fusion's rule that is in the model."""
     rule_scores: dict[str, float]
-    """Cross-fitted macro-F1 of each rule on validation, if the rule was to be chosen."""
+    """Of each rule on validation, if the rule was to be chosen: cross-fitted macro-F1, or, under `false_alarms`, the
+    share of faulty frames that it diagnoses rightly."""
     scores: Scores
     """By part (validation, test), by file and `all`, with and without the hard faults, by modality and `fusion`."""
     history: list[Record]
