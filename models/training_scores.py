@@ -109,9 +109,12 @@ def draw_all(
     part, evidence, fused = drawn
     known = evidence.labels >= 0
     truth: NDArray[np.int64] = evidence.labels[known]
-    paths = [folder / "learning_curve.png", folder / "confusion_matrix.png", folder / "roc.png"]
-    draw_learning_curve(history, paths[0])
+    paths = [folder / "confusion_matrix.png", folder / "roc.png"]
     title = f"fused diagnosis, {part} runs"
-    draw_confusion(truth, fused[known].argmax(axis=1), faults, title, paths[1])
-    draw_roc(truth, fused[known], faults, title, paths[2])
+    draw_confusion(truth, fused[known].argmax(axis=1), faults, title, paths[0])
+    draw_roc(truth, fused[known], faults, title, paths[1])
+    # A late fusion of another model's encoders is fitted without any stage.
+    if history:
+        paths.append(folder / "learning_curve.png")
+        draw_learning_curve(history, paths[-1])
     return paths

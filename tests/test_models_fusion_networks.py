@@ -691,7 +691,8 @@ def test_encoders_are_taken_over_without_their_caution(plant: Path, tmp_path: Pa
     options = {"encoders": base.model, "score_test": False}
     cautious = train(plant_of.config(plant, tmp_path / "cautious", false_alarms=0.001, **options))
     assert max(read_model(cautious.model).header.training["caution"]["sensors"].values()) > 0
-    again = train(plant_of.config(plant, tmp_path / "again", encoders=cautious.model, score_test=False))
+    again = train(plant_of.config(plant, tmp_path / "again", encoders=cautious.model, score_test=False, plots=True))
+    assert {path.name for path in again.files} >= {"confusion_matrix.png", "roc.png"}
     biases = [list(read_model(of.model).network.sensors.state_dict().items())[-1][1] for of in (base, cautious, again)]
     assert not torch.equal(biases[0], biases[1])
     torch.testing.assert_close(biases[0], biases[2])
