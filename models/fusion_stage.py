@@ -18,6 +18,7 @@ from models.diagnoser import Diagnoser
 from models.events import EventDrawConfig, TextPool, run_events
 from models.fusion import LearnedFusion
 from models.optimise import Record
+from models.partition import partition_scores
 from models.stages import Recovery, batches_of_like_length, drawn_offsets, evidence_of, misspelt, padded, scored
 from pipeline.frames import Bools, Floats, Ints
 
@@ -88,14 +89,15 @@ class FusionStage:
             yield min(1.0, (start + len(rows)) / len(frames)), loss
 
     def validate(self) -> Record:
-        """Macro-F1 and loss on undisturbed validation runs."""
+        """Macro-F1, loss, and the scores of the answers as a partition, on undisturbed validation runs."""
         if self._encoded_validation is None:
             self._encoded_validation = self._validation()
         return self._scored(self._encoded_validation)
 
     def _scored(self, evidence: Evidence) -> Record:
         said = evidence.fused(self._fusion).probabilities
-        return scored(said.clamp_min(1e-12).log().numpy(), evidence.labels)
+        found = scored(said.clamp_min(1e-12).log().numpy(), evidence.labels)
+        return found | partition_scores(evidence.labels, np.asarray(said.argmax(dim=1).numpy(), np.int64))
 
     def _drawn_runs(self, rng: np.random.Generator) -> list[Run]:
         """Some training runs, disturbed."""
@@ -176,7 +178,7 @@ class JointStage(FusionStage):
             seen += lengths[batch].sum()
 
     def validate(self) -> Record:
-        """Macro-F1 and loss of the fusion on undisturbed validation runs."""
+        """As `FusionStage.validate`."""
         return self._scored(self._validation())
 
     def _loss(self, told: list[tuple[Tensor, Tensor, Tensor]], labels: Tensor, rng: np.random.Generator) -> Tensor:

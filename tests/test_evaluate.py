@@ -323,6 +323,12 @@ def test_trainings_are_compared_with_baselines(plant: Path, tmp_path: Path) -> N
             total = parts["mutual_information"] + parts["conditional_entropy"]
             assert total == pytest.approx(parts["entropy"], abs=1e-9)
     assert (tmp_path / "out" / "epochs_ari.png").is_file()
+    epochs = [
+        json.loads(line) for line in (tmp_path / "out" / "early" / "seed-3" / "history.jsonl").read_text().splitlines()
+    ]
+    for epoch in epochs:
+        told = epoch["mutual_information"] + epoch["conditional_entropy"]
+        assert told == pytest.approx(epoch["entropy"], abs=1e-9)
     encoders = [read_model(next((tmp_path / "out" / row / "seed-3").glob("*.faultline"))) for row in ("late", "hybrid")]
     weights = [model.network.sensors.state_dict() for model in encoders]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
