@@ -115,6 +115,6 @@ def draw_all(
     draw_roc(truth, fused[known], faults, title, paths[1])
     # A late fusion of another model's encoders is fitted without any stage.
     if history:
-        paths.append(folder / "learning_curve.png")
-        draw_learning_curve(history, paths[-1])
+        paths.insert(0, folder / "learning_curve.png")
+        draw_learning_curve(history, paths[0])
     return paths
