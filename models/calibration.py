@@ -139,8 +139,7 @@ def choose_rule(
     Rules are compared by two-fold cross-fitting over validation runs: what is fitted on one half is scored on the
     other, so that a rule with many parameters gains nothing from having seen the frames that it is scored on.
     """
-    if not len(evidence.labels):
-        raise DataError("the validation runs have no labelled frame, so the fusion cannot be fitted; add labels")
+    require_labels(evidence)
     if choice != "auto":
         return fit_fusion(choice, evidence, prior, seed=seed), {}
     folds = crossed(evidence, seed)
@@ -156,6 +155,12 @@ def choose_rule(
         scores[rule] = float(f1_score(evidence.labels, predicted, labels=classes, average="macro", zero_division=0))
     best = max(RULES, key=lambda rule: scores[rule])
     return fit_fusion(best, evidence, prior, seed=seed), scores
+
+
+def require_labels(evidence: Evidence) -> None:
+    """Raise DataError where there is nothing to fit a fusion on."""
+    if not len(evidence.labels):
+        raise DataError("the validation runs have no labelled frame, so the fusion cannot be fitted; add labels")
 
 
 def fit_mixed_temperature(fusion: LateFusion, evidence: Evidence) -> None:

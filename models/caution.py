@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.calibration import Evidence, RuleChoice, crossed, fit_fusion, fit_mixed_temperature
+from models.calibration import Evidence, RuleChoice, crossed, fit_fusion, fit_mixed_temperature, require_labels
 from models.dataset import Run
 from models.diagnoser import Diagnoser
 from models.events import EventDrawConfig, TextPool, dealt, run_events
@@ -63,6 +63,7 @@ def choose_cautious(
     false alarms. `stacked` is not tried: it has learnt from the very texts by which the caution that it needs would be
     found. `folds` are those of `calm_folds`; `evidence` is labelled.
     """
+    require_labels(evidence)
     rules = _FEW_NUMBERS if choice == "auto" else (choice,)
     calm = Evidence.join(folds)
     doubts: dict[Rule, float] = {}

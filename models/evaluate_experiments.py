@@ -243,8 +243,7 @@ class TrainingsExperiment(BaseModel):
     def needs(self) -> list[Need]:
         """See `Experiment.needs`."""
         config = load_train_config(self.train, data=self.work, output=Path())
-        paths = [path for files in config.runs for path in (*files.paths, *files.events)]
-        needed = [Need(path, self.made_by) for path in (*paths, *config.texts, *config.recordings)]
+        needed = [Need(path, self.made_by) for path in config.inputs]
         folders = dict.fromkeys(above_seed(row.encoders) for row in self.rows.values() if row.encoders is not None)
         return [*needed, *(Need(folder, self.models_made_by) for folder in folders)]
 

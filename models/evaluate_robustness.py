@@ -109,8 +109,7 @@ class RobustnessExperiment(BaseModel):
     def needs(self) -> list[Need]:
         """See `Experiment.needs`; of the models only the folder above that of each seed."""
         config = load_train_config(self.train, data=self.work, output=Path())
-        paths = [path for files in config.runs for path in (*files.paths, *files.events)]
-        needed = [Need(path, self.made_by) for path in (*paths, *config.texts, *config.recordings)]
+        needed = [Need(path, self.made_by) for path in config.inputs]
         folders = dict.fromkeys(above_seed(row.model) for row in self.rows.values())
         return [*needed, *(Need(folder, self.models_made_by) for folder in folders)]
 

@@ -99,6 +99,11 @@ class PoolSplit:
         """Of the training texts those that encoders do not know by heart, or all if none are kept."""
         return self.train if self.kept is None else self.kept
 
+    @property
+    def unseen(self) -> TextPool:
+        """All but test texts that encoders have not learnt from."""
+        return self.validation if self.kept is None else self.validation.joined(self.kept)
+
     def __post_init__(self) -> None:
         pools = {part: getattr(self, part) for part in _PARTS} | ({} if self.kept is None else {"kept": self.kept})
         check_disjoint({part: set(pool.groups) for part, pool in pools.items()}, what="text group")

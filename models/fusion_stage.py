@@ -76,8 +76,7 @@ class FusionStage:
 
     def losses(self, rng: np.random.Generator) -> Iterator[tuple[float, Tensor]]:
         """See `Stage.losses`."""
-        runs = self._drawn_runs(rng)
-        evidence, weights = self._encoded(runs, rng)
+        evidence, weights = self._encoded(self._drawn_runs(rng), rng)
         # Of the frames that weigh little there are few, rather than many that move little.
         frames = rng.permutation(np.flatnonzero(rng.random(len(weights)) < weights))
         labels = torch.from_numpy(evidence.labels)

@@ -21,7 +21,7 @@ from models.calibration import Evidence, balance_prior, calibrate_network, choos
 from models.caution import calm_folds, choose_cautious, favour_normal
 from models.dataset import PlacedText, Run, RunSplit, Scaling, hold_frames, read_runs, split_runs
 from models.diagnoser import Diagnoser, DiagnoserConfig
-from models.events import PoolSplit, TextPool, dealt, pool_of_runs, read_pool, run_events
+from models.events import PoolSplit, dealt, pool_of_runs, read_pool, run_events
 from models.fusion import LearnedFusion
 from models.fusion_stage import FusionStage, JointStage
 from models.model_file import SUFFIX, Essence, read_model, round_weights, save_model
@@ -142,14 +142,15 @@ def train(config: TrainConfig, *, on_progress: OnProgress | None = None, resume:
     round_weights(network, config.storage)
     evidence = encoded()
     known = evidence.take(learnt)
-    late, rule_scores = choose_rule(config.late_rule, known, prior, seed=config.seed)
-    if isinstance(network.fusion, LearnedFusion):
-        calibrate_network(network.fusion, late, known)
-    else:
-        network.fusion = late
     caution: dict[str, dict[str, float]] = {}
-    if config.false_alarms is not None:
-        pool = _unseen_texts(pools) if pools and config.texts else None
+    if config.false_alarms is None:
+        late, rule_scores = choose_rule(config.late_rule, known, prior, seed=config.seed)
+        if isinstance(network.fusion, LearnedFusion):
+            calibrate_network(network.fusion, late, known)
+        else:
+            network.fusion = late
+    else:
+        pool = pools.unseen if pools and config.texts else None
         limit = hold_frames(machine_type)
         folds = calm_folds(network, split.validation, pool, config.events, hold_limit=limit, seed=config.seed)
         late, shifts, rule_scores = choose_cautious(
@@ -231,11 +232,6 @@ def rich_progress(console: Console) -> Iterator[OnProgress]:
                 )
 
         yield show
-
-
-def _unseen_texts(pools: PoolSplit) -> TextPool:
-    """All but test texts that encoders have not learnt from."""
-    return pools.validation if pools.kept is None else pools.validation.joined(pools.kept)
 
 
 def _machine_type(types: Sequence[MachineType], name: str | None) -> MachineType:

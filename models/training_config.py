@@ -103,6 +103,12 @@ class TrainConfig(BaseModel):
         return self
 
     @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Every file that is read."""
+        runs = (path for files in self.runs for path in (*files.paths, *files.events))
+        return (*runs, *self.texts, *self.recordings)
+
+    @property
     def recovery(self) -> Recovery:
         """What networks learn of a plant that recovers."""
         return Recovery(self.recovery_frames, self.recovery_weight)
