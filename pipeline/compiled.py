@@ -16,6 +16,7 @@ import llvmlite
 import numba
 import numpy as np
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.ccallback import CFunc
 
 CACHE_VARIABLE: Final = "FAULTLINE_CACHE_DIR"
 """Environment variable that names the folder for compiled code."""
@@ -25,50 +26,94 @@ _NOTICE_SECONDS: Final = 1.0
 
 Notify = Callable[[str], None]
 
-kernel = numba.njit(error_model="numpy", nogil=True)
+_OPTIONS: Final = {"error_model": "numpy", "nogil": True}
+
+kernel = numba.njit(**_OPTIONS)
 """Decorator of functions that compiled functions call. Fast-math stays off: sums keep the order in which they are
 written, and products and sums are not contracted, so that every processor computes the same bits."""
 
 
-class CompiledFunction:
-    """A function of one signature, compiled on first use, or loaded if an earlier start has compiled it."""
+class Compiled:
+    """A function of one signature that is compiled on first use, or loaded if an earlier start has compiled it."""
 
-    def __init__(self, function: Callable[..., Any], signature: str, sources: Sequence[Path]) -> None:
-        """`sources` are the files that the compiled code depends on; a change to any of them compiles again."""
-        self._function = function
-        self._signature = signature
+    def __init__(
+        self, function: Callable[..., Any], signature: Any, sources: Sequence[Path], name: str | None = None
+    ) -> None:
+        """`sources` are the files that the compiled code depends on; a change to any of them compiles again.
+
+        Functions that are made by one function of Python need a `name` to be told apart by.
+        """
+        self.function = function
+        self.signature = signature
+        self.name = name or function.__name__
+        self.problem: str | None = None
+        """Why the code could not be kept, or None."""
         self._sources = sources
         self._lock = threading.Lock()
-        self._compiled: Callable[..., Any] | None = None
+        self._compiled: Any = None
 
-    def load(self, notify: Notify) -> Callable[..., Any]:
-        """The compiled function; `notify` gets a line if compiling takes time or its result cannot be kept."""
+    def compile(self) -> Any:
+        """What numba made of the function; the first call takes its time."""
         with self._lock:
             if self._compiled is None:
-                self._compiled = self._compile(notify)
+                cache = _Cache(self.function, self.name, cache_folder(os.environ), _digest(self._sources))
+                self._compiled = self._compile(cache)
+                self.problem = cache.problem
             return self._compiled
 
-    def _compile(self, notify: Notify) -> Callable[..., Any]:
-        dispatcher: Any = numba.njit(error_model="numpy", nogil=True)(self._function)
-        cache = _Cache(self._function, cache_folder(os.environ), _digest(self._sources))
+    def _compile(self, cache: _Cache) -> Any:
+        raise NotImplementedError
+
+
+class CompiledFunction(Compiled):
+    """A function that Python calls."""
+
+    def load(self, notify: Notify) -> Callable[..., Any]:
+        """The compiled function; see `compile_all`."""
+        compile_all([self], self.name, notify)
+        called: Callable[..., Any] = self.compile()
+        return called
+
+    def _compile(self, cache: _Cache) -> Any:
+        dispatcher: Any = numba.njit(**_OPTIONS)(self.function)
         dispatcher._cache = cache
-        notice = threading.Timer(
-            _NOTICE_SECONDS, notify, [f"compiling {self._function.__name__} for this processor; once, up to 20 s"]
-        )
-        notice.daemon = True
-        notice.start()
-        try:
-            dispatcher.compile(self._signature)
-        finally:
-            notice.cancel()
+        dispatcher.compile(self.signature)
         dispatcher.disable_compile()
-        if cache.problem is not None:
-            notify(
-                f"compiled code cannot be kept ({cache.problem}), so each start compiles again; "
-                f"set {CACHE_VARIABLE} to a folder that this user owns and can write"
-            )
-        compiled: Callable[..., Any] = dispatcher
-        return compiled
+        return dispatcher
+
+
+class CompiledCallback(Compiled):
+    """A function that other compiled functions call by its address."""
+
+    @property
+    def address(self) -> int:
+        """Where the compiled function is in this process."""
+        address: int = self.compile().address
+        return address
+
+    def _compile(self, cache: _Cache) -> Any:
+        arguments, result = numba.core.sigutils.normalize_signature(self.signature)
+        callback = CFunc(self.function, (arguments, result), locals={}, options=dict(_OPTIONS))
+        callback._cache = cache
+        callback.compile()
+        return callback
+
+
+def compile_all(functions: Sequence[Compiled], what: str, notify: Notify) -> None:
+    """Compile or load functions; `notify` gets a line if that takes time or the code cannot be kept."""
+    notice = threading.Timer(_NOTICE_SECONDS, notify, [f"compiling {what} for this processor, once; up to 20 s"])
+    notice.daemon = True
+    notice.start()
+    try:
+        for function in functions:
+            function.compile()
+    finally:
+        notice.cancel()
+    if problem := next((function.problem for function in functions if function.problem), None):
+        notify(
+            f"compiled code cannot be kept ({problem}), so each start compiles again; "
+            f"set {CACHE_VARIABLE} to a folder that this user owns and can write"
+        )
 
 
 def cache_folder(environment: Mapping[str, str]) -> Path:
@@ -94,9 +139,8 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types here
     Relies on numba's caching classes as they are in 0.62 to 0.68.
     """
 
-    def __init__(self, function: Callable[..., Any], folder: Path, digest: str) -> None:
+    def __init__(self, function: Callable[..., Any], name: str, folder: Path, digest: str) -> None:
         self.problem: str | None = None
-        """Why the code could not be kept, or None."""
         self._folder = folder / digest[:16]
 
         class Locator(_CacheLocator):  # type: ignore[misc]
@@ -107,7 +151,7 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types here
                 return digest
 
             def get_disambiguator(locator) -> str:  # noqa: N805
-                return ""
+                return name
 
             @classmethod
             def from_function(cls, py_func: Any, py_file: str) -> Locator:
@@ -118,6 +162,11 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types here
 
         self._impl_class = Impl
         super().__init__(function)
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        # numba's own key has the function's bytecode and what it closes over, which differs from process to process;
+        # the folder's name stands for all sources already.
+        return sig, codegen.magic_tuple()
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The kept code; None if there is none that can be used."""
