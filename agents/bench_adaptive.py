@@ -10,11 +10,13 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from models.adaptive import AdaptiveConfig
-from models.attention import RingAttentionConfig
 from models.backends import Backend, build_runner, choose_runner
-from models.diagnoser import Diagnoser, DiagnoserConfig
-from models.text import TextConfig, Tokenizer
+from models.configs.diagnoser import DiagnoserConfig
+from models.configs.fusion import AdaptiveConfig
+from models.configs.sensors import RingAttentionConfig
+from models.configs.text import TextConfig
+from models.diagnoser import Diagnoser
+from models.tokenizer import Tokenizer
 from pipeline.frames import EventText, Frames, StepRunner
 
 TOLD: Final = (0.0, 0.1, 1.0)

@@ -70,10 +70,12 @@ def make_plant(folder: Path, *, texts: bool = False, seed: int = 0) -> Plant:
     """Write profile, model file and the same weights for the rivals; `texts` adds a text modality."""
     import torch
 
-    from models.diagnoser import Diagnoser, DiagnoserConfig
-    from models.lstm import SeqLSTMConfig
-    from models.model_file import save_model
-    from models.text import TextConfig, Tokenizer
+    from models.configs.diagnoser import DiagnoserConfig
+    from models.configs.sensors import SeqLSTMConfig
+    from models.configs.text import TextConfig
+    from models.diagnoser import Diagnoser
+    from models.network_file import save_model
+    from models.tokenizer import Tokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
     shipped = load_profile("tennessee_eastman").machine_types[0]

@@ -13,8 +13,10 @@ from torch import nn
 
 from agents.bench_adaptive import bench_adaptive
 from models.backends import Backend, build_runner, choose_runner, use_threads
-from models.diagnoser import Diagnoser, DiagnoserConfig
-from models.lstm import SeqLSTM, SeqLSTMConfig
+from models.configs.diagnoser import DiagnoserConfig
+from models.configs.sensors import SeqLSTMConfig
+from models.diagnoser import Diagnoser
+from models.lstm import SeqLSTM
 from models.onnx_runner import missing
 from pipeline.frames import Frames, StepRunner
 

@@ -14,8 +14,9 @@ import msgspec
 import numpy as np
 
 from models.backends import choose_runner, use_threads
-from models.diagnoser import Diagnoser, DiagnoserConfig
-from models.lstm import SeqLSTMConfig
+from models.configs.diagnoser import DiagnoserConfig
+from models.configs.sensors import SeqLSTMConfig
+from models.diagnoser import Diagnoser
 from pipeline import messages
 from pipeline.diagnoses import DiagnosisWriter
 from pipeline.engine import Engine

@@ -90,7 +90,8 @@ def parse_speed(text: str | None) -> float | None:
 
 def load_runners(settings: Settings, profile: PlantProfile, files: list[Path] | None) -> dict[str, Any]:
     """One model for each machine type; raises ModelFileError or SettingsError."""
-    from models.model_file import load_model, read_model
+    from models.load import load_model
+    from models.model_file import read_model
 
     _use_threads(settings)
     if not files:

@@ -4,38 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models.fusion import FusionNetwork, Inputs, LearnedFusionConfig, Mixed, shares
+from models.configs.fusion import ATTENDING, SCORING, AdaptiveConfig
+from models.fusion import FusionNetwork, Inputs, Mixed, shares
 from models.layers import enough_rows, mlp
-
-Order = Literal["cma_afr", "cma_only", "afr_only", "parallel", "none"]
-ATTENDING = ("cma_afr", "cma_only", "parallel")
-_SCORING = ("cma_afr", "afr_only", "parallel")
-
-
-class AdaptiveConfig(LearnedFusionConfig):
-    """Shape and training of an adaptive fusion; its ablations are values of these fields."""
-
-    kind: Literal["adaptive"] = "adaptive"
-    size: int = Field(default=256, ge=1)
-    """Width d_h of the representation that all modalities share."""
-    scorer: int = Field(default=64, ge=1)
-    """Hidden width of the network that scores modalities."""
-    head: tuple[int, ...] = (128,)
-    order: Order = "cma_afr"
-    """Attention and then reconstruction; one of them only; both side by side; or the plain mean."""
-    scale: Literal["sqrt", "none"] = "sqrt"
-    """Whether attention scores are divided by sqrt(d_h); `none` is the paper's form."""
-    adversarial: float = Field(default=1.0, ge=0)
-    """Weight lambda of the loss on disturbed representations; 0 leaves the term out."""
-    epsilon: float = Field(default=0.05, ge=0)
-    """Length of the disturbance relative to the representation."""
 
 
 class Representation(NamedTuple):
@@ -78,7 +55,7 @@ class AdaptiveFusion(FusionNetwork):
         self.dropout = nn.Dropout(config.dropout)
         self.project = nn.ModuleList(nn.Linear(size, config.size) for size in sizes)
         self.norms = nn.ModuleList(nn.LayerNorm(config.size) for _ in sizes)
-        self.scorer = ModalityScorer(config.size, config.scorer) if config.order in _SCORING else None
+        self.scorer = ModalityScorer(config.size, config.scorer) if config.order in SCORING else None
         self.head = mlp(config.size * (2 if config.order == "parallel" else 1), config.head, classes)
 
     def mix(self, inputs: Inputs) -> Mixed:

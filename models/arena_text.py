@@ -8,9 +8,10 @@ from typing import Final
 import numpy as np
 import torch
 
+from models.configs.text import EMPTY
 from models.layers import LEAST_ROWS
 from models.numpy_parts import Filling, Read, TextReader, TextRoom, array
-from models.ring import EMPTY, TextModality
+from models.ring import TextModality
 from pipeline.frames import Floats, Frames, Ints
 
 MOST_TEXT_ROWS: Final = 64

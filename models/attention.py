@@ -3,42 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from models.configs.sensors import RingAttentionConfig
 from models.layers import State, mlp
 
 _LEAST_BLOCK = 64
 """Frames that `advance` answers at once, at least; more for wide windows."""
-
-
-class RingAttentionConfig(BaseModel):
-    """Shape of a RingAttention; L layers see L * (window - 1) + 1 frames."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["ring_attention"] = "ring_attention"
-    window: int = Field(default=100, ge=1)
-    """W, the frames that each layer looks at, the present one among them."""
-    size: int = Field(default=64, ge=1)
-    """d, the width of the network."""
-    heads: int = Field(default=4, ge=1)
-    layers: int = Field(default=2, ge=1)
-    head: tuple[int, ...] = (64, 48, 32)
-    """Widths of the dense layers behind the last attention, not of the attention's heads."""
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    mask_inputs: bool = True
-    """Append each variable's observed bit to the input."""
-
-    @model_validator(mode="after")
-    def _heads_divide_size(self) -> RingAttentionConfig:
-        if self.size % self.heads:
-            raise ValueError(f"size {self.size} cannot be shared out among {self.heads} heads; make it a multiple")
-        return self
 
 
 class RingAttention(nn.Module):

@@ -21,8 +21,8 @@ from models.events import ring_plan, run_events
 from models.optimise import OnProgress, Record
 from models.partition import cluster, partition_scores
 from models.scoring import NO_EVIDENCE, Scores
-from models.text import normalised
 from models.text_baselines import TextSVM
+from models.tokenizer import normalised
 from models.training import prepare
 from models.training_config import TrainConfig
 from models.training_scores import sliced_scores

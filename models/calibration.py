@@ -15,7 +15,8 @@ from sklearn.metrics import f1_score
 from torch import Tensor
 from torch.nn.functional import nll_loss
 
-from models.fusion import RULES, Fused, FusionConfig, LateFusion, LearnedFusion, Rule
+from models.configs.fusion import RULES, FusionConfig, Rule
+from models.fusion import Fused, LateFusion, LearnedFusion
 from pipeline.errors import DataError
 from pipeline.frames import Bools, Ints
 

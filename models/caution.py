@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.calibration import Evidence, RuleChoice, crossed, fit_fusion, fit_mixed_temperature, require_labels
+from models.configs.fusion import RULES, Rule
 from models.dataset import Run
 from models.diagnoser import Diagnoser
 from models.events import EventDrawConfig, TextPool, dealt, run_events
-from models.fusion import RULES, LateFusion, Rule
+from models.fusion import LateFusion
 from models.stages import evidence_of
 from pipeline.frames import Ints
 

@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from models.configs.sensors import CausalCNNConfig
 from models.layers import State, mlp
-
-Dilation = Annotated[int, Field(ge=1)]
-
-
-class CausalCNNConfig(BaseModel):
-    """Shape of a CausalCNN; it sees 1 + (kernel - 1) * (sum of dilations) frames, 31 by default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["causal_cnn"] = "causal_cnn"
-    channels: int = Field(default=64, ge=1)
-    kernel: int = Field(default=3, ge=2)
-    dilations: tuple[Dilation, ...] = Field(default=(1, 2, 4, 8), min_length=1)
-    """Frames between two taps of each layer's kernel; one layer each."""
-    head: tuple[int, ...] = (64, 48, 32)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    mask_inputs: bool = True
-    """Append each variable's observed bit to the input."""
 
 
 class CausalCNN(nn.Module):

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.dataset import PlacedText, Run, Scaling
 from models.events import TextPool
 from models.stages import misspelt
-from models.text import normalised
+from models.tokenizer import normalised
 from pipeline.frames import Bools, Floats, Ints
 
 CorruptionName = Literal[

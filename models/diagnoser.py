@@ -4,51 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from torch import Tensor, nn
 
-from models.adaptive import AdaptiveConfig, AdaptiveFusion
-from models.attention import RingAttention, RingAttentionConfig
-from models.cnn import CausalCNN, CausalCNNConfig
+from models.adaptive import AdaptiveFusion
+from models.attention import RingAttention
+from models.cnn import CausalCNN
+from models.configs.diagnoser import SENSORS, TEXT, DiagnoserConfig
+from models.configs.fusion import (
+    AdaptiveConfig,
+    ChannelsConfig,
+    DeepConfig,
+    EarlyConfig,
+    FusionChoice,
+    FusionConfig,
+    HybridConfig,
+    VAEConfig,
+)
+from models.configs.sensors import CausalCNNConfig, LinearStateConfig, RingAttentionConfig, SensorConfig, SeqLSTMConfig
 from models.dataset import PlacedText, Scaling
 from models.events import ring_plan
-from models.fusion import FusionConfig, FusionNetwork, LateFusion, LearnedFusion
-from models.joint import (
-    ChannelsConfig,
-    ChannelsFusion,
-    DeepConfig,
-    DeepFusion,
-    EarlyConfig,
-    EarlyFusion,
-    HybridConfig,
-    HybridFusion,
-)
+from models.fusion import FusionNetwork, LateFusion, LearnedFusion
+from models.joint import ChannelsFusion, DeepFusion, EarlyFusion, HybridFusion
 from models.layers import State, enough_rows
-from models.linear_state import LinearState, LinearStateConfig
-from models.lstm import SeqLSTM, SeqLSTMConfig
+from models.linear_state import LinearState
+from models.lstm import SeqLSTM
 from models.ring import TextModality, empty_ring, push_texts, turn_ring
-from models.text import TextConfig, Tokenizer
-from models.vae import MultimodalVAE, VAEConfig
-
-SENSORS, TEXT = "sensors", "text"
-
-
-def _with_kind(described: Any) -> Any:
-    """Until there was a choice, a sensor encoder's description did not have to say that it is an LSTM."""
-    return {"kind": "seq_lstm"} | described if isinstance(described, dict) else described
-
-
-SensorConfig = Annotated[
-    Annotated[
-        SeqLSTMConfig | CausalCNNConfig | RingAttentionConfig | LinearStateConfig,
-        Field(discriminator="kind"),
-    ],
-    BeforeValidator(_with_kind),
-]
-"""Which sensor encoder, by its `kind`, and its shape; without a `kind` a SeqLSTM (docs/models.md)."""
+from models.tokenizer import Tokenizer
+from models.vae import MultimodalVAE
 
 SensorNetwork = SeqLSTM | CausalCNN | RingAttention | LinearState
 
@@ -64,13 +49,6 @@ def build_sensors(config: SensorConfig, *, variables: int, classes: int) -> Sens
             return RingAttention(config, variables=variables, classes=classes)
         case LinearStateConfig():
             return LinearState(config, variables=variables, classes=classes)
-
-
-FusionChoice = Annotated[
-    FusionConfig | EarlyConfig | HybridConfig | DeepConfig | AdaptiveConfig | VAEConfig | ChannelsConfig,
-    Field(discriminator="kind"),
-]
-"""Which fusion, by its `kind`, and its shape (docs/models.md)."""
 
 
 def build_fusion(config: FusionChoice, *, sizes: Sequence[int], classes: int) -> LateFusion | LearnedFusion:
@@ -94,23 +72,6 @@ def build_fusion(config: FusionChoice, *, sizes: Sequence[int], classes: int) ->
         case ChannelsConfig():
             network = ChannelsFusion(config, sizes=sizes, classes=classes)
     return LearnedFusion(config, network, modalities=modalities, classes=classes)
-
-
-class DiagnoserConfig(BaseModel):
-    """Everything needed to build the network again, apart from vocabulary and weights."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    variables: int = Field(ge=1)
-    classes: int = Field(ge=2)
-    sensors: SensorConfig = SeqLSTMConfig()
-    text: TextConfig | None = TextConfig()
-    """None for machine types without texts."""
-    fusion: FusionChoice = FusionConfig()
-    clip: float = Field(default=10.0, gt=0)
-    """Readings further than this many standard deviations from the normal state enter the network at this distance."""
-    text_ttl_frames: int = Field(default=60, ge=1)
-    """Age at which a text is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from models.baselines import BaselineConfig, BaselineKind, FrameRows, Topics, baseline_scores, build_baseline
 from models.calibration import Evidence
+from models.configs.fusion import RULES
 from models.dataset import hold_frames
 from models.diagnoser import Diagnoser
 from models.evaluate import Column, Done, Need, Results, above_seed, folder_of_seed, read_description
@@ -35,8 +36,9 @@ from models.evaluate_late_fusion import (
 )
 from models.evaluate_robustness import RobustnessExperiment
 from models.evaluate_simulation import run_values, simulated_table
-from models.fusion import RULES, LearnedFusion
+from models.fusion import LearnedFusion
 from models.model_file import SUFFIX, read_model
+from models.network_file import build_network
 from models.optimise import OnProgress, Progress, Record
 from models.partition import cluster, partition_scores
 from models.report import draw_confusion, draw_epochs, draw_roc, require_matplotlib
@@ -353,7 +355,7 @@ def model_clusters(config: TrainConfig, model: Path, part: str) -> Scores:
     """Partition scores of k-means on what a trained model's fusion classified (or, for a late fusion, on its answers),
     on the labelled frames of a part."""
     machine_type, split, _, fixed = prepare(config)
-    network = read_model(model).network
+    network = build_network(read_model(model))
     evidence = evidence_of(network, getattr(split, part), fixed[part], hold_frames(machine_type))
     evidence = evidence.take((evidence.labels >= 0) & evidence.present.any(dim=0).numpy())
     return partition_scores(

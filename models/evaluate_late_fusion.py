@@ -19,15 +19,18 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from models.calibration import Evidence, choose_rule, fit_fusion
+from models.configs.fusion import RULES, Rule
+from models.configs.sensors import SeqLSTMConfig
+from models.configs.text import TextConfig
 from models.dataset import Run, Scaling
 from models.evaluate_simulation import SimulationConfig
-from models.fusion import RULES, Rule
-from models.lstm import SeqLSTM, SeqLSTMConfig
+from models.lstm import SeqLSTM
 from models.optimise import OnProgress, Record, Stage, StageConfig, run_stage
 from models.partition import partition_scores
 from models.scoring import Scores, label_scores
 from models.stages import misspelt
-from models.text import TextConfig, TextEncoder, Tokenizer, normalised
+from models.text import TextEncoder
+from models.tokenizer import Tokenizer, normalised
 from pipeline.errors import DataError
 from pipeline.frames import Floats, Ints
 

@@ -14,13 +14,15 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from models.calibration import Evidence
+from models.configs.diagnoser import SENSORS
 from models.corruptions import EIGHT, CorruptionConfig, CorruptionName, Corruptor
 from models.dataset import UNLABELLED, PlacedText, Run, RunSplit, Scaling, hold_frames
-from models.diagnoser import SENSORS, Diagnoser
+from models.diagnoser import Diagnoser
 from models.evaluate import Column, Done, Need, Results, above_seed, folder_of_seed, interval
 from models.events import TextPool
 from models.fusion import LearnedFusion
 from models.model_file import SUFFIX, Essence, Model, read_model
+from models.network_file import build_network
 from models.optimise import Progress
 from models.report import Curve, draw_levels, require_matplotlib
 from models.scoring import NO_EVIDENCE, Scores, stream_scores
@@ -128,8 +130,8 @@ class RobustnessExperiment(BaseModel):
             for name, by_row in rows.items():
                 for row, scores in self._summed(measured["clean"], measured[name]).items():
                     by_row[row].append(scores)
-            for row, model in trial.models.items():
-                hashes[row].append(model.header.hash)
+            for row, digest in trial.hashes.items():
+                hashes[row].append(digest)
             runs.append(len(trial.runs))
         pictures = [out / f"robustness_{metric}.png" for metric in METRICS]
         for (metric, measure), path in zip(METRICS.items(), pictures, strict=True):
@@ -144,19 +146,22 @@ class RobustnessExperiment(BaseModel):
         if unknown := sorted(set(self.unscored_faults) - set(machine_type.faults)):
             raise DataError(f"{self.title}: unscored_faults names {unknown[0]!r}, which is no fault of the profile")
         name = f"{config.name or machine_type.name}{SUFFIX}"
-        models: dict[str, Model] = {}
+        networks: dict[str, Diagnoser] = {}
+        hashes: dict[str, str] = {}
         for row, described in self.rows.items():
             folder = folder_of_seed(described.model, seed)
-            models[row] = _model_of(folder / name, machine_type, config, split)
-            if described.system not in systems_of(models[row].network):
+            model = _model_of(folder / name, machine_type, config, split)
+            networks[row], hashes[row] = build_network(model), model.header.hash
+            if described.system not in systems_of(networks[row]):
                 raise DataError(f"{self.title}: the model of row {row!r} has no system {described.system!r}")
         members = getattr(split, self.part)
         if not members:
             raise DataError(f"{self.title}: the split of {self.train} has no {self.part} part")
         chosen = spread(members, self.runs, seed=seed)
         return _Trial(
-            models,
-            {row: _encoders(model.network) for row, model in models.items()},
+            networks,
+            hashes,
+            {row: _encoders(network) for row, network in networks.items()},
             machine_type,
             tuple(members[at] for at in chosen),
             tuple(fixed[self.part][at] for at in chosen),
@@ -199,7 +204,7 @@ class RobustnessExperiment(BaseModel):
         told: dict[str, Evidence] = {}
         scored = {}
         for row, described in self.rows.items():
-            network, encoders = trial.models[row].network, trial.encoders[row]
+            network, encoders = trial.networks[row], trial.encoders[row]
             if encoders not in told:
                 told[encoders] = evidence_of(network, runs, texts, hold_limit)
             evidence = told[encoders]
@@ -263,7 +268,7 @@ class RobustnessExperiment(BaseModel):
         described = self.model_dump_json(include={"levels", "settings", "unscored_faults"})
         digest = hashlib.sha256(described.encode())
         for row, of in self.rows.items():
-            digest.update(f"{row} {of.system} {trial.models[row].header.hash}".encode())
+            digest.update(f"{row} {of.system} {trial.hashes[row]}".encode())
         digest.update(trial.scaling.std.tobytes())
         if trial.pool is not None:
             digest.update("\n".join(trial.pool.texts).encode() + trial.pool.classes.tobytes())
@@ -276,8 +281,10 @@ class RobustnessExperiment(BaseModel):
 class _Trial:
     """What is tried with one seed."""
 
-    models: dict[str, Model]
+    networks: dict[str, Diagnoser]
     """By row."""
+    hashes: dict[str, str]
+    """By row, of the model file."""
     encoders: dict[str, str]
     """By row, what its evidence depends on besides the runs."""
     machine_type: MachineType

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.dataset import UNLABELLED, PlacedText, Run, check_disjoint, class_runs, need_columns, read_table
-from models.text import normalised
+from models.tokenizer import normalised
 from pipeline.errors import DataError
 from pipeline.frames import Bools, Ints
 

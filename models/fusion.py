@@ -4,48 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-Rule = Literal["accuracy", "uniform", "per_class", "product", "stacked"]
-FusionInputs = Literal["features", "answers", "both"]
-RULES: tuple[Rule, ...] = ("accuracy", "uniform", "per_class", "product", "stacked")
+from models.configs.fusion import LEAST_TOLD, FusionConfig, LearnedFusionConfig
 
 _TINY = 1e-12
 """Keeps logarithms finite; in float32 far below anything that changes a decision."""
-
-
-LEAST_TOLD = 1e-5
-"""Probabilities below this are all the same to a fusion network."""
-
-
-class FusionConfig(BaseModel):
-    """Which rule mixes the modalities."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["late"] = "late"
-    rule: Rule = "accuracy"
-
-
-class LearnedFusionConfig(BaseModel):
-    """What all fusions that classify the encoders' features have in common."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    rule: Rule = "accuracy"
-    """Rule of the late fusion that is kept beside the network, for comparison and for `hybrid`; chosen by training."""
-    inputs: FusionInputs = "features"
-    """What the network is told of each modality: its encoder's features, the log-probabilities of its own calibrated
-    answer, or both. Answers say less, and carry over better to data that the encoders have not seen."""
-    modality_dropout: float = Field(default=0.3, ge=0, lt=1)
-    """Share of the modalities that training takes away from a frame, but never all of them."""
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the encoders' features that training sets to zero."""
 
 
 class Fused(NamedTuple):

@@ -3,44 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from models.fusion import FusionNetwork, Inputs, LearnedFusionConfig, Mixed, shares
+from models.configs.fusion import ChannelsConfig, DeepConfig, HybridConfig
+from models.fusion import FusionNetwork, Inputs, Mixed, shares
 from models.layers import mlp
-
-
-class EarlyConfig(LearnedFusionConfig):
-    """Shape of an early fusion."""
-
-    kind: Literal["early"] = "early"
-    hidden: tuple[int, ...] = (256, 128)
-
-
-class HybridConfig(LearnedFusionConfig):
-    """Shape of a hybrid fusion: that of its early part."""
-
-    kind: Literal["hybrid"] = "hybrid"
-    hidden: tuple[int, ...] = (256, 128)
-
-
-class DeepConfig(LearnedFusionConfig):
-    """Shape of a deep fusion."""
-
-    kind: Literal["deep"] = "deep"
-    tower: tuple[int, int] = (128, 64)
-    """The two layers that each modality has for itself."""
-    trunk: int = 128
-    """Width of the first of the two layers that they share."""
-
-
-class ChannelsConfig(LearnedFusionConfig):
-    """Shape of the multi-channel model's merge; its encoders are `causal_cnn` and the text LSTM."""
-
-    kind: Literal["channels"] = "channels"
-    hidden: int = 128
 
 
 class EarlyFusion(FusionNetwork):

@@ -3,44 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from models.configs.sensors import LinearStateConfig
 from models.layers import State, mlp
-
-Frames = Annotated[float, Field(gt=0)]
 
 _BLOCK = 8
 """Frames that `advance` works on at once; its cost a frame grows with the block, its number of operations falls."""
-
-
-class LinearStateConfig(BaseModel):
-    """Shape of a LinearState."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["linear_state"] = "linear_state"
-    size: int = Field(default=64, ge=1)
-    """d, the width of the network."""
-    heads: int = Field(default=4, ge=1)
-    layers: int = Field(default=2, ge=1)
-    horizons: tuple[Frames, Frames] = (4.0, 256.0)
-    """Time constants, in frames, of a head's fastest and slowest row before training; the others lie between."""
-    head: tuple[int, ...] = (64, 48, 32)
-    """Widths of the dense layers behind the last block, not of the attention's heads."""
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    mask_inputs: bool = True
-    """Append each variable's observed bit to the input."""
-
-    @model_validator(mode="after")
-    def _heads_divide_size(self) -> LinearStateConfig:
-        if self.size % self.heads:
-            raise ValueError(f"size {self.size} cannot be shared out among {self.heads} heads; make it a multiple")
-        return self
 
 
 class LinearState(nn.Module):

@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from models.configs.sensors import SeqLSTMConfig
 from models.layers import State, lstm_step, mlp
-
-Frames = Annotated[float, Field(gt=0)]
 
 _BLOCK_FRAMES = 128
 """Running means of so many frames are computed at once; the cost of each frame grows with it."""
-
-
-class SeqLSTMConfig(BaseModel):
-    """Shape of a SeqLSTM; the defaults are the paper's 52-40-25 network."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["seq_lstm"] = "seq_lstm"
-    hidden: tuple[int, ...] = Field(default=(52, 40, 25), min_length=1)
-    head: tuple[int, ...] = (64, 48, 32)
-    dropout: float = Field(default=0.2, ge=0, lt=1)
-    mask_inputs: bool = True
-    """Append each variable's observed bit to the input; False gives the paper's plain columns."""
-    trends: tuple[Frames, ...] = ()
-    """Time constants, in frames, of running means; the input gains each reading's distance from its mean."""
-    spreads: tuple[Frames, ...] = ()
-    """Time constants, in frames, of running mean absolute frame-to-frame changes, which the input gains as well."""
 
 
 class SeqLSTM(nn.Module):

@@ -7,27 +7,28 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
+from safetensors.numpy import save
 
-from models.backends import BackendChoice, choose_runner
-from models.diagnoser import Diagnoser, DiagnoserConfig
-from models.text import Tokenizer
+from models.configs.diagnoser import DiagnoserConfig
+from models.tokenizer import Tokenizer
 from pipeline.errors import ModelFileError
-from pipeline.frames import StepRunner
 from pipeline.profile import MachineType
 
 SUFFIX = ".faultline"
 FORMAT = 1
 _KEY = "faultline"
 
+_DTYPES: Final = {"F32": np.float32, "F16": np.float16}
+"""What weights are stored as, in the words of safetensors."""
+
 Storage = Literal["float32", "float16"]
+Weights = NDArray[np.float32] | NDArray[np.float16]
 
 
 class Essence(BaseModel):
@@ -88,139 +89,145 @@ class Header(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A network with what its file says about it."""
+    """What a model file holds, whatever runs it."""
 
-    network: Diagnoser
+    path: Path
     header: Header
+    tensors: Mapping[str, Weights]
+    """Weights by name, as they are stored."""
+    tokenizer: Tokenizer | None
+    """None without the text modality."""
 
 
-def save_model(
+def write_model(
     path: Path,
-    network: Diagnoser,
+    tensors: Mapping[str, Weights],
+    network: DiagnoserConfig,
+    vocabulary: tuple[str, ...] | None,
     machine_type: MachineType,
     *,
     name: str,
     training: Mapping[str, Any],
-    storage: Storage = "float32",
 ) -> str:
-    """Write a model file in one piece and return the model's hash.
-
-    `float16` halves the weight matrices; scaling and fitted fusion numbers keep their precision. The network itself
-    is not rounded: to score what was saved, load it.
-    """
-    tensors = {key: _stored(key, value, storage) for key, value in network.state_dict().items()}
-    vocabulary = network.text.tokenizer.vocabulary if network.text is not None else None
+    """Write a model file in one piece and return the model's hash."""
     essence = Essence.of(machine_type)
     header = Header(
         format=FORMAT,
         name=name,
         machine_type=machine_type.name,
         essence=essence,
-        network=network.config,
+        network=network,
         vocabulary=vocabulary,
-        hash=_content_hash(essence, network.config, vocabulary, tensors),
+        hash=_content_hash(essence, network, vocabulary, tensors),
         training=dict(training),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".part")
-    beside.write_bytes(save(tensors, metadata={_KEY: header.model_dump_json()}))
+    beside.write_bytes(save(dict(tensors), metadata={_KEY: header.model_dump_json()}))
     beside.replace(path)
     return header.hash
 
 
-def load_model(path: Path | str, machine_type: MachineType, backend: BackendChoice = "auto") -> StepRunner:
-    """A runner for this machine type; raises ModelFileError if file and profile do not fit together.
-
-    The profile's text lifetime is used, not the one of the training.
-    """
-    model = read_model(Path(path))
-    header, expected = model.header, Essence.of(machine_type)
-    if header.essence.digest != expected.digest:
-        what = "; ".join(header.essence.differences(expected)) or "the way profiles are hashed"
-        raise ModelFileError(
-            f"model {path} was trained for machine type {header.machine_type} and does not fit {machine_type.name}: "
-            f"the profile differs in {what}; use the profile of the training, or train a model for this one"
-        )
-    config = model.network.config.model_copy(update={"text_ttl_frames": machine_type.text_ttl_frames})
-    network = Diagnoser(config, model.network.text.tokenizer if model.network.text is not None else None)
-    network.load_state_dict(model.network.state_dict())
-    return choose_runner(network, name=header.name, digest=header.hash, classes=header.essence.faults, backend=backend)
-
-
 def read_model(path: Path) -> Model:
-    """A model file as network and header, whatever profile it was made for; raises ModelFileError."""
+    """A model file, whatever profile it was made for; raises ModelFileError.
+
+    Whether it has the weights that its network needs, and of what shape, is for the builder of the network to check.
+    """
     if not path.is_file():
         raise ModelFileError(f"there is no model file {path}; train one, or name another")
     try:
-        with safe_open(path, framework="pt") as opened:
+        with safe_open(path, framework="np") as opened:
             metadata = opened.metadata() or {}
             keys: list[str] = opened.keys()
-            tensors = {key: opened.get_tensor(key) for key in keys}
+            dtypes = {key: str(opened.get_slice(key).get_dtype()) for key in keys}
+            tensors: dict[str, Weights] = {key: opened.get_tensor(key) for key in keys if dtypes[key] in _DTYPES}
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelFileError(f"{path} is no model file, or was cut short ({error}); copy or train it again") from error
     if _KEY not in metadata:
         raise ModelFileError(f"{path} is a safetensors file but not of Faultline; name a file made by training")
+    header = _header(path, metadata[_KEY])
+    for key, dtype in sorted(dtypes.items()):
+        if dtype not in _DTYPES:
+            raise ModelFileError(
+                f"weight {key} of model file {path} is stored as {dtype}, this release reads {' and '.join(_DTYPES)}; "
+                "convert it, or train it again"
+            )
+    if _content_hash(header.essence, header.network, header.vocabulary, tensors) != header.hash:
+        raise ModelFileError(f"model file {path} is damaged: its content does not match its hash; copy it again")
+    text = header.network.text
+    if (text is None) != (header.vocabulary is None):
+        raise ModelFileError(
+            f"model file {path} has a vocabulary without a text modality, or the reverse; train it again"
+        )
+    tokenizer = Tokenizer(header.vocabulary, text) if text is not None and header.vocabulary is not None else None
+    return Model(path, header, tensors, tokenizer)
+
+
+def require_profile(model: Model, machine_type: MachineType) -> None:
+    """Raise ModelFileError if the model was trained for a machine type that differs from this one."""
+    header, expected = model.header, Essence.of(machine_type)
+    if header.essence.digest != expected.digest:
+        what = "; ".join(header.essence.differences(expected)) or "the way profiles are hashed"
+        raise ModelFileError(
+            f"model {model.path} was trained for machine type {header.machine_type} and does not fit "
+            f"{machine_type.name}: the profile differs in {what}; use the profile of the training, or train a model "
+            "for this one"
+        )
+
+
+def require_weights(model: Model, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ModelFileError unless the model has exactly the weights of these names and shapes."""
+    for key in sorted(expected.keys() | model.tensors.keys()):
+        if key not in model.tensors:
+            raise lacking_weight(model.path, key)
+        if key not in expected:
+            raise surplus_weight(model.path, key)
+        if model.tensors[key].shape != expected[key]:
+            raise misshapen_weight(model.path, key, model.tensors[key].shape, expected[key])
+
+
+def lacking_weight(path: Path, key: str) -> ModelFileError:
+    """What to raise where a network needs a weight that its file lacks."""
+    return ModelFileError(f"model file {path} lacks weight {key}; train it again")
+
+
+def surplus_weight(path: Path, key: str) -> ModelFileError:
+    """What to raise where a file has a weight that its network has no place for."""
+    return ModelFileError(f"model file {path} has a surplus weight {key}; train it again")
+
+
+def misshapen_weight(path: Path, key: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> ModelFileError:
+    """What to raise where a weight has another shape than its network needs."""
+    return ModelFileError(f"weight {key} of model file {path} has shape {shape} instead of {expected}; train it again")
+
+
+def _header(path: Path, text: str) -> Header:
     try:
-        data = json.loads(metadata[_KEY])
+        data = json.loads(text)
     except ValueError as error:
         raise ModelFileError(f"the header of model file {path} is not JSON ({error}); train it again") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        found = data.get("format") if isinstance(data, dict) else None
-        raise ModelFileError(f"model file {path} has format {found}, this release reads {FORMAT}; train it again")
+        stated = data.get("format") if isinstance(data, dict) else None
+        raise ModelFileError(f"model file {path} has format {stated}, this release reads {FORMAT}; train it again")
     try:
-        header = Header.model_validate_json(metadata[_KEY])
+        return Header.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise ModelFileError(f"the header of model file {path} is broken at {field}: {first['msg']}") from error
-    return Model(_built(path, header, tensors), header)
-
-
-def _built(path: Path, header: Header, tensors: dict[str, Tensor]) -> Diagnoser:
-    config = header.network
-    if (config.text is None) != (header.vocabulary is None):
-        raise ModelFileError(
-            f"model file {path} has a vocabulary without a text modality, or the reverse; train it again"
-        )
-    tokenizer = Tokenizer(header.vocabulary, config.text) if config.text and header.vocabulary is not None else None
-    network = Diagnoser(config, tokenizer)
-    expected = network.state_dict()
-    for key in sorted(expected.keys() | tensors.keys()):
-        if key not in tensors or key not in expected:
-            raise ModelFileError(f"model file {path} {'lacks' if key in expected else 'has a surplus'} weight {key}")
-        if tensors[key].shape != expected[key].shape:
-            shapes = f"{tuple(tensors[key].shape)} instead of {tuple(expected[key].shape)}"
-            raise ModelFileError(f"weight {key} of model file {path} has shape {shapes}; train it again")
-    if _content_hash(header.essence, config, header.vocabulary, tensors) != header.hash:
-        raise ModelFileError(f"model file {path} is damaged: its content does not match its hash; copy it again")
-    network.load_state_dict({key: tensor.to(expected[key].dtype) for key, tensor in tensors.items()})
-    return network.eval()
-
-
-def round_weights(network: Diagnoser, storage: Storage) -> None:
-    """Round the network's weights to what `save_model` would store, so that it answers as its file will."""
-    with torch.no_grad():
-        for key, value in network.state_dict().items():
-            value.copy_(_stored(key, value, storage))
-
-
-def _stored(key: str, tensor: Tensor, storage: Storage) -> Tensor:
-    fitted = key.startswith("fusion.") and not key.startswith("fusion.network.")
-    halved = storage == "float16" and tensor.ndim >= 2 and not fitted
-    return tensor.detach().to("cpu", torch.float16 if halved else torch.float32).contiguous()
 
 
 def _content_hash(
     essence: Essence,
     config: DiagnoserConfig,
     vocabulary: tuple[str, ...] | None,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Weights],
 ) -> str:
     """SHA-256 over everything that shapes an answer; neither name nor training record counts."""
     described = [FORMAT, essence.digest, config.model_dump(mode="json"), vocabulary]
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for key in sorted(tensors):
-        array: np.ndarray[Any, Any] = tensors[key].numpy()
+        array = tensors[key]
         digest.update(f"{key} {array.dtype} {array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

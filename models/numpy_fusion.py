@@ -7,8 +7,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from models.configs.fusion import LEAST_TOLD
 from models.diagnoser import Diagnoser
-from models.fusion import LEAST_TOLD, LateFusion, LearnedFusion
+from models.fusion import LateFusion, LearnedFusion
 from models.numpy_mixing import Told, known, mixer
 from models.numpy_parts import Filling, Read, Sensed, array, softmax, turned
 from pipeline.frames import Bools, Floats, Ints, StepResult

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.adaptive import ATTENDING, AdaptiveFusion
+from models.adaptive import AdaptiveFusion
+from models.configs.fusion import ATTENDING, NARROWEST, WIDEST
 from models.fusion import FusionNetwork
 from models.joint import ChannelsFusion, DeepFusion, EarlyFusion, HybridFusion
 from models.numpy_parts import Dense, Filling, array, normalise
-from models.vae import NARROWEST, WIDEST, MultimodalVAE
+from models.vae import MultimodalVAE
 from pipeline.frames import Bools, Floats
 
 _ZERO = np.zeros((), np.float32)

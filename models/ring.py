@@ -5,14 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from models.configs.text import AGE_FEATURES, AGE_SCALES, EMPTY, TextConfig
 from models.layers import State, mlp
-from models.text import TextConfig, TextEncoder, Tokenizer
-
-EMPTY = -1.0
-"""Age of an empty place in the ring."""
-
-_AGE_SCALES = (5.0, 20.0, 60.0)
-_AGE_FEATURES = 1 + len(_AGE_SCALES)
+from models.text import TextEncoder
+from models.tokenizer import Tokenizer
 
 
 def empty_ring(batch: int, config: TextConfig, like: Tensor) -> State:
@@ -79,9 +75,9 @@ class TextModality(nn.Module):
         self.encoder = TextEncoder(config, words=len(tokenizer))
         self.score = nn.Linear(size, 1)
         self.log_tau = nn.Parameter(torch.tensor(20.0).log())
-        self.value = nn.Linear(size + _AGE_FEATURES, size)
+        self.value = nn.Linear(size + AGE_FEATURES, size)
         self.dropout = nn.Dropout(config.dropout)
-        self.feature_size = size + 2 * _AGE_FEATURES
+        self.feature_size = size + 2 * AGE_FEATURES
         self.head = mlp(self.feature_size, config.head, classes)
 
     def encode(self, texts: list[str]) -> Tensor:
@@ -119,4 +115,4 @@ class TextModality(nn.Module):
 
     @staticmethod
     def _age_features(age: Tensor) -> Tensor:
-        return torch.stack([age.log1p() / 4, *(torch.exp(-age / scale) for scale in _AGE_SCALES)], dim=-1)
+        return torch.stack([age.log1p() / 4, *(torch.exp(-age / scale) for scale in AGE_SCALES)], dim=-1)

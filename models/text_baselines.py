@@ -9,7 +9,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.svm import LinearSVC
 
-from models.text import normalised
+from models.tokenizer import normalised
 from pipeline.frames import Floats, Ints
 
 

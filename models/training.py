@@ -19,12 +19,14 @@ from torch import Tensor
 
 from models.calibration import Evidence, balance_prior, calibrate_network, choose_rule
 from models.caution import calm_folds, choose_cautious, favour_normal
+from models.configs.diagnoser import DiagnoserConfig
 from models.dataset import PlacedText, Run, RunSplit, Scaling, hold_frames, read_runs, split_runs
-from models.diagnoser import Diagnoser, DiagnoserConfig
+from models.diagnoser import Diagnoser
 from models.events import PoolSplit, dealt, pool_of_runs, read_pool, run_events
 from models.fusion import LearnedFusion
 from models.fusion_stage import FusionStage, JointStage
-from models.model_file import SUFFIX, Essence, read_model, round_weights, save_model
+from models.model_file import SUFFIX, Essence, read_model
+from models.network_file import build_network, round_weights, save_model
 from models.optimise import OnProgress, Progress, Record, Stage, StageConfig, run_stage
 from models.recorded import runs_from_records
 from models.report import require_matplotlib
@@ -38,7 +40,7 @@ from models.stages import (
     evidence_of,
     settled,
 )
-from models.text import Tokenizer, normalised
+from models.tokenizer import Tokenizer, normalised
 from models.training_config import TrainConfig
 from models.training_scores import draw_all, part_scores, write_scores
 from pipeline.errors import DataError
@@ -379,10 +381,10 @@ def _with_encoders(
             f"the encoders of {path} come from another split ({name} is {header.training.get(name)} there and "
             f"{mine[name]} here), so they may have seen what is held out; use the seed and the data of their training"
         )
-    described = model.network.config.model_copy(update={"fusion": config.fusion})
-    tokenizer = model.network.text.tokenizer if model.network.text is not None else None
-    network = _seeded(described, tokenizer, config.seed)
-    taken = {key: value for key, value in model.network.state_dict().items() if not key.startswith("fusion.")}
+    described = header.network.model_copy(update={"fusion": config.fusion})
+    network = _seeded(described, model.tokenizer, config.seed)
+    trained = build_network(model).state_dict()
+    taken = {key: value for key, value in trained.items() if not key.startswith("fusion.")}
     network.load_state_dict(network.state_dict() | taken)
     if caution := header.training.get("caution"):
         shifts = [[caution[modality][fault] for fault in machine_type.faults] for modality in network.modalities]

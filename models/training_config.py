@@ -11,15 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from models.augment import AugmentConfig
 from models.calibration import RuleChoice
+from models.configs.fusion import FusionChoice, FusionConfig
+from models.configs.sensors import SensorConfig, SeqLSTMConfig
+from models.configs.text import TextConfig
 from models.dataset import RunFiles
-from models.diagnoser import FusionChoice, SensorConfig
 from models.events import EventDrawConfig
-from models.fusion import FusionConfig
-from models.lstm import SeqLSTMConfig
 from models.model_file import Storage
 from models.optimise import StageConfig
 from models.stages import ClassWeights, Recovery
-from models.text import TextConfig
 from pipeline.errors import DataError
 
 

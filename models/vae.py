@@ -4,37 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models.fusion import FusionNetwork, Inputs, LearnedFusionConfig, Mixed, shares
+from models.configs.fusion import NARROWEST, WIDEST, VAEConfig
+from models.fusion import FusionNetwork, Inputs, Mixed, shares
 from models.layers import mlp
-
-NARROWEST, WIDEST = -8.0, 8.0
-"""Bounds of every log-variance, so that no precision overflows."""
-
-
-class VAEConfig(LearnedFusionConfig):
-    """Shape and training of a multimodal variational autoencoder."""
-
-    kind: Literal["vae"] = "vae"
-    modality_dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Not needed: training goes through every single modality anyway."""
-    size: int = Field(default=32, ge=1)
-    """Dimensions of z."""
-    hidden: tuple[int, ...] = (128,)
-    """Of each encoder and decoder."""
-    head: tuple[int, ...] = (64,)
-    beta: float = Field(default=0.1, ge=0)
-    """Weight of the divergence from the prior, once warm-up is over."""
-    warm_up_updates: int = Field(default=500, ge=1)
-    """Updates in which beta rises from 0."""
-    elbo: float = Field(default=0.05, ge=0)
-    """Weight of the negative ELBO beside the classifier's loss."""
 
 
 class Posterior(NamedTuple):

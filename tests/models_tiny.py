@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from models.diagnoser import Diagnoser, DiagnoserConfig
-from models.lstm import SeqLSTMConfig
+from models.configs.diagnoser import DiagnoserConfig
+from models.configs.sensors import SeqLSTMConfig
+from models.configs.text import TextConfig
+from models.diagnoser import Diagnoser
 from models.runner import TorchRunner
-from models.text import TextConfig, Tokenizer
+from models.tokenizer import Tokenizer
 from pipeline.frames import EventText, Frames
 from pipeline.profile import MachineType, parse_profile
 

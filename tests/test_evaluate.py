@@ -40,8 +40,9 @@ from models.evaluate_simulation import (
     simulated_table,
 )
 from models.model_file import read_model
+from models.network_file import build_network
 from models.scoring import NO_EVIDENCE, Scores
-from models.text import normalised
+from models.tokenizer import normalised
 from models.training import train
 from models.training_config import TrainConfig, load_train_config
 from pipeline.errors import DataError, FaultlineError, MissingExtraError
@@ -330,7 +331,7 @@ def test_trainings_are_compared_with_baselines(plant: Path, tmp_path: Path) -> N
         told = epoch["mutual_information"] + epoch["conditional_entropy"]
         assert told == pytest.approx(epoch["entropy"], abs=1e-9)
     encoders = [read_model(next((tmp_path / "out" / row / "seed-3").glob("*.faultline"))) for row in ("late", "hybrid")]
-    weights = [model.network.sensors.state_dict() for model in encoders]
+    weights = [build_network(model).sensors.state_dict() for model in encoders]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     path.write_text(yaml.safe_dump({**described, "rows": {"late": {"encoders": "$OUT/{seed}"}}}))
     with pytest.raises(DataError, match="holds 0 model files"):

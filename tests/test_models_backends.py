@@ -14,14 +14,16 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped, unus
 
 from agents.bench_models import ROWS, bench_models
 from models.backends import Trial, best, choose_runner
-from models.cnn import CausalCNNConfig
+from models.configs.diagnoser import DiagnoserConfig
+from models.configs.fusion import RULES, FusionChoice, FusionConfig, Rule
+from models.configs.sensors import CausalCNNConfig, SensorConfig, SeqLSTMConfig
+from models.configs.text import TextConfig
 from models.dataset import PlacedText
-from models.diagnoser import Diagnoser, DiagnoserConfig, FusionChoice, SensorConfig
-from models.fusion import RULES, FusionConfig, LateFusion, LearnedFusion, Rule
-from models.lstm import SeqLSTMConfig
+from models.diagnoser import Diagnoser
+from models.fusion import LateFusion, LearnedFusion
 from models.numpy_runner import NumpyRunner
 from models.runner import TorchRunner
-from models.text import TextConfig, Tokenizer
+from models.tokenizer import Tokenizer
 from pipeline.errors import SettingsError, StateError
 from pipeline.frames import Frames, StepResult, StepRunner
 from tests.models_tiny import CLASSES, TEXTS, VARIABLES, Stream, machine_type, network

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from models.calibration import Evidence, fit_fusion
 from models.caution import calm_folds, choose_cautious, doubting, fit_caution, fit_doubt
+from models.configs.fusion import RULES, FusionConfig, Rule
 from models.dataset import PlacedText, Run
 from models.events import EventDrawConfig, TextPool, dealt
-from models.fusion import RULES, FusionConfig, LateFusion, Rule
+from models.fusion import LateFusion
 from tests.models_tiny import network
 
 

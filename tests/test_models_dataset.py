@@ -27,7 +27,7 @@ from models.dataset import (
     split_runs,
 )
 from models.events import EventDrawConfig, PoolSplit, TextPool, draw_events, pool_of_runs, read_pool, run_events
-from models.text import normalised
+from models.tokenizer import normalised
 from pipeline.errors import DataError
 from pipeline.frames import Floats
 from tests.models_tiny import machine_type

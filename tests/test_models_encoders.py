@@ -13,14 +13,16 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, pad, scaled_dot_product_attention
 
-from models.attention import RingAttention, RingAttentionConfig
-from models.cnn import CausalCNN, CausalCNNConfig
+from models.attention import RingAttention
+from models.cnn import CausalCNN
+from models.configs.diagnoser import DiagnoserConfig
+from models.configs.sensors import CausalCNNConfig, LinearStateConfig, RingAttentionConfig, SensorConfig, SeqLSTMConfig
 from models.dataset import RunFiles
-from models.diagnoser import Diagnoser, DiagnoserConfig, SensorConfig, SensorNetwork, build_sensors
+from models.diagnoser import Diagnoser, SensorNetwork, build_sensors
 from models.layers import SensorEncoder, State
-from models.linear_state import LinearState, LinearStateConfig
-from models.lstm import SeqLSTMConfig
-from models.model_file import load_model, read_model
+from models.linear_state import LinearState
+from models.load import load_model
+from models.model_file import read_model
 from models.optimise import StageConfig
 from models.runner import TorchRunner
 from models.training import train

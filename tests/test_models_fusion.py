@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.calibration import Evidence, balance_prior, choose_rule, fit_fusion, fit_temperature
-from models.fusion import RULES, FusionConfig, LateFusion, Rule
+from models.configs.fusion import RULES, FusionConfig, Rule
+from models.fusion import LateFusion
 from models.stages import class_weights
 from pipeline.errors import DataError
 

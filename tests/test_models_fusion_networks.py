@@ -16,20 +16,34 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import tests.test_models_training as plant_of
-from models.adaptive import AdaptiveConfig, AdaptiveFusion, masked_softmax
+from models.adaptive import AdaptiveFusion, masked_softmax
+from models.configs.diagnoser import DiagnoserConfig
+from models.configs.fusion import (
+    AdaptiveConfig,
+    ChannelsConfig,
+    DeepConfig,
+    EarlyConfig,
+    FusionChoice,
+    FusionConfig,
+    HybridConfig,
+    VAEConfig,
+)
+from models.configs.sensors import SeqLSTMConfig
+from models.configs.text import TextConfig
 from models.dataset import PlacedText
-from models.diagnoser import Diagnoser, DiagnoserConfig, FusionChoice, Texts, build_fusion
-from models.fusion import Fused, FusionConfig, Inputs, LearnedFusion
+from models.diagnoser import Diagnoser, Texts, build_fusion
+from models.fusion import Fused, Inputs, LearnedFusion
 from models.fusion_stage import some_taken_away
-from models.joint import ChannelsConfig, DeepConfig, EarlyConfig, HybridConfig, HybridFusion
-from models.lstm import SeqLSTMConfig
-from models.model_file import load_model, read_model, round_weights, save_model
+from models.joint import HybridFusion
+from models.load import load_model
+from models.model_file import read_model
+from models.network_file import build_network, round_weights, save_model
 from models.optimise import OnProgress, Progress, StageConfig
 from models.runner import TorchRunner
-from models.text import TextConfig, Tokenizer
+from models.tokenizer import Tokenizer
 from models.training import TrainReport, prepare, train
 from models.training_config import load_train_config
-from models.vae import MultimodalVAE, VAEConfig
+from models.vae import MultimodalVAE
 from pipeline.errors import DataError
 from pipeline.frames import Frames, StepResult
 from tests.models_tiny import CLASSES, PROFILE, TEXTS, VARIABLES, Stream, machine_type
@@ -539,7 +553,7 @@ def test_a_model_file_keeps_the_fusion(kind: str, tmp_path: Path) -> None:
         for one, other in zip(columns(loaded.step(stream.round(t))), columns(mine.step(stream.round(t))), strict=True):
             np.testing.assert_array_equal(one, other)
     assert loaded.hash == digest != runner(EACH[kind]).hash
-    assert fusion.temperature == read_model(path).network.fusion.temperature
+    assert fusion.temperature == build_network(read_model(path)).fusion.temperature
 
 
 def test_the_hash_depends_on_the_fusions_settings(tmp_path: Path) -> None:
@@ -655,7 +669,7 @@ def test_fusion_and_encoders_can_be_trained_together(plant: Path, tmp_path: Path
     scores = made.scores["validation"]["all"]["all_faults"]
     assert scores["fusion"]["accuracy"] > 0.9
     assert scores["sensors"]["accuracy"] > 0.9
-    before, after = (read_model(report.model).network.state_dict() for report in (base, made))
+    before, after = (build_network(read_model(report.model)).state_dict() for report in (base, made))
     moved = {key for key, value in before.items() if key in after and not torch.equal(value, after[key])}
     assert {"sensors.layers.0.weight_ih_l0", "text.value.weight"} <= moved
     assert not any(key.startswith("text.encoder.") for key in moved)
@@ -693,7 +707,8 @@ def test_encoders_are_taken_over_without_their_caution(plant: Path, tmp_path: Pa
     assert max(read_model(cautious.model).header.training["caution"]["sensors"].values()) > 0
     again = train(plant_of.config(plant, tmp_path / "again", encoders=cautious.model, score_test=False, plots=True))
     assert {path.name for path in again.files} >= {"confusion_matrix.png", "roc.png"}
-    biases = [list(read_model(of.model).network.sensors.state_dict().items())[-1][1] for of in (base, cautious, again)]
+    sensors = [build_network(read_model(report.model)).sensors for report in (base, cautious, again)]
+    biases = [list(network.state_dict().items())[-1][1] for network in sensors]
     assert not torch.equal(biases[0], biases[1])
     torch.testing.assert_close(biases[0], biases[2])
 
@@ -740,7 +755,7 @@ def test_encoders_that_may_have_seen_what_is_held_out_are_refused(
     other = tmp_path / "other.faultline"
     save_model(
         other,
-        read_model(base.model).network,
+        build_network(read_model(base.model)),
         machine_type(PROFILE.replace("10s", "20s")),
         name="x",
         training={},

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.configs.sensors import SeqLSTMConfig
 from models.layers import State, lstm_step
-from models.lstm import SeqLSTM, SeqLSTMConfig
+from models.lstm import SeqLSTM
 from tests.models_tiny import CLASSES, VARIABLES
 
 PLAIN = SeqLSTMConfig(hidden=(12, 9, 7), head=(8,))

@@ -9,19 +9,22 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped, unused-ignore]
 
-from models.adaptive import AdaptiveConfig
-from models.attention import RingAttention, RingAttentionConfig
+from models.attention import RingAttention
 from models.backends import choose_runner
-from models.cnn import CausalCNNConfig
-from models.diagnoser import FusionChoice, SensorConfig
-from models.fusion import FusionConfig
-from models.joint import ChannelsConfig, DeepConfig, EarlyConfig, HybridConfig
-from models.linear_state import LinearStateConfig
-from models.lstm import SeqLSTMConfig
+from models.configs.fusion import (
+    AdaptiveConfig,
+    ChannelsConfig,
+    DeepConfig,
+    EarlyConfig,
+    FusionChoice,
+    FusionConfig,
+    HybridConfig,
+    VAEConfig,
+)
+from models.configs.sensors import CausalCNNConfig, LinearStateConfig, RingAttentionConfig, SensorConfig, SeqLSTMConfig
 from models.numpy_runner import NumpyRunner
 from models.onnx_runner import OnnxRunner, missing
 from models.runner import TorchRunner
-from models.vae import VAEConfig
 from tests.models_tiny import CLASSES, Stream
 from tests.test_models_backends import FACTS, LAW, crowd, distance, everything, fold, made, numbers, placed
 

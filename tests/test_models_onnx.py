@@ -9,12 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.attention import RingAttentionConfig
 from models.backends import choose_runner
-from models.cnn import CausalCNNConfig
-from models.diagnoser import SensorConfig
-from models.linear_state import LinearStateConfig
-from models.lstm import SeqLSTMConfig
+from models.configs.sensors import CausalCNNConfig, LinearStateConfig, RingAttentionConfig, SensorConfig, SeqLSTMConfig
 from models.onnx_runner import OnnxRunner, missing
 from models.runner import TorchRunner
 from pipeline.errors import MissingExtraError, SettingsError

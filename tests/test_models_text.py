@@ -9,11 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.configs.text import EMPTY, TextConfig
 from models.dataset import PlacedText
 from models.events import ring_plan
 from models.layers import State
-from models.ring import EMPTY, TextModality, empty_ring, push_texts, turn_ring
-from models.text import PAD, UNKNOWN, TextConfig, Tokenizer, normalised
+from models.ring import TextModality, empty_ring, push_texts, turn_ring
+from models.tokenizer import PAD, UNKNOWN, Tokenizer, normalised
 
 SMALL = TextConfig(embedding=6, hidden=5, head=(4,), ring=4, subword_buckets=64)
 TTL = 30

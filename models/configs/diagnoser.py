@@ -1,0 +1,31 @@
+"""Configuration of the whole network, and the names of its modalities."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.configs.fusion import FusionChoice, FusionConfig
+from models.configs.sensors import SensorConfig, SeqLSTMConfig
+from models.configs.text import TextConfig
+
+SENSORS: Final = "sensors"
+TEXT: Final = "text"
+
+
+class DiagnoserConfig(BaseModel):
+    """Everything needed to build the network again, apart from vocabulary and weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    variables: int = Field(ge=1)
+    classes: int = Field(ge=2)
+    sensors: SensorConfig = SeqLSTMConfig()
+    text: TextConfig | None = TextConfig()
+    """None for machine types without texts."""
+    fusion: FusionChoice = FusionConfig()
+    clip: float = Field(default=10.0, gt=0)
+    """Readings further than this many standard deviations from the normal state enter the network at this distance."""
+    text_ttl_frames: int = Field(default=60, ge=1)
+    """Age at which a text is forgotten."""

@@ -1,0 +1,36 @@
+"""Configuration of the text modality, and the constants of the event ring."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+EMPTY: Final = -1.0
+"""Age of an empty place in the event ring."""
+
+AGE_SCALES: Final = (5.0, 20.0, 60.0)
+"""Time constants, in frames, of the exponential features of a text's age; log(1 + age) / 4 comes before them."""
+
+AGE_FEATURES: Final = 1 + len(AGE_SCALES)
+
+
+class TextConfig(BaseModel):
+    """Shape of the text modality: tokenizer, encoder and the head over the event ring."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    embedding: int = Field(default=64, ge=1)
+    hidden: int = Field(default=80, ge=1)
+    """Size d of a text's vector."""
+    head: tuple[int, ...] = (64, 48, 32)
+    dropout: float = Field(default=0.4, ge=0, lt=1)
+    unknown_dropout: float = Field(default=0.3, ge=0, lt=1)
+    """Share of words that training replaces by the unknown word, so that new words do no harm."""
+    max_tokens: int = Field(default=24, ge=1)
+    ring: int = Field(default=8, ge=1)
+    """Texts E that a machine remembers."""
+    subword_buckets: int = Field(default=2**13, ge=0)
+    """Hash buckets of character n-grams; 0 turns them off."""
+    shortest_ngram: int = Field(default=3, ge=1)
+    longest_ngram: int = Field(default=5, ge=1)

@@ -1,0 +1,55 @@
+"""Networks to and from model files: weights rounded, saved, and read back into a Diagnoser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.diagnoser import Diagnoser
+from models.model_file import Model, Storage, require_weights, write_model
+from pipeline.profile import MachineType
+
+
+def save_model(
+    path: Path,
+    network: Diagnoser,
+    machine_type: MachineType,
+    *,
+    name: str,
+    training: Mapping[str, Any],
+    storage: Storage = "float32",
+) -> str:
+    """Write the network's model file and return the model's hash.
+
+    `float16` halves the weight matrices; scaling and fitted fusion numbers keep their precision. The network itself
+    is not rounded: to score what was saved, load it.
+    """
+    tensors = {key: _stored(key, value, storage).numpy() for key, value in network.state_dict().items()}
+    vocabulary = network.text.tokenizer.vocabulary if network.text is not None else None
+    return write_model(path, tensors, network.config, vocabulary, machine_type, name=name, training=training)
+
+
+def build_network(model: Model) -> Diagnoser:
+    """The network of a model file, in float32 and `eval` mode; raises ModelFileError if a weight does not fit."""
+    network = Diagnoser(model.header.network, model.tokenizer)
+    shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    require_weights(model, shapes)
+    network.load_state_dict({key: torch.from_numpy(weights).float() for key, weights in model.tensors.items()})
+    return network.eval()
+
+
+def round_weights(network: Diagnoser, storage: Storage) -> None:
+    """Round the network's weights to what `save_model` would store, so that it answers as its file will."""
+    with torch.no_grad():
+        for key, value in network.state_dict().items():
+            value.copy_(_stored(key, value, storage))
+
+
+def _stored(key: str, tensor: Tensor, storage: Storage) -> Tensor:
+    fitted = key.startswith("fusion.") and not key.startswith("fusion.network.")
+    halved = storage == "float16" and tensor.ndim >= 2 and not fitted
+    return tensor.detach().to("cpu", torch.float16 if halved else torch.float32).contiguous()

@@ -1,0 +1,83 @@
+"""The tokenizer of event texts: words with their ids, and hashed character n-grams (MODELS.md 2.2)."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from models.configs.text import TextConfig
+from pipeline.frames import Ints
+
+PAD, UNKNOWN = 0, 1
+_TOKEN = re.compile(r"[a-z0-9]+")
+_LONGEST_TOKEN = 32
+"""Longer tokens are cut: they are serial numbers or noise, and must not cost more than words."""
+
+
+def normalised(text: str) -> str:
+    """The text as the tokenizer sees it: lower-case words and numbers, one space apart."""
+    return " ".join(_TOKEN.findall(text.lower()))
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """N tokenised texts; W is the number of all their words together, S that of all n-grams."""
+
+    words: Ints  # (N, L) word ids, PAD beyond a text's end
+    lengths: Ints  # (N,)
+    ngrams: Ints  # (S,) buckets, word after word
+    offsets: Ints  # (W,) where each word's buckets start in `ngrams`
+
+
+class Tokenizer:
+    """Splits texts into words of `[a-z0-9]+` and knows each word's id and its n-gram buckets."""
+
+    def __init__(self, vocabulary: Sequence[str], config: TextConfig) -> None:
+        self.vocabulary = tuple(vocabulary)
+        self.config = config
+        self._ids = {word: at for at, word in enumerate(self.vocabulary, start=UNKNOWN + 1)}
+
+    @classmethod
+    def fit(cls, texts: Iterable[str], config: TextConfig) -> Self:
+        """With every word of the texts, in alphabetical order."""
+        return cls(sorted({word for text in texts for word in _TOKEN.findall(text.lower())}), config)
+
+    def __len__(self) -> int:
+        """Number of word ids, with those for padding and unknown words."""
+        return len(self.vocabulary) + UNKNOWN + 1
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        """Tokenise at least one text; a text without any word becomes one unknown word."""
+        cut = [self.split(text) for text in texts]
+        words = np.full((len(cut), max(map(len, cut))), PAD, np.int64)
+        ngrams: list[int] = []
+        offsets: list[int] = []
+        for row, tokens in enumerate(cut):
+            words[row, : len(tokens)] = [self._ids.get(token, UNKNOWN) for token in tokens]
+            for token in tokens:
+                offsets.append(len(ngrams))
+                ngrams += self.buckets(token)
+        lengths = np.array([len(tokens) for tokens in cut], np.int64)
+        return Tokens(words, lengths, np.array(ngrams, np.int64), np.array(offsets, np.int64))
+
+    def split(self, text: str) -> list[str]:
+        """The words that count, at least one."""
+        found = _TOKEN.findall(text.lower())[: self.config.max_tokens]
+        return [token[:_LONGEST_TOKEN] for token in found] or [""]
+
+    def buckets(self, token: str) -> list[int]:
+        """Bucket of each character n-gram of `<token>`; the angle brackets mark the ends of the word."""
+        config = self.config
+        if not config.subword_buckets:
+            return []
+        marked = f"<{token}>".encode()
+        return [
+            zlib.crc32(marked[start : start + size]) % config.subword_buckets
+            for size in range(config.shortest_ngram, config.longest_ngram + 1)
+            for start in range(len(marked) - size + 1)
+        ]
