@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from agents.bench_adaptive import bench_adaptive
-from models.backends import Backend, build_runner, choose_runner, use_threads
+from models.backends import Backend, build_runner, choose_runner
 from models.configs.diagnoser import DiagnoserConfig
 from models.configs.sensors import SeqLSTMConfig
 from models.diagnoser import Diagnoser
 from models.lstm import SeqLSTM
 from models.onnx_runner import missing
+from models.threads import limit_threads
 from pipeline.frames import Frames, StepRunner
 
 VARIABLES, CLASSES = 52, 21
@@ -87,7 +88,7 @@ def bench_models(
     rounds: int = 5, seed: int = 0, clock: Clock = time.perf_counter, *, adaptive_machines: int = 1024
 ) -> dict[str, Any]:
     """Medians over rounds in which all that is compared takes turns, on one core."""
-    use_threads(1)
+    limit_threads(1)
     network = paper_network(seed)
     facts: dict[str, Any] = {
         "name": "paper-lstm",

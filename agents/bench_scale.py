@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from models.backends import choose_runner, use_threads
+from models.backends import choose_runner
 from models.configs.diagnoser import DiagnoserConfig
 from models.configs.sensors import SeqLSTMConfig
 from models.diagnoser import Diagnoser
+from models.threads import limit_threads
 from pipeline import messages
 from pipeline.diagnoses import DiagnosisWriter
 from pipeline.engine import Engine
@@ -190,7 +191,7 @@ def bench_scale(
     *, readings: int = 200_000, rounds: int = 3, machines: int = 10_000, hours: float = 24.0, seed: int = 0, say: Say
 ) -> dict[str, Any]:
     """A day of many machines, watching memory; then taking them over; then costs at 100 and at many in turn."""
-    use_threads(1)
+    limit_threads(1)
     gc.collect()
     empty = resident_bytes()
     plant = Plant(machines, seed)

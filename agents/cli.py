@@ -24,6 +24,7 @@ from agents.cli_topics import dead_letters_app, verify
 from agents.live_view import LiveView
 from agents.shipped import demo_model, demo_recording
 from pipeline.errors import CertificateError, FaultlineError, SettingsError, TopicMismatchError
+from pipeline.extras import require_modules
 from pipeline.profile import PlantProfile, load_profile
 from pipeline.recording import count_records, read_recording
 from pipeline.settings import Settings, load_settings
@@ -92,8 +93,9 @@ def load_runners(settings: Settings, profile: PlantProfile, files: list[Path] | 
     """One model for each machine type; raises ModelFileError or SettingsError."""
     from models.load import load_model
     from models.model_file import read_model
+    from models.threads import limit_threads
 
-    _use_threads(settings)
+    limit_threads(settings.threads)
     if not files:
         files = [settings.model] if settings.model is not None else [demo_model()]
     if len(profile.machine_types) == 1 and len(files) == 1:
@@ -106,12 +108,6 @@ def load_runners(settings: Settings, profile: PlantProfile, files: list[Path] | 
     if missing := [name for name in wanted if name not in by_type]:
         raise SettingsError(f"no --model file is given for machine type {', '.join(missing)} of plant {profile.plant}")
     return {kind.name: load_model(by_type[kind.name], kind, settings.backend) for kind in profile.machine_types}
-
-
-def _use_threads(settings: Settings) -> None:
-    from models.backends import use_threads
-
-    use_threads(settings.threads)
 
 
 def partition_function(partitions: int) -> Any:
@@ -309,6 +305,8 @@ def stress(
     """Replay a recording under every kind and level of stress, and show what each costs."""
     from agents.stress_report import draw_stress, stress_report
 
+    if plot is not None:
+        require_modules("faultline stress --plot", "matplotlib")
     settings = load_settings(profile=profile)
     plant = load_profile(settings.profile)
     count_records(recording)
@@ -409,12 +407,13 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="go on where an interrupted training stopped")] = False,
 ) -> None:
     """Train a model and write its file, its scores and its plots."""
+    require_modules("faultline train", "torch")
+    from models.threads import limit_threads
     from models.training import rich_progress
     from models.training import train as run_training
     from models.training_config import load_train_config
 
-    settings = load_settings()
-    _use_threads(settings)
+    limit_threads(load_settings().threads)
     chosen = load_train_config(config, data=data, output=out, seed=seed, epochs=epochs, fusion=model)
     console = Console(stderr=True)
     with rich_progress(console) as progress:
@@ -430,6 +429,7 @@ def baseline(
     windows: Annotated[str, typer.Option("--windows", help="frames of the trailing windows")] = "10,60",
 ) -> None:
     """Score gradient boosting on window statistics on the split of a training, as one JSON object."""
+    require_modules("faultline baseline", "torch")
     from models.baselines import boosting_scores
     from models.training_config import load_train_config
 

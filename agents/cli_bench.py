@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from pipeline.extras import require_modules
+
 bench_app = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 
@@ -23,6 +25,7 @@ def bench_align_command(as_json: JsonOption = False, readings: int = 100_000, ro
 @bench_app.command("models")
 def bench_models_command(as_json: JsonOption = False, rounds: int = 5, seed: int = 0) -> None:
     """What a step of the model costs on each backend, beside running a whole window again."""
+    require_modules("faultline bench models", "torch")
     from agents.bench_models import bench_models
 
     _show(bench_models(rounds=rounds, seed=seed), as_json)
@@ -45,6 +48,7 @@ def bench_stream_command(
     ] = "torch",
 ) -> None:
     """Faultline beside Faust, Quix Streams, Bytewax and loops by hand, on a real broker (deploy/bench/README.md)."""
+    require_modules("faultline bench stream", "torch")
     from agents.bench_stream import bench_stream
 
     report = bench_stream(
@@ -66,6 +70,7 @@ def bench_scale_command(
     as_json: JsonOption = False, readings: int = 200_000, rounds: int = 3, machines: int = 10_000, hours: float = 24.0
 ) -> None:
     """What many machines cost: a reading's price, memory over a day of plant time, states and taking them over."""
+    require_modules("faultline bench scale", "torch")
     from agents.bench_scale import bench_scale
 
     _show(bench_scale(readings=readings, rounds=rounds, machines=machines, hours=hours, say=_say), as_json)

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, Time
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from pipeline.extras import require_modules
 from pipeline.settings import load_settings
 
 if TYPE_CHECKING:
@@ -33,9 +34,10 @@ def evaluate(
     check: Annotated[bool, typer.Option("--check", help="only say which data is there and which is lacking")] = False,
 ) -> None:
     """Reproduce tables of docs/results.md: mean and 95 % interval over seeds. Interrupted, it goes on where it was."""
-    from models.backends import use_threads
+    require_modules("faultline evaluate", "torch")
     from models.evaluate import lacking, require_data, write_results
     from models.evaluate_experiments import load_experiment
+    from models.threads import limit_threads
 
     # Training configurations name the folder in this way too, and the option says which one it is.
     os.environ["FAULTLINE_DATA"] = str(data.absolute())
@@ -54,7 +56,7 @@ def evaluate(
         raise typer.Exit(1 if any(lacking(experiment) for experiment, _ in experiments) else 0)
     for experiment, _ in experiments:
         require_data(experiment)
-    use_threads(load_settings().threads)
+    limit_threads(load_settings().threads)
     chosen = range(first_seed, first_seed + seeds)
     for experiment, folder in experiments:
         folder.mkdir(parents=True, exist_ok=True)

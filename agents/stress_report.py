@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from agents.replay import replay_in_memory
-from pipeline.errors import MissingExtraError
 from pipeline.frames import StepRunner
 from pipeline.profile import PlantProfile
 from pipeline.records import Record
@@ -63,12 +62,10 @@ def stress_report(
 
 
 def draw_stress(rows: Sequence[Row], path: Path) -> None:
-    """Accuracy against level, one line a kind of stress; raises MissingExtraError without matplotlib."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("plots need matplotlib: install faultline with the extra `plots`") from error
+    """Accuracy against level, one line a kind of stress; needs matplotlib."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

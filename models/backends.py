@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
-import torch
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped, unused-ignore]
 
 from models.diagnoser import Diagnoser
 from models.numpy_runner import NumpyRunner
@@ -35,16 +33,6 @@ does not change from start to start."""
 _PREFERRED: Final[tuple[Backend, ...]] = ("numpy", "torch", "onnx")
 _CHECKED_MACHINES, _CHECKED_ROUNDS = 12, 24
 _TIMED_ROWS, _TIMED_ROUNDS = (1, 12, 128), 5
-
-
-def use_threads(threads: int) -> None:
-    """Let torch and numpy's BLAS use so many threads, in this process and from now on.
-
-    Left alone, numpy's BLAS takes every core for each product. The products of a step are far too small for that:
-    where other programs keep the cores busy, a step then waits for its slowest thread and can take fifty times as long.
-    """
-    torch.set_num_threads(threads)
-    threadpool_limits(threads, user_api="blas")
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,12 +41,13 @@ from models.model_file import SUFFIX, read_model
 from models.network_file import build_network
 from models.optimise import OnProgress, Progress, Record
 from models.partition import cluster, partition_scores
-from models.report import draw_confusion, draw_epochs, draw_roc, require_matplotlib
+from models.report import draw_confusion, draw_epochs, draw_roc
 from models.scoring import Scores, label_scores
 from models.stages import evidence_of
 from models.training import prepare, train
 from models.training_config import TrainConfig, load_train_config
 from pipeline.errors import DataError
+from pipeline.extras import require_modules
 from pipeline.frames import Floats, Ints
 
 _EPOCH_SCORES = {"ari": "adjusted Rand index", "explained": "share of the class entropy explained"}
@@ -78,7 +79,7 @@ class LateFusionExperiment(BaseModel):
 
     def run(self, seeds: Sequence[int], out: Path, on_progress: Done) -> Results:
         """See `Experiment.run`."""
-        require_matplotlib()
+        require_modules("drawing plots", "matplotlib")
         settings = self.settings
         count = settings.simulation.runs
         table = simulated_table(
@@ -251,7 +252,7 @@ class TrainingsExperiment(BaseModel):
 
     def run(self, seeds: Sequence[int], out: Path, on_progress: Done) -> Results:
         """See `Experiment.run`."""
-        require_matplotlib()
+        require_modules("drawing plots", "matplotlib")
         rows: dict[str, list[Scores]] = {name: [] for name in self.rows}
         curves: dict[str, dict[str, list[list[float]]]] = {score: {} for score in _EPOCH_SCORES}
         for seed in seeds:

@@ -24,12 +24,13 @@ from models.fusion import LearnedFusion
 from models.model_file import SUFFIX, Essence, Model, read_model
 from models.network_file import build_network
 from models.optimise import Progress
-from models.report import Curve, draw_levels, require_matplotlib
+from models.report import Curve, draw_levels
 from models.scoring import NO_EVIDENCE, Scores, stream_scores
 from models.stages import evidence_of
 from models.training import prepare
 from models.training_config import TrainConfig, load_train_config
 from pipeline.errors import DataError
+from pipeline.extras import require_modules
 from pipeline.frames import Ints
 from pipeline.profile import MachineType
 
@@ -117,7 +118,7 @@ class RobustnessExperiment(BaseModel):
 
     def run(self, seeds: Sequence[int], out: Path, on_progress: Done) -> Results:
         """See `Experiment.run`."""
-        require_matplotlib()
+        require_modules("drawing plots", "matplotlib")
         rows: dict[CorruptionName, dict[str, list[Scores]]] = {
             name: {row: [] for row in self.rows} for name in self.corruptions
         }

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.dataset import read_table
-from pipeline.errors import DataError, MissingExtraError
+from pipeline.errors import DataError
+from pipeline.extras import require_modules
 from pipeline.frames import Floats
 
 FRAME_HOURS = 0.05
@@ -95,7 +96,7 @@ def simulated_table(
     size = {start: min(_PART_RUNS, config.runs - start) for start in starts}
     lacking = [s for s in starts if not part[s].is_file() or _usable(part[s], config, size[s]) is None]
     if lacking and simulate is None:
-        require_tep_studio()
+        require_modules("simulating runs", "tep_studio")
     total, done = config.runs, sum(size[start] for start in set(starts) - set(lacking))
     tell(done, total)
     jobs = [(config, run) for start in lacking for run in range(start, start + size[start])]
@@ -141,14 +142,6 @@ def simulate_run(config: SimulationConfig, run: int) -> SimulatedRun:
         f"disturbance {fault} shuts the plant down within {hours:.0f} h with every one of {_ATTEMPTS} seeds; "
         "simulate fewer frames of it"
     )
-
-
-def require_tep_studio() -> None:
-    """Raise MissingExtraError now rather than in a worker process."""
-    try:
-        import tep_studio  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("simulated runs need tep-studio; install the extra `demo`") from error
 
 
 def run_values(table: pa.Table, frames: int) -> Floats:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from sklearn.metrics import auc, confusion_matrix, roc_curve
 
 from models.optimise import Record
-from pipeline.errors import MissingExtraError
 from pipeline.frames import Ints
 
 if TYPE_CHECKING:
@@ -26,14 +25,6 @@ class Curve(NamedTuple):
 
     mean: Sequence[float]
     half: Sequence[float]
-
-
-def require_matplotlib() -> None:
-    """Raise MissingExtraError now rather than after an hour of training."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("plots need matplotlib; install the extra `plots`, or train without plots") from error
 
 
 def draw_learning_curve(history: Sequence[Record], path: Path) -> None:

@@ -29,7 +29,6 @@ from models.model_file import SUFFIX, Essence, read_model
 from models.network_file import build_network, round_weights, save_model
 from models.optimise import OnProgress, Progress, Record, Stage, StageConfig, run_stage
 from models.recorded import runs_from_records
-from models.report import require_matplotlib
 from models.scoring import Scores
 from models.stages import (
     SensorStage,
@@ -44,6 +43,7 @@ from models.tokenizer import Tokenizer, normalised
 from models.training_config import TrainConfig
 from models.training_scores import draw_all, part_scores, write_scores
 from pipeline.errors import DataError
+from pipeline.extras import require_modules
 from pipeline.frames import Floats
 from pipeline.profile import MachineType, load_profile
 from pipeline.recording import read_recording
@@ -92,7 +92,7 @@ def train(config: TrainConfig, *, on_progress: OnProgress | None = None, resume:
     ProfileError or MissingExtraError with what to do.
     """
     if config.plots:
-        require_matplotlib()
+        require_modules("drawing plots", "matplotlib")
     machine_type, split, pools, fixed = prepare(config)
     network, scaling = _network(config, machine_type, split, pools)
     shares = class_shares(split.train, len(machine_type.faults), config.recovery)

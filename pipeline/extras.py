@@ -1,0 +1,37 @@
+"""Optional packages: which extra brings each, and the one line that says what is missing."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Final, NamedTuple
+
+from pipeline.errors import MissingExtraError
+
+
+class _Package(NamedTuple):
+    name: str
+    """As people know it."""
+    extra: str
+
+
+_PACKAGES: Final = {
+    "torch": _Package("PyTorch", "train"),
+    "matplotlib": _Package("Matplotlib", "train"),
+    "tep_studio": _Package("tep-studio", "demo"),
+}
+"""By the name of their module."""
+
+
+def require_modules(purpose: str, *modules: str) -> None:
+    """Raise MissingExtraError if one of these optional modules is not installed; `purpose` is what needs it."""
+    for module in modules:
+        if not _installed(module):
+            name, extra = _PACKAGES[module]
+            raise MissingExtraError(f"{purpose} needs {name}: run  pip install 'faultline[{extra}]'")
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # hidden from this process
+        return False
