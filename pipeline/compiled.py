@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import llvmlite
 import numba
@@ -28,9 +28,17 @@ Notify = Callable[[str], None]
 
 _OPTIONS: Final = {"error_model": "numpy", "nogil": True}
 
-kernel = numba.njit(**_OPTIONS)
-"""Decorator of functions that compiled functions call. Fast-math stays off: sums keep the order in which they are
-written, and products and sums are not contracted, so that every processor computes the same bits."""
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def kernel(function: Function) -> Function:
+    """Decorator of functions that compiled functions call.
+
+    Fast-math stays off: sums keep the order in which they are written, and products and sums are not contracted, so
+    that every processor computes the same bits.
+    """
+    compiled: Function = numba.njit(**_OPTIONS)(function)
+    return compiled
 
 
 class Compiled:
@@ -93,7 +101,7 @@ class CompiledCallback(Compiled):
 
     def _compile(self, cache: _Cache) -> Any:
         arguments, result = numba.core.sigutils.normalize_signature(self.signature)
-        callback = CFunc(self.function, (arguments, result), locals={}, options=dict(_OPTIONS))
+        callback: Any = CFunc(self.function, (arguments, result), locals={}, options=dict(_OPTIONS))
         callback._cache = cache
         callback.compile()
         return callback

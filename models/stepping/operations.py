@@ -1,0 +1,37 @@
+"""Every operation that a program can contain; what the operands of each are is said at its kernel."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from models.stepping import attention, dense, fusion, recurrent, texts, vectors
+from models.stepping.operation import operation
+
+DENSE: Final = operation(dense.dense)
+
+SOFTMAX: Final = operation(vectors.softmax)
+LAYER_NORM: Final = operation(vectors.layer_norm)
+ADD: Final = operation(vectors.add)
+TANH: Final = operation(vectors.tanh_in_place)
+COPY: Final = operation(vectors.copy)
+CONSTANT: Final = operation(vectors.constant)
+
+LSTM_CELL: Final = operation(recurrent.lstm_cell)
+RUNNING_MEANS: Final = operation(recurrent.running_means)
+PUSH_QUEUE: Final = operation(recurrent.push_queue)
+LINEAR_MEMORY: Final = operation(recurrent.linear_memory)
+
+RING_ATTENTION: Final = operation(attention.ring_attention)
+COUNT_FRAME: Final = operation(attention.count_frame)
+
+TEXT_AGE: Final = operation(texts.text_age)
+TEXT_POOL: Final = operation(texts.text_pool)
+
+LATE_RULE: Final = operation(fusion.late_rule)
+EVEN_WEIGHTS: Final = operation(fusion.even_weights)
+DIAGONAL: Final = operation(fusion.diagonal)
+MODALITY_ATTENTION: Final = operation(fusion.modality_attention)
+WEIGH: Final = operation(fusion.weigh)
+BLEND: Final = operation(fusion.blend)
+EXPERTS: Final = operation(fusion.experts)
+LOG_ANSWERS: Final = operation(fusion.log_answers)

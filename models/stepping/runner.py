@@ -1,0 +1,250 @@
+"""CompiledRunner: a model and the state of every machine in one arena, stepped a round at a time."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from models.configs.diagnoser import SENSORS, TEXT, DiagnoserConfig
+from models.model_file import Weights
+from models.stepping import interpreter as layout_of
+from models.stepping.codes import padded
+from models.stepping.event_ring import RingState, emit_ring, ring_state
+from models.stepping.fusions import Evidence, Fused, emit_fusion
+from models.stepping.interpreter import BLOCK_ROWS, DONE, LAYOUT_SIZE, STEP, TOO_SMALL
+from models.stepping.program import ProgramBuilder
+from models.stepping.sensors import SensorInputs, emit_sensors
+from models.stepping.text_vectors import TextVectors
+from models.stepping.weights import WeightReader
+from models.tokenizer import Tokenizer
+from pipeline.compiled import Notify
+from pipeline.errors import StateError
+from pipeline.frames import Floats, Frames, Ints, StepResult
+
+_MAGIC: Final = b"FLST"
+_VERSION: Final = 1
+_HEADER: Final = struct.Struct("<4sHH32sI")
+"""Magic, version, reserved, model hash, number of payload bytes."""
+
+_NO_INTS, _NO_FLOATS = np.zeros(0, np.int64), np.zeros(0, np.float32)
+
+
+class CompiledRunner:
+    """Implements `pipeline.frames.StepRunner` by the compiled step.
+
+    A machine's bits are the same alone and in any round, and on every processor. The arena holds a row for each slot,
+    which a step changes in place.
+    """
+
+    def __init__(
+        self,
+        config: DiagnoserConfig,
+        tensors: Mapping[str, Weights],
+        tokenizer: Tokenizer | None,
+        *,
+        path: Path,
+        name: str,
+        digest: str,
+        classes: tuple[str, ...],
+        notify: Notify,
+    ) -> None:
+        """`tensors` are the weights of the model file at `path`, `digest` its hexadecimal SHA-256, which stamps states.
+
+        Raises ModelFileError if the weights do not fit the network; `notify` gets a line if compiling takes time.
+        """
+        self._name, self._hash, self._classes = name, digest, classes
+        self._digest = bytes.fromhex(digest)
+        self._modalities = (SENSORS,) if config.text is None else (SENSORS, TEXT)
+        self._text: TextVectors | None = None
+        reader = WeightReader(path, tensors)
+        if config.text is not None and tokenizer is not None:
+            self._text = TextVectors(config.text, tokenizer, reader, notify)
+        builder = ProgramBuilder(reader, len(self._modalities))
+        self._layout, self._attends = _build(builder, config)
+        reader.finish()
+        self._program = builder.finish()
+        self._layout[layout_of.STATE_SIZE] = len(self._program.initial)
+        self._layout[layout_of.WORK_SIZE] = self._program.work_size
+        self._table = self._program.compiled([STEP], "the model's step", notify)
+        self._step = STEP.compile()
+        self._work = np.zeros(BLOCK_ROWS * self._program.work_size, np.float32)
+        self._states = np.zeros((0, len(self._program.initial)), np.float32)
+        self._stamps = np.zeros(1, np.int64)
+        self._vectors: Floats = _NO_FLOATS
+        self._lines: dict[str, int] = {}
+        """Where the vectors of the texts of the rounds at hand are."""
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def hash(self) -> str:
+        return self._hash
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._classes
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return self._modalities
+
+    @property
+    def capacity(self) -> int:
+        """Slots that the arena holds now."""
+        return len(self._states)
+
+    def reserve(self, slots: int) -> None:
+        """Make room for at least this many slots; capacity doubles, so growing one by one stays cheap."""
+        if slots <= self.capacity:
+            return
+        capacity = max(slots, 2 * self.capacity)
+        states = np.empty((capacity, len(self._program.initial)), np.float32)
+        states[: self.capacity], states[self.capacity :] = self._states, self._program.initial
+        self._states, self._stamps = states, np.zeros(capacity + 1, np.int64)
+
+    def prepare(self, rounds: Sequence[Frames]) -> None:
+        """Encode the texts of all these rounds together, and forget those of earlier rounds."""
+        if self._text is not None:
+            self._encode(list(dict.fromkeys(text.text for frames in rounds for _, text in frames.texts)))
+
+    def step(self, frames: Frames) -> StepResult:
+        """Advance each machine of the round by one frame; a slot may stand in a round only once."""
+        count, modalities = len(frames.slots), len(self._modalities)
+        if not count:
+            raise ValueError("a round needs at least one machine")
+        classes = len(self._classes)
+        result = StepResult(
+            probabilities=np.empty((count, classes), np.float32),
+            modality_probabilities=np.empty((modalities, count, classes), np.float32),
+            weights=np.empty((modalities, count), np.float32),
+            present=np.empty((modalities, count), np.bool_),
+            scaled=np.empty(frames.values.shape, np.float32),
+        )
+        attention = np.empty((count if self._attends else 0, modalities, modalities), np.float32)
+        rows, lines, ages = _NO_INTS, _NO_INTS, _NO_FLOATS
+        if frames.texts and self._text is not None:
+            rows, lines, ages = self._new_texts(frames)
+        while True:
+            status = self._step(
+                self._layout,
+                self._table,
+                self._program.weights,
+                self._program.initial,
+                self._states,
+                self._stamps,
+                self._work,
+                frames.slots,
+                frames.values,
+                frames.observed,
+                frames.reset,
+                rows,
+                lines,
+                ages,
+                self._vectors,
+                result.probabilities,
+                result.modality_probabilities,
+                result.weights,
+                result.present,
+                result.scaled,
+                attention,
+            )
+            if status == DONE:
+                break
+            if status != TOO_SMALL:
+                raise ValueError("a slot stands in this round twice; give it one frame a round")
+            self.reserve(int(frames.slots.max()) + 1)
+        if self._attends:
+            result.attention = attention
+        return result
+
+    def reset(self, slots: Ints) -> None:
+        """Put the slots back to the initial state."""
+        self.reserve(int(slots.max()) + 1 if len(slots) else 0)
+        self._states[slots] = self._program.initial
+
+    def save(self, slots: Ints) -> list[bytes]:
+        """Header and raw little-endian float32 of each slot, always of the same length."""
+        rows = self._states[slots[:, None], self._program.saved].astype("<f4", copy=False)
+        header = _HEADER.pack(_MAGIC, _VERSION, 0, self._digest, 4 * len(self._program.saved))
+        return [header + row.tobytes() for row in rows]
+
+    def load(self, slot: int, state: bytes) -> None:
+        """Restore one slot; raises StateError if the bytes are not a state of this very model."""
+        if len(state) < _HEADER.size or state[:4] != _MAGIC:
+            raise StateError("these bytes are not a saved machine state; start the machine from a fresh state")
+        _, version, _, digest, size = _HEADER.unpack_from(state)
+        if version != _VERSION:
+            raise StateError(
+                f"machine state has version {version}, this release reads {_VERSION}; start from a fresh state"
+            )
+        if digest != self._digest:
+            raise StateError(
+                f"machine state belongs to model {digest.hex()[:12]}, not to {self._hash[:12]}; "
+                "start from a fresh state"
+            )
+        expected = 4 * len(self._program.saved)
+        if size != expected or len(state) != _HEADER.size + size:
+            raise StateError(
+                f"machine state has {len(state)} bytes instead of {_HEADER.size + expected}; it was cut or damaged"
+            )
+        self.reserve(slot + 1)
+        self._states[slot] = self._program.initial
+        self._states[slot, self._program.saved] = np.frombuffer(state, "<f4", offset=_HEADER.size)
+
+    def _new_texts(self, frames: Frames) -> tuple[Ints, Ints, Floats]:
+        """Row, line of the vector and age in frames of each new text, row by row."""
+        texts = sorted(frames.texts, key=lambda text: text[0])
+        if any(text.text not in self._lines for _, text in texts):
+            self._encode(list(dict.fromkeys(text.text for _, text in texts)))
+        rows = np.array([row for row, _ in texts], np.int64)
+        written = np.array([text.time_ms for _, text in texts], np.int64)
+        ages = ((frames.end_ms[rows] - written) / frames.period_ms).astype(np.float32)
+        return rows, np.array([self._lines[text.text] for _, text in texts], np.int64), ages
+
+    def _encode(self, texts: list[str]) -> None:
+        assert self._text is not None
+        self._lines = {text: line for line, text in enumerate(texts)}
+        self._vectors = self._text.encode(texts).ravel() if texts else _NO_FLOATS
+
+
+def _build(builder: ProgramBuilder, config: DiagnoserConfig) -> tuple[Ints, bool]:
+    """Emit a whole model; returns its layout, but for the sizes that are known at the end, and whether it attends."""
+    layout = np.full(LAYOUT_SIZE, -1, np.int64)
+    variables, classes, modalities = config.variables, config.classes, builder.modalities
+    presence = builder.work(modalities)
+    readings = builder.work(padded(variables))
+    observed = builder.work(variables) if config.sensors.mask_inputs else None
+    take = builder.reader.take
+    scaling = [take("mean", variables), take("std", variables), np.array([config.clip], np.float32)]
+    inputs = SensorInputs(variables, readings, observed)
+    sensed = emit_sensors(builder, config.sensors, inputs, classes)
+    evidence = [Evidence(*sensed)]
+    ring: RingState | None = None
+    if config.text is not None:
+        ring = ring_state(builder, config.text)
+        evidence.append(Evidence(*emit_ring(builder, config.text, ring, builder.present(1), classes)))
+    fused = emit_fusion(builder, config.fusion, evidence, presence, classes)
+    _describe(layout, config, fused, modalities)
+    layout[layout_of.READINGS], layout[layout_of.PRESENT] = readings, presence
+    layout[layout_of.OBSERVED] = -1 if observed is None else observed
+    layout[layout_of.SCALING] = builder.numbers(np.concatenate(scaling))
+    layout[layout_of.PLACES] = 0
+    if ring is not None:
+        layout[layout_of.PLACES], layout[layout_of.RING], layout[layout_of.AGES] = ring.places, ring.ring, ring.ages
+        layout[layout_of.RING_WIDTH], layout[layout_of.TEXT_SIZE] = ring.width, ring.size
+        layout[layout_of.TEXT_TTL] = config.text_ttl_frames
+    return layout, fused.attention is not None
+
+
+def _describe(layout: Ints, config: DiagnoserConfig, fused: Fused, modalities: int) -> None:
+    layout[layout_of.VARIABLES], layout[layout_of.CLASSES] = config.variables, config.classes
+    layout[layout_of.MODALITIES] = modalities
+    layout[layout_of.PROBABILITIES], layout[layout_of.ANSWERS] = fused.probabilities, fused.answers
+    layout[layout_of.ANSWER_STRIDE], layout[layout_of.WEIGHTS] = fused.answer_stride, fused.weights
+    layout[layout_of.ATTENTION] = -1 if fused.attention is None else fused.attention

@@ -1,0 +1,128 @@
+"""Texts to vectors, compiled: word and n-gram embeddings through an LSTM, each text as if it were alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from models.configs.text import TextConfig
+from models.stepping import operations
+from models.stepping.codes import ALL, padded
+from models.stepping.operation import SOURCES, call
+from models.stepping.program import ProgramBuilder, at_state, at_work
+from models.stepping.sensors import emit_lstm_gates
+from models.stepping.weights import WeightReader
+from models.tokenizer import Tokenizer
+from pipeline.compiled import CompiledFunction, Notify
+from pipeline.frames import Floats, Ints
+
+_TEXTS: Final = 16
+"""Texts that are taken through the LSTM together."""
+
+_KEY: Final = "text.encoder"
+_ZERO = np.float32(0)
+
+
+def encode(
+    table: Ints,
+    weights: Floats,
+    embedding: Floats,
+    ngrams: Floats,
+    work_size: int,
+    state_size: int,
+    input_at: int,
+    words: Ints,
+    lengths: Ints,
+    order: Ints,
+    first_words: Ints,
+    first_buckets: Ints,
+    buckets: Ints,
+    vectors: Floats,
+) -> None:
+    """Vectors (N, d) of texts: words (N, L), of which `lengths` count, in an `order` from the longest to the shortest.
+
+    The n-grams of the w-th word of all texts are `buckets` from first_buckets[w] to the next; text n begins with
+    word first_words[n] of all. Each machine state of the LSTM begins with its h.
+    """
+    work, states = np.zeros(_TEXTS * work_size, np.float32), np.zeros(_TEXTS * state_size, np.float32)
+    at, state_at, rows = np.arange(_TEXTS) * work_size, np.arange(_TEXTS) * state_size, np.arange(_TEXTS)
+    size = embedding.shape[1]
+    for begin in range(0, len(order), _TEXTS):
+        count = min(_TEXTS, len(order) - begin)
+        states[:] = _ZERO
+        active = count
+        for t in range(lengths[order[begin]]):
+            while lengths[order[begin + active - 1]] <= t:
+                active -= 1
+            for r in range(active):
+                text, x = order[begin + r], at[r] + input_at
+                word = first_words[text] + t
+                first, last = first_buckets[word], first_buckets[word + 1]
+                for j in range(size):
+                    total = _ZERO
+                    for b in range(first, last):
+                        total += ngrams[buckets[b], j]
+                    if last > first:
+                        total /= np.float32(last - first)
+                    work[x + j] = embedding[words[text, t], j] + total
+            for i in range(len(table)):
+                call(table[i, 0], table[i], weights, work, states, at, state_at, rows, active, 0)
+        for r in range(count):
+            for j in range(vectors.shape[1]):
+                vectors[order[begin + r], j] = states[state_at[r] + j]
+
+
+_INTS, _FLOATS = "int64[::1]", "float32[::1]"
+ENCODE: Final = CompiledFunction(
+    encode,
+    f"void(int64[:, ::1], {_FLOATS}, float32[:, ::1], float32[:, ::1], int64, int64, int64, int64[:, ::1], {_INTS},"
+    f" {_INTS}, {_INTS}, {_INTS}, {_INTS}, float32[:, ::1])",
+    SOURCES,
+)
+
+
+class TextVectors:
+    """The text encoder of a model."""
+
+    def __init__(self, config: TextConfig, tokenizer: Tokenizer, reader: WeightReader, notify: Notify) -> None:
+        """Raises ModelFileError if a weight is missing or misshapen."""
+        self._tokenizer = tokenizer
+        self.size = config.hidden
+        self._embedding = reader.take(f"{_KEY}.embedding.weight", len(tokenizer), config.embedding)
+        self._ngrams = np.zeros((0, config.embedding), np.float32)
+        if config.subword_buckets:
+            self._ngrams = reader.take(f"{_KEY}.ngrams.weight", config.subword_buckets, config.embedding)
+        builder = ProgramBuilder(reader, 0)
+        h, c = builder.state(1, config.hidden), builder.state(1, config.hidden)
+        self._input_at = builder.work(config.embedding)
+        x = at_work(self._input_at, config.embedding)
+        gates = emit_lstm_gates(builder, f"{_KEY}.lstm", x, at_state(h, config.hidden), config.hidden)
+        output = builder.work(config.hidden)
+        builder.emit(operations.LSTM_CELL, ALL, gates, padded(config.hidden), h, c, output)
+        self._program = builder.finish()
+        self._table = self._program.compiled([ENCODE], "the text encoder", notify)
+        self._encode = ENCODE.compile()
+
+    def encode(self, texts: Sequence[str]) -> Floats:
+        """Vectors (N, d) of at least one text."""
+        tokens = self._tokenizer(texts)
+        vectors = np.empty((len(texts), self.size), np.float32)
+        self._encode(
+            self._table,
+            self._program.weights,
+            self._embedding,
+            self._ngrams,
+            self._program.work_size,
+            len(self._program.initial),
+            self._input_at,
+            tokens.words,
+            tokens.lengths,
+            np.argsort(-tokens.lengths, kind="stable"),
+            np.cumsum(tokens.lengths) - tokens.lengths,
+            np.append(tokens.offsets, len(tokens.ngrams)),
+            tokens.ngrams,
+            vectors,
+        )
+        return vectors

@@ -1,0 +1,39 @@
+"""Weights of a model file, taken by name and shape, so that none is missing, misshapen or left over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from models.model_file import Weights, lacking_weight, misshapen_weight, surplus_weight
+from pipeline.frames import Floats
+
+
+class WeightReader:
+    """Hands out the tensors of one model file; every error is a ModelFileError that names the weight."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, Weights]) -> None:
+        self._path = path
+        self._tensors = tensors
+        self._taken: set[str] = set()
+
+    def take(self, key: str, *shape: int) -> Floats:
+        """The weight of this name in float32; raises ModelFileError if it is missing or has another shape."""
+        if key not in self._tensors:
+            raise lacking_weight(self._path, key)
+        tensor = self._tensors[key]
+        if tensor.shape != shape:
+            raise misshapen_weight(self._path, key, tensor.shape, shape)
+        self._taken.add(key)
+        return np.array(tensor, np.float32, order="C")
+
+    def linear(self, key: str, size_in: int, size_out: int) -> tuple[Floats, Floats]:
+        """Matrix (out, in) and bias (out,) of a linear layer."""
+        return self.take(f"{key}.weight", size_out, size_in), self.take(f"{key}.bias", size_out)
+
+    def finish(self) -> None:
+        """Raise ModelFileError if a weight has not been taken."""
+        if left := sorted(self._tensors.keys() - self._taken):
+            raise surplus_weight(self._path, left[0])
