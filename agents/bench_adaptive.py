@@ -10,12 +10,13 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from models.backends import Backend, build_runner, choose_runner
 from models.configs.diagnoser import DiagnoserConfig
 from models.configs.fusion import AdaptiveConfig
 from models.configs.sensors import RingAttentionConfig
 from models.configs.text import TextConfig
 from models.diagnoser import Diagnoser
+from models.network_file import compile_network
+from models.runner import TorchRunner
 from models.tokenizer import Tokenizer
 from pipeline.frames import EventText, Frames, StepRunner
 
@@ -25,6 +26,9 @@ USUAL: Final = 0.1
 
 STEPS: Final = 40
 """Steps after each telling; a text is remembered for 60 frames."""
+
+TORCH_STEPS: Final = 10
+"""Steps of torch, beside as many of the compiled step as take about as long."""
 
 _WORDS = ("pump", "valve", "reactor", "leaks", "stuck", "noise", "again", "checked", "bearing", "hot")
 _APART = 32
@@ -50,7 +54,6 @@ def adaptive_network(seed: int, *, variables: int, classes: int) -> Diagnoser:
 
 def bench_adaptive(
     frames: list[Frames],
-    names: list[Backend],
     *,
     variables: int,
     classes: int,
@@ -58,7 +61,7 @@ def bench_adaptive(
     seed: int,
     clock: Clock = time.perf_counter,
 ) -> dict[str, Any]:
-    """Medians over all steps of all rounds, in which shares of machines with text and backends take turns.
+    """Medians over all steps of all rounds, in which shares of machines with text take turns, and torch with them.
 
     All machines stand in each of the frames, in slots from 0 on.
 
@@ -70,27 +73,27 @@ def bench_adaptive(
         "digest": "1" * 64,
         "classes": tuple(f"class {k}" for k in range(classes)),
     }
-    best = choose_runner(network, **facts, clock=clock)
-    backends = {name: build_runner(network, name, **facts) for name in names}
-    chosen = next(name for name in names if type(backends[name]) is type(best))
+    compiled, reference = compile_network(network, **facts), TorchRunner(network, **facts)
     machines = len(frames[0].slots)
     config = network.config.sensors
     assert isinstance(config, RingAttentionConfig)
-    _fill(best, frames, config.window + _APART, np.random.default_rng(seed).integers(_APART, size=machines))
-    saved = best.save(np.arange(machines))
+    _fill(compiled, frames, config.window + _APART, np.random.default_rng(seed).integers(_APART, size=machines))
+    saved = compiled.save(np.arange(machines))
 
     by_share: dict[float, list[float]] = {share: [] for share in TOLD}
-    by_backend: dict[Backend, list[float]] = {name: [] for name in names}
+    ratios: list[float] = []
     for _ in range(rounds):
+        by_torch = median(_seconds(reference, saved, frames, USUAL, TORCH_STEPS, clock))
         for share in TOLD:
-            by_share[share] += _seconds(best, saved, frames, share, STEPS, clock)
-        for name in names:
-            by_backend[name] += _seconds(backends[name], saved, frames, USUAL, 5, clock)
+            own = _seconds(compiled, saved, frames, share, STEPS, clock)
+            by_share[share] += own
+            if share == USUAL:
+                ratios.append(by_torch / median(own))
     per_second = {share: round(machines / median(found)) for share, found in by_share.items()}
     return {
         "adaptive_machine_steps_per_second": per_second[USUAL],
+        "adaptive_vs_torch": round(median(ratios), 2),
         "adaptive": {
-            "backend": chosen,
             "machines": machines,
             "share_of_machines_with_text": USUAL,
             "sensors": {key: getattr(config, key) for key in ("kind", "window", "size", "heads", "layers")},
@@ -99,7 +102,6 @@ def bench_adaptive(
             "fastest_round_ms_by_share_with_text": {
                 str(share): round(min(found) * 1e3, 3) for share, found in by_share.items()
             },
-            "round_ms_by_backend": {name: round(median(found) * 1e3, 3) for name, found in by_backend.items()},
             "saved_state_bytes": len(saved[0]),
         },
     }

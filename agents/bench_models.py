@@ -1,4 +1,4 @@
-"""`faultline bench models`: what a step of the models costs on each backend, and against re-running windows."""
+"""`faultline bench models`: what a step of the models costs, beside torch's step and beside running windows again."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from agents.bench_adaptive import bench_adaptive
-from models.backends import Backend, build_runner, choose_runner
 from models.configs.diagnoser import DiagnoserConfig
 from models.configs.sensors import SeqLSTMConfig
 from models.diagnoser import Diagnoser
 from models.lstm import SeqLSTM
-from models.onnx_runner import missing
+from models.network_file import compile_network
+from models.runner import TorchRunner
 from models.threads import limit_threads
 from pipeline.frames import Frames, StepRunner
 
@@ -95,30 +95,27 @@ def bench_models(
         "digest": "0" * 64,
         "classes": tuple(f"class {k}" for k in range(CLASSES)),
     }
-    names: list[Backend] = ["numpy", "torch"] if missing() else ["numpy", "torch", "onnx"]
-    backends = {name: build_runner(network, name, **facts) for name in names}
-    best = choose_runner(network, **facts, clock=clock)
-    chosen = next(name for name in names if type(backends[name]) is type(best))
+    compiled = compile_network(network, **facts)
+    runners: dict[str, StepRunner] = {"compiled": compiled, "torch": TorchRunner(network, **facts)}
 
     windows = torch.from_numpy(np.random.default_rng(seed).standard_normal((MACHINES, WINDOW, VARIABLES), np.float32))
     machines = rounds_of(MACHINES, seed)
     window_seconds(network, windows[:, :10], clock)
     ratios, rerun, steps, single = [], [], [], []
-    per_row: dict[str, dict[int, list[float]]] = {name: {rows: [] for rows in ROWS} for name in names}
+    per_row: dict[str, dict[int, list[float]]] = {name: {rows: [] for rows in ROWS} for name in runners}
     for number in range(rounds):
         rerun.append(window_seconds(network, windows, clock))
         # As long as the window takes and their mean, so that what else the machine does hits both alike.
-        steps.append(mean(step_seconds(best, machines, 400, clock)))
+        steps.append(mean(step_seconds(compiled, machines, 400, clock)))
         ratios.append(rerun[-1] / steps[-1])
-        single += step_seconds(best, rounds_of(1, seed + number), 1000, clock)
+        single += step_seconds(compiled, rounds_of(1, seed + number), 1000, clock)
         for rows in ROWS:
             given = rounds_of(rows, seed + number)
-            for name, runner in backends.items():
+            for name, runner in runners.items():
                 seconds = step_seconds(runner, given, max(5, 400 // rows), clock)
                 per_row[name][rows].append(median(seconds) / rows)
     adaptive = bench_adaptive(
         rounds_of(adaptive_machines, seed),
-        names,
         variables=VARIABLES,
         classes=CLASSES,
         rounds=rounds,
@@ -129,15 +126,14 @@ def bench_models(
         "step_vs_window_500": round(median(ratios), 1),
         "single_step_p50_us": round(median(single) * 1e6, 2),
         "adaptive_machine_steps_per_second": adaptive.pop("adaptive_machine_steps_per_second"),
+        "adaptive_vs_torch": adaptive.pop("adaptive_vs_torch"),
         "single_step_p99_us": round(quantiles(single, n=100)[98] * 1e6, 2),
-        "backend": chosen,
         "window_500_of_128_machines_ms": round(median(rerun) * 1e3, 3),
         "step_of_128_machines_ms": round(median(steps) * 1e3, 4),
         "us_per_row": {
             name: {str(rows): round(median(found) * 1e6, 3) for rows, found in by_rows.items()}
             for name, by_rows in per_row.items()
         },
-        "lacking_for_onnx": missing(),
         "rounds": rounds,
         **adaptive,
     }

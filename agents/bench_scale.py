@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from models.backends import choose_runner
 from models.configs.diagnoser import DiagnoserConfig
 from models.configs.sensors import SeqLSTMConfig
 from models.diagnoser import Diagnoser
+from models.network_file import compile_network
 from models.threads import limit_threads
 from pipeline import messages
 from pipeline.diagnoses import DiagnosisWriter
@@ -63,7 +63,7 @@ def make_runner(seed: int) -> StepRunner:
     torch.manual_seed(seed)
     config = SeqLSTMConfig(mask_inputs=False, head=(32,))
     network = Diagnoser(DiagnoserConfig(variables=VARIABLES, classes=len(FAULTS), sensors=config, text=None), None)
-    return choose_runner(network, name="bench-scale", digest="0" * 64, classes=FAULTS)
+    return compile_network(network, name="bench-scale", digest="0" * 64, classes=FAULTS)
 
 
 class Source:
@@ -235,7 +235,6 @@ def bench_scale(
         "state_bytes_per_machine": plant.state_bytes,
         "restore_microseconds_per_machine": round(restored / len(states) * 1e6, 1),
         "parts_microseconds": parts(seed),
-        "backend": type(plant.engine.lines["unit"].runner).__name__,
         "machines": machines,
         "rounds": rounds,
         "cores": os.cpu_count(),

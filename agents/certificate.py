@@ -1,4 +1,4 @@
-"""Certificates: what a run said and where its alignment stood, to compare other runs of the same input with."""
+"""Certificates: what a run said, to the last bit, and where its alignment stood, to compare other runs with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -18,9 +17,6 @@ from pipeline.frames import StepRunner
 from pipeline.messages import decode_diagnosis
 from pipeline.records import Output
 from pipeline.topics import DIAGNOSES
-
-TOLERANCE = 1e-6
-"""How far probabilities may differ: batches of other sizes sum in another order."""
 
 _KEY = b"faultline-certificate"
 _SCHEMA = pa.schema(
@@ -54,9 +50,9 @@ class Certificate:
         faults = [id_ for id_ in both if self.said[id_][0] != other.said[id_][0]]
         if faults:
             found.append(f"{len(faults)} diagnoses name another fault, such as {faults[0]}")
-        apart = [id_ for id_ in both if not _close(self.said[id_][1], other.said[id_][1])]
-        if apart:
-            found.append(f"{len(apart)} diagnoses have probabilities more than {TOLERANCE} apart, such as {apart[0]}")
+        different = [id_ for id_ in both if self.said[id_][1] != other.said[id_][1]]
+        if different:
+            found.append(f"{len(different)} diagnoses have other probabilities, such as {different[0]}")
         states = [name for name, state in self.states.items() if other.states.get(name) != state]
         if states or self.states.keys() != other.states.keys():
             shown = states[0] if states else sorted(self.states.keys() ^ other.states.keys())[0]
@@ -65,8 +61,8 @@ class Certificate:
 
     @property
     def digest(self) -> str:
-        """Hash of what is exact: ids, faults, and states."""
-        parts = [[id_, fault] for id_, (fault, _) in sorted(self.said.items())]
+        """Hash of all that is compared: ids, faults, probabilities and states."""
+        parts = [[id_, *answer] for id_, answer in sorted(self.said.items())]
         text = json.dumps([self.model, parts, sorted(self.states.items())])
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -122,7 +118,3 @@ def read_certificate(path: Path) -> Certificate:
         raise RecordingError(f"{path} is not a certificate of `faultline replay --certify`: {error!r}") from error
     rows = zip(*(table[name].to_pylist() for name in _SCHEMA.names), strict=True)
     return Certificate(head["model"], {id_: (fault, values) for id_, fault, values in rows}, head["states"])
-
-
-def _close(one: list[float], other: list[float]) -> bool:
-    return len(one) == len(other) and bool(np.allclose(one, other, rtol=0, atol=TOLERANCE))

@@ -91,23 +91,25 @@ def parse_speed(text: str | None) -> float | None:
 
 def load_runners(settings: Settings, profile: PlantProfile, files: list[Path] | None) -> dict[str, Any]:
     """One model for each machine type; raises ModelFileError or SettingsError."""
-    from models.load import load_model
     from models.model_file import read_model
-    from models.threads import limit_threads
+    from models.stepping.load import load_model
 
-    limit_threads(settings.threads)
     if not files:
         files = [settings.model] if settings.model is not None else [demo_model()]
     if len(profile.machine_types) == 1 and len(files) == 1:
         kind = profile.machine_types[0]
-        return {kind.name: load_model(files[0], kind, settings.backend)}
+        return {kind.name: load_model(files[0], kind, _to_stderr)}
     by_type = {read_model(path).header.machine_type: path for path in files}
     if len(by_type) < len(files):
         raise SettingsError("two of the --model files are for the same machine type")
     wanted = [kind.name for kind in profile.machine_types]
     if missing := [name for name in wanted if name not in by_type]:
         raise SettingsError(f"no --model file is given for machine type {', '.join(missing)} of plant {profile.plant}")
-    return {kind.name: load_model(by_type[kind.name], kind, settings.backend) for kind in profile.machine_types}
+    return {kind.name: load_model(by_type[kind.name], kind, _to_stderr) for kind in profile.machine_types}
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def partition_function(partitions: int) -> Any:

@@ -24,7 +24,7 @@ def bench_align_command(as_json: JsonOption = False, readings: int = 100_000, ro
 
 @bench_app.command("models")
 def bench_models_command(as_json: JsonOption = False, rounds: int = 5, seed: int = 0) -> None:
-    """What a step of the model costs on each backend, beside running a whole window again."""
+    """What a step of the model costs, beside torch's step and beside running a whole window again."""
     require_modules("faultline bench models", "torch")
     from agents.bench_models import bench_models
 

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from models.configs.fusion import ATTENDING, SCORING, AdaptiveConfig
 from models.fusion import FusionNetwork, Inputs, Mixed, shares
-from models.layers import enough_rows, mlp
+from models.layers import mlp
 
 
 class Representation(NamedTuple):
@@ -65,17 +65,15 @@ class AdaptiveFusion(FusionNetwork):
         and Ht = H_i, so all the rest is only computed for the others.
         """
         several = inputs.present.sum(dim=0) > 1
-        rows = enough_rows(several)
+        rows = several.nonzero().squeeze(1)
         if self.training or 2 * len(rows) > len(several):
             found = self.represent(inputs)
             return Mixed(self.head(found.fused), found.fused, found.weights, found.attention)
         like = inputs.features[0]
         fused = like.new_zeros(len(several), self.config.size)
         for at, shown in enumerate(inputs.present):
-            alone = shown & ~several
-            own = enough_rows(alone)
-            # Rows that only fill up add zero.
-            fused = fused.index_add(0, own, self.project_one(at, inputs.features[at][own]) * alone[own].unsqueeze(1))
+            own = (shown & ~several).nonzero().squeeze(1)
+            fused = fused.index_copy(0, own, self.project_one(at, inputs.features[at][own]))
         if self.config.order == "parallel":
             fused = torch.cat([fused, fused], dim=1)
         weights = inputs.present.to(like.dtype)

@@ -28,7 +28,7 @@ from models.dataset import PlacedText, Scaling
 from models.events import ring_plan
 from models.fusion import FusionNetwork, LateFusion, LearnedFusion
 from models.joint import ChannelsFusion, DeepFusion, EarlyFusion, HybridFusion
-from models.layers import State, enough_rows
+from models.layers import State
 from models.linear_state import LinearState
 from models.lstm import SeqLSTM
 from models.ring import TextModality, empty_ring, push_texts, turn_ring
@@ -109,21 +109,6 @@ class Answer:
     """(N, M, M) cross-modal attention, zeros in the rows of absent modalities; None for fusions without it."""
     embedding: Tensor | None = None
     """(N, D) what the fusion classified; None for late fusion."""
-
-    def first(self, count: int) -> Answer:
-        """The answer about the first so many frames."""
-        return Answer(
-            self.probabilities[:count],
-            self.modality_probabilities[:, :count],
-            self.weights[:, :count],
-            self.present[:, :count],
-            self.logits[:, :count],
-            self.features[:count],
-            self.scaled[:count],
-            None if self.text_attention is None else self.text_attention[:count],
-            None if self.attention is None else self.attention[:count],
-            None if self.embedding is None else self.embedding[:count],
-        )
 
 
 class Diagnoser(nn.Module):
@@ -216,7 +201,7 @@ class Diagnoser(nn.Module):
         logits = ring.new_zeros(len(ring), self.config.classes)
         features = ring.new_zeros(len(ring), self.text.feature_size)
         attention = torch.zeros_like(age)
-        rows = enough_rows(filled)
+        rows = filled.nonzero().squeeze(1)
         if len(rows):
             pooled, looked = self.text.pool(ring[rows], age[rows])
             logits = logits.index_copy(0, rows, self.text.head(pooled))

@@ -9,11 +9,6 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-LEAST_ROWS = 16
-"""Matrix products of fewer rows take other paths through the processor's libraries and round otherwise, so that a
-machine's answer would depend on how many others are in its round. Above, it does not (docs/decisions/0007). Twelve
-rows are enough for products over up to 256 columns; over 300 and more it takes 16."""
-
 State = dict[str, Tensor]
 """What a network remembers between frames: named tensors with leading dimension B, and nothing else."""
 
@@ -47,15 +42,6 @@ def mlp(size_in: int, hidden: Sequence[int], size_out: int) -> nn.Sequential:
     for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
-
-
-def enough_rows(chosen: Tensor) -> Tensor:
-    """Indices of the rows chosen by (N,), and of others after them if they would be fewer than `LEAST_ROWS`; none if
-    none is chosen."""
-    rows = chosen.nonzero().squeeze(1)
-    if 0 < len(rows) < LEAST_ROWS <= len(chosen):
-        rows = torch.argsort(chosen.to(torch.int8), descending=True, stable=True)[:LEAST_ROWS]
-    return rows
 
 
 def lstm_step(layer: nn.LSTM, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:

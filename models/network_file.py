@@ -1,7 +1,8 @@
-"""Networks to and from model files: weights rounded, saved, and read back into a Diagnoser."""
+"""Networks to and from model files: weights rounded, saved, read back into a Diagnoser, and compiled."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,11 @@ from torch import Tensor
 
 from models.diagnoser import Diagnoser
 from models.model_file import Model, Storage, require_weights, write_model
+from models.stepping.runner import CompiledRunner
+from pipeline.compiled import Notify
 from pipeline.profile import MachineType
+
+_log = logging.getLogger(__name__)
 
 
 def save_model(
@@ -40,6 +45,22 @@ def build_network(model: Model) -> Diagnoser:
     require_weights(model, shapes)
     network.load_state_dict({key: torch.from_numpy(weights).float() for key, weights in model.tensors.items()})
     return network.eval()
+
+
+def compile_network(
+    network: Diagnoser, *, name: str, digest: str, classes: tuple[str, ...], notify: Notify = _log.warning
+) -> CompiledRunner:
+    """A runner that steps a network as it is in memory; `digest` is hexadecimal and stamps its states."""
+    return CompiledRunner(
+        network.config,
+        {key: value.detach().cpu().numpy() for key, value in network.state_dict().items()},
+        network.text.tokenizer if network.text is not None else None,
+        path=Path(name),
+        name=name,
+        digest=digest,
+        classes=classes,
+        notify=notify,
+    )
 
 
 def round_weights(network: Diagnoser, storage: Storage) -> None:

@@ -1,4 +1,4 @@
-"""TorchRunner: a trained network and the state of every machine in one arena, stepped a round at a time."""
+"""TorchRunner: the step as torch computes it, by which the compiled one is tested and timed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.diagnoser import Answer, Diagnoser, Texts
-from models.layers import LEAST_ROWS, State
+from models.layers import State
 from pipeline.errors import StateError
 from pipeline.frames import Frames, Ints, StepResult
 
@@ -21,7 +21,8 @@ _HEADER = struct.Struct("<4sHH32sI")
 
 
 class TorchRunner:
-    """Implements `pipeline.frames.StepRunner` on the CPU in float32; the number of torch threads is the caller's.
+    """Implements `pipeline.frames.StepRunner` on the CPU in float32; it reads and writes the same states as
+    `models.stepping.runner.CompiledRunner`, and its bits depend on the round. The number of threads is the caller's.
 
     The arena holds one row a slot in each state tensor. A step gathers the round's rows, advances them together and
     scatters them back, so a round of many machines costs little more than a round of one.
@@ -101,19 +102,14 @@ class TorchRunner:
         self.reserve(int(slots.max()) + 1)
         if frames.reset.any():
             self.reset(slots[frames.reset])
-        count = len(slots)
-        # Small rounds are filled up with copies of their first machine, whose results are thrown away.
-        take = np.concatenate([np.arange(count), np.zeros(max(LEAST_ROWS - count, 0), np.int64)])
         index = torch.from_numpy(np.ascontiguousarray(slots))
         with torch.inference_mode():
-            source = torch.from_numpy(slots[take])
-            state = {key: rows.index_select(0, source) for key, rows in self._arena.items()}
-            values = torch.from_numpy(frames.values[take])
-            observed = torch.from_numpy(frames.observed[take])
+            state = {key: rows.index_select(0, index) for key, rows in self._arena.items()}
+            values, observed = torch.from_numpy(frames.values), torch.from_numpy(frames.observed)
             answer, after = self._network.step(values, observed, self._texts(frames), state)
             for key, rows in after.items():
-                self._arena[key].index_copy_(0, index, rows[:count])
-        return answer.first(count)
+                self._arena[key].index_copy_(0, index, rows)
+        return answer
 
     def reset(self, slots: Ints) -> None:
         """Put the slots back to the initial state."""
@@ -165,14 +161,10 @@ class TorchRunner:
         return Texts(torch.from_numpy(rows), vectors, torch.from_numpy(ages.astype(np.float32)))
 
     def _encode(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Vectors of distinct texts, in batches of equal length, so that a text's company cannot matter."""
+        """Vectors of distinct texts."""
         assert self._network.text is not None
-        by_length: dict[int, list[str]] = {}
-        for text in dict.fromkeys(texts):
-            by_length.setdefault(len(self._network.text.tokenizer.split(text)), []).append(text)
-        encoded: dict[str, Tensor] = {}
+        distinct = list(dict.fromkeys(texts))
+        if not distinct:
+            return {}
         with torch.inference_mode():
-            for group in by_length.values():
-                filled = group + group[:1] * (LEAST_ROWS - len(group))
-                encoded |= zip(group, self._network.text.encode(filled), strict=False)
-        return encoded
+            return dict(zip(distinct, self._network.text.encode(distinct), strict=True))

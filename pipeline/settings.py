@@ -76,9 +76,9 @@ class Settings(BaseSettings):
     )
     web_host: str = Field(default="127.0.0.1", description="where /metrics, /healthz and /readyz listen")
     web_port: int = Field(default=9464, ge=0, le=65_535, description="0 takes a free port")
-    threads: int = Field(default=1, ge=1, description="threads that torch and numpy may use")
-    backend: Literal["auto", "torch", "numpy", "onnx"] = Field(
-        default="auto", description="what steps the model; auto takes the fastest that agrees with torch here"
+    threads: int = Field(default=1, ge=1, description="threads that training and evaluation may use")
+    cache_dir: Path | None = Field(
+        default=None, description="folder that keeps the compiled step between starts; else in the user's cache folder"
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(

@@ -9,7 +9,8 @@ from models.configs.diagnoser import DiagnoserConfig
 from models.configs.sensors import SeqLSTMConfig
 from models.configs.text import TextConfig
 from models.diagnoser import Diagnoser
-from models.runner import TorchRunner
+from models.network_file import compile_network
+from models.stepping.runner import CompiledRunner
 from models.tokenizer import Tokenizer
 from pipeline.frames import EventText, Frames
 from pipeline.profile import MachineType, parse_profile
@@ -56,8 +57,8 @@ def network(*, texts: bool = True, seed: int = 4, context: bool = True) -> Diagn
     return made.eval()
 
 
-def runner(*, texts: bool = True, seed: int = 4) -> TorchRunner:
-    return TorchRunner(
+def runner(*, texts: bool = True, seed: int = 4) -> CompiledRunner:
+    return compile_network(
         network(texts=texts, seed=seed), name="tiny", digest=f"{seed:064x}", classes=machine_type().faults
     )
 

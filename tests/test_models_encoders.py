@@ -21,10 +21,11 @@ from models.dataset import RunFiles
 from models.diagnoser import Diagnoser, SensorNetwork, build_sensors
 from models.layers import SensorEncoder, State
 from models.linear_state import LinearState
-from models.load import load_model
 from models.model_file import read_model
+from models.network_file import compile_network
 from models.optimise import StageConfig
-from models.runner import TorchRunner
+from models.stepping.load import load_model
+from models.stepping.runner import CompiledRunner
 from models.training import train
 from models.training_config import TrainConfig, load_train_config
 from pipeline.errors import DataError
@@ -299,12 +300,16 @@ def test_a_linear_state_neither_overflows_nor_forgets_to_fade() -> None:
             torch.testing.assert_close(fold(network, x)[0], whole, rtol=0, atol=1e-4)
 
 
-def runner(config: SensorConfig) -> TorchRunner:
+def diagnoser(config: SensorConfig) -> Diagnoser:
     described = DiagnoserConfig(variables=VARIABLES, classes=CLASSES, sensors=config, text=None)
     network = Diagnoser(described, None)
     network.sensors.load_state_dict(encoder(config, torch.float32).state_dict())
     network.mean.copy_(torch.arange(VARIABLES) * 10.0)
-    return TorchRunner(network, name="tiny", digest="7" * 64, classes=machine_type().faults)
+    return network.eval()
+
+
+def runner(config: SensorConfig) -> CompiledRunner:
+    return compile_network(diagnoser(config), name="tiny", digest="7" * 64, classes=machine_type().faults)
 
 
 @each_encoder
@@ -343,7 +348,7 @@ def test_the_runner_gives_machines_in_changing_company_what_forward_gives(config
     stream = Stream(machines=6, frames=100, seed=1)
     made = runner(config)
     with torch.inference_mode():
-        answer = made._network(torch.from_numpy(stream.values), torch.from_numpy(stream.observed))
+        answer = diagnoser(config)(torch.from_numpy(stream.values), torch.from_numpy(stream.observed))
     expected = answer.probabilities.reshape(6, 100, CLASSES).numpy()
     rng = np.random.default_rng(0)
     for t in range(100):

@@ -14,9 +14,9 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
 
 from agents.shipped import demo_model
-from models.load import load_model
 from models.model_file import SUFFIX, Weights, read_model, write_model
 from models.network_file import build_network, round_weights, save_model
+from models.stepping.load import load_model
 from pipeline.errors import ModelFileError
 from pipeline.profile import MachineType, load_profile
 from tests.models_tiny import PROFILE, Stream, machine_type, network

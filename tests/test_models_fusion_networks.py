@@ -35,11 +35,11 @@ from models.diagnoser import Diagnoser, Texts, build_fusion
 from models.fusion import Fused, Inputs, LearnedFusion
 from models.fusion_stage import some_taken_away
 from models.joint import HybridFusion
-from models.load import load_model
 from models.model_file import read_model
-from models.network_file import build_network, round_weights, save_model
+from models.network_file import build_network, compile_network, round_weights, save_model
 from models.optimise import OnProgress, Progress, StageConfig
-from models.runner import TorchRunner
+from models.stepping.load import load_model
+from models.stepping.runner import CompiledRunner
 from models.tokenizer import Tokenizer
 from models.training import TrainReport, prepare, train
 from models.training_config import load_train_config
@@ -85,8 +85,8 @@ def network(fusion: FusionChoice, *, texts: bool = True, seed: int = 4) -> Diagn
     return made.eval()
 
 
-def runner(fusion: FusionChoice, **options: Any) -> TorchRunner:
-    return TorchRunner(network(fusion, **options), name="tiny", digest=f"{4:064x}", classes=machine_type().faults)
+def runner(fusion: FusionChoice, **options: Any) -> CompiledRunner:
+    return compile_network(network(fusion, **options), name="tiny", digest=f"{4:064x}", classes=machine_type().faults)
 
 
 def placed(stream: Stream) -> list[list[PlacedText]]:
@@ -547,8 +547,8 @@ def test_a_model_file_keeps_the_fusion(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "a"
     digest = save_model(path, made, machine_type(), name="tiny", training={}, storage="float16")
     assert read_model(path).header.network.fusion == EACH[kind]
-    loaded, stream = load_model(path, machine_type(), "torch"), Stream(machines=2, frames=15)
-    mine = TorchRunner(made, name="tiny", digest=digest, classes=machine_type().faults)
+    loaded, stream = load_model(path, machine_type()), Stream(machines=2, frames=15)
+    mine = compile_network(made, name="tiny", digest=digest, classes=machine_type().faults)
     for t in range(15):
         for one, other in zip(columns(loaded.step(stream.round(t))), columns(mine.step(stream.round(t))), strict=True):
             np.testing.assert_array_equal(one, other)

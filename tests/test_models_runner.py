@@ -10,6 +10,7 @@ from models.dataset import PlacedText
 from models.diagnoser import Diagnoser, Texts
 from pipeline.errors import StateError
 from pipeline.frames import StepResult, StepRunner
+from tests.models_stepping import reference
 from tests.models_tiny import CLASSES, PERIOD_MS, VARIABLES, Stream, network, runner
 
 
@@ -230,10 +231,10 @@ def test_a_held_value_counts_otherwise_than_a_measured_one() -> None:
     assert not np.allclose(held.probabilities, measured.probabilities, atol=1e-7)
 
 
-def test_the_runner_tells_the_attention_over_the_texts() -> None:
+def test_torchs_runner_gives_the_attention_over_the_texts() -> None:
     stream = Stream(machines=1, frames=1)
     stream.texts[0, 0] = [(3.0, "shaft jam"), (0.1, "all is well again")]
-    attention = runner().answer(stream.round(0)).text_attention
+    attention = reference(network()).answer(stream.round(0)).text_attention
     assert attention is not None
     assert attention.sum().item() == pytest.approx(1)
     assert attention[0, 2] == 0
@@ -244,7 +245,7 @@ def test_a_model_without_texts_ignores_them() -> None:
     stream.texts[0, 0] = [(0.0, "shaft jam")]
     result = runner(texts=False).step(stream.round(0))
     assert result.present.shape == (1, 1)
-    assert runner(texts=False).answer(stream.round(0)).text_attention is None
+    assert reference(network(texts=False)).answer(stream.round(0)).text_attention is None
 
 
 def test_a_round_must_name_each_slot_once() -> None:

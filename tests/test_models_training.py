@@ -17,10 +17,10 @@ from rich.console import Console
 from models.configs.sensors import SeqLSTMConfig
 from models.configs.text import TextConfig
 from models.dataset import UNLABELLED, Run, RunFiles, read_runs, split_runs
-from models.load import load_model
 from models.model_file import read_model
 from models.optimise import OnProgress, Progress, StageConfig, learning_rate
 from models.stages import Recovery, class_shares, misspelt, settled, weighted_loss
+from models.stepping.load import load_model
 from models.training import TrainReport, rich_progress, train
 from models.training_config import TrainConfig
 from pipeline.errors import DataError
