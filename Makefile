@@ -12,11 +12,12 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emi
 # What torch only loads to compile kernels or to work on a GPU, 1.5 GB; the rest of CUDA it cannot be imported without.
 UNUSED := cuda-bindings cuda-pathfinder nvidia-cusolver nvidia-nvjitlink triton
 
-.PHONY: help demo test lint format kafka bench soak fuzz lock clean
+.PHONY: help demo test test-fast lint format kafka bench soak fuzz lock clean
 
 help:
 	@echo "make demo       replay the shipped recording through the whole pipeline, no broker needed"
 	@echo "make test       run all tests (a real Kafka is used where Java and Maven are found)"
+	@echo "make test-fast  run the tests that need neither Kafka nor patience"
 	@echo "make lint       ruff and mypy --strict"
 	@echo "make kafka      run a real Kafka in the foreground, from Maven jars"
 	@echo "make bench      measure, side by side in one run"
@@ -42,6 +43,9 @@ demo: $(VENV)/.serving
 
 test: $(VENV)/.development
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.development
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not kafka and not slow" $(PYTEST_ARGS)
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check .

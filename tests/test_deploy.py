@@ -157,6 +157,7 @@ def test_promtool_accepts_the_rules(promtool: str) -> None:
     check(promtool, "check", "rules", str(DEPLOY / "alerts.yml"))
 
 
+@pytest.mark.slow
 def test_every_alert_fires_when_it_should_and_only_then(promtool: str) -> None:
     check(promtool, "test", "rules", str(DEPLOY / "alerts_test.yml"))
 

@@ -49,6 +49,8 @@ from pipeline.errors import DataError, FaultlineError, MissingExtraError
 from tests.models_tiny import network
 from tests.test_models_training import plant
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["plant"]
 
 CLASSES = {"leak": FaultType(fault=7, category="Leak"), "jam": FaultType(fault=14, category="Mechanical Failure")}

@@ -19,6 +19,8 @@ from tests.chaos import POINTS, STATE_TTL_S, STORY_PLANT, T0_MS, LaggingPublishe
 from tests.delivery_apps import run, until
 from tests.plant import Plant
 
+pytestmark = pytest.mark.slow
+
 PARTITIONS = 3
 OFTEN = {"decode": 9, "after_engine": 9, "output_send": 9, "flush": 5, "state_write": 14, "ack": 14, "commit": 6}
 """How often a worker comes by each point in about the same time."""

@@ -66,6 +66,7 @@ def undisturbed(sent: Sequence[Sent]) -> dict[str, bytes]:
     return said([out for out in engine.process(good) if out.topic == DIAGNOSES])
 
 
+@pytest.mark.slow
 def test_twenty_thousand_hostile_records_change_nothing_and_are_all_kept() -> None:
     sent = list(mixed_traffic(TARGET, 20_000))
     ledger, plant = Ledger(), Plant(PUMPS, TARGET.partitions, chunk_records=1_000)

@@ -22,6 +22,8 @@ from pipeline.errors import (
 from tests import kafka_broker
 from tests.kafka_broker import KafkaBroker
 
+pytestmark = pytest.mark.kafka
+
 
 def spec(partitions: int = 2, **config: str) -> TopicSpec:
     settings = {name.replace("_", "."): value for name, value in config.items()}

@@ -19,6 +19,8 @@ from agents.kafka_admin import TopicSpec, create_topics
 from tests import kafka_broker
 from tests.kafka_broker import KafkaBroker, KafkaBrokerError
 
+pytestmark = pytest.mark.kafka
+
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[KafkaBroker]:

@@ -72,6 +72,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", get_args(BaselineKind))
 def test_every_baseline_is_scored_in_the_same_way(kind: BaselineKind, tiny: TrainConfig, tmp_path: Path) -> None:
     small = BaselineConfig(windows=(5,), most_frames=900, epochs=12)
@@ -108,6 +109,7 @@ def test_training_frames_are_thinned_and_held_out_ones_are_not(tiny: TrainConfig
     assert all(runs)
 
 
+@pytest.mark.slow
 def test_boosting_uses_every_frame(tiny: TrainConfig) -> None:
     scores = boosting_scores(tiny, windows=(5,))
     assert scores["test"]["macro_f1"] > 0.85

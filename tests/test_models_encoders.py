@@ -70,6 +70,7 @@ def fold(network: SensorEncoder, x: Tensor, state: State | None = None) -> tuple
     return torch.stack(said, dim=1), state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -405,6 +406,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @each_encoder
 def test_training_saves_a_model_that_streams(config: SensorConfig, plant: Path, tmp_path: Path) -> None:
     chosen = TrainConfig.model_validate(

@@ -115,6 +115,7 @@ def fold(made: Diagnoser, stream: Stream, values: Tensor, observed: Tensor) -> d
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "dtype", "tolerance"),
     [(kind, torch.float64, 1e-11) for kind in EACH]
@@ -479,6 +480,7 @@ def test_beta_warms_up_and_then_stays() -> None:
     assert float(made.beta) == pytest.approx(0.2)
 
 
+@pytest.mark.slow
 def test_a_trained_vae_classifies_from_any_subset() -> None:
     fusion, made = vae()
     inputs, labels = trained(fusion)
@@ -594,6 +596,7 @@ def base(plant: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainReport:
     return train(plant_of.config(plant, tmp_path_factory.mktemp("late")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["early", "hybrid", "deep", "adaptive", "vae", "channels"])
 def test_each_fusion_learns_on_the_encoders_of_a_model_file(
     plant: Path, tmp_path: Path, base: TrainReport, kind: str
@@ -646,6 +649,7 @@ def stop_at(stage: str, epoch: int) -> OnProgress:
     return cut
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["adaptive", "vae"])
 def test_an_interrupted_fusion_training_ends_as_if_nothing_had_happened(
     plant: Path, tmp_path: Path, base: TrainReport, kind: str
@@ -661,6 +665,7 @@ def test_an_interrupted_fusion_training_ends_as_if_nothing_had_happened(
     assert resumed.history == expected.history
 
 
+@pytest.mark.slow
 def test_fusion_and_encoders_can_be_trained_together(plant: Path, tmp_path: Path, base: TrainReport) -> None:
     joint = StageConfig(epochs=3, batch_size=4, learning_rate=2e-3)
     options = QUICK | {"fusion": {"kind": "adaptive", "size": 32}, "encoders": base.model, "joint_stage": joint}
@@ -680,6 +685,7 @@ def test_fusion_and_encoders_can_be_trained_together(plant: Path, tmp_path: Path
     assert (resumed.hash, resumed.history) == (made.hash, made.history)
 
 
+@pytest.mark.slow
 def test_joint_training_also_does_without_texts(plant: Path, tmp_path: Path) -> None:
     once = StageConfig(epochs=1, batch_size=8)
     options = QUICK | {"fusion": {"kind": "vae"}, "sensor_stage": once, "fusion_stage": once, "joint_stage": once}
@@ -687,6 +693,7 @@ def test_joint_training_also_does_without_texts(plant: Path, tmp_path: Path) -> 
     assert load_model(made.model, machine_type()).modalities == ("sensors",)
 
 
+@pytest.mark.slow
 def test_the_checkpoints_of_the_encoders_serve_every_fusion(plant: Path, tmp_path: Path, base: TrainReport) -> None:
     for name in ("sensors", "words", "text"):
         (tmp_path / f"{name}.checkpoint").write_bytes((base.model.parent / f"{name}.checkpoint").read_bytes())
@@ -701,6 +708,7 @@ def test_the_checkpoints_of_the_encoders_serve_every_fusion(plant: Path, tmp_pat
         train(plant_of.config(plant, tmp_path, fusion={"kind": "deep"}, **QUICK), resume=True)
 
 
+@pytest.mark.slow
 def test_encoders_are_taken_over_without_their_caution(plant: Path, tmp_path: Path, base: TrainReport) -> None:
     options = {"encoders": base.model, "score_test": False}
     cautious = train(plant_of.config(plant, tmp_path / "cautious", false_alarms=0.001, **options))
@@ -713,6 +721,7 @@ def test_encoders_are_taken_over_without_their_caution(plant: Path, tmp_path: Pa
     torch.testing.assert_close(biases[0], biases[2])
 
 
+@pytest.mark.slow
 def test_texts_are_kept_for_the_fusion(plant: Path, tmp_path: Path, base: TrainReport) -> None:
     kept = plant_of.config(plant, tmp_path, kept_texts=0.5)
     _, _, pools, _ = prepare(kept)
@@ -735,6 +744,7 @@ def test_texts_are_kept_for_the_fusion(plant: Path, tmp_path: Path, base: TrainR
         plant_of.config(plant, tmp_path, texts=(), kept_texts=0.5)
 
 
+@pytest.mark.slow
 def test_recovering_frames_teach_a_fusion_no_more_than_their_weight(
     plant: Path, tmp_path: Path, base: TrainReport
 ) -> None:
@@ -747,6 +757,7 @@ def test_recovering_frames_teach_a_fusion_no_more_than_their_weight(
     assert late[0] < late[1]
 
 
+@pytest.mark.slow
 def test_encoders_that_may_have_seen_what_is_held_out_are_refused(
     plant: Path, tmp_path: Path, base: TrainReport
 ) -> None:

@@ -26,6 +26,8 @@ from models.training_config import TrainConfig
 from pipeline.errors import DataError
 from tests.models_tiny import PROFILE, Stream, machine_type
 
+pytestmark = pytest.mark.slow
+
 CENTRE = np.array([50.0, 20.0, 70.0, 0.0])
 WORDS = {
     "leak": ("water drips from the pump", "puddle under the pump", "seal is wet and drips", "pump leaks water"),

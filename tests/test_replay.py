@@ -73,6 +73,7 @@ def said(outputs: list[Output]) -> list[tuple[bytes | None, bytes | None]]:
     return sorted((out.key, out.value) for out in outputs if out.topic == "diagnoses")
 
 
+@pytest.mark.slow
 def test_speed_chunk_size_and_partitions_change_nothing(tmp_path: Path) -> None:
     path = write(tmp_path / "r.parquet", plant_records(200))
     report, outputs = run(path)
@@ -83,6 +84,7 @@ def test_speed_chunk_size_and_partitions_change_nothing(tmp_path: Path) -> None:
         assert said(again) == said(outputs)
 
 
+@pytest.mark.slow
 def test_the_shipped_models_answers_are_the_same_to_the_last_bit_in_any_company() -> None:
     plant = load_profile("tennessee_eastman")
     heard: list[list[tuple[bytes | None, bytes | None]]] = []
@@ -177,6 +179,7 @@ def test_a_thousand_hostile_records_change_no_diagnosis(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_stress_is_seeded_and_does_what_it_says(tmp_path: Path) -> None:
     path = write(tmp_path / "r.parquet", plant_records())
 
@@ -225,6 +228,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], message: str) -> Non
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_the_demo_beats_each_modality_alone() -> None:
     done = faultline("demo", "--json")
     assert done.returncode == 0, done.stderr
@@ -236,6 +240,7 @@ def test_the_demo_beats_each_modality_alone() -> None:
             assert scores["fused"][measure] > scores[alone][measure]
 
 
+@pytest.mark.slow
 def test_what_a_user_can_get_wrong_is_one_line(tmp_path: Path) -> None:
     assert_one_line(faultline("replay", tmp_path / "nowhere.parquet"), "does not exist")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and then nothing")

@@ -323,6 +323,7 @@ def stories(draw: st.DrawFn) -> tuple[str, list[Record]]:
     return text, numbered(record for _, record in sorted(happenings, key=lambda one: one[0]))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(stories(), st.booleans())
 def test_whatever_an_engine_says_is_proven(story: tuple[str, list[Record]], end: bool) -> None:
@@ -350,6 +351,7 @@ def is_hidden(outputs: list[Diagnosis], row: int) -> bool:
     return first or last
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(stories(), st.data())
 def test_any_one_dropped_frame_is_found(story: tuple[str, list[Record]], data: st.DataObject) -> None:
@@ -364,6 +366,7 @@ def test_any_one_dropped_frame_is_found(story: tuple[str, list[Record]], data: s
     assert kinds(report) == {"missing"}, decoded[row]
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(stories(), st.data())
 def test_identical_repeats_anywhere_are_no_problem(story: tuple[str, list[Record]], data: st.DataObject) -> None:

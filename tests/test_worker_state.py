@@ -15,6 +15,8 @@ from tests.builders import SumRunner, event, reading
 from tests.delivery_apps import run, until
 from tests.plant import Plant
 
+pytestmark = pytest.mark.slow
+
 T0 = 1_763_600_000_000
 S = 1_000
 
