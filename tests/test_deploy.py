@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agents.metrics import EngineCollector, TimedRunner, step_seconds
 from agents.web import WebServer
+from pipeline.compiled import CACHE_VARIABLE
 from pipeline.engine import Engine
 from pipeline.errors import StateError
 from pipeline.profile import load_profile
@@ -382,20 +383,58 @@ def test_the_image_copies_only_what_is_there_and_not_ignored() -> None:
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (DEPLOY / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
     allowed = (DEPLOY / "Dockerfile.dockerignore").read_text(encoding="utf-8").split()
     sources = [source for line in copied for source in line.split()]
-    assert "requirements.lock" in sources
+    assert {"requirements.lock", "requirements-dev.lock"} <= set(sources)
     assert [source for source in sources if not (ROOT / source).exists()] == []
     assert [source for source in sources if f"!{source}" not in allowed] == []
 
 
-def test_the_image_leaves_out_tools_and_cuda_but_nothing_that_is_needed() -> None:
-    left_out = re.findall(r"grep -vE '\^(\([^']+)'", (DEPLOY / "Dockerfile").read_text(encoding="utf-8"))
-    assert len(left_out) == 2
-    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    kept = {line.split("==")[0].lower() for line in lock if not any(re.match(pattern, line) for pattern in left_out)}
+def locked(file: str) -> dict[str, set[str]]:
+    """Names in a lock file, each with its lines: there may be one for each version of Python."""
+    lines: dict[str, set[str]] = {}
+    for line in (ROOT / file).read_text(encoding="utf-8").splitlines():
+        lines.setdefault(line.split("==")[0].lower(), set()).add(line)
+    return lines
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[^\w.-]", line)[0].lower() for line in requirements}
+
+
+def test_the_image_serves_without_torch_and_tools_and_lacks_nothing_that_serving_needs() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    needed = {re.split(r"[^\w.-]", line)[0].lower() for line in project["dependencies"]}
-    assert needed <= kept
-    assert not {name for name in kept if name.startswith(("nvidia", "cuda", "pytest", "mypy"))}
+    serving = locked("requirements.lock")
+    assert names(project["dependencies"]) <= serving.keys()
+    training = ("cuda", "matplotlib", "nvidia", "onnx", "pytest", "ruff", "torch", "triton")
+    assert not {name for name in serving if name.startswith(training)}
+
+
+def test_the_image_trains_if_asked_with_the_same_versions_and_without_tools() -> None:
+    dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    (left_out,) = re.findall(r"grep -vE '\^(\([^']+\))' requirements-dev.lock", dockerfile)
+    serving, development = locked("requirements.lock"), locked("requirements-dev.lock")
+    assert all(development[name] == lines for name, lines in serving.items())
+    kept = {name for name in development if not re.match(left_out, name)} | serving.keys()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert names(extras["train"]) <= kept
+    assert names(extras["dev"]) - {"faultline"} <= development.keys()
+    assert not {name for name in kept - serving.keys() if name.startswith(("hypothesis", "mypy", "pytest", "ruff"))}
+    assert 'if [ "$WITH_TRAINING" = 1 ]; then' in dockerfile
+
+
+def test_no_lock_file_names_a_registry() -> None:
+    for file in ("requirements.lock", "requirements-dev.lock"):
+        for line in (ROOT / file).read_text(encoding="utf-8").splitlines():
+            assert re.match(r"[a-z0-9-]+==[\w.]+( ;|$)", line), line
+
+
+def test_the_image_is_built_warm_and_its_user_owns_the_compiled_code() -> None:
+    dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    build, image = dockerfile.rsplit("\nFROM ", 1)
+    (user,) = re.findall(r"^USER (\w+)$", image, re.MULTILINE)
+    (filled,) = re.findall(rf"{CACHE_VARIABLE}=(\S+)", build)
+    (read,) = re.findall(rf"{CACHE_VARIABLE}=(\S+)", image)
+    assert f"COPY --from=build --chown={user}:{user} {filled} {read}" in image
+    assert "faultline demo --json" in build
 
 
 def test_the_image_has_the_shipped_model_and_recording() -> None:
