@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -42,8 +43,32 @@ SERVING_MODULES = (
     "models.configs.diagnoser",
     "models.model_file",
     "models.scoring",
+    "models.stepping.load",
     "models.tokenizer",
 )
+
+WORKERS = """
+import asyncio
+from itertools import islice
+from importlib import resources
+
+from agents.cli import load_runners
+from agents.shipped import demo_recording
+from pipeline.recording import read_recording
+from tests.plant import Plant
+
+async def run():
+    plant = Plant((resources.files("pipeline") / "profiles" / "tennessee_eastman.yaml").read_text())
+    records = iter(read_recording(demo_recording()))
+    for _ in range(2):
+        (runner,) = load_runners(plant.settings, plant.profile, None).values()
+        plant.append(islice(records, 600))
+        worker = await plant.work(runner=runner)
+        print(len(plant.log("diagnoses")))
+    print(worker.restored)
+
+asyncio.run(run())
+"""
 
 
 @pytest.fixture
@@ -122,3 +147,19 @@ def test_a_command_names_the_extra_that_it_lacks(
     name = " ".join(["faultline", *command[: 2 if command[0] == "bench" else 1]])
     assert str(refused).startswith(name)
     assert str(refused).endswith(f" needs {library}: run  pip install 'faultline[train]'")
+
+
+def test_the_demo_runs_without_what_training_needs(serving: dict[str, str]) -> None:
+    done = python(serving, "-m", "agents.cli", "demo", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["diagnoses"], report["model"]) == (11_520, "tennessee_eastman 84e8c42d6f02")
+    assert report["scores"]["fused"]["accuracy"] > 0.85
+
+
+def test_a_worker_goes_on_from_saved_states_without_what_training_needs(serving: dict[str, str]) -> None:
+    done = python(serving, "-c", WORKERS)
+    assert done.returncode == 0, done.stderr
+    first, second, restored = (int(word) for word in done.stdout.split())
+    assert second > first > 0
+    assert restored == 12
