@@ -57,7 +57,7 @@ format: $(VENV)/.development
 	$(BIN)/ruff format .
 
 kafka: $(VENV)/.serving
-	$(BIN)/python -m tests.kafka_broker --port 9092
+	$(BIN)/python -m agents.kafka_broker --port 9092
 
 bench: $(VENV)/.serving
 	$(BIN)/faultline bench align

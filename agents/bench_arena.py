@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import signal
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ import msgspec
 import numpy as np
 
 from agents.kafka_admin import TopicSpec, create_topics, translated_errors
+from agents.kafka_broker import KafkaBroker, missing_tools
 from agents.memory_transport import partition_of
 from agents.publish import KafkaPublisher
 from agents.service import topic_specs
@@ -29,7 +28,6 @@ from pipeline.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / "deploy" / "bench"
-BROKER = ROOT / "tests" / "kafka_broker.py"
 
 FAULTLINE = "faultline"
 MACHINES = 200
@@ -279,20 +277,14 @@ def answer(candidate: str, value: bytes) -> tuple[str, int, list[float]]:
 @contextlib.contextmanager
 def broker(address: str | None) -> Iterator[str]:
     """A broker's address: the given one's, or that of one which lives as long as this context."""
-    if not PROGRAMS.is_dir() or not (BROKER.is_file() or address):
+    if not PROGRAMS.is_dir():
         raise SettingsError(
-            f"`faultline bench stream` runs from a checkout of Faultline: {PROGRAMS} holds the rivals' programs and "
-            f"{BROKER} starts the broker"
+            f"`faultline bench stream` runs from a checkout of Faultline: {PROGRAMS} holds the rivals' programs"
         )
     if address:
         yield address.removeprefix("kafka://")
         return
-    spec = importlib.util.spec_from_file_location("faultline_bench_kafka_broker", BROKER)
-    assert spec is not None and spec.loader is not None
-    starter = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = starter  # dataclasses look their module up
-    spec.loader.exec_module(starter)
-    if reason := starter.missing_tools():
+    if reason := missing_tools():
         raise MissingExtraError(f"no broker can be started here: {reason}; or give --kafka host:port")
-    with starter.KafkaBroker.start() as started:
+    with KafkaBroker.start() as started:
         yield started.bootstrap

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kafka_broker import kafka_bootstrap_fixture
+from tests.kafka_fixtures import kafka_bootstrap_fixture
 
 
 @pytest.fixture(scope="session")

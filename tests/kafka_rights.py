@@ -21,7 +21,7 @@ from kafka.admin import (
     ResourceType,
 )
 
-from tests.kafka_broker import BROKER_PASSWORD, BROKER_USER, KafkaBroker
+from agents.kafka_broker import BROKER_PASSWORD, BROKER_USER, KafkaBroker
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "security.md"
 

@@ -25,6 +25,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from agents.cli import partition_function
 from agents.kafka_admin import create_topics
+from agents.kafka_broker import KafkaBroker, ensure_jars
 from agents.publish import KafkaPublisher
 from agents.service import topic_specs
 from agents.state import KafkaStateStore
@@ -33,7 +34,6 @@ from pipeline.records import Output, Record
 from pipeline.settings import load_settings
 from pipeline.topics import engine_topics
 from tests.chaos import OUTPUTS, POINTS, STORY_PLANT, LaggingPublisher, Verdict, compare, differing_states, story
-from tests.kafka_broker import KafkaBroker, ensure_jars
 from tests.mortal_worker import run_forked
 from tests.plant import Plant
 

@@ -25,6 +25,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from agents.cli import load_runners, partition_function
+from agents.kafka_broker import KafkaBroker, ensure_jars
 from agents.publish import KafkaPublisher
 from pipeline.engine import Engine
 from pipeline.messages import decode_diagnosis
@@ -44,7 +45,6 @@ from tests.hostile import (
     mixed_traffic,
     record_of,
 )
-from tests.kafka_broker import KafkaBroker, ensure_jars
 
 TARGET = Target("te-", 40, 52, "xmeas_1", step_ms=180_000, frame_ms=180_000, max_skew_ms=3_600_000)
 WAVE = 10_000

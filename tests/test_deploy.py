@@ -20,6 +20,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from agents.kafka_broker import kafka_version
 from agents.metrics import EngineCollector, TimedRunner, step_seconds
 from agents.web import WebServer
 from pipeline.compiled import CACHE_VARIABLE
@@ -29,7 +30,6 @@ from pipeline.profile import load_profile
 from pipeline.records import Record
 from pipeline.settings import Settings, load_settings
 from tests.builders import SumRunner, control, event, numbered, profile, reading
-from tests.kafka_broker import kafka_version
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"

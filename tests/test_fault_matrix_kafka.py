@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from agents.kafka_broker import KafkaBroker, missing_tools
 from agents.state import STATE_BYTES
 from pipeline.records import Record
 from tests.chaos import POINTS, story
-from tests.kafka_broker import KafkaBroker, missing_tools, skip_or_fail
+from tests.kafka_fixtures import skip_or_fail
 from tests.soak import (
     BROKER,
     OFTEN,

@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 from kafka.net.transport import KafkaTCPTransport
 
+from agents import kafka_broker
 from agents.kafka_admin import TopicSpec, check_topics, create_topics
+from agents.kafka_broker import KafkaBroker
 from pipeline.errors import (
     AuthorizationError,
     BrokerUnavailableError,
     SettingsError,
     TopicMismatchError,
 )
-from tests import kafka_broker
-from tests.kafka_broker import KafkaBroker
+from tests import kafka_fixtures
 
 pytestmark = pytest.mark.kafka
 
@@ -35,7 +36,7 @@ def guarded() -> Iterator[KafkaBroker]:
     """A broker that wants a login and grants nothing to its user."""
     reason = kafka_broker.missing_tools()
     if reason is not None:
-        kafka_broker.skip_or_fail(reason)
+        kafka_fixtures.skip_or_fail(reason)
     authorizer = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
     with KafkaBroker.start(users={"alice": "in-wonderland"}, overrides={"authorizer.class.name": authorizer}) as broker:
         yield broker

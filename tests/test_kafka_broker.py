@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
+from agents import kafka_broker
 from agents.kafka_admin import TopicSpec, create_topics
-from tests import kafka_broker
-from tests.kafka_broker import KafkaBroker, KafkaBrokerError
+from agents.kafka_broker import KafkaBroker, KafkaBrokerError
+from tests import kafka_fixtures
 
 pytestmark = pytest.mark.kafka
 
@@ -27,7 +28,7 @@ def broker() -> Iterator[KafkaBroker]:
     """A broker of this module's own, since it is stopped and killed here."""
     reason = kafka_broker.missing_tools()
     if reason is not None:
-        kafka_broker.skip_or_fail(reason)
+        kafka_fixtures.skip_or_fail(reason)
     # The default session would make the start after a kill wait for six seconds.
     with KafkaBroker.start(overrides={"broker.session.timeout.ms": "2000"}) as started:
         yield started
@@ -106,7 +107,7 @@ def test_a_failed_start_shows_the_log_and_leaves_nothing(tmp_path: Path, monkeyp
 
 def test_foreground_broker_ends_with_its_supervisor(broker: KafkaBroker) -> None:
     port = kafka_broker.free_ports(1)[0]
-    command = [sys.executable, "-m", "tests.kafka_broker", "--port", str(port)]
+    command = [sys.executable, "-m", "agents.kafka_broker", "--port", str(port)]
     with subprocess.Popen(command, cwd=kafka_broker.ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == f"127.0.0.1:{port}\n"
@@ -118,7 +119,7 @@ def test_foreground_broker_ends_with_its_supervisor(broker: KafkaBroker) -> None
 
 def test_killed_owner_takes_its_broker_along(broker: KafkaBroker) -> None:
     port = kafka_broker.free_ports(1)[0]
-    command = [sys.executable, "-m", "tests.kafka_broker", "--port", str(port)]
+    command = [sys.executable, "-m", "agents.kafka_broker", "--port", str(port)]
     with subprocess.Popen(command, cwd=kafka_broker.ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -131,7 +132,7 @@ def test_killed_owner_takes_its_broker_along(broker: KafkaBroker) -> None:
 
 def test_external_broker_is_taken_as_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAULTLINE_KAFKA", "kafka.example:9092")
-    assert list(kafka_broker.kafka_bootstrap_fixture()) == ["kafka.example:9092"]
+    assert list(kafka_fixtures.kafka_bootstrap_fixture()) == ["kafka.example:9092"]
 
 
 def test_missing_tools_skip_or_fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_missing_tools_skip_or_fail(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.delenv("FAULTLINE_REQUIRE_KAFKA", raising=False)
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
     with pytest.raises(pytest.skip.Exception, match="java is not installed"):
-        list(kafka_broker.kafka_bootstrap_fixture())
+        list(kafka_fixtures.kafka_bootstrap_fixture())
     monkeypatch.setenv("FAULTLINE_REQUIRE_KAFKA", "1")
     with pytest.raises(pytest.fail.Exception, match="java is not installed"):
-        list(kafka_broker.kafka_bootstrap_fixture())
+        list(kafka_fixtures.kafka_bootstrap_fixture())

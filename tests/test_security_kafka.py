@@ -22,7 +22,10 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 from typer.testing import CliRunner
 
+from agents import kafka_broker
 from agents.cli import app
+from agents.kafka_broker import BROKER_USER, KafkaBroker
+from agents.kafka_doors import AUTHORIZER, Door
 from agents.memory_transport import partition_of
 from agents.security import client_security, require_rights
 from agents.service import require_topics, serve
@@ -30,10 +33,8 @@ from pipeline.errors import AuthorizationError, BrokerUnavailableError, Faultlin
 from pipeline.profile import PlantProfile, load_profile
 from pipeline.recording import RecordingWriter, count_records
 from pipeline.settings import Settings, load_settings
-from tests import kafka_broker
+from tests import kafka_fixtures
 from tests.builders import ONE_SOURCE, SumRunner, reading
-from tests.kafka_broker import BROKER_USER, KafkaBroker
-from tests.kafka_doors import AUTHORIZER, Door
 from tests.kafka_rights import Right, Rights, documented_rights
 
 pytestmark = [
@@ -130,7 +131,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """One broker with every door; an authorizer grants what docs/security.md says and nothing else."""
     reason = kafka_broker.missing_tools()
     if reason is not None:
-        kafka_broker.skip_or_fail(reason)
+        kafka_fixtures.skip_or_fail(reason)
     overrides = {
         "authorizer.class.name": AUTHORIZER,
         # Who comes in by the door `tls` has no name.

@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from agents.cli import app
+from agents.kafka_doors import Certificates
 from agents.security import client_security, faust_credentials, ssl_context
 from pipeline.errors import SettingsError
 from pipeline.settings import Settings, load_settings
-from tests.kafka_doors import Certificates
 
 SECRET = "hunter2-never-shown"
 LOGIN = {"security_protocol": "SASL_SSL", "sasl_username": "worker"}

@@ -14,14 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.kafka_doors import MODULES, Certificates, Door, door_properties
+from agents.kafka_doors import MODULES, Certificates, Door, door_properties
 
 ROOT = Path(__file__).resolve().parent.parent
-POM = Path(__file__).resolve().parent / "kafka" / "pom.xml"
+POM = Path(__file__).resolve().parent / "data" / "kafka-pom.xml"
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 60.0
 MAVEN_TIMEOUT_S = 300.0
@@ -89,9 +88,12 @@ def kafka_version() -> str:
 
 
 def default_jars_dir() -> Path:
-    """Where the jars are cached: FAULTLINE_KAFKA_JARS, or a folder in the repository that git ignores."""
-    chosen = os.environ.get("FAULTLINE_KAFKA_JARS")
-    return Path(chosen).resolve() if chosen else ROOT / ".cache" / f"kafka-jars-{kafka_version()}"
+    """Where the jars are cached: FAULTLINE_KAFKA_JARS, or a checkout's `.cache`, or the user's cache folder."""
+    if chosen := os.environ.get("FAULTLINE_KAFKA_JARS"):
+        return Path(chosen).resolve()
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "faultline"
+    folder = ROOT / ".cache" if (ROOT / "pyproject.toml").is_file() else user
+    return folder / f"kafka-jars-{kafka_version()}"
 
 
 def missing_tools(jars_dir: Path | None = None) -> str | None:
@@ -365,55 +367,6 @@ class KafkaBroker:
             return text.encode() in log.read()
 
 
-@dataclass(frozen=True)
-class BrokerChoice:
-    """The broker that tests are to use (`broker` only if it was started here), or why there is none."""
-
-    bootstrap: str | None
-    broker: KafkaBroker | None
-    skip_reason: str | None
-
-
-def broker_or_skip_reason() -> BrokerChoice:
-    """FAULTLINE_KAFKA's broker if set, else one started here, else the reason why neither is to be had."""
-    external = os.environ.get("FAULTLINE_KAFKA")
-    if external:
-        return BrokerChoice(external, None, None)
-    reason = missing_tools()
-    if reason is None:
-        try:
-            jars = ensure_jars()
-        except KafkaBrokerError as error:
-            reason = str(error)
-        else:
-            broker = KafkaBroker.start(jars)
-            return BrokerChoice(broker.bootstrap, broker, None)
-    return BrokerChoice(None, None, reason)
-
-
-def skip_or_fail(reason: str) -> None:
-    """Skips the test, unless FAULTLINE_REQUIRE_KAFKA=1 makes a missing broker an error."""
-    # Here, because benchmarks start brokers in installations that have no pytest.
-    import pytest
-
-    if os.environ.get("FAULTLINE_REQUIRE_KAFKA") == "1":
-        pytest.fail(f"FAULTLINE_REQUIRE_KAFKA=1, but there is no Kafka: {reason}", pytrace=False)
-    pytest.skip(f"no Kafka: {reason}")
-
-
-def kafka_bootstrap_fixture() -> Iterator[str]:
-    """Body of a session fixture: yields a bootstrap address and closes the broker if it was started here."""
-    choice = broker_or_skip_reason()
-    if choice.bootstrap is None:
-        skip_or_fail(choice.skip_reason or "")
-        return
-    try:
-        yield choice.bootstrap
-    finally:
-        if choice.broker is not None:
-            choice.broker.close()
-
-
 def _has_jars(folder: Path) -> bool:
     return any(folder.glob("kafka_2.13-*.jar"))
 
@@ -444,7 +397,7 @@ def free_ports(count: int) -> list[int]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a broker in the foreground until Ctrl-C."""
-    parser = argparse.ArgumentParser(prog="python -m tests.kafka_broker", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m agents.kafka_broker", description=main.__doc__)
     parser.add_argument("--port", type=int, default=9092, help="port for clients (default: 9092)")
     port = parser.parse_args(arguments).port
     # A supervisor's SIGTERM should stop the broker as orderly as Ctrl-C does.
