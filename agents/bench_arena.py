@@ -15,19 +15,19 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from agents.bench_host import cpu_seconds
 from agents.kafka_admin import TopicSpec, create_topics, translated_errors
 from agents.kafka_broker import KafkaBroker, missing_tools
 from agents.memory_transport import partition_of
 from agents.publish import KafkaPublisher
 from agents.service import topic_specs
-from pipeline.errors import DataError, FaultlineError, MissingExtraError, SettingsError
+from pipeline.errors import DataError, FaultlineError, MissingExtraError
 from pipeline.messages import decode_diagnosis
 from pipeline.profile import PlantProfile, load_profile
 from pipeline.records import Output
 from pipeline.settings import Settings, load_settings
 
-ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = ROOT / "deploy" / "bench"
+PROGRAMS = Path(__file__).resolve().parent / "rivals"
 
 FAULTLINE = "faultline"
 MACHINES = 200
@@ -196,7 +196,7 @@ class Process:
         self._log = log
         with log.open("wb") as out:
             self._child = subprocess.Popen(
-                command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+                command, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
             )
 
     def __enter__(self) -> Process:
@@ -204,6 +204,11 @@ class Process:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    @property
+    def cpu_seconds(self) -> float | None:
+        """Processor time that it has used so far."""
+        return cpu_seconds(self._child.pid)
 
     @property
     def ended(self) -> bool:
@@ -277,10 +282,6 @@ def answer(candidate: str, value: bytes) -> tuple[str, int, list[float]]:
 @contextlib.contextmanager
 def broker(address: str | None) -> Iterator[str]:
     """A broker's address: the given one's, or that of one which lives as long as this context."""
-    if not PROGRAMS.is_dir():
-        raise SettingsError(
-            f"`faultline bench stream` runs from a checkout of Faultline: {PROGRAMS} holds the rivals' programs"
-        )
     if address:
         yield address.removeprefix("kafka://")
         return

@@ -237,5 +237,4 @@ def bench_scale(
         "parts_microseconds": parts(seed),
         "machines": machines,
         "rounds": rounds,
-        "cores": os.cpu_count(),
     }

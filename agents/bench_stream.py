@@ -1,4 +1,4 @@
-"""`faultline bench stream`: Faultline beside its rivals on a real Kafka, as deploy/bench/README.md describes it."""
+"""`faultline bench stream`: Faultline beside its rivals on a real Kafka, as docs/benchmark.md describes it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -112,8 +112,8 @@ class Bench:
         """Answers a second between the first tenth and the last, or until so many seconds are over."""
         limit = time.monotonic() + _START_SECONDS
         with Counter(arena, candidate) as counter, self.running(candidate, arena) as process:
-            samples: list[tuple[float, int]] = []
-            while not samples or (samples[-1][1] < readings and time.monotonic() < limit):
+            samples: list[Sample] = []
+            while not samples or (samples[-1].answers < readings and time.monotonic() < limit):
                 time.sleep(_POLL_SECONDS)
                 count = counter.count()
                 now = time.monotonic()
@@ -122,7 +122,7 @@ class Bench:
                 elif not count and (now > limit or process.ended):
                     raise process.error("gave no answer")
                 if count:
-                    samples.append((now, count))
+                    samples.append(Sample(now, count, process.cpu_seconds))
                 if process.ended and count < readings:
                     raise process.error(f"ended after {count:,} of {readings:,} answers")
         return pace(samples, readings)
@@ -195,24 +195,37 @@ def difference(vectors: Vectors, reference: Vectors, wanted: set[tuple[str, int]
     return None
 
 
+class Sample(NamedTuple):
+    """How many answers there were at a time, and how much processor time the candidate had used."""
+
+    at: float
+    answers: int
+    cpu_seconds: float | None = None
+
+
 @dataclass(frozen=True)
 class Pace:
-    """Answers a second, and the longest time without a further one."""
+    """Answers a second, the longest time without a further one, and the processor time of one."""
 
     per_second: float
     longest_pause_ms: float
+    cpu_microseconds: float | None
 
 
-def pace(samples: Sequence[tuple[float, int]], readings: int) -> Pace:
+def pace(samples: Sequence[Sample], readings: int) -> Pace:
     """Of the counts of answers at some times, from the first answers on; the first tenth is warming up."""
-    warm = min(readings, max(samples[0][1], int(_WARM_UP_SHARE * min(readings, samples[-1][1]))))
-    measured = [sample for sample in samples if sample[1] >= warm]
-    (began, first), (ended, last) = measured[0], measured[-1]
-    if last == first:
+    warm = min(readings, max(samples[0].answers, int(_WARM_UP_SHARE * min(readings, samples[-1].answers))))
+    measured = [sample for sample in samples if sample.answers >= warm]
+    first, last = measured[0], measured[-1]
+    answers = last.answers - first.answers
+    if not answers:
         raise DataError(f"{readings:,} readings are over before there is anything to measure; take more (--readings)")
-    grew = [measured[0][0], *(later[0] for earlier, later in pairwise(measured) if later[1] > earlier[1])]
+    grew = [first.at, *(later.at for earlier, later in pairwise(measured) if later.answers > earlier.answers)]
     pauses = [later - earlier for earlier, later in pairwise(grew)]
-    return Pace((last - first) / (ended - began), 1000 * max(pauses))
+    cpu = None
+    if first.cpu_seconds is not None and last.cpu_seconds is not None:
+        cpu = 1e6 * (last.cpu_seconds - first.cpu_seconds) / answers
+    return Pace(answers / (last.at - first.at), 1000 * max(pauses), cpu)
 
 
 async def _listen(arena: Arena, candidate: str, process: Process, seconds: float) -> list[tuple[int, bytes]]:
@@ -332,7 +345,7 @@ def bench_stream(
     present = [name for name in chosen if not missing.get(name)]
     if not present:
         raise MissingExtraError("nothing of what is to be measured is installed: pip install 'faultline[bench]'")
-    rates: dict[str, list[float]] = {name: [] for name in present}
+    paces: dict[str, list[Pace]] = {name: [] for name in present}
     quiet: dict[bool, list[Pace]] = {False: [], True: []}
     waits: dict[str, list[Latency]] = {name: [] for name in present if name in (FAULTLINE, "quix") and not skip_latency}
     folder = Path(tempfile.mkdtemp(prefix="faultline-bench-"))
@@ -348,8 +361,8 @@ def bench_stream(
                 with Arena(bootstrap, plant, RIVALS) as arena:
                     asyncio.run(arena.fill(readings))
                     for name in present:
-                        rates[name].append(bench.throughput(name, arena, readings, seconds).per_second)
-                        say(f"round {number}: {name:>10} {rates[name][-1]:>10,.0f} readings/s")
+                        paces[name].append(bench.throughput(name, arena, readings, seconds))
+                        say(f"round {number}: {name:>10} {paces[name][-1].per_second:>10,.0f} readings/s")
                 for name, waited in waits.items():
                     waited.append(bench.latencies(name, plant, latency_seconds))
                     p50, p99 = np.percentile(waited[-1].caused, (50, 99))
@@ -363,7 +376,7 @@ def bench_stream(
                         say(f"round {number}: {kind} texts {found[-1].per_second:>10,.0f} readings/s")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    report = _rates_report(rates) | _latency_report(waits)
+    report = _rates_report(paces) | _latency_report(waits)
     if quiet_topic:
         report |= _quiet_report(quiet)
     return report | {
@@ -372,13 +385,12 @@ def bench_stream(
         "machines": MACHINES,
         "partitions": PARTITIONS,
         "rivals_arithmetic": arithmetic,
-        "cores": os.cpu_count(),
-        "python": sys.version.split()[0],
         "versions": installed,
     }
 
 
-def _rates_report(rates: dict[str, list[float]]) -> dict[str, Any]:
+def _rates_report(paces: dict[str, list[Pace]]) -> dict[str, Any]:
+    rates = {name: [one.per_second for one in found] for name, found in paces.items()}
     report: dict[str, Any] = {}
     for name in CANDIDATES:
         report[name] = round(median(rates[name]), 1) if name in rates else None
@@ -389,6 +401,11 @@ def _rates_report(rates: dict[str, list[float]]) -> dict[str, Any]:
         pairs = zip(ours or (), rates.get(name, ()), strict=False)
         report[f"vs_{name}"] = round(median(mine / theirs for mine, theirs in pairs), 3) if both else None
     report["every_round"] = {name: [round(rate, 1) for rate in found] for name, found in rates.items()}
+    report["cpu_microseconds"] = {
+        name: round(median(times), 2)
+        for name, found in paces.items()
+        if (times := [one.cpu_microseconds for one in found if one.cpu_microseconds is not None])
+    }
     return report
 
 

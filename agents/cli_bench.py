@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from agents.bench_host import host
 from pipeline.extras import require_modules
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
@@ -47,7 +48,7 @@ def bench_stream_command(
         Literal["torch", "numpy"], typer.Option("--arithmetic", help="what rivals compute with")
     ] = "torch",
 ) -> None:
-    """Faultline beside Faust, Quix Streams, Bytewax and loops by hand, on a real broker (deploy/bench/README.md)."""
+    """Faultline beside Faust, Quix Streams, Bytewax and loops by hand, on a real broker (docs/benchmark.md)."""
     require_modules("faultline bench stream", "torch")
     from agents.bench_stream import bench_stream
 
@@ -81,6 +82,7 @@ def _say(text: str) -> None:
 
 
 def _show(report: dict[str, Any], as_json: bool) -> None:
+    report = report | host()
     if as_json:
         print(json.dumps(report, indent=2))
         return

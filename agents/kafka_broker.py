@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agents.kafka_doors import MODULES, Certificates, Door, door_properties
+from pipeline.errors import BrokerUnavailableError
 
 ROOT = Path(__file__).resolve().parent.parent
 POM = Path(__file__).resolve().parent / "data" / "kafka-pom.xml"
@@ -75,15 +76,11 @@ rootLogger.appenderRef.out.ref = out
 WATCHDOG = 'cat >/dev/null; kill -9 "$1" 2>/dev/null; rm -rf "$2"'
 
 
-class KafkaBrokerError(RuntimeError):
-    """The broker or its jars cannot be had; the text holds the tail of the log."""
-
-
 def kafka_version() -> str:
     """The version that the pom asks for."""
     found = re.search(r"<kafka\.version>([^<]+)</kafka\.version>", POM.read_text(encoding="utf-8"))
     if found is None:
-        raise KafkaBrokerError(f"{POM} names no kafka.version")
+        raise BrokerUnavailableError(f"{POM} names no kafka.version")
     return found.group(1)
 
 
@@ -126,9 +123,9 @@ def ensure_jars(jars_dir: Path | None = None) -> Path:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise KafkaBrokerError(f"Maven took over {MAVEN_TIMEOUT_S:.0f} s to fetch the jars") from error
+            raise BrokerUnavailableError(f"Maven took over {MAVEN_TIMEOUT_S:.0f} s to fetch the jars") from error
         if done.returncode != 0 or not _has_jars(fetched):
-            raise KafkaBrokerError(f"Maven could not fetch the Kafka jars:\n{done.stdout[-2000:]}")
+            raise BrokerUnavailableError(f"Maven could not fetch the Kafka jars:\n{done.stdout[-2000:]}")
         try:
             fetched.rename(folder)
         except OSError:
@@ -308,7 +305,7 @@ class KafkaBroker:
 
     def _require_port(self) -> None:
         if not is_free(self.port):
-            raise KafkaBrokerError(f"port {self.port} is taken: stop what listens there or choose another")
+            raise BrokerUnavailableError(f"port {self.port} is taken: stop what listens there or choose another")
 
     def _format(self) -> None:
         self._require_port()
@@ -329,7 +326,7 @@ class KafkaBroker:
             check=False,
         )
         if done.returncode != 0:
-            raise KafkaBrokerError(f"Kafka could not format its data folder:\n{done.stdout[-4000:]}")
+            raise BrokerUnavailableError(f"Kafka could not format its data folder:\n{done.stdout[-4000:]}")
 
     def _launch(self, timeout_s: float) -> None:
         self._require_port()
@@ -359,7 +356,7 @@ class KafkaBroker:
                 time.sleep(0.05)
                 continue
             self.kill()
-            raise KafkaBrokerError(f"{problem}; the end of its log:\n{self.log_tail()}")
+            raise BrokerUnavailableError(f"{problem}; the end of its log:\n{self.log_tail()}")
 
     def _has_logged(self, text: str, since: int) -> bool:
         with self.log_path.open("rb") as log:
@@ -411,7 +408,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
     except KeyboardInterrupt:
         return 0
-    except KafkaBrokerError as error:
+    except BrokerUnavailableError as error:
         print(error, file=sys.stderr)
         return 1
 

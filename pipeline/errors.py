@@ -10,7 +10,7 @@ FaultlineError
 ├── DataError                  training or evaluation data is missing or malformed
 ├── MissingExtraError          an optional dependency is not installed
 ├── DeliveryError              an output or a state could not be handed to the broker
-├── BrokerUnavailableError     no broker answers at the given address
+├── BrokerUnavailableError     no broker answers at the given address, or none can be started
 ├── TopicMismatchError         topics are missing or have the wrong shape
 ├── AuthorizationError         the broker refuses the credentials or the operation
 └── PortInUseError             a port that Faultline should listen on is taken
@@ -60,7 +60,7 @@ class DeliveryError(FaultlineError):
 
 
 class BrokerUnavailableError(FaultlineError):
-    """No broker answers at the given address."""
+    """No broker answers at the given address, or none can be started here."""
 
 
 class TopicMismatchError(FaultlineError):

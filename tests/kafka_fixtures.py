@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from agents.kafka_broker import KafkaBroker, KafkaBrokerError, ensure_jars, missing_tools
+from agents.kafka_broker import KafkaBroker, ensure_jars, missing_tools
+from pipeline.errors import BrokerUnavailableError
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def broker_or_skip_reason() -> BrokerChoice:
     if reason is None:
         try:
             jars = ensure_jars()
-        except KafkaBrokerError as error:
+        except BrokerUnavailableError as error:
             reason = str(error)
         else:
             broker = KafkaBroker.start(jars)

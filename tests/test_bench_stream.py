@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import os
+import shutil
+import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +18,12 @@ import pytest
 import torch
 
 from agents.bench_arena import BEGIN_MS, MACHINES, PERIOD_MS, PROGRAMS, Arena, make_plant
-from agents.bench_stream import CANDIDATES, RIVALS, Bench, bench_stream, difference, latency, pace
+from agents.bench_stream import CANDIDATES, RIVALS, Bench, Sample, bench_stream, difference, latency, pace
+from agents.kafka_broker import default_jars_dir, missing_tools
 from pipeline.errors import DataError, SettingsError
+from tests.kafka_fixtures import skip_or_fail
+
+ROOT = Path(__file__).resolve().parent.parent
 
 READINGS = 2_000
 PAIR = ("faultline", "aiokafka")
@@ -65,6 +73,7 @@ def test_the_report(kafka: str) -> None:
         assert report[f"vs_{left_out}"] is None
     assert report["latency_p50_ms"] is report["quix_latency_p99_ms"] is None
     assert (report["readings"], report["rounds"], report["machines"]) == (40_000, 2, 200)
+    assert all(microseconds > 0 for microseconds in report["cpu_microseconds"].values())
     assert report["versions"].keys() >= {"torch", "aiokafka", "quixstreams"}
     assert any("round 2" in line and "aiokafka" in line for line in told)
 
@@ -77,6 +86,45 @@ def test_latency_is_measured_beside_a_steady_producer(kafka: str, tmp_path: Path
     assert (found.caused > 0).all()
     # The reading that a frame is about was sent a frame before the one that closes it.
     assert (found.own > found.caused).all()
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what a wheel of this version installs, and nothing else of the repository."""
+    folder = tmp_path_factory.mktemp("installed")
+    source, wheels = folder / "source", folder / "wheels"
+    for package in ("pipeline", "models", "agents"):
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, str(wheels)], cwd=source, check=True, capture_output=True)
+    (wheel,) = wheels.glob("*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(folder / "site")
+    shutil.rmtree(source)
+    return folder / "site"
+
+
+@pytest.mark.kafka
+def test_an_installed_command_finds_the_broker_and_the_rivals(installed: Path, tmp_path: Path) -> None:
+    if (reason := missing_tools()) is not None:
+        skip_or_fail(reason)
+    env = os.environ | {"PYTHONPATH": str(installed), "FAULTLINE_KAFKA_JARS": str(default_jars_dir())}
+
+    def python(*command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *command], check=False, cwd=tmp_path, env=env, text=True, capture_output=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert Path(python("-c", "import agents; print(agents.__file__)").strip()).is_relative_to(installed)
+    options = ("--json", "--only", "aiokafka", "--readings", "40000", "--rounds", "1", "--skip-latency")
+    report = json.loads(python("-m", "agents.cli", "bench", "stream", *options))
+    assert report["aiokafka"] > 0
+    assert report["faultline"] is None
+    assert report["processor"]
 
 
 def test_a_reading_at_a_time_or_many_with_torch_or_numpy_the_rivals_compute_the_same(tmp_path: Path) -> None:
@@ -136,12 +184,15 @@ def test_answers_that_differ_are_found() -> None:
 
 
 def test_the_pace_leaves_start_and_warming_up_out() -> None:
-    samples = [(10.0, 40), (10.5, 100), (11.0, 400), (11.5, 400), (12.0, 900), (12.5, 1_000)]
+    counts = [(10.0, 40), (10.5, 100), (11.0, 400), (11.5, 400), (12.0, 900), (12.5, 1_000)]
+    samples = [Sample(at, answers, 3.0 + answers / 10_000) for at, answers in counts]
     measured = pace(samples, 1_000)
     assert measured.per_second == pytest.approx(900 / 2.0)
     assert measured.longest_pause_ms == pytest.approx(1_000.0)
+    assert measured.cpu_microseconds == pytest.approx(100.0)
+    assert pace([Sample(*count) for count in counts], 1_000).cpu_microseconds is None
     with pytest.raises(DataError, match="--readings"):
-        pace([(10.0, 1_000)], 1_000)
+        pace([Sample(10.0, 1_000)], 1_000)
 
 
 def test_latency_counts_from_the_reading_that_causes_the_answer() -> None:

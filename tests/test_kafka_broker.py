@@ -17,7 +17,8 @@ from kafka import KafkaConsumer, KafkaProducer
 
 from agents import kafka_broker
 from agents.kafka_admin import TopicSpec, create_topics
-from agents.kafka_broker import KafkaBroker, KafkaBrokerError
+from agents.kafka_broker import KafkaBroker
+from pipeline.errors import BrokerUnavailableError
 from tests import kafka_fixtures
 
 pytestmark = pytest.mark.kafka
@@ -93,14 +94,14 @@ def test_kill_and_restart_keeps_acknowledged_records(broker: KafkaBroker) -> Non
 
 
 def test_a_taken_port_is_named(broker: KafkaBroker) -> None:
-    with pytest.raises(KafkaBrokerError, match=f"port {broker.port} is taken"):
+    with pytest.raises(BrokerUnavailableError, match=f"port {broker.port} is taken"):
         KafkaBroker.start(port=broker.port)
 
 
 @pytest.mark.usefixtures("broker")
 def test_a_failed_start_shows_the_log_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(KafkaBrokerError, match=r"no\.such\.Authorizer"):
+    with pytest.raises(BrokerUnavailableError, match=r"no\.such\.Authorizer"):
         KafkaBroker.start(overrides={"authorizer.class.name": "no.such.Authorizer"})
     assert list(tmp_path.glob("faultline-kafka-*")) == []
 
