@@ -19,7 +19,6 @@ from models.diagnoser import Diagnoser
 from models.network_file import compile_network
 from models.threads import limit_threads
 from pipeline import messages
-from pipeline.diagnoses import DiagnosisWriter
 from pipeline.engine import Engine
 from pipeline.frames import Frames, StepRunner
 from pipeline.profile import PlantProfile, parse_profile
@@ -164,7 +163,7 @@ def parts(seed: int, rows: int = 200, rounds: int = 200) -> dict[str, float]:
     engine = Engine(profile, {"unit": runner})
     line = engine.lines["unit"]
     machines = [line.add(f"m{number}", 0, _BEGIN_MS) for number in range(rows)]
-    writer, result = DiagnosisWriter(profile.machine_types[0], runner), runner.step(frames)
+    writer, result = line.writer, runner.step(frames)
 
     def decode() -> None:
         for one in wire:

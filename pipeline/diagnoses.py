@@ -2,43 +2,68 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
-from typing import Any, Protocol
+from typing import Protocol
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import messages
 from pipeline.alarms import AlarmChange
 from pipeline.alignment import Resets
-from pipeline.frames import Bools, Floats, Frames, Ints, StepResult, StepRunner
-from pipeline.messages import Diagnosis, Evidence, ModalityAnswer, ModelRef, TextEvidence, VariableEvidence
+from pipeline.answers import (
+    AGE_MS,
+    CONFIDENCE,
+    DEVIATIONS,
+    DISAGREEMENT,
+    END_MS,
+    ENTROPY,
+    FAULT,
+    HUNDREDTHS,
+    LARGEST,
+    MODALITIES,
+    MODALITY_COLUMNS,
+    OWN_CONFIDENCE,
+    OWN_FAULT,
+    PRESENT,
+    RESET,
+    REVISION,
+    SILENT,
+    START_MS,
+    TOP,
+    UNDEFINED,
+    UNIT,
+    VARIABLES,
+    WEIGHT,
+    RoundAnswers,
+    first_probability,
+)
+from pipeline.compiled import Notify
+from pipeline.diagnosis_json import RoundTexts, RoundWriter
+from pipeline.frames import Floats, Frames, Ints, StepResult, StepRunner
+from pipeline.messages import (
+    LEAST_PROBABILITY,
+    Diagnosis,
+    Evidence,
+    ModalityAnswer,
+    ModelRef,
+    TextEvidence,
+    VariableEvidence,
+)
 from pipeline.profile import MachineType
 from pipeline.records import Output
 from pipeline.topics import ALARMS, DIAGNOSES
 
 NO_EVIDENCE = "no_evidence"
-_TOP_VARIABLES = 3
-_NOTABLE_DEVIATION = 3.0
-_DIGITS = 7
-_TINY = 1e-12
-
+TEXT = "text"
 
 _new_output = partial(tuple.__new__, Output)  # half the cost of calling Output
-_NOTHING = Evidence([], [])
-_RESET_NAMES = {reason.value: reason.name.lower() if reason else None for reason in Resets}
-
-
-def _fixed_names(title: str, names: Sequence[str]) -> Callable[..., Any]:
-    """A struct that is written as an object with these names, several times faster than a dictionary."""
-    fields = [(f"field_{index}", Any) for index in range(len(names))]
-    renamed = {field: name for (field, _), name in zip(fields, names, strict=True)}
-    return msgspec.defstruct(title, fields, rename=renamed, gc=False)
+_RESET_NAMES = [reason.name.lower() if reason else None for reason in Resets]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +74,11 @@ class RememberedText:
     text: str
     time_ms: int
     late: bool
+    head: bytes = field(init=False, repr=False, compare=False)
+    """As evidence in JSON, up to the text's age."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "head", messages.text_head(self.id, self.text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +117,7 @@ class DiagnosedMachine(Protocol):
 
     name: str
     key: bytes
+    quoted: bytes  # the name as JSON has it between its quotes
     partition: int
 
     @property
@@ -96,16 +127,25 @@ class DiagnosedMachine(Protocol):
 class DiagnosisWriter:
     """Turns step results of one machine type into output records."""
 
-    def __init__(self, kind: MachineType, runner: StepRunner) -> None:
+    def __init__(self, kind: MachineType, runner: StepRunner, notify: Notify) -> None:
+        """`notify` gets a line if code has to be compiled first."""
         self._kind = kind
         self._classes = runner.classes
         self._modalities = runner.modalities
         self.model = ModelRef(runner.name, runner.hash)
         self._variables = kind.variable_names
         self._named = (*runner.classes, NO_EVIDENCE)  # the last one is found at index -1, too
-        self._probabilities = _fixed_names("Probabilities", runner.classes)
-        self._answers = _fixed_names("Modalities", runner.modalities)
         self._ttl_ms = kind.text_ttl_frames * kind.frame_period_ms
+        text = self._modalities.index(TEXT) if TEXT in self._modalities else -1
+        self._answers = RoundAnswers(text, notify)
+        self._writer = RoundWriter(
+            self.model, runner.classes, runner.modalities, self._variables, _RESET_NAMES, NO_EVIDENCE, notify
+        )
+
+    def load(self) -> None:
+        """Load compiled code now, instead of with the first frame."""
+        self._answers.load()
+        self._writer.load()
 
     def write(
         self,
@@ -116,113 +156,98 @@ class DiagnosisWriter:
         counts: Counter[str],
     ) -> Answers:
         """Append one diagnosis a row; returns what they say."""
-        rounded = np.round(result.probabilities.astype(np.float64), _DIGITS)
-        has_evidence: Bools = np.any(result.present, axis=0)
-        best = np.where(has_evidence, rounded.argmax(axis=1), -1)
-        confidence = rounded.max(axis=1)
-        p = np.maximum(result.probabilities, _TINY)
-        entropy = (-(p * np.log(p)).sum(axis=1)).astype(np.float64).round(_DIGITS)
-        divergence: Floats = jensen_shannon(result.modality_probabilities, result.present)
-        disagreement = divergence.astype(np.float64).round(_DIGITS)
         ends = (frames.start_ms + frames.period_ms).tolist()
-        remembered = [
-            [text for text in machine.texts if end - text.time_ms <= self._ttl_ms] if machine.texts else []
-            for machine, end in zip(machines, ends, strict=True)
+        remembered = self._remembered(machines, ends)
+        text_age_ms = np.full(len(ends), UNDEFINED)
+        texts = None
+        if remembered:
+            text_age_ms[list(remembered)] = [ends[row] - max(t.time_ms for t in of) for row, of in remembered.items()]
+            texts = _round_texts(remembered, ends)
+        numbers = self._answers.compute(frames, result, text_age_ms)
+        values = self._writer.write(numbers, frames.values, [machine.quoted for machine in machines], texts)
+        written = [
+            messages.encode(self._diagnosis(row, machines[row].name, frames, result, numbers, remembered))
+            if value is None
+            else value
+            for row, value in enumerate(values)
         ]
-        named = self._named
-        faults = best.tolist()
-        for fault, count in Counter(faults).items():
-            counts[named[fault]] += count
-        names = [machine.name for machine in machines]
-        revisions = frames.revision.tolist()
-        model = self.model.hash[:12]
-        # Everything goes through `map`, by position: a loop in Python would double what a diagnosis costs.
-        diagnoses = map(
-            Diagnosis,
-            [f"{name}:{end}:{model}:{re}" for name, end, re in zip(names, ends, revisions, strict=True)],
-            names,
-            frames.start_ms.tolist(),
-            ends,
-            [named[fault] for fault in faults],
-            np.where(has_evidence, confidence, 0.0).tolist(),
-            map(self._probabilities, *rounded.T.tolist()),
-            map(self._answers, *self._modality_answers(frames, result, ends, remembered)),
-            entropy.tolist(),
-            disagreement.tolist(),
-            self._evidence(frames, result, ends, remembered),
-            ["silent" if silent else "active" for silent in (~np.any(frames.observed, axis=1)).tolist()],
-            [_RESET_NAMES[reset] for reset in frames.reset_reason.tolist()],
-            revisions,
-            repeat(self.model),
-            repeat(None) if result.attention is None else result.attention.astype(np.float64).round(_DIGITS).tolist(),
-        )
-        values = messages.encode_all(list(diagnoses))
         partitions, keys = [machine.partition for machine in machines], [machine.key for machine in machines]
-        outputs += map(_new_output, zip(repeat(DIAGNOSES), partitions, keys, values, ends, repeat(())))
-        return Answers(best, confidence.astype(np.float32), entropy, disagreement)
+        outputs += map(_new_output, zip(repeat(DIAGNOSES), partitions, keys, written, ends, repeat(())))
+        faults = numbers[:, FAULT]
+        for fault, count in Counter(faults.tolist()).items():
+            counts[self._named[fault]] += count
+        of_round = numbers[:, [LARGEST, ENTROPY, DISAGREEMENT]] / UNIT
+        return Answers(faults, of_round[:, 0].astype(np.float32), of_round[:, 1], of_round[:, 2])
 
-    def _modality_answers(
-        self, frames: Frames, result: StepResult, ends: list[int], remembered: list[list[RememberedText]]
-    ) -> list[list[ModalityAnswer]]:
-        """For each modality its own answer in every row."""
-        own = np.round(result.modality_probabilities.max(axis=2).astype(np.float64), _DIGITS).tolist()
-        best = result.modality_probabilities.argmax(axis=2).tolist()
-        weights = np.round(result.weights.astype(np.float64), _DIGITS).tolist()
-        present = result.present.tolist()
-        classes, answer = self._classes, ModalityAnswer
-        answers = []
+    def _remembered(self, machines: Sequence[DiagnosedMachine], ends: Sequence[int]) -> dict[int, list[RememberedText]]:
+        """The texts of each row that has any, oldest first."""
+        remembered = {}
+        for row, machine in enumerate(machines):
+            if machine.texts:
+                since_ms = ends[row] - self._ttl_ms
+                if texts := [text for text in machine.texts if text.time_ms >= since_ms]:
+                    remembered[row] = texts
+        return remembered
+
+    def _diagnosis(
+        self,
+        row: int,
+        machine: str,
+        frames: Frames,
+        result: StepResult,
+        numbers: Ints,
+        remembered: Mapping[int, Sequence[RememberedText]],
+    ) -> Diagnosis:
+        """A row that has a number which the round's writer does not know: far from 1, or not finite."""
+        given = numbers[row].tolist()
+        start_ms, end_ms, revision = given[START_MS], given[END_MS], given[REVISION]
+        first = first_probability(len(self._modalities))
+        shares, attention = given[first : first + len(self._classes)], given[first + len(self._classes) :]
+        width = len(self._modalities)
+        modalities = {}
         for index, modality in enumerate(self._modalities):
-            ages: list[int | None]
-            if modality == "text":
-                ages = [
-                    end - max(text.time_ms for text in texts) if texts else None
-                    for end, texts in zip(ends, remembered, strict=True)
-                ]
-            else:
-                newest = np.where(frames.age_ms >= 0, frames.age_ms, np.iinfo(np.int64).max).min(axis=1)
-                ages = [age if here else None for age, here in zip(newest.tolist(), present[index], strict=True)]
-            answers.append(
-                [
-                    answer(classes[fault], sure, weight, True, age)
-                    if here
-                    else answer(NO_EVIDENCE, 0.0, weight, False, age)
-                    for fault, sure, weight, here, age in zip(
-                        best[index], own[index], weights[index], present[index], ages, strict=True
-                    )
-                ]
+            own = given[MODALITIES + index * MODALITY_COLUMNS :][:MODALITY_COLUMNS]
+            age_ms = None if own[AGE_MS] == UNDEFINED else own[AGE_MS]
+            modalities[modality] = ModalityAnswer(
+                self._named[own[OWN_FAULT]],
+                _fraction(own[OWN_CONFIDENCE]),
+                _fraction(own[WEIGHT]),
+                bool(own[PRESENT]),
+                age_ms,
             )
-        return answers
-
-    def _evidence(
-        self, frames: Frames, result: StepResult, ends: list[int], remembered: list[list[RememberedText]]
-    ) -> list[Evidence]:
-        """For each row the variables that stand out, and the texts that are remembered."""
-        evidence = [_NOTHING] * len(ends)
-        variables = self._variable_evidence(frames, result)
-        for row in {*variables, *(row for row, texts in enumerate(remembered) if texts)}:
-            texts = [TextEvidence(t.id, t.text, ends[row] - t.time_ms, t.late) for t in remembered[row]]
-            evidence[row] = Evidence(variables.get(row, []), texts)
-        return evidence
-
-    def _variable_evidence(self, frames: Frames, result: StepResult) -> dict[int, list[VariableEvidence]]:
-        """Of rows with variables far from their normal range those variables, the furthest first."""
-        distance = np.abs(result.scaled)
-        notable = np.flatnonzero(distance.max(axis=1) >= _NOTABLE_DEVIATION)
-        evidence: dict[int, list[VariableEvidence]] = {}
-        if not len(notable):
-            return evidence
-        top = np.argsort(-distance[notable], axis=1, kind="stable")[:, :_TOP_VARIABLES]
-        deviations = np.round(np.take_along_axis(result.scaled[notable], top, axis=1).astype(np.float64), 2)
-        values = np.take_along_axis(frames.values[notable], top, axis=1)
-        for row, columns, found, given in zip(
-            notable.tolist(), top.tolist(), deviations.tolist(), values.tolist(), strict=True
-        ):
-            evidence[row] = [
-                VariableEvidence(self._variables[column], float(f"{value:.7g}"), deviation)
-                for column, deviation, value in zip(columns, found, given, strict=True)
-                if abs(deviation) >= _NOTABLE_DEVIATION
+        variables = []
+        for place in range(given[VARIABLES]):
+            column, deviation = given[TOP + place], given[DEVIATIONS + place]
+            # One of so many standard deviations has no decimals.
+            shown = float(result.scaled[row, column]) if deviation == UNDEFINED else _fraction(deviation, HUNDREDTHS)
+            variables.append(VariableEvidence(self._variables[column], _significant(frames.values[row, column]), shown))
+        texts = [TextEvidence(t.id, t.text, end_ms - t.time_ms, t.late) for t in remembered.get(row, ())]
+        return Diagnosis(
+            id=self._id(machine, end_ms, revision),
+            machine=machine,
+            frame_start=start_ms,
+            frame_end=end_ms,
+            fault=self._named[given[FAULT]],
+            confidence=_fraction(given[CONFIDENCE]),
+            probabilities={
+                name: share
+                for name, units in zip(self._classes, shares, strict=True)
+                if not (share := _fraction(units)) < LEAST_PROBABILITY
+            },
+            modalities=modalities,
+            entropy=_fraction(given[ENTROPY]),
+            disagreement=_fraction(given[DISAGREEMENT]),
+            evidence=Evidence(variables, texts),
+            status="silent" if given[SILENT] else "active",
+            reset=_RESET_NAMES[given[RESET]],
+            revision=revision,
+            model=self.model,
+            attention=[
+                [_fraction(units) for units in attention[begin : begin + width]]
+                for begin in range(0, len(attention), width)
             ]
-        return evidence
+            or None,
+        )
 
     def announce(self, machine: str, partition: int, start_ms: int, *, offline: bool) -> tuple[str, Output]:
         """The diagnosis of a frame that a silent machine let pass: no evidence."""
@@ -258,7 +283,7 @@ class DiagnosisWriter:
             fault=fault,
             state="raised" if change.raised else "cleared",
             time=end,
-            confidence=round(confidence, _DIGITS),
+            confidence=round(confidence * UNIT) / UNIT,
             diagnosis=self._id(machine.name, end, 0),
         )
         return Output(ALARMS, machine.partition, machine.key, messages.encode(message), end)
@@ -267,15 +292,22 @@ class DiagnosisWriter:
         return f"{machine}:{end_ms}:{self.model.hash[:12]}:{revision}"
 
 
-def jensen_shannon(probabilities: Floats, present: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Floats:
-    """Jensen-Shannon divergence in nats between the modalities that are present.
+def _round_texts(remembered: Mapping[int, Sequence[RememberedText]], ends: Sequence[int]) -> RoundTexts:
+    texts = [text for of in remembered.values() for text in of]
+    counts = np.zeros(len(ends), np.int64)
+    counts[list(remembered)] = [len(of) for of in remembered.values()]
+    return RoundTexts(
+        heads=[text.head for text in texts],
+        age_ms=[ends[row] - text.time_ms for row, of in remembered.items() for text in of],
+        late=[text.late for text in texts],
+        counts=counts,
+    )
 
-    Args: probabilities (M, B, C), present (M, B). Returns (B,); 0 where fewer than two are present.
-    """
-    weight = present / np.maximum(present.sum(axis=0), 1)
-    p = np.maximum(probabilities, _TINY)
-    mean = (weight[:, :, None] * p).sum(axis=0)
-    own = (weight * -(p * np.log(p)).sum(axis=2)).sum(axis=0)
-    mixed = -(mean * np.log(np.maximum(mean, _TINY))).sum(axis=1)
-    divergence: Floats = np.where(present.sum(axis=0) > 1, np.maximum(mixed - own, 0.0), 0.0).astype(np.float32)
-    return divergence
+
+def _fraction(units: int, per_one: int = UNIT) -> float:
+    return math.nan if units == UNDEFINED else units / per_one
+
+
+def _significant(value: np.float32) -> float:
+    """The digits that a float32 has."""
+    return float(f"{value:.7g}")

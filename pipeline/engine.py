@@ -18,6 +18,7 @@ import numpy as np
 from pipeline import messages
 from pipeline.alarms import AlarmRule
 from pipeline.alignment import Aligned, ArrivedText, ReadingBatch, Resets
+from pipeline.compiled import Notify
 from pipeline.diagnoses import RememberedText, Watcher
 from pipeline.errors import SettingsError, StateError
 from pipeline.frames import EventText, Ints, StepRunner
@@ -69,8 +70,11 @@ class Engine:
         alarm_rule: AlarmRule | None = None,
         partition_of: Callable[[bytes], int] | None = None,
         watcher: Watcher | None = None,
+        notify: Notify = lambda _: None,
     ) -> None:
-        """`runners` holds one model for each machine type; `partition_of` detects wrongly partitioned keys."""
+        """`runners` holds one model for each machine type; `partition_of` detects wrongly partitioned keys; `notify`
+        gets a line if code has to be compiled first.
+        """
         missing = [kind.name for kind in profile.machine_types if kind.name not in runners]
         if missing:
             raise SettingsError(f"no model is given for machine type {', '.join(missing)} of plant {profile.plant}")
@@ -78,7 +82,7 @@ class Engine:
         self._partition_of = partition_of
         self._watcher = watcher
         rule = alarm_rule or AlarmRule()
-        self.lines = {kind.name: Line(kind, runners[kind.name], rule) for kind in profile.machine_types}
+        self.lines = {kind.name: Line(kind, runners[kind.name], rule, notify) for kind in profile.machine_types}
         self._machines: dict[bytes, Machine] = {}
         self._changed: dict[bytes, Machine] = {}
         self._forgotten: dict[str, Forgotten] = {}
@@ -89,6 +93,11 @@ class Engine:
         self._sensor_topics = frozenset(profile.sensor_topics)
         self._max_skew_ms = max(kind.max_skew_ms for kind in profile.machine_types)
         self.stats = Stats()
+
+    def load(self) -> None:
+        """Load compiled code now, instead of with the first frame."""
+        for line in self.lines.values():
+            line.writer.load()
 
     # -- input ------------------------------------------------------------------------------------------------
 

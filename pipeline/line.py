@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipeline import messages
 from pipeline.alarms import AlarmRule, Alarms
 from pipeline.alignment import Aligner
+from pipeline.compiled import Notify
 from pipeline.diagnoses import DiagnosisWriter, RememberedText
 from pipeline.errors import SettingsError
 from pipeline.frames import Ints, StepRunner
@@ -25,6 +27,7 @@ class Machine:
 
     name: str
     key: bytes
+    quoted: bytes  # the name as JSON has it between its quotes
     line: Line
     slot: int
     partition: int
@@ -70,7 +73,7 @@ class SourceColumns:
 class Line:
     """All machines of one type: their alignment, model and alarms, in equal slots."""
 
-    def __init__(self, kind: MachineType, runner: StepRunner, rule: AlarmRule) -> None:
+    def __init__(self, kind: MachineType, runner: StepRunner, rule: AlarmRule, notify: Notify) -> None:
         if runner.classes != kind.faults:
             raise SettingsError(f"model {runner.name} knows other faults than machine type {kind.name} of the profile")
         self.kind = kind
@@ -80,7 +83,7 @@ class Line:
         self.aligner = Aligner(kind)
         self.alarms = Alarms(rule)
         self.machines: list[Machine | None] = []
-        self.writer = DiagnosisWriter(kind, runner)
+        self.writer = DiagnosisWriter(kind, runner, notify)
         self._free: list[int] = []
         self.width = len(kind.variables)
         self.max_skew_ms = kind.max_skew_ms
@@ -103,7 +106,7 @@ class Line:
             self.alarms.reserve(len(self.machines) + 64)
             self.runner.reserve(slot + 1)
         machine = self.machines[slot] = Machine(
-            name, name.encode(), self, slot, partition, last_ms, [last_ms] * len(self.sources)
+            name, name.encode(), messages.quoted(name), self, slot, partition, last_ms, [last_ms] * len(self.sources)
         )
         return machine
 

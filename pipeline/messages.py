@@ -6,7 +6,7 @@ Decoding is strict (no strings for numbers, no numbers for booleans) and done by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -26,6 +26,10 @@ MAX_EVENT_BYTES = 64 << 10
 
 MAX_NAME = 200
 """Characters of a machine's id, or of a fault's name in a label, at most."""
+
+
+LEAST_PROBABILITY = 0.0005
+"""Diagnoses leave out probabilities that are less, when rounded to the decimals that diagnoses have."""
 
 
 class Reason(StrEnum):
@@ -213,7 +217,6 @@ _decode_label = msgspec.json.Decoder(Label).decode
 _decode_control = msgspec.json.Decoder(Control).decode
 _decode_diagnosis = msgspec.json.Decoder(Diagnosis).decode
 _encode = msgspec.json.Encoder().encode
-_encode_lines = msgspec.json.Encoder().encode_lines
 
 
 def decode_reading(value: bytes) -> tuple[str, int | str, list[float | None] | dict[str, float | None]]:
@@ -270,10 +273,23 @@ def encode(message: msgspec.Struct) -> bytes:
     return _encode(message)
 
 
-def encode_all(messages: Sequence[msgspec.Struct]) -> list[bytes]:
-    """JSON bytes of each of many messages."""
-    # One call, and JSON has no line feeds but those between messages: in strings they are escaped.
-    return _encode_lines(messages).splitlines()
+def text_head(id_: str, text: str) -> bytes:
+    """The JSON of a TextEvidence up to its age."""
+    return _encode(TextEvidence(id_, text, 0, False)).removesuffix(b'0,"late":false}')
+
+
+def quoted(name: str) -> bytes:
+    """A name as JSON has it between its quotes."""
+    return _encode(name)[1:-1]
+
+
+def probability_difference(one: Mapping[str, float], other: Mapping[str, float]) -> float:
+    """The largest difference between two diagnoses' probabilities; one that is left out may be up to the least."""
+    largest = 0.0
+    for name in one.keys() | other.keys():
+        least, most = sorted((one.get(name, LEAST_PROBABILITY), other.get(name, LEAST_PROBABILITY)))
+        largest = max(largest, most - least)
+    return largest
 
 
 def _rejected(error: Exception) -> RejectedError:
