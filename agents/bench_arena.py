@@ -271,10 +271,11 @@ class Counter:
 
 
 def answer(candidate: str, value: bytes) -> tuple[str, int, list[float]]:
-    """Machine, time of the reading, and probabilities of one answer."""
+    """Machine, time of the reading, and probabilities of one answer; 0 for those that it leaves out."""
     if candidate == FAULTLINE:
         diagnosis = decode_diagnosis(value)
-        return diagnosis.machine, diagnosis.frame_start, list(diagnosis.probabilities.values())
+        shares = [diagnosis.probabilities.get(name, 0.0) for name in FAULTS]
+        return diagnosis.machine, diagnosis.frame_start, shares
     message = json.loads(value)
     return message["machine"], message["time"], message["probabilities"]
 

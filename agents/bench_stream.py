@@ -38,10 +38,10 @@ from agents.bench_arena import (
     make_plant,
 )
 from pipeline.errors import DataError, MissingExtraError, SettingsError
+from pipeline.messages import LAST_DECIMAL, LEAST_PROBABILITY
 
 PER_SECOND = 1_000.0
 CHECKED_READINGS = 2_000
-TOLERANCE = 1e-5
 _WARM_UP_SHARE = 0.1
 _POLL_SECONDS = 0.05
 _START_SECONDS = 60.0
@@ -190,7 +190,9 @@ def difference(vectors: Vectors, reference: Vectors, wanted: set[tuple[str, int]
     if twice := [place for place in wanted if len(vectors[place]) != 1]:
         return f"{len(twice)} readings have several answers, such as {min(twice)}"
     for place in sorted(wanted):
-        if not np.allclose(vectors[place][0], reference[place][0], rtol=0, atol=TOLERANCE):
+        one, other = np.array(vectors[place][0]), np.array(reference[place][0])
+        allowed = np.where((one == 0) | (other == 0), LEAST_PROBABILITY, 1.5 * LAST_DECIMAL)
+        if (np.abs(one - other) > allowed).any():
             return f"other probabilities for {place}: {vectors[place][0]} instead of {reference[place][0]}"
     return None
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.engine import Engine
 from pipeline.errors import RecordingError
 from pipeline.frames import StepRunner
-from pipeline.messages import decode_diagnosis
+from pipeline.messages import LAST_DECIMAL, decode_diagnosis, probability_difference
 from pipeline.records import Output
 from pipeline.topics import DIAGNOSES
 
@@ -23,7 +23,7 @@ _SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("fault", pa.string(), nullable=False),
-        pa.field("probabilities", pa.list_(pa.float64()), nullable=False),
+        pa.field("probabilities", pa.map_(pa.string(), pa.float64()), nullable=False),
     ]
 )
 
@@ -33,7 +33,7 @@ class Certificate:
     """Diagnoses by id, and a hash of each machine's alignment state (buffers, watermarks, last values) at the end."""
 
     model: str
-    said: dict[str, tuple[str, list[float]]]
+    said: dict[str, tuple[str, dict[str, float]]]
     states: dict[str, str]
 
     def differences(self, other: Certificate) -> list[str]:
@@ -72,7 +72,7 @@ class Witness:
 
     def __init__(self, runners: Mapping[str, StepRunner]) -> None:
         self._model = ", ".join(f"{name}={runner.hash}" for name, runner in sorted(runners.items()))
-        self._said: dict[str, tuple[str, list[float]]] = {}
+        self._said: dict[str, tuple[str, dict[str, float]]] = {}
         self._states: dict[str, str] = {}
 
     def see(self, outputs: Iterable[Output]) -> None:
@@ -80,7 +80,7 @@ class Witness:
         for output in outputs:
             if output.topic == DIAGNOSES:
                 diagnosis = decode_diagnosis(output.value or b"")
-                self._said[diagnosis.id] = diagnosis.fault, list(diagnosis.probabilities.values())
+                self._said[diagnosis.id] = diagnosis.fault, diagnosis.probabilities
 
     def finish(self, engine: Engine) -> None:
         """Take the states as they stand at the end."""
@@ -99,7 +99,7 @@ def write_certificate(path: Path, certificate: Certificate) -> None:
     columns: Sequence[object] = (
         ids,
         [certificate.said[id_][0] for id_ in ids],
-        [certificate.said[id_][1] for id_ in ids],
+        [list(certificate.said[id_][1].items()) for id_ in ids],
     )
     arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
     head = json.dumps({"model": certificate.model, "states": certificate.states}).encode()
@@ -117,4 +117,4 @@ def read_certificate(path: Path) -> Certificate:
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise RecordingError(f"{path} is not a certificate of `faultline replay --certify`: {error!r}") from error
     rows = zip(*(table[name].to_pylist() for name in _SCHEMA.names), strict=True)
-    return Certificate(head["model"], {id_: (fault, values) for id_, fault, values in rows}, head["states"])
+    return Certificate(head["model"], {id_: (fault, dict(shares)) for id_, fault, shares in rows}, head["states"])

@@ -3,9 +3,10 @@
 What is checked, for the diagnoses that lie in the topic when the command begins:
 
 Contents: no id has two contents. Records with the same bytes are deliveries that were repeated after a crash, and only
-counted. Others with the same id are compared field by field: numbers may lie 1e-6 apart (entropy and disagreement,
-which are computed from them by logarithms, 1e-3), everything else must be equal. An id must be the one that machine,
-frame end, model and revision make, the key must be the machine, and the frame one of its machine type's.
+counted. Others with the same id are compared field by field: numbers may differ by one in the last of their five
+decimals (entropy and disagreement, which are computed from them by logarithms, by 1e-3), everything else must be equal.
+An id must be the one that machine, frame end, model and revision make, the key must be the machine, and the frame one
+of its machine type's.
 
 Gaps: a machine's frames are stepped one after the other (status `active` or `silent`), so the end of each is one frame
 period behind the last one's. There are two exceptions, and both must be told by `reset` of the frame behind the hole:
@@ -44,12 +45,11 @@ import msgspec
 from agents.dead_letters import shown_time
 from agents.topic_log import Log, Place
 from pipeline import messages
-from pipeline.messages import ModelRef
+from pipeline.messages import LAST_DECIMAL, LEAST_PROBABILITY, ModelRef
 from pipeline.profile import MachineType, PlantProfile
 from pipeline.records import Record
 from pipeline.topics import DIAGNOSES
 
-TOLERANCE = 1e-6
 DERIVED_TOLERANCE = 1e-3
 MAX_SHOWN = 20
 _DERIVED = frozenset({"entropy", "disagreement"})
@@ -456,6 +456,8 @@ def _forgotten(voice: _Voice, kind: MachineType) -> list[tuple[int, int]]:
 def _difference(one: Any, other: Any, name: str = "") -> str | None:
     """The first field in which two decoded diagnoses differ by more than is allowed; None if there is none."""
     if isinstance(one, dict) and isinstance(other, dict):
+        if name == "probabilities":  # one that is left out is a small one
+            one, other = ({key: content.get(key, LEAST_PROBABILITY) for key in one | other} for content in (one, other))
         if one.keys() != other.keys():
             return f"the fields of {name or 'the diagnosis'}"
         parts = ((f"{name}.{key}".lstrip("."), one[key], other[key]) for key in one)
@@ -464,7 +466,7 @@ def _difference(one: Any, other: Any, name: str = "") -> str | None:
     elif isinstance(one, float | int) and isinstance(other, float | int):
         if isinstance(one, int) and isinstance(other, int):
             return None if one == other else f"{name} ({one} and {other})"
-        allowed = DERIVED_TOLERANCE if name in _DERIVED else TOLERANCE
+        allowed = DERIVED_TOLERANCE if name in _DERIVED else LAST_DECIMAL
         # Both are decimals with few digits: what they have of rounding error must not decide.
         return None if abs(one - other) <= allowed * (1 + 1e-6) else f"{name} ({one} and {other})"
     else:

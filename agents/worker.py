@@ -101,7 +101,10 @@ class Worker:
         timed = {name: TimedRunner(runner, seconds, wall_seconds) for name, runner in runners.items()}
         rule = AlarmRule(settings.alarm_agree, settings.alarm_frames, settings.alarm_confidence)
         self._metrics = FusionMetrics(settings.metrics_interval_ms)
-        self.engine = Engine(profile, timed, alarm_rule=rule, partition_of=partition_of, watcher=self._metrics)
+        self.engine = Engine(
+            profile, timed, alarm_rule=rule, partition_of=partition_of, watcher=self._metrics, notify=log.warning
+        )
+        self.engine.load()
         self._seen_wall: dict[int, float] = {}  # partition -> when its last record came
         self._held: list[Any] = []  # events that are processed, but not acknowledged
         self._held_records = 0

@@ -28,6 +28,9 @@ MAX_NAME = 200
 """Characters of a machine's id, or of a fault's name in a label, at most."""
 
 
+LAST_DECIMAL = 1e-5
+"""Diagnoses have five decimals; numbers that differ by the last bit of a float32 can differ by so much there."""
+
 LEAST_PROBABILITY = 0.0005
 """Diagnoses leave out probabilities that are less, when rounded to the decimals that diagnoses have."""
 

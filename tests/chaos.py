@@ -17,6 +17,7 @@ from agents.publish import MemoryPublisher, Publisher
 from agents.state import Span, StateStore
 from agents.worker import Worker
 from pipeline.errors import DeliveryError
+from pipeline.messages import LAST_DECIMAL, probability_difference
 from pipeline.records import Output, Record
 
 POINTS = ("decode", "after_engine", "output_send", "flush", "state_write", "ack", "commit")
@@ -333,7 +334,7 @@ def said(topic: str, records: Iterable[Record]) -> dict[str, Counter[Any]]:
 def compare(
     expected: Mapping[str, Sequence[Record]], found: Mapping[str, Sequence[Record]], *, exact: bool = True
 ) -> Verdict:
-    """Judge the outputs of a disturbed run. Not `exact` means that numbers may differ by 1e-6."""
+    """Judge the outputs of a disturbed run. Not `exact` means that numbers may differ in their last decimal."""
     verified = duplicates = 0
     lost, differing = [], []
     for topic in OUTPUTS:
@@ -358,11 +359,18 @@ def _alike(one: Any, other: Any, exact: bool) -> bool:
 
 def _close(one: Any, other: Any) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_close(one[name], other[name]) for name in one)
+        if one.keys() != other.keys():
+            return False
+        return all(
+            probability_difference(one[name], other[name]) < 1.5 * LAST_DECIMAL
+            if name == "probabilities"
+            else _close(one[name], other[name])
+            for name in one
+        )
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_close, one, other))
     if isinstance(one, float) and isinstance(other, float):
-        return abs(one - other) <= 1e-6
+        return abs(one - other) < 1.5 * LAST_DECIMAL
     return bool(one == other)
 
 

@@ -28,7 +28,7 @@ from agents.cli import load_runners, partition_function
 from agents.kafka_broker import KafkaBroker, ensure_jars
 from agents.publish import KafkaPublisher
 from pipeline.engine import Engine
-from pipeline.messages import decode_diagnosis
+from pipeline.messages import LAST_DECIMAL, decode_diagnosis, probability_difference
 from pipeline.profile import PlantProfile, load_profile
 from pipeline.records import Record
 from pipeline.settings import Settings, load_settings
@@ -51,7 +51,6 @@ WAVE = 10_000
 CHUNK = 4_096
 SAMPLE_SECONDS = 0.5
 PATIENCE_SECONDS = 120.0
-TOLERANCE = 1e-5
 
 _APART = ("huge_value", "odd_but_legal")
 """Not in rounds that are timed: one of the first is most of a round, and the second are diagnosed, with the good."""
@@ -274,9 +273,9 @@ class Fire:
         problems += [f"diagnosis {id_} is one too many" for id_ in self.said.keys() - expected.keys()]
         for id_ in expected.keys() & self.said.keys():
             (fault, there), (said, here) = expected[id_], self.said[id_]
-            apart = max(abs(share - here[name]) for name, share in there.items())
-            if fault != said or apart > TOLERANCE:
-                problems.append(f"diagnosis {id_} is not that of the good records alone: {apart:.1e} apart")
+            difference = probability_difference(there, here)
+            if fault != said or difference > 1.5 * LAST_DECIMAL:
+                problems.append(f"diagnosis {id_} differs by {difference:.1e} from that of the good records alone")
         return problems
 
 

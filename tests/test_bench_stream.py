@@ -51,7 +51,7 @@ def test_faultline_and_a_rival_publish_the_same_probabilities_once_a_reading(kaf
     for place in places:
         assert len(ours[place]) == len(theirs[place]) == 1
         assert ours[place][0] == pytest.approx(theirs[place][0], abs=1e-5)
-        assert sum(ours[place][0]) == pytest.approx(1.0, abs=1e-5)
+        assert sum(ours[place][0]) == pytest.approx(1.0, abs=3e-5)
     # Machines and times differ, so equal answers are not equal because all are.
     assert len({tuple(vectors[0]) for vectors in ours.values()}) > READINGS * 0.9
 
@@ -181,6 +181,11 @@ def test_answers_that_differ_are_found() -> None:
     assert "no answer" in (difference({("a", 0): [[0.5, 0.5]]}, right, set(right)) or "")
     assert "several" in (difference(right | {("b", 0): [[0.1, 0.9]] * 2}, right, set(right)) or "")
     assert "other" in (difference(right | {("b", 0): [[0.2, 0.8]]}, right, set(right)) or "")
+    assert "other" in (difference(right | {("b", 0): [[0.10002, 0.89998]]}, right, set(right)) or "")
+    assert difference(right | {("b", 0): [[0.10001, 0.89999]]}, right, set(right)) is None
+    small = {("a", 0): [[0.0004, 0.9996]]}
+    assert difference({("a", 0): [[0.0, 0.9996]]}, small, set(small)) is None
+    assert "other" in (difference({("a", 0): [[0.0, 0.9996]]}, {("a", 0): [[0.0006, 0.9996]]}, set(small)) or "")
 
 
 def test_the_pace_leaves_start_and_warming_up_out() -> None:

@@ -22,7 +22,7 @@ from kafka import KafkaConsumer, TopicPartition
 from agents.cli import load_runners, partition_function
 from agents.replay import replay_in_memory
 from agents.shipped import demo_recording
-from pipeline.messages import Diagnosis, decode_diagnosis
+from pipeline.messages import LAST_DECIMAL, Diagnosis, decode_diagnosis, probability_difference
 from pipeline.profile import load_profile
 from pipeline.recording import read_recording
 from pipeline.settings import load_settings
@@ -131,7 +131,7 @@ def test_a_worker_on_kafka_says_what_the_replay_in_memory_says(kafka: str, tmp_p
         for diagnosis in on_kafka:
             twin = in_memory[diagnosis.id]
             assert diagnosis.fault == twin.fault
-            assert diagnosis.probabilities == pytest.approx(twin.probabilities, abs=1e-5)
+            assert probability_difference(diagnosis.probabilities, twin.probabilities) < 1.5 * LAST_DECIMAL
 
         metrics = urllib.request.urlopen(f"{url}/metrics", timeout=10).read().decode()
         assert 'faultline_records_total{topic="sensors"} 11520.0' in metrics
