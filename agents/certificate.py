@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.engine import Engine
 from pipeline.errors import RecordingError
 from pipeline.frames import StepRunner
-from pipeline.messages import LAST_DECIMAL, decode_diagnosis, probability_difference
+from pipeline.messages import decode_diagnosis
 from pipeline.records import Output
 from pipeline.topics import DIAGNOSES
 

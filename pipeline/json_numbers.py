@@ -113,7 +113,7 @@ def _without_zeros(out: Bytes, at: int, least: int) -> int:
 def write_decimal(out: Bytes, at: int, number: int, decimals: int) -> int:
     """A number of units of the last of so many decimals; zeros at the end are left out, but for the first decimal."""
     power = _POWERS_OF_10[decimals]
-    before = np.int64(np.uint64(number) // np.uint64(power))
+    before: Any = np.int64(np.uint64(number) // np.uint64(power))
     at = write_letter(out, at, _ZERO + before) if before < 10 else write_whole_number(out, at, before)
     at = write_letter(out, at, _POINT)
     at = _digits(out, at, number - before * power, decimals)
