@@ -19,6 +19,7 @@ from typing import Any
 
 import faust
 import msgspec
+from faust.tables.manager import TableManager
 from prometheus_client import CollectorRegistry
 
 from agents.delivery import TP, Chunk, Limits, install
@@ -57,6 +58,14 @@ _HAND_OVER_SECONDS = 5.0
 """The same for a worker that gives partitions away; all members of the group wait for it."""
 
 Observer = Callable[[Sequence[Record], Sequence[Output]], None]
+
+
+class Tables(TableManager):  # type: ignore[misc]
+    """Faust's tables without the second that it waits at every start for tables that are declared late."""
+
+    async def on_start(self) -> None:
+        await self._update_channels()
+        await self.recovery.start()
 
 
 class _App(faust.App):  # type: ignore[misc]
@@ -126,6 +135,7 @@ class Worker:
             broker_heartbeat_interval=settings.session_timeout_ms / 10_000,
             consumer_group_instance_id=settings.group_instance_id,
             store="memory://",
+            TableManager=Tables,
             topic_partitions=settings.partitions,
             topic_allow_declare=False,
             topic_disable_leader=True,

@@ -13,6 +13,7 @@ import faust
 
 from agents.delivery import DEFAULT_LIMITS, TP, Chunk, Limits, install
 from agents.memory_transport import MemoryBroker
+from agents.worker import Tables
 from pipeline.records import Record
 
 TOPICS = ("sensors", "events", "control")
@@ -63,6 +64,7 @@ class Reader:
             "broker": address,
             "datadir": str(folder / f"faust-{next(_names)}"),
             "store": "memory://",
+            "TableManager": Tables,
             "broker_commit_interval": 0.05,
             "consumer_auto_offset_reset": "earliest",
             "stream_wait_empty": False,

@@ -11,6 +11,7 @@ import pytest
 
 from agents.delivery import TP, Chunk, Limits, install
 from agents.memory_transport import MemoryBroker
+from agents.worker import Tables
 from tests.delivery_apps import PREFIX, TOPICS, Reader, memory_broker, places, run, until
 
 SENSORS = PREFIX + "sensors"
@@ -242,6 +243,7 @@ async def _plain_streams(folder: Path) -> None:
 
 
 _QUIET: dict[str, Any] = {
+    "TableManager": Tables,
     "broker_commit_interval": 0.05,
     "stream_wait_empty": False,
     "topic_disable_leader": True,
