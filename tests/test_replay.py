@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from pipeline.records import Output, Record
 from pipeline.settings import load_settings
 from pipeline.stress import apply_stress, parse_stress
 from tests.builders import ONE_SOURCE, SumRunner, event, numbered, reading
+from tests.commands import assert_one_line, faultline
 
 T0 = 1_763_600_000_000
 S = 1_000
@@ -208,26 +207,6 @@ def test_stress_is_seeded_and_does_what_it_says(tmp_path: Path) -> None:
 # -- the command line ---------------------------------------------------------------------------------------------
 
 
-def faultline(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
-    import os
-
-    return subprocess.run(
-        [sys.executable, "-m", "agents.cli", *map(str, arguments)],
-        env=os.environ | env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-def assert_one_line(done: subprocess.CompletedProcess[str], message: str) -> None:
-    assert done.returncode != 0
-    assert message in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-
-
 @pytest.mark.slow
 def test_the_demo_beats_each_modality_alone() -> None:
     done = faultline("demo", "--json")
@@ -250,7 +229,7 @@ def test_what_a_user_can_get_wrong_is_one_line(tmp_path: Path) -> None:
     assert_one_line(faultline("replay", demo_recording(), "--profile", "skab"), "does not fit")
     assert_one_line(faultline("replay", demo_recording(), "--speed", "fast"), "--speed")
     assert_one_line(faultline("replay", demo_recording(), "--to", "kafka://127.0.0.1:1"), "127.0.0.1:1")
-    assert_one_line(faultline("settings", FAULTLINE_PARTITIONS="none"), "FAULTLINE_PARTITIONS")
+    assert_one_line(faultline("settings", env={"FAULTLINE_PARTITIONS": "none"}), "FAULTLINE_PARTITIONS")
     foreign = write(tmp_path / "foreign.parquet", [Record("readings", 0, 0, 5, b"p", b"{}")])
     assert_one_line(faultline("replay", foreign), "'readings'")
 
@@ -262,5 +241,5 @@ def test_a_busy_port_is_one_line(kafka: str) -> None:
         taken.listen()
         port = str(taken.getsockname()[1])
         env = {"FAULTLINE_BROKER": f"kafka://{kafka}", "FAULTLINE_TOPIC_PREFIX": "busy."}
-        assert faultline("topics", "create", **env).returncode == 0
-        assert_one_line(faultline("run", "--web-port", port, **env), port)
+        assert faultline("topics", "create", env=env).returncode == 0
+        assert_one_line(faultline("run", "--web-port", port, env=env), port)
