@@ -60,6 +60,11 @@ class Compiled:
         self._lock = threading.Lock()
         self._compiled: Any = None
 
+    @property
+    def compiled(self) -> bool:
+        """Whether that has been done in this process."""
+        return self._compiled is not None
+
     def compile(self) -> Any:
         """What numba made of the function; the first call takes its time."""
         with self._lock:
@@ -109,6 +114,9 @@ class CompiledCallback(Compiled):
 
 def compile_all(functions: Sequence[Compiled], what: str, notify: Notify) -> None:
     """Compile or load functions; `notify` gets a line if that takes time or the code cannot be kept."""
+    functions = [function for function in functions if not function.compiled]
+    if not functions:
+        return
     notice = threading.Timer(_NOTICE_SECONDS, notify, [f"compiling {what} for this processor, once; up to 20 s"])
     notice.daemon = True
     notice.start()
