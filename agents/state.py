@@ -49,6 +49,9 @@ COMPACTION_LAG_MS = 60_000
 
 _FETCH_BYTES = 8 << 20
 
+_FETCH_MAX_WAIT_MS = 20
+"""How long the broker may keep a fetch that finds nothing; aiokafka begins with one, at the end of the log."""
+
 
 class Span(NamedTuple):
     """Input of one partition: from a time on, up to where the worker begins to read."""
@@ -170,6 +173,7 @@ class KafkaStateStore:
             group_id=None,
             enable_auto_commit=False,
             max_partition_fetch_bytes=_FETCH_BYTES,
+            fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
             **self._security,
         )
         try:
