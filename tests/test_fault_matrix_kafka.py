@@ -91,7 +91,7 @@ def end(workers: list[WorkerProcess]) -> None:
 
 
 def test_the_partitions_of_a_killed_worker_are_taken_over(broker: KafkaBroker, tmp_path: Path) -> None:
-    plant = KafkaPlant(broker.bootstrap, tmp_path)
+    plant = KafkaPlant(broker.bootstrap, tmp_path, session_timeout_ms=3_000)
     records = told(plant, 1800, seed=2)
     workers = two_at_work(plant, pace_s=0.6)
     try:
@@ -152,7 +152,7 @@ def test_the_broker_stops_and_comes_back_and_a_worker_drains(broker: KafkaBroker
     try:
         wait_until(lambda: sum(plant.said_so_far().values()) > 100)
         broker.stop()
-        time.sleep(3)
+        time.sleep(1)
         broker.restart()
         said = sum(plant.said_so_far().values())
         wait_until(lambda: not worker.alive or sum(plant.said_so_far().values()) > said + 100)

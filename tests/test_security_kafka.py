@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import itertools
 import os
 import re
 import signal
@@ -20,22 +19,22 @@ from typing import Any
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
-from typer.testing import CliRunner
+from kafka.net.transport import KafkaTCPTransport
 
-from agents import kafka_broker
-from agents.cli import app
-from agents.kafka_broker import BROKER_USER, KafkaBroker
-from agents.kafka_doors import AUTHORIZER, Door
+from agents import kafka_admin, kafka_broker
+from agents.kafka_admin import TopicSpec, check_topics, create_topics
 from agents.memory_transport import partition_of
 from agents.security import client_security, require_rights
 from agents.service import require_topics, serve
 from pipeline.errors import AuthorizationError, BrokerUnavailableError, FaultlineError
-from pipeline.profile import PlantProfile, load_profile
-from pipeline.recording import RecordingWriter, count_records
-from pipeline.settings import Settings, load_settings
+from pipeline.profile import PlantProfile
+from pipeline.recording import count_records
+from pipeline.settings import Settings
 from tests import kafka_fixtures
-from tests.builders import ONE_SOURCE, SumRunner, reading
-from tests.kafka_rights import Right, Rights, documented_rights
+from tests.builders import SumRunner
+from tests.commands import assert_one_line, faultline
+from tests.kafka_rights import Right, documented_rights
+from tests.kafka_site import DOORS, NEVER_SHOWN, OPERATOR, OUTSIDER, PARTITIONS, READINGS, USERS, Site, guarded_site
 
 pytestmark = [
     pytest.mark.kafka,
@@ -43,116 +42,33 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning"),
 ]
 
-DOORS = {
-    "login": Door("SASL_PLAINTEXT", "SCRAM-SHA-512"),
-    "scram": Door("SASL_SSL", "SCRAM-SHA-256"),
-    "plain": Door("SASL_SSL", "PLAIN"),
-    "tls": Door("SSL"),
-    "mutual": Door("SSL", client_certificate=True),
-}
-ROLES = ("admin", "worker", "plant", "recorder", "reader")
-OPERATOR = "operator"  # may do everything
-USERS = {name: f"{name}-never-shown" for name in (OPERATOR, *(f"faultline-{role}" for role in ROLES))}
-KEY_PASSWORD = "key-never-shown"
-NEVER_SHOWN = "never-shown"
-PARTITIONS = 2
-READINGS = 60
-
-
-class Site:
-    """The guarded broker, and settings for whoever comes in by one of its doors."""
-
-    def __init__(self, broker: KafkaBroker, folder: Path) -> None:
-        assert broker.certificates is not None
-        self.broker = broker
-        self.certificates = broker.certificates
-        self.rights = Rights(broker)
-        self.folder = folder
-        self.profile_file = folder / "plant.yaml"
-        self.profile_file.write_text(ONE_SOURCE)
-        self._seconds = itertools.count()
-        self.recording = self.next_recording()
-        self.operator_files = self.certificates.client(OPERATOR, key_password=KEY_PASSWORD)
-        self.strange_files = self.certificates.client("stranger", of_other_ca=True)
-
-    def environment(
-        self, door: str, user: str = OPERATOR, prefix: str = "faultline.", **more: object
-    ) -> dict[str, str]:
-        """What an operator would set; passwords come from files."""
-        kind = DOORS[door]
-        values: dict[str, object] = {
-            "broker": f"kafka://{self.broker.address(door)}",
-            "topic_prefix": prefix,
-            "profile": self.profile_file,
-            "partitions": PARTITIONS,
-            "web_port": 0,
-            "log_level": "debug",
-            "checkpoint_interval_ms": "100ms",
-            "commit_interval_ms": "100ms",
-            "tick_interval_ms": "500ms",
-            "session_timeout_ms": "6s",
-            "security_protocol": kind.protocol,
-        }
-        if kind.mechanism is not None:
-            values |= {"sasl_mechanism": kind.mechanism, "sasl_username": user}
-            values["sasl_password_file"] = self.secret_file(user, USERS[user])
-        if "SSL" in kind.protocol:
-            values["ssl_cafile"] = self.certificates.ca
-        if kind.client_certificate:
-            values |= {"ssl_certfile": self.operator_files[0], "ssl_keyfile": self.operator_files[1]}
-            values["ssl_key_password_file"] = self.secret_file("key", KEY_PASSWORD)
-        values |= more
-        return {f"FAULTLINE_{name.upper()}": str(value) for name, value in values.items() if value is not None}
-
-    def next_recording(self) -> Path:
-        """A minute of a machine, following on the last one."""
-        path = self.folder / f"{next(self._seconds)}.parquet"
-        with RecordingWriter(path) as tape:
-            for second in itertools.islice(self._seconds, READINGS):
-                tape.write([reading("pump-1", 1_700_000_000_000 + 1000 * second, [1.0, 2.0])])
-        return path
-
-    def secret_file(self, name: str, secret: str) -> Path:
-        file = self.folder / f"{name}.secret"
-        file.write_text(f"{secret}\n")
-        return file
-
-    def settings(self, door: str, user: str = OPERATOR, prefix: str = "faultline.", **more: object) -> Settings:
-        environment = self.environment(door, user, prefix, **more)
-        return load_settings(**{name.removeprefix("FAULTLINE_").lower(): text for name, text in environment.items()})
-
-    @property
-    def plant(self) -> PlantProfile:
-        return load_profile(str(self.profile_file))
+SOON_MS = 1_500
+"""For a broker that does not answer what it is asked; tests/test_kafka_admin.py waits for the 5 s that are usual."""
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """One broker with every door; an authorizer grants what docs/security.md says and nothing else."""
+    """A broker of this module's own, whose rights are given and taken away here."""
     reason = kafka_broker.missing_tools()
     if reason is not None:
         kafka_fixtures.skip_or_fail(reason)
-    overrides = {
-        "authorizer.class.name": AUTHORIZER,
-        # Who comes in by the door `tls` has no name.
-        "super.users": ";".join(f"User:{name}" for name in (BROKER_USER, "ANONYMOUS", OPERATOR, f"CN={OPERATOR}")),
-    }
-    with KafkaBroker.start(users=USERS, doors=DOORS, overrides=overrides) as broker:
-        made = Site(broker, tmp_path_factory.mktemp("site"))
-        made.rights.give(documented_rights())
-        try:
-            yield made
-        finally:
-            made.rights.close()
-            gc.collect()  # see pytestmark
+    with guarded_site(tmp_path_factory.mktemp("site")) as made:
+        yield made
+    gc.collect()  # see pytestmark
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BOOTSTRAP_TIMEOUT_MS", "REQUEST_TIMEOUT_MS"):
+        monkeypatch.setattr(kafka_admin, name, SOON_MS)
 
 
 def command(*arguments: str, env: dict[str, str]) -> str:
     """Run a command in this process; what it printed."""
-    result = CliRunner().invoke(app, [*arguments], env=env, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    assert NEVER_SHOWN not in result.output
-    return result.output
+    done = faultline(*arguments, env=env)
+    assert done.returncode == 0, done.stderr
+    assert NEVER_SHOWN not in done.stdout + done.stderr
+    return done.stdout
 
 
 def worker(settings: Settings, plant: PlantProfile, until: Callable[[], object], seconds: float = 60.0) -> None:
@@ -220,6 +136,7 @@ def test_every_command_comes_in_by_every_door(site: Site, door: str, tmp_path: P
 # -- being refused --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("_impatient")
 @pytest.mark.parametrize(
     ("door", "changes", "error", "message"),
     [
@@ -251,6 +168,44 @@ def test_who_may_not_come_in_is_told_why(
     assert NEVER_SHOWN not in f"{raised.value}"
 
 
+def test_wrong_password_is_an_authorization_error(site: Site) -> None:
+    security = site.broker.client_security(OUTSIDER) | {"sasl_plain_password": "guess"}
+    with pytest.raises(AuthorizationError, match="refuses the login"):
+        check_topics(site.broker.bootstrap, [TopicSpec("unheard-of", 1)], security)
+
+
+def test_refusal_that_arrives_with_the_hang_up_is_an_authorization_error(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive = KafkaTCPTransport._sock_recv
+
+    def receive_late(transport: Any) -> Any:
+        time.sleep(0.5)
+        return receive(transport)
+
+    monkeypatch.setattr(KafkaTCPTransport, "_sock_recv", receive_late)
+    security = site.broker.client_security(OUTSIDER) | {"sasl_plain_password": "guess"}
+    with pytest.raises(AuthorizationError, match="closed the connection at the login"):
+        check_topics(site.broker.bootstrap, [TopicSpec("unheard-of", 1)], security)
+
+
+def test_missing_rights_are_an_authorization_error(site: Site) -> None:
+    security = site.broker.client_security(OUTSIDER)
+    wanted = TopicSpec("unheard-of", 1)
+    with pytest.raises(AuthorizationError, match=f"create topic '{wanted.name}'"):
+        create_topics(site.broker.bootstrap, [wanted], security)
+    with pytest.raises(AuthorizationError, match=f"describe topic '{wanted.name}'"):
+        check_topics(site.broker.bootstrap, [wanted], security)
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_no_login_where_one_is_wanted_is_reported_soon(site: Site) -> None:
+    before = time.monotonic()
+    with pytest.raises(BrokerUnavailableError, match="expects TLS or a login"):
+        check_topics(site.broker.bootstrap, [TopicSpec("unheard-of", 1)])
+    assert time.monotonic() - before < 10
+
+
 def test_a_refused_command_ends_with_one_line(site: Site, tmp_path: Path) -> None:
     wrong = site.environment("login", sasl_password_file=site.secret_file("wrong", f"wrong-{NEVER_SHOWN}"))
     reader = site.environment("login", "faultline-reader")
@@ -260,25 +215,10 @@ def test_a_refused_command_ends_with_one_line(site: Site, tmp_path: Path) -> Non
         (["record", "--out", str(tmp_path / "out.parquet")], untrusting, "not trusted"),
         (["replay", str(site.recording), "--to", reader["FAULTLINE_BROKER"]], reader, "give this user the right"),
     ]
-    running = [
-        (
-            subprocess.Popen(
-                [sys.executable, "-m", "agents.cli", *arguments],
-                env=os.environ | env,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            ),
-            message,
-        )
-        for arguments, env, message in cases
-    ]
-    for process, message in running:
-        out, errors = process.communicate(timeout=60)
-        assert process.returncode == 1, (out, errors)
-        assert message in errors
-        assert len(errors.strip().splitlines()) == 1, errors
-        assert NEVER_SHOWN not in out + errors
+    for arguments, env, message in cases:
+        done = faultline(*arguments, env=env)
+        assert_one_line(done, message)
+        assert NEVER_SHOWN not in done.stdout + done.stderr
 
 
 # -- rights ---------------------------------------------------------------------------------------------------
