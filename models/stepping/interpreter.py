@@ -64,16 +64,18 @@ def step(
 ) -> int:
     """Advance the machines in `slots` by one frame and write what the model says; nothing is changed unless DONE.
 
-    `states` (S, state size) and `stamps` (S + 1,), whose last number is the round's, belong to the arena; `work` is
+    `states` (S * state size,) and `stamps` (S + 1,), whose last number is the round's, belong to the arena; `work` is
     memory for `BLOCK_ROWS` rows. Texts are in the order of their rows, oldest first within one; `text_vectors` are
     lines of `vectors`. `attention` is empty for models without.
     """
-    if not _admitted(slots, stamps):
-        return TWICE if slots.max() < len(stamps) - 1 else TOO_SMALL
+    status = _admit(slots, stamps)
+    if status != DONE:
+        return status
     size, width, modalities = layout[STATE_SIZE], layout[WORK_SIZE], layout[MODALITIES]
-    flat_states = states.reshape(-1)
-    at, state_at = np.arange(BLOCK_ROWS) * width, np.empty(BLOCK_ROWS, np.int64)
-    block = Block(weights, work, flat_states, at, state_at, layout[PRESENT])
+    at, state_at = np.empty(BLOCK_ROWS, np.int64), np.empty(BLOCK_ROWS, np.int64)
+    for r in range(BLOCK_ROWS):
+        at[r] = r * width
+    block = Block(weights, work, states, at, state_at, layout[PRESENT])
     sets = FIRST_OF_MODALITIES + 3 * modalities + layout[PLACES]
     members, counts = np.empty((sets, BLOCK_ROWS), np.int64), np.empty(sets, np.int64)
     text = 0
@@ -83,10 +85,10 @@ def step(
             state_at[r] = slots[begin + r] * size
             if reset[begin + r]:
                 for i in range(size):
-                    flat_states[state_at[r] + i] = initial[i]
+                    states[state_at[r] + i] = initial[i]
         text = _take_texts(layout, block, begin, count, text, text_rows, text_vectors, text_ages, vectors)
         for r in range(count):
-            _scale(layout, block, r, values[begin + r], observed[begin + r], scaled[begin + r])
+            _scale(layout, block, r, begin + r, values, observed, scaled)
         _sort_rows(layout, block, count, members, counts)
         for i in range(len(program)):
             number = counts[program[i, 1]]
@@ -96,7 +98,7 @@ def step(
                     program[i],
                     weights,
                     work,
-                    flat_states,
+                    states,
                     at,
                     state_at,
                     members[program[i, 1]],
@@ -109,15 +111,17 @@ def step(
 
 
 @kernel
-def _admitted(slots: Ints, stamps: Ints) -> bool:
-    """Whether each slot is in the arena and stands in the round once."""
+def _admit(slots: Ints, stamps: Ints) -> int:
+    """DONE if each slot is in the arena and stands in the round once; else what is wrong."""
     last = len(stamps) - 1
     stamps[last] += 1
-    for slot in slots:
-        if slot >= last or slot < 0 or stamps[slot] == stamps[last]:
-            return False
-        stamps[slot] = stamps[last]
-    return True
+    for i in range(len(slots)):
+        if slots[i] >= last:
+            return TOO_SMALL
+        if stamps[slots[i]] == stamps[last]:
+            return TWICE
+        stamps[slots[i]] = stamps[last]
+    return DONE
 
 
 @kernel
@@ -149,26 +153,26 @@ def _take_texts(
 
 
 @kernel
-def _scale(layout: Ints, block: Block, row: int, values: Floats, observed: Bools, scaled: Floats) -> None:
+def _scale(layout: Ints, block: Block, row: int, place: int, values: Floats, observed: Bools, scaled: Floats) -> None:
     """Write standard scores, 0 where a reading is unknown, and the encoder's input; note whether any is known."""
     variables, mean = layout[VARIABLES], layout[SCALING]
     std, clip = mean + variables, block.weights[mean + 2 * variables]
     readings, bits = block.at[row] + layout[READINGS], block.at[row] + layout[OBSERVED]
     known = False
     for v in range(variables):
-        x = (values[v] - block.weights[mean + v]) / block.weights[std + v]
-        if np.isnan(values[v]):
+        x = (values[place, v] - block.weights[mean + v]) / block.weights[std + v]
+        if np.isnan(values[place, v]):
             x = _ZERO
         else:
             known = True
         if np.isnan(x):
             x = _ZERO
         x = min(max(x, -_LARGEST), _LARGEST)
-        scaled[v] = x
+        scaled[place, v] = x
         block.work[readings + v] = min(max(x, -clip), clip)
     if layout[OBSERVED] >= 0:
         for v in range(variables):
-            block.work[bits + v] = _ONE if observed[v] else _ZERO
+            block.work[bits + v] = _ONE if observed[place, v] else _ZERO
     block.work[block.at[row] + block.present_at] = _ONE if known else _ZERO
     if layout[PLACES]:
         told = block.states[block.state_at[row] + layout[AGES]] >= _ZERO
@@ -179,7 +183,8 @@ def _scale(layout: Ints, block: Block, row: int, values: Floats, observed: Bools
 def _sort_rows(layout: Ints, block: Block, count: int, members: Ints, counts: Ints) -> None:
     """Which rows of a block are in which set."""
     modalities, places = layout[MODALITIES], layout[PLACES]
-    counts[:] = 0
+    for i in range(len(counts)):
+        counts[i] = 0
     for r in range(count):
         base = block.at[r] + block.present_at
         number = 0
@@ -238,7 +243,7 @@ def _answer(
 _FLOATS, _INTS, _BOOLS = "float32[::1]", "int64[::1]", "boolean[::1]"
 STEP: Final = CompiledFunction(
     step,
-    f"int64({_INTS}, int64[:, ::1], {_FLOATS}, {_FLOATS}, float32[:, ::1], {_INTS}, {_FLOATS}, {_INTS},"
+    f"int64({_INTS}, int64[:, ::1], {_FLOATS}, {_FLOATS}, {_FLOATS}, {_INTS}, {_FLOATS}, {_INTS},"
     f" float32[:, ::1], boolean[:, ::1], {_BOOLS}, {_INTS}, {_INTS}, {_FLOATS}, {_FLOATS},"
     " float32[:, ::1], float32[:, :, ::1], float32[:, ::1], boolean[:, ::1], float32[:, ::1], float32[:, :, ::1])",
     SOURCES,

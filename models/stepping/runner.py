@@ -136,7 +136,7 @@ class CompiledRunner:
                 self._table,
                 self._program.weights,
                 self._program.initial,
-                self._states,
+                self._states.reshape(-1),
                 self._stamps,
                 self._work,
                 frames.slots,
