@@ -13,6 +13,7 @@ import pytest
 import torch
 import typer
 import yaml
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from agents.cli_evaluate import evaluate
@@ -112,6 +113,11 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
     return tmp_path
+
+
+def leave_pictures_undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of the time of a small experiment, and shows nothing that its first run did not show."""
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
 
 
 def test_an_interval_is_students() -> None:
@@ -240,7 +246,7 @@ def test_reports_of_another_kind_are_refused(tmp_path: Path) -> None:
         read_reports(path, CLASSES)
 
 
-def test_late_fusion_fills_its_table_and_goes_on_where_it_was(data: Path) -> None:
+def test_late_fusion_fills_its_table_and_goes_on_where_it_was(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = load_experiment(data / "small.yaml", data=data, out=data, work=data)
     assert isinstance(experiment, LateFusionExperiment)
     out = data / "out"
@@ -264,6 +270,7 @@ def test_late_fusion_fills_its_table_and_goes_on_where_it_was(data: Path) -> Non
     assert all(path.stat().st_size > 1000 for path in results.pictures)
     assert "seed 1, paper draw" in told
 
+    leave_pictures_undrawn(monkeypatch)
     quiet: list[Any] = []
     again = experiment.run((0, 1), out, lambda what, progress: quiet.append(progress.record))
     assert again.rows == results.rows
@@ -390,7 +397,7 @@ def robustness(trained: Path, plant: Path, **options: Any) -> RobustnessExperime
 
 
 def test_robustness_is_scored_level_by_level_and_goes_on_where_it_was(
-    trained: Path, plant: Path, tmp_path: Path
+    trained: Path, plant: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = robustness(trained, plant)
     assert lacking(experiment) == []
@@ -432,6 +439,7 @@ def test_robustness_is_scored_level_by_level_and_goes_on_where_it_was(
     assert [path.name for path in results.pictures] == [f"robustness_{metric}.png" for metric in METRICS]
     assert all(path.stat().st_size > 1000 for path in results.pictures)
 
+    leave_pictures_undrawn(monkeypatch)
     quiet: list[str] = []
     again = experiment.run((0, 1), tmp_path, lambda what, progress: quiet.append(what))
     assert again.rows == results.rows
@@ -444,8 +452,9 @@ def test_robustness_is_scored_level_by_level_and_goes_on_where_it_was(
 
 
 def test_robustness_can_leave_faults_out_and_use_the_validation_part(
-    trained: Path, plant: Path, tmp_path: Path
+    trained: Path, plant: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    leave_pictures_undrawn(monkeypatch)
     options: dict[str, Any] = {"corruptions": ["text_absent"], "rows": {"late": {"model": "$OUT/late/seed-{seed}"}}}
     found = {}
     for part in ("test", "validation"):
@@ -551,7 +560,8 @@ def test_the_command_says_which_data_it_lacks(data: Path) -> None:
     assert "reports.csv" in str(refused.exception)
 
 
-def test_the_command_writes_the_table(data: Path) -> None:
+def test_the_command_writes_the_table(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_pictures_undrawn(monkeypatch)
     out = data / "out"
     found = command(str(data / "small.yaml"), "--data", str(data), "--out", str(out), "--seeds", "1")
     assert found.exit_code == 0, found.exception
