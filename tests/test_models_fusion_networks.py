@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -115,15 +116,16 @@ def fold(made: Diagnoser, stream: Stream, values: Tensor, observed: Tensor) -> d
     return said
 
 
+# Only the encoders add up errors over a long run, and only in float32 do these come near what is allowed.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "dtype", "tolerance"),
-    [(kind, torch.float64, 1e-11) for kind in EACH]
-    + [(kind, torch.float32, 1e-5) for kind in ("adaptive", "vae", "early")],
+    ("kind", "dtype", "frames", "tolerance"),
+    [(kind, torch.float64, 500, 1e-11) for kind in EACH]
+    + [(kind, torch.float32, 2000, 1e-5) for kind in ("adaptive", "vae", "early")],
 )
-def test_stepping_equals_forward(kind: str, dtype: torch.dtype, tolerance: float) -> None:
+def test_stepping_equals_forward(kind: str, dtype: torch.dtype, frames: int, tolerance: float) -> None:
     made = network(EACH[kind]).to(dtype)
-    stream = Stream(machines=3, frames=2000)
+    stream = Stream(machines=3, frames=frames)
     values, observed = torch.from_numpy(stream.values).to(dtype), torch.from_numpy(stream.observed)
     with torch.inference_mode():
         whole = made(values, observed, placed(stream))
@@ -133,8 +135,8 @@ def test_stepping_equals_forward(kind: str, dtype: torch.dtype, tolerance: float
         if parts:
             axis = 1 if name in ("modality_probabilities", "weights") else 0
             # Whole runs come run after run, steps frame after frame.
-            frames = torch.stack(parts, dim=axis + 1).flatten(axis, axis + 1)
-            assert (frames - getattr(whole, name)).abs().max() <= tolerance
+            found = torch.stack(parts, dim=axis + 1).flatten(axis, axis + 1)
+            assert (found - getattr(whole, name)).abs().max() <= tolerance
 
 
 @pytest.mark.parametrize("kind", EACH)
@@ -596,12 +598,24 @@ def base(plant: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainReport:
     return train(plant_of.config(plant, tmp_path_factory.mktemp("late")))
 
 
+@pytest.fixture(scope="module")
+def learned(plant: Path, tmp_path_factory: pytest.TempPathFactory, base: TrainReport) -> Callable[[str], TrainReport]:
+    """Trains a fusion on the encoders of `base`, each once."""
+
+    @cache
+    def train_once(kind: str) -> TrainReport:
+        folder = tmp_path_factory.mktemp(kind)
+        return train(plant_of.config(plant, folder, fusion={"kind": kind}, encoders=base.model, **QUICK))
+
+    return train_once
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["early", "hybrid", "deep", "adaptive", "vae", "channels"])
 def test_each_fusion_learns_on_the_encoders_of_a_model_file(
-    plant: Path, tmp_path: Path, base: TrainReport, kind: str
+    base: TrainReport, learned: Callable[[str], TrainReport], kind: str
 ) -> None:
-    made = train(plant_of.config(plant, tmp_path, fusion={"kind": kind}, encoders=base.model, **QUICK))
+    made = learned(kind)
     scores = made.scores["validation"]["all"]["all_faults"]
     before = base.scores["validation"]["all"]["all_faults"]
     assert scores["fusion"]["accuracy"] > 0.9
@@ -652,11 +666,10 @@ def stop_at(stage: str, epoch: int) -> OnProgress:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["adaptive", "vae"])
 def test_an_interrupted_fusion_training_ends_as_if_nothing_had_happened(
-    plant: Path, tmp_path: Path, base: TrainReport, kind: str
+    plant: Path, tmp_path: Path, base: TrainReport, learned: Callable[[str], TrainReport], kind: str
 ) -> None:
-    options = QUICK | {"fusion": {"kind": kind}, "encoders": base.model}
-    expected = train(plant_of.config(plant, tmp_path / "a", **options))
-    chosen = plant_of.config(plant, tmp_path / "b", **options)
+    expected = learned(kind)
+    chosen = plant_of.config(plant, tmp_path, **QUICK, fusion={"kind": kind}, encoders=base.model)
     with pytest.raises(plant_of.StopError):
         train(chosen, on_progress=stop_at("fusion", 2))
     torch.rand(5)
@@ -746,13 +759,13 @@ def test_texts_are_kept_for_the_fusion(plant: Path, tmp_path: Path, base: TrainR
 
 @pytest.mark.slow
 def test_recovering_frames_teach_a_fusion_no_more_than_their_weight(
-    plant: Path, tmp_path: Path, base: TrainReport
+    plant: Path, tmp_path: Path, base: TrainReport, learned: Callable[[str], TrainReport]
 ) -> None:
     options = QUICK | {"fusion": {"kind": "early"}, "encoders": base.model}
-    counted = train(plant_of.config(plant, tmp_path / "counted", **options))
-    spared = train(plant_of.config(plant, tmp_path / "spared", recovery_frames=5, **options))
+    spared = train(plant_of.config(plant, tmp_path, recovery_frames=5, **options))
     late = [
-        of.scores["validation"]["all"]["all_faults"]["fusion"]["return_delay_median_frames"] for of in (counted, spared)
+        of.scores["validation"]["all"]["all_faults"]["fusion"]["return_delay_median_frames"]
+        for of in (learned("early"), spared)
     ]
     assert late[0] < late[1]
 
