@@ -36,6 +36,7 @@ DEPLOY = ROOT / "deploy"
 GRAFANA = DEPLOY / "grafana"
 DASHBOARD = GRAFANA / "dashboards" / "faultline.json"
 GUIDE = ROOT / "docs" / "monitoring.md"
+RULE_TESTS = sorted(DEPLOY.glob("alerts*_test.yml"))
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def test_promtool_accepts_the_rules(promtool: str) -> None:
 
 @pytest.mark.slow
 def test_every_alert_fires_when_it_should_and_only_then(promtool: str) -> None:
-    check(promtool, "test", "rules", str(DEPLOY / "alerts_test.yml"))
+    check(promtool, "test", "rules", *map(str, RULE_TESTS))
 
 
 def test_promtool_finds_nothing_wrong_with_a_real_scrape(promtool: str, scrape: Scrape) -> None:
@@ -268,7 +269,7 @@ def test_every_alert_says_what_to_do() -> None:
 
 def test_every_alert_is_tested_both_ways() -> None:
     fires: dict[str, set[bool]] = {}
-    for case in load(DEPLOY / "alerts_test.yml")["tests"]:
+    for case in (case for file in RULE_TESTS for case in load(file)["tests"]):
         for expected in case["alert_rule_test"]:
             fires.setdefault(expected["alertname"], set()).add(bool(expected["exp_alerts"]))
     assert fires == {rule["alert"]: {True, False} for rule in alerts()}
