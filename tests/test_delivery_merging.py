@@ -81,7 +81,7 @@ def read(log: Log, steps: Sequence[tuple[bool, list[TP], int]]) -> None:
             log.take(tps, count)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     stamps=st.lists(st.lists(st.integers(0, 20), max_size=25), min_size=len(TPS), max_size=len(TPS)),
     steps=reads,
@@ -100,7 +100,7 @@ def test_any_way_of_fetching_a_backlog_gives_the_same_order(
         assert log.released(partition) == log.merged(partition)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     steps=st.lists(st.one_of(st.sampled_from(TPS), st.tuples(st.booleans(), some_tps, st.integers(1, 9))), max_size=80)
 )
@@ -118,7 +118,7 @@ def test_live_order_is_replay_order_when_the_broker_sets_the_time(
         assert log.released(partition) == log.merged(partition)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     stamps=st.lists(
         st.lists(st.integers(-(2**62), 2**62) | st.integers(0, 9), max_size=60), min_size=len(TPS), max_size=len(TPS)
@@ -140,7 +140,7 @@ def test_wild_time_stamps_lose_nothing_and_reorder_no_partition(
         assert [record for record in released if (record.topic, record.partition) == tp] == log.records[tp]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     stamps=st.lists(st.lists(st.integers(0, 50), max_size=25), min_size=len(TPS), max_size=len(TPS)),
     steps=reads,

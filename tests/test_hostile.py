@@ -67,8 +67,8 @@ def undisturbed(sent: Sequence[Sent]) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_twenty_thousand_hostile_records_change_nothing_and_are_all_kept() -> None:
-    sent = list(mixed_traffic(TARGET, 20_000))
+def test_thousands_of_hostile_records_change_nothing_and_are_all_kept() -> None:
+    sent = list(mixed_traffic(TARGET, 8_000))
     ledger, plant = Ledger(), Plant(PUMPS, TARGET.partitions, chunk_records=1_000)
     for key, value, reason in LABELS_WRONG:
         sent.append(Sent("label", Output(LABELS, 0, key, value, 1), frozenset({reason})))
@@ -78,7 +78,7 @@ def test_twenty_thousand_hostile_records_change_nothing_and_are_all_kept() -> No
     worker = asyncio.run(plant.work(seconds=120))
     letters(ledger, plant.log(DEAD_LETTER) + plant.log(LATE))
     assert ledger.close() == []
-    assert sum(ledger.kinds.values()) - ledger.kinds["good"] == 20_000 + len(LABELS_WRONG)
+    assert sum(ledger.kinds.values()) - ledger.kinds["good"] == 8_000 + len(LABELS_WRONG)
     assert said(plant.log(DIAGNOSES)) == undisturbed(sent) != {}
     counted = worker.engine.stats.dead_letters
     assert sum(counted.values()) == len(plant.log(DEAD_LETTER)) - len(LABELS_WRONG)

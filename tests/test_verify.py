@@ -326,7 +326,7 @@ def stories(draw: st.DrawFn) -> tuple[str, list[Record]]:
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(stories(), st.booleans())
 def test_whatever_an_engine_says_is_proven(story: tuple[str, list[Record]], end: bool) -> None:
     text, records = story
@@ -354,7 +354,7 @@ def is_hidden(outputs: list[Diagnosis], row: int) -> bool:
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(stories(), st.data())
 def test_any_one_dropped_frame_is_found(story: tuple[str, list[Record]], data: st.DataObject) -> None:
     text, records = story
@@ -369,7 +369,7 @@ def test_any_one_dropped_frame_is_found(story: tuple[str, list[Record]], data: s
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(stories(), st.data())
 def test_identical_repeats_anywhere_are_no_problem(story: tuple[str, list[Record]], data: st.DataObject) -> None:
     text, records = story
