@@ -13,8 +13,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import numba
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline import answers, json_numbers
+from pipeline import answers, json_numbers, memory
 from pipeline.answers import (
     AGE_MS,
     CONFIDENCE,
@@ -42,7 +43,6 @@ from pipeline.answers import (
 from pipeline.compiled import CompiledFunction, Notify, kernel
 from pipeline.frames import Bools, Floats, Ints
 from pipeline.json_numbers import (
-    Bytes,
     copy,
     is_plain,
     write_decimal,
@@ -51,6 +51,7 @@ from pipeline.json_numbers import (
     write_units,
     write_whole_number,
 )
+from pipeline.memory import address_of, ends_of, load_byte
 from pipeline.messages import LEAST_PROBABILITY, ModelRef, encode
 
 # Operations of a form. Most copy a piece of text and go on with what the column of the row says.
@@ -68,8 +69,10 @@ _TEXTS: Final = 7  # the texts that are remembered; the piece is the end of one 
 _LEAST_UNITS: Final = round(LEAST_PROBABILITY * UNIT)
 _LONGEST_NUMBER: Final = 24
 _MINUS, _COMMA, _OBJECT, _LIST, _END = b"-,{[}"
-_DEVIATION: Final = np.frombuffer(b',"deviation":', np.uint8)
-_NULL: Final = np.frombuffer(b"null", np.uint8)
+
+# Pieces that every form has.
+_NULL: Final = 0
+_DEVIATION: Final = 1
 
 
 class _Form(NamedTuple):
@@ -78,15 +81,16 @@ class _Form(NamedTuple):
     operations: Ints
     columns: Ints
     pieces: Ints
-    text: Bytes
+    text: int
+    """The address of all pieces."""
     ends: Ints
     """Where each piece ends, behind a 0."""
 
 
 class _Texts(NamedTuple):
-    """RoundTexts as arrays; ends begin with a 0."""
+    """RoundTexts as compiled code takes them; ends begin with a 0."""
 
-    heads: Bytes
+    heads: int
     head_ends: Ints
     age_ms: Ints
     late: Bools
@@ -104,23 +108,13 @@ class RoundTexts:
     counts: Ints
     """How many texts each row has."""
 
-    def as_arrays(self) -> _Texts:
-        """For compiled code."""
-        return _Texts(
-            _array(self.heads),
-            _ends(self.heads),
-            np.array(self.age_ms, np.int64),
-            np.array(self.late, np.bool_),
-            np.concatenate([[0], np.cumsum(self.counts)]),
-        )
-
 
 class _FormBuilder:
     """Collects operations and pieces."""
 
     def __init__(self) -> None:
         self._operations: list[tuple[int, int, int]] = []
-        self._pieces: list[bytes] = []
+        self._pieces = [b"null", b',"deviation":']
 
     def add(self, operation: int, text: bytes = b"", column: int = 0) -> None:
         """An operation that copies one text."""
@@ -131,9 +125,11 @@ class _FormBuilder:
         self._operations.append((operation, column, len(self._pieces) + first))
         self._pieces += texts
 
-    def form(self) -> _Form:
+    def form(self) -> tuple[_Form, bytes]:
+        """The form, and the text that has to be kept for as long."""
         operations, columns, pieces = np.array(self._operations).T.copy()
-        return _Form(operations, columns, pieces, _array(self._pieces), _ends(self._pieces))
+        text = b"".join(self._pieces)
+        return _Form(operations, columns, pieces, address_of(text), ends_of(self._pieces)), text
 
 
 def _diagnosis_form(
@@ -145,7 +141,7 @@ def _diagnosis_form(
     no_evidence: str,
     *,
     attention: bool,
-) -> _Form:
+) -> tuple[_Form, bytes]:
     form, faults, first = _FormBuilder(), [no_evidence, *classes], first_probability(len(modalities))
     form.add(_COPY, b'{"id":"')
     form.add(_NAME)
@@ -210,7 +206,7 @@ class RoundWriter:
         names = model, classes, modalities, variables, resets, no_evidence
         self._plain, self._attentive = (_diagnosis_form(*names, attention=attention) for attention in (False, True))
         self._plain_columns = first_probability(len(modalities)) + len(classes)
-        self._buffer: Bytes = np.empty(0, np.uint8)
+        self._buffer: NDArray[np.uint8] = np.empty(0, np.uint8)
 
     def load(self) -> Any:
         """The compiled function, at once if it was loaded before."""
@@ -224,19 +220,34 @@ class RoundWriter:
         `values` are the frames', `names` the machines' as they are written between quotes.
         """
         rows, columns = numbers.shape
-        form = self._plain if columns == self._plain_columns else self._attentive
-        remembered = (texts or RoundTexts((), (), (), np.zeros(rows, np.int64))).as_arrays()
-        name_ends = _ends(names)
-        bound = 2 * int(name_ends[-1]) + len(remembered.heads) + (rows + len(remembered.age_ms)) * len(form.text)
-        bound += _LONGEST_NUMBER * (rows * (columns + 3) + len(remembered.age_ms))
+        form, text = self._plain if columns == self._plain_columns else self._attentive
+        remembered = texts or RoundTexts((), (), (), np.zeros(rows, np.int64))
+        name_text, heads = b"".join(names), b"".join(remembered.heads)
+        bound = 2 * len(name_text) + len(heads) + (rows + len(remembered.heads)) * len(text)
+        bound += _LONGEST_NUMBER * (rows * (columns + 3) + len(remembered.heads))
         if bound > len(self._buffer):
             self._buffer = np.empty(bound + bound // 2, np.uint8)
         ends, whole = np.empty(rows, np.int64), np.empty(rows, np.bool_)
-        values = np.ascontiguousarray(values, np.float32)
-        self.load()(form, numbers, values, _array(names), name_ends, remembered, self._buffer, ends, whole)
+        self.load()(
+            form,
+            numbers,
+            np.ascontiguousarray(values, np.float32),
+            address_of(name_text),
+            ends_of(names),
+            _Texts(
+                address_of(heads),
+                ends_of(remembered.heads),
+                np.array(remembered.age_ms, np.int64),
+                np.array(remembered.late, np.bool_),
+                np.concatenate([[0], np.cumsum(remembered.counts)]),
+            ),
+            self._buffer.ctypes.data,
+            ends,
+            whole,
+        )
         places = ends.tolist()
-        text = self._buffer[: places[-1]].tobytes()
-        written: list[bytes | None] = [text[a:b] for a, b in zip([0, *places], places, strict=False)]
+        everything = self._buffer[: places[-1]].tobytes()
+        written: list[bytes | None] = [everything[a:b] for a, b in zip([0, *places], places, strict=False)]
         if not whole.all():
             for row in np.flatnonzero(~whole).tolist():
                 written[row] = None
@@ -247,64 +258,45 @@ def _json(value: str | None) -> bytes:
     return msgspec.json.encode(value)
 
 
-def _array(texts: Iterable[bytes]) -> Bytes:
-    return np.frombuffer(b"".join(texts) or b" ", np.uint8)
-
-
-def _ends(texts: Sequence[bytes]) -> Ints:
-    ends = np.zeros(len(texts) + 1, np.int64)
-    np.cumsum([len(text) for text in texts], out=ends[1:])
-    return ends
-
-
 @kernel
-def _variable(out: Bytes, at: int, value: float, deviation: int) -> int:
-    at = write_float32(out, at, value)
-    at = copy(out, at, _DEVIATION, 0, len(_DEVIATION))
+def _variable(at: int, value: float, deviation: int, between: int, between_end: int) -> int:
+    at = write_float32(at, value)
+    at = copy(at, between, between_end)
     if deviation < 0:
-        at = write_letter(out, at, _MINUS)
-    at = write_decimal(out, at, abs(deviation), 2)
-    return write_letter(out, at, _END)
-
-
-@kernel
-def _texts(out: Bytes, at: int, form: _Form, end_piece: int, texts: _Texts, r: int) -> int:
-    begin = texts.row_ends[r]
-    for text in range(begin, texts.row_ends[r + 1]):
-        if text > begin:
-            at = write_letter(out, at, _COMMA)
-        at = copy(out, at, texts.heads, texts.head_ends[text], texts.head_ends[text + 1])
-        at = write_whole_number(out, at, texts.age_ms[text])
-        piece = end_piece + texts.late[text]
-        at = copy(out, at, form.text, form.ends[piece], form.ends[piece + 1])
-    return at
+        at = write_letter(at, _MINUS)
+    at = write_decimal(at, abs(deviation), 2)
+    return write_letter(at, _END)
 
 
 def write_diagnoses(  # noqa: PLR0912
     form: _Form,
     numbers: Ints,
     values: Floats,
-    names: Bytes,
+    names: int,
     name_ends: Ints,
     texts: _Texts,
-    out: Bytes,
+    out: int,
     ends: Ints,
     whole: Bools,
 ) -> None:
-    # One loop, in which each kind of thing is done in one place and written out: a call that is not dissolved costs as
-    # much as what it does, and every place where one is dissolved costs time to compile.
-    at = 0
+    # One loop, in which each kind of thing is done in one place: every further one would have to be compiled as well.
+    at = out
     for r in range(len(numbers)):
         is_whole = True
         for n in range(len(form.operations)):
             operation, column, piece = form.operations[n], form.columns[n], form.pieces[n]
             number = numbers[r, column]
             if operation == _NAME:
-                at = copy(out, at, names, name_ends[r], name_ends[r + 1])
+                at = copy(at, names + name_ends[r], names + name_ends[r + 1])
                 continue
             if operation == _TEXTS:
-                if texts.row_ends[r] < texts.row_ends[r + 1]:
-                    at = _texts(out, at, form, piece, texts, r)
+                for text in range(texts.row_ends[r], texts.row_ends[r + 1]):
+                    if text > texts.row_ends[r]:
+                        at = write_letter(at, _COMMA)
+                    at = copy(at, texts.heads + texts.head_ends[text], texts.heads + texts.head_ends[text + 1])
+                    at = write_whole_number(at, texts.age_ms[text])
+                    end_piece = piece + texts.late[text]
+                    at = copy(at, form.text + form.ends[end_piece], form.text + form.ends[end_piece + 1])
                 continue
             if operation >= _SHARE:
                 if operation == _VARIABLE:
@@ -314,43 +306,37 @@ def write_diagnoses(  # noqa: PLR0912
                     piece += number
                 elif 0 <= number < _LEAST_UNITS:
                     continue
-                before = out[np.uint64(at - 1)]
+                before = load_byte(at - 1)
                 if before not in (_OBJECT, _LIST):
-                    at = write_letter(out, at, _COMMA)
+                    at = write_letter(at, _COMMA)
             elif operation == _CHOOSE:
                 piece += number
-            at = copy(out, at, form.text, form.ends[piece], form.ends[piece + 1])
+            at = copy(at, form.text + form.ends[piece], form.text + form.ends[piece + 1])
             if _UNITS <= operation <= _SHARE:
                 is_whole &= number != UNDEFINED
-                at = write_units(out, at, number)
+                at = write_units(at, number)
+            elif operation == _NUMBER and number == UNDEFINED:
+                at = copy(at, form.text + form.ends[_NULL], form.text + form.ends[_NULL + 1])
             elif operation == _NUMBER:
-                at = copy(out, at, _NULL, 0, len(_NULL)) if number == UNDEFINED else write_whole_number(out, at, number)
+                at = write_whole_number(at, number)
             elif operation == _VARIABLE:
                 value, deviation = values[r, number], numbers[r, DEVIATIONS + column]
                 is_whole &= is_plain(value) and deviation != UNDEFINED
                 if is_whole:
-                    at = _variable(out, at, value, deviation)
-        ends[r], whole[r] = at, is_whole
+                    begin, end = form.text + form.ends[_DEVIATION], form.text + form.ends[_DEVIATION + 1]
+                    at = _variable(at, value, deviation, begin, end)
+        ends[r], whole[r] = at - out, is_whole
 
 
-_text, _bytes, _ints, _floats, _bools = (
-    numba.types.Array(kind, 1, "C", readonly=readonly)
-    for kind, readonly in (
-        (numba.uint8, True),
-        (numba.uint8, False),
-        (numba.int64, False),
-        (numba.float32, False),
-        (numba.boolean, False),
-    )
-)
-_table = _ints.copy(ndim=2)
+_ints, _floats, _bools = (numba.types.Array(kind, 1, "C") for kind in (numba.int64, numba.float32, numba.boolean))
+_table, _address_type = _ints.copy(ndim=2), numba.int64
 _FUNCTION: Final = CompiledFunction(
     write_diagnoses,
     numba.void(
-        numba.types.NamedTuple((_ints, _ints, _ints, _text, _ints), _Form),
-        *(_table, _floats.copy(ndim=2), _text, _ints),
-        numba.types.NamedTuple((_text, _ints, _ints, _bools, _ints), _Texts),
-        *(_bytes, _ints, _bools),
+        numba.types.NamedTuple((_ints, _ints, _ints, _address_type, _ints), _Form),
+        *(_table, _floats.copy(ndim=2), _address_type, _ints),
+        numba.types.NamedTuple((_address_type, _ints, _ints, _bools, _ints), _Texts),
+        *(_address_type, _ints, _bools),
     ),
-    [Path(__file__), Path(answers.__file__), Path(json_numbers.__file__)],
+    [Path(file) for file in (__file__, answers.__file__, json_numbers.__file__, memory.__file__)],
 )

@@ -26,6 +26,7 @@ from pipeline.intake import Inbox, take_block
 from pipeline.line import EVIDENCE_TEXTS, Line, Machine
 from pipeline.messages import Reason, RejectedError
 from pipeline.profile import MachineType, PlantProfile
+from pipeline.reading_json import READ_ALL
 from pipeline.records import Output, Record
 from pipeline.state import STATE_VERSION, Forgotten, SavedMachine, decode_state, encode_state
 from pipeline.topics import CONTROL, EVENTS
@@ -81,6 +82,7 @@ class Engine:
         self._profile = profile
         self._partition_of = partition_of
         self._watcher = watcher
+        self._notify = notify
         rule = alarm_rule or AlarmRule()
         self.lines = {kind.name: Line(kind, runners[kind.name], rule, notify) for kind in profile.machine_types}
         self._machines: dict[bytes, Machine] = {}
@@ -98,6 +100,7 @@ class Engine:
         """Load compiled code now, instead of with the first frame."""
         for line in self.lines.values():
             line.writer.load()
+        READ_ALL.load(self._notify)
 
     # -- input ------------------------------------------------------------------------------------------------
 
@@ -171,7 +174,7 @@ class Engine:
             orders, mine = _of_topic(topic, records, alone=len(topics) == 1)
             stamps = np.array([record.timestamp_ms for record in mine])
             sound = stamps.min() >= 0 and stamps.max() < messages.MAX_TIME_MS and topic in self._sensor_topics
-            if not sound or not take_block(topic, mine, orders, self._machines, inboxes):
+            if not sound or not take_block(topic, mine, orders, self._machines, inboxes, self._notify):
                 rest += zip(orders, mine, strict=True)
                 continue
             partitions = np.array([record.partition for record in mine])

