@@ -139,8 +139,10 @@ def _decimal(digits: int, exponent: int) -> float:
     if exponent < -22 or exponent > 22:
         return 0.0 if digits == 0 else np.nan
     if digits <= _EXACT:
-        return digits / _POWERS[-exponent] if exponent <= 0 else digits * _POWERS[exponent]
-    return _quotient(digits, _POWERS[-exponent]) if exponent <= 0 else np.nan
+        exact: float = digits / _POWERS[-exponent] if exponent <= 0 else digits * _POWERS[exponent]
+        return exact
+    quotient: float = _quotient(digits, _POWERS[-exponent]) if exponent <= 0 else np.nan
+    return quotient
 
 
 @kernel
