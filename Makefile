@@ -57,16 +57,16 @@ format: $(VENV)/.development
 	$(BIN)/ruff format .
 
 kafka: $(VENV)/.serving
-	$(BIN)/python -m agents.kafka_broker --port 9092
+	$(BIN)/python -m agents.kafka.broker --port 9092
 
 bench: $(VENV)/.serving
 	$(BIN)/faultline bench align
 
 soak: $(VENV)/.development
-	$(BIN)/python -m tests.soak --out soak.json
+	$(BIN)/python -m tests.soak.soak --out soak.json
 
 fuzz: $(VENV)/.development
-	$(BIN)/python -m tests.soak_hostile --records 1000000 --json
+	$(BIN)/python -m tests.soak.soak_hostile --records 1000000 --json
 
 lock: $(VENV)/.serving
 	$(BIN)/python -m pip install --quiet uv

@@ -9,9 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.adaptive import AdaptiveFusion
-from models.attention import RingAttention
-from models.cnn import CausalCNN
 from models.configs.diagnoser import SENSORS, TEXT, DiagnoserConfig
 from models.configs.fusion import (
     AdaptiveConfig,
@@ -24,16 +21,19 @@ from models.configs.fusion import (
     VAEConfig,
 )
 from models.configs.sensors import CausalCNNConfig, LinearStateConfig, RingAttentionConfig, SensorConfig, SeqLSTMConfig
-from models.dataset import PlacedText, Scaling
-from models.events import ring_plan
-from models.fusion import FusionNetwork, LateFusion, LearnedFusion
-from models.joint import ChannelsFusion, DeepFusion, EarlyFusion, HybridFusion
-from models.layers import State
-from models.linear_state import LinearState
-from models.lstm import SeqLSTM
-from models.ring import TextModality, empty_ring, push_texts, turn_ring
-from models.tokenizer import Tokenizer
-from models.vae import MultimodalVAE
+from models.data.runs import PlacedText, Scaling
+from models.data.text_pools import ring_plan
+from models.encoders.base import State
+from models.encoders.causal_cnn import CausalCNN
+from models.encoders.event_ring import TextModality, empty_ring, push_texts, turn_ring
+from models.encoders.linear_state import LinearState
+from models.encoders.lstm import SeqLSTM
+from models.encoders.ring_attention import RingAttention
+from models.encoders.tokenizer import Tokenizer
+from models.fusion.adaptive import AdaptiveFusion
+from models.fusion.base import FusionNetwork, LateFusion, LearnedFusion
+from models.fusion.concatenation import ChannelsFusion, DeepFusion, EarlyFusion, HybridFusion
+from models.fusion.vae import MultimodalVAE
 
 SensorNetwork = SeqLSTM | CausalCNN | RingAttention | LinearState
 

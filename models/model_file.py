@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from models.configs.diagnoser import DiagnoserConfig
-from models.tokenizer import Tokenizer
+from models.encoders.tokenizer import Tokenizer
+from pipeline.config.profile import MachineType
 from pipeline.errors import ModelFileError
-from pipeline.profile import MachineType
 
 SUFFIX = ".faultline"
 FORMAT = 1

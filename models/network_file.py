@@ -14,7 +14,7 @@ from models.diagnoser import Diagnoser
 from models.model_file import Model, Storage, require_weights, write_model
 from models.stepping.runner import CompiledRunner
 from pipeline.compiled import Notify
-from pipeline.profile import MachineType
+from pipeline.config.profile import MachineType
 
 _log = logging.getLogger(__name__)
 

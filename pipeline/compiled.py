@@ -45,15 +45,22 @@ class Compiled:
     """A function of one signature that is compiled on first use, or loaded if an earlier start has compiled it."""
 
     def __init__(
-        self, function: Callable[..., Any], signature: Any, sources: Sequence[Path], name: str | None = None
+        self,
+        function: Callable[..., Any],
+        signature: Any,
+        sources: Sequence[Path],
+        *,
+        name: str | None = None,
+        what: str = "a function",
     ) -> None:
         """`sources` are the files that the compiled code depends on; a change to any of them compiles again.
 
-        Functions that are made by one function of Python need a `name` to be told apart by.
+        Functions that one function of Python makes need a `name` that tells them apart; `what` it does is for people.
         """
         self.function = function
         self.signature = signature
         self.name = name or function.__name__
+        self.what = what
         self.problem: str | None = None
         """Why the code could not be kept, or None."""
         self._sources = sources
@@ -83,7 +90,7 @@ class CompiledFunction(Compiled):
 
     def load(self, notify: Notify) -> Callable[..., Any]:
         """The compiled function; see `compile_all`."""
-        compile_all([self], self.name, notify)
+        compile_all([self], self.what, notify)
         called: Callable[..., Any] = self.compile()
         return called
 
@@ -117,7 +124,7 @@ def compile_all(functions: Sequence[Compiled], what: str, notify: Notify) -> Non
     functions = [function for function in functions if not function.compiled]
     if not functions:
         return
-    notice = threading.Timer(_NOTICE_SECONDS, notify, [f"compiling {what} for this processor, once; up to 20 s"])
+    notice = threading.Timer(_NOTICE_SECONDS, notify, [f"compiling {what} for this processor, once"])
     notice.daemon = True
     notice.start()
     try:
@@ -144,7 +151,7 @@ def _digest(sources: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     versions = (numba.__version__, llvmlite.__version__, np.__version__, platform.python_version(), sys.byteorder)
     digest.update(repr(versions).encode())
-    for path in sorted(sources):
+    for path in (Path(__file__), *sorted(sources)):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 

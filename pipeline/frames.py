@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.records import Record
+from pipeline.wire.records import Record
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kafka_fixtures import kafka_bootstrap_fixture
+from tests.support.kafka_fixtures import kafka_bootstrap_fixture
 
 
 def pytest_configure() -> None:

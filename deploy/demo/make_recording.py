@@ -17,10 +17,10 @@ if not __package__:  # started as a script: the package's root is not on the pat
 
 from deploy.demo.event_texts import write_events
 from deploy.demo.simulate import VARIABLES
-from pipeline.messages import EventMessage, Label, encode
-from pipeline.profile import load_profile
-from pipeline.recording import RecordingWriter
-from pipeline.records import Record
+from pipeline.config.profile import load_profile
+from pipeline.wire.messages import EventMessage, Label, encode
+from pipeline.wire.recording import RecordingWriter
+from pipeline.wire.records import Record
 
 START_MS = 1_793_491_200_000
 """2026-11-01T00:00:00Z, on the frame grid."""

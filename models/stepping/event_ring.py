@@ -1,4 +1,4 @@
-"""The text modality as a program: what the texts in a machine's event ring say (models.ring)."""
+"""The text modality as a program: what the texts in a machine's event ring say (models.encoders.event_ring)."""
 
 from __future__ import annotations
 

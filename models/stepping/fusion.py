@@ -18,7 +18,7 @@ from pipeline.frames import Floats, Ints
 
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 _TINY = np.float32(1e-12)
-"""Keeps logarithms and quotients finite, as in models.fusion."""
+"""Keeps logarithms and quotients finite, as in models.fusion.base."""
 
 
 @kernel
@@ -34,7 +34,7 @@ def _shares(work: Floats, start: int, count: int) -> None:
 
 @kernel
 def late_rule(op: Ints, block: Block, rows: Ints) -> None:
-    """The rules of models.fusion.LateFusion over calibrated answers.
+    """The rules of models.fusion.base.LateFusion over calibrated answers.
 
     Operands: answers, width of one, classes, modalities, rule, parameters (see models.stepping.fusions), mask, target
     for the mixture, target for the weights, room for one answer.

@@ -1,4 +1,4 @@
-"""Fusions as programs: see models.fusion, joint, adaptive and vae for what they compute."""
+"""Fusions as programs: see models.fusion.base, joint, adaptive and vae for what they compute."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from models.model_file import read_model, require_profile
 from models.stepping.runner import CompiledRunner
 from pipeline.compiled import Notify
-from pipeline.profile import MachineType
+from pipeline.config.profile import MachineType
 
 _log = logging.getLogger(__name__)
 

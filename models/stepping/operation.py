@@ -10,12 +10,13 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
+from models.configs import fusion
 from models.stepping.block import Block
 from models.stepping.codes import OPERANDS
 from pipeline.compiled import CompiledCallback
 from pipeline.frames import Ints
 
-SOURCES: Final = [*Path(__file__).parent.glob("*.py")]
+SOURCES: Final = [*Path(__file__).parent.glob("*.py"), Path(fusion.__file__)]
 """Files that the compiled code depends on."""
 
 _ANY_SIZE: Final = 1 << 40
@@ -44,7 +45,7 @@ def operation(kernel: Any) -> CompiledCallback:
         )
         kernel(carray(op, OPERANDS), block, carray(rows, count))
 
-    return CompiledCallback(entry, _SIGNATURE, SOURCES, kernel.__name__)
+    return CompiledCallback(entry, _SIGNATURE, SOURCES, name=kernel.__name__)
 
 
 @intrinsic

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from models.configs.diagnoser import SENSORS, TEXT, DiagnoserConfig
+from models.encoders.tokenizer import Tokenizer
 from models.model_file import Weights
 from models.stepping import interpreter as layout_of
 from models.stepping.codes import padded
@@ -20,7 +21,6 @@ from models.stepping.program import ProgramBuilder
 from models.stepping.sensors import SensorInputs, emit_sensors
 from models.stepping.text_vectors import TextVectors
 from models.stepping.weights import WeightReader
-from models.tokenizer import Tokenizer
 from pipeline.compiled import Notify
 from pipeline.errors import StateError
 from pipeline.frames import Floats, Frames, Ints, StepResult

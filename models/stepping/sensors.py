@@ -1,4 +1,4 @@
-"""Sensor encoders as programs: see models.lstm, cnn, attention and linear_state for what they compute."""
+"""Sensor encoders as programs: see models.encoders.lstm, cnn, attention and linear_state for what they compute."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Reading topics afterwards: dead letters, verification, certificates."""

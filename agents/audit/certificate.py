@@ -1,0 +1,120 @@
+"""Certificates: what a run said, to the last bit, and where its alignment stood, to compare other runs with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.config.topics import DIAGNOSES
+from pipeline.engine.engine import Engine
+from pipeline.errors import RecordingError
+from pipeline.frames import StepRunner
+from pipeline.wire.messages import decode_diagnosis
+from pipeline.wire.records import Output
+
+_KEY = b"faultline-certificate"
+_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("fault", pa.string(), nullable=False),
+        pa.field("probabilities", pa.map_(pa.string(), pa.float64()), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Diagnoses by id, and a hash of each machine's alignment state (buffers, watermarks, last values) at the end."""
+
+    model: str
+    said: dict[str, tuple[str, dict[str, float]]]
+    states: dict[str, str]
+
+    def differences(self, other: Certificate) -> list[str]:
+        """How another run differs, a sentence each; empty if the two are equal."""
+        found = []
+        if self.model != other.model:
+            found.append(f"the models differ: {self.model} and {other.model}")
+        missing, extra = sorted(self.said.keys() - other.said.keys()), sorted(other.said.keys() - self.said.keys())
+        if missing:
+            found.append(f"{len(missing)} diagnoses are missing, such as {missing[0]}")
+        if extra:
+            found.append(f"{len(extra)} diagnoses are new, such as {extra[0]}")
+        both = sorted(self.said.keys() & other.said.keys())
+        faults = [id_ for id_ in both if self.said[id_][0] != other.said[id_][0]]
+        if faults:
+            found.append(f"{len(faults)} diagnoses name another fault, such as {faults[0]}")
+        different = [id_ for id_ in both if self.said[id_][1] != other.said[id_][1]]
+        if different:
+            found.append(f"{len(different)} diagnoses have other probabilities, such as {different[0]}")
+        states = [name for name, state in self.states.items() if other.states.get(name) != state]
+        if states or self.states.keys() != other.states.keys():
+            shown = states[0] if states else sorted(self.states.keys() ^ other.states.keys())[0]
+            found.append(f"the alignment state of {max(len(states), 1)} machines differs, such as {shown}")
+        return found
+
+    @property
+    def digest(self) -> str:
+        """Hash of all that is compared: ids, faults, probabilities and states."""
+        parts = [[id_, *answer] for id_, answer in sorted(self.said.items())]
+        text = json.dumps([self.model, parts, sorted(self.states.items())])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Witness:
+    """Collects a certificate while a run goes on."""
+
+    def __init__(self, runners: Mapping[str, StepRunner]) -> None:
+        self._model = ", ".join(f"{name}={runner.hash}" for name, runner in sorted(runners.items()))
+        self._said: dict[str, tuple[str, dict[str, float]]] = {}
+        self._states: dict[str, str] = {}
+
+    def see(self, outputs: Iterable[Output]) -> None:
+        """Take what the engine gave out."""
+        for output in outputs:
+            if output.topic == DIAGNOSES:
+                diagnosis = decode_diagnosis(output.value or b"")
+                self._said[diagnosis.id] = diagnosis.fault, diagnosis.probabilities
+
+    def finish(self, engine: Engine) -> None:
+        """Take the states as they stand at the end."""
+        states = engine.alignment_states().items()
+        self._states = {name: hashlib.sha256(state).hexdigest() for name, state in states}
+
+    @property
+    def certificate(self) -> Certificate:
+        """What was seen."""
+        return Certificate(self._model, dict(self._said), dict(self._states))
+
+
+def write_certificate(path: Path, certificate: Certificate) -> None:
+    """Write a certificate; raises RecordingError if the file cannot be written."""
+    ids = sorted(certificate.said)
+    columns: Sequence[object] = (
+        ids,
+        [certificate.said[id_][0] for id_ in ids],
+        [list(certificate.said[id_][1].items()) for id_ in ids],
+    )
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
+    head = json.dumps({"model": certificate.model, "states": certificate.states}).encode()
+    try:
+        pq.write_table(pa.table(arrays, schema=_SCHEMA.with_metadata({_KEY: head})), path, compression="zstd")
+    except OSError as error:
+        raise RecordingError(f"cannot write certificate {path}: {error}") from error
+
+
+def read_certificate(path: Path) -> Certificate:
+    """Read a certificate; raises RecordingError if it is none."""
+    try:
+        table = pq.read_table(path)
+        head = json.loads((table.schema.metadata or {})[_KEY])
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise RecordingError(f"{path} is not a certificate of `faultline replay --certify`: {error!r}") from error
+    rows = zip(*(table[name].to_pylist() for name in _SCHEMA.names), strict=True)
+    return Certificate(head["model"], {id_: (fault, dict(shares)) for id_, fault, shares in rows}, head["states"])

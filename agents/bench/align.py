@@ -1,0 +1,77 @@
+"""`faultline bench align`: what decoding and alignment cost a reading, without a model, on one core."""
+
+from __future__ import annotations
+
+import time
+from statistics import median
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from pipeline.config.profile import PlantProfile, load_profile
+from pipeline.engine.frame_stream import FrameStream
+from pipeline.engine.machines import Line
+from pipeline.frames import Frames
+from pipeline.wire.records import Record
+
+CHUNK_RECORDS = 4096
+_BEGIN_MS = 1_763_600_040_000
+
+
+def make_records(profile: PlantProfile, machines: int, readings: int, seed: int) -> list[Record]:
+    """Readings in list form, machine after machine, one a frame."""
+    kind = profile.machine_types[0]
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((256, len(kind.variables))).round(4).tolist()
+    records = []
+    offsets: dict[int, int] = {}
+    for number in range(readings):
+        name, step = f"m{number % machines}", number // machines
+        at = _BEGIN_MS + step * kind.frame_period_ms
+        value = msgspec.json.encode({"machine": name, "time": at, "values": rows[number % 256]})
+        partition = number % machines % 4
+        offsets[partition] = offsets.get(partition, -1) + 1
+        records.append(Record("sensors", partition, offsets[partition], at, name.encode(), value))
+    return records
+
+
+def measure(profile: PlantProfile, machines: int, readings: int, seed: int) -> float:
+    """Seconds a reading from bytes to frames; the machines are known and warm before the clock starts."""
+    records = make_records(profile, machines, readings + 2 * machines, seed)
+    frames_seen = 0
+
+    def take(_: Line, frames: Frames) -> None:
+        nonlocal frames_seen
+        frames_seen += len(frames.slots)
+
+    engine = FrameStream(profile, take)
+    warm, timed = records[: 2 * machines], records[2 * machines :]
+    for begin in range(0, len(warm), CHUNK_RECORDS):
+        engine.process(warm[begin : begin + CHUNK_RECORDS])
+    before = frames_seen
+    began = time.perf_counter()
+    for begin in range(0, len(timed), CHUNK_RECORDS):
+        engine.process(timed[begin : begin + CHUNK_RECORDS])
+    seconds = time.perf_counter() - began
+    if frames_seen - before != len(timed):
+        raise AssertionError(f"{frames_seen - before} frames came from {len(timed)} readings")
+    return seconds / len(timed)
+
+
+def bench_align(readings: int = 100_000, rounds: int = 5, seed: int = 0) -> dict[str, Any]:
+    """Medians over rounds in which 100 and 10,000 machines alternate, so that both see the same machine load."""
+    profile = load_profile("tennessee_eastman")
+    few, many = [], []
+    for number in range(rounds):
+        few.append(measure(profile, 100, readings, seed + number))
+        many.append(measure(profile, 10_000, readings, seed + number))
+    return {
+        "readings_per_second": round(1 / median(few), 1),
+        "readings_per_second_10000_machines": round(1 / median(many), 1),
+        "cost_ratio_10000_to_100": round(median(b / a for a, b in zip(few, many, strict=True)), 3),
+        "microseconds_per_reading": round(median(few) * 1e6, 3),
+        "variables": len(profile.machine_types[0].variables),
+        "readings": readings,
+        "rounds": rounds,
+    }

@@ -1,0 +1,250 @@
+"""The commands that look into what lies in the topics: `faultline verify` and `faultline dead-letters`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agents.audit.dead_letters import (
+    Filters,
+    Survey,
+    as_dict,
+    check_destination,
+    replay_dead_letters,
+    shown_time,
+    survey,
+)
+from agents.audit.log import RecordLog, kafka_log, require_kafka
+from agents.audit.verify import VerifyReport, verify_diagnoses
+from agents.audit.verify_inputs import verify_inputs
+from agents.delivery.publisher import LETTER_BYTES, KafkaPublisher
+from agents.kafka.admin import partition_counts, translated_errors
+from agents.kafka.security import client_security
+from pipeline.config.profile import PlantProfile, load_profile
+from pipeline.config.settings import Settings, load_settings
+from pipeline.config.topics import DEAD_LETTER, DIAGNOSES, LATE
+from pipeline.errors import RecordingError, SettingsError
+from pipeline.wire.recording import has_topic, read_recording
+
+dead_letters_app = typer.Typer(
+    help="Look at records that could not be used, and send them again.", no_args_is_help=True
+)
+
+BrokerOption = Annotated[str | None, typer.Option("--broker", help="kafka://host:port; FAULTLINE_BROKER")]
+ProfileOption = Annotated[
+    str | None, typer.Option("--profile", help="a shipped plant profile or a file; FAULTLINE_PROFILE")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
+ReasonOption = Annotated[str | None, typer.Option("--reason", help="only with this reason, such as schema")]
+MachineOption = Annotated[str | None, typer.Option("--machine", help="only of this machine, by key or by value")]
+TopicOption = Annotated[str | None, typer.Option("--topic", help="only from this topic, such as sensors")]
+SinceOption = Annotated[
+    str | None,
+    typer.Option("--since", help="only records since then: 2025-11-20T00:53:20Z, milliseconds, or 2h (back)"),
+]
+
+
+def verify(
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+    recording: Annotated[
+        Path | None, typer.Option("--recording", help="a recording that holds diagnoses, instead of a broker")
+    ] = None,
+    inputs: Annotated[bool, typer.Option("--inputs", help="account for every reading of the input topics too")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove from the diagnoses that none is missing, none has two contents, and all are in order."""
+    settings = load_settings(broker=broker, profile=profile)
+    plant = load_profile(settings.profile)
+    if recording is not None and inputs:
+        raise SettingsError("--inputs needs the topics of a broker; it does not go with --recording")
+    if recording is not None:
+        if not has_topic(recording, DIAGNOSES):
+            raise RecordingError(f"recording {recording} holds no topic '{DIAGNOSES}'; `faultline record` takes inputs")
+        report = verify_diagnoses(RecordLog(lambda: read_recording(recording)), plant).report
+    else:
+        report = verify_topics(settings, plant, inputs=inputs)
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), indent=2))
+    else:
+        _show_verified(report)
+    if not report.proven:
+        raise typer.Exit(1)
+
+
+def verify_topics(settings: Settings, plant: PlantProfile, *, inputs: bool) -> VerifyReport:
+    """Verify what lies in the topics of a broker; raises FaultlineError where they cannot be read."""
+    topics = [DIAGNOSES, *([*plant.sensor_topics, LATE, DEAD_LETTER] if inputs else [])]
+    committed = _committed(settings, plant.sensor_topics) if inputs else {}
+    with kafka_log(settings, topics) as log:
+        verifier = verify_diagnoses(log, plant)
+        if inputs:
+            verify_inputs(log, plant, verifier, committed)
+    return verifier.report
+
+
+def _committed(settings: Settings, topics: Sequence[str]) -> dict[tuple[str, int], int]:
+    """Up to where the workers' group has committed each partition."""
+    from kafka import KafkaConsumer, TopicPartition
+
+    require_kafka(settings)
+    security, prefix = client_security(settings), settings.topic_prefix
+    counts = partition_counts(settings.address, [prefix + topic for topic in topics], security)
+    with translated_errors(settings.address):
+        consumer = KafkaConsumer(
+            bootstrap_servers=settings.address.split(","),
+            group_id=settings.group,
+            enable_auto_commit=False,
+            **security,
+        )
+        try:
+            return {
+                (name.removeprefix(prefix), partition): consumer.committed(TopicPartition(name, partition)) or 0
+                for name, count in counts.items()
+                for partition in range(count)
+            }
+        finally:
+            consumer.close(autocommit=False)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
+
+
+def _show_verified(report: VerifyReport) -> None:
+    typer.echo(
+        f"{report.diagnoses:,} diagnoses of {report.machines:,} machines: {report.frames:,} frames, "
+        f"{report.announced:,} announced, {report.revised:,} revised; {report.repeated:,} repeated"
+        + (f", {report.nearly_repeated:,} repeated with other digits" if report.nearly_repeated else "")
+    )
+    if report.resets:
+        typer.echo(f"resets: {_counts(report.resets)}")
+    if report.cut_partitions:
+        gone = ", ".join(map(str, report.cut_partitions))
+        typer.echo(f"the beginning of partition {gone} has been deleted; what is left was checked")
+    if report.readings is not None:
+        typer.echo(f"readings: {_counts(report.readings) or 'none'}")
+    if report.proven:
+        typer.echo("proven: nothing is missing, nothing has two contents, everything is in order")
+        return
+    typer.echo(f"NOT PROVEN: {_counts(report.problems)}; the first of them:")
+    for text in report.shown():
+        typer.echo(f"  {text}")
+
+
+@dead_letters_app.command("list")
+def dead_letters_list(
+    broker: BrokerOption = None,
+    reason: ReasonOption = None,
+    machine: MachineOption = None,
+    topic: TopicOption = None,
+    since: SinceOption = None,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="show so many of them, the oldest")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how many records could not be used, for which reasons, and what they look like."""
+    settings = load_settings(broker=broker)
+    filters = _filters(settings, reason, machine, topic, since)
+    with kafka_log(settings, [DEAD_LETTER]) as log:
+        found = survey(log, filters, keep=limit)
+    letters = [as_dict(letter, found.sent_to(letter)) for letter in found.letters]
+    if as_json:
+        summary = {"dead_letters": found.matched, "came_back": found.came_back, "foreign": found.foreign}
+        typer.echo(json.dumps(summary | {"reasons": found.reasons, "shown": letters}, indent=2))
+    else:
+        _show_listed(found, letters)
+
+
+def _filters(
+    settings: Settings, reason: str | None, machine: str | None, topic: str | None, since: str | None
+) -> Filters:
+    now_ms = int(time.time() * 1000)
+    return Filters.parse(settings, reason=reason, machine=machine, topic=topic, since=since, now_ms=now_ms)
+
+
+def _show_listed(found: Survey, letters: Sequence[dict[str, Any]]) -> None:
+    typer.echo(f"{found.matched:,} dead letters" + (f", {found.came_back:,} from replays" if found.came_back else ""))
+    if found.foreign:
+        typer.echo(f"{found.foreign:,} other records in the topic are none")
+    for reason, row in sorted(found.reasons.items(), key=lambda item: -item[1]["count"]):
+        spell = f"{shown_time(row['oldest_ms'])} to {shown_time(row['newest_ms'])}"
+        typer.echo(f"{row['count']:>12,}  {reason:<18} {spell}")
+    for letter in letters:
+        again = f", sent again to {', '.join(letter['replayed_to'])}" if letter["replayed_to"] else ""
+        back = ", came back from a replay" if letter["replays_before"] else ""
+        typer.echo(
+            f"\n{letter['time'] or 'no time'}  {letter['reason']}  {letter['topic']}, partition {letter['partition']}, "
+            f"offset {letter['offset']}, key {letter['key']!r}{back}{again}"
+        )
+        typer.echo(f"    {letter['detail']}")
+        if letter["first_bytes"] is not None:
+            cut = ", cut off" if letter["truncated"] else ""
+            typer.echo(f"    {letter['bytes']:,} bytes{cut}: {letter['first_bytes']!r}")
+
+
+@dead_letters_app.command("replay")
+def dead_letters_replay(
+    broker: BrokerOption = None,
+    reason: ReasonOption = None,
+    machine: MachineOption = None,
+    topic: TopicOption = None,
+    since: SinceOption = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="send so many of them, the oldest")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="send to this topic, instead of where they came from")] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="also those that were sent again before, or came back from that")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be sent")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Send dead letters again, with their bytes, keys, headers and time stamps, to the topics they came from."""
+    settings = load_settings(broker=broker)
+    require_kafka(settings)
+    filters = _filters(settings, reason, machine, topic, since)
+    prefix, security = settings.topic_prefix, client_security(settings)
+    to = None if to is None else to.removeprefix(prefix)
+    if to is not None:
+        check_destination(to)
+
+    def partitions_of(topics: Sequence[str]) -> dict[str, int]:
+        counts = partition_counts(settings.address, [prefix + name for name in topics], security)
+        return {name.removeprefix(prefix): count for name, count in counts.items()}
+
+    with kafka_log(settings, [DEAD_LETTER]) as log:
+        report = asyncio.run(
+            replay_dead_letters(
+                log,
+                filters,
+                KafkaPublisher(settings.address, prefix, record_bytes=LETTER_BYTES, **security),
+                partitions_of,
+                now_ms=int(time.time() * 1000),
+                to=to,
+                again=again,
+                dry_run=dry_run,
+                limit=limit,
+            )
+        )
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), indent=2))
+        return
+    sent = "would be sent" if dry_run else "sent"
+    typer.echo(f"{report.matched:,} dead letters match")
+    for name, count in sorted(report.replayed.items()):
+        typer.echo(f"{count:>12,}  {sent} to {prefix}{name}")
+    if report.already_replayed:
+        typer.echo(f"{report.already_replayed:>12,}  left out: sent again before (--again sends them once more)")
+    if report.came_back:
+        typer.echo(f"{report.came_back:>12,}  left out: came back from a replay (--again sends them once more)")
+    if report.truncated:
+        text = "left out: cut off, since they were too large for the dead-letter topic; `list` says where they lay"
+        typer.echo(f"{report.truncated:>12,}  {text}")
+    if report.refused:
+        typer.echo(f"{report.refused:>12,}  left out: from topics that Faultline writes itself")
+    for note in report.notes:
+        typer.echo(f"{'note':>12}  {note}")

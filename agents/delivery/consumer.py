@@ -1,0 +1,410 @@
+"""Delivery: Kafka records reach an agent in chunks, merged by time over topics, and are committed only when acked.
+
+A *topic group* is the topics that one agent reads together. Faust delivers one message a *chunk*: the records of
+all assigned partitions of a group. Chunks are committed in the order in which they were handed out, and only the
+acked prefix of them, so an agent may hold events back and ack them after a checkpoint:
+
+    app = faust.App("faultline", broker="memory://plant", stream_wait_empty=False, topic_disable_leader=True,
+                    web_enabled=False, store="memory://")
+    install(app, [["sensors", "events", "control"]], prefix="faultline.")
+    topic = app.topic("faultline.sensors", "faultline.events", "faultline.control",
+                      value_type=bytes, value_serializer="raw")
+
+    @app.agent(topic)
+    async def diagnose(stream):
+        held = []
+        async for event in stream.noack().events():
+            chunk = event.value
+            outputs = engine.process(chunk.records)   # must not raise: log, mark as failed, stop the worker
+            chunk.processed = True                    # the next chunk may come
+            await publisher.publish(outputs)
+            held.append(event)
+            if len(held) == 8:
+                await publisher.flush()
+                for event in held:                    # only now may these records be forgotten
+                    event.ack()
+                held.clear()
+
+Without `noack()` an event is acked when the loop goes on to the next one. After a rebalance, and whenever reading
+starts again from the committed offsets, `chunk.epoch` rises: acks of older chunks have no effect any more and their
+records come again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from faust.transport.consumer import Consumer
+from faust.transport.drivers import TRANSPORTS
+from faust.types import ConsumerMessage
+from mode.utils.futures import notify
+
+from agents.delivery.merging import DEFAULT_LIMITS, TP, Chunk, ChunkMerger, Limits, Mark
+from pipeline.wire.records import Record
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "TP",
+    "Chunk",
+    "ChunkMerger",
+    "ChunkedConsumerMixin",
+    "Delivery",
+    "Fetched",
+    "Limits",
+    "Mark",
+    "install",
+]
+
+_TRANSPORTS = {
+    "kafka": "agents.kafka.transport:Transport",
+    "aiokafka": "agents.kafka.transport:Transport",
+    "memory": "agents.memory.transport:Transport",
+}
+
+
+class Fetched(NamedTuple):
+    """What one fetch brought: records of topic groups, those of other topics, marks of the former's partitions."""
+
+    records: dict[TP, list[Record]]
+    others: dict[TP, list[Any]]
+    marks: dict[TP, Mark]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """The topic groups of an app: what `install` leaves on its transport."""
+
+    groups: tuple[tuple[str, ...], ...]
+    prefix: str
+    limits: Limits
+    before_revoked: Callable[[], Awaitable[None]] | None = None
+
+
+def install(
+    app: Any,
+    groups: Sequence[Sequence[str]],
+    prefix: str,
+    limits: Limits = DEFAULT_LIMITS,
+    before_revoked: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Let `app` read its topic groups in chunks; to be called before the app starts or defines agents.
+
+    Topics are named without `prefix`; within a group their order is the order of equal time stamps. `before_revoked`
+    is awaited when partitions are about to go: what is acked then is still committed.
+    """
+    topics = [topic for group in groups for topic in group]
+    if len(set(topics)) != len(topics):
+        raise ValueError(f"a topic may be in one group only: {topics}")
+    TRANSPORTS.aliases.update(_TRANSPORTS)
+    app.transport.delivery = Delivery(tuple(map(tuple, groups)), prefix, limits, before_revoked)
+
+
+class _Group:
+    """A topic group at work: what is being merged, what is ready, what is out, and what of it is acked."""
+
+    def __init__(self, topics: Sequence[str], delivery: Delivery) -> None:
+        self.merger = ChunkMerger(topics, delivery.prefix, delivery.limits)
+        self.ready: deque[Chunk] = deque()
+        self.acked: dict[TP, int] = {}  # next offsets behind the acked prefix
+        self.uncommitted: dict[TP, int] = {}
+        self._first_topic = delivery.prefix + topics[0]
+        self._limit = delivery.limits.chunks_in_flight
+        self._out: deque[tuple[Any, Chunk]] = deque()
+
+    def restart(self, assigned: AbstractSet[TP]) -> None:
+        """Forget what was read; acks of chunks that are out have no effect any more."""
+        self.merger.assign(assigned)
+        self.ready.clear()
+        self.acked.clear()
+        self.uncommitted.clear()
+        self._out.clear()
+
+    @property
+    def route(self) -> TP:
+        """The partition under whose name Faust delivers the chunks."""
+        return min((tp for tp in self.merger.tps if tp.topic == self._first_topic), default=min(self.merger.tps))
+
+    @property
+    def busy(self) -> bool:
+        """Whether as many chunks are being processed as may be."""
+        return sum(not (chunk.processed or message.acked) for message, chunk in self._out) >= self._limit
+
+    def hand_out(self, message: Any, chunk: Chunk) -> None:
+        self._out.append((message, chunk))
+
+    def collect_acked(self) -> None:
+        while self._out and self._out[0][0].acked:
+            _, chunk = self._out.popleft()
+            self.acked.update(chunk.next_offsets)
+            self.uncommitted.update(chunk.next_offsets)
+
+    def processed(self) -> dict[TP, int]:
+        """Next offsets behind the processed prefix of chunks."""
+        positions = self.held()
+        for message, chunk in self._out:
+            if not (chunk.processed or message.acked):
+                break
+            positions.update(chunk.next_offsets)
+        return positions
+
+    def held(self) -> dict[TP, int]:
+        self.collect_acked()
+        return {**self.merger.starts, **self.acked}
+
+
+class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
+    """What a Faust consumer needs to deliver topic groups in chunks; other topics pass as Faust has them.
+
+    A driver's consumer supplies `_fetch`. Faust's own bookkeeping of acks is by-passed for groups: it commits past
+    offsets that were never acked (faust issue 606). Chunks in flight are counted, and Faust's flag on their messages
+    says whether they are acked. They are numbered through, so message offsets are not offsets of a log.
+    """
+
+    def __init__(self, transport: Any, *args: Any, **kwargs: Any) -> None:
+        delivery: Delivery | None = transport.delivery
+        self._groups = [] if delivery is None else [_Group(topics, delivery) for topics in delivery.groups]
+        self._managed: set[TP] = set()
+        self._before_revoked = None if delivery is None else delivery.before_revoked
+        self.groups_topics: dict[str, str] = {}
+        if delivery is not None:
+            self.groups_topics = {delivery.prefix + topic: topic for topics in delivery.groups for topic in topics}
+        self._epoch = 0
+        self._handed_out = 0
+        self._torn = False  # records were fetched that will not be handed out
+        super().__init__(transport, *args, **kwargs)
+
+    async def _fetch(self, wanted: AbstractSet[TP], timeout: float) -> Fetched:
+        """Records of `wanted` as soon as there are any or `timeout` is over; none at once if `wanted` is empty.
+
+        Marks are of all managed partitions, taken in the same moment as the records.
+        """
+        raise NotImplementedError
+
+    # -- what metrics and liveness need -----------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of chunks that are handed out now; records of chunks of earlier ones come again."""
+        return self._epoch
+
+    @property
+    def positions(self) -> dict[TP, int]:
+        """Offset behind the last processed record."""
+        return {tp: offset for group in self._groups for tp, offset in group.processed().items()}
+
+    @property
+    def held_offsets(self) -> dict[TP, int]:
+        """Offset from which records would come again after a crash: behind the last acked chunk."""
+        return {tp: offset for group in self._groups for tp, offset in group.held().items()}
+
+    @property
+    def committed_offsets(self) -> dict[TP, int]:
+        """The same, of partitions of which everything acked is committed."""
+        held = self.held_offsets
+        pending = {tp for group in self._groups for tp in group.uncommitted}
+        return {tp: offset for tp, offset in held.items() if tp not in pending}
+
+    def lag(self) -> dict[TP, int]:
+        """Records in the log that are not processed yet; without partitions of which nothing is known yet."""
+        positions, ends = self.positions, self._ends()
+        return {tp: max(0, end - positions[tp]) for tp, end in ends.items() if tp in positions}
+
+    def _ends(self) -> dict[TP, int]:
+        return {tp: end for group in self._groups for tp, end in group.merger.ends.items()}
+
+    # -- reading ----------------------------------------------------------------------------------------------
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
+        """One round: fetch, merge, and give every group as many chunks as it may have."""
+        if not self._groups or self.app.client_only:
+            async for item in super().getmany(timeout):
+                yield item
+            return
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow)
+        if self._torn and not await self._read_again():
+            return
+        active = self._get_active_partitions()
+        if self.should_stop or not active:
+            await self.sleep(0.05)
+            return
+        epoch, complete = self._epoch, False
+
+        def stale() -> bool:
+            return self._epoch != epoch or not self.flow_active or self.should_stop
+
+        try:
+            fetched = await self._next_fetch(active, timeout)
+            if stale():
+                complete = not (fetched.records or fetched.others)
+                return
+            for tp, record in self.scheduler.iterate(fetched.others):
+                self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
+                yield tp, self._to_message(tp, record)
+                if stale():
+                    return
+            self._merge(fetched)
+            for group in self._groups:
+                while group.ready and not group.busy:
+                    message = self._chunk_message(group, group.ready.popleft())
+                    yield message.tp, message
+                    if stale():
+                        return
+            complete = True
+        finally:
+            self._torn |= not complete
+
+    def _merge(self, fetched: Fetched) -> None:
+        for group in self._groups:
+            for tp, begin, end in group.merger.feed(fetched.records, fetched.marks):
+                # Transaction markers and compaction do this too, but not on the topics of a plant.
+                self.log.warning("%s: offsets %d to %d were deleted before they were read", tp, begin, end - 1)
+            group.ready += group.merger.release()
+
+    async def _next_fetch(self, active: AbstractSet[TP], timeout: float) -> Fetched:
+        wanted = set(active)
+        for group in self._groups:
+            wanted -= group.merger.tps if group.ready else group.merger.full
+        if any(group.ready and not group.busy for group in self._groups):
+            timeout = 0.0  # an agent has got on since the last round
+        elif any(group.ready for group in self._groups):
+            if not wanted:
+                await self._any_progress(0.25)
+            timeout = 0.02
+        elif any(group.merger.waiting for group in self._groups):
+            timeout = 0.005
+        return await self._fetch(wanted, timeout)
+
+    def _chunk_message(self, group: _Group, chunk: Chunk) -> Any:
+        chunk.epoch = self._epoch
+        chunk._on_processed = self._progress
+        tp = group.route
+        self._handed_out += 1
+        message = ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            self._handed_out,
+            chunk.records[-1].timestamp_ms / 1000,
+            0,
+            (),
+            None,
+            chunk,
+            None,
+            0,
+            0,
+            tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+        group.hand_out(message, chunk)
+        return message
+
+    def _progress(self) -> None:
+        notify(self._waiting_for_ack)
+
+    async def _any_progress(self, timeout: float) -> None:
+        """Wait until a chunk is processed or acked; Faust resolves this future on every ack."""
+        self._waiting_for_ack: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._waiting_for_ack], timeout=timeout)
+        self._waiting_for_ack = None
+
+    # -- starting over ----------------------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        self._epoch += 1
+        for group in self._groups:
+            group.restart(self._managed)
+        self._progress()
+
+    async def _read_again(self) -> bool:
+        try:
+            await self.perform_seek()
+        except Exception as error:
+            # As a rule there is a rebalance just now, and a seek comes with its end.
+            self.log.warning("cannot go back to the committed offsets yet: %r", error)
+            await self.sleep(0.1)
+            return False
+        return True
+
+    async def perform_seek(self) -> None:
+        """Go back to the committed offsets."""
+        self._forget()
+        # Before the seek: a fetch that ends while it goes on has moved on from some of the committed offsets.
+        self._torn = False
+        try:
+            await super().perform_seek()
+        except BaseException:
+            self._torn = True
+            raise
+        for tp in self._managed:
+            # Messages of groups have numbers of their own, which offsets of logs must not be compared with.
+            self._read_offset.pop(tp, None)
+            committed = self._committed_offset.pop(tp, None)
+            for group in self._groups:
+                if committed:
+                    group.merger.expect(tp, committed)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Commit what is acked, forget the rest: its next owner begins at the committed offsets."""
+        if self._groups:
+            if self._before_revoked is not None:
+                await self._before_revoked()
+            await self.maybe_wait_for_commit_to_finish()
+            await self.commit()
+            self._managed = set()
+            self._forget()
+        await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Begin with the assigned partitions."""
+        self._managed = {tp for tp in assigned if tp.topic in self.groups_topics}
+        self._forget()
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    # -- committing -------------------------------------------------------------------------------------------
+
+    async def on_stop(self) -> None:
+        """Commit what is acked."""
+        # While a commit is under way another one does nothing, and the one under way may lack the last acks.
+        await self.maybe_wait_for_commit_to_finish()
+        await super().on_stop()
+
+    async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """Commit what Faust keeps book of, then the acked chunks."""
+        committed = await super().force_commit(topics, start_new_transaction)
+        return await self._commit_chunks(start_new_transaction) or bool(committed)
+
+    async def _commit_chunks(self, start_new_transaction: bool) -> bool:
+        offsets: dict[TP, int] = {}
+        for group in self._groups:
+            group.collect_acked()
+            offsets.update(group.uncommitted)
+        for tp in self._managed:
+            self._acked.pop(tp, None)
+            self._acked_index.pop(tp, None)
+        if not offsets:
+            return False
+        committed = await self._commit_offsets(offsets, start_new_transaction=start_new_transaction)
+        for tp in offsets:
+            self._committed_offset.pop(tp, None)
+        if not committed:
+            return False  # still in `uncommitted`: tried again with the next commit
+        for group in self._groups:
+            group.uncommitted = {tp: offset for tp, offset in group.uncommitted.items() if offsets.get(tp) != offset}
+        return True
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterable[TP]:
+        return (tp for tp in super()._filter_tps_with_pending_acks(topics) if tp.topic not in self.groups_topics)
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        if tp.topic not in self.groups_topics:
+            await super()._add_gap(tp, offset_from, offset_to)
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Faust's watch over partitions; it knows nothing of chunks, `lag` does."""
+        if tp.topic not in self.groups_topics:
+            super().verify_event_path(now, tp)

@@ -1,0 +1,121 @@
+"""Credentials and encryption, in the forms that kafka-python, aiokafka and Faust want them, and a worker's rights."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from agents.kafka.admin import missing_rights
+from pipeline.config.profile import PlantProfile
+from pipeline.config.settings import Settings
+from pipeline.config.topics import (
+    ALARMS,
+    CONTROL,
+    DEAD_LETTER,
+    DIAGNOSES,
+    LATE,
+    METRICS,
+    STATE,
+    all_topics,
+    input_topics,
+)
+from pipeline.errors import AuthorizationError, SettingsError
+
+
+def ssl_context(settings: Settings) -> ssl.SSLContext | None:
+    """The TLS context of the settings; None without TLS. Raises SettingsError if a certificate or key is unusable."""
+    if "SSL" not in settings.security_protocol:
+        return None
+    cafile, certfile, keyfile = settings.ssl_cafile, settings.ssl_certfile, settings.ssl_keyfile
+    try:
+        context = ssl.create_default_context(cafile=None if cafile is None else str(cafile))
+    except OSError as error:  # ssl.SSLError is one
+        raise SettingsError(f"FAULTLINE_SSL_CAFILE {cafile}: {_reason(error)}; it takes a PEM certificate") from error
+    context.check_hostname = settings.ssl_check_hostname
+    if certfile is not None:
+        password = _secret("SSL_KEY_PASSWORD", settings.ssl_key_password, settings.ssl_key_password_file)
+        try:
+            # Without a password OpenSSL would ask for one at the terminal, where there may be nobody.
+            context.load_cert_chain(certfile, keyfile, password=password or "")
+        except OSError as error:
+            raise SettingsError(
+                f"FAULTLINE_SSL_CERTFILE {certfile}, FAULTLINE_SSL_KEYFILE {keyfile or certfile}: {_reason(error)}; "
+                "check that both are PEM, belong together, and that FAULTLINE_SSL_KEY_PASSWORD is the key's"
+            ) from error
+    return context
+
+
+def client_security(settings: Settings) -> dict[str, Any]:
+    """Keyword arguments for kafka-python's and aiokafka's clients; empty without security. Raises SettingsError."""
+    if settings.security_protocol == "PLAINTEXT":
+        return {}
+    arguments: dict[str, Any] = {"security_protocol": settings.security_protocol}
+    if (context := ssl_context(settings)) is not None:
+        arguments["ssl_context"] = context
+    if settings.security_protocol.startswith("SASL"):
+        arguments["sasl_mechanism"] = settings.sasl_mechanism
+        arguments["sasl_plain_username"] = settings.sasl_username
+        arguments["sasl_plain_password"] = _sasl_password(settings)
+    return arguments
+
+
+def faust_credentials(settings: Settings) -> Any:
+    """Credentials for a Faust app; None without security. Raises SettingsError."""
+    import faust
+
+    context = ssl_context(settings)
+    if settings.security_protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            username=settings.sasl_username,
+            password=_sasl_password(settings),
+            ssl_context=context,
+            mechanism=settings.sasl_mechanism,
+        )
+    return None if context is None else faust.SSLCredentials(context=context)
+
+
+def require_rights(settings: Settings, profile: PlantProfile) -> None:
+    """Raise AuthorizationError unless this user may do all that a worker does, as docs/security.md lists it."""
+    read = {*(topic.name for topic in input_topics(profile)), CONTROL, STATE}
+    write = {CONTROL, DIAGNOSES, ALARMS, METRICS, LATE, DEAD_LETTER, STATE}
+    wanted = {
+        settings.topic_prefix + topic.name: [
+            *(["READ"] if topic.name in read else []),
+            *(["WRITE"] if topic.name in write else []),
+        ]
+        for topic in all_topics(profile)
+    }
+    missing = missing_rights(settings.address, wanted, settings.group, client_security(settings))
+    if missing:
+        raise AuthorizationError(
+            f"the Kafka broker at {settings.address} does not let this user work: it lacks {', '.join(missing)}; "
+            "give it these rights (docs/security.md)"
+        )
+
+
+def _sasl_password(settings: Settings) -> str | None:
+    return _secret("SASL_PASSWORD", settings.sasl_password, settings.sasl_password_file)
+
+
+def _secret(name: str, secret: SecretStr | None, file: Path | None) -> str | None:
+    """A secret from its setting or from its file; whatever goes wrong, it is never shown."""
+    if file is None:
+        return None if secret is None else secret.get_secret_value()
+    try:
+        # Editors and `echo` end a file with a line end that is no part of the password.
+        found = file.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise SettingsError(f"FAULTLINE_{name}_FILE {file}: {reason}") from None
+    if not found:
+        raise SettingsError(f"FAULTLINE_{name}_FILE {file}: is empty")
+    return found
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or "not readable").replace("_", " ").lower()
+    return error.strerror or str(error)

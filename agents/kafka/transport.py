@@ -1,0 +1,264 @@
+"""The `kafka://` transport: Faust's aiokafka driver, reading in chunks and without its stalls."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.consumer.fetcher import FetchResult
+from aiokafka.errors import CommitFailedError, GroupAuthorizationFailedError, TopicAuthorizationFailedError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.transport.consumer import ensure_TP
+from faust.transport.drivers import TRANSPORTS, aiokafka
+
+from agents.delivery.consumer import TP, ChunkedConsumerMixin, Delivery, Fetched, Mark
+from agents.kafka import header_names as lenient_records
+from pipeline.errors import AuthorizationError, FaultlineError
+from pipeline.wire.records import Record
+
+_FETCH_MAX_WAIT_MS = 20
+"""How long the broker may keep a fetch that finds nothing; it keeps busy partitions waiting too."""
+
+_COMMIT_TIMEOUT_S = 5.0
+"""aiokafka repeats a commit for as long as the broker is away; it is tried again with the next one anyway."""
+
+_STOP_TIMEOUT_S = 10.0
+"""How long a worker that stops waits for the broker's answers."""
+
+_REFUSALS = (GroupAuthorizationFailedError, TopicAuthorizationFailedError)
+
+
+def register() -> None:
+    """Let this transport stand for Faust's own under `kafka://`."""
+    TRANSPORTS.aliases["kafka"] = TRANSPORTS.aliases["aiokafka"] = f"{__name__}:Transport"
+
+
+class _Prefetched(OrderedDict[TopicPartition, Any]):
+    """What aiokafka's fetcher has read and nobody has taken, by partition; records of topic groups become `Record`s.
+
+    aiokafka makes a frozen dataclass of eleven fields of each record, which takes half as long as all else that
+    reading a record takes.
+    """
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        super().__init__()
+        self._names = names
+
+    def __setitem__(self, place: TopicPartition, found: Any) -> None:
+        super().__setitem__(place, found)
+        name = self._names.get(place.topic)
+        if name is None or not isinstance(found, FetchResult):
+            return
+        new, partition = tuple.__new__, place.partition
+
+        def record(_: TopicPartition, raw: Any) -> Record:
+            return new(Record, (name, partition, raw.offset, raw.timestamp, raw.key, raw.value, tuple(raw.headers)))
+
+        found._partition_records._consumer_record = record
+
+
+class ConsumerThread(aiokafka.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """aiokafka's consumer in its thread, whose state only code in that thread may look at."""
+
+    consumer: Consumer
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        delivery: Delivery | None = self.transport.delivery
+        self._at_most = None if delivery is None else delivery.limits.buffered_records
+        self._assignment: Any = None
+        self._answers = 0
+        self._answered: dict[TP, tuple[int | None, int]] = {}  # when the last answer came, and its number
+
+    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
+        lenient_records.install()
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = _FETCH_MAX_WAIT_MS  # Faust says 1,500, and offers no setting
+        if self.consumer.groups_topics:
+            # Without tables Faust deals out partitions topic by topic, and a machine's texts may go to another
+            # worker than its readings. Its own assignor keeps partitions of one number together.
+            self._assignor = self.app.assignor
+            consumer._partition_assignment_strategy = [self._assignor]
+        # aiokafka tells of a refused group only who is waiting for records at that moment. Without partitions nobody
+        # is, and it would try again for ever, without a word.
+        abort_waiters = consumer._subscription.abort_waiters
+
+        def tell(error: BaseException) -> None:
+            self._note_refusal(error)
+            abort_waiters(error)
+
+        consumer._subscription.abort_waiters = tell
+        return consumer
+
+    def _note_refusal(self, error: BaseException) -> bool:
+        if isinstance(error, _REFUSALS):
+            self.parent_loop.call_soon_threadsafe(self.consumer.refuse, error)
+            return True
+        return False
+
+    async def on_start(self) -> None:
+        """Start aiokafka's consumer."""
+        await super().on_start()
+        # aiokafka leaves quiet partitions alone for so long while records of busy ones are not taken. Here they
+        # are taken as fast as they are wanted, and merging needs to hear of the quiet ones soon.
+        fetcher = self._ensure_consumer()._fetcher
+        fetcher._prefetch_backoff = 0.0
+        fetcher._records = _Prefetched(self.consumer.groups_topics)
+
+    async def on_thread_stop(self) -> None:
+        """Leave the group and close the connections; without a broker too."""
+        try:
+            async with asyncio.timeout(_STOP_TIMEOUT_S):
+                await super().on_thread_stop()
+        except (TimeoutError, asyncio.CancelledError):
+            # While the broker is away aiokafka's stop ends in the cancellation of its own fetch, half done. Let out,
+            # it would end this thread without a word to Faust, which then waits for a minute.
+            self.log.warning("left the broker without a farewell: it does not answer")
+            if self._consumer is not None:
+                await self._consumer._client.close()
+
+    async def fetch(self, wanted: AbstractSet[TP], timeout: float) -> Fetched:
+        """Records and marks, taken together."""
+        fetched: Fetched = await self.call_thread(self._fetch, wanted, timeout)
+        return fetched
+
+    async def _fetch(self, wanted: AbstractSet[TP], timeout: float) -> Fetched:
+        found: Mapping[TP, list[Any]] = {}
+        if wanted:  # to aiokafka none means all
+            consumer = self._ensure_consumer()
+            found = await self._fetch_records(consumer, wanted, timeout=timeout, max_records=self._at_most)
+            # aiokafka gives from what it has of one partition until nothing is left; so others would wait for long.
+            for place in found:
+                if place in consumer._fetcher._records:
+                    consumer._fetcher._records.move_to_end(place)
+        # From here on nothing is awaited, so the marks are of the moment in which the records were taken.
+        marks = self._marks()
+        names = self.consumer.groups_topics
+        records: dict[TP, list[Record]] = {}
+        others: dict[TP, list[Any]] = {}
+        for topic_partition, taken in found.items():
+            tp = ensure_TP(topic_partition)
+            (records if tp.topic in names else others)[tp] = taken
+        return Fetched(records, others, marks)
+
+    def _marks(self) -> dict[TP, Mark]:
+        subscription = self._ensure_consumer()._subscription.subscription
+        assignment = None if subscription is None else subscription.assignment
+        if assignment is None:
+            return {}
+        if assignment is not self._assignment:
+            self._assignment = assignment
+            self._answered.clear()
+        self._answers += 1
+        marks = {}
+        for topic_partition in assignment.tps:
+            if topic_partition.topic not in self.consumer.groups_topics:
+                continue
+            tp = ensure_TP(topic_partition)
+            state = assignment.state_value(topic_partition)
+            if state.timestamp != self._answered.get(tp, (None, 0))[0]:
+                self._answered[tp] = (state.timestamp, self._answers)
+            end = state.lso if self.consumer.in_transaction else state.highwater
+            if end is not None and state.has_valid_position:
+                marks[tp] = Mark(state.position, end, self._answered[tp][1])
+        return marks
+
+    async def seek_to_committed(self) -> Mapping[TP, int | None]:
+        """Back to the committed offsets, or to where a new group begins."""
+        committed: Mapping[TP, int | None] = await self.call_thread(self._seek_to_committed)
+        return committed
+
+    async def _seek_to_committed(self) -> Mapping[TP, int | None]:
+        consumer = self._ensure_consumer()
+        committed: Mapping[TP, int | None] = await consumer.seek_to_committed()
+        # aiokafka stays where it is where nothing was committed; what was fetched and dropped would be lost.
+        fresh = [tp for tp, offset in committed.items() if not offset and tp.topic in self.consumer.groups_topics]
+        strategy = consumer._fetcher._default_reset_strategy
+        if fresh and strategy:
+            await consumer._fetcher.request_offset_reset(fresh, strategy)
+        return committed
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        # As Faust's, which crashes, with a page of its calls, where the broker refuses or does not answer.
+        consumer, assigned = self._ensure_consumer(), self.assignment()
+        places = {
+            TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(offset, "")
+            for tp, offset in offsets.items()
+            if tp in assigned
+        }
+        self.tp_last_committed_at.update(dict.fromkeys(offsets, time.monotonic()))
+        try:
+            await asyncio.wait_for(consumer.commit(places), _COMMIT_TIMEOUT_S)
+        except TimeoutError:
+            self.log.warning("no answer to a commit in %.0f s", _COMMIT_TIMEOUT_S)
+            return False
+        except Exception as error:
+            moved = isinstance(error, CommitFailedError) and "already rebalanced" in str(error)
+            if not moved and not self._note_refusal(error):
+                self.log.exception("cannot commit")
+                await self.crash(error)
+            return False
+        return True
+
+
+class Consumer(ChunkedConsumerMixin, aiokafka.Consumer):  # type: ignore[misc]
+    """Faust's Kafka consumer with topic groups."""
+
+    _thread: ConsumerThread
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def _fetch(self, wanted: AbstractSet[TP], timeout: float) -> Fetched:
+        try:
+            return await self._thread.fetch(wanted, timeout)
+        except _REFUSALS as error:
+            self.refuse(error)
+            await asyncio.sleep(timeout)
+            return Fetched({}, {}, {})
+
+    def refuse(self, error: BaseException) -> None:
+        """Give up: the broker refuses this user a topic or the group, and asking again would not help."""
+        what = "reading topic" if isinstance(error, TopicAuthorizationFailedError) else "the consumer group"
+        name = ", ".join(str(part) for part in error.args) or self.app.conf.id
+        reason = AuthorizationError(
+            f"the Kafka broker refuses {what} {name}; give this user the right to read it (docs/security.md)"
+        )
+        if self.transport.on_refusal is not None:
+            self.transport.on_refusal(reason)
+        else:
+            self.app.loop.create_task(self.crash(reason))
+
+    async def threadsafe_partitions_revoked(self, receiver_loop: Any, revoked: AbstractSet[TP]) -> None:
+        """Tell Faust's loop, from the consumer's thread."""
+        await self._unless_stopped(super().threadsafe_partitions_revoked(receiver_loop, revoked))
+
+    async def threadsafe_partitions_assigned(
+        self, receiver_loop: Any, assigned: AbstractSet[TP], generation_id: int = 0
+    ) -> None:
+        """Tell Faust's loop, from the consumer's thread."""
+        await self._unless_stopped(super().threadsafe_partitions_assigned(receiver_loop, assigned, generation_id))
+
+    async def _unless_stopped(self, callback: Coroutine[Any, Any, None]) -> None:
+        # A worker that is stopped in the middle of a rebalance answers no callbacks any more. aiokafka would wait
+        # for the answer for ever, and the worker could neither stop nor leave its group.
+        told = asyncio.ensure_future(callback)
+        while not told.done() and not self.should_stop:
+            await asyncio.wait({told}, timeout=0.1)
+        if told.done():
+            await told
+        else:
+            told.cancel()
+
+
+class Transport(aiokafka.Transport):  # type: ignore[misc]
+    """What `broker="kafka://host:port"` becomes."""
+
+    Consumer = Consumer
+    delivery: Delivery | None = None
+    on_refusal: Callable[[FaultlineError], None] | None = None  # else the app crashes

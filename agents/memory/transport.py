@@ -1,0 +1,453 @@
+"""The `memory://` transport: a broker inside the process, with partitions, groups, rebalances and faults on demand.
+
+A `MemoryBroker` outlives the apps that use it, so a second app on the same broker is a restart, and two at the same
+time are two workers of a group, between which Faust's own assignor shares out the partitions. Everything about one
+broker happens in one thread and one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from functools import lru_cache
+from time import time
+from typing import Any, ClassVar
+
+from aiokafka.partitioner import murmur2
+from faust import types as faust_types
+from faust.transport import base
+from faust.transport.drivers import TRANSPORTS
+from faust.types import ConsumerMessage, RecordMetadata
+
+from agents.delivery.consumer import TP, ChunkedConsumerMixin, Delivery, Fetched, Mark
+from pipeline.errors import TopicMismatchError
+from pipeline.wire.records import Headers, Record
+
+_FETCH_RECORDS = 4_096
+"""So many records of a partition come with one fetch at most."""
+
+
+def register() -> None:
+    """Let Faust know the scheme `memory://`."""
+    TRANSPORTS.aliases["memory"] = f"{__name__}:Transport"
+
+
+@lru_cache(maxsize=65_536)
+def partition_of(key: bytes, partitions: int) -> int:
+    """The partition that Kafka's default partitioner gives to a key."""
+    return int((murmur2(key) & 0x7FFFFFFF) % partitions)
+
+
+@dataclass(slots=True)
+class Faults:
+    """What shall go wrong: the n-th send or commit from now on fails (1 is the next), answers are slow, none come."""
+
+    fail_sends: set[int] = field(default_factory=set)
+    fail_commits: set[int] = field(default_factory=set)
+    delay_s: float = 0.0
+    connected: bool = True
+    sends: int = 0
+    commits: int = 0
+
+    async def before_send(self) -> None:
+        """Raises ConnectionError if this send is to fail."""
+        self.sends += 1
+        await self._answer(self.sends in self.fail_sends, f"send {self.sends}")
+
+    async def before_commit(self) -> None:
+        """Raises ConnectionError if this commit is to fail."""
+        self.commits += 1
+        await self._answer(self.commits in self.fail_commits, f"commit {self.commits}")
+
+    async def before_fetch(self) -> None:
+        """Raises ConnectionError while there is no connection."""
+        await self._answer(False, "fetch")
+
+    async def _answer(self, fails: bool, what: str) -> None:
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        if fails or not self.connected:
+            raise ConnectionError(f"{what}: the memory broker does not answer")
+
+
+class MemoryBroker:
+    """Topics of a fixed number of partitions, and consumer groups that read them."""
+
+    _registry: ClassVar[dict[str, MemoryBroker]] = {}
+
+    def __init__(self) -> None:
+        self.faults = Faults()
+        self._logs: dict[str, list[list[Record]]] = {}
+        self._groups: dict[str, _ConsumerGroup] = {}
+        self._readers: set[asyncio.Future[None]] = set()
+
+    @classmethod
+    def named(cls, name: str) -> MemoryBroker:
+        """The broker behind `memory://name`, made when first asked for."""
+        return cls._registry.setdefault(name, cls())
+
+    @classmethod
+    def forget(cls, name: str) -> None:
+        """Drop a broker with all it holds."""
+        cls._registry.pop(name, None)
+
+    def create(self, topic: str, partitions: int) -> None:
+        """Create a topic; raises TopicMismatchError if it exists with another number of partitions."""
+        logs = self._logs.setdefault(topic, [[] for _ in range(partitions)])
+        if len(logs) != partitions:
+            raise TopicMismatchError(f"topic {topic} has {len(logs)} partitions, not {partitions}")
+
+    def delete(self, topic: str) -> None:
+        """Delete a topic with its records."""
+        self._logs.pop(topic, None)
+
+    def partitions_for_topic(self, topic: str) -> set[int] | None:
+        """Partition numbers, None if there is no such topic; Faust's assignor asks for this."""
+        logs = self._logs.get(topic)
+        return None if logs is None else set(range(len(logs)))
+
+    def append(
+        self,
+        topic: str,
+        partition: int | None,
+        key: bytes | None,
+        value: bytes | None,
+        timestamp_ms: int,
+        headers: Headers = (),
+    ) -> int:
+        """Append a record and return its offset; partition None means by key, or 0 without one."""
+        logs = self._logs.get(topic)
+        if logs is None:
+            raise TopicMismatchError(f"the memory broker has no topic {topic}")
+        if partition is None:
+            partition = 0 if key is None else partition_of(key, len(logs))
+        if not 0 <= partition < len(logs):
+            raise TopicMismatchError(f"topic {topic} has {len(logs)} partitions, there is no {partition}")
+        log = logs[partition]
+        log.append(Record(topic, partition, len(log), timestamp_ms, key, value, headers))
+        while self._readers:
+            reader = self._readers.pop()
+            if not reader.done():
+                reader.set_result(None)
+        return len(log) - 1
+
+    def log(self, topic: str, partition: int) -> list[Record]:
+        """All records of a partition, with their full topic names."""
+        return list(self._logs[topic][partition])
+
+    def end(self, tp: TP) -> int:
+        """The offset that the next record of a partition gets."""
+        return len(self._logs[tp.topic][tp.partition])
+
+    def read(self, tp: TP, offset: int, limit: int = _FETCH_RECORDS) -> list[Record]:
+        """Records of a partition from `offset` on."""
+        return self._logs[tp.topic][tp.partition][offset : offset + limit]
+
+    async def wait_for_records(self, timeout: float) -> None:
+        """Return when something is appended, or after `timeout` seconds."""
+        reader = asyncio.get_running_loop().create_future()
+        self._readers.add(reader)
+        try:
+            await asyncio.wait([reader], timeout=timeout)
+        finally:
+            self._readers.discard(reader)
+
+    def committed(self, group: str) -> dict[TP, int]:
+        """What a consumer group has committed."""
+        return dict(self.group(group).offsets)
+
+    def kill(self, app: Any) -> None:
+        """Let an app's consumer be as if its machine had died: out of its group, unable to read or to commit."""
+        consumer = app.consumer
+        consumer.dead = True
+        self.group(app.conf.id).leave(consumer)
+
+    def group(self, name: str) -> _ConsumerGroup:
+        """The consumer group of that name."""
+        if name not in self._groups:
+            self._groups[name] = _ConsumerGroup(self)
+        return self._groups[name]
+
+
+class _ConsumerGroup:
+    """Members, what they have committed, and rounds of rebalancing as Kafka has them: revoke, assign, go on."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self.offsets: dict[TP, int] = {}
+        self.generation = 0
+        self._broker = broker
+        self._members: dict[str, Consumer] = {}
+        self._joined = 0
+        self._stale = False
+        self._rebalance: asyncio.Task[None] | None = None
+
+    def join(self, consumer: Consumer) -> None:
+        if consumer not in self._members.values():
+            self._joined += 1
+            self._members[f"member-{self._joined}"] = consumer
+        self._begin_rebalance()
+
+    def leave(self, consumer: Consumer) -> None:
+        for member in [member for member, other in self._members.items() if other is consumer]:
+            del self._members[member]
+            self._begin_rebalance()
+
+    def _begin_rebalance(self) -> None:
+        # Never in the caller's own task: Faust goes on only when `subscribe` has returned.
+        self._stale = True
+        if self._rebalance is None or self._rebalance.done():
+            self._rebalance = asyncio.get_running_loop().create_task(self._rebalance_until_settled())
+
+    async def _rebalance_until_settled(self) -> None:
+        while self._stale:
+            self._stale = False
+            members = dict(self._members)
+            await asyncio.gather(*(consumer.revoke() for consumer in members.values()))
+            members = {name: consumer for name, consumer in members.items() if consumer in self._members.values()}
+            if not members:
+                continue
+            leader = next(iter(members.values())).app.assignor
+            metadata = {name: consumer.app.assignor.metadata(consumer.topics) for name, consumer in members.items()}
+            assigned = leader.assign(self._broker, metadata)
+            self.generation += 1
+            await asyncio.gather(*(consumer.assign(assigned[name], self) for name, consumer in members.items()))
+
+
+class Consumer(ChunkedConsumerMixin, base.Consumer):  # type: ignore[misc]
+    """A member of a group on a memory broker."""
+
+    consumer_stopped_errors = ()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.broker: MemoryBroker = self.transport.broker
+        self.topics: set[str] = set()
+        self.dead = False
+        self._group = self.broker.group(self.app.conf.id)
+        self._generation = 0
+        self._answers = 0
+        self._position: dict[TP, int] = {}
+
+    # -- membership -------------------------------------------------------------------------------------------
+
+    async def subscribe(self, topics: Iterable[str]) -> None:
+        """Join the group; topics that are missing are created with the app's number of partitions."""
+        self.topics = set(topics)
+        for topic in self.topics:
+            if self.broker.partitions_for_topic(topic) is None:
+                self.broker.create(topic, self.app.conf.topic_partitions)
+        self._group.join(self)
+
+    async def revoke(self) -> None:
+        """First half of a rebalance: give up all partitions."""
+        self.app.on_rebalance_start()
+        await self.on_partitions_revoked(self.assignment())
+
+    async def assign(self, assignment: Any, group: _ConsumerGroup) -> None:
+        """Second half of a rebalance: begin at the committed offsets of the new partitions."""
+        self.app.assignor.on_assignment(assignment)
+        tps = {faust_types.TP(topic, number) for topic, numbers in assignment.assignment for number in numbers}
+        self._position = {tp: group.offsets.get(tp, 0) for tp in tps}
+        self._generation = self.app.consumer_generation_id = group.generation
+        await self.on_partitions_assigned(tps, group.generation)
+
+    async def on_stop(self) -> None:
+        """Commit what is acked and leave the group."""
+        await super().on_stop()
+        self._position = {}
+        self._group.leave(self)
+
+    def assignment(self) -> set[TP]:
+        """Assigned partitions."""
+        return set(self._position)
+
+    # -- reading ----------------------------------------------------------------------------------------------
+
+    async def _fetch(self, wanted: AbstractSet[TP], timeout: float) -> Fetched:
+        found = await self._getmany(wanted, timeout)
+        self._answers += 1
+        records = {
+            tp: [Record(self.groups_topics[tp.topic], *record[1:]) for record in found.pop(tp)]
+            for tp in found.keys() & self._managed
+        }
+        marks = {
+            tp: Mark(self._position[tp], self.broker.end(tp), self._answers)
+            for tp in self._managed & self._position.keys()
+        }
+        return Fetched(records, found, marks)
+
+    async def _getmany(self, active_partitions: AbstractSet[TP] | None, timeout: float) -> dict[TP, list[Record]]:
+        wanted = self.assignment() if active_partitions is None else active_partitions
+        try:
+            await self.broker.faults.before_fetch()
+        except ConnectionError:
+            await asyncio.sleep(min(timeout, 0.05))
+            return {}
+        found = self._read(wanted)
+        if not found and wanted:
+            await self.broker.wait_for_records(timeout)
+            found = self._read(wanted)
+        return found
+
+    def _read(self, wanted: AbstractSet[TP]) -> dict[TP, list[Record]]:
+        found: dict[TP, list[Record]] = {}
+        if self.flow_active and self.broker.faults.connected and not self.dead:
+            for tp in self._position.keys() & wanted:
+                records = self.broker.read(tp, self._position[tp])
+                if records:
+                    found[tp] = records
+                    self._position[tp] += len(records)
+        return found
+
+    def _ends(self) -> dict[TP, int]:
+        return {tp: self.broker.end(tp) for tp in self._managed}
+
+    @property
+    def positions(self) -> dict[TP, int]:
+        """Offset behind the last processed record; known from the moment of assignment."""
+        return {tp: self._group.offsets.get(tp, 0) for tp in self._managed} | super().positions
+
+    def _to_message(self, tp: TP, record: Record) -> Any:
+        return ConsumerMessage(
+            record.topic,
+            record.partition,
+            record.offset,
+            record.timestamp_ms / 1000,
+            0,
+            record.headers,
+            record.key,
+            record.value,
+            None,
+            tp=tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+
+    def _new_topicpartition(self, topic: str, partition: int) -> Any:
+        return faust_types.TP(topic, partition)
+
+    # -- positions --------------------------------------------------------------------------------------------
+
+    async def seek_to_committed(self) -> dict[TP, int | None]:
+        """Back to the committed offsets; changelogs have none and stay where recovery has put them."""
+        for tp in self._position:
+            if tp in self._managed or tp in self._group.offsets:
+                self._position[tp] = self._group.offsets.get(tp, 0)
+        return {tp: self._group.offsets.get(tp) for tp in self._position}
+
+    async def _seek(self, partition: TP, offset: int) -> None:
+        self._position[partition] = offset
+
+    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
+        """Go to offsets; Faust's recovery of tables uses this."""
+        for tp, offset in partitions.items():
+            self._position[tp] = offset
+            self._read_offset[tp] = offset or None
+
+    async def position(self, tp: TP) -> int | None:
+        """Next offset to fetch."""
+        return self._position.get(tp)
+
+    def highwater(self, tp: TP) -> int:
+        """End of a partition's log."""
+        return self.broker.end(tp)
+
+    async def highwaters(self, *tps: TP) -> dict[TP, int]:
+        """Ends of partitions' logs."""
+        return {tp: self.broker.end(tp) for tp in tps}
+
+    async def earliest_offsets(self, *tps: TP) -> dict[TP, int]:
+        """Where the logs begin."""
+        return dict.fromkeys(tps, 0)
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        try:
+            await self.broker.faults.before_commit()
+        except ConnectionError as error:
+            self.log.warning("%s", error)
+            return False
+        if self.dead or self._generation != self._group.generation:
+            return False  # another member may have these partitions by now
+        self._group.offsets.update({TP(*tp): offset for tp, offset in offsets.items()})
+        return True
+
+    # -- topics -----------------------------------------------------------------------------------------------
+
+    async def create_topic(self, topic: str, partitions: int, replication: int, **options: Any) -> None:
+        """Create a topic unless it exists."""
+        if self.broker.partitions_for_topic(topic) is None:
+            self.broker.create(topic, partitions)
+
+    def topic_partitions(self, topic: str) -> int | None:
+        """How many partitions a topic has."""
+        return len(self.broker.partitions_for_topic(topic) or ()) or None
+
+    def key_partition(self, topic: str, key: bytes | None, partition: int | None = None) -> int | None:
+        """The partition of a key."""
+        if partition is not None or key is None:
+            return partition
+        return partition_of(key, self.topic_partitions(topic) or 1)
+
+
+class Producer(base.Producer):  # type: ignore[misc]
+    """What Faust itself sends with: changelogs, and `topic.send` of agents."""
+
+    async def create_topic(self, topic: str, partitions: int, replication: int, **options: Any) -> None:
+        """Create a topic unless it exists."""
+        if self.transport.broker.partitions_for_topic(topic) is None:
+            self.transport.broker.create(topic, partitions)
+
+    async def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None,
+        timestamp: float | None,
+        headers: Mapping[str, bytes] | Sequence[tuple[str, bytes]] | None,
+        *,
+        transactional_id: str | None = None,
+    ) -> asyncio.Future[Any]:
+        """Append to the log at once; the future that Faust expects is done."""
+        broker: MemoryBroker = self.transport.broker
+        await broker.faults.before_send()
+        timestamp_ms = int((time() if timestamp is None else timestamp) * 1000)
+        if partition is None:
+            partition = 0 if key is None else self.key_partition(topic, key).partition
+        pairs = tuple(headers.items() if isinstance(headers, Mapping) else headers or ())
+        offset = broker.append(topic, partition, key, value, timestamp_ms, pairs)
+        sent = asyncio.get_running_loop().create_future()
+        sent.set_result(RecordMetadata(topic, partition, faust_types.TP(topic, partition), offset, timestamp, 0))
+        return sent
+
+    async def send_and_wait(self, *args: Any, **options: Any) -> Any:
+        """As `send`."""
+        return await (await self.send(*args, **options))
+
+    async def flush(self) -> None:
+        """Wait until what waits in Faust's buffer is sent."""
+        await self.buffer.flush()
+
+    def key_partition(self, topic: str, key: bytes) -> Any:
+        """The partition of a key."""
+        partitions = self.transport.broker.partitions_for_topic(topic) or {0}
+        return faust_types.TP(topic, partition_of(key, len(partitions)))
+
+    def supports_headers(self) -> bool:
+        """Records have headers."""
+        return True
+
+
+class Transport(base.Transport):  # type: ignore[misc]
+    """What `broker="memory://name"` becomes."""
+
+    Consumer = Consumer
+    Producer = Producer
+    default_port = 0
+    driver_version = "memory"
+    delivery: Delivery | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.broker = MemoryBroker.named(self.url[0].host or "default")

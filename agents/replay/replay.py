@@ -1,0 +1,292 @@
+"""Replay: a recording through the same agents on the in-memory transport, or into the topics of a real Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agents.audit.certificate import Witness
+from agents.delivery.publisher import MemoryPublisher, Publisher
+from agents.memory.transport import MemoryBroker
+from agents.replay.scores import ScoreBook, diagnosis_of
+from agents.worker.worker import Worker
+from pipeline.config.profile import PlantProfile
+from pipeline.config.settings import Settings
+from pipeline.config.topics import (
+    ALARMS,
+    CONTROL,
+    DEAD_LETTER,
+    DIAGNOSES,
+    LABELS,
+    LATE,
+    METRICS,
+    all_topics,
+    input_topics,
+)
+from pipeline.errors import DeliveryError, RecordingError
+from pipeline.frames import StepRunner
+from pipeline.wire import messages
+from pipeline.wire.messages import Diagnosis
+from pipeline.wire.recording import has_topic, read_recording
+from pipeline.wire.records import Output, Record
+
+_OUTPUT_TOPICS = {DIAGNOSES, ALARMS, METRICS, LATE, DEAD_LETTER}
+_PUBLISH_RECORDS = 2_000
+_FEED_RECORDS = 16_384
+"""The agents get a turn after so many: large enough for rounds that hold all machines."""
+_LOOK_AHEAD = 8
+
+
+@dataclass(slots=True)
+class ReplayReport:
+    """What a replay led to."""
+
+    recording: str
+    model: str
+    machines: int = 0
+    frames: int = 0
+    diagnoses: int = 0
+    late: int = 0
+    dead_letters: int = 0
+    seconds: float = 0.0
+    readings_per_second: float = 0.0
+    scores: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as one object of plain values."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class Tape:
+    """A recording's records as a producer would send them again: inputs only, partitioned by key, time made to pass.
+
+    A live worker writes ticks into the control topic while partitions are quiet. A recording made elsewhere has
+    none, so they are put in here, from the records' own time stamps: the result does not depend on replay speed.
+    At its end every machine's run is ended, which closes its last frame. A recording with control records is played
+    as it is.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        profile: PlantProfile,
+        partition_of: Callable[[bytes], int],
+        partitions: int,
+        change: Callable[[Iterator[Record]], Iterator[Record]] = iter,
+    ) -> None:
+        """`change` may rearrange the records (agents/replay/stress.py)."""
+        self._path = Path(path)
+        self._change = change
+        self._partition_of = partition_of
+        self._partitions = partitions
+        self._inputs = {topic.name for topic in input_topics(profile)} | {CONTROL}
+        self._sensors = frozenset(profile.sensor_topics)
+        self._period_ms = max(1_000, min(kind.frame_period_ms for kind in profile.machine_types))
+        self.readings = 0
+
+    def __iter__(self) -> Iterator[Output]:
+        newest_ms = -1
+        next_tick: list[int | None] = [None] * self._partitions
+        machines: dict[bytes, int] = {}
+        recorded_ticks = has_topic(self._path, CONTROL)
+        self.readings = 0
+        for row, (record, settled_ms) in enumerate(_settled(self._change(read_recording(self._path)))):
+            if record.topic in _OUTPUT_TOPICS:
+                continue
+            if record.topic not in self._inputs:
+                known = ", ".join(sorted(self._inputs))
+                raise RecordingError(
+                    f"recording {self._path}, row {row}: topic '{record.topic}' is not an input of this plant "
+                    f"({known}); topics are named without prefix, and --profile names the plant"
+                )
+            partition = self._partition(record)
+            newest_ms = max(newest_ms, settled_ms)
+            if not recorded_ticks and record.topic != LABELS:
+                yield from self._ticks(next_tick, partition, settled_ms)
+            if record.topic in self._sensors:
+                self.readings += 1
+                if record.key is not None:
+                    machines.setdefault(record.key, partition)
+            yield Output(record.topic, partition, record.key, record.value, record.timestamp_ms, record.headers)
+        if recorded_ticks:
+            return  # a live run's recording: what it does not say did not happen
+        for key, partition in machines.items():
+            try:
+                end = messages.Control("end", newest_ms, key.decode())
+            except UnicodeDecodeError:
+                continue  # no machine has such a key
+            yield Output(CONTROL, partition, key, messages.encode(end), newest_ms)
+
+    def _partition(self, record: Record) -> int:
+        if record.key is None or record.topic == CONTROL:
+            return record.partition % self._partitions
+        return self._partition_of(record.key)
+
+    def _ticks(self, next_tick: list[int | None], partition: int, now_ms: int) -> Iterator[Output]:
+        due = next_tick[partition]
+        if due is not None and now_ms < due:
+            return
+        if due is not None:
+            # One tick says as much as many; it stands just before the record that shows that time has passed.
+            yield messages.tick(now_ms - 1, partition)
+        next_tick[partition] = now_ms + self._period_ms
+
+
+def _settled(records: Iterator[Record]) -> Iterator[tuple[Record, int]]:
+    """Each record with the least time stamp among it and those just behind it: single wild ones are passed over."""
+    ahead: deque[Record] = deque(itertools.islice(records, _LOOK_AHEAD))
+    while ahead:
+        yield ahead[0], min(record.timestamp_ms for record in ahead)
+        ahead.popleft()
+        ahead.extend(itertools.islice(records, 1))
+
+
+class Pace:
+    """Holds a replay to `speed` times real time; None is as fast as possible."""
+
+    def __init__(self, speed: float | None) -> None:
+        self._speed = speed
+        self._began: float | None = None
+        self._first_ms = 0
+
+    async def until(self, timestamp_ms: int) -> None:
+        """Wait until it is this record's turn."""
+        if self._speed is None:
+            return
+        now = time.monotonic()
+        if self._began is None:
+            self._began, self._first_ms = now, timestamp_ms
+        wait = self._began + (timestamp_ms - self._first_ms) / 1000 / self._speed - now
+        if wait > 0.005:
+            await asyncio.sleep(wait)
+
+
+async def replay_in_memory(
+    recording: Path,
+    settings: Settings,
+    profile: PlantProfile,
+    runners: Mapping[str, StepRunner],
+    partition_of: Callable[[bytes], int],
+    *,
+    speed: float | None = None,
+    change: Callable[[Iterator[Record]], Iterator[Record]] = iter,
+    on_diagnosis: Callable[[Diagnosis], None] | None = None,
+    on_output: Callable[[Output], None] | None = None,
+    witness: Witness | None = None,
+) -> ReplayReport:
+    """Replay a file through the agents on a broker in this process; raises FaultlineError if it cannot be."""
+    name = f"replay-{recording.stem}"
+    settings = settings.model_copy(update={"broker": f"memory://{name}"})
+    prefix = settings.topic_prefix
+    MemoryBroker.forget(name)
+    broker = MemoryBroker.named(name)
+    for topic in all_topics(profile):
+        broker.create(prefix + topic.name, settings.partitions)
+    book = ScoreBook(profile)
+
+    def observe(records: Sequence[Record], outputs: Sequence[Output]) -> None:
+        book.add_labels(record for record in records if record.topic == LABELS)
+        if witness is not None:
+            witness.see(outputs)
+        for output in outputs:
+            if on_output is not None:
+                on_output(output)
+            if output.topic == DIAGNOSES:
+                diagnosis = diagnosis_of(output.value)
+                book.add(diagnosis)
+                if on_diagnosis is not None:
+                    on_diagnosis(diagnosis)
+
+    worker = Worker(
+        settings,
+        profile,
+        runners,
+        MemoryPublisher(broker, prefix),
+        partition_of=partition_of,
+        wall_seconds=time.time,
+        observer=observe,
+        ticks=False,
+    )
+    tape = Tape(recording, profile, partition_of, settings.partitions, change)
+    pace = Pace(speed)
+    await worker.start()
+    failed = asyncio.create_task(worker.wait_failed())
+    try:
+        while not failed.done() and not worker.lag():  # until the agents have their partitions
+            await asyncio.sleep(0.005)
+        began = time.perf_counter()
+        for count, record in enumerate(tape):
+            await pace.until(record.timestamp_ms)
+            assert record.partition is not None
+            broker.append(
+                prefix + record.topic, record.partition, record.key, record.value, record.timestamp_ms, record.headers
+            )
+            if count % _FEED_RECORDS == _FEED_RECORDS - 1:
+                await asyncio.sleep(0)
+                if failed.done():
+                    break
+        while not failed.done() and any(worker.lag().values()):
+            await asyncio.sleep(0.005)
+        seconds = time.perf_counter() - began
+    finally:
+        failed.cancel()
+        await worker.stop()
+        MemoryBroker.forget(name)
+    if witness is not None:
+        witness.finish(worker.engine)
+    stats = worker.engine.stats
+    return ReplayReport(
+        recording=str(recording),
+        model=", ".join(f"{runner.name} {runner.hash[:12]}" for runner in runners.values()),
+        machines=book.machines,
+        frames=stats.frames,
+        diagnoses=sum(stats.diagnoses.values()),
+        late=sum(stats.late.values()),
+        dead_letters=sum(stats.dead_letters.values()),
+        seconds=round(seconds, 3),
+        readings_per_second=round(tape.readings / seconds, 1) if seconds else 0.0,
+        scores=book.scores(),
+    )
+
+
+async def replay_to_topics(
+    recording: Path,
+    settings: Settings,
+    profile: PlantProfile,
+    publisher: Publisher,
+    partition_of: Callable[[bytes], int],
+    *,
+    speed: float | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> int:
+    """Send a recording's inputs to real topics; returns how many records were sent and confirmed."""
+    tape = Tape(recording, profile, partition_of, settings.partitions)
+    pace = Pace(speed)
+    sent = 0
+    batch: list[Output] = []
+    await publisher.start()
+    try:
+        for record in tape:
+            if speed is not None:
+                await publisher.publish(batch)
+                sent, batch = sent + len(batch), []
+                await pace.until(record.timestamp_ms)
+            batch.append(record)
+            if len(batch) >= _PUBLISH_RECORDS:
+                await publisher.publish(batch)
+                sent, batch = sent + len(batch), []
+                if on_progress is not None:
+                    on_progress(sent)
+        await publisher.publish(batch)
+        await publisher.flush()
+    except DeliveryError as error:
+        raise DeliveryError(f"after {sent} records of {recording}: {error}") from error
+    finally:
+        await publisher.stop()
+    return sent + len(batch)

@@ -1,0 +1,81 @@
+"""Collects a replay's diagnoses and labels and scores the fusion beside each modality alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from models.evaluation.scoring import NO_EVIDENCE as NO_EVIDENCE_CODE
+from models.evaluation.scoring import UNKNOWN, stream_scores
+from pipeline.config.profile import PlantProfile
+from pipeline.engine.diagnoses import NO_EVIDENCE
+from pipeline.wire import messages
+from pipeline.wire.labels import LabelBook
+from pipeline.wire.messages import Diagnosis, RejectedError
+from pipeline.wire.records import Record
+
+FUSED = "fused"
+
+
+class ScoreBook:
+    """What was said of every frame, by the fusion and by each modality, and what was true."""
+
+    def __init__(self, profile: PlantProfile) -> None:
+        faults = dict.fromkeys(fault for kind in profile.machine_types for fault in kind.faults)
+        self._classes = tuple(faults)
+        self._index = {name: index for index, name in enumerate(self._classes)} | {NO_EVIDENCE: NO_EVIDENCE_CODE}
+        self._said: dict[tuple[str, int], tuple[int, dict[str, str]]] = {}  # the last revision of a frame counts
+        self._period_ms: dict[str, int] = {}
+        self.labels = LabelBook()
+        self.bad_labels = 0
+
+    def add_labels(self, records: Iterable[Record]) -> None:
+        """Take label records; what is none, or names a fault that the profile does not have, is counted."""
+        for record in records:
+            try:
+                if self.labels.add(record) not in self._index:
+                    self.bad_labels += 1
+            except RejectedError:
+                self.bad_labels += 1
+
+    def add(self, diagnosis: Diagnosis) -> None:
+        """Take one diagnosis; one that only announces silence stands until the frame's readings come after all."""
+        answers = {name: answer.fault for name, answer in diagnosis.modalities.items()} | {FUSED: diagnosis.fault}
+        key = diagnosis.machine, diagnosis.frame_start
+        if key not in self._said or self._said[key][0] <= diagnosis.revision:
+            self._said[key] = diagnosis.revision, answers
+            self._period_ms[diagnosis.machine] = diagnosis.frame_end - diagnosis.frame_start
+
+    @property
+    def machines(self) -> int:
+        """How many machines were diagnosed."""
+        return len({machine for machine, _ in self._said})
+
+    def scores(self, names: Sequence[str] = (FUSED, "sensors", "text")) -> dict[str, Any]:
+        """Scores by the definitions of docs/scores.md; None where there are no labels or no such modality."""
+        keys = sorted(self._said)
+        truth = np.array([self._truth(*key) for key in keys], np.int64)
+        if not keys or not (truth >= 0).any():
+            return dict.fromkeys(names)
+        ids = {machine: index for index, machine in enumerate(dict.fromkeys(machine for machine, _ in keys))}
+        machines = np.array([ids[machine] for machine, _ in keys], np.int64)
+        frames = np.array([start // self._period_ms[machine] for machine, start in keys], np.int64)
+        found: dict[str, Any] = {}
+        for name in names:
+            if not any(name in self._said[key][1] for key in keys):
+                found[name] = None
+                continue
+            said = [self._index.get(self._said[key][1].get(name, NO_EVIDENCE), UNKNOWN) for key in keys]
+            found[name] = stream_scores(machines, frames, truth, np.array(said, np.int64), self._classes)
+        return found
+
+    def _truth(self, machine: str, start_ms: int) -> int:
+        fault = self.labels.fault_at(machine, start_ms)
+        return -1 if fault is None else self._index.get(fault, -1)
+
+
+def diagnosis_of(value: bytes | None) -> Diagnosis:
+    """A diagnosis from a record's value; raises RejectedError."""
+    return messages.decode_diagnosis(value or b"")

@@ -1,0 +1,139 @@
+"""All Prometheus metrics of a worker, read from the engine's own counts when they are scraped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from pipeline.config.profile import PlantProfile
+from pipeline.config.topics import engine_topics
+from pipeline.engine.diagnoses import NO_EVIDENCE
+from pipeline.engine.engine import CONFIDENCE_BOUNDS, Engine
+from pipeline.frames import Frames, StepResult, StepRunner
+from pipeline.wire.messages import Reason
+
+_LATE_REASONS = (Reason.LATE, Reason.EXPIRED)
+
+
+class EngineCollector(Collector):
+    """Counts of one engine, with every label value there from the start."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        profile: PlantProfile,
+        *,
+        lag: Callable[[], Mapping[tuple[str, int], int]],
+        now_ms: Callable[[], int],
+    ) -> None:
+        """`lag` gives records not yet processed per topic and partition; `now_ms` the wall clock."""
+        self._engine = engine
+        self._topics = engine_topics(profile)
+        self._faults = tuple(dict.fromkeys(fault for kind in profile.machine_types for fault in kind.faults))
+        self._lag = lag
+        self._now_ms = now_ms
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
+        """The metrics as they stand."""
+        stats = self._engine.stats
+        yield _counter("faultline_records", "Records read.", "topic", self._topics, stats.records)
+        reasons = [reason.value for reason in Reason if reason not in _LATE_REASONS]
+        yield _counter(
+            "faultline_dead_letters", "Records that could not be used.", "reason", reasons, stats.dead_letters
+        )
+        yield _counter("faultline_late", "Readings and texts that came too late.", "topic", self._topics, stats.late)
+        yield _counter(
+            "faultline_duplicates", "Readings and texts given before.", "kind", ("readings", "texts"), stats.duplicates
+        )
+        yield _counter(
+            "faultline_skipped",
+            "Records whose effect a restored state already held.",
+            "topic",
+            self._topics,
+            stats.skipped,
+        )
+        faults = (*self._faults, NO_EVIDENCE)
+        yield _counter("faultline_diagnoses", "Diagnoses published.", "fault", faults, stats.diagnoses)
+        yield _counter("faultline_alarms", "Alarms raised and cleared.", "state", ("raised", "cleared"), stats.alarms)
+        yield CounterMetricFamily("faultline_frames", "Frames that closed.", value=stats.frames)
+        yield CounterMetricFamily("faultline_masked_frames", "Frames without any reading.", value=stats.masked_frames)
+        yield CounterMetricFamily(
+            "faultline_states_refused", "Saved states that fit no model.", value=stats.states_refused
+        )
+        yield CounterMetricFamily(
+            "faultline_machines_evicted", "Machines forgotten after long silence.", value=stats.evicted
+        )
+        yield GaugeMetricFamily("faultline_machines", "Machines with a state.", value=self._engine.machines)
+        yield self._confidence()
+        event_lag = GaugeMetricFamily(
+            "faultline_event_time_lag_seconds",
+            "Wall clock less the end of the newest diagnosed frame.",
+            labels=["partition"],
+        )
+        now = self._now_ms()
+        for partition, end_ms in sorted(self._engine.newest_frame_end_ms().items()):
+            event_lag.add_metric([str(partition)], (now - end_ms) / 1000)
+        yield event_lag
+        lag = GaugeMetricFamily(
+            "faultline_consumer_lag_records",
+            "Records in the topic that are not processed yet.",
+            labels=["topic", "partition"],
+        )
+        for (topic, partition), behind in sorted(self._lag().items()):
+            lag.add_metric([topic, str(partition)], behind)
+        yield lag
+
+    def _confidence(self) -> HistogramMetricFamily:
+        stats = self._engine.stats
+        cumulative = np.cumsum(stats.confidence_counts)
+        buckets = [(f"{bound:g}", float(n)) for bound, n in zip(CONFIDENCE_BOUNDS, cumulative[:-1], strict=True)]
+        return HistogramMetricFamily(
+            "faultline_confidence",
+            "Confidence of diagnoses.",
+            buckets=[*buckets, ("+Inf", float(cumulative[-1]))],
+            sum_value=stats.confidence_sum,
+        )
+
+
+def _counter(
+    name: str, text: str, label: str, values: tuple[str, ...] | list[str], counts: Mapping[str, int]
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for value in values:
+        family.add_metric([value], counts.get(value, 0))
+    return family
+
+
+def step_seconds(registry: CollectorRegistry) -> Histogram:
+    """The histogram of how long one model step over a round takes."""
+    bounds = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+    return Histogram(
+        "faultline_step_seconds",
+        "Duration of one model step over a round of frames.",
+        buckets=bounds,
+        registry=registry,
+    )
+
+
+class TimedRunner:
+    """A runner whose steps are timed into a histogram."""
+
+    def __init__(self, runner: StepRunner, seconds: Histogram, clock: Callable[[], float]) -> None:
+        self._runner = runner
+        self._clock = clock
+        self._seconds = seconds
+        self.name, self.hash = runner.name, runner.hash
+        self.classes, self.modalities = runner.classes, runner.modalities
+        self.reserve, self.reset, self.prepare = runner.reserve, runner.reset, runner.prepare
+        self.save, self.load = runner.save, runner.load
+
+    def step(self, frames: Frames) -> StepResult:
+        """Step and time it."""
+        began = self._clock()
+        result = self._runner.step(frames)
+        self._seconds.observe(self._clock() - began)
+        return result

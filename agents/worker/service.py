@@ -1,0 +1,130 @@
+"""`faultline run`: one worker as a process, from the check of its topics to its last commit."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from agents.audit.certificate import Witness, write_certificate
+from agents.delivery.publisher import LETTER_BYTES, LETTER_TOPICS, KafkaPublisher
+from agents.delivery.states import COMPACTION_LAG_MS, SEGMENT_BYTES, STATE_BYTES, KafkaStateStore
+from agents.kafka.admin import TopicSpec, check_topics
+from agents.kafka.security import client_security, faust_credentials, require_rights
+from agents.worker.worker import Worker
+from pipeline.config.profile import PlantProfile
+from pipeline.config.settings import Settings
+from pipeline.config.topics import all_topics
+from pipeline.errors import SettingsError, TopicMismatchError
+from pipeline.frames import StepRunner
+from pipeline.wire.recording import RecordingWriter
+from pipeline.wire.records import Output, Record
+
+log = logging.getLogger("faultline.service")
+
+
+def topic_specs(settings: Settings, profile: PlantProfile) -> list[TopicSpec]:
+    """How every topic of the plant has to be set up on the broker.
+
+    Topics are kept by size, not by time: a broker goes by the records' own time stamps and would delete a replayed old
+    recording within minutes.
+    """
+    kept = {
+        "retention.ms": "-1",
+        "retention.bytes": str(settings.retention_bytes),
+        # A machine whose clock is ahead must not make the broker refuse its diagnoses; max_skew judges clocks.
+        "message.timestamp.after.max.ms": str(2**63 - 1),
+    }
+    letters = kept | {"max.message.bytes": str(LETTER_BYTES + 1024)}
+    compacted = {
+        "cleanup.policy": "compact",
+        "retention.ms": "-1",
+        "segment.bytes": str(SEGMENT_BYTES),
+        # A state that a suspended worker writes late must not be all that is left of a machine (delivery/states.py).
+        "min.compaction.lag.ms": str(COMPACTION_LAG_MS),
+        "max.message.bytes": str(STATE_BYTES + 1024),
+    }
+    return [
+        TopicSpec(
+            settings.topic_prefix + topic.name,
+            settings.partitions,
+            settings.replication,
+            compacted if topic.compacted else letters if topic.name in LETTER_TOPICS else kept,
+        )
+        for topic in all_topics(profile)
+    ]
+
+
+def require_topics(settings: Settings, profile: PlantProfile) -> None:
+    """Raise TopicMismatchError unless every topic is there with the right partition count."""
+    problems = check_topics(settings.address, topic_specs(settings, profile), client_security(settings))
+    if problems:
+        raise TopicMismatchError(f"{'; '.join(problems)}; `faultline topics create` makes what is missing")
+
+
+async def serve(
+    settings: Settings,
+    profile: PlantProfile,
+    runners: Mapping[str, StepRunner],
+    partition_of: Callable[[bytes], int],
+    *,
+    record: Path | None = None,
+    certify: Path | None = None,
+) -> None:
+    """Work until SIGTERM or SIGINT; raises FaultlineError if the worker cannot start or go on.
+
+    `record` takes down the engine's input in the order in which it was processed, `certify` what came of it: replaying
+    the one must give the other.
+    """
+    if settings.is_memory:
+        raise SettingsError("a worker needs FAULTLINE_BROKER=kafka://host:port; memory:// is for `faultline replay`")
+    await asyncio.to_thread(require_topics, settings, profile)
+    await asyncio.to_thread(require_rights, settings, profile)
+    security = client_security(settings)
+    publisher = KafkaPublisher(settings.address, settings.topic_prefix, **security)
+    tape = RecordingWriter(record) if record is not None else None
+    witness = Witness(runners)
+
+    def observe(records: Sequence[Record], outputs: Sequence[Output]) -> None:
+        if tape is not None:
+            tape.write(records)
+        if certify is not None:
+            witness.see(outputs)
+
+    worker = Worker(
+        settings,
+        profile,
+        runners,
+        publisher,
+        partition_of=partition_of,
+        wall_seconds=time.time,
+        credentials=faust_credentials(settings),
+        observer=observe if tape is not None or certify is not None else None,
+        store=KafkaStateStore(settings.address, settings.topic_prefix, partition_of, **security),
+    )
+    told_to_stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told_to_stop.set)
+    port = worker.web.start(settings.web_host, settings.web_port)
+    print(f"faultline: metrics on http://{settings.web_host}:{port}/metrics, reading {settings.broker}", flush=True)
+    try:
+        await worker.start()
+        stopping = asyncio.create_task(told_to_stop.wait())
+        failing = asyncio.create_task(worker.wait_failed())
+        await asyncio.wait({stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        failing.cancel()
+    finally:
+        await worker.stop()
+        if tape is not None:
+            tape.close()
+    if certify is not None:
+        if worker.restored:
+            log.warning("%d machines began with saved states, which a replay does not have", worker.restored)
+        witness.finish(worker.engine)
+        write_certificate(certify, witness.certificate)
+    print("faultline: stopped, everything committed", flush=True)

@@ -1,0 +1,464 @@
+"""A worker: a Faust agent that carries records to the engine, its outputs and states to the broker, and can give up.
+
+Chunks are held un-acknowledged until a checkpoint: every `checkpoint_interval_ms`, after `checkpoint_records`, and when
+the worker stops. agents/delivery/states.py says what a checkpoint does in which order, and why. After a rebalance all
+states are read again, those of partitions that stayed here too: this worker may have been out of its group for a while
+without knowing, and another may have gone on with them.
+
+The states of the fusion metrics are not durable: an interval that was open at a crash counts only what came since.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import faust
+import msgspec
+from faust.tables.manager import TableManager
+from prometheus_client import CollectorRegistry
+
+from agents.delivery.consumer import TP, Chunk, Limits, install
+from agents.delivery.publisher import Publisher
+from agents.delivery.states import Span, StateStore
+from agents.worker.fusion_metrics import FusionMetrics
+from agents.worker.metrics import EngineCollector, TimedRunner, step_seconds
+from agents.worker.web import WebServer
+from pipeline.config.profile import PlantProfile
+from pipeline.config.settings import Settings
+from pipeline.config.topics import CONTROL, LABELS, engine_topics
+from pipeline.engine.alarms import AlarmRule
+from pipeline.engine.engine import Engine
+from pipeline.errors import DeliveryError, FaultlineError, StateError
+from pipeline.frames import StepRunner
+from pipeline.wire import messages
+from pipeline.wire.records import Output, Record
+from pipeline.wire.states import saved_at
+
+log = logging.getLogger("faultline.worker")
+
+_MAX_HELD = 256
+"""Chunks that may be held un-acknowledged; only small ones get to this before a checkpoint is due."""
+
+_RESTORED_AT_ONCE = 256
+"""Machines that are restored before others have their turn."""
+
+_START_KNOWN_SECONDS = 30.0
+
+_READ_OUT_SECONDS = 2.0
+_READ_OUT_RECORDS = 1_000
+_LAST_CHECKPOINT_SECONDS = 5.0
+"""How long a worker that is told to stop waits for the broker to take its last outputs and states."""
+
+_HAND_OVER_SECONDS = 5.0
+"""The same for a worker that gives partitions away; all members of the group wait for it."""
+
+Observer = Callable[[Sequence[Record], Sequence[Output]], None]
+
+
+class Tables(TableManager):  # type: ignore[misc]
+    """Faust's tables without the second that it waits at every start for tables that are declared late."""
+
+    async def on_start(self) -> None:
+        await self._update_channels()
+        await self.recovery.start()
+
+
+class _App(faust.App):  # type: ignore[misc]
+    """Faust's application without its folders: nothing is kept on disk, so a full or read-only one does no harm."""
+
+    def _create_directories(self) -> None:
+        pass
+
+
+class Worker:
+    """Everything one process does: consume, diagnose, publish, commit, measure."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        profile: PlantProfile,
+        runners: Mapping[str, StepRunner],
+        publisher: Publisher,
+        *,
+        partition_of: Callable[[bytes], int],
+        wall_seconds: Callable[[], float],
+        credentials: Any = None,
+        observer: Observer | None = None,
+        ticks: bool = True,
+        store: StateStore | None = None,
+    ) -> None:
+        """`observer` sees every chunk with its outputs before they are published; `ticks` False in replay.
+
+        Without a `store`, states live and die with the worker.
+        """
+        self.registry = CollectorRegistry()
+        self._settings = settings
+        self._publisher = publisher
+        self._profile = profile
+        self._partition_of = partition_of
+        self._wall_seconds = wall_seconds
+        self._observer = observer
+        self._ticks = ticks
+        self._store = store
+        self.restored = 0  # machines that began with a saved state
+        seconds = step_seconds(self.registry)
+        timed = {name: TimedRunner(runner, seconds, wall_seconds) for name, runner in runners.items()}
+        rule = AlarmRule(settings.alarm_agree, settings.alarm_frames, settings.alarm_confidence)
+        self._metrics = FusionMetrics(settings.metrics_interval_ms)
+        self.engine = Engine(
+            profile, timed, alarm_rule=rule, partition_of=partition_of, watcher=self._metrics, notify=log.warning
+        )
+        self.engine.load()
+        self._seen_wall: dict[int, float] = {}  # partition -> when its last record came
+        self._held: list[Any] = []  # events that are processed, but not acknowledged
+        self._held_records = 0
+        self._unsaved: dict[str, bytes] = {}  # states on their way to the store
+        self._reassigned = True  # states have yet to be read
+        self._progress: tuple[object, float] = (None, wall_seconds())  # offsets processed, and since when
+        self._working = asyncio.Lock()  # one chunk, checkpoint or restoring at a time
+        self._failure: BaseException | None = None
+        self._failed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        prefix = settings.topic_prefix
+        self._topics = (*engine_topics(profile), LABELS)
+        self.app = _App(
+            settings.group,
+            broker=settings.broker if settings.is_memory else f"kafka://{settings.address.replace(',', ';kafka://')}",
+            broker_credentials=credentials,
+            broker_commit_interval=settings.commit_interval_ms / 1000,
+            broker_session_timeout=settings.session_timeout_ms / 1000,
+            broker_heartbeat_interval=settings.session_timeout_ms / 10_000,
+            consumer_group_instance_id=settings.group_instance_id,
+            store="memory://",
+            TableManager=Tables,
+            topic_partitions=settings.partitions,
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            consumer_auto_offset_reset="earliest",
+            stream_wait_empty=False,
+            web_enabled=False,
+            autodiscover=False,
+            loghandlers=[],
+        )
+        # What waits of one partition is processed before another's turn comes: small chunks want short queues too.
+        limits = Limits(chunk_records=settings.chunk_records, buffered_records=2 * settings.chunk_records)
+        install(self.app, [self._topics], prefix, limits, before_revoked=self._hand_over)
+        self.app.transport.on_refusal = self._fail
+        self.app.on_partitions_revoked.connect(self._note_rebalance, weak=False)
+        self.app.on_partitions_assigned.connect(self._note_rebalance, weak=False)
+        channel = self.app.topic(*(prefix + topic for topic in self._topics), value_type=bytes, value_serializer="raw")
+        self.app.agent(channel, name="faultline")(self._run)
+        collector = EngineCollector(self.engine, profile, lag=self.lag, now_ms=lambda: int(wall_seconds() * 1000))
+        self.registry.register(collector)
+        self.web = WebServer(self.registry, alive=self._alive, ready=self._ready)
+        self._started = False
+
+    # -- life -------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Join the group and begin to consume."""
+        await self._publisher.start()
+        if self._store is not None:
+            await self._store.start()
+        await self.app.start()
+        self._started = True
+        self._tasks.append(asyncio.create_task(self._checkpoint_regularly()))
+        self._tasks.append(asyncio.create_task(self._watch()))
+        if self._ticks:
+            self._tasks.append(asyncio.create_task(self._tick_regularly()))
+
+    async def wait_failed(self) -> None:
+        """Return when something has gone wrong that only a restart can mend; `stop` raises what it was."""
+        await self._failed.wait()
+
+    async def stop(self) -> None:
+        """Confirm what is published, acknowledge, commit, leave; raises what made the worker fail, if anything."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        if self._failure is None:
+            await self._read_out()
+            try:
+                async with asyncio.timeout(_LAST_CHECKPOINT_SECONDS), self._working:
+                    await self._checkpoint()
+            except TimeoutError:
+                self._fail(DeliveryError("the broker did not take the last outputs; their inputs will be read again"))
+            except FaultlineError as error:
+                self._fail(error)
+        self._started = False
+        await self.app.stop()
+        await self._publisher.stop()
+        if self._store is not None:
+            await self._store.stop()
+        self.web.stop()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _read_out(self) -> None:
+        """Take what little is left to read, such as this worker's own last tick; a backlog is the next worker's."""
+        until = self._wall_seconds() + _READ_OUT_SECONDS
+        while 0 < sum(self.lag().values()) <= _READ_OUT_RECORDS and self._wall_seconds() < until:
+            await asyncio.sleep(0.02)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            log.error("worker stops: %s", error)
+            self._failure = error
+        self._failed.set()
+
+    # -- the agent --------------------------------------------------------------------------------------------
+
+    async def _run(self, stream: Any) -> None:
+        # Faust acknowledges an event whose processing raised; so nothing may ever be raised out of this loop.
+        async for event in stream.noack().events():
+            if self._failure is not None:
+                continue
+            try:
+                async with self._working:
+                    await self._process(event)
+            except FaultlineError as error:
+                self._fail(error)
+            except Exception as error:
+                log.exception("the agent fails")
+                self._fail(error)
+
+    async def _process(self, event: Any) -> None:
+        chunk: Chunk = event.value
+        if self._reassigned:
+            await self._restore()
+        if chunk.epoch != self.app.consumer.epoch:
+            chunk.processed = True  # its records come again, here or at another worker
+            return
+        outputs = self._diagnose(chunk)
+        chunk.processed = True
+        if outputs:
+            await self._publisher.publish(outputs)
+        self._held.append(event)
+        self._held_records += len(chunk.records)
+        chunk.records = []  # what is held is only to be acknowledged
+        if self._held_records >= self._settings.checkpoint_records or len(self._held) >= _MAX_HELD:
+            await self._checkpoint()
+
+    async def _note_rebalance(self, *_: Any, **__: Any) -> None:
+        """Partitions come or go: nothing may be processed before this worker has the states of those it now owns."""
+        self._reassigned = True
+
+    async def _restore(self) -> None:
+        """Forget machines of partitions that went to another worker, take over those of partitions that came."""
+        topics = {self._settings.topic_prefix + topic for topic in self._topics}
+        while self._reassigned:
+            self._reassigned = False
+            mine = {place.partition for place in self.app.consumer.assignment() if place.topic in topics}
+            if self._store is None:
+                self._metrics.release(sorted(self.engine.partitions - mine))
+                self.engine.release(sorted(self.engine.partitions - mine))
+                for partition in set(self._seen_wall) - mine:
+                    del self._seen_wall[partition]
+                continue
+            self._metrics.release(sorted(self.engine.partitions - mine))
+            self.engine.release(sorted(self.engine.partitions))
+            self._unsaved.clear()
+            self._seen_wall.clear()
+            try:
+                if mine:
+                    await self._take_over(await self._store.read(sorted(mine)))
+            except BaseException:  # cancelled by `stop`, say, while chunks are still coming
+                self._reassigned = True
+                raise
+
+    async def _take_over(self, states: Mapping[str, bytes]) -> None:
+        refused: dict[str, str] = {}
+        for count, (machine, state) in enumerate(states.items(), 1):
+            try:
+                self.engine.restore(machine, state)
+            except StateError as error:
+                # Machines differ in their names only, so one line for each reason is enough.
+                refused[machine] = str(error).replace(machine, "a machine")
+            if count % _RESTORED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        self.restored += len(states) - len(refused)
+        rule = self._settings.state_refused
+        for reason, machines in Counter(refused.values()).items():
+            how = "begin anew" if rule == "fresh" else "are warmed up by what came last"
+            log.warning("%s: %d machines %s", reason, machines, how)
+        if rule == "warm_up":
+            await self._warm_up({machine: states[machine] for machine in refused})
+        now = self._wall_seconds()
+        for partition in self.engine.partitions:
+            self._seen_wall[partition] = now
+        log.info("took over the states of %d machines", len(states) - len(refused))
+
+    async def _warm_up(self, states: Mapping[str, bytes]) -> None:
+        """Read the last frames of machines again whose states belong to another model, and say nothing for them."""
+        assert self._store is not None
+        since: dict[int, int] = {}
+        for machine, state in states.items():
+            kind, last_ms = self._profile.type_of(machine), saved_at(state).last
+            if kind is not None and last_ms is not None:
+                partition = self._partition_of(machine.encode())
+                begin = last_ms - self._settings.warm_up_frames * kind.frame_period_ms
+                since[partition] = min(since.get(partition, begin), begin)
+        keys = {machine.encode() for machine in states}
+        ranks = {topic: rank for rank, topic in enumerate(self._topics) if topic not in {CONTROL, LABELS}}
+        for partition, since_ms in since.items():
+            ends = {topic: await self._first_to_read(topic, partition) for topic in ranks}
+            records = [one for one in await self._store.history(Span(partition, since_ms, ends)) if one.key in keys]
+            records.sort(key=lambda one: (one.timestamp_ms, ranks[one.topic], one.offset))
+            self.engine.warm_up(records)
+
+    async def _first_to_read(self, topic: str, partition: int) -> int:
+        """The offset at which this worker begins, as soon as the broker has said it."""
+        place = TP(self._settings.topic_prefix + topic, partition)
+        until = self._wall_seconds() + _START_KNOWN_SECONDS
+        while (offset := self.app.consumer.held_offsets.get(place)) is None:
+            if self._wall_seconds() > until:
+                raise DeliveryError(f"the broker does not say where to begin in {place.topic}, partition {partition}")
+            await asyncio.sleep(0.01)
+        return int(offset)
+
+    def _diagnose(self, chunk: Chunk) -> list[Output]:
+        now = self._wall_seconds()
+        for partition in {record.partition for record in chunk.records}:
+            self._seen_wall[partition] = now
+        labels = [record for record in chunk.records if record.topic == LABELS]
+        outputs = self._metrics.labelled(labels)
+        inputs = [record for record in chunk.records if record.topic != LABELS] if labels else chunk.records
+        outputs += self.engine.process(inputs)
+        outputs += self._metrics.tell()
+        if self._observer is not None:
+            self._observer(chunk.records, outputs)
+        return outputs
+
+    async def _checkpoint(self) -> None:
+        """See that the broker has all outputs, then all changed states, then acknowledge what they came from."""
+        if self._held:
+            await self._publisher.flush()
+            if self._store is not None:
+                for machine, state in self.engine.checkpoint().items():
+                    gone = self.engine.forgotten.get(machine)
+                    self._unsaved[machine] = state if state is not None else msgspec.msgpack.encode(gone)
+                await self._store.write(self._unsaved)
+                self._unsaved.clear()  # not earlier: this may have been cancelled, and the next checkpoint acknowledges
+            for event in self._held:
+                event.ack()
+            self._held.clear()
+            self._held_records = 0
+        if self._store is not None and self.engine.forgotten:
+            await self._bury(self._store)
+
+    async def _bury(self, store: StateStore) -> None:
+        """Write tombstones for forgotten machines whose last records are committed."""
+        consumer, prefix = self.app.consumer, self._settings.topic_prefix
+        if not await consumer.commit():  # nothing to commit, or another commit was under way and lacks the last acks
+            await consumer.commit()
+        committed = consumer.committed_offsets
+        names = [
+            name
+            for name, gone in self.engine.forgotten.items()
+            if all(committed.get(TP(prefix + topic, gone.partition), 0) > at for topic, at in gone.applied.items())
+        ]
+        if names:
+            await store.write(dict.fromkeys(names))
+            self.engine.bury(names)
+
+    async def _hand_over(self) -> None:
+        """Partitions are about to go: what is done need not be done again by who gets them."""
+        if self._failure is not None or not self._started:
+            return
+        try:
+            async with asyncio.timeout(_HAND_OVER_SECONDS), self._working:
+                await self._checkpoint()
+        except TimeoutError:
+            log.warning("partitions go before the broker took the last outputs; their next owner repeats them")
+        except FaultlineError as error:
+            self._fail(error)
+
+    async def _checkpoint_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.checkpoint_interval_ms / 1000)
+            if self.app.crashed:
+                self._fail(DeliveryError("Faust has stopped by itself; its log says why"))
+                return
+            try:
+                async with self._working:
+                    if self._reassigned:
+                        await self._restore()
+                    await self._checkpoint()
+            except FaultlineError as error:
+                self._fail(error)
+                return
+
+    async def _watch(self) -> None:
+        """A worker that has records to read and gets nowhere is of no use: its supervisor has to start another."""
+        limit = self._settings.stall_timeout_ms / 1000
+        while True:
+            await asyncio.sleep(min(limit / 10, 1.0))
+            stalled = self._stalled_seconds()
+            if stalled > limit:
+                behind = sum(self.lag().values())
+                self._fail(DeliveryError(f"no progress in {stalled:.0f} s, with {behind:,} records to read"))
+                return
+
+    def _stalled_seconds(self) -> float:
+        """How long nothing has been processed although there is something to process."""
+        now = self._wall_seconds()
+        if not self._started or not any(self.lag().values()):
+            self._progress = None, now
+            return 0.0
+        positions = self.app.consumer.positions
+        if positions != self._progress[0]:
+            self._progress = positions, now
+        return now - self._progress[1]
+
+    async def _tick_regularly(self) -> None:
+        """Tell partitions in which nothing happens that time passes, so that idle sources hold nothing back.
+
+        A partition's time goes on from its newest record's time stamp at the pace of the wall clock. A partition
+        with records yet to read is not idle but behind: it gets no tick.
+        """
+        while True:
+            await asyncio.sleep(self._settings.tick_interval_ms / 1000)
+            lag = self.lag()
+            ticks = []
+            for partition, wall in self._seen_wall.items():
+                clock = self.engine.clock_ms(partition)
+                behind = any(records for (topic, p), records in lag.items() if p == partition and topic != CONTROL)
+                if clock is not None and not behind and (CONTROL, partition) in lag:
+                    ticks.append(messages.tick(clock + int((self._wall_seconds() - wall) * 1000), partition))
+            try:
+                await self._publisher.publish(ticks)
+            except DeliveryError as error:
+                self._fail(error)
+                return
+
+    # -- what others may know ---------------------------------------------------------------------------------
+
+    def lag(self) -> dict[tuple[str, int], int]:
+        """Records not processed yet, by topic (without prefix) and partition, of what this worker reads."""
+        consumer = self.app.consumer
+        if not self._started or consumer is None:
+            return {}
+        prefix = len(self._settings.topic_prefix)
+        return {(place.topic[prefix:], place.partition): records for place, records in consumer.lag().items()}
+
+    def _alive(self) -> str | None:
+        return None if self._failure is None else f"failed: {self._failure}"
+
+    def _ready(self) -> str | None:
+        if self._failure is not None:
+            return f"failed: {self._failure}"
+        if not self._started or not self.app.consumer.assignment():
+            return "waiting for partitions"
+        if self._reassigned:
+            return "reading the states of its partitions"
+        stalled = self._stalled_seconds()
+        if stalled > self._settings.stall_timeout_ms / 2000:
+            return f"no progress in {stalled:.0f} s, with {sum(self.lag().values()):,} records to read"
+        return None

@@ -1,0 +1,1 @@
+"""Training data: runs, splits, texts, and their corruption."""

@@ -1,0 +1,50 @@
+"""Faults of the measuring itself, put onto training runs so that the network learns to live with them."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.data.runs import Scaling
+from pipeline.frames import Floats
+
+
+class AugmentConfig(BaseModel):
+    """How often and how hard a training run is disturbed; every run is drawn anew each epoch."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    clean_share: float = Field(default=0.5, ge=0, le=1)
+    """Runs that stay as they are."""
+    noise: float = Field(default=0.05, ge=0)
+    """White noise, in standard deviations of the normal state."""
+    lost_variables: float = Field(default=3.0, ge=0)
+    """Mean number of variables that fall silent for a while."""
+    never_share: float = Field(default=0.2, ge=0, le=1)
+    """How many of those were never there at all."""
+    lost_stretches: float = Field(default=1.5, ge=0)
+    """Mean number of stretches in which nothing at all is measured."""
+    stretch_frames: float = Field(default=4.0, ge=1)
+    """Mean length of such a stretch."""
+    lost_readings: float = Field(default=0.02, ge=0, le=1)
+    """Share of single readings that are lost."""
+
+
+def disturb(values: Floats, scaling: Scaling, config: AugmentConfig, rng: np.random.Generator) -> Floats:
+    """A disturbed copy of a run's readings (T, V), NaN where a reading was taken away."""
+    if rng.random() < config.clean_share:
+        return values
+    frames, variables = values.shape
+    noise = rng.standard_normal(values.shape, dtype=np.float32)
+    disturbed = values + noise * scaling.std * np.float32(config.noise)
+    disturbed[rng.random(values.shape, dtype=np.float32) < config.lost_readings] = np.nan
+    for variable in rng.choice(variables, min(rng.poisson(config.lost_variables), variables), replace=False):
+        if rng.random() < config.never_share:
+            disturbed[:, variable] = np.nan
+        else:
+            start, end = np.sort(rng.integers(0, frames + 1, 2))
+            disturbed[start:end, variable] = np.nan
+    for _ in range(rng.poisson(config.lost_stretches)):
+        start = int(rng.integers(0, frames))
+        disturbed[start : start + int(rng.geometric(1 / config.stretch_frames))] = np.nan
+    return disturbed

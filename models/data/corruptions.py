@@ -1,0 +1,225 @@
+"""What can go wrong with what a model hears, dosed from 0 to 1: readings that are noisy, lost or stuck; texts that are
+late, misspelt, lost or wrong."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.data.runs import PlacedText, Run, Scaling
+from models.data.text_pools import TextPool
+from models.encoders.tokenizer import normalised
+from models.training.stages.encoders import misspelt
+from pipeline.frames import Bools, Floats, Ints
+
+CorruptionName = Literal[
+    "white_noise",
+    "sensor_drop",
+    "frame_drop",
+    "stuck_sensors",
+    "clock_skew",
+    "text_typos",
+    "text_absent",
+    "wrong_text",
+    "silent_sensors",
+]
+EIGHT: tuple[CorruptionName, ...] = tuple(name for name in get_args(CorruptionName) if name != "silent_sensors")
+"""Those of MODELS.md 7; `silent_sensors` is one more, and harder than `sensor_drop`."""
+
+
+class CorruptionConfig(BaseModel):
+    """How bad level 1 is, where a share does not already say it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    noise_deviations: float = Field(default=2.0, gt=0)
+    """Standard deviation of the white noise, in standard deviations of each variable in the normal state."""
+    skew_frames: float = Field(default=40.0, gt=0)
+    """How far the clock that stamps texts is off."""
+
+
+class Heard(NamedTuple):
+    """What a model hears of one run, T frames of V variables."""
+
+    values: Floats  # (T, V), NaN where not measured
+    texts: tuple[PlacedText, ...]
+
+
+class Topics:
+    """Which texts there are of each class, and which class a text is about."""
+
+    def __init__(self, pool: TextPool | None) -> None:
+        texts = pool.texts if pool is not None else ()
+        classes = pool.classes.tolist() if pool is not None else []
+        self.by_class: dict[int, list[str]] = {}
+        self._class_of: dict[str, int] = {}
+        for text, label in zip(texts, classes, strict=True):
+            self.by_class.setdefault(label, []).append(text)
+            self._class_of[normalised(text)] = label
+
+    def class_of(self, text: str, label: int) -> int:
+        """What a text is about; `label`, the class of its frame, if it is in no pool."""
+        return self._class_of.get(normalised(text), label)
+
+
+class Case(NamedTuple):
+    """All that a corruption may need to know of one run; chance does not depend on the level, so that what is lost at
+    one level is lost at every higher one too."""
+
+    heard: Heard
+    labels: Ints  # (T,)
+    level: float
+    config: CorruptionConfig
+    scaling: Scaling
+    topics: Topics
+    rng: np.random.Generator
+
+
+def white_noise(case: Case) -> Heard:
+    """Gaussian noise on every reading, its deviation `level * noise_deviations` normal deviations of the variable."""
+    values = case.heard.values
+    noise = case.rng.standard_normal(values.shape, dtype=np.float32) * case.scaling.std
+    return case.heard._replace(values=values + noise * np.float32(case.level * case.config.noise_deviations))
+
+
+def sensor_drop(case: Case) -> Heard:
+    """Each reading is lost with probability `level`, each by itself; alignment holds the last one for a while."""
+    return _without(case.heard, case.rng.random(case.heard.values.shape) < case.level)
+
+
+def silent_sensors(case: Case) -> Heard:
+    """A share `level` of the variables, drawn for each run, never says anything."""
+    return _without(case.heard, np.isin(np.arange(case.heard.values.shape[1]), _chosen(case)))
+
+
+def frame_drop(case: Case) -> Heard:
+    """With probability `level` a frame loses all its readings; texts still come."""
+    return _without(case.heard, (case.rng.random(len(case.heard.values)) < case.level)[:, None])
+
+
+def stuck_sensors(case: Case) -> Heard:
+    """A share `level` of the variables, drawn for each run, repeats one value from a random moment on.
+
+    It is the last value measured by then, or the first one if there is none yet. Readings that were missing stay so.
+    """
+    values = case.heard.values.copy()
+    moments = case.rng.integers(0, max(len(values), 1), values.shape[1:])
+    for variable in _chosen(case):
+        measured = np.flatnonzero(~np.isnan(values[:, variable]))
+        if len(measured):
+            at = max(int((measured <= moments[variable]).sum()) - 1, 0)
+            values[measured[at:], variable] = values[measured[at], variable]
+    return case.heard._replace(values=values)
+
+
+def clock_skew(case: Case) -> Heard:
+    """The clock that stamps texts is `level * skew_frames` frames off: in half of the runs behind, in half ahead.
+
+    As in alignment, a text stamped too early comes when it would have come anyway, but looks older; one stamped too
+    late waits for the frame of its stamp, and is never heard if the run ends before.
+    """
+    skew = case.level * case.config.skew_frames * case.rng.choice((-1.0, 1.0))
+    placed = []
+    for text in case.heard.texts:
+        stamp = text.frame + 1 - text.age + skew
+        frame = max(text.frame, int(np.floor(stamp)))
+        if frame < len(case.labels):
+            placed.append(PlacedText(frame, frame + 1 - stamp, text.text))
+    return case.heard._replace(texts=tuple(sorted(placed, key=lambda text: (text.frame, -text.age))))
+
+
+def text_typos(case: Case) -> Heard:
+    """Each word of more than three letters gets a typing error with probability `level`: one letter dropped, doubled
+    or swapped with the next."""
+    placed = []
+    for text in case.heard.texts:
+        words = text.text.split()
+        hit = case.rng.random(len(words)) < case.level
+        seeds = case.rng.integers(0, 2**32, len(words))
+        if hit.any():
+            for at in np.flatnonzero(hit):
+                words[at] = misspelt(words[at], 1.0, np.random.default_rng(seeds[at]))
+            text = replace(text, text=" ".join(words))
+        placed.append(text)
+    return case.heard._replace(texts=tuple(placed))
+
+
+def text_absent(case: Case) -> Heard:
+    """Each text is lost with probability `level`."""
+    texts = case.heard.texts
+    lost = case.rng.random(len(texts)) < case.level
+    return case.heard._replace(texts=tuple(text for text, gone in zip(texts, lost, strict=True) if not gone))
+
+
+def wrong_text(case: Case) -> Heard:
+    """With probability `level` a text is replaced by one of the same pool that says something wrong: about a class
+    that is neither what the text was about nor the state at its frame, each such class as often as any other.
+
+    A text stays if the pool has no such class.
+    """
+    placed = []
+    draws = case.rng.random((len(case.heard.texts), 3))
+    for text, (hit, which, line) in zip(case.heard.texts, draws, strict=True):
+        label = int(case.labels[text.frame])
+        about = case.topics.class_of(text.text, label)
+        wrong = [other for other in sorted(case.topics.by_class) if other >= 0 and other not in (about, label)]
+        if hit < case.level and wrong:
+            lines = case.topics.by_class[wrong[int(which * len(wrong))]]
+            text = replace(text, text=lines[int(line * len(lines))])
+        placed.append(text)
+    return case.heard._replace(texts=tuple(placed))
+
+
+_CORRUPTIONS: dict[CorruptionName, Callable[[Case], Heard]] = {
+    "white_noise": white_noise,
+    "sensor_drop": sensor_drop,
+    "frame_drop": frame_drop,
+    "stuck_sensors": stuck_sensors,
+    "clock_skew": clock_skew,
+    "text_typos": text_typos,
+    "text_absent": text_absent,
+    "wrong_text": wrong_text,
+    "silent_sensors": silent_sensors,
+}
+
+
+class Corruptor:
+    """Corrupts runs. Equal seeds give equal corruptions of a run, whatever other runs there are."""
+
+    def __init__(self, config: CorruptionConfig, scaling: Scaling, pool: TextPool | None, *, seed: int) -> None:
+        """`scaling` is that of the normal state; wrong texts come from `pool`, which says what texts are about."""
+        self._config = config
+        self._scaling = scaling
+        self._topics = Topics(pool)
+        self._seed = seed
+
+    def __call__(
+        self, name: CorruptionName, runs: Iterable[Run], texts: Iterable[Sequence[PlacedText]], level: float
+    ) -> tuple[list[Run], list[tuple[PlacedText, ...]]]:
+        """The runs and their texts at a level from 0, where everything stays as it is, to 1. Labels never change."""
+        runs_now, texts_now = [], []
+        for run, placed in zip(runs, texts, strict=True):
+            heard = Heard(run.values, tuple(placed))
+            if level > 0:
+                rng = np.random.default_rng([self._seed, *name.encode(), zlib.crc32(run.name.encode())])
+                case = Case(heard, run.labels, level, self._config, self._scaling, self._topics, rng)
+                heard = _CORRUPTIONS[name](case)
+            runs_now.append(replace(run, values=heard.values))
+            texts_now.append(heard.texts)
+        return runs_now, texts_now
+
+
+def _chosen(case: Case) -> Ints:
+    """A share `level` of the variables; those of a lower level are among those of a higher one."""
+    variables = case.heard.values.shape[1]
+    return case.rng.permutation(variables)[: round(case.level * variables)]
+
+
+def _without(heard: Heard, lost: Bools) -> Heard:
+    """With NaN where readings are lost, (T, V) or what spreads to it."""
+    return heard._replace(values=np.where(lost, np.float32(np.nan), heard.values))

@@ -1,0 +1,314 @@
+"""Training runs: reading them from parquet or CSV, filling gaps, scaling, and splitting them without leaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.config.profile import MachineType
+from pipeline.errors import DataError
+from pipeline.frames import Bools, Floats, Ints
+
+UNLABELLED = -1
+"""Stands for "nobody knows" in class columns."""
+
+_RUN_COLUMNS = (("run",), ("fault", "seed"), ("seed",))
+
+
+class RunFiles(BaseModel):
+    """Files of runs in one layout: one row a frame, variables named as in the profile."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    paths: tuple[Path, ...] = Field(min_length=1)
+    run: tuple[str, ...] = ()
+    """Columns that together name a run; by default `run`, else `fault` and `seed`, else `seed`."""
+    group: tuple[str, ...] = ()
+    """Columns whose equal values keep runs in one split, also across files; by default `seed`, else each run alone."""
+    sample: str = "sample"
+    """Frame number within the run; rows keep their order if there is no such column."""
+    label: str = "label"
+    """Class index or fault name of each frame; empty or negative means unlabelled."""
+    time: str = "time"
+    """Time of each frame, only needed to place texts that carry times."""
+    events: tuple[Path, ...] = ()
+    """Texts already placed on these runs: the run's columns, `sample` or `time`, and `text`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedText:
+    """A text that reached the model with frame `frame`, `age` frames after it was written."""
+
+    frame: int
+    age: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One uninterrupted recording of a machine, T frames of V variables."""
+
+    name: str
+    group: str
+    source: str
+    """Stem of the file it came from."""
+    values: Floats  # (T, V), NaN where not measured
+    labels: Ints  # (T,), UNLABELLED where unknown
+    texts: tuple[PlacedText, ...] | None = None
+    """The run's own texts; None if texts are to be drawn from a pool."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def before(self, frame: int) -> Run:
+        """The run up to this frame."""
+        texts = None if self.texts is None else tuple(text for text in self.texts if text.frame < frame)
+        return replace(self, values=self.values[:frame], labels=self.labels[:frame], texts=texts)
+
+
+@dataclass(frozen=True, slots=True)
+class RunSplit:
+    """Runs in three parts that share no group."""
+
+    train: tuple[Run, ...]
+    validation: tuple[Run, ...]
+    test: tuple[Run, ...]
+
+    def __post_init__(self) -> None:
+        check_disjoint(
+            {part: {run.group for run in getattr(self, part)} for part in ("train", "validation", "test")},
+            what="run group",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """Standard scores against the normal state of the training runs."""
+
+    mean: Floats  # (V,)
+    std: Floats  # (V,)
+
+    @classmethod
+    def fit(cls, runs: Iterable[Run]) -> Self:
+        """From the frames before each run's first fault; a plant that recovers is no longer in its normal state.
+
+        Where that leaves a variable without values it counts as never measured: mean 0, deviation 1. A variable
+        that does not move gets a thousandth of its mean as deviation, so that rounding does not look like a fault.
+        """
+        parts = []
+        for run in runs:
+            faulty = np.flatnonzero(run.labels != 0)
+            parts.append(run.values[: faulty[0] if len(faulty) else len(run)])
+        clean = np.concatenate(parts).astype(np.float64) if parts else np.empty((0, 0))
+        if not len(clean):
+            raise DataError("no run starts in the normal state, so readings cannot be scaled; add runs that do")
+        known = ~np.isnan(clean)
+        count = known.sum(axis=0)
+        mean = np.where(known, clean, 0).sum(axis=0) / np.maximum(count, 1)
+        variance = np.where(known, (clean - mean) ** 2, 0).sum(axis=0) / np.maximum(count, 1)
+        std = np.maximum(np.sqrt(variance), 1e-3 * np.abs(mean))
+        return cls(mean.astype(np.float32), np.where(std > 0, std, 1).astype(np.float32))
+
+
+def hold(values: Floats, limit: int) -> tuple[Floats, Bools]:
+    """Fill NaN in (T, V) with the last value at most `limit` frames old, as alignment does.
+
+    Returns the filled values, still NaN where nothing is known, and which were measured in their own frame.
+    """
+    observed = ~np.isnan(values)
+    frames = np.arange(len(values))[:, None]
+    last = np.maximum.accumulate(np.where(observed, frames, -1), axis=0)
+    held = np.take_along_axis(values, np.maximum(last, 0), axis=0)
+    return np.where((last >= 0) & (frames - last <= limit), held, np.float32(np.nan)), observed
+
+
+def hold_frames(machine_type: MachineType) -> int:
+    """For how many frames alignment lets a value stand in for missing ones; the shortest over the sources."""
+    shortest = min(machine_type.hold_ms(source) for source in machine_type.sources)
+    return shortest // machine_type.frame_period_ms
+
+
+def class_runs(labels: Ints) -> list[tuple[int, int, int]]:
+    """Stretches of equal class in (T,) as (first frame, frame after the last, class)."""
+    if not len(labels):
+        return []
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(labels)) + 1])
+    ends = np.append(starts[1:], len(labels))
+    return [(int(a), int(b), int(labels[a])) for a, b in zip(starts, ends, strict=True)]
+
+
+def read_runs(files: RunFiles, machine_type: MachineType) -> list[Run]:
+    """All runs of some files, in file and key order; raises DataError naming file and column."""
+    runs: list[Run] = []
+    times: dict[str, NDArray[np.float64]] = {}
+    for path in files.paths:
+        table = read_table(path)
+        need_columns(table, (*machine_type.variable_names, files.label), path)
+        key_columns = _run_columns(files, table, path)
+        samples = _numbers(table, files.sample, path) if files.sample in table.column_names else None
+        clock = _milliseconds(table[files.time], path) if files.time in table.column_names else None
+        labels = _classes(table, files.label, machine_type.faults, path)
+        columns = [_numbers(table, name, path).astype(np.float32) for name in machine_type.variable_names]
+        values = np.stack(columns, axis=1)
+        values[~np.isfinite(values)] = np.nan
+        grouped = files.group or (("seed",) if "seed" in table.column_names else ())
+        need_columns(table, grouped, path)
+        for name, unordered in _rows_by_key(table, key_columns).items():
+            rows = unordered if samples is None else unordered[np.argsort(samples[unordered], kind="stable")]
+            group = _key_text(table, grouped, int(rows[0])) if grouped else f"{path.stem} {name}"
+            run = Run(f"{path.stem} {name}", group, path.stem, values[rows], labels[rows])
+            runs.append(run)
+            if clock is not None:
+                times[run.name] = clock[rows]
+    return _with_events(files, runs, times) if files.events else runs
+
+
+def split_runs(runs: Sequence[Run], *, validation: float, test: float, rng: np.random.Generator) -> RunSplit:
+    """Deal whole groups to the parts by share, each file and each fault by itself so that none is left out."""
+    strata: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    placed: set[str] = set()
+    for run in runs:
+        if run.group in placed:
+            continue
+        placed.add(run.group)
+        faults = np.unique(run.labels[run.labels > 0])
+        stratum = tuple(int(fault) for fault in faults) if len(faults) <= 1 else (-1,)
+        strata.setdefault((run.source, stratum), []).append(run.group)
+    part_of: dict[str, str] = {}
+    for stratum_key in sorted(strata):
+        groups = sorted(strata[stratum_key])
+        order = rng.permutation(len(groups))
+        held_out = [round(share * len(groups)) for share in (validation, test)]
+        for rank, index in enumerate(order):
+            part = "validation" if rank < held_out[0] else "test" if rank < sum(held_out) else "train"
+            part_of[groups[index]] = part
+    parts = {part: tuple(run for run in runs if part_of[run.group] == part) for part in ("train", "validation", "test")}
+    if not parts["train"] or not parts["validation"]:
+        raise DataError(
+            f"{len(placed)} run groups are too few to hold out {validation:.0%}; add runs or raise the share"
+        )
+    return RunSplit(**parts)
+
+
+def check_disjoint(parts: Mapping[str, set[str]], *, what: str) -> None:
+    """Raise DataError if any two parts share a member."""
+    names = list(parts)
+    for index, one in enumerate(names):
+        for other in names[index + 1 :]:
+            if shared := sorted(parts[one] & parts[other]):
+                raise DataError(f"{what} {shared[0]!r} stands in {one} and in {other}; scores would be too good")
+
+
+def read_table(path: Path) -> pa.Table:
+    """A parquet or CSV file as a table; raises DataError if it cannot be read."""
+    try:
+        if path.suffix == ".csv":
+            return pyarrow.csv.read_csv(path)
+        return pyarrow.parquet.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: {error}; give a parquet or CSV file") from error
+
+
+def need_columns(table: pa.Table, names: Iterable[str], path: Path) -> None:
+    """Raise DataError listing the columns that a file lacks."""
+    if missing := [name for name in names if name not in table.column_names]:
+        raise DataError(f"{path} lacks column {', '.join(missing)}; it has {', '.join(table.column_names[:8])} …")
+
+
+def _run_columns(files: RunFiles, table: pa.Table, path: Path) -> tuple[str, ...]:
+    if files.run:
+        need_columns(table, files.run, path)
+        return files.run
+    for names in _RUN_COLUMNS:
+        if set(names) <= set(table.column_names):
+            return names
+    raise DataError(f"{path} has no column that names runs; add `run`, or say which columns do")
+
+
+def _rows_by_key(table: pa.Table, names: Sequence[str]) -> dict[str, Ints]:
+    codes = np.zeros(len(table), np.int64)
+    for name in names:
+        column = table[name].to_numpy(zero_copy_only=False)
+        _, code = np.unique(column, return_inverse=True)
+        codes = codes * (int(code.max()) + 1) + code
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    rows = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
+    keyed = {_key_text(table, names, int(at)): part for at, part in zip(first, rows, strict=True)}
+    return dict(sorted(keyed.items()))
+
+
+def _key_text(table: pa.Table, names: Sequence[str], row: int) -> str:
+    return " ".join(f"{name}={table[name][row].as_py()}" for name in names)
+
+
+def _numbers(table: pa.Table, name: str, path: Path) -> NDArray[np.float64]:
+    try:
+        return np.asarray(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: column {name} does not hold numbers: {error}") from error
+
+
+def _milliseconds(column: Any, path: Path) -> NDArray[np.float64]:
+    """Times as milliseconds since the epoch, from integers or time stamps."""
+    try:
+        if pa.types.is_integer(column.type):
+            return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
+        return np.asarray(column.cast(pa.timestamp("ms")).cast(pa.int64()).to_numpy(), dtype=np.float64)
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: column time holds neither time stamps nor integer milliseconds: {error}") from error
+
+
+def _classes(table: pa.Table, name: str, faults: Sequence[str], path: Path) -> Ints:
+    column = table[name]
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        index = {fault: at for at, fault in enumerate(faults)} | {"": UNLABELLED, None: UNLABELLED}
+        texts = column.to_pylist()
+        if unknown := sorted({str(text) for text in texts if text not in index}):
+            raise DataError(f"{path}: column {name} names {unknown[0]!r}, which is no fault of the profile")
+        return np.array([index[text] for text in texts], np.int64)
+    numbers = np.nan_to_num(_numbers(table, name, path), nan=UNLABELLED).astype(np.int64)
+    if len(numbers) and numbers.max() >= len(faults):
+        raise DataError(f"{path}: column {name} holds class {numbers.max()}, but the profile has {len(faults)} classes")
+    return np.maximum(numbers, UNLABELLED)
+
+
+def _with_events(files: RunFiles, runs: Sequence[Run], times: Mapping[str, NDArray[np.float64]]) -> list[Run]:
+    by_key = {run.name.removeprefix(f"{run.source} "): run for run in runs}
+    if len(by_key) < len(runs):
+        raise DataError("two files hold runs of the same name, so placed texts are ambiguous; read the files apart")
+    placed: dict[str, list[PlacedText]] = {run.name: [] for run in runs}
+    for path in files.events:
+        table = read_table(path)
+        need_columns(table, ("text",), path)
+        for name, rows in _rows_by_key(table, _run_columns(files, table, path)).items():
+            if name not in by_key:
+                raise DataError(f"{path}: texts are placed on {name}, which is no run of {files.paths[0]}")
+            run = by_key[name]
+            if files.sample in table.column_names:
+                at = _numbers(table, files.sample, path)[rows]
+            elif files.time in table.column_names and run.name in times:
+                clock = times[run.name]
+                at = np.interp(
+                    _milliseconds(table[files.time], path)[rows],
+                    clock,
+                    np.arange(len(clock)),
+                    right=len(clock),
+                )
+            else:
+                raise DataError(f"{path} places texts neither by {files.sample} nor by {files.time} of the runs")
+            for position, row in zip(at, rows, strict=True):
+                frame = int(np.floor(position))
+                if 0 <= frame < len(run):
+                    text = str(table["text"][int(row)].as_py())
+                    placed[run.name].append(PlacedText(frame, float(frame + 1 - position), text))
+    ordered = {name: tuple(sorted(texts, key=lambda text: (text.frame, -text.age))) for name, texts in placed.items()}
+    return [replace(run, texts=ordered[run.name]) for run in runs]

@@ -1,0 +1,272 @@
+"""Pools of event texts, their leak-free split, and streams of texts drawn onto runs (MODELS.md 5)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.data.runs import UNLABELLED, PlacedText, Run, check_disjoint, class_runs, need_columns, read_table
+from models.encoders.tokenizer import normalised
+from pipeline.errors import DataError
+from pipeline.frames import Bools, Ints
+
+_PARTS = ("train", "validation", "test")
+_RECOVERED = "recovered"
+
+
+class EventDrawConfig(BaseModel):
+    """How texts come about on a run; frames are the unit of every length and lag."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    silent_share: float = Field(default=0.15, ge=0, le=1)
+    """Fault episodes that nobody writes about."""
+    most_symptoms: int = Field(default=3, ge=1)
+    """The other episodes get one to so many symptom texts."""
+    symptom_lag: float = Field(default=10.0, gt=0)
+    """Mean of the exponential lag from onset to a symptom text."""
+    distractor_share: float = Field(default=0.1, ge=0, le=1)
+    """Symptom texts that tell of another fault than the true one."""
+    benign_rate: float = Field(default=1 / 60, ge=0)
+    """Texts of the normal state, each normal frame."""
+    benign_rate_in_fault: float = Field(default=1 / 120, ge=0)
+    """The same while a fault is active: life goes on."""
+    vague_rate: float = Field(default=1 / 300, ge=0)
+    """Texts that fit any state, each frame."""
+    recovered_share: float = Field(default=0.5, ge=0, le=1)
+    """Cleared faults after which somebody reports that all is well."""
+    recovered_lag: float = Field(default=6.0, gt=0)
+    """Mean of the exponential lag from clearing to that report."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextPool:
+    """Distinct labelled texts; the class is UNLABELLED for vague ones, 0 for benign ones."""
+
+    texts: tuple[str, ...]
+    classes: Ints  # (N,)
+    groups: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def recovered(self) -> Bools:
+        """Which texts say that a fault is over: benign ones of a group named `recovered…`, (N,)."""
+        named: Bools = np.array([group.startswith(_RECOVERED) for group in self.groups], bool)
+        benign: Bools = self.classes == 0
+        return np.logical_and(named, benign)
+
+    def take(self, rows: Ints) -> TextPool:
+        """A pool of some of the rows."""
+        chosen = [int(row) for row in rows]
+        return TextPool(
+            tuple(self.texts[row] for row in chosen),
+            self.classes[rows],
+            tuple(self.groups[row] for row in chosen),
+        )
+
+    def joined(self, other: TextPool) -> TextPool:
+        """The rows of both."""
+        classes = np.concatenate([self.classes, other.classes])
+        return TextPool(self.texts + other.texts, classes, self.groups + other.groups)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSplit:
+    """A pool in parts that share neither a group nor a text, whatever its case and punctuation."""
+
+    train: TextPool
+    """What text encoders learn from."""
+    validation: TextPool
+    test: TextPool
+    kept: TextPool | None = None
+    """Training texts that encoders do not learn from, for what is fitted on top of them; None if none are kept."""
+
+    @property
+    def known(self) -> TextPool:
+        """All training texts."""
+        return self.train if self.kept is None else self.train.joined(self.kept)
+
+    @property
+    def unread(self) -> TextPool:
+        """Of the training texts those that encoders do not know by heart, or all if none are kept."""
+        return self.train if self.kept is None else self.kept
+
+    @property
+    def unseen(self) -> TextPool:
+        """All but test texts that encoders have not learnt from."""
+        return self.validation if self.kept is None else self.validation.joined(self.kept)
+
+    def __post_init__(self) -> None:
+        pools = {part: getattr(self, part) for part in _PARTS} | ({} if self.kept is None else {"kept": self.kept})
+        check_disjoint({part: set(pool.groups) for part, pool in pools.items()}, what="text group")
+        check_disjoint({part: {normalised(t) for t in pool.texts} for part, pool in pools.items()}, what="text")
+
+
+def read_pool(
+    paths: Sequence[Path], faults: Sequence[str], *, validation: float, test: float, rng: np.random.Generator
+) -> PoolSplit:
+    """Texts from files with columns `text`, `fault`, and if there `group` and `split`, in three parts.
+
+    Repeated texts count once, texts that appear under two faults not at all. Without a `split` column whole groups
+    (or distinct texts, if there is no `group`) are dealt by share, each class by itself.
+    """
+    index = {fault: at for at, fault in enumerate(faults)} | {"": UNLABELLED}
+    texts: list[str] = []
+    classes: list[int] = []
+    groups: list[str] = []
+    declared: list[str] = []
+    for path in paths:
+        table = read_table(path)
+        need_columns(table, ("text", "fault"), path)
+        rows = table.to_pylist()
+        for row in rows:
+            fault = row["fault"] or ""
+            if fault not in index:
+                raise DataError(f"{path} labels a text with {fault!r}, which is no fault of the profile")
+            if (part := row.get("split") or "") not in ("", *_PARTS):
+                raise DataError(f"{path} puts a text into split {part!r}; it must be one of {', '.join(_PARTS)}")
+            texts.append(str(row["text"]))
+            classes.append(index[fault])
+            groups.append(str(row.get("group") or "") or normalised(texts[-1]))
+            declared.append(part)
+    if not texts:
+        raise DataError(f"no texts in {', '.join(str(path) for path in paths)}")
+    if all(declared):
+        parts = np.array([_PARTS.index(part) for part in declared])
+    elif any(declared):
+        raise DataError(f"{paths[0]}: some texts have a split and some have none; fill the column or drop it")
+    else:
+        parts = _deal(groups, classes, validation, test, rng)
+
+    # A group in two parts is refused below; keeping the first copy of a text must not hide a text in two parts.
+    names = [normalised(text) for text in texts]
+    texts_of = {part: {n for n, p in zip(names, parts, strict=True) if p == at} for at, part in enumerate(_PARTS)}
+    check_disjoint(texts_of, what="text")
+    seen: dict[str, set[int]] = {}
+    for name, label in zip(names, classes, strict=True):
+        seen.setdefault(name, set()).add(label)
+    first = {name: row for row, name in reversed(list(enumerate(names)))}
+    kept = np.array([row for row, name in enumerate(names) if first[name] == row and len(seen[name]) == 1], np.int64)
+    pool = TextPool(tuple(texts), np.array(classes, np.int64), tuple(groups))
+    return PoolSplit(*(pool.take(kept[parts[kept] == at]) for at in range(len(_PARTS))))
+
+
+def dealt(pool: TextPool, share: float, rng: np.random.Generator) -> tuple[TextPool, TextPool]:
+    """The pool in two that share no group; the second one has this share of the groups of every class."""
+    of_class: dict[int, set[str]] = {}
+    for group, label in zip(pool.groups, pool.classes.tolist(), strict=True):
+        of_class.setdefault(label, set()).add(group)
+    chosen: set[str] = set()
+    for _, groups in sorted(of_class.items()):
+        left = sorted(groups - chosen)
+        chosen.update(left[at] for at in rng.permutation(len(left))[: int(share * len(groups))])
+    second = np.array([group in chosen for group in pool.groups], bool)
+    return pool.take(np.flatnonzero(~second)), pool.take(np.flatnonzero(second))
+
+
+def pool_of_runs(runs: Sequence[Run]) -> TextPool:
+    """The runs' own texts as a pool: each distinct text once, with the class at whose frames it stands most often."""
+    counts: dict[str, Counter[int]] = {}
+    first: dict[str, str] = {}
+    for run in runs:
+        for text in run.texts or ():
+            name = normalised(text.text)
+            first.setdefault(name, text.text)
+            counts.setdefault(name, Counter())[int(run.labels[text.frame])] += 1
+    classes = [counts[name].most_common(1)[0][0] for name in first]
+    return TextPool(tuple(first.values()), np.array(classes, np.int64), tuple(first))
+
+
+def draw_events(
+    labels: Ints, pool: TextPool, config: EventDrawConfig, rng: np.random.Generator
+) -> tuple[PlacedText, ...]:
+    """Texts for one run with classes `labels` (T,), oldest first; classes without texts in the pool stay silent."""
+    by_class = {int(label): np.flatnonzero(pool.classes == label) for label in np.unique(pool.classes)}
+    recovered = np.flatnonzero(pool.recovered)
+    by_class[0] = np.flatnonzero((pool.classes == 0) & ~pool.recovered)
+    faulty = [label for label in by_class if label > 0]
+    placed: list[tuple[float, int]] = []
+
+    def scatter(rate: float, start: int, end: int, rows: Ints | None) -> None:
+        if rows is not None and len(rows):
+            count = rng.poisson(rate * (end - start))
+            placed.extend(zip(rng.uniform(start, end, count), rng.choice(rows, count), strict=True))
+
+    previous = 0
+    for start, end, label in class_runs(labels):
+        scatter(config.vague_rate, start, end, by_class.get(UNLABELLED))
+        if label == 0:
+            scatter(config.benign_rate, start, end, by_class[0])
+            at = start + rng.exponential(config.recovered_lag)
+            if previous > 0 and len(recovered) and rng.random() < config.recovered_share and at < end:
+                placed.append((at, int(rng.choice(recovered))))
+        elif label > 0:
+            scatter(config.benign_rate_in_fault, start, end, by_class[0])
+            count = 0 if rng.random() < config.silent_share else int(rng.integers(1, config.most_symptoms + 1))
+            for lag in rng.exponential(config.symptom_lag, count):
+                others = [other for other in faulty if other != label]
+                told = rng.choice(others) if others and rng.random() < config.distractor_share else label
+                rows = by_class.get(int(told))
+                if rows is not None and len(rows) and start + lag < end:
+                    placed.append((start + lag, int(rng.choice(rows))))
+        previous = label
+    return tuple(PlacedText(int(at), 1 - at % 1, pool.texts[row]) for at, row in sorted(placed))
+
+
+def run_events(
+    runs: Sequence[Run], pool: TextPool | None, config: EventDrawConfig, rng: np.random.Generator
+) -> list[tuple[PlacedText, ...]]:
+    """Each run's own texts if it has any, else texts drawn from the pool."""
+    drawn = []
+    for run in runs:
+        if run.texts is not None:
+            drawn.append(run.texts)
+        else:
+            drawn.append(draw_events(run.labels, pool, config, rng) if pool is not None else ())
+    return drawn
+
+
+def ring_plan(texts: Sequence[PlacedText], frames: int, *, size: int, ttl: int) -> tuple[Ints, NDArray[np.float64]]:
+    """Which texts stand in the event ring at each frame, newest first: rows (T, E) and ages (T, E) in frames.
+
+    Empty places have row 0 and age -1. Ages grow alike, so a text that was pushed out never belongs back in: the
+    ring at any frame is simply the `size` youngest texts so far that are not older than `ttl`.
+    """
+    rows = np.zeros((frames, size), np.int64)
+    ages = np.full((frames, size), -1.0)
+    if not texts:
+        return rows, ages
+    arrived = np.array([text.frame for text in texts])
+    initial = np.array([text.age for text in texts], np.float64)
+    elapsed = np.arange(frames)[:, None] - arrived
+    age = np.where((elapsed >= 0) & (initial + elapsed <= ttl), initial + elapsed, np.inf)
+    # Of two equally old texts the later one counts as newer, as in the step form.
+    order = len(texts) - 1 - np.argsort(age[:, ::-1], axis=1, kind="stable")[:, :size]
+    chosen = np.take_along_axis(age, order, axis=1)
+    taken = chosen.shape[1]
+    rows[:, :taken] = np.where(np.isfinite(chosen), order, 0)
+    ages[:, :taken] = np.where(np.isfinite(chosen), chosen, -1)
+    return rows, ages
+
+
+def _deal(
+    groups: Sequence[str], classes: Sequence[int], validation: float, test: float, rng: np.random.Generator
+) -> Ints:
+    strata: dict[tuple[int, bool], list[str]] = {}
+    for group, label in dict(zip(reversed(groups), reversed(classes), strict=True)).items():
+        strata.setdefault((label, group.startswith(_RECOVERED)), []).append(group)
+    part_of: dict[str, int] = {}
+    for stratum in sorted(strata):
+        members = sorted(strata[stratum])
+        held_out = [round(share * len(members)) for share in (validation, test)]
+        for rank, index in enumerate(rng.permutation(len(members))):
+            part_of[members[index]] = 1 if rank < held_out[0] else 2 if rank < sum(held_out) else 0
+    return np.array([part_of[group] for group in groups], np.int64)

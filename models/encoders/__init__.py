@@ -1,0 +1,1 @@
+"""Encoders: sensors and texts of a machine as features, frame by frame."""

@@ -1,0 +1,1 @@
+"""Scores, clusters and plots of what a model says."""

@@ -1,0 +1,239 @@
+"""Scores of diagnosis streams: classification, detection delay, return to normal, and fusion metrics (MODELS.md 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn import config_context
+from sklearn.metrics import adjusted_rand_score, f1_score, mutual_info_score
+
+from models.data.runs import UNLABELLED, class_runs
+from pipeline.errors import DataError
+from pipeline.frames import Ints
+
+NORMAL = 0
+NO_EVIDENCE = -1
+"""A system that says nothing says nothing is wrong: scored as normal."""
+UNKNOWN = -2
+"""Something unfamiliar: scored as detected and, whatever the true fault, not correctly diagnosed."""
+
+RECOVERY_FRAMES = 40
+"""Within so many frames after a clearing a plant counts as recovering, if nothing else is said: 2 h of 3 minutes."""
+
+_WORDS = {"no_evidence": NO_EVIDENCE, "unknown": UNKNOWN}
+
+Scores = dict[str, Any]
+
+
+def class_indices(names: Sequence[str], classes: Sequence[str]) -> Ints:
+    """Diagnoses as written on the wire to class indices, NO_EVIDENCE and UNKNOWN; raises DataError on others."""
+    index = {name: at for at, name in enumerate(classes)} | _WORDS
+    if unheard := sorted(set(names) - index.keys()):
+        raise DataError(f"diagnosis {unheard[0]!r} is no class of this model; it has {', '.join(classes)}")
+    return np.array([index[name] for name in names], np.int64)
+
+
+def stream_scores(
+    machines: ArrayLike,
+    frames: ArrayLike,
+    truth: ArrayLike,
+    predicted: ArrayLike,
+    classes: Sequence[str],
+    *,
+    recovery_frames: int = RECOVERY_FRAMES,
+) -> Scores:
+    """Scores of one diagnosis a frame: machine (N,), frame index (N,), true class (N,), diagnosis (N,), in any order.
+
+    A negative true class means unlabelled; such frames count for nothing but end the stretch before them.
+    Every delay is in frames. Where a score has nothing to stand on it is None.
+
+    - `accuracy`, `macro_f1`: over labelled frames; the mean F1 is over the classes that occur in the truth.
+    - `detection_rate`: faulty frames with a diagnosis other than normal; `false_alarm_rate`: the same of normal
+      frames; `correct_diagnosis_rate`: correct ones among the detected faulty frames.
+    - `detection_delay_*`: from a fault's onset to the first diagnosis other than normal while it lasts, over the
+      episodes where there is one; `undetected_share`: the other episodes.
+    - `return_delay_median_frames`: from a fault's clearing to the first diagnosis of normal in the normal stretch that
+      follows. A stretch without one counts with its whole length, which is the least that it can have been.
+    - `per_fault`: by name, its frames, episodes, and the rates and delays of its own frames and episodes.
+    """
+    who, when, true, said = (np.asarray(column) for column in (machines, frames, truth, predicted))
+    if not len(who) == len(when) == len(true) == len(said):
+        raise DataError("machines, frames, true classes and diagnoses must be equally many")
+    _, who = np.unique(who, return_inverse=True)
+    order = np.lexsort((when, who))
+    who, when, true, said = (
+        who[order],
+        when[order],
+        true[order].astype(np.int64),
+        said[order].astype(np.int64),
+    )
+    true = np.maximum(true, UNLABELLED)
+    said = np.where(said == NO_EVIDENCE, NORMAL, said)
+
+    detections, returns = _delays(who, when, true, said)
+    labelled = true >= 0
+    y, p = true[labelled], said[labelled]
+    calm = _calm_frames(who, when, true)[labelled]
+    alarms = p != NORMAL
+    scores: Scores = {
+        "accuracy": _mean(y == p),
+        "macro_f1": _macro_f1(y, p),
+        **_rates(y, p),
+        "false_alarm_rate": _mean(alarms[y == NORMAL]),
+        "false_alarm_rate_before": _mean(alarms[calm == np.inf]),
+        "false_alarm_rate_recovering": _mean(alarms[(calm >= 0) & (calm < recovery_frames)]),
+        "false_alarm_rate_recovered": _mean(alarms[(calm >= recovery_frames) & (calm < np.inf)]),
+        **_delay_scores([d for of in detections.values() for d in of], [r for of in returns.values() for r in of]),
+        "per_fault": {},
+    }
+    for fault in sorted(int(c) for c in np.unique(y) if c > 0):
+        rows = y == fault
+        scores["per_fault"][classes[fault]] = {
+            "frames": int(rows.sum()),
+            "episodes": len(detections[fault]),
+            "accuracy": _mean(p[rows] == fault),
+            **_rates(y[rows], p[rows]),
+            **_delay_scores(detections[fault], returns.get(fault, [])),
+        }
+    return scores
+
+
+def fusion_metrics(
+    probabilities: NDArray[np.floating[Any]],
+    modality_probabilities: NDArray[np.floating[Any]],
+    weights: NDArray[np.floating[Any]],
+    present: NDArray[np.bool_],
+    modalities: Sequence[str],
+    labels: Ints | None = None,
+) -> Scores:
+    """How a fusion behaves over N frames: fused (N, C), each modality's (M, N, C), weights and presence (M, N).
+
+    Entropy and disagreement are in nats; disagreement is the Jensen-Shannon divergence between the modalities that are
+    present, over frames with at least two. With labels (N,), negative ones ignored, also how well the partition by
+    predicted class matches them: `accuracy`, `macro_f1`, `ari`, `mutual_information` I(Y; P) and
+    `conditional_entropy` H(Y | P), both in nats, whose sum is H(Y).
+    """
+    fused = np.asarray(probabilities, np.float64)
+    each = np.asarray(modality_probabilities, np.float64)
+    shown = present.astype(np.float64)
+    several = present.sum(axis=0) > 1
+    middle = np.einsum("mn,mnc->nc", shown, each) / np.maximum(shown.sum(axis=0), 1)[:, None]
+    inner = (shown * entropy(each)).sum(axis=0) / np.maximum(shown.sum(axis=0), 1)
+    metrics: Scores = {
+        "mean_confidence": _mean(fused.max(axis=1)) if fused.size else None,
+        "mean_entropy": _mean(entropy(fused)),
+        "mean_disagreement": _mean(np.maximum(entropy(middle) - inner, 0)[several]),
+        "mean_weights": {name: _mean(row) for name, row in zip(modalities, weights, strict=True)},
+    }
+    if labels is not None:
+        known = labels >= 0
+        metrics |= label_scores(labels[known], fused.argmax(axis=1)[known])
+    return metrics
+
+
+def label_scores(y: Ints, p: Ints) -> Scores:
+    """How well the partition by prediction p (N,) matches the labels y (N,); every score None for N = 0."""
+    # A live stream asks for these again and again; scikit-learn's checks of such clean input cost most of the time.
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        return {
+            "accuracy": _mean(y == p),
+            "macro_f1": _macro_f1(y, p),
+            "ari": float(adjusted_rand_score(y, p)) if len(y) else None,
+            "mutual_information": float(mutual_info_score(y, p)) if len(y) else None,
+            "conditional_entropy": _conditional_entropy(y, p) if len(y) else None,
+        }
+
+
+def entropy(probabilities: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Entropy over the last axis in nats, with 0 log 0 = 0."""
+    p = np.asarray(probabilities, np.float64)
+    terms = p * np.log(np.where(p > 0, p, 1))
+    return np.asarray(-terms.sum(axis=-1))
+
+
+def _conditional_entropy(y: Ints, p: Ints) -> float:
+    total = 0.0
+    for part in np.unique(p):
+        shares = np.bincount(y[p == part]) / np.count_nonzero(p == part)
+        total += float(entropy(shares)) * float(np.mean(p == part))
+    return total
+
+
+def _delays(who: Ints, when: Ints, true: Ints, said: Ints) -> tuple[dict[int, list[int | None]], dict[int, list[int]]]:
+    """For each fault the detection delays of its episodes, None if undetected, and its return delays."""
+    detections: dict[int, list[int | None]] = {}
+    returns: dict[int, list[int]] = {}
+    edges = np.flatnonzero(np.diff(who)) + 1
+    for rows in np.split(np.arange(len(who)), edges) if len(who) else []:
+        time, diagnosis = when[rows], said[rows]
+        cleared = 0
+        for start, end, label in class_runs(true[rows]):
+            stretch = diagnosis[start:end]
+            if label > 0:
+                alarms = np.flatnonzero(stretch != NORMAL)
+                delay = int(time[start + alarms[0]] - time[start]) if len(alarms) else None
+                detections.setdefault(label, []).append(delay)
+            elif label == NORMAL and cleared:
+                calm = np.flatnonzero(stretch == NORMAL)
+                last = time[start + calm[0]] if len(calm) else time[end - 1] + 1
+                returns.setdefault(cleared, []).append(int(last - time[start]))
+            cleared = max(label, 0)
+    return detections, returns
+
+
+def _calm_frames(who: Ints, when: Ints, true: Ints) -> NDArray[np.float64]:
+    """For each normal frame (N,), how many frames have been normal before it since the machine's last other one:
+    infinite before the first other one, and -1 for frames that are not normal."""
+    calm = np.full(len(true), -1.0)
+    edges = np.flatnonzero(np.diff(who)) + 1
+    for rows in np.split(np.arange(len(who)), edges) if len(who) else []:
+        normal = true[rows] == NORMAL
+        last = np.maximum.accumulate(np.where(normal, -np.inf, when[rows]))
+        calm[rows[normal]] = (when[rows] - last - 1)[normal]
+    return calm
+
+
+def _rates(y: Ints, p: Ints) -> Scores:
+    faulty = y != NORMAL
+    detected = faulty & (p != NORMAL)
+    return {
+        "detection_rate": _mean(p[faulty] != NORMAL),
+        "correct_diagnosis_rate": _mean(p[detected] == y[detected]),
+    }
+
+
+def _delay_scores(detections: Sequence[int | None], returns: Sequence[int]) -> Scores:
+    delays = [delay for delay in detections if delay is not None]
+    return {
+        "detection_delay_mean_frames": float(np.mean(delays)) if delays else None,
+        "detection_delay_median_frames": float(np.median(delays)) if delays else None,
+        "return_delay_median_frames": float(np.median(returns)) if returns else None,
+        "undetected_share": 1 - len(delays) / len(detections) if detections else None,
+    }
+
+
+def _macro_f1(y: Ints, p: Ints) -> float | None:
+    return float(f1_score(y, p, labels=np.unique(y), average="macro", zero_division=0)) if len(y) else None
+
+
+def _mean(values: NDArray[Any]) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def scores_by_modality(
+    machines: ArrayLike,
+    frames: ArrayLike,
+    truth: ArrayLike,
+    predicted: Mapping[str, ArrayLike],
+    classes: Sequence[str],
+    *,
+    recovery_frames: int = RECOVERY_FRAMES,
+) -> dict[str, Scores]:
+    """`stream_scores` of several diagnosis streams over the same frames, such as each modality's and the fusion's."""
+    return {
+        name: stream_scores(machines, frames, truth, said, classes, recovery_frames=recovery_frames)
+        for name, said in predicted.items()
+    }

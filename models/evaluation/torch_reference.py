@@ -1,0 +1,170 @@
+"""TorchRunner: the step as torch computes it, by which the compiled one is tested and timed."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.diagnoser import Answer, Diagnoser, Texts
+from models.encoders.base import State
+from pipeline.errors import StateError
+from pipeline.frames import Frames, Ints, StepResult
+
+_MAGIC = b"FLST"
+_VERSION = 1
+_HEADER = struct.Struct("<4sHH32sI")
+"""Magic, version, reserved, model hash, number of payload bytes."""
+
+
+class TorchRunner:
+    """Implements `pipeline.frames.StepRunner` on the CPU in float32; it reads and writes the same states as
+    `models.stepping.runner.CompiledRunner`, and its bits depend on the round. The number of threads is the caller's.
+
+    The arena holds one row a slot in each state tensor. A step gathers the round's rows, advances them together and
+    scatters them back, so a round of many machines costs little more than a round of one.
+    """
+
+    def __init__(self, network: Diagnoser, *, name: str, digest: str, classes: tuple[str, ...]) -> None:
+        """`digest` is the model's hexadecimal SHA-256; it stamps every saved state."""
+        self._network = network.eval()
+        self._name = name
+        self._hash = digest
+        self._digest = bytes.fromhex(digest)
+        self._classes = classes
+        with torch.inference_mode():
+            self._initial = network.init_state(1)
+            self._arena: State = {key: row[:0].clone() for key, row in self._initial.items()}
+        self._encoded: dict[str, Tensor] = {}  # texts of the rounds at hand
+        self._sizes = [row.numel() for row in self._initial.values()]
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def hash(self) -> str:
+        return self._hash
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._classes
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return self._network.modalities
+
+    @property
+    def capacity(self) -> int:
+        """Slots that the arena holds now."""
+        return len(next(iter(self._arena.values())))
+
+    def reserve(self, slots: int) -> None:
+        """Make room for at least this many slots; capacity doubles, so growing one by one stays cheap."""
+        missing = max(slots, 2 * self.capacity) - self.capacity
+        if slots <= self.capacity:
+            return
+        with torch.inference_mode():
+            for key, row in self._initial.items():
+                fresh = row.expand(missing, *row.shape[1:])
+                self._arena[key] = torch.cat([self._arena[key], fresh])
+
+    def prepare(self, rounds: Sequence[Frames]) -> None:
+        """Encode the texts of all these rounds in one batch; one by one would cost several times as much."""
+        self._encoded.clear()
+        if self._network.text is None:
+            return
+        texts = list(dict.fromkeys(text.text for frames in rounds for _, text in frames.texts))
+        self._encoded = self._encode(texts)
+
+    def step(self, frames: Frames) -> StepResult:
+        """Advance each machine of the round by one frame; a slot may stand in a round only once."""
+        answer = self.answer(frames)
+        return StepResult(
+            probabilities=answer.probabilities.numpy(),
+            modality_probabilities=answer.modality_probabilities.numpy(),
+            weights=answer.weights.numpy(),
+            present=answer.present.numpy(),
+            scaled=answer.scaled.numpy(),
+            attention=None if answer.attention is None else answer.attention.numpy(),
+        )
+
+    def answer(self, frames: Frames) -> Answer:
+        """As `step`, with everything the network can tell: logits, features and the attention over the texts."""
+        slots = frames.slots
+        if not len(slots):
+            raise ValueError("a round needs at least one machine")
+        if len(set(slots.tolist())) < len(slots):
+            raise ValueError("a slot stands in this round twice; give it one frame a round")
+        self.reserve(int(slots.max()) + 1)
+        if frames.reset.any():
+            self.reset(slots[frames.reset])
+        index = torch.from_numpy(np.ascontiguousarray(slots))
+        with torch.inference_mode():
+            state = {key: rows.index_select(0, index) for key, rows in self._arena.items()}
+            values, observed = torch.from_numpy(frames.values), torch.from_numpy(frames.observed)
+            answer, after = self._network.step(values, observed, self._texts(frames), state)
+            for key, rows in after.items():
+                self._arena[key].index_copy_(0, index, rows)
+        return answer
+
+    def reset(self, slots: Ints) -> None:
+        """Put the slots back to the initial state."""
+        index = torch.from_numpy(np.ascontiguousarray(slots))
+        self.reserve(int(slots.max()) + 1 if len(slots) else 0)
+        with torch.inference_mode():
+            for key, row in self._initial.items():
+                self._arena[key][index] = row
+
+    def save(self, slots: Ints) -> list[bytes]:
+        """Header and raw little-endian float32 of each slot, always of the same length."""
+        index = torch.from_numpy(np.ascontiguousarray(slots))
+        with torch.inference_mode():
+            parts = [rows.index_select(0, index).flatten(1) for rows in self._arena.values()]
+            rows = torch.cat(parts, dim=1).numpy().astype("<f4", copy=False)
+        header = _HEADER.pack(_MAGIC, _VERSION, 0, self._digest, 4 * sum(self._sizes))
+        return [header + row.tobytes() for row in rows]
+
+    def load(self, slot: int, state: bytes) -> None:
+        """Restore one slot; raises StateError if the bytes are not a state of this very model."""
+        if len(state) < _HEADER.size or state[:4] != _MAGIC:
+            raise StateError("these bytes are not a saved machine state; start the machine from a fresh state")
+        _, version, _, digest, size = _HEADER.unpack_from(state)
+        if version != _VERSION:
+            raise StateError(
+                f"machine state has version {version}, this release reads {_VERSION}; start from a fresh state"
+            )
+        if digest != self._digest:
+            mine, theirs = self._hash[:12], digest.hex()[:12]
+            raise StateError(f"machine state belongs to model {theirs}, not to {mine}; start from a fresh state")
+        if size != 4 * sum(self._sizes) or len(state) != _HEADER.size + size:
+            expected = _HEADER.size + 4 * sum(self._sizes)
+            raise StateError(f"machine state has {len(state)} bytes instead of {expected}; it was cut or damaged")
+        self.reserve(slot + 1)
+        row = torch.from_numpy(np.frombuffer(state, "<f4", offset=_HEADER.size).astype(np.float32))
+        with torch.inference_mode():
+            for (key, initial), part in zip(self._initial.items(), torch.split(row, self._sizes), strict=True):
+                self._arena[key][slot] = part.view(initial.shape[1:])
+
+    def _texts(self, frames: Frames) -> Texts | None:
+        if self._network.text is None or not frames.texts:
+            return None
+        rows = np.array([row for row, _ in frames.texts], np.int64)
+        written = np.array([text.time_ms for _, text in frames.texts], np.int64)
+        ages = (frames.end_ms[rows] - written) / frames.period_ms
+        said = [text.text for _, text in frames.texts]
+        known = self._encoded if all(text in self._encoded for text in said) else self._encode(said)
+        vectors = torch.stack([known[text] for text in said])
+        return Texts(torch.from_numpy(rows), vectors, torch.from_numpy(ages.astype(np.float32)))
+
+    def _encode(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Vectors of distinct texts."""
+        assert self._network.text is not None
+        distinct = list(dict.fromkeys(texts))
+        if not distinct:
+            return {}
+        with torch.inference_mode():
+            return dict(zip(distinct, self._network.text.encode(distinct), strict=True))

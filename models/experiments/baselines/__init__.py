@@ -1,0 +1,1 @@
+"""Baselines: what a plant can be diagnosed with without our models."""

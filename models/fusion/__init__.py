@@ -1,0 +1,1 @@
+"""Fusions of what the encoders of several modalities say."""

@@ -1,0 +1,183 @@
+"""Training configurations: what determines a training, and how it is read from YAML."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models.configs.fusion import FusionChoice, FusionConfig
+from models.configs.sensors import SensorConfig, SeqLSTMConfig
+from models.configs.text import TextConfig
+from models.data.augment import AugmentConfig
+from models.data.runs import RunFiles
+from models.data.text_pools import EventDrawConfig
+from models.model_file import Storage
+from models.training.calibration import RuleChoice
+from models.training.loop import StageConfig
+from models.training.stages.encoders import ClassWeights, Recovery
+from pipeline.errors import DataError
+
+
+class TrainConfig(BaseModel):
+    """Everything that determines a training; with the same files it gives the same model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    profile: str
+    """Name of a shipped profile or path of one."""
+    machine_type: str | None = None
+    """Which of the profile's types; may be left out if there is only one."""
+    runs: tuple[RunFiles, ...] = ()
+    recordings: tuple[Path, ...] = ()
+    """Labelled recordings, decoded and aligned as live; their runs are split by machine."""
+    repeated_texts: bool = False
+    """True for texts that machines write: the same words come again in every part, and that is no leak."""
+    texts: tuple[Path, ...] = ()
+    """Pools of labelled texts; without texts the model has no text modality."""
+    output: Path
+    name: str | None = None
+    """Name of the model and its file; by default that of the machine type."""
+    seed: int = 0
+    validation: float = Field(default=0.15, gt=0, lt=1)
+    test: float = Field(default=0.15, ge=0, lt=1)
+    sensors: SensorConfig = SeqLSTMConfig()
+    text: TextConfig = TextConfig()
+    fusion: FusionChoice = FusionConfig()
+    """How the modalities become one answer; for a late fusion, a `rule` given here counts as `rule` below."""
+    rule: RuleChoice = "auto"
+    encoders: Path | None = None
+    """A model file whose encoders are taken over as they are, with their scaling; `sensors` and `text` then do not
+    count, and only the fusion is trained."""
+    sensor_stage: StageConfig = StageConfig()
+    word_stage: StageConfig = StageConfig(epochs=20, batch_size=64, learning_rate=5e-3, weight_decay=1e-2)
+    text_stage: StageConfig = StageConfig(epochs=20, batch_size=256, learning_rate=2e-3)
+    fusion_stage: StageConfig = StageConfig(epochs=20, batch_size=512, learning_rate=1e-3, patience=6)
+    joint_stage: StageConfig | None = None
+    """If given, a learned fusion and its encoders are trained together afterwards; its batches are of runs."""
+    class_weights: ClassWeights = "none"
+    chunk_frames: int = Field(default=120, ge=1)
+    most_offset_frames: int = Field(default=60, ge=0)
+    """Runs start at a random frame up to this one, but within their first quarter."""
+    burn_in_frames: int = Field(default=5, ge=0)
+    """First frames of a run that the loss leaves out."""
+    recovery_frames: int = Field(default=0, ge=0)
+    """First normal frames after a fault that nothing is fitted to, and that networks learn with `recovery_weight` only:
+    the plant still looks faulty while it recovers. They count in every score."""
+    recovery_weight: float = Field(default=0.0, ge=0, le=1)
+    false_alarms: float | None = Field(default=None, gt=0, lt=1)
+    """If given, a late fusion favours the normal state over each fault just so much that of the validation frames
+    before a run's first fault at most this share is diagnosed as faulty, by the sensors alone and by the fusion."""
+    augment: AugmentConfig = AugmentConfig()
+    events: EventDrawConfig = EventDrawConfig()
+    typo_share: float = Field(default=0.1, ge=0, le=1)
+    text_frames_per_epoch: int = Field(default=40_000, ge=1)
+    kept_texts: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the training texts, by groups, that text encoders do not learn from. Learned fusions then learn on these
+    alone, and caution is fitted on these too: an encoder is surer of texts that it knows than it can be of others."""
+    fusion_frames_per_epoch: int = Field(default=150_000, ge=1)
+    fusion_distractor_share: float = Field(default=0.25, ge=0, le=1)
+    """`events.distractor_share` while a learned fusion is trained, if that is less: encoders err more often on texts
+    that they have not been trained on."""
+    storage: Storage = "float32"
+    plots: bool = True
+    score_test: bool = True
+    """False while configurations are compared: the test part is then held out but not looked at."""
+    hard_faults: tuple[str, ...] = ()
+    """Faults that hardly show; every score is also given without them."""
+
+    @model_validator(mode="after")
+    def _only_a_late_fusion_is_cautious(self) -> TrainConfig:
+        if self.false_alarms is not None and not isinstance(self.fusion, FusionConfig):
+            raise ValueError("false_alarms is for a late fusion; leave it out, or the other kind of fusion")
+        return self
+
+    @model_validator(mode="after")
+    def _texts_are_kept_of_some(self) -> TrainConfig:
+        if self.kept_texts and not self.texts:
+            raise ValueError("kept_texts is a share of `texts`; name files of texts, or leave it out")
+        return self
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Every file that is read."""
+        runs = (path for files in self.runs for path in (*files.paths, *files.events))
+        return (*runs, *self.texts, *self.recordings)
+
+    @property
+    def recovery(self) -> Recovery:
+        """What networks learn of a plant that recovers."""
+        return Recovery(self.recovery_frames, self.recovery_weight)
+
+    @property
+    def late_rule(self) -> RuleChoice:
+        """The rule that was asked for, wherever it was said."""
+        return self.fusion.rule if "rule" in self.fusion.model_fields_set else self.rule
+
+
+_PATHS = frozenset({"paths", "events", "texts", "recordings", "encoders"})
+
+
+def load_train_config(
+    path: Path,
+    *,
+    data: Path | None = None,
+    output: Path | None = None,
+    seed: int | None = None,
+    epochs: int | None = None,
+    fusion: str | None = None,
+) -> TrainConfig:
+    """Read a configuration; the other arguments take precedence over what it says.
+
+    `fusion` is a kind of fusion; what the configuration says about this very kind stays.
+
+    Relative paths start from `data`, or from the configuration's own folder; `$NAME` stands for an environment
+    variable. Raises DataError with file and field.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"training configuration {path} cannot be read: {error}") from error
+    if not isinstance(raw, dict):
+        raise DataError(f"training configuration {path} is no mapping of names to values")
+    raw = _rooted(raw, data or path.parent)
+    if output is not None:
+        raw["output"] = output
+    if seed is not None:
+        raw["seed"] = seed
+    if epochs is not None:
+        for stage in ("sensor_stage", "word_stage", "text_stage", "fusion_stage"):
+            raw[stage] = (raw.get(stage) or {}) | {"epochs": epochs}
+        if raw.get("joint_stage"):
+            raw["joint_stage"] |= {"epochs": epochs}
+    if fusion is not None and (not isinstance(raw.get("fusion"), dict) or raw["fusion"].get("kind") != fusion):
+        raw["fusion"] = {"kind": fusion}
+    try:
+        return TrainConfig.model_validate(raw)
+    except ValidationError as error:
+        details = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors()[:5])
+        raise DataError(f"training configuration {path} does not fit: {details}") from error
+
+
+def _rooted(value: Any, root: Path) -> Any:
+    """The value with every path in it made to start from `root`."""
+    if isinstance(value, list):
+        return [_rooted(entry, root) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    rooted = {}
+    for name, part in value.items():
+        if name not in _PATHS or not isinstance(part, list | str):
+            rooted[name] = _rooted(part, root)
+        elif isinstance(part, str):
+            rooted[name] = _from(root, part)
+        else:
+            rooted[name] = [_from(root, str(entry)) for entry in part]
+    return rooted
+
+
+def _from(root: Path, entry: str) -> str:
+    return str(root / os.path.expandvars(entry))

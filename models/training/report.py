@@ -1,0 +1,120 @@
+"""What a training says about its model: scores of each part by source and modality, files, and pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.data.runs import UNLABELLED, Run
+from models.diagnoser import Diagnoser
+from models.evaluation.clustering import partition_scores
+from models.evaluation.plots import draw_confusion, draw_learning_curve, draw_roc
+from models.evaluation.scoring import NO_EVIDENCE, Scores, fusion_metrics, scores_by_modality
+from models.fusion.base import LearnedFusion
+from models.training.calibration import Evidence
+from models.training.loop import Record
+from pipeline.frames import Bools, Floats, Ints
+
+
+def part_scores(
+    network: Diagnoser, evidence: Evidence, runs: Sequence[Run], faults: Sequence[str], hard: Sequence[str]
+) -> tuple[Scores, Floats]:
+    """Scores by source and subset, and the fused probabilities (N, C) that they are about.
+
+    A learned fusion is scored as `fusion`, and the late fusion beside it as `late`.
+    """
+    fused = evidence.fused(network.fusion)
+    present = evidence.present.numpy()
+    answers: dict[str, Ints] = {
+        name: np.where(present[at], fused.modality_probabilities[at].argmax(dim=1).numpy(), NO_EVIDENCE)
+        for at, name in enumerate(network.modalities)
+    }
+    answers["fusion"] = np.where(present.any(axis=0), fused.probabilities.argmax(dim=1).numpy(), NO_EVIDENCE)
+    if isinstance(network.fusion, LearnedFusion):
+        late = evidence.fused(network.fusion.late).probabilities
+        answers["late"] = np.where(present.any(axis=0), late.argmax(dim=1).numpy(), NO_EVIDENCE)
+    frames = np.concatenate([np.arange(len(run)) for run in runs])
+    sources = np.array([run.source for run in runs])[evidence.runs]
+    scores: Scores = sliced_scores(evidence.runs, frames, evidence.labels, sources, answers, faults, hard)
+    for source, of in scores.items():
+        rows = _of_source(sources, source)
+        of["fusion_metrics"] = fusion_metrics(
+            fused.probabilities.numpy()[rows],
+            fused.modality_probabilities.numpy()[:, rows],
+            fused.weights.numpy()[:, rows],
+            present[:, rows],
+            network.modalities,
+            evidence.labels[rows],
+        )
+    return scores, fused.probabilities.numpy()
+
+
+def sliced_scores(
+    runs: Ints,
+    frames: Ints,
+    labels: Ints,
+    sources: NDArray[np.str_],
+    answers: Mapping[str, Ints],
+    faults: Sequence[str],
+    hard: Sequence[str],
+) -> Scores:
+    """Scores of each system's answers (N,) by source and `all`, with and without the hard faults, by system; each with
+    the scores of its answers as a `partition`. Run, frame within it, true class and source are (N,) too."""
+    subsets = {"all_faults": labels}
+    if hard:
+        hidden = np.isin(labels, [faults.index(fault) for fault in hard if fault in faults])
+        subsets[f"without_{'_'.join(hard)}"] = np.where(hidden, UNLABELLED, labels)
+    scores: Scores = {}
+    for source in ["all", *sorted(set(sources.tolist()))]:
+        rows = _of_source(sources, source)
+        said = {name: answer[rows] for name, answer in answers.items()}
+        scores[source] = {}
+        for subset, truth in subsets.items():
+            found = scores_by_modality(runs[rows], frames[rows], truth[rows], said, faults)
+            for name, answer in said.items():
+                found[name]["partition"] = partition_scores(truth[rows], np.where(answer == NO_EVIDENCE, 0, answer))
+            scores[source][subset] = found
+    return scores
+
+
+def _of_source(sources: NDArray[np.str_], source: str) -> Bools:
+    return np.ones(len(sources), bool) if source == "all" else np.asarray(sources == source, bool)
+
+
+def write_scores(
+    folder: Path,
+    history: Sequence[Record],
+    scores: Scores,
+    rule_scores: dict[str, float],
+    fusion: str,
+    rule: str,
+    model_hash: str,
+) -> list[Path]:
+    """The scores as JSON and the history line by line."""
+    written = [folder / "scores.json", folder / "history.jsonl"]
+    summary = {"model": model_hash, "fusion": fusion, "rule": rule, "rule_scores": rule_scores, **scores}
+    written[0].write_text(json.dumps(summary, indent=1) + "\n")
+    written[1].write_text("".join(json.dumps(record) + "\n" for record in history))
+    return written
+
+
+def draw_all(
+    folder: Path, history: Sequence[Record], drawn: tuple[str, Evidence, Floats], faults: Sequence[str]
+) -> list[Path]:
+    """Learning curve, and confusion matrix and ROC of the part that was scored last."""
+    part, evidence, fused = drawn
+    known = evidence.labels >= 0
+    truth: NDArray[np.int64] = evidence.labels[known]
+    paths = [folder / "confusion_matrix.png", folder / "roc.png"]
+    title = f"fused diagnosis, {part} runs"
+    draw_confusion(truth, fused[known].argmax(axis=1), faults, title, paths[0])
+    draw_roc(truth, fused[known], faults, title, paths[1])
+    # A late fusion of another model's encoders is fitted without any stage.
+    if history:
+        paths.insert(0, folder / "learning_curve.png")
+        draw_learning_curve(history, paths[0])
+    return paths

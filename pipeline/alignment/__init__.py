@@ -1,0 +1,1 @@
+"""Event time: readings of any order become frames."""

@@ -1,0 +1,1 @@
+"""Plants and settings: profiles, environment variables, topic names."""

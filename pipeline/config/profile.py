@@ -1,0 +1,223 @@
+"""The plant profile: which machine types a plant has, their variables, sources, frame period and faults."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import ProfileError
+
+NORMAL = "normal"
+DEFAULT_SOURCE = "sensors"
+Aggregation = Literal["last", "mean", "min", "max", "std", "count"]
+
+_UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*")
+
+
+def parse_duration_ms(value: object) -> int:
+    """Whole milliseconds from `250ms`, `10s`, `3m`, `1.5h`, `2d`; raises ValueError for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"{value!r} is not a duration such as 250ms, 10s, 3m, 1.5h or 2d")
+    milliseconds = float(match[1]) * _UNIT_MS[match[2]]
+    if milliseconds != int(milliseconds):
+        raise ValueError(f"{value!r} is not a whole number of milliseconds")
+    return int(milliseconds)
+
+
+DurationMs = Annotated[int, BeforeValidator(parse_duration_ms), Field(gt=0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Variable(_Part):
+    """One measured quantity of a machine type."""
+
+    name: Name
+    unit: str = ""
+    description: str = ""
+    source: Name = DEFAULT_SOURCE
+    aggregation: Aggregation = "last"
+
+
+class Source(_Part):
+    """One topic of readings: which topic, how often it is expected, and how far out of order it may be."""
+
+    topic: str = Field(default="sensors", pattern=r"^sensors(\.[a-z0-9][a-z0-9_-]*)*$")
+    expected_period_ms: DurationMs | None = Field(default=None, alias="expected_period")
+    allowed_disorder_ms: int = Field(default=0, alias="allowed_disorder", ge=0)
+    idle_after_ms: DurationMs | None = Field(default=None, alias="idle_after")
+    holds_frames: bool = True
+    """False: like texts, a source that never holds a frame back (slow laboratory values)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _durations(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "allowed_disorder" in data:
+            return data | {"allowed_disorder": parse_duration_ms(data["allowed_disorder"])}
+        return data
+
+
+class MachineType(_Part):
+    """Machines that share variables, frame period and model."""
+
+    name: Name
+    match: str = "*"
+    """Shell pattern over machine ids; the first type that matches owns the machine."""
+    frame_period_ms: DurationMs = Field(alias="frame_period")
+    variables: tuple[Variable, ...] = Field(min_length=1)
+    sources: dict[Name, Source] = Field(default_factory=lambda: {DEFAULT_SOURCE: Source()})
+    faults: tuple[Name, ...] = Field(min_length=2)
+    """Class names; the first is the normal state."""
+    texts: bool = True
+    text_ttl_frames: int = Field(default=60, ge=1)
+    hold_limit_ms: DurationMs | None = Field(default=None, alias="hold_limit")
+    """How long the last value of a variable stands in for a missing one; three expected periods if unset."""
+    max_gap_frames: int = Field(default=20, ge=0)
+    """Frames without any reading that are stepped through masked; a longer gap resets the machine's state."""
+    max_skew_ms: DurationMs = Field(default=3_600_000, alias="max_skew")
+    """How far a reading's time may lie ahead of its record's Kafka time stamp."""
+    state_ttl_ms: DurationMs = Field(default=7 * 86_400_000, alias="state_ttl")
+    """A machine that has sent nothing for so long is forgotten, with its state."""
+    buffer_limit_rows: int = Field(default=100_000, ge=16, alias="buffer_limit")
+    """Readings that one machine may hold back before further ones are refused."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [variable.name for variable in self.variables]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"variables named more than once: {', '.join(twice)}")
+        if len(set(self.faults)) != len(self.faults):
+            raise ValueError("faults are named more than once")
+        if self.faults[0] != NORMAL:
+            raise ValueError(f"the first fault must be '{NORMAL}', not '{self.faults[0]}'")
+        unknown = sorted({variable.source for variable in self.variables} - set(self.sources))
+        if unknown:
+            raise ValueError(f"variables name sources that are not declared: {', '.join(unknown)}")
+        if not any(source.holds_frames for source in self.sources.values()):
+            raise ValueError("at least one source must hold frames back, or none would ever close in order")
+        topics = [source.topic for source in self.sources.values()]
+        if len(set(topics)) != len(topics):
+            raise ValueError("two sources share one topic")
+        return self
+
+    @property
+    def variable_names(self) -> tuple[str, ...]:
+        """Names in the order of the list form."""
+        return tuple(variable.name for variable in self.variables)
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """Names of the sources, in the profile's order."""
+        return tuple(self.sources)
+
+    def idle_after_ms(self, source: str) -> int:
+        """Silence after which a source no longer holds frames back."""
+        declared = self.sources[source]
+        if declared.idle_after_ms is not None:
+            return declared.idle_after_ms
+        return 3 * max(declared.expected_period_ms or 0, self.frame_period_ms) + declared.allowed_disorder_ms
+
+    def hold_ms(self, source: str) -> int:
+        """How long a value of this source stands in for a missing one."""
+        if self.hold_limit_ms is not None:
+            return self.hold_limit_ms
+        return 3 * max(self.sources[source].expected_period_ms or 0, self.frame_period_ms)
+
+    @property
+    def digest(self) -> str:
+        """Hash of what a model depends on: variables, aggregations, frame period, faults, texts."""
+        essence = {
+            "variables": [[v.name, v.aggregation, v.source] for v in self.variables],
+            "frame_period_ms": self.frame_period_ms,
+            "faults": self.faults,
+            "texts": self.texts,
+        }
+        return hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class PlantProfile(_Part):
+    """A plant: its machine types, in the order in which machine ids are matched against them."""
+
+    plant: Name
+    machine_types: tuple[MachineType, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _unique_types(self) -> Self:
+        names = [machine_type.name for machine_type in self.machine_types]
+        if len(set(names)) != len(names):
+            raise ValueError("machine types are named more than once")
+        return self
+
+    def type_of(self, machine: str) -> MachineType | None:
+        """The type that owns a machine id, or None if no type's pattern matches."""
+        for machine_type in self.machine_types:
+            if fnmatch.fnmatchcase(machine, machine_type.match):
+                return machine_type
+        return None
+
+    def machine_type(self, name: str) -> MachineType:
+        """The machine type of this name; raises ProfileError if there is none."""
+        for machine_type in self.machine_types:
+            if machine_type.name == name:
+                return machine_type
+        known = ", ".join(machine_type.name for machine_type in self.machine_types)
+        raise ProfileError(f"plant {self.plant} has no machine type '{name}'; it has {known}")
+
+    @property
+    def sensor_topics(self) -> tuple[str, ...]:
+        """Every topic of readings, each once, in the profile's order."""
+        topics = (source.topic for kind in self.machine_types for source in kind.sources.values())
+        return tuple(dict.fromkeys(topics))
+
+
+def shipped_profiles() -> tuple[str, ...]:
+    """Names of the profiles that come with Faultline."""
+    folder = resources.files("pipeline.config") / "profiles"
+    return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+
+
+def load_profile(name_or_path: str | Path) -> PlantProfile:
+    """Read a shipped profile by name, or any profile by path; raises ProfileError with file and field."""
+    path = Path(name_or_path)
+    if str(name_or_path) in shipped_profiles():
+        text = (resources.files("pipeline.config") / "profiles" / f"{name_or_path}.yaml").read_text("utf-8")
+    else:
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            shipped = ", ".join(shipped_profiles())
+            raise ProfileError(
+                f"profile {path}: {error}; give a file, or one of the shipped profiles: {shipped}"
+            ) from error
+    return parse_profile(text, where=str(name_or_path))
+
+
+def parse_profile(text: str, *, where: str) -> PlantProfile:
+    """Validate a profile's YAML text; `where` names it in errors."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ProfileError(f"profile {where} is not YAML: {error}") from error
+    try:
+        return PlantProfile.model_validate(data)
+    except ValidationError as error:
+        details = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc']) or 'profile'}: {problem['msg']}"
+            for problem in error.errors()[:5]
+        )
+        raise ProfileError(f"profile {where} does not fit: {details}") from error

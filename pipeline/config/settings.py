@@ -1,0 +1,156 @@
+"""Every setting of a worker in one typed class, read from the environment with the prefix FAULTLINE_."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipeline.config.profile import parse_duration_ms
+from pipeline.errors import SettingsError
+
+Milliseconds = Annotated[int, BeforeValidator(parse_duration_ms), Field(gt=0)]
+
+_BROKER = re.compile(r"(memory|kafka)://([A-Za-z0-9_.:,\[\]-]+)")
+
+
+class Settings(BaseSettings):
+    """Settings of workers and commands; each is also an environment variable, `broker` being FAULTLINE_BROKER."""
+
+    model_config = SettingsConfigDict(env_prefix="FAULTLINE_", frozen=True, extra="ignore")
+
+    broker: str = Field(
+        default="kafka://127.0.0.1:9092", description="kafka://host:port[,host:port...] or memory://name"
+    )
+    topic_prefix: str = Field(default="faultline.", pattern=r"^[A-Za-z0-9._-]*$", description="before every topic name")
+    group: str = Field(default="faultline", pattern=r"^[A-Za-z0-9._-]+$", description="consumer group of the workers")
+    partitions: int = Field(
+        default=4, ge=1, le=10_000, description="partitions of every topic, when topics are created"
+    )
+    replication: int = Field(default=1, ge=1, le=32_767, description="replicas of every topic, when topics are created")
+    retention_bytes: int = Field(
+        default=2**30,
+        ge=2**20,
+        description="size of every partition, when topics are created; the oldest records go first",
+    )
+    profile: str = Field(default="tennessee_eastman", description="a shipped plant profile's name, or a file")
+    model: Path | None = Field(default=None, description="model file; the shipped one if unset")
+    chunk_records: int = Field(default=4096, ge=1, description="records that are processed at once, at most")
+    commit_interval_ms: Milliseconds = Field(default=1_000, description="how often offsets are committed")
+    checkpoint_interval_ms: Milliseconds = Field(
+        default=2_000, description="how often states are saved and inputs acknowledged"
+    )
+    checkpoint_records: int = Field(
+        default=131_072, ge=1, description="records after which states are saved earlier than that"
+    )
+    state_refused: Literal["fresh", "warm_up"] = Field(
+        default="fresh",
+        description="a machine whose saved state belongs to another model or profile begins anew, or reads its last "
+        "frames again",
+    )
+    warm_up_frames: int = Field(default=100, ge=1, description="how many frames it reads again")
+    session_timeout_ms: Milliseconds = Field(
+        default=10_000, description="silence after which the broker gives a worker's partitions to others"
+    )
+    group_instance_id: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="a name that stays over restarts: restarting within the session timeout then moves no partitions",
+    )
+    stall_timeout_ms: Milliseconds = Field(
+        default=60_000, description="time without progress, though there are records to read, after which a worker ends"
+    )
+    tick_interval_ms: Milliseconds = Field(
+        default=5_000, description="how often quiet partitions are told that time passes"
+    )
+    metrics_interval_ms: Milliseconds = Field(
+        default=28_800_000, description="event time that one fusion metric covers"
+    )
+    alarm_frames: int = Field(default=5, ge=1, description="how many recent frames an alarm looks at")
+    alarm_agree: int = Field(default=3, ge=1, description="how many of them must name the same fault")
+    alarm_confidence: float = Field(
+        default=0.5, ge=0, le=1, description="confidence below which a fault does not count"
+    )
+    web_host: str = Field(default="127.0.0.1", description="where /metrics, /healthz and /readyz listen")
+    web_port: int = Field(default=9464, ge=0, le=65_535, description="0 takes a free port")
+    threads: int = Field(default=1, ge=1, description="threads that training and evaluation may use")
+    cache_dir: Path | None = Field(
+        default=None, description="folder that keeps the compiled step between starts; else in the user's cache folder"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="PLAINTEXT", description="SSL encrypts, SASL logs in"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        default="SCRAM-SHA-512", description="how to log in; PLAIN only together with TLS"
+    )
+    sasl_username: str | None = Field(default=None, description="name to log in with")
+    sasl_password: SecretStr | None = Field(default=None, description="password to log in with")
+    sasl_password_file: Path | None = Field(default=None, description="file with the password, instead of it")
+    ssl_cafile: Path | None = Field(
+        default=None, description="certificate authority that signed the broker's certificate; else the system's"
+    )
+    ssl_check_hostname: bool = Field(default=True, description="whether that certificate must name the broker's host")
+    ssl_certfile: Path | None = Field(default=None, description="certificate to show to the broker (mutual TLS)")
+    ssl_keyfile: Path | None = Field(default=None, description="its key, if that is not in the same file")
+    ssl_key_password: SecretStr | None = Field(default=None, description="password of the key")
+    ssl_key_password_file: Path | None = Field(default=None, description="file with that password, instead of it")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if "@" in self.broker:  # which is not repeated here: what stands before it may be a password
+            raise ValueError("broker holds an '@'; a login belongs in FAULTLINE_SASL_USERNAME and _PASSWORD_FILE")
+        if _BROKER.fullmatch(self.broker) is None:
+            raise ValueError(f"broker {self.broker!r} is neither kafka://host:port nor memory://name")
+        if self.alarm_agree > self.alarm_frames:
+            raise ValueError(f"alarm_agree {self.alarm_agree} is more than alarm_frames {self.alarm_frames}")
+        self._check_security()
+        return self
+
+    def _check_security(self) -> None:
+        protocol = self.security_protocol
+        passwords = {
+            "sasl_password": (self.sasl_password, self.sasl_password_file),
+            "ssl_key_password": (self.ssl_key_password, self.ssl_key_password_file),
+        }
+        for name, (password, file) in passwords.items():
+            if password is not None and file is not None:
+                raise ValueError(f"{name} and {name}_file are both set; one of them must go")
+        if protocol.startswith("SASL") and (self.sasl_username is None or passwords["sasl_password"] == (None, None)):
+            raise ValueError(
+                f"security_protocol {protocol} needs sasl_username and sasl_password or sasl_password_file"
+            )
+        if "SSL" not in protocol:
+            for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{name} is set, but security_protocol {protocol} does not encrypt; choose an SSL one"
+                    )
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            raise ValueError("ssl_keyfile is set without ssl_certfile, the certificate that it belongs to")
+
+    @property
+    def is_memory(self) -> bool:
+        """Whether the in-memory transport carries the topics."""
+        return self.broker.startswith("memory://")
+
+    @property
+    def address(self) -> str:
+        """The broker's address without the scheme."""
+        return self.broker.split("://", 1)[1]
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment, with overrides; raises SettingsError naming each wrong setting."""
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            name = ".".join(str(part) for part in problem["loc"])
+            where = f"FAULTLINE_{name.upper()}: " if name else ""
+            problems.append(f"{where}{problem['msg'].removeprefix('Value error, ')}")
+        raise SettingsError("; ".join(problems)) from None

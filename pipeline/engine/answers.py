@@ -1,0 +1,254 @@
+"""What the diagnoses of a round say, as whole numbers of their last decimals, computed in compiled code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numba
+import numpy as np
+
+from pipeline import logarithm
+from pipeline.compiled import CompiledFunction, Notify, kernel
+from pipeline.frames import Bools, Floats, Frames, Ints, StepResult
+from pipeline.logarithm import log
+
+UNIT: Final = 100_000
+"""Probabilities, weights, entropy and disagreement have five decimals: this many units are 1."""
+
+HUNDREDTHS: Final = 100
+"""Deviations have two decimals."""
+
+UNDEFINED: Final = -1
+"""Stands for a number that is not finite, and for an age where there is nothing."""
+
+TOP_VARIABLES: Final = 3
+NOTABLE_DEVIATION: Final = 3.0
+
+# Columns of a row.
+START_MS: Final = 0
+END_MS: Final = 1
+RESET: Final = 2
+REVISION: Final = 3
+FAULT: Final = 4  # class index; -1 = no evidence
+CONFIDENCE: Final = 5  # 0 without evidence
+LARGEST: Final = 6  # of the probabilities, which are the prior ones where there is no evidence
+ENTROPY: Final = 7
+DISAGREEMENT: Final = 8
+SILENT: Final = 9  # 1 for a frame without readings
+VARIABLES: Final = 10  # how many variables stand out
+TOP: Final = 11  # their columns
+DEVIATIONS: Final = TOP + TOP_VARIABLES
+MODALITIES: Final = DEVIATIONS + TOP_VARIABLES
+
+# Columns of each modality, from MODALITIES on.
+PRESENT: Final = 0
+OWN_FAULT: Final = 1  # class index; -1 = no evidence
+OWN_CONFIDENCE: Final = 2
+WEIGHT: Final = 3
+AGE_MS: Final = 4
+MODALITY_COLUMNS: Final = 5
+
+_TOO_LARGE: Final = 1e12
+"""Numbers from here on are UNDEFINED: their units might not fit into 64 bits."""
+
+_NO_ATTENTION = np.zeros((0, 0, 0), np.float32)
+
+
+def modality_column(modality: int, column: int) -> int:
+    """The place of a modality's column in a row."""
+    return MODALITIES + modality * MODALITY_COLUMNS + column
+
+
+def first_probability(modalities: int) -> int:
+    """The column of the first class's probability; the attention matrix is behind the last one's."""
+    return modality_column(modalities, 0)
+
+
+class RoundAnswers:
+    """Computes rows of numbers from the results of a model's steps."""
+
+    def __init__(self, text: int, notify: Notify) -> None:
+        """`text` is the index of the text modality, whose age the caller knows; -1 if there is none."""
+        self._text = text
+        self._notify = notify
+
+    def load(self) -> Any:
+        """The compiled function, at once if it was loaded before."""
+        return _FUNCTION.load(self._notify)
+
+    def compute(self, frames: Frames, result: StepResult, text_age_ms: Ints) -> Ints:
+        """One row for each machine of the round; `text_age_ms` (B,) is UNDEFINED where no text is remembered."""
+        modalities, rows, classes = result.modality_probabilities.shape
+        attention = _NO_ATTENTION if result.attention is None else result.attention
+        columns = first_probability(modalities) + classes + attention.shape[1] * attention.shape[2]
+        numbers = np.empty((rows, columns), np.int64)
+        numbers[:, START_MS], numbers[:, END_MS] = frames.start_ms, frames.end_ms
+        numbers[:, RESET], numbers[:, REVISION] = frames.reset_reason, frames.revision
+        self.load()(
+            _plain(result.probabilities, np.float32),
+            _plain(result.modality_probabilities, np.float32),
+            _plain(result.weights, np.float32),
+            _plain(result.present, np.bool_),
+            _plain(result.scaled, np.float32),
+            _plain(attention, np.float32),
+            _plain(frames.observed, np.bool_),
+            _plain(frames.age_ms, np.int64),
+            self._text,
+            text_age_ms,
+            numbers,
+        )
+        return numbers
+
+
+def _plain(array: Any, kind: Any) -> Any:
+    return np.ascontiguousarray(array, kind)
+
+
+@kernel
+def units(x: float, per_one: int) -> int:
+    """`x` as a whole number of units, halves rounded up; the product is exact for a float32 and a small `per_one`."""
+    y = x * per_one
+    return int(y + 0.5) if 0.0 <= y < _TOO_LARGE else UNDEFINED
+
+
+@kernel
+def _entropy(p: Floats) -> float:
+    entropy = 0.0
+    for share in p:
+        if share > 0:
+            entropy -= np.float64(share) * log(np.float64(share))
+    return entropy
+
+
+@kernel
+def _divergence(probabilities: Floats, present: Bools, row: int, count: int) -> float:
+    """Jensen-Shannon divergence in nats between the `count` modalities that are present."""
+    modalities, _, classes = probabilities.shape
+    mixed, own = 0.0, 0.0
+    for c in range(classes):
+        mean = 0.0
+        for m in range(modalities):
+            if present[m, row]:
+                p = np.float64(probabilities[m, row, c])
+                mean += p
+                if p > 0:
+                    own -= p * log(p)
+        mean /= count
+        if mean > 0:
+            mixed -= mean * log(mean)
+    return mixed - own / count
+
+
+@kernel
+def _most(p: Floats) -> int:
+    best = 0
+    for c in range(1, len(p)):
+        if p[c] > p[best]:
+            best = c
+    return best
+
+
+@kernel
+def _notable(scaled: Floats, row: Ints) -> None:
+    """The variables furthest from their normal range, the furthest first; among equal ones the first."""
+    top = row[TOP : TOP + TOP_VARIABLES]
+    count = 0
+    for v in range(len(scaled)):
+        distance = abs(scaled[v])
+        if not distance >= NOTABLE_DEVIATION:
+            continue
+        place = count
+        while place > 0 and abs(scaled[top[place - 1]]) < distance:
+            place -= 1
+        if place == TOP_VARIABLES:
+            continue
+        count = min(count + 1, TOP_VARIABLES)
+        for later in range(count - 1, place, -1):
+            top[later] = top[later - 1]
+        top[place] = v
+    row[VARIABLES] = count
+    for place in range(count):
+        deviation = np.float64(scaled[top[place]])
+        distance_units = units(abs(deviation), HUNDREDTHS)
+        is_below = deviation < 0 and distance_units != UNDEFINED
+        row[DEVIATIONS + place] = -distance_units if is_below else distance_units
+
+
+@kernel
+def _newest(age_ms: Ints) -> int:
+    newest: int = UNDEFINED
+    for age in age_ms:
+        if age >= 0 and (newest < 0 or age < newest):
+            newest = age
+    return newest
+
+
+def compute_answers(
+    probabilities: Floats,
+    modality_probabilities: Floats,
+    weights: Floats,
+    present: Bools,
+    scaled: Floats,
+    attention: Floats,
+    observed: Bools,
+    age_ms: Ints,
+    text: int,
+    text_age_ms: Ints,
+    numbers: Ints,
+) -> None:
+    modalities, rows, classes = modality_probabilities.shape
+    first = MODALITIES + modalities * MODALITY_COLUMNS
+    for r in range(rows):
+        row = numbers[r]
+        p = probabilities[r]
+        for c in range(classes):
+            row[first + c] = units(np.float64(p[c]), UNIT)
+        count = 0
+        for m in range(modalities):
+            own = row[MODALITIES + m * MODALITY_COLUMNS : MODALITIES + (m + 1) * MODALITY_COLUMNS]
+            own[PRESENT], own[OWN_FAULT], own[OWN_CONFIDENCE] = 0, -1, 0
+            own[AGE_MS] = text_age_ms[r] if m == text else UNDEFINED
+            own[WEIGHT] = units(np.float64(weights[m, r]), UNIT)
+            if present[m, r]:
+                count += 1
+                best = _most(modality_probabilities[m, r])
+                own[PRESENT], own[OWN_FAULT] = 1, best
+                own[OWN_CONFIDENCE] = units(np.float64(modality_probabilities[m, r, best]), UNIT)
+                if m != text:
+                    own[AGE_MS] = _newest(age_ms[r])
+        best = _most(p)
+        row[FAULT], row[CONFIDENCE], row[LARGEST] = -1, 0, row[first + best]
+        if count > 0:
+            row[FAULT], row[CONFIDENCE] = best, row[LARGEST]
+        row[ENTROPY] = units(max(_entropy(p), 0.0), UNIT)
+        row[DISAGREEMENT] = 0
+        if count > 1:
+            row[DISAGREEMENT] = units(max(_divergence(modality_probabilities, present, r, count), 0.0), UNIT)
+        row[SILENT] = 1
+        for is_observed in observed[r]:
+            if is_observed:
+                row[SILENT] = 0
+                break
+        _notable(scaled[r], row)
+        if len(attention) > 0:
+            at = first + classes
+            for given in attention[r].ravel():
+                row[at] = units(np.float64(given), UNIT)
+                at += 1
+
+
+def _array(kind: Any, dimensions: int) -> Any:
+    return numba.types.Array(kind, dimensions, "C")
+
+
+_f, _b, _i = numba.float32, numba.boolean, numba.int64
+_FUNCTION: Final = CompiledFunction(
+    compute_answers,
+    numba.void(
+        *(_array(_f, 2), _array(_f, 3), _array(_f, 2), _array(_b, 2), _array(_f, 2), _array(_f, 3)),
+        *(_array(_b, 2), _array(_i, 2), _i, _array(_i, 1), _array(_i, 2)),
+    ),
+    [Path(__file__), Path(logarithm.__file__)],
+    what="what diagnoses say in numbers",
+)

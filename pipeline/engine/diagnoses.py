@@ -1,0 +1,313 @@
+"""Writes what a model says about a round of frames as diagnoses, and what changed as alarms."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import repeat
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.alignment.aligner import Resets
+from pipeline.compiled import Notify
+from pipeline.config.profile import MachineType
+from pipeline.config.topics import ALARMS, DIAGNOSES
+from pipeline.engine.alarms import AlarmChange
+from pipeline.engine.answers import (
+    AGE_MS,
+    CONFIDENCE,
+    DEVIATIONS,
+    DISAGREEMENT,
+    END_MS,
+    ENTROPY,
+    FAULT,
+    HUNDREDTHS,
+    LARGEST,
+    MODALITIES,
+    MODALITY_COLUMNS,
+    OWN_CONFIDENCE,
+    OWN_FAULT,
+    PRESENT,
+    RESET,
+    REVISION,
+    SILENT,
+    START_MS,
+    TOP,
+    UNDEFINED,
+    UNIT,
+    VARIABLES,
+    WEIGHT,
+    RoundAnswers,
+    first_probability,
+)
+from pipeline.frames import Floats, Frames, Ints, StepResult, StepRunner
+from pipeline.wire import messages
+from pipeline.wire.diagnosis_json import RoundTexts, RoundWriter
+from pipeline.wire.messages import (
+    LEAST_PROBABILITY,
+    Diagnosis,
+    Evidence,
+    ModalityAnswer,
+    ModelRef,
+    TextEvidence,
+    VariableEvidence,
+)
+from pipeline.wire.records import Output
+
+NO_EVIDENCE = "no_evidence"
+TEXT = "text"
+
+_new_output = partial(tuple.__new__, Output)  # half the cost of calling Output
+_RESET_NAMES = [reason.name.lower() if reason else None for reason in Resets]
+
+
+@dataclass(frozen=True, slots=True)
+class RememberedText:
+    """A text that a machine's recent frames have taken."""
+
+    id: str
+    text: str
+    time_ms: int
+    late: bool
+    head: bytes = field(init=False, repr=False, compare=False)
+    """As evidence in JSON, up to the text's age."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "head", messages.text_head(self.id, self.text))
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the diagnoses of a round say, in arrays of one entry a row."""
+
+    faults: Ints  # class index; -1 = no evidence
+    confidence: Floats
+    entropy: NDArray[np.float64]  # of the fused probabilities, nats
+    disagreement: NDArray[np.float64]  # Jensen-Shannon divergence between the modalities, nats
+
+
+class Watcher(Protocol):
+    """Who wants to know of every diagnosis without decoding it."""
+
+    def diagnosed(
+        self,
+        model: ModelRef,
+        classes: Sequence[str],
+        modalities: tuple[str, ...],
+        machines: Sequence[DiagnosedMachine],
+        frames: Frames,
+        result: StepResult,
+        answers: Answers,
+    ) -> None:
+        """A round of frames has been diagnosed."""
+
+    def announced(
+        self, model: ModelRef, modalities: tuple[str, ...], machine: DiagnosedMachine, start_ms: int, period_ms: int
+    ) -> None:
+        """A frame of a silent machine has been announced."""
+
+
+class DiagnosedMachine(Protocol):
+    """What the writer needs to know of a machine."""
+
+    name: str
+    key: bytes
+    quoted: bytes  # the name as JSON has it between its quotes
+    partition: int
+
+    @property
+    def texts(self) -> Sequence[RememberedText]: ...
+
+
+class DiagnosisWriter:
+    """Turns step results of one machine type into output records."""
+
+    def __init__(self, kind: MachineType, runner: StepRunner, notify: Notify) -> None:
+        """`notify` gets a line if code has to be compiled first."""
+        self._kind = kind
+        self._classes = runner.classes
+        self._modalities = runner.modalities
+        self.model = ModelRef(runner.name, runner.hash)
+        self._variables = kind.variable_names
+        self._named = (*runner.classes, NO_EVIDENCE)  # the last one is found at index -1, too
+        self._ttl_ms = kind.text_ttl_frames * kind.frame_period_ms
+        text = self._modalities.index(TEXT) if TEXT in self._modalities else -1
+        self._answers = RoundAnswers(text, notify)
+        self._writer = RoundWriter(
+            self.model, runner.classes, runner.modalities, self._variables, _RESET_NAMES, NO_EVIDENCE, notify
+        )
+
+    def load(self) -> None:
+        """Load compiled code now, instead of with the first frame."""
+        self._answers.load()
+        self._writer.load()
+
+    def write(
+        self,
+        frames: Frames,
+        result: StepResult,
+        machines: Sequence[DiagnosedMachine],
+        outputs: list[Output],
+        counts: Counter[str],
+    ) -> Answers:
+        """Append one diagnosis a row; returns what they say."""
+        ends = (frames.start_ms + frames.period_ms).tolist()
+        remembered = self._remembered(machines, ends)
+        text_age_ms = np.full(len(ends), UNDEFINED)
+        texts = None
+        if remembered:
+            text_age_ms[list(remembered)] = [ends[row] - max(t.time_ms for t in of) for row, of in remembered.items()]
+            texts = _round_texts(remembered, ends)
+        numbers = self._answers.compute(frames, result, text_age_ms)
+        values = self._writer.write(numbers, frames.values, [machine.quoted for machine in machines], texts)
+        written = [
+            messages.encode(self._diagnosis(row, machines[row].name, frames, result, numbers, remembered))
+            if value is None
+            else value
+            for row, value in enumerate(values)
+        ]
+        partitions, keys = [machine.partition for machine in machines], [machine.key for machine in machines]
+        outputs += map(_new_output, zip(repeat(DIAGNOSES), partitions, keys, written, ends, repeat(())))
+        faults = numbers[:, FAULT]
+        for fault, count in Counter(faults.tolist()).items():
+            counts[self._named[fault]] += count
+        of_round = numbers[:, [LARGEST, ENTROPY, DISAGREEMENT]] / UNIT
+        return Answers(faults, of_round[:, 0].astype(np.float32), of_round[:, 1], of_round[:, 2])
+
+    def _remembered(self, machines: Sequence[DiagnosedMachine], ends: Sequence[int]) -> dict[int, list[RememberedText]]:
+        """The texts of each row that has any, oldest first."""
+        remembered = {}
+        for row, machine in enumerate(machines):
+            if machine.texts:
+                since_ms = ends[row] - self._ttl_ms
+                if texts := [text for text in machine.texts if text.time_ms >= since_ms]:
+                    remembered[row] = texts
+        return remembered
+
+    def _diagnosis(
+        self,
+        row: int,
+        machine: str,
+        frames: Frames,
+        result: StepResult,
+        numbers: Ints,
+        remembered: Mapping[int, Sequence[RememberedText]],
+    ) -> Diagnosis:
+        """A row that has a number which the round's writer does not know: far from 1, or not finite."""
+        given = numbers[row].tolist()
+        start_ms, end_ms, revision = given[START_MS], given[END_MS], given[REVISION]
+        first = first_probability(len(self._modalities))
+        shares, attention = given[first : first + len(self._classes)], given[first + len(self._classes) :]
+        width = len(self._modalities)
+        modalities = {}
+        for index, modality in enumerate(self._modalities):
+            own = given[MODALITIES + index * MODALITY_COLUMNS :][:MODALITY_COLUMNS]
+            age_ms = None if own[AGE_MS] == UNDEFINED else own[AGE_MS]
+            modalities[modality] = ModalityAnswer(
+                self._named[own[OWN_FAULT]],
+                _fraction(own[OWN_CONFIDENCE]),
+                _fraction(own[WEIGHT]),
+                bool(own[PRESENT]),
+                age_ms,
+            )
+        variables = []
+        for place in range(given[VARIABLES]):
+            column, deviation = given[TOP + place], given[DEVIATIONS + place]
+            # One of so many standard deviations has no decimals.
+            shown = float(result.scaled[row, column]) if deviation == UNDEFINED else _fraction(deviation, HUNDREDTHS)
+            variables.append(VariableEvidence(self._variables[column], _significant(frames.values[row, column]), shown))
+        texts = [TextEvidence(t.id, t.text, end_ms - t.time_ms, t.late) for t in remembered.get(row, ())]
+        return Diagnosis(
+            id=self._id(machine, end_ms, revision),
+            machine=machine,
+            frame_start=start_ms,
+            frame_end=end_ms,
+            fault=self._named[given[FAULT]],
+            confidence=_fraction(given[CONFIDENCE]),
+            probabilities={
+                name: share
+                for name, units in zip(self._classes, shares, strict=True)
+                if not (share := _fraction(units)) < LEAST_PROBABILITY
+            },
+            modalities=modalities,
+            entropy=_fraction(given[ENTROPY]),
+            disagreement=_fraction(given[DISAGREEMENT]),
+            evidence=Evidence(variables, texts),
+            status="silent" if given[SILENT] else "active",
+            reset=_RESET_NAMES[given[RESET]],
+            revision=revision,
+            model=self.model,
+            attention=[
+                [_fraction(units) for units in attention[begin : begin + width]]
+                for begin in range(0, len(attention), width)
+            ]
+            or None,
+        )
+
+    def announce(self, machine: str, partition: int, start_ms: int, *, offline: bool) -> tuple[str, Output]:
+        """The diagnosis of a frame that a silent machine let pass: no evidence."""
+        end = start_ms + self._kind.frame_period_ms
+        silent = ModalityAnswer(NO_EVIDENCE, 0.0, 0.0, False, None)
+        diagnosis = Diagnosis(
+            id=self._id(machine, end, 0),
+            machine=machine,
+            frame_start=start_ms,
+            frame_end=end,
+            fault=NO_EVIDENCE,
+            confidence=0.0,
+            probabilities={},
+            modalities=dict.fromkeys(self._modalities, silent),
+            entropy=0.0,
+            disagreement=0.0,
+            evidence=Evidence([], []),
+            status="offline" if offline else "stale",
+            reset=None,
+            revision=0,
+            model=self.model,
+        )
+        return NO_EVIDENCE, Output(DIAGNOSES, partition, machine.encode(), messages.encode(diagnosis), end)
+
+    def alarm(self, machine: DiagnosedMachine, start_ms: int, change: AlarmChange, confidence: float) -> Output:
+        """The record of an alarm that was raised or cleared by the frame that starts at `start_ms`."""
+        end = start_ms + self._kind.frame_period_ms
+        fault = self._classes[change.fault]
+        state = "raised" if change.raised else "cleared"
+        message = messages.Alarm(
+            id=f"{machine.name}:{end}:{self.model.hash[:12]}:{fault}:{state}",
+            machine=machine.name,
+            fault=fault,
+            state="raised" if change.raised else "cleared",
+            time=end,
+            confidence=round(confidence * UNIT) / UNIT,
+            diagnosis=self._id(machine.name, end, 0),
+        )
+        return Output(ALARMS, machine.partition, machine.key, messages.encode(message), end)
+
+    def _id(self, machine: str, end_ms: int, revision: int) -> str:
+        return f"{machine}:{end_ms}:{self.model.hash[:12]}:{revision}"
+
+
+def _round_texts(remembered: Mapping[int, Sequence[RememberedText]], ends: Sequence[int]) -> RoundTexts:
+    texts = [text for of in remembered.values() for text in of]
+    counts = np.zeros(len(ends), np.int64)
+    counts[list(remembered)] = [len(of) for of in remembered.values()]
+    return RoundTexts(
+        heads=[text.head for text in texts],
+        age_ms=[ends[row] - text.time_ms for row, of in remembered.items() for text in of],
+        late=[text.late for text in texts],
+        counts=counts,
+    )
+
+
+def _fraction(units: int, per_one: int = UNIT) -> float:
+    return math.nan if units == UNDEFINED else units / per_one
+
+
+def _significant(value: np.float32) -> float:
+    """The digits that a float32 has."""
+    return float(f"{value:.7g}")

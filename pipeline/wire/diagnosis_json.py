@@ -1,0 +1,344 @@
+"""Writes the diagnoses of a round as JSON into one buffer, in compiled code: names are copied, numbers are written.
+
+The bytes are those that `messages.encode` gives of the same diagnosis (docs/messages.md has the form).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.compiled import CompiledFunction, Notify, kernel
+from pipeline.engine import answers
+from pipeline.engine.answers import (
+    AGE_MS,
+    CONFIDENCE,
+    DEVIATIONS,
+    DISAGREEMENT,
+    END_MS,
+    ENTROPY,
+    FAULT,
+    OWN_CONFIDENCE,
+    OWN_FAULT,
+    PRESENT,
+    RESET,
+    REVISION,
+    SILENT,
+    START_MS,
+    TOP,
+    TOP_VARIABLES,
+    UNDEFINED,
+    UNIT,
+    VARIABLES,
+    WEIGHT,
+    first_probability,
+    modality_column,
+)
+from pipeline.frames import Bools, Floats, Ints
+from pipeline.wire import json_numbers, memory
+from pipeline.wire.json_numbers import (
+    copy,
+    is_plain,
+    write_decimal,
+    write_float32,
+    write_letter,
+    write_units,
+    write_whole_number,
+)
+from pipeline.wire.memory import address_of, ends_of, load_byte
+from pipeline.wire.messages import LEAST_PROBABILITY, ModelRef, encode
+
+# Operations of a form. Most copy a piece of text and go on with what the column of the row says.
+_COPY: Final = 0  # nothing
+_CHOOSE: Final = 1  # the piece that is copied is so far behind the given one
+_NUMBER: Final = 2  # a whole number; UNDEFINED as null
+_UNITS: Final = 3  # a number with five decimals
+_SHARE: Final = 4  # the same, after a comma except for the first; neither text nor number if it is too small
+_VARIABLE: Final = (
+    5  # value and deviation, after a comma, of the variable with this place among the notable ones, if any
+)
+_NAME: Final = 6  # the machine's name, and no text
+_TEXTS: Final = 7  # the texts that are remembered; the piece is the end of one in time, behind it that of a late one
+
+_LEAST_UNITS: Final = round(LEAST_PROBABILITY * UNIT)
+_LONGEST_NUMBER: Final = 24
+_MINUS, _COMMA, _OBJECT, _LIST, _END = b"-,{[}"
+
+# Pieces that every form has.
+_NULL: Final = 0
+_DEVIATION: Final = 1
+
+
+class _Form(NamedTuple):
+    """What to write for each row, one operation after the other, and the pieces of text that are copied."""
+
+    operations: Ints
+    columns: Ints
+    pieces: Ints
+    text: int
+    """The address of all pieces."""
+    ends: Ints
+    """Where each piece ends, behind a 0."""
+
+
+class _Texts(NamedTuple):
+    """RoundTexts as compiled code takes them; ends begin with a 0."""
+
+    heads: int
+    head_ends: Ints
+    age_ms: Ints
+    late: Bools
+    row_ends: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTexts:
+    """The texts that the machines of a round remember, row after row."""
+
+    heads: Sequence[bytes]
+    """Of each text its JSON up to the age."""
+    age_ms: Sequence[int]
+    late: Sequence[bool]
+    counts: Ints
+    """How many texts each row has."""
+
+
+class _FormBuilder:
+    """Collects operations and pieces."""
+
+    def __init__(self) -> None:
+        self._operations: list[tuple[int, int, int]] = []
+        self._pieces = [b"null", b',"deviation":']
+
+    def add(self, operation: int, text: bytes = b"", column: int = 0) -> None:
+        """An operation that copies one text."""
+        self.choose(operation, column, [text])
+
+    def choose(self, operation: int, column: int, texts: Iterable[bytes], first: int = 0) -> None:
+        """An operation that copies one of some texts; that at `first` is for 0."""
+        self._operations.append((operation, column, len(self._pieces) + first))
+        self._pieces += texts
+
+    def form(self) -> tuple[_Form, bytes]:
+        """The form, and the text that has to be kept for as long."""
+        operations, columns, pieces = np.array(self._operations).T.copy()
+        text = b"".join(self._pieces)
+        return _Form(operations, columns, pieces, address_of(text), ends_of(self._pieces)), text
+
+
+def _diagnosis_form(
+    model: ModelRef,
+    classes: Sequence[str],
+    modalities: Sequence[str],
+    variables: Sequence[str],
+    resets: Sequence[str | None],
+    no_evidence: str,
+    *,
+    attention: bool,
+) -> tuple[_Form, bytes]:
+    form, faults, first = _FormBuilder(), [no_evidence, *classes], first_probability(len(modalities))
+    form.add(_COPY, b'{"id":"')
+    form.add(_NAME)
+    form.add(_NUMBER, b":", END_MS)
+    form.add(_NUMBER, b":%b:" % model.hash[:12].encode(), REVISION)
+    form.add(_COPY, b'","machine":"')
+    form.add(_NAME)
+    form.add(_NUMBER, b'","frame_start":', START_MS)
+    form.add(_NUMBER, b',"frame_end":', END_MS)
+    form.choose(_CHOOSE, FAULT, [b',"fault":%b' % _json(fault) for fault in faults], first=1)
+    form.add(_UNITS, b',"confidence":', CONFIDENCE)
+    form.add(_COPY, b',"probabilities":{')
+    for place, name in enumerate(classes):
+        form.add(_SHARE, _json(name) + b":", first + place)
+    form.add(_COPY, b'},"modalities":{')
+    for index, modality in enumerate(modalities):
+        head = (b"," if index else b"") + _json(modality)
+        own = [b'%b:{"fault":%b' % (head, _json(fault)) for fault in faults]
+        form.choose(_CHOOSE, modality_column(index, OWN_FAULT), own, first=1)
+        form.add(_UNITS, b',"confidence":', modality_column(index, OWN_CONFIDENCE))
+        form.add(_UNITS, b',"weight":', modality_column(index, WEIGHT))
+        form.choose(_CHOOSE, modality_column(index, PRESENT), [b',"present":false', b',"present":true'])
+        form.add(_NUMBER, b',"age_ms":', modality_column(index, AGE_MS))
+        form.add(_COPY, b"}")
+    form.add(_UNITS, b'},"entropy":', ENTROPY)
+    form.add(_UNITS, b',"disagreement":', DISAGREEMENT)
+    form.add(_COPY, b',"evidence":{"variables":[')
+    names = [b'{"name":%b,"value":' % _json(name) for name in variables]
+    for place in range(TOP_VARIABLES):
+        form.choose(_VARIABLE, place, names)
+    form.add(_COPY, b'],"texts":[')
+    form.choose(_TEXTS, 0, [b',"late":false}', b',"late":true}'])
+    form.choose(_CHOOSE, SILENT, [b']},"status":"%b","reset":' % status for status in (b"active", b"silent")])
+    form.choose(_CHOOSE, RESET, [_json(reason) for reason in resets])
+    form.add(_NUMBER, b',"revision":', REVISION)
+    form.add(_COPY, b',"model":' + encode(model))
+    if attention:
+        width = len(modalities)
+        for place in range(width * width):
+            separator = b"," if place % width else b"],[" if place else b',"attention":[['
+            form.add(_UNITS, separator, first + len(classes) + place)
+        form.add(_COPY, b"]]")
+    form.add(_COPY, b"}")
+    return form.form()
+
+
+class RoundWriter:
+    """Writes the diagnoses of one model."""
+
+    def __init__(
+        self,
+        model: ModelRef,
+        classes: Sequence[str],
+        modalities: Sequence[str],
+        variables: Sequence[str],
+        resets: Sequence[str | None],
+        no_evidence: str,
+        notify: Notify,
+    ) -> None:
+        """`resets` are the reasons for a reset by their numbers; `no_evidence` is the fault where there is none."""
+        self._notify = notify
+        names = model, classes, modalities, variables, resets, no_evidence
+        self._plain, self._attentive = (_diagnosis_form(*names, attention=attention) for attention in (False, True))
+        self._plain_columns = first_probability(len(modalities)) + len(classes)
+        self._buffer: NDArray[np.uint8] = np.empty(0, np.uint8)
+
+    def load(self) -> Any:
+        """The compiled function, at once if it was loaded before."""
+        return _FUNCTION.load(self._notify)
+
+    def write(
+        self, numbers: Ints, values: Floats, names: Sequence[bytes], texts: RoundTexts | None
+    ) -> list[bytes | None]:
+        """One diagnosis for each row of `answers.RoundAnswers`; None for one that has a number of another form.
+
+        `values` are the frames', `names` the machines' as they are written between quotes.
+        """
+        rows, columns = numbers.shape
+        form, text = self._plain if columns == self._plain_columns else self._attentive
+        remembered = texts or RoundTexts((), (), (), np.zeros(rows, np.int64))
+        name_text, heads = b"".join(names), b"".join(remembered.heads)
+        bound = 2 * len(name_text) + len(heads) + (rows + len(remembered.heads)) * len(text)
+        bound += _LONGEST_NUMBER * (rows * (columns + 3) + len(remembered.heads))
+        if bound > len(self._buffer):
+            self._buffer = np.empty(bound + bound // 2, np.uint8)
+        ends, whole = np.empty(rows, np.int64), np.empty(rows, np.bool_)
+        self.load()(
+            form,
+            numbers,
+            np.ascontiguousarray(values, np.float32),
+            address_of(name_text),
+            ends_of(names),
+            _Texts(
+                address_of(heads),
+                ends_of(remembered.heads),
+                np.array(remembered.age_ms, np.int64),
+                np.array(remembered.late, np.bool_),
+                np.concatenate([[0], np.cumsum(remembered.counts)]),
+            ),
+            self._buffer.ctypes.data,
+            ends,
+            whole,
+        )
+        places = ends.tolist()
+        everything = self._buffer[: places[-1]].tobytes()
+        written: list[bytes | None] = [everything[a:b] for a, b in zip([0, *places], places, strict=False)]
+        if not whole.all():
+            for row in np.flatnonzero(~whole).tolist():
+                written[row] = None
+        return written
+
+
+def _json(value: str | None) -> bytes:
+    return msgspec.json.encode(value)
+
+
+@kernel
+def _variable(at: int, value: float, deviation: int, between: int, between_end: int) -> int:
+    at = write_float32(at, value)
+    at = copy(at, between, between_end)
+    if deviation < 0:
+        at = write_letter(at, _MINUS)
+    at = write_decimal(at, abs(deviation), 2)
+    return write_letter(at, _END)
+
+
+def write_diagnoses(  # noqa: PLR0912
+    form: _Form,
+    numbers: Ints,
+    values: Floats,
+    names: int,
+    name_ends: Ints,
+    texts: _Texts,
+    out: int,
+    ends: Ints,
+    whole: Bools,
+) -> None:
+    # One loop, in which each kind of thing is done in one place: every further one would have to be compiled as well.
+    at = out
+    for r in range(len(numbers)):
+        is_whole = True
+        for n in range(len(form.operations)):
+            operation, column, piece = form.operations[n], form.columns[n], form.pieces[n]
+            number = numbers[r, column]
+            if operation == _NAME:
+                at = copy(at, names + name_ends[r], names + name_ends[r + 1])
+                continue
+            if operation == _TEXTS:
+                for text in range(texts.row_ends[r], texts.row_ends[r + 1]):
+                    if text > texts.row_ends[r]:
+                        at = write_letter(at, _COMMA)
+                    at = copy(at, texts.heads + texts.head_ends[text], texts.heads + texts.head_ends[text + 1])
+                    at = write_whole_number(at, texts.age_ms[text])
+                    end_piece = piece + texts.late[text]
+                    at = copy(at, form.text + form.ends[end_piece], form.text + form.ends[end_piece + 1])
+                continue
+            if operation >= _SHARE:
+                if operation == _VARIABLE:
+                    if column >= numbers[r, VARIABLES]:
+                        continue
+                    number = numbers[r, TOP + column]
+                    piece += number
+                elif 0 <= number < _LEAST_UNITS:
+                    continue
+                before = load_byte(at - 1)
+                if before not in (_OBJECT, _LIST):
+                    at = write_letter(at, _COMMA)
+            elif operation == _CHOOSE:
+                piece += number
+            at = copy(at, form.text + form.ends[piece], form.text + form.ends[piece + 1])
+            if _UNITS <= operation <= _SHARE:
+                is_whole &= number != UNDEFINED
+                at = write_units(at, number)
+            elif operation == _NUMBER and number == UNDEFINED:
+                at = copy(at, form.text + form.ends[_NULL], form.text + form.ends[_NULL + 1])
+            elif operation == _NUMBER:
+                at = write_whole_number(at, number)
+            elif operation == _VARIABLE:
+                value, deviation = values[r, number], numbers[r, DEVIATIONS + column]
+                is_whole &= is_plain(value) and deviation != UNDEFINED
+                if is_whole:
+                    begin, end = form.text + form.ends[_DEVIATION], form.text + form.ends[_DEVIATION + 1]
+                    at = _variable(at, value, deviation, begin, end)
+        ends[r], whole[r] = at - out, is_whole
+
+
+_ints, _floats, _bools = (numba.types.Array(kind, 1, "C") for kind in (numba.int64, numba.float32, numba.boolean))
+_table, _address_type = _ints.copy(ndim=2), numba.int64
+_FUNCTION: Final = CompiledFunction(
+    write_diagnoses,
+    numba.void(
+        numba.types.NamedTuple((_ints, _ints, _ints, _address_type, _ints), _Form),
+        *(_table, _floats.copy(ndim=2), _address_type, _ints),
+        numba.types.NamedTuple((_address_type, _ints, _ints, _bools, _ints), _Texts),
+        *(_address_type, _ints, _bools),
+    ),
+    [Path(file) for file in (__file__, answers.__file__, json_numbers.__file__, memory.__file__)],
+    what="the writer of diagnoses",
+)

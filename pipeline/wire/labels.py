@@ -1,0 +1,73 @@
+"""What technicians found, by machine and time: the truth that diagnoses are scored against."""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections import defaultdict
+from collections.abc import Callable
+
+import numpy as np
+
+from pipeline.config.profile import NORMAL
+from pipeline.frames import Ints
+from pipeline.wire import messages
+from pipeline.wire.messages import Reason, RejectedError
+from pipeline.wire.records import Record
+
+_FOREVER_MS = messages.MAX_TIME_MS
+
+
+class LabelBook:
+    """Labels of all machines.
+
+    Technicians mostly write down faults only. So time without a label counts as normal, for every machine, as soon
+    as there is any label at all; unless some label says `normal`: then silence means that nobody looked.
+    Where labels overlap, the one that begins last counts; of equals, the one that came last.
+    """
+
+    def __init__(self) -> None:
+        # (start, number, end, fault, when it was written)
+        self._by_machine: dict[str, list[tuple[int, int, int, str, int]]] = defaultdict(list)
+        self._explicit = False
+        self._first_ms = self._first_normal_ms = _FOREVER_MS  # when a label, and one of normal, was first written
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, record: Record) -> str:
+        """Take a label record in and return its fault; raises RejectedError if it is none."""
+        if record.value is None:
+            raise RejectedError(Reason.EMPTY, "the record has no value")
+        label = messages.decode_label(record.value)
+        if record.key != label.machine.encode(errors="replace"):
+            raise RejectedError(Reason.KEY_MISMATCH, f"the label is about {label.machine[:80]!r}, its key is another")
+        start = messages.parse_time_ms(label.start)
+        end = _FOREVER_MS if label.end is None else messages.parse_time_ms(label.end)
+        if end <= start:
+            raise RejectedError(Reason.BAD_TIME, f"the label ends at {end}, not after its start {start}")
+        self._count += 1
+        self._first_ms = min(self._first_ms, record.timestamp_ms)
+        if label.fault == NORMAL:
+            self._explicit = True
+            self._first_normal_ms = min(self._first_normal_ms, record.timestamp_ms)
+        insort(self._by_machine[label.machine], (start, self._count, end, label.fault, record.timestamp_ms))
+        return label.fault
+
+    def fault_at(self, machine: str, time_ms: int) -> str | None:
+        """The fault that a machine had at a time; None where nobody knows."""
+        labels = self._by_machine.get(machine, [])
+        for position in range(bisect_right(labels, (time_ms, self._count + 1, 0, "", 0)) - 1, -1, -1):
+            start, _, end, fault, _ = labels[position]
+            if start <= time_ms < end:
+                return fault
+        return NORMAL if self._count and not self._explicit else None
+
+    def faults_at(self, machine: str, times_ms: Ints, number_of: Callable[[str], int], known_by_ms: int) -> Ints:
+        """The same for many times (N,), as numbers of faults, by the labels written before a time; -1: nobody knows."""
+        assumed = self._first_ms < known_by_ms <= self._first_normal_ms
+        faults = np.full(len(times_ms), number_of(NORMAL) if assumed else -1, np.int64)
+        for start, _, end, fault, written_ms in self._by_machine.get(machine, []):
+            if written_ms < known_by_ms:
+                faults[(times_ms >= start) & (times_ms < end)] = number_of(fault)
+        return faults

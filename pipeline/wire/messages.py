@@ -1,0 +1,350 @@
+"""Wire schemas: what inputs and outputs look like as JSON bytes, and how bad input is told apart.
+
+Decoding is strict (no strings for numbers, no numbers for booleans) and done by msgspec, which reads a
+52-variable reading in less than half the time of pydantic; docs/decisions/0002 has the measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+import msgspec
+
+from pipeline.errors import FaultlineError
+from pipeline.frames import NEVER_MS
+from pipeline.wire.records import Headers, Output, Record
+
+MAX_TIME_MS = 2**42
+"""Times from this on (the year 2109) are refused; it keeps integer arithmetic on times far from overflow."""
+
+
+MAX_EVENT_BYTES = 64 << 10
+"""Size of an event's value, at most; waiting texts are part of a machine's state with their original bytes."""
+
+MAX_NAME = 200
+"""Characters of a machine's id, or of a fault's name in a label, at most."""
+
+
+LAST_DECIMAL = 1e-5
+"""Diagnoses have five decimals; numbers that differ by the last bit of a float32 can differ by so much there."""
+
+LEAST_PROBABILITY = 0.0005
+"""Diagnoses leave out probabilities that are less, when rounded to the decimals that diagnoses have."""
+
+
+class Reason(StrEnum):
+    """Why a record could not be used; the label of the dead-letter and late counters."""
+
+    EMPTY = "empty"
+    TOO_LARGE = "too_large"
+    NOT_JSON = "not_json"
+    SCHEMA = "schema"
+    NOT_A_NUMBER = "not_a_number"
+    NOT_FINITE = "not_finite"
+    WRONG_LENGTH = "wrong_length"
+    UNKNOWN_VARIABLE = "unknown_variable"
+    UNKNOWN_MACHINE = "unknown_machine"
+    UNKNOWN_TOPIC = "unknown_topic"
+    NO_TEXTS = "no_texts"
+    BAD_TIME = "bad_time"
+    FUTURE_TIME = "future_time"
+    KEY_MISMATCH = "key_mismatch"
+    WRONG_PARTITION = "wrong_partition"
+    BUFFER_FULL = "buffer_full"
+    LATE = "late"
+    EXPIRED = "expired"
+
+
+class RejectedError(FaultlineError):
+    """A record that cannot be used: the reason, and in words what was wrong."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class Reading(msgspec.Struct, frozen=True, gc=False):
+    """`values` by name, or all of the topic's variables in the profile's order; null = not observed."""
+
+    machine: str
+    time: int | str
+    values: list[float | None] | dict[str, float | None]
+
+
+class EventMessage(msgspec.Struct, frozen=True, gc=False):
+    """One text about one machine."""
+
+    machine: str
+    time: int | str
+    text: str
+    id: str | None = None
+    source: str | None = None
+    severity: str | None = None
+
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
+
+
+class Label(msgspec.Struct, frozen=True, gc=False):
+    """What a technician found: the fault from `start` until before `end` (null = still there)."""
+
+    machine: Name
+    start: int | str
+    fault: Name
+    end: int | str | None = None
+
+
+class Control(msgspec.Struct, frozen=True, gc=False):
+    """An input that is not data: time passing, a machine to start anew, the end of a machine's run."""
+
+    kind: Literal["tick", "reset", "end"]
+    time: int | str | None = None
+    machine: str | None = None
+
+
+class ModalityAnswer(msgspec.Struct, frozen=True, gc=False):
+    """What one modality alone says, how much it weighed, and how old its newest evidence was."""
+
+    fault: str
+    confidence: float
+    weight: float
+    present: bool
+    age_ms: int | None
+
+
+class VariableEvidence(msgspec.Struct, frozen=True, gc=False):
+    """A variable far from its normal range: its value, and the distance in standard deviations."""
+
+    name: str
+    value: float
+    deviation: float
+
+
+class TextEvidence(msgspec.Struct, frozen=True, gc=False):
+    """A text that was in the model's memory."""
+
+    id: str
+    text: str
+    age_ms: int
+    late: bool
+
+
+class Evidence(msgspec.Struct, frozen=True, gc=False):
+    """On what a diagnosis rests."""
+
+    variables: list[VariableEvidence]
+    texts: list[TextEvidence]
+
+
+class ModelRef(msgspec.Struct, frozen=True, gc=False):
+    """Which model spoke."""
+
+    name: str
+    hash: str
+
+
+class Diagnosis(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """The state of one machine in one frame, as published; times are integer milliseconds UTC."""
+
+    id: str
+    machine: str
+    frame_start: int
+    frame_end: int
+    fault: str
+    confidence: float
+    probabilities: dict[str, float]
+    modalities: dict[str, ModalityAnswer]
+    entropy: float
+    disagreement: float
+    evidence: Evidence
+    status: str
+    reset: str | None
+    revision: int
+    model: ModelRef
+    attention: list[list[float]] | None = None
+    """How much each modality (row) took from each, for models with cross-modal attention; else absent."""
+
+
+class Alarm(msgspec.Struct, frozen=True, gc=False):
+    """A change in a machine's alarm."""
+
+    id: str
+    machine: str
+    fault: str
+    state: Literal["raised", "acknowledged", "cleared", "shelved"]
+    time: int
+    confidence: float
+    diagnosis: str
+
+
+def parse_time_ms(value: int | str) -> int:
+    """Integer milliseconds UTC of a wire time; raises RejectedError if it is none, or has no UTC offset."""
+    time_ms = _from_iso(value) if isinstance(value, str) else value
+    if not 0 <= time_ms < MAX_TIME_MS:
+        raise RejectedError(Reason.BAD_TIME, f"{_shown(value)} is not a time in milliseconds between 1970 and 2109")
+    return time_ms
+
+
+def _from_iso(text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            raise RejectedError(Reason.BAD_TIME, f"{text[:40]!r} has no UTC offset; write for example a final Z")
+        return _to_milliseconds(moment)
+    except (ValueError, OverflowError):  # overflow: in UTC it lies before the year 1 or behind the year 9999
+        raise RejectedError(Reason.BAD_TIME, f"{text[:40]!r} is not an ISO 8601 time") from None
+
+
+def _shown(value: int | str) -> str:
+    """A time as it was given, cut: a number may have thousands of digits."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
+
+
+def _to_milliseconds(moment: datetime) -> int:
+    """Whole milliseconds since 1970, exact (a float of seconds would not be)."""
+    offset = moment.utcoffset()
+    assert offset is not None
+    utc = moment.replace(tzinfo=None) - offset
+    delta = utc - datetime(1970, 1, 1)
+    return delta.days * 86_400_000 + delta.seconds * 1_000 + delta.microseconds // 1_000
+
+
+_decode_reading = msgspec.json.Decoder(Reading).decode
+_decode_event = msgspec.json.Decoder(EventMessage).decode
+_decode_label = msgspec.json.Decoder(Label).decode
+_decode_control = msgspec.json.Decoder(Control).decode
+_decode_diagnosis = msgspec.json.Decoder(Diagnosis).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def decode_reading(value: bytes) -> tuple[str, int | str, list[float | None] | dict[str, float | None]]:
+    """Machine, time and values of a reading's JSON bytes; raises RejectedError."""
+    try:
+        reading = _decode_reading(value)
+        return reading.machine, reading.time, reading.values
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _rejected(error) from None
+
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What `decode_plain_reading` raises."""
+
+decode_plain_reading = _decode_reading
+
+
+def decode_event(value: bytes) -> EventMessage:
+    """An event text from its JSON bytes; raises RejectedError."""
+    if len(value) > MAX_EVENT_BYTES:
+        raise RejectedError(Reason.TOO_LARGE, f"{len(value)} bytes; an event may have {MAX_EVENT_BYTES}")
+    try:
+        return _decode_event(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _rejected(error) from None
+
+
+def decode_label(value: bytes) -> Label:
+    """A label from its JSON bytes; raises RejectedError."""
+    try:
+        return _decode_label(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _rejected(error) from None
+
+
+def decode_control(value: bytes) -> Control:
+    """A control record from its JSON bytes; raises RejectedError."""
+    try:
+        return _decode_control(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _rejected(error) from None
+
+
+def decode_diagnosis(value: bytes) -> Diagnosis:
+    """A published diagnosis from its JSON bytes; raises RejectedError."""
+    try:
+        return _decode_diagnosis(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _rejected(error) from None
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """JSON bytes of any message of this module."""
+    return _encode(message)
+
+
+def text_head(id_: str, text: str) -> bytes:
+    """The JSON of a TextEvidence up to its age."""
+    return _encode(TextEvidence(id_, text, 0, False)).removesuffix(b'0,"late":false}')
+
+
+def quoted(name: str) -> bytes:
+    """A name as JSON has it between its quotes."""
+    return _encode(name)[1:-1]
+
+
+def probability_difference(one: Mapping[str, float], other: Mapping[str, float]) -> float:
+    """The largest difference between two diagnoses' probabilities; one that is left out may be up to the least."""
+    largest = 0.0
+    for name in one.keys() | other.keys():
+        least, most = sorted((one.get(name, LEAST_PROBABILITY), other.get(name, LEAST_PROBABILITY)))
+        largest = max(largest, most - least)
+    return largest
+
+
+def _rejected(error: Exception) -> RejectedError:
+    text = str(error)[:200]
+    if not isinstance(error, msgspec.ValidationError):
+        return RejectedError(Reason.NOT_JSON, text or "nested too deeply")
+    if text.startswith("Integer value out of range"):  # only times are integers, this one has thousands of digits
+        return RejectedError(Reason.BAD_TIME, text)
+    if "out of range" in text:
+        return RejectedError(Reason.NOT_FINITE, text)
+    if "`$.values[" in text and "Expected `float" in text:
+        return RejectedError(Reason.NOT_A_NUMBER, text)
+    return RejectedError(Reason.SCHEMA, text)
+
+
+def tick(time_ms: int, partition: int) -> Output:
+    """The control record which says that this much time has passed in a partition."""
+    return Output("control", partition, None, _encode(Control("tick", time_ms)), time_ms)
+
+
+def dead_letter(record: Record, rejected: RejectedError) -> Output:
+    """The record as it was, with reason and origin in its headers."""
+    return Output(
+        "dead-letter",
+        record.partition,
+        record.key,
+        record.value,
+        max(record.timestamp_ms, 0),
+        record.headers + origin(record, rejected.reason, rejected.detail),
+    )
+
+
+def late_record(
+    record: Record, detail: str, *, reason: Reason, frame_end_ms: int, closed_ms: int, late_by_ms: int
+) -> Output:
+    """The record as it was, with how late it came, its frame, and up to where its machine's frames had closed."""
+    times: Headers = (
+        ("faultline-late-by-ms", b"%d" % late_by_ms),
+        ("faultline-frame-end-ms", b"%d" % frame_end_ms),
+        ("faultline-closed-until-ms", b"%d" % closed_ms if closed_ms > NEVER_MS else b""),
+    )
+    headers = record.headers + origin(record, reason, detail) + times
+    return Output("late", record.partition, record.key, record.value, max(record.timestamp_ms, 0), headers)
+
+
+def origin(record: Record, reason: Reason, detail: str) -> Headers:
+    """Headers that say why a record could not be used and where it lay."""
+    return (
+        ("faultline-reason", reason.value.encode()),
+        ("faultline-detail", detail.encode(errors="replace")),
+        ("faultline-topic", record.topic.encode()),
+        ("faultline-partition", b"%d" % record.partition),
+        ("faultline-offset", b"%d" % record.offset),
+        ("faultline-timestamp-ms", b"%d" % record.timestamp_ms),
+    )

@@ -1,0 +1,176 @@
+"""Recordings: parquet files of records in arrival order, written here or elsewhere, always checked before use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import RecordingError
+from pipeline.wire.records import Record
+
+_HEADER = pa.struct([pa.field("key", pa.string(), nullable=False), pa.field("value", pa.binary())])
+SCHEMA = pa.schema(
+    [
+        pa.field("topic", pa.string(), nullable=False),
+        pa.field("partition", pa.int32(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("timestamp_ms", pa.int64(), nullable=False),
+        pa.field("key", pa.binary()),
+        pa.field("value", pa.binary()),
+        pa.field("headers", pa.list_(_HEADER)),
+    ]
+)
+_WRITE_ROWS = 16_384
+
+
+def read_recording(path: str | Path, *, batch_rows: int = 8_192) -> Iterator[Record]:
+    """The records of a file in its order; raises RecordingError naming file, column and row."""
+    path = Path(path)
+    with _open(path) as file:
+        row = 0
+        try:
+            for batch in file.iter_batches(batch_size=batch_rows):
+                yield from _records(batch, path, row)
+                row += batch.num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise RecordingError(f"recording {path} breaks off near row {row}: {error}; record it again") from error
+
+
+def count_records(path: str | Path) -> int:
+    """How many records a recording holds, without reading them."""
+    with _open(Path(path)) as file:
+        return int(file.metadata.num_rows)
+
+
+def has_topic(path: str | Path, topic: str) -> bool:
+    """Whether any record of a recording lies in this topic."""
+    with _open(Path(path)) as file:
+        return any(topic in batch.column(0).to_pylist() for batch in file.iter_batches(columns=["topic"]))
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    if not path.is_file():
+        raise RecordingError(f"recording {path} does not exist, or is not a file")
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise RecordingError(f"{path} is not a parquet file ({str(error)[:120]}); a recording is one") from error
+    _check_schema(file.schema_arrow, path)
+    return file
+
+
+def _check_schema(schema: pa.Schema, path: Path) -> None:
+    names = set(schema.names)
+    missing = [field.name for field in SCHEMA if field.name not in names and field.name != "headers"]
+    if missing:
+        raise RecordingError(
+            f"recording {path} lacks the column {', '.join(missing)}; a recording has {', '.join(SCHEMA.names)}"
+        )
+    for name, fits, what in (
+        ("topic", _is_text, "text"),
+        ("partition", pa.types.is_integer, "whole numbers"),
+        ("offset", pa.types.is_integer, "whole numbers"),
+        ("timestamp_ms", pa.types.is_integer, "whole numbers"),
+        ("key", _is_bytes, "bytes"),
+        ("value", _is_bytes, "bytes"),
+    ):
+        kind = schema.field(name).type
+        if not fits(kind):
+            raise RecordingError(f"recording {path}: column {name} holds {kind}, but must hold {what}")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_string(kind)  # tools that know no bytes write text; its UTF-8 bytes are meant
+        or pa.types.is_large_string(kind)
+        or pa.types.is_null(kind)
+    )
+
+
+def _records(batch: pa.RecordBatch, path: Path, row: int) -> Iterator[Record]:
+    columns = {name: batch.column(name).to_pylist() for name in batch.schema.names if name in SCHEMA.names}
+    headers = columns.get("headers") or [None] * batch.num_rows
+    names = ("topic", "partition", "offset", "timestamp_ms", "key", "value")
+    for at, (topic, partition, offset, stamp, key, value, head) in enumerate(
+        zip(*(columns[name] for name in names), headers, strict=True), start=row
+    ):
+        if topic is None or partition is None or offset is None or stamp is None:
+            raise RecordingError(f"recording {path}, row {at}: topic, partition, offset or timestamp_ms is null")
+        if not 0 <= partition < 2**31 or offset < 0:
+            raise RecordingError(
+                f"recording {path}, row {at}: partition {partition} or offset {offset} is out of range"
+            )
+        yield Record(topic, partition, offset, stamp, _as_bytes(key), _as_bytes(value), _as_headers(head, path, at))
+
+
+def _as_bytes(value: bytes | str | None) -> bytes | None:
+    return value.encode() if isinstance(value, str) else value
+
+
+def _as_headers(head: object, path: Path, row: int) -> tuple[tuple[str, bytes], ...]:
+    if not head:
+        return ()
+    pairs: list[tuple[str, bytes]] = []
+    for entry in head if isinstance(head, list) else [head]:
+        if isinstance(entry, dict) and set(entry) >= {"key", "value"}:
+            entry = entry["key"], entry["value"]
+        if not (isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[0], str)):
+            raise RecordingError(f"recording {path}, row {row}: headers are not pairs of a name and bytes")
+        pairs.append((entry[0], _as_bytes(entry[1]) or b""))
+    return tuple(pairs)
+
+
+class RecordingWriter:
+    """Writes records to a file as they come; the file is only complete after `close`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        try:
+            self._file = pq.ParquetWriter(self._path, SCHEMA, compression="zstd", compression_level=9)
+        except OSError as error:
+            raise RecordingError(f"cannot write recording {path}: {error}") from error
+        self._rows: list[Record] = []
+        self.count = 0
+
+    def write(self, records: Iterable[Record]) -> None:
+        """Append records."""
+        for record in records:
+            self._rows.append(record)
+            if len(self._rows) >= _WRITE_ROWS:
+                self._flush()
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        columns = list(zip(*self._rows, strict=True))
+        columns[6] = tuple([{"key": key, "value": value} for key, value in head] for head in columns[6])
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
+        self._file.write_table(pa.table(arrays, schema=SCHEMA))
+        self.count += len(self._rows)
+        self._rows.clear()
+
+    def close(self) -> None:
+        """Write what is left and finish the file."""
+        self._flush()
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()

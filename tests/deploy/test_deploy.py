@@ -1,0 +1,445 @@
+"""What operators run: alerts that fire, metrics that exist, files that fit together; Prometheus' own tool judges."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from agents.kafka.broker import kafka_version
+from agents.worker.metrics import EngineCollector, TimedRunner, step_seconds
+from agents.worker.web import WebServer
+from pipeline.compiled import CACHE_VARIABLE
+from pipeline.config.profile import load_profile
+from pipeline.config.settings import Settings, load_settings
+from pipeline.engine.engine import Engine
+from pipeline.errors import StateError
+from pipeline.wire.records import Record
+from tests.support.builders import SumRunner, control, event, numbered, profile, reading
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+GRAFANA = DEPLOY / "grafana"
+DASHBOARD = GRAFANA / "dashboards" / "faultline.json"
+GUIDE = ROOT / "docs" / "monitoring.md"
+RULE_TESTS = sorted(DEPLOY.glob("alerts*_test.yml"))
+
+
+@dataclass(frozen=True)
+class Scrape:
+    """One scrape over HTTP: its text, its metrics' names, and by sample name the label values that occur."""
+
+    text: str
+    families: dict[str, str]
+    samples: dict[str, dict[str, set[str]]]
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def fetch(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def hostile_records() -> list[Record]:
+    """Good readings and texts, and most of what can be wrong with a record."""
+    start = 1_000_000
+    good = [reading("p1", start + 10_000 * k, [float(k), 1.0]) for k in range(20)]
+    return numbered(
+        [
+            *good[:10],
+            good[9],
+            event("p1", start + 50_000, 'a "quoted" \\ text\nof two lines', id="t1"),
+            event("p1", start + 50_000, "the same again", id="t1"),
+            *good[10:],
+            reading("p1", start, [5.0, 5.0], timestamp_ms=start + 200_000),
+            reading("p1", start + 90_000_000, [0.0, 0.0], timestamp_ms=start + 200_000),
+            reading("p1", start + 200_000, [0.0]),
+            reading("p1", start + 200_000, {'no such "variable"\n': 1.0}),
+            Record("sensors", 0, 0, start, b"p1", b"{"),
+            Record("sensors", 0, 0, start, b"p1", b"\xff\x00"),
+            Record("sensors", 0, 0, start, b"p1", None),
+            Record("sensors", 0, 0, start, b"other", b'{"machine": "p1", "time": 1, "values": [1, 2]}'),
+            Record("sensors", 0, 0, start, b"p1", b'{"machine": "p1", "time": "yesterday", "values": [1, 2]}'),
+            Record("sensors", 0, 0, start, b"p1", b'{"machine": "p1", "time": 1, "values": [1e999, 2]}'),
+            Record('odd"topic\\\n', 0, 0, start, b"p1", b"{}"),
+            control("tick", time_ms=start + 400_000),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def scrape() -> Iterator[Scrape]:
+    """What Prometheus gets from a worker's web server after good and hostile records."""
+    registry = CollectorRegistry()
+    plant = profile()
+    ticks = iter(range(1_000_000))
+    runner = TimedRunner(SumRunner(), step_seconds(registry), lambda: next(ticks) / 1000)
+    engine = Engine(plant, {"pump": runner})
+    engine.process(hostile_records())
+    with pytest.raises(StateError):
+        engine.restore("p2", b"not a state")
+    lag = {("sensors", 0): 3, ("events", 0): 0, ("diagnoses", 1): 7}
+    registry.register(EngineCollector(engine, plant, lag=lambda: lag, now_ms=lambda: 2_000_000))
+    server = WebServer(registry, alive=lambda: None, ready=lambda: "waiting for partitions")
+    port = server.start("127.0.0.1", 0)
+    try:
+        status, text = fetch(port, "/metrics")
+        assert status == 200
+        assert fetch(port, "/readyz") == (503, "waiting for partitions\n")
+        assert fetch(port, "/healthz") == (200, "ok\n")
+    finally:
+        server.stop()
+    families, samples = {}, dict[str, dict[str, set[str]]]()
+    for family in text_string_to_metric_families(text):
+        families[family.name] = family.type
+        for sample in family.samples:
+            labels = samples.setdefault(sample.name, {})
+            for name, value in sample.labels.items():
+                labels.setdefault(name, set()).add(value)
+    yield Scrape(text, families, samples)
+
+
+@pytest.fixture(scope="module")
+def promtool() -> str:
+    """Prometheus' own checker."""
+    found = shutil.which("promtool")
+    if found is None:
+        text = "promtool is missing; Debian's package prometheus has it"
+        if os.environ.get("FAULTLINE_REQUIRE_KAFKA") == "1":
+            pytest.fail(text, pytrace=False)
+        pytest.skip(text)
+    return found
+
+
+def check(promtool: str, *arguments: str, stdin: str | None = None) -> None:
+    done = subprocess.run([promtool, *arguments], input=stdin, capture_output=True, text=True, timeout=120, check=False)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+
+
+def alerts() -> list[dict[str, Any]]:
+    return [rule for group in load(DEPLOY / "alerts.yml")["groups"] for rule in group["rules"]]
+
+
+def dashboard_queries() -> dict[str, str]:
+    """Every query of the dashboard, by panel."""
+    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    return {f"{panel['title']} {target['refId']}": target["expr"] for panel in panels for target in panel["targets"]}
+
+
+# -- Prometheus' own judgement --------------------------------------------------------------------------------------
+
+
+def test_promtool_accepts_the_configuration(promtool: str) -> None:
+    check(promtool, "check", "config", str(DEPLOY / "prometheus.yml"))
+
+
+def test_promtool_accepts_the_rules(promtool: str) -> None:
+    check(promtool, "check", "rules", str(DEPLOY / "alerts.yml"))
+
+
+@pytest.mark.slow
+def test_every_alert_fires_when_it_should_and_only_then(promtool: str) -> None:
+    check(promtool, "test", "rules", *map(str, RULE_TESTS))
+
+
+def test_promtool_finds_nothing_wrong_with_a_real_scrape(promtool: str, scrape: Scrape) -> None:
+    check(promtool, "check", "metrics", stdin=scrape.text)
+
+
+def test_promtool_understands_every_query_of_the_dashboard(promtool: str, tmp_path: Path) -> None:
+    rules = [
+        {"record": f"panel:{number}", "expr": query.replace("$__rate_interval", "1m").replace("$instance", ".*")}
+        for number, query in enumerate(dashboard_queries().values())
+    ]
+    file = tmp_path / "queries.yml"
+    file.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}), encoding="utf-8")
+    check(promtool, "check", "rules", str(file))
+
+
+# -- metrics --------------------------------------------------------------------------------------------------------
+
+
+def test_the_scrape_shows_what_happened(scrape: Scrape) -> None:
+    found = {
+        (sample.name, *(sample.labels[label] for label in sorted(sample.labels))): sample.value
+        for family in text_string_to_metric_families(scrape.text)
+        for sample in family.samples
+    }
+    assert found["faultline_machines",] == 1
+    assert found["faultline_states_refused_total",] == 1
+    assert found["faultline_consumer_lag_records", "1", "diagnoses"] == 7
+    assert found["faultline_late_total", "sensors"] == 1
+    assert found["faultline_duplicates_total", "texts"] == 1
+    assert found["faultline_frames_total",] == found["faultline_confidence_count",] > 0
+    assert found["faultline_step_seconds_count",] > 0
+    for reason in ("empty", "not_json", "wrong_length", "unknown_variable", "future_time", "bad_time", "key_mismatch"):
+        assert found["faultline_dead_letters_total", reason] > 0, reason
+
+
+def unknown_in(query: str, scrape: Scrape) -> list[str]:
+    """Names, labels and label values in a query that no scrape can have; what all targets have is known."""
+    problems = []
+    for name, matchers in re.findall(r"\b(faultline_\w+)(?:\{([^}]*)\})?", query):
+        if name not in scrape.samples:
+            problems.append(name)
+            continue
+        for label, operator, wanted in re.findall(r'(\w+)\s*(=~|=)\s*"([^"]*)"', matchers):
+            if label in ("job", "instance"):
+                continue
+            values = scrape.samples[name].get(label, set())
+            alternatives = wanted.split("|") if operator == "=~" else [re.escape(wanted)]
+            problems += [f"{name}: {label} {a}" for a in alternatives if not any(re.fullmatch(a, v) for v in values)]
+    known = {"job", "instance"}.union(*(scrape.samples.get(n, {}) for n in re.findall(r"\bfaultline_\w+", query)))
+    for labels in re.findall(r"\bby \(([^)]*)\)", query):
+        problems += [f"by {label}" for label in re.split(r",\s*", labels) if label not in known]
+    return problems
+
+
+def test_alerts_use_only_metrics_and_labels_that_exist(scrape: Scrape) -> None:
+    assert {rule["alert"]: unknown_in(rule["expr"], scrape) for rule in alerts()} == {
+        rule["alert"]: [] for rule in alerts()
+    }
+
+
+def test_the_dashboard_uses_only_metrics_and_labels_that_exist(scrape: Scrape) -> None:
+    queries = dashboard_queries()
+    assert {panel: unknown_in(query, scrape) for panel, query in queries.items()} == {panel: [] for panel in queries}
+
+
+def test_a_wrong_metric_label_or_value_would_be_noticed(scrape: Scrape) -> None:
+    assert unknown_in("rate(faultline_late[5m])", scrape) == ["faultline_late"]
+    assert unknown_in('faultline_late_total{reason="late"}', scrape) == ["faultline_late_total: reason late"]
+    assert unknown_in('faultline_dead_letters_total{reason=~"empty|emty"}', scrape) == [
+        "faultline_dead_letters_total: reason emty"
+    ]
+    assert unknown_in("sum by (job, fault) (faultline_late_total)", scrape) == ["by fault"]
+
+
+def test_the_dashboard_shows_every_metric(scrape: Scrape) -> None:
+    everything = " ".join(dashboard_queries().values())
+    assert [name for name in scrape.families if name.startswith("faultline_") and name not in everything] == [
+        name for name in scrape.families if name.endswith("_created")
+    ]
+
+
+# -- the guide ------------------------------------------------------------------------------------------------------
+
+
+def test_the_guide_explains_every_metric_and_no_other(scrape: Scrape) -> None:
+    exposed = {
+        f"{name}_total" if kind == "counter" else name
+        for name, kind in scrape.families.items()
+        if name.startswith("faultline_") and not name.endswith("_created")
+    }
+    explained = set(re.findall(r"^\| `(faultline_\w+)", GUIDE.read_text(encoding="utf-8"), re.MULTILINE))
+    assert explained == exposed
+
+
+def test_every_alert_says_what_to_do() -> None:
+    headings = re.findall(r"^### (Faultline\w+)$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(headings) == sorted(rule["alert"] for rule in alerts())
+    for rule in alerts():
+        notes = rule["annotations"]
+        assert set(notes) == {"summary", "description", "runbook"}, rule["alert"]
+        assert notes["runbook"] == f"docs/monitoring.md#{rule['alert'].lower()}"
+        assert rule["labels"]["severity"] in ("critical", "warning")
+
+
+def test_every_alert_is_tested_both_ways() -> None:
+    fires: dict[str, set[bool]] = {}
+    for case in (case for file in RULE_TESTS for case in load(file)["tests"]):
+        for expected in case["alert_rule_test"]:
+            fires.setdefault(expected["alertname"], set()).add(bool(expected["exp_alerts"]))
+    assert fires == {rule["alert"]: {True, False} for rule in alerts()}
+
+
+# -- files that fit together ----------------------------------------------------------------------------------------
+
+
+def services() -> dict[str, Any]:
+    found: dict[str, Any] = load(DEPLOY / "compose.yaml")["services"]
+    return found
+
+
+def default_of(text: str) -> str:
+    """What compose makes of ${NAME:-default} where NAME is not set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
+def test_compose_mounts_only_what_is_there() -> None:
+    volumes = load(DEPLOY / "compose.yaml")["volumes"]
+    for name, service in services().items():
+        for mount in service.get("volumes", []):
+            source = default_of(mount).split(":")[0]
+            assert source in volumes or (DEPLOY / source).exists(), f"{name} mounts {source}"
+        if "build" in service:
+            context = (DEPLOY / service["build"]["context"]).resolve()
+            assert context == ROOT
+            assert (context / service["build"]["dockerfile"]).is_file()
+
+
+def test_compose_publishes_ports_on_loopback_only() -> None:
+    published = {name: service["ports"] for name, service in services().items() if "ports" in service}
+    assert set(published) == {"kafka", "worker", "prometheus", "grafana"}
+    assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
+
+
+def test_compose_waits_for_services_that_exist() -> None:
+    known = services()
+    for name, service in known.items():
+        waits = service.get("depends_on", {})
+        for other, how in waits.items() if isinstance(waits, dict) else [(other, {}) for other in waits]:
+            assert other in known, f"{name} waits for {other}"
+            if how.get("condition") == "service_healthy" and other != "worker":
+                assert "test" in known[other]["healthcheck"]
+    assert known["replay"]["profiles"] == ["demo"]
+    assert [name for name, service in known.items() if "profiles" in service] == ["replay"]
+
+
+def test_compose_gives_workers_settings_that_exist_and_fit_the_broker() -> None:
+    known = services()
+    inside = known["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"].split(",")[0]
+    for name in ("topics", "worker", "replay"):
+        values = {key: default_of(value) for key, value in known[name]["environment"].items()}
+        unknown = [key for key in values if key.removeprefix("FAULTLINE_").lower() not in Settings.model_fields]
+        assert unknown == [], name
+        overrides: dict[str, object] = {key.removeprefix("FAULTLINE_").lower(): value for key, value in values.items()}
+        settings = load_settings(**overrides)
+        assert settings.broker == "kafka://" + inside.removeprefix("INSIDE://")
+        load_profile(settings.profile)
+    replay = [default_of(word) for word in known["replay"]["command"]]
+    assert replay[replay.index("--to") + 1] == known["worker"]["environment"]["FAULTLINE_BROKER"]
+
+
+def test_compose_runs_the_kafka_that_the_tests_run() -> None:
+    assert services()["kafka"]["image"] == f"apache/kafka:{kafka_version()}"
+
+
+def test_images_are_pinned() -> None:
+    images = [service["image"] for service in services().values() if service["image"] != "faultline"]
+    assert len(images) == 3
+    assert all(re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+", image) for image in images), images
+
+
+def test_prometheus_finds_the_workers() -> None:
+    (job,) = load(DEPLOY / "prometheus.yml")["scrape_configs"]
+    (names,) = job["dns_sd_configs"]
+    assert job["job_name"] == "faultline"
+    assert names["names"] == ["worker"]
+    assert "worker" in services()
+    dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    assert f"FAULTLINE_WEB_PORT={names['port']}" in dockerfile
+    assert services()["worker"]["ports"] == [f"127.0.0.1::{names['port']}"]
+
+
+def test_grafana_finds_its_datasource_and_dashboard() -> None:
+    (source,) = load(GRAFANA / "provisioning" / "datasources" / "prometheus.yml")["datasources"]
+    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    used = {target["datasource"]["uid"] for panel in dashboard["panels"] for target in panel["targets"]}
+    assert used == {source["uid"]}
+    assert source["url"] == "http://prometheus:9090"
+    (provider,) = load(GRAFANA / "provisioning" / "dashboards" / "faultline.yml")["providers"]
+    mounts = dict(mount.split(":")[:2] for mount in services()["grafana"]["volumes"])
+    assert mounts["./grafana/dashboards"] == provider["options"]["path"]
+    home = services()["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert home == f"{provider['options']['path']}/{DASHBOARD.name}"
+
+
+def test_panels_have_their_own_place_and_number() -> None:
+    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken = [
+        (x, y)
+        for panel in panels
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    ]
+    assert len(set(taken)) == len(taken)
+    assert max(x for x, _ in taken) < 24
+
+
+def test_the_image_copies_only_what_is_there_and_not_ignored() -> None:
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (DEPLOY / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    allowed = (DEPLOY / "Dockerfile.dockerignore").read_text(encoding="utf-8").split()
+    sources = [source for line in copied for source in line.split()]
+    assert {"requirements.lock", "requirements-dev.lock"} <= set(sources)
+    assert [source for source in sources if not (ROOT / source).exists()] == []
+    assert [source for source in sources if f"!{source}" not in allowed] == []
+
+
+def locked(file: str) -> dict[str, set[str]]:
+    """Names in a lock file, each with its lines: there may be one for each version of Python."""
+    lines: dict[str, set[str]] = {}
+    for line in (ROOT / file).read_text(encoding="utf-8").splitlines():
+        lines.setdefault(line.split("==")[0].lower(), set()).add(line)
+    return lines
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[^\w.-]", line)[0].lower() for line in requirements}
+
+
+def test_the_image_serves_without_torch_and_tools_and_lacks_nothing_that_serving_needs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    serving = locked("requirements.lock")
+    assert names(project["dependencies"]) <= serving.keys()
+    training = ("cuda", "matplotlib", "nvidia", "onnx", "pytest", "ruff", "torch", "triton")
+    assert not {name for name in serving if name.startswith(training)}
+
+
+def test_the_image_trains_if_asked_with_the_same_versions_and_without_tools() -> None:
+    dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    (left_out,) = re.findall(r"grep -vE '\^(\([^']+\))' requirements-dev.lock", dockerfile)
+    serving, development = locked("requirements.lock"), locked("requirements-dev.lock")
+    assert all(development[name] == lines for name, lines in serving.items())
+    kept = {name for name in development if not re.match(left_out, name)} | serving.keys()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert names(extras["train"]) <= kept
+    assert names(extras["dev"]) - {"faultline"} <= development.keys()
+    assert not {name for name in kept - serving.keys() if name.startswith(("hypothesis", "mypy", "pytest", "ruff"))}
+    assert 'if [ "$WITH_TRAINING" = 1 ]; then' in dockerfile
+
+
+def test_no_lock_file_names_a_registry() -> None:
+    for file in ("requirements.lock", "requirements-dev.lock"):
+        for line in (ROOT / file).read_text(encoding="utf-8").splitlines():
+            assert re.match(r"[a-z0-9-]+==[\w.]+( ;|$)", line), line
+
+
+def test_the_image_is_built_warm_and_its_user_owns_the_compiled_code() -> None:
+    dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    build, image = dockerfile.rsplit("\nFROM ", 1)
+    (user,) = re.findall(r"^USER (\w+)$", image, re.MULTILINE)
+    (filled,) = re.findall(rf"{CACHE_VARIABLE}=(\S+)", build)
+    (read,) = re.findall(rf"{CACHE_VARIABLE}=(\S+)", image)
+    assert f"COPY --from=build --chown={user}:{user} {filled} {read}" in image
+    assert "faultline demo --json" in build
+
+
+def test_the_image_has_the_shipped_model_and_recording() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["agents"]
+    packaged = {file for pattern in patterns for file in (ROOT / "agents").glob(pattern)}
+    assert set((ROOT / "agents" / "data").iterdir()) <= packaged

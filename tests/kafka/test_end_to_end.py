@@ -1,0 +1,199 @@
+"""The whole product on a real Kafka: topics, replay, a worker process, diagnoses equal to those of memory://."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kafka import KafkaConsumer, TopicPartition
+
+from agents.cli.main import load_runners, partition_function
+from agents.replay.replay import replay_in_memory
+from agents.replay.shipped import demo_recording
+from pipeline.config.profile import load_profile
+from pipeline.config.settings import load_settings
+from pipeline.wire.messages import LAST_DECIMAL, Diagnosis, decode_diagnosis, probability_difference
+from pipeline.wire.recording import RecordingWriter, read_recording
+from tests.support.commands import Finished, assert_one_line, faultline
+
+pytestmark = pytest.mark.kafka
+PARTITIONS = 4
+MACHINES, FRAMES, FRAME_MS = 12, 240, 180_000
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first twelve hours of the demo's recording, in which every machine works and its faults begin."""
+    path = tmp_path_factory.mktemp("recording") / "twelve_hours.parquet"
+    records = list(read_recording(demo_recording()))
+    end_ms = records[0].timestamp_ms + FRAMES * FRAME_MS
+    with RecordingWriter(path) as tape:
+        tape.write([record for record in records if record.timestamp_ms < end_ms])
+    return path
+
+
+def succeed(*arguments: str | Path, env: dict[str, str]) -> Finished:
+    """Run a command that must not fail."""
+    done = faultline(*arguments, env=env)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def environment(bootstrap: str) -> dict[str, str]:
+    name = uuid.uuid4().hex[:8]
+    return os.environ | {
+        "FAULTLINE_BROKER": f"kafka://{bootstrap}",
+        "FAULTLINE_TOPIC_PREFIX": f"e2e-{name}.",
+        "FAULTLINE_GROUP": f"e2e-{name}",
+        "FAULTLINE_WEB_PORT": "0",
+        "FAULTLINE_PARTITIONS": str(PARTITIONS),
+        "FAULTLINE_CHUNK_RECORDS": "300",
+    }
+
+
+@contextlib.contextmanager
+def worker(env: dict[str, str], log: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A worker process; gives it and the address of its web server."""
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "agents.cli", "run", *options],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            found = re.search(r"http://\S+?(?=/metrics)", line)
+            assert found, f"{line}\n{log.read_text()}"
+            yield process, found[0]
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+def read_diagnoses(bootstrap: str, prefix: str, expected: int, timeout_s: float) -> list[Diagnosis]:
+    """What an ordinary consumer finds in the diagnoses topic."""
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, group_id=None)
+    found: list[Diagnosis] = []
+    try:
+        places = [TopicPartition(f"{prefix}diagnoses", partition) for partition in range(PARTITIONS)]
+        consumer.assign(places)
+        consumer.seek_to_beginning(*places)
+        until = time.monotonic() + timeout_s
+        while len(found) < expected and time.monotonic() < until:
+            for records in consumer.poll(timeout_ms=500).values():
+                found += [decode_diagnosis(record.value) for record in records]
+        for records in consumer.poll(timeout_ms=1000).values():  # nothing may come behind the last
+            found += [decode_diagnosis(record.value) for record in records]
+    finally:
+        consumer.close()
+    return found
+
+
+def test_a_worker_on_kafka_says_what_the_replay_in_memory_says(kafka: str, recording: Path, tmp_path: Path) -> None:
+    settings, plant = load_settings(), load_profile("tennessee_eastman")
+    in_memory: dict[str, Diagnosis] = {}
+    asyncio.run(
+        replay_in_memory(
+            recording,
+            settings,
+            plant,
+            load_runners(settings, plant, None),
+            partition_function(PARTITIONS),
+            on_diagnosis=lambda diagnosis: in_memory.__setitem__(diagnosis.id, diagnosis),
+        )
+    )
+    assert len(in_memory) == MACHINES * FRAMES
+
+    env = environment(kafka)
+    prefix = env["FAULTLINE_TOPIC_PREFIX"]
+    assert "created" in succeed("topics", "create", env=env).stdout
+    assert "as they must be" in succeed("topics", "check", env=env).stdout
+    report = json.loads(succeed("replay", recording, "--to", f"kafka://{kafka}", "--json", env=env).stdout)
+    assert report["records"] > len(in_memory)
+
+    live = tmp_path / "live.parquet", tmp_path / "certificate.parquet"
+    options = "--record", str(live[0]), "--certify", str(live[1])
+    with worker(env, tmp_path / "worker.log", *options) as (process, url):
+        on_kafka = read_diagnoses(kafka, prefix, len(in_memory), 90)
+        assert len(on_kafka) == len(in_memory), (tmp_path / "worker.log").read_text()[-2000:]
+        assert {diagnosis.id for diagnosis in on_kafka} == set(in_memory)
+        for diagnosis in on_kafka:
+            twin = in_memory[diagnosis.id]
+            assert diagnosis.fault == twin.fault
+            assert probability_difference(diagnosis.probabilities, twin.probabilities) < 1.5 * LAST_DECIMAL
+
+        metrics = urllib.request.urlopen(f"{url}/metrics", timeout=10).read().decode()
+        assert f'faultline_records_total{{topic="sensors"}} {MACHINES * FRAMES}.0' in metrics
+        assert f"faultline_frames_total {MACHINES * FRAMES}.0" in metrics
+        assert urllib.request.urlopen(f"{url}/readyz", timeout=10).status == 200
+
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 0
+        assert time.monotonic() - began < 10
+
+    consumer = KafkaConsumer(bootstrap_servers=kafka, group_id=env["FAULTLINE_GROUP"], enable_auto_commit=False)
+    try:
+        for topic in ("sensors", "events", "control"):
+            places = [TopicPartition(prefix + topic, partition) for partition in range(PARTITIONS)]
+            ends = consumer.end_offsets(places)
+            for place in places:
+                assert (consumer.committed(place) or 0) == ends[place], place
+    finally:
+        consumer.close()
+
+    # What the live worker read and said is certified: the replay of its recording says the same, states included.
+    assert "equal to certificate" in succeed("replay", live[0], "--certify", live[1], "--json", env={}).stderr
+
+
+def test_topics_are_recorded_as_they_were_sent(kafka: str, recording: Path, tmp_path: Path) -> None:
+    env = environment(kafka)
+    succeed("topics", "create", env=env)
+    succeed("replay", recording, "--to", f"kafka://{kafka}", env=env)
+    out = tmp_path / "recorded.parquet"
+    assert "records written" in succeed("record", "--out", out, env=env).stdout
+
+    def content(path: Path) -> list[tuple[str, int, bytes, bytes]]:
+        return sorted(
+            (one.topic, one.timestamp_ms, one.key or b"", one.value or b"")
+            for one in read_recording(path)
+            if one.topic != "control"
+        )
+
+    assert content(out) == content(recording)
+    stamps = [one.timestamp_ms for one in read_recording(out)]
+    assert stamps == sorted(stamps)
+
+
+def test_a_worker_without_topics_says_so_in_one_line(kafka: str) -> None:
+    process = subprocess.run(
+        [sys.executable, "-m", "agents.cli", "run"],
+        env=environment(kafka),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert_one_line(Finished(process.returncode, process.stdout, process.stderr), "topics create")
+
+
+def test_a_worker_without_a_broker_says_so_in_one_line() -> None:
+    assert_one_line(faultline("run", env=environment("127.0.0.1:1")), "127.0.0.1:1")

@@ -1,0 +1,121 @@
+"""A machine's bits: the same alone, in any round and any order, after saving and restoring, and on any processor."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import llvmlite.binding
+import numpy as np
+
+from agents.audit.certificate import read_certificate
+from models.configs.fusion import FusionChoice
+from models.configs.sensors import SensorConfig
+from tests.models.test_stepping import ADAPTIVE, RING, each_encoder, some_fusions
+from tests.support.models_stepping import compiled, crowd, everything, made
+from tests.support.models_tiny import Stream
+
+
+@each_encoder
+@some_fusions
+def test_a_machines_bits_do_not_depend_on_its_company(sensors: SensorConfig, fusion: FusionChoice) -> None:
+    network = made(sensors=sensors, fusion=fusion)
+    stream = Stream(machines=30, frames=40, seed=6)
+    alone, together = compiled(network), compiled(network)
+    rng = np.random.default_rng(1)
+    for t, count in enumerate([*range(1, 35), 64, 65, 128, 300, 700]):
+        place = int(rng.integers(count))
+        one, other = alone.step(stream.round(t, [0])), together.step(crowd(count, stream, t, place))
+        np.testing.assert_array_equal(one.probabilities[0], other.probabilities[place])
+        np.testing.assert_array_equal(one.modality_probabilities[:, 0], other.modality_probabilities[:, place])
+        np.testing.assert_array_equal(one.weights[:, 0], other.weights[:, place])
+        if one.attention is not None and other.attention is not None:
+            np.testing.assert_array_equal(one.attention[0], other.attention[place])
+        assert alone.save(np.array([0])) == together.save(np.array([0]))
+
+
+def test_slots_in_any_order_and_with_gaps_between_them_give_the_same_bits() -> None:
+    stream, network = Stream(machines=40, frames=30, seed=2), made(sensors=RING, fusion=ADAPTIVE)
+    dense, sparse = compiled(network), compiled(network)
+    slots = np.random.default_rng(0).permutation(1000)[:40]
+    for t in range(30):
+        there = stream.round(t)
+        there.slots = slots[there.slots]
+        for mine, theirs in zip(everything(dense.step(stream.round(t))), everything(sparse.step(there)), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    assert dense.save(np.arange(40)) == sparse.save(slots)
+
+
+@each_encoder
+@some_fusions
+def test_saving_and_restoring_mid_run_is_identical_to_the_bit(sensors: SensorConfig, fusion: FusionChoice) -> None:
+    stream, network = Stream(machines=4, frames=60, seed=5), made(sensors=sensors, fusion=fusion)
+    first, second = compiled(network), compiled(network)
+    for t in range(30):
+        first.step(stream.round(t))
+    for machine, state in enumerate(first.save(np.arange(4))):
+        second.load(10 + 3 * machine, state)
+    for t in range(30, 60):
+        there = stream.round(t)
+        there.slots = 10 + 3 * there.slots
+        for mine, theirs in zip(everything(first.step(stream.round(t))), everything(second.step(there)), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    assert first.save(np.arange(4)) == second.save(10 + 3 * np.arange(4))
+
+
+HASHES = """
+import hashlib, sys
+import numpy as np
+from agents.cli.main import main
+from agents.replay.shipped import demo_recording
+from tests.support.models_stepping import compiled, everything, made
+from tests.support.models_tiny import Stream
+from tests.models.test_stepping import ENCODERS, FUSIONS
+
+digest, stream = hashlib.sha256(), Stream(machines=5, frames=25, seed=7)
+cases = [(sensors, "late") for sensors in ENCODERS] + [("lstm", fusion) for fusion in FUSIONS]
+for sensors, fusion in cases:
+    runner = compiled(made(sensors=ENCODERS[sensors], fusion=FUSIONS[fusion]))
+    for t in range(25):
+        for part in everything(runner.step(stream.round(t))):
+            digest.update(np.ascontiguousarray(part).tobytes())
+    digest.update(b"".join(runner.save(np.arange(5))))
+print(digest.hexdigest(), flush=True)
+
+sys.argv = ["faultline", "replay", str(demo_recording()), "--json", "--certify", sys.argv[1]]
+main()
+"""
+
+
+def compiled_for(processor: str, *arguments: str) -> subprocess.Popen[str]:
+    """A process of its own whose step is compiled for this kind of processor."""
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        env=os.environ | {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def processors() -> list[str]:
+    """Instruction sets to compare that this processor has."""
+    known = llvmlite.binding.get_host_cpu_features()
+    return ["generic", "haswell"] if known.get("avx2") and known.get("fma") else ["generic", "nehalem"]
+
+
+def test_bits_and_certificates_are_the_same_under_every_instruction_set(tmp_path: Path) -> None:
+    certificates = [tmp_path / name for name in processors()]
+    started = [compiled_for(path.name, "-c", HASHES, str(path)) for path in certificates]
+    ended = [process.communicate() for process in started]
+    assert [process.returncode for process in started] == [0, 0], ended
+    hashes = {out.splitlines()[0] for out, _ in ended}
+    assert len(hashes) == 1 and len(hashes.pop()) == 64
+    reports = [json.loads(out.split("\n", 1)[1]) for out, _ in ended]
+    assert [report["diagnoses"] for report in reports] == [12 * 960] * 2
+    one, other = map(read_certificate, certificates)
+    assert one.differences(other) == []
+    assert one.digest == other.digest

@@ -1,0 +1,135 @@
+"""Bytes in, messages or reasons out: every way in which an input can be wrong has its own reason."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.engine.engine import Engine
+from pipeline.wire.messages import Reason, RejectedError, decode_label, decode_reading, parse_time_ms
+from pipeline.wire.records import Record
+from tests.support.builders import SumRunner, diagnoses, event, numbered, profile, reading, reasons
+
+T0 = 1_763_600_000_000
+
+
+def body(**changes: object) -> bytes:
+    return json.dumps({"machine": "p1", "time": T0, "values": [1.0, 2.0]} | changes).encode()
+
+
+def engine() -> Engine:
+    return Engine(profile(), {"pump": SumRunner()}, partition_of=lambda key: 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "reason"),
+    [
+        (None, b"p1", Reason.EMPTY),
+        (b"", b"p1", Reason.NOT_JSON),
+        (b"\xff\xfe\x00", b"p1", Reason.NOT_JSON),
+        (b"[" * 100_000, b"p1", Reason.SCHEMA),
+        (b'{"machine":"p1","time":1,"values":' + b"[" * 100_000, b"p1", Reason.NOT_A_NUMBER),
+        (body()[:-3], b"p1", Reason.NOT_JSON),
+        (body() + b"{}", b"p1", Reason.NOT_JSON),
+        (b'{"machine":"p1","time":1,"values":[NaN,1]}', b"p1", Reason.NOT_JSON),
+        (b'{"machine":"p1","time":1,"values":[1e999,1]}', b"p1", Reason.NOT_FINITE),
+        (b'{"machine":"p1","time":%d,"values":[1e39,1]}' % T0, b"p1", Reason.NOT_FINITE),
+        (body(values=["1", 2]), b"p1", Reason.NOT_A_NUMBER),
+        (body(values=[True, 2]), b"p1", Reason.NOT_A_NUMBER),
+        (body(values={"flow": "wet"}), b"p1", Reason.NOT_A_NUMBER),
+        (body(values=[1.0]), b"p1", Reason.WRONG_LENGTH),
+        (body(values=[1.0, 2.0, 3.0]), b"p1", Reason.WRONG_LENGTH),
+        (body(values={"speed": 1.0}), b"p1", Reason.UNKNOWN_VARIABLE),
+        (body(values=None), b"p1", Reason.SCHEMA),
+        (body(machine=7), b"p1", Reason.SCHEMA),
+        (body(time="yesterday"), b"p1", Reason.BAD_TIME),
+        (body(time="2026-11-20T00:53:20"), b"p1", Reason.BAD_TIME),
+        (body(time=-5), b"p1", Reason.BAD_TIME),
+        (body(time=10**30), b"p1", Reason.BAD_TIME),
+        (b'{"machine":"p1","time":%s,"values":[1,2]}' % (b"9" * 4_000), b"p1", Reason.BAD_TIME),
+        (b'{"machine":"p1","time":%s,"values":[1,2]}' % (b"9" * 9_000), b"p1", Reason.BAD_TIME),
+        (body(time="0001-01-01T00:00:00+14:00"), b"p1", Reason.BAD_TIME),
+        (body(time="9999-12-31T23:59:59-14:00"), b"p1", Reason.BAD_TIME),
+        (body(time=T0 + 10**9), b"p1", Reason.FUTURE_TIME),
+        (body(), b"p2", Reason.KEY_MISMATCH),
+        (body(), None, Reason.KEY_MISMATCH),
+        (body(machine=""), b"", Reason.UNKNOWN_MACHINE),
+        (body(machine="p\n1"), b"p\n1", Reason.UNKNOWN_MACHINE),
+    ],
+)
+def test_bad_readings_are_dead_letters_with_reason_origin_and_original_bytes(
+    value: bytes | None, key: bytes | None, reason: Reason
+) -> None:
+    eng = engine()
+    record = Record("sensors", 0, 41, T0, key, value, (("trace", b"7"),))
+    (letter,) = eng.process([record])
+    headers = dict(letter.headers)
+    assert letter.topic == "dead-letter"
+    assert headers["faultline-reason"].decode() == reason
+    assert (letter.key, letter.value, headers["trace"]) == (key, value, b"7")
+    assert (headers["faultline-topic"], headers["faultline-partition"]) == (b"sensors", b"0")
+    assert headers["faultline-offset"] == b"41"
+    assert 0 < len(headers["faultline-detail"]) < 1_000
+    assert eng.stats.dead_letters[reason] == 1
+
+
+def test_a_machine_in_the_wrong_partition_is_detected() -> None:
+    eng = Engine(profile(), {"pump": SumRunner()}, partition_of=lambda key: 3)
+    assert reasons(eng.process([reading("p1", T0, [1.0, 2.0], partition=1)])) == ["wrong_partition"]
+    assert reasons(eng.process([reading("p1", T0, [1.0, 2.0], partition=3)])) == []
+
+
+def test_a_thousand_hostile_records_change_no_diagnosis() -> None:
+    good = [reading("p1", T0 + i * 1_000, [float(i % 7), 1.0]) for i in range(300)]
+    good += [event("p1", T0 + i * 10_000, f"drip {i}") for i in range(10)]
+    good.sort(key=lambda record: record.timestamp_ms)
+    bad = [b"\x00", b"{}", body(values=["x", 1]), body(machine="p9"), body(time=T0 + 10**10), b'{"a":' * 5000]
+    mixed = []
+    for index in range(1000):
+        mixed.append(Record("sensors", 0, 0, T0 + index * 300, b"p1", bad[index % len(bad)]))
+    together = sorted([*good, *mixed], key=lambda record: record.timestamp_ms)
+    clean, dirty = engine(), engine()
+    expected = clean.process(numbered(good))
+    outputs = dirty.process(numbered(together))
+    assert [(d.id, d.probabilities) for d in diagnoses(outputs)] == [
+        (d.id, d.probabilities) for d in diagnoses(expected)
+    ]
+    assert len(reasons(outputs)) == 1000
+
+
+def test_an_event_may_have_64_kib_since_it_is_kept_with_its_machines_state() -> None:
+    (letter,) = engine().process([event("p1", T0, "x" * 70_000)])
+    assert dict(letter.headers)["faultline-reason"] == b"too_large"
+    assert len(letter.value or b"") > 70_000
+    assert engine().process([event("p1", T0, "x" * 60_000)]) == []
+
+
+def test_a_label_names_its_machine_and_fault_in_at_most_200_characters() -> None:
+    for changes in ({"machine": ""}, {"machine": "m" * 201}, {"fault": "f" * 201}, {"fault": ""}):
+        with pytest.raises(RejectedError, match="schema"):
+            decode_label(json.dumps({"machine": "p1", "start": T0, "fault": "leak"} | changes).encode())
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_raise_anything_but_a_rejection(value: bytes) -> None:
+    try:
+        decode_reading(value)
+    except RejectedError as rejected:
+        assert rejected.detail
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [
+        ("2025-11-20T00:53:20Z", 1_763_600_000_000),
+        ("2025-11-20T01:53:20+01:00", 1_763_600_000_000),
+        ("2025-11-20T00:53:20.123456Z", 1_763_600_000_123),
+        ("2026-03-29T02:30:00+01:00", 1_774_747_800_000),  # a local time that daylight saving skips
+    ],
+)
+def test_iso_times_become_exact_milliseconds(text: str, milliseconds: int) -> None:
+    assert parse_time_ms(text) == milliseconds
+    assert parse_time_ms(milliseconds) == milliseconds

@@ -1,0 +1,74 @@
+"""Profiles and settings: what is right is read, what is wrong is named with its field."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.config.profile import load_profile, parse_duration_ms, parse_profile
+from pipeline.config.settings import load_settings
+from pipeline.errors import ProfileError, SettingsError
+from tests.support.builders import ONE_SOURCE, kind
+
+
+def test_the_shipped_profile_describes_tennessee_eastman() -> None:
+    plant = load_profile("tennessee_eastman")
+    (machine_type,) = plant.machine_types
+    assert machine_type.frame_period_ms == 180_000
+    assert machine_type.variable_names == tuple(
+        [f"xmeas_{i}" for i in range(1, 42)] + [f"xmv_{i}" for i in range(1, 12)]
+    )
+    assert machine_type.faults == ("normal", *(f"idv_{i}" for i in range(1, 21)))
+
+
+@pytest.mark.parametrize(("text", "ms"), [("250ms", 250), ("10s", 10_000), ("1.5h", 5_400_000), ("2d", 172_800_000)])
+def test_durations(text: str, ms: int) -> None:
+    assert parse_duration_ms(text) == ms
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("frame_period: 10s", "frame_period: soon", "frame_period"),
+        ("frame_period: 10s", "frame_period: 0s", "frame_period"),
+        ("[normal, leak, jam]", "[leak, normal]", "first fault"),
+        ("{name: load}", "{name: flow}", "more than once: flow"),
+        ("{name: load}", "{name: load, source: lab}", "not declared: lab"),
+        ("{name: load}", "{name: load, colour: red}", "colour"),
+        ("topic: sensors", "topic: readings", "topic"),
+    ],
+)
+def test_wrong_profiles_name_the_field(old: str, new: str, message: str) -> None:
+    with pytest.raises(ProfileError, match=message):
+        parse_profile(ONE_SOURCE.replace(old, new), where="x.yaml")
+
+
+def test_an_unknown_profile_names_the_shipped_ones() -> None:
+    with pytest.raises(ProfileError, match="tennessee_eastman"):
+        load_profile("nowhere.yaml")
+
+
+def test_the_digest_follows_what_a_model_depends_on() -> None:
+    same = kind(ONE_SOURCE.replace("max_gap_frames: 3", "max_gap_frames: 4"))
+    other = kind(ONE_SOURCE.replace("{name: load}", "{name: load, aggregation: mean}"))
+    assert kind().digest == same.digest != other.digest
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAULTLINE_BROKER", "kafka://broker-1:9092,broker-2:9092")
+    monkeypatch.setenv("FAULTLINE_SASL_PASSWORD", "hunter2")
+    settings = load_settings(partitions=8)
+    assert settings.address == "broker-1:9092,broker-2:9092"
+    assert settings.partitions == 8
+    assert "hunter2" not in repr(settings)
+
+
+def test_wrong_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAULTLINE_PARTITIONS", "many")
+    monkeypatch.setenv("FAULTLINE_WEB_PORT", "99999")
+    with pytest.raises(SettingsError, match=r"FAULTLINE_PARTITIONS.*FAULTLINE_WEB_PORT"):
+        load_settings()
+
+
+def test_a_broker_needs_a_scheme() -> None:
+    with pytest.raises(SettingsError, match="neither kafka"):
+        load_settings(broker="localhost:9092")

@@ -1,0 +1,1 @@
+"""Long runs: commands, not tests."""

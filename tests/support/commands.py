@@ -1,0 +1,56 @@
+"""The command line as a user runs it, in the process of the tests: an own process costs seconds of imports."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+from agents.cli.main import main
+
+
+class Finished(NamedTuple):
+    """What a command leaves, as of a process that has ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def faultline(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Finished:
+    """Run a command; `env` is added to the environment."""
+    out, errors = io.StringIO(), io.StringIO()
+    root, thresholds = logging.getLogger(), gc.get_threshold()
+    with (
+        mock.patch.dict(os.environ, env or {}),
+        mock.patch.object(sys, "argv", ["faultline", *map(str, arguments)]),
+        # As in a new process, where `main` finds no handlers and lets warnings go to the standard error.
+        mock.patch.object(root, "handlers", []),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(errors),
+    ):
+        try:
+            main()
+        except SystemExit as ended:
+            code = 0 if ended.code is None else int(ended.code)
+        else:
+            code = 0
+        finally:
+            gc.unfreeze()
+            gc.set_threshold(*thresholds)
+    return Finished(code, out.getvalue(), errors.getvalue())
+
+
+def assert_one_line(done: Finished, message: str) -> None:
+    """The command was refused as a user is told of what he can put right."""
+    assert done.returncode == 1
+    assert message in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr

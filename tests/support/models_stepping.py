@@ -1,0 +1,139 @@
+"""Networks, comparisons and crowded rounds for the tests of the compiled step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.configs.diagnoser import DiagnoserConfig
+from models.configs.fusion import FusionChoice, FusionConfig, Rule
+from models.configs.sensors import SensorConfig, SeqLSTMConfig
+from models.configs.text import TextConfig
+from models.data.runs import PlacedText
+from models.diagnoser import Diagnoser
+from models.encoders.tokenizer import Tokenizer
+from models.evaluation.torch_reference import TorchRunner
+from models.fusion.base import LearnedFusion
+from models.network_file import compile_network
+from models.stepping.runner import CompiledRunner
+from pipeline.frames import Frames, StepResult, StepRunner
+from tests.support.models_tiny import CLASSES, TEXTS, VARIABLES, Stream, machine_type
+
+LAW = 1e-5
+"""How far a step may be from what torch computes."""
+
+FACTS: dict[str, Any] = {"name": "tiny", "digest": "4" * 64, "classes": machine_type().faults}
+
+
+def compiled(network: Diagnoser, **changes: str) -> CompiledRunner:
+    return compile_network(network, **FACTS | changes)
+
+
+def reference(network: Diagnoser) -> TorchRunner:
+    return TorchRunner(network, **FACTS)
+
+
+def made(
+    *,
+    sensors: SensorConfig | None = None,
+    rule: Rule = "accuracy",
+    texts: bool = True,
+    seed: int = 4,
+    variables: int = VARIABLES,
+    fusion: FusionChoice | None = None,
+) -> Diagnoser:
+    """An untrained network whose scaling and fusion are drawn, and sure enough of itself to make errors count."""
+    text = TextConfig(embedding=8, hidden=6, head=(5,), ring=3, subword_buckets=128) if texts else None
+    config = DiagnoserConfig(
+        variables=variables,
+        classes=CLASSES,
+        sensors=sensors or SeqLSTMConfig(hidden=(10, 8), head=(6,), trends=(10.0, 40.0), spreads=(5.0,)),
+        text=text,
+        text_ttl_frames=20,
+        fusion=fusion or FusionConfig(rule=rule),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Diagnoser(config, Tokenizer.fit(TEXTS, text) if text else None)
+        with torch.no_grad():
+            for parameter in network.sensors.parameters():
+                parameter.mul_(2)
+        late = network.fusion
+        if isinstance(late, LearnedFusion):
+            with torch.no_grad():
+                for parameter in late.network.parameters():
+                    # Gains and shifts too, which are all alike before training.
+                    parameter.add_(torch.randn(parameter.shape) * 0.3)
+            late.temperature.fill_(1.3)
+            late = late.late
+        late.prior.copy_(torch.tensor([0.6, 0.3, 0.1]))
+        late.temperatures.uniform_(0.5, 2)
+        late.temperature.fill_(0.7)
+        late.accuracies.uniform_(0.5, 1)
+        late.recalls.uniform_(0.3, 1)
+        late.stack.add_(torch.randn(late.stack.shape) * 0.3)
+        late.stack_bias.normal_()
+    network.mean.copy_(torch.arange(variables) * 10.0)
+    network.std.copy_(torch.linspace(0.5, 4, variables))
+    return network.eval()
+
+
+def distance(one: StepResult, other: StepResult) -> float:
+    np.testing.assert_array_equal(one.present, other.present)
+    np.testing.assert_array_equal(one.scaled, other.scaled)
+    pairs = [
+        (one.probabilities, other.probabilities),
+        (one.modality_probabilities, other.modality_probabilities),
+        (one.weights, other.weights),
+    ]
+    assert (one.attention is None) == (other.attention is None)
+    if one.attention is not None and other.attention is not None:
+        pairs.append((one.attention, other.attention))
+    for mine, theirs in pairs:
+        assert (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype)
+    return max(float(np.abs(mine - theirs).max()) for mine, theirs in pairs)
+
+
+def fold(one: StepRunner, other: StepRunner, stream: Stream, frames: range) -> float:
+    """Steps both through rounds of changing company with restarts; the answer is how far they were ever apart."""
+    rng = np.random.default_rng(0)
+    worst = 0.0
+    for t in frames:
+        who = [int(machine) for machine in rng.permutation(stream.machines)[: rng.integers(1, stream.machines + 1)]]
+        frame = stream.round(t, who)
+        frame.reset = rng.random(len(who)) < 0.02
+        for runner in (one, other):
+            runner.prepare([frame])
+        worst = max(worst, distance(one.step(frame), other.step(frame)))
+    return worst
+
+
+def numbers(state: bytes) -> np.ndarray:
+    return np.frombuffer(state, "<f4", offset=44)
+
+
+def everything(result: StepResult) -> list[np.ndarray]:
+    parts = [result.probabilities, result.modality_probabilities, result.weights, result.present, result.scaled]
+    return parts if result.attention is None else [*parts, result.attention]
+
+
+def placed(stream: Stream, frames: int) -> list[list[PlacedText]]:
+    """Each machine's texts of these frames, as `forward` takes them."""
+    return [
+        [PlacedText(t, age, text) for t in range(frames) for age, text in stream.texts.get((machine, t), [])]
+        for machine in range(stream.machines)
+    ]
+
+
+def crowd(count: int, stream: Stream, t: int, place: int) -> Frames:
+    """Machine 0 of the stream at this place of a round of so many, of whom the others vary."""
+    who = [1 + (t * 7 + k) % (stream.machines - 1) for k in range(count)]
+    who[place] = 0
+    frame = stream.round(t, who)
+    # The others get slots of their own, so that a stream's machine may stand in the round several times.
+    frame.slots = np.arange(1, count + 1)
+    frame.slots[place] = 0
+    frame.texts = [(row, text) for row, text in frame.texts if row == place or row % 2]
+    return frame

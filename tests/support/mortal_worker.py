@@ -1,0 +1,83 @@
+"""A worker process, as `faultline run` starts it, that ends itself with SIGKILL at a point chosen by the environment.
+
+CHAOS_POINT and CHAOS_HIT choose where (tests/support/chaos.py), CHAOS_PACE_S how slow it is, and with CHAOS_DISK_FULL
+no file can be written; settings are FAULTLINE_...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import sys
+from typing import Any
+
+from agents.cli.main import partition_function
+from agents.delivery.publisher import Publisher
+from agents.delivery.states import StateStore
+from agents.worker import service
+from agents.worker.worker import Worker
+from pipeline.config.profile import parse_profile
+from pipeline.config.settings import load_settings
+from pipeline.errors import FaultlineError
+from tests.support.builders import SumRunner
+from tests.support.chaos import STORY_PLANT, Probes
+
+log = logging.getLogger("faultline.mortal")
+
+
+def _probes() -> Probes:
+    point = os.environ.get("CHAOS_POINT")
+    return Probes(
+        {point: int(os.environ["CHAOS_HIT"])} if point else None,
+        lambda: os.kill(os.getpid(), signal.SIGKILL),
+        float(os.environ.get("CHAOS_PACE_S", "0")),
+    )
+
+
+class MortalWorker(Worker):
+    """The worker of `serve`, with probes around it."""
+
+    def __init__(self, *args: Any, store: StateStore, **options: Any) -> None:
+        probes = _probes()
+        settings, profile, runners, publisher = args
+        probed: Publisher = probes.publisher(publisher)
+        super().__init__(settings, profile, runners, probed, store=probes.store(store), **options)
+        probes.attach(self)
+        self.app.on_partitions_assigned.connect(self._tell, weak=False)
+
+    async def _tell(self, _: Any, assigned: Any, **__: Any) -> None:
+        log.info("assigned %s", sorted({place.partition for place in assigned}))
+
+
+def main() -> int:
+    """Serve until told to stop, or until death."""
+    logging.basicConfig(level=logging.INFO, format="%(created).3f %(name)s: %(message)s", stream=sys.stderr)
+    service.Worker = MortalWorker  # type: ignore[attr-defined, assignment]
+    settings, profile = load_settings(), parse_profile(STORY_PLANT, where="tests/support/chaos.py")
+    runners = {kind.name: SumRunner() for kind in profile.machine_types}
+    try:
+        asyncio.run(service.serve(settings, profile, runners, partition_function(settings.partitions)))
+    except FaultlineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run_forked(environment: dict[str, str], log_path: str) -> None:
+    """The same in a process that was forked from one with everything imported."""
+    os.environ.update(environment)
+    if "CHAOS_DISK_FULL" in environment:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        log_path = os.devnull
+    descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
