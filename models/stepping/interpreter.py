@@ -1,19 +1,20 @@
 """The compiled step: one function that takes a round through a model's program, block by block.
 
-What a model computes is a table of operations (models.stepping.program), so this is compiled once for every model.
+What a model computes is a table of operations (programs/builder.py), so this is compiled once for every model.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numba import types
 
-from models.stepping import codes
-from models.stepping.block import Block
-from models.stepping.codes import FIRST_OF_MODALITIES
-from models.stepping.operation import SOURCES, call
-from models.stepping.texts import push_text, turn_ring
+from models.stepping.kernels import codes
+from models.stepping.kernels.block import Block
+from models.stepping.kernels.codes import FIRST_OF_MODALITIES
+from models.stepping.kernels.operation import SOURCES, call
+from models.stepping.kernels.texts import push_text, turn_ring
 from pipeline.compiled import CompiledFunction, kernel
 from pipeline.frames import Bools, Floats, Ints
 
@@ -39,6 +40,49 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 _LARGEST = np.float32(np.finfo(np.float32).max)
 
 
+class Model(NamedTuple):
+    """What of a step is the same for every round."""
+
+    layout: Ints
+    program: Ints  # (N, OPERANDS)
+    weights: Floats
+    initial: Floats
+    """State before the first frame."""
+
+
+class Arena(NamedTuple):
+    """The states of all machines, and working memory."""
+
+    states: Floats
+    """S states one behind the other."""
+    stamps: Ints  # (S + 1,)
+    """The round in which each slot was stepped last, and behind them the number of this round."""
+    work: Floats
+    """For `BLOCK_ROWS` rows."""
+
+
+class NewTexts(NamedTuple):
+    """Texts of a round in the order of their rows, oldest first within one."""
+
+    rows: Ints
+    lines: Ints
+    """Where the vector of each is in `vectors`."""
+    ages: Floats  # in frames
+    vectors: Floats
+
+
+class Result(NamedTuple):
+    """Where to write what the model says; see pipeline.frames.StepResult."""
+
+    probabilities: Floats
+    answers: Floats
+    weights: Floats
+    present: Bools
+    scaled: Floats
+    attention: Floats
+    """Empty for models without."""
+
+
 def step(
     layout: Ints,
     program: Ints,
@@ -52,7 +96,7 @@ def step(
     observed: Bools,
     reset: Bools,
     text_rows: Ints,
-    text_vectors: Ints,
+    text_lines: Ints,
     text_ages: Floats,
     vectors: Floats,
     probabilities: Floats,
@@ -64,19 +108,43 @@ def step(
 ) -> int:
     """Advance the machines in `slots` by one frame and write what the model says; nothing is changed unless DONE.
 
-    `states` (S * state size,) and `stamps` (S + 1,), whose last number is the round's, belong to the arena; `work` is
-    memory for `BLOCK_ROWS` rows. Texts are in the order of their rows, oldest first within one; `text_vectors` are
-    lines of `vectors`. `attention` is empty for models without.
+    The arguments are those of Model, Arena, a round, NewTexts and Result, one by one: as tuples they would take
+    several microseconds to come in from Python.
     """
-    status = _admit(slots, stamps)
+    return _step(
+        Model(layout, program, weights, initial),
+        Arena(states, stamps, work),
+        slots,
+        values,
+        observed,
+        reset,
+        NewTexts(text_rows, text_lines, text_ages, vectors),
+        Result(probabilities, answers, modality_weights, present, scaled, attention),
+    )
+
+
+@kernel
+def _step(
+    model: Model,
+    arena: Arena,
+    slots: Ints,
+    values: Floats,
+    observed: Bools,
+    reset: Bools,
+    texts: NewTexts,
+    result: Result,
+) -> int:
+    """See `step`."""
+    status = _admit(slots, arena.stamps)
     if status != DONE:
         return status
-    size, width, modalities = layout[STATE_SIZE], layout[WORK_SIZE], layout[MODALITIES]
+    layout, program, states = model.layout, model.program, arena.states
+    size, width = layout[STATE_SIZE], layout[WORK_SIZE]
     at, state_at = np.empty(BLOCK_ROWS, np.int64), np.empty(BLOCK_ROWS, np.int64)
     for r in range(BLOCK_ROWS):
         at[r] = r * width
-    block = Block(weights, work, states, at, state_at, layout[PRESENT])
-    sets = FIRST_OF_MODALITIES + 3 * modalities + layout[PLACES]
+    block = Block(model.weights, arena.work, states, at, state_at, layout[PRESENT])
+    sets = FIRST_OF_MODALITIES + 3 * layout[MODALITIES] + layout[PLACES]
     members, counts = np.empty((sets, BLOCK_ROWS), np.int64), np.empty(sets, np.int64)
     text = 0
     for begin in range(0, len(slots), BLOCK_ROWS):
@@ -85,29 +153,25 @@ def step(
             state_at[r] = slots[begin + r] * size
             if reset[begin + r]:
                 for i in range(size):
-                    states[state_at[r] + i] = initial[i]
-        text = _take_texts(layout, block, begin, count, text, text_rows, text_vectors, text_ages, vectors)
+                    states[state_at[r] + i] = model.initial[i]
+        text = _take_texts(layout, block, begin, count, text, texts)
         for r in range(count):
-            _scale(layout, block, r, begin + r, values, observed, scaled)
+            _scale(layout, block, r, begin + r, values, observed, result.scaled)
         _sort_rows(layout, block, count, members, counts)
         for i in range(len(program)):
-            number = counts[program[i, 1]]
+            rows, number = members[program[i, 1]], counts[program[i, 1]]
             if number:
-                call(
-                    program[i, 0],
-                    program[i],
-                    weights,
-                    work,
-                    states,
-                    at,
-                    state_at,
-                    members[program[i, 1]],
-                    number,
-                    layout[PRESENT],
-                )
+                _call(program, i, block, rows, number)
         for r in range(count):
-            _answer(layout, block, r, begin + r, probabilities, answers, modality_weights, present, attention)
+            _answer(layout, block, r, begin + r, result)
     return DONE
+
+
+@kernel
+def _call(program: Ints, line: int, block: Block, rows: Ints, number: int) -> None:
+    """Do what one line of a program says."""
+    op, present = program[line], block.present_at
+    call(op[0], op, block.weights, block.work, block.states, block.at, block.state_at, rows, number, present)
 
 
 @kernel
@@ -131,10 +195,7 @@ def _take_texts(
     begin: int,
     count: int,
     text: int,
-    text_rows: Ints,
-    text_vectors: Ints,
-    text_ages: Floats,
-    vectors: Floats,
+    texts: NewTexts,
 ) -> int:
     """Let the texts of a block's machines grow older, and put new ones into their rings; returns the next new text."""
     places, width, ttl = layout[PLACES], layout[RING_WIDTH], np.float32(layout[TEXT_TTL])
@@ -143,11 +204,11 @@ def _take_texts(
     for r in range(count):
         ring, ages = block.state_at[r] + layout[RING], block.state_at[r] + layout[AGES]
         turn_ring(block.states, ring, ages, places, width, ttl)
-        while text < len(text_rows) and text_rows[text] == begin + r:
-            age = max(text_ages[text], _ZERO)
+        while text < len(texts.rows) and texts.rows[text] == begin + r:
+            age = max(texts.ages[text], _ZERO)
             if age <= ttl:
-                vector = text_vectors[text] * layout[TEXT_SIZE]
-                push_text(block.states, ring, ages, places, width, layout[TEXT_SIZE], vectors, vector, age)
+                vector = texts.lines[text] * layout[TEXT_SIZE]
+                push_text(block.states, ring, ages, places, width, layout[TEXT_SIZE], texts.vectors, vector, age)
             text += 1
     return text
 
@@ -213,38 +274,38 @@ def _join(which: int, row: int, members: Ints, counts: Ints) -> None:
 
 
 @kernel
-def _answer(
-    layout: Ints,
-    block: Block,
-    row: int,
-    place: int,
-    probabilities: Floats,
-    answers: Floats,
-    weights: Floats,
-    present: Bools,
-    attention: Floats,
-) -> None:
+def _answer(layout: Ints, block: Block, row: int, place: int, result: Result) -> None:
     """Copy what a row's program found to its place in the round's result."""
     base, work, modalities = block.at[row], block.work, layout[MODALITIES]
     for c in range(layout[CLASSES]):
-        probabilities[place, c] = work[base + layout[PROBABILITIES] + c]
+        result.probabilities[place, c] = work[base + layout[PROBABILITIES] + c]
     for m in range(modalities):
         own = base + layout[ANSWERS] + m * layout[ANSWER_STRIDE]
         for c in range(layout[CLASSES]):
-            answers[m, place, c] = work[own + c]
-        weights[m, place] = work[base + layout[WEIGHTS] + m]
-        present[m, place] = work[base + block.present_at + m] != _ZERO
+            result.answers[m, place, c] = work[own + c]
+        result.weights[m, place] = work[base + layout[WEIGHTS] + m]
+        result.present[m, place] = work[base + block.present_at + m] != _ZERO
     if layout[ATTENTION] >= 0:
         for m in range(modalities):
             for n in range(modalities):
-                attention[place, m, n] = work[base + layout[ATTENTION] + m * modalities + n]
+                result.attention[place, m, n] = work[base + layout[ATTENTION] + m * modalities + n]
 
 
-_FLOATS, _INTS, _BOOLS = "float32[::1]", "int64[::1]", "boolean[::1]"
+def _array(kind: Any, dimensions: int = 1) -> Any:
+    return types.Array(kind, dimensions, "C")
+
+
+_FLOATS, _INTS, _BOOLS = _array(types.float32), _array(types.int64), _array(types.boolean)
+_TABLE, _ROWS, _MODALITY_ROWS = _array(types.int64, 2), _array(types.float32, 2), _array(types.float32, 3)
+_OBSERVED = _array(types.boolean, 2)
 STEP: Final = CompiledFunction(
     step,
-    f"int64({_INTS}, int64[:, ::1], {_FLOATS}, {_FLOATS}, {_FLOATS}, {_INTS}, {_FLOATS}, {_INTS},"
-    f" float32[:, ::1], boolean[:, ::1], {_BOOLS}, {_INTS}, {_INTS}, {_FLOATS}, {_FLOATS},"
-    " float32[:, ::1], float32[:, :, ::1], float32[:, ::1], boolean[:, ::1], float32[:, ::1], float32[:, :, ::1])",
+    types.int64(
+        *(_INTS, _TABLE, _FLOATS, _FLOATS),
+        *(_FLOATS, _INTS, _FLOATS),
+        *(_INTS, _ROWS, _OBSERVED, _BOOLS),
+        *(_INTS, _INTS, _FLOATS, _FLOATS),
+        *(_ROWS, _MODALITY_ROWS, _ROWS, _OBSERVED, _ROWS, _MODALITY_ROWS),
+    ),
     SOURCES,
 )

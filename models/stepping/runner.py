@@ -13,14 +13,15 @@ from models.configs.diagnoser import SENSORS, TEXT, DiagnoserConfig
 from models.encoders.tokenizer import Tokenizer
 from models.model_file import Weights
 from models.stepping import interpreter as layout_of
-from models.stepping.codes import padded
-from models.stepping.event_ring import RingState, emit_ring, ring_state
-from models.stepping.fusions import Evidence, Fused, emit_fusion
-from models.stepping.interpreter import BLOCK_ROWS, DONE, LAYOUT_SIZE, STEP, TOO_SMALL
-from models.stepping.program import ProgramBuilder
-from models.stepping.sensors import SensorInputs, emit_sensors
+from models.stepping.interpreter import BLOCK_ROWS, DONE, LAYOUT_SIZE, STEP, TOO_SMALL, Arena, NewTexts, Result
+from models.stepping.interpreter import Model as CompiledModel
+from models.stepping.kernels.codes import padded
+from models.stepping.programs.builder import ProgramBuilder
+from models.stepping.programs.event_ring import RingState, emit_ring, ring_state
+from models.stepping.programs.fusions import Evidence, Fused, emit_fusion
+from models.stepping.programs.sensors import SensorInputs, emit_sensors
+from models.stepping.programs.weights import WeightReader
 from models.stepping.text_vectors import TextVectors
-from models.stepping.weights import WeightReader
 from pipeline.compiled import Notify
 from pipeline.errors import StateError
 from pipeline.frames import Floats, Frames, Ints, StepResult
@@ -30,7 +31,8 @@ _VERSION: Final = 1
 _HEADER: Final = struct.Struct("<4sHH32sI")
 """Magic, version, reserved, model hash, number of payload bytes."""
 
-_NO_INTS, _NO_FLOATS = np.zeros(0, np.int64), np.zeros(0, np.float32)
+_NO_FLOATS: Final[Floats] = np.zeros(0, np.float32)
+_NO_TEXTS: Final = NewTexts(np.zeros(0, np.int64), np.zeros(0, np.int64), _NO_FLOATS, _NO_FLOATS)
 
 
 class CompiledRunner:
@@ -69,11 +71,12 @@ class CompiledRunner:
         self._program = builder.finish()
         self._layout[layout_of.STATE_SIZE] = len(self._program.initial)
         self._layout[layout_of.WORK_SIZE] = self._program.work_size
-        self._table = self._program.compiled([STEP], "the model's step", notify)
+        table = self._program.compiled([STEP], "the model's step", notify)
         self._step = STEP.compile()
+        self._model = CompiledModel(self._layout, table, self._program.weights, self._program.initial)
         self._work = np.zeros(BLOCK_ROWS * self._program.work_size, np.float32)
         self._states = np.zeros((0, len(self._program.initial)), np.float32)
-        self._stamps = np.zeros(1, np.int64)
+        self._arena = self._new_arena()
         self._vectors: Floats = _NO_FLOATS
         self._lines: dict[str, int] = {}
         """Where the vectors of the texts of the rounds at hand are."""
@@ -106,7 +109,8 @@ class CompiledRunner:
         capacity = max(slots, 2 * self.capacity)
         states = np.empty((capacity, len(self._program.initial)), np.float32)
         states[: self.capacity], states[self.capacity :] = self._states, self._program.initial
-        self._states, self._stamps = states, np.zeros(capacity + 1, np.int64)
+        self._states = states
+        self._arena = self._new_arena()
 
     def prepare(self, rounds: Sequence[Frames]) -> None:
         """Encode the texts of all these rounds together, and forget those of earlier rounds."""
@@ -127,32 +131,25 @@ class CompiledRunner:
             scaled=np.empty(frames.values.shape, np.float32),
         )
         attention = np.empty((count if self._attends else 0, modalities, modalities), np.float32)
-        rows, lines, ages = _NO_INTS, _NO_INTS, _NO_FLOATS
-        if frames.texts and self._text is not None:
-            rows, lines, ages = self._new_texts(frames)
+        written = Result(
+            result.probabilities,
+            result.modality_probabilities,
+            result.weights,
+            result.present,
+            result.scaled,
+            attention,
+        )
+        texts = self._new_texts(frames) if frames.texts and self._text is not None else _NO_TEXTS
         while True:
             status = self._step(
-                self._layout,
-                self._table,
-                self._program.weights,
-                self._program.initial,
-                self._states.reshape(-1),
-                self._stamps,
-                self._work,
+                *self._model,
+                *self._arena,
                 frames.slots,
                 frames.values,
                 frames.observed,
                 frames.reset,
-                rows,
-                lines,
-                ages,
-                self._vectors,
-                result.probabilities,
-                result.modality_probabilities,
-                result.weights,
-                result.present,
-                result.scaled,
-                attention,
+                *texts,
+                *written,
             )
             if status == DONE:
                 break
@@ -197,15 +194,19 @@ class CompiledRunner:
         self._states[slot] = self._program.initial
         self._states[slot, self._program.saved] = np.frombuffer(state, "<f4", offset=_HEADER.size)
 
-    def _new_texts(self, frames: Frames) -> tuple[Ints, Ints, Floats]:
-        """Row, line of the vector and age in frames of each new text, row by row."""
+    def _new_arena(self) -> Arena:
+        """What the compiled step is given of the states, after they have moved."""
+        return Arena(self._states.reshape(-1), np.zeros(len(self._states) + 1, np.int64), self._work)
+
+    def _new_texts(self, frames: Frames) -> NewTexts:
         texts = sorted(frames.texts, key=lambda text: text[0])
         if any(text.text not in self._lines for _, text in texts):
             self._encode(list(dict.fromkeys(text.text for _, text in texts)))
         rows = np.array([row for row, _ in texts], np.int64)
         written = np.array([text.time_ms for _, text in texts], np.int64)
         ages = ((frames.end_ms[rows] - written) / frames.period_ms).astype(np.float32)
-        return rows, np.array([self._lines[text.text] for _, text in texts], np.int64), ages
+        lines = np.array([self._lines[text.text] for _, text in texts], np.int64)
+        return NewTexts(rows, lines, ages, self._vectors)
 
     def _encode(self, texts: list[str]) -> None:
         assert self._text is not None

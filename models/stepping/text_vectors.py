@@ -9,12 +9,12 @@ import numpy as np
 
 from models.configs.text import TextConfig
 from models.encoders.tokenizer import Tokenizer
-from models.stepping import operations
-from models.stepping.codes import ALL, padded
-from models.stepping.operation import SOURCES, call
-from models.stepping.program import ProgramBuilder, at_state, at_work
-from models.stepping.sensors import emit_lstm_gates
-from models.stepping.weights import WeightReader
+from models.stepping.kernels import operations
+from models.stepping.kernels.codes import ALL, padded
+from models.stepping.kernels.operation import SOURCES, call
+from models.stepping.programs.builder import ProgramBuilder, at_state, at_work
+from models.stepping.programs.sensors import emit_lstm_gates
+from models.stepping.programs.weights import WeightReader
 from pipeline.compiled import CompiledFunction, Notify
 from pipeline.frames import Floats, Ints
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.stepping import elementary
-from models.stepping.lanes import LANES, load, store, totals
+from models.stepping.kernels import elementary
+from models.stepping.kernels.lanes import LANES, load, store, totals
 
 Doubles = NDArray[np.float64]
 

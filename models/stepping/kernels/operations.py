@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from models.stepping import attention, dense, fusion, recurrent, texts, vectors
-from models.stepping.operation import operation
+from models.stepping.kernels import attention, dense, fusion, recurrent, texts, vectors
+from models.stepping.kernels.operation import operation
 
 DENSE: Final = operation(dense.dense)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from models.configs.fusion import RULES
-from models.stepping.lanes import LANES
+from models.stepping.kernels.lanes import LANES
 
 OPERANDS: Final = 16
 """Columns of a program: the address of the operation, the set of rows that it is for, and up to fourteen numbers."""
@@ -17,7 +17,7 @@ STATE: Final = 1
 """A machine's state."""
 
 # Sets of rows. `PRESENT + m`, `ABSENT + m` and `ALONE + m` are about modality m, `PLACE + e` about place e of the
-# event ring; how many modalities there are shifts the later ones (`models.stepping.program.Layout`).
+# event ring; how many modalities there are shifts the later ones (`models.stepping.programs.builder.Layout`).
 ALL: Final = 0
 NONE: Final = 1
 """No modality is present."""

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from models.configs.text import AGE_FEATURES, AGE_SCALES, EMPTY, TextConfig
-from models.stepping import operations
-from models.stepping.codes import padded
-from models.stepping.program import ProgramBuilder, Vector, at_state, at_work
+from models.stepping.kernels import operations
+from models.stepping.kernels.codes import padded
+from models.stepping.programs.builder import ProgramBuilder, Vector, at_state, at_work
 
 _KEY = "text"
 

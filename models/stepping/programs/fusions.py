@@ -27,10 +27,10 @@ from models.configs.fusion import (
     Rule,
     VAEConfig,
 )
-from models.stepping import operations
-from models.stepping.codes import ALL, NONE, SEVERAL, padded
-from models.stepping.lanes import LANES
-from models.stepping.program import ProgramBuilder, Vector, at_work
+from models.stepping.kernels import operations
+from models.stepping.kernels.codes import ALL, NONE, SEVERAL, padded
+from models.stepping.kernels.lanes import LANES
+from models.stepping.programs.builder import ProgramBuilder, Vector, at_work
 from pipeline.frames import Floats
 
 _KEY = "fusion"

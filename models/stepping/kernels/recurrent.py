@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.stepping.block import Block
-from models.stepping.elementary import sigmoid, tanh
-from models.stepping.lanes import LANES, Lanes, absolute, load, pick_less, splat, store
+from models.stepping.kernels.block import Block
+from models.stepping.kernels.elementary import sigmoid, tanh
+from models.stepping.kernels.lanes import LANES, Lanes, absolute, load, pick_less, splat, store
 from pipeline.compiled import kernel
 from pipeline.frames import Ints
 

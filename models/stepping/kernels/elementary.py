@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from models.stepping.lanes import (
+from models.stepping.kernels.lanes import (
     Lanes,
     absolute,
     exponent,

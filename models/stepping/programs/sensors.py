@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from models.configs.sensors import CausalCNNConfig, LinearStateConfig, RingAttentionConfig, SensorConfig, SeqLSTMConfig
-from models.stepping import operations
-from models.stepping.codes import ALL, padded
-from models.stepping.program import ProgramBuilder, Vector, at_state, at_work, grouped, inverse_root
+from models.stepping.kernels import operations
+from models.stepping.kernels.codes import ALL, padded
+from models.stepping.programs.builder import ProgramBuilder, Vector, at_state, at_work, grouped, inverse_root
 
 _KEY = "sensors"
 _DIGITS = Context(prec=40)

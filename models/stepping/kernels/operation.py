@@ -11,12 +11,12 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from models.configs import fusion
-from models.stepping.block import Block
-from models.stepping.codes import OPERANDS
+from models.stepping.kernels.block import Block
+from models.stepping.kernels.codes import OPERANDS
 from pipeline.compiled import CompiledCallback
 from pipeline.frames import Ints
 
-SOURCES: Final = [*Path(__file__).parent.glob("*.py"), Path(fusion.__file__)]
+SOURCES: Final = [*Path(__file__).parents[1].rglob("*.py"), Path(fusion.__file__)]
 """Files that the compiled code depends on."""
 
 _ANY_SIZE: Final = 1 << 40

@@ -11,9 +11,9 @@ from typing import Final
 
 import numpy as np
 
-from models.stepping.block import Block
-from models.stepping.codes import STATE
-from models.stepping.lanes import Lanes, load, pick_less, splat, store
+from models.stepping.kernels.block import Block
+from models.stepping.kernels.codes import STATE
+from models.stepping.kernels.lanes import Lanes, load, pick_less, splat, store
 from pipeline.compiled import kernel
 from pipeline.frames import Floats, Ints
 

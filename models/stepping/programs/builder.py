@@ -9,11 +9,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from models.stepping import operations
-from models.stepping.codes import FIRST_OF_MODALITIES, OPERANDS, STATE, WORK, padded
-from models.stepping.dense import PANEL, pack
-from models.stepping.lanes import LANES
-from models.stepping.weights import WeightReader
+from models.stepping.kernels import operations
+from models.stepping.kernels.codes import FIRST_OF_MODALITIES, OPERANDS, STATE, WORK, padded
+from models.stepping.kernels.dense import PANEL, pack
+from models.stepping.kernels.lanes import LANES
+from models.stepping.programs.weights import WeightReader
 from pipeline.compiled import Compiled, CompiledCallback, Notify, compile_all
 from pipeline.frames import Floats, Ints
 

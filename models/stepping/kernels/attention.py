@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.stepping.block import Block
-from models.stepping.lanes import LANES, Lanes, counting, load, pick_less, splat, store, totals
-from models.stepping.vectors import exponentiate
+from models.stepping.kernels.block import Block
+from models.stepping.kernels.lanes import LANES, Lanes, counting, load, pick_less, splat, store, totals
+from models.stepping.kernels.vectors import exponentiate
 from pipeline.compiled import kernel
 from pipeline.frames import Floats, Ints
 

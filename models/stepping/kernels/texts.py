@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.stepping.block import Block
-from models.stepping.elementary import exp, log, tanh
-from models.stepping.lanes import LANES, first, load, splat, store
-from models.stepping.vectors import exponentiate
+from models.stepping.kernels.block import Block
+from models.stepping.kernels.elementary import exp, log, tanh
+from models.stepping.kernels.lanes import LANES, first, load, splat, store
+from models.stepping.kernels.vectors import exponentiate
 from pipeline.compiled import kernel
 from pipeline.frames import Floats, Ints
 

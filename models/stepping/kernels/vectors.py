@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.stepping.block import Block
-from models.stepping.elementary import exp, tanh
-from models.stepping.lanes import LANES, Lanes, first, largest, load, pick_less, splat, square_root, store, total
+from models.stepping.kernels.block import Block
+from models.stepping.kernels.elementary import exp, tanh
+from models.stepping.kernels.lanes import (
+    LANES,
+    Lanes,
+    first,
+    largest,
+    load,
+    pick_less,
+    splat,
+    square_root,
+    store,
+    total,
+)
 from pipeline.compiled import kernel
 from pipeline.frames import Floats, Ints
 

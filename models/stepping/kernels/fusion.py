@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.stepping.block import Block
-from models.stepping.codes import PER_CLASS, PRODUCT, STACKED
-from models.stepping.elementary import exp, log, sigmoid
-from models.stepping.lanes import LANES, Lanes, first, load, pick_less, splat, store, total
-from models.stepping.vectors import masked, softmax_in_place
+from models.stepping.kernels.block import Block
+from models.stepping.kernels.codes import PER_CLASS, PRODUCT, STACKED
+from models.stepping.kernels.elementary import exp, log, sigmoid
+from models.stepping.kernels.lanes import LANES, Lanes, first, load, pick_less, splat, store, total
+from models.stepping.kernels.vectors import masked, softmax_in_place
 from pipeline.compiled import kernel
 from pipeline.frames import Floats, Ints
 
@@ -36,7 +36,7 @@ def _shares(work: Floats, start: int, count: int) -> None:
 def late_rule(op: Ints, block: Block, rows: Ints) -> None:
     """The rules of models.fusion.base.LateFusion over calibrated answers.
 
-    Operands: answers, width of one, classes, modalities, rule, parameters (see models.stepping.fusions), mask, target
+    Operands: answers, width of one, classes, modalities, rule, parameters (see programs/fusions.py), mask, target
     for the mixture, target for the weights, room for one answer.
     """
     answers, width, classes, modalities, rule = op[2], op[3], op[4], op[5], op[6]

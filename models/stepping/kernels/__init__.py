@@ -1,0 +1,1 @@
+"""Kernels: what a step computes, in compiled functions over lanes."""
