@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections import deque
 from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
@@ -99,12 +98,13 @@ class MemoryPublisher:
 class _Lane:
     """What waits to be sent to one partition, and the task that sends it, one batch at a time."""
 
-    __slots__ = ("outputs", "partition", "task", "topic")
+    __slots__ = ("outputs", "partition", "sizes", "task", "topic")
 
     def __init__(self, topic: str, partition: int) -> None:
         self.topic = topic
         self.partition = partition
-        self.outputs: deque[tuple[Output, int]] = deque()  # with their sizes
+        self.outputs: list[Output] = []
+        self.sizes: list[int] = []
         self.task: asyncio.Task[None] | None = None
 
 
@@ -165,24 +165,39 @@ class KafkaPublisher:
     async def publish(self, outputs: Sequence[Output]) -> None:
         """Hand outputs over; waits while too much is on its way."""
         self._check()
+        groups: dict[tuple[str, int | None], list[Output]] = {}
         for output in outputs:
-            size = _size(output)
-            if size > self._record_limit:
-                if output.topic not in LETTER_TOPICS:
-                    text = f"a record of {size} bytes is larger than the limit of {self._record_limit}"
-                    self._fail(output.topic, text)
-                if size > self._letter_limit:
-                    output = fit_letter(output, self._letter_limit)
-                    size = _size(output)
-            while self.in_flight + size > self._in_flight_limit and self.in_flight:
-                await self._wait_for_progress()
-            lane = self._lanes.get((output.topic, -1 if output.partition is None else output.partition))
-            if lane is None or output.partition is None:
-                lane = await self._lane(output)
-            self.in_flight += size
-            lane.outputs.append((output, size))
-            if lane.task is None:
-                lane.task = asyncio.create_task(self._send_all(lane))
+            groups.setdefault(output[:2], []).append(output)
+        for (topic, partition), group in groups.items():
+            sizes = [_size(output) for output in group]
+            if max(sizes) > self._record_limit:
+                group = [self._fitting(output, size) for output, size in zip(group, sizes, strict=True)]
+                sizes = [_size(output) for output in group]
+            lane = None if partition is None else self._lanes.get((topic, partition))
+            if lane is not None and self.in_flight + sum(sizes) <= self._in_flight_limit:
+                self._hand_over(lane, group, sizes)
+                continue
+            for output, size in zip(group, sizes, strict=True):
+                while self.in_flight + size > self._in_flight_limit and self.in_flight:
+                    await self._wait_for_progress()
+                if lane is None or partition is None:
+                    lane = await self._lane(output)
+                self._hand_over(lane, [output], [size])
+
+    def _fitting(self, output: Output, size: int) -> Output:
+        """The output, cut if it is a letter that is too large; fails if another one is."""
+        if size <= self._record_limit:
+            return output
+        if output.topic not in LETTER_TOPICS:
+            self._fail(output.topic, f"a record of {size} bytes is larger than the limit of {self._record_limit}")
+        return fit_letter(output, self._letter_limit) if size > self._letter_limit else output
+
+    def _hand_over(self, lane: _Lane, outputs: list[Output], sizes: list[int]) -> None:
+        self.in_flight += sum(sizes)
+        lane.outputs += outputs
+        lane.sizes += sizes
+        if lane.task is None:
+            lane.task = asyncio.create_task(self._send_all(lane))
 
     async def flush(self) -> None:
         """Return when the broker has everything that was published."""
@@ -269,23 +284,24 @@ class KafkaPublisher:
                 self.in_flight -= size
                 self._progress.set()
         except DeliveryError:
-            lane.outputs.clear()  # `flush` and `publish` raise it
+            lane.outputs.clear()
+            lane.sizes.clear()  # `flush` and `publish` raise it
         finally:
             lane.task = None
 
     def _batch(self, producer: AIOKafkaProducer, lane: _Lane) -> tuple[Any, int]:
-        batch = producer.create_batch()
-        outputs, append, size = lane.outputs, batch.append, 0
-        while outputs:
-            (_, _, key, value, timestamp_ms, headers), bytes_ = outputs[0]
+        batch, count = producer.create_batch(), 0
+        append = batch.append
+        for _, _, key, value, timestamp_ms, headers in lane.outputs:
             added = append(
                 timestamp=timestamp_ms, key=key, value=value, headers=list(headers) if headers else _NO_HEADERS
             )
             if added is None:  # full
                 break
-            outputs.popleft()
-            size += bytes_
+            count += 1
         batch.close()
+        size = sum(lane.sizes[:count])
+        del lane.outputs[:count], lane.sizes[:count]
         return batch, size
 
 
@@ -316,7 +332,8 @@ def fit_letter(letter: Output, limit: int) -> Output:
 
 
 def _size(output: Output) -> int:
-    size = _RECORD_OVERHEAD + len(output.key or b"") + len(output.value or b"")
-    for name, value in output.headers:
-        size += len(name.encode()) + len(value or b"") + 8  # Kafka has headers without a value
+    _, _, key, value, _, headers = output
+    size = _RECORD_OVERHEAD + len(key or b"") + len(value or b"")
+    for name, content in headers:
+        size += len(name.encode()) + len(content or b"") + 8  # Kafka has headers without a value
     return size
