@@ -19,7 +19,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.alignment.last_values import ADVANCE_VALUES
 from pipeline.alignment.row_store import RowStore
+from pipeline.compiled import Notify
 from pipeline.config.profile import MachineType
 from pipeline.errors import StateError
 from pipeline.frames import NEVER_MS, Bools, EventText, Floats, Frames, Ints
@@ -97,8 +99,10 @@ class Aligned:
 class Aligner:
     """Buffers, watermarks and last known values of all machines of one type, one slot each."""
 
-    def __init__(self, kind: MachineType) -> None:
+    def __init__(self, kind: MachineType, notify: Notify) -> None:
+        """`notify` gets a line if code has to be compiled first."""
         self._kind = kind
+        self._notify = notify
         self._period = kind.frame_period_ms
         self._sources = [kind.sources[name] for name in kind.source_names]
         self._disorder = np.array([source.allowed_disorder_ms for source in self._sources], np.int64)
@@ -470,33 +474,21 @@ class Aligner:
         result: Aligned,
     ) -> Frames:
         """One round: observed values, and last known ones within their hold limit."""
-        variables = len(self._kind.variables)
-        value, value_ms = self._value[slots], self._value_ms[slots]
-        is_reset = reset != Resets.NONE
-        if is_reset.any():
-            value[is_reset] = np.nan
-            value_ms[is_reset] = NEVER_MS
-        observed = np.zeros((len(slots), variables), np.bool_)
-        has_data = group >= 0
-        if has_data.any():
-            fresh = aggregated[group[has_data]]
-            seen = ~np.isnan(fresh)
-            observed[has_data] = seen
-            value[has_data] = np.where(seen, fresh, value[has_data])
-            value_ms[has_data] = np.where(seen, observed_ms[group[has_data]], value_ms[has_data])
-        self._value[slots], self._value_ms[slots] = value, value_ms
-        age = (start + self._period)[:, None] - value_ms
-        known = age <= self._hold
+        shape = len(slots), len(self._kind.variables)
         frames = Frames(
             slots=slots,
             start_ms=start,
             period_ms=self._period,
-            values=np.where(known, value, np.float32(np.nan)),
-            observed=observed,
-            age_ms=np.where(known, age, -1),
-            reset=is_reset,
+            values=np.empty(shape, np.float32),
+            observed=np.empty(shape, np.bool_),
+            age_ms=np.empty(shape, np.int64),
+            reset=reset != Resets.NONE,
             reset_reason=reset,
             revision=(start < self._announced[slots]).astype(np.int64),
+        )
+        ADVANCE_VALUES.load(self._notify)(
+            *(slots, frames.end_ms, frames.reset, group, aggregated, observed_ms, self._hold),
+            *(self._value, self._value_ms, frames.values, frames.observed, frames.age_ms),
         )
         if self._texts:
             self._join_texts(frames, result)

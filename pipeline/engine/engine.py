@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from pipeline.alignment.aligner import Aligned, ArrivedText, ReadingBatch, Resets
+from pipeline.alignment.last_values import ADVANCE_VALUES
 from pipeline.compiled import Notify
 from pipeline.config.profile import MachineType, PlantProfile
 from pipeline.config.topics import CONTROL, EVENTS
@@ -100,6 +101,7 @@ class Engine:
         """Load compiled code now, instead of with the first frame."""
         for line in self.lines.values():
             line.writer.load()
+        ADVANCE_VALUES.load(self._notify)
         READ_ALL.load(self._notify)
 
     # -- input ------------------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ class Line:
         self.digest = kind.digest
         self.name = kind.name
         self.runner = runner
-        self.aligner = Aligner(kind)
+        self.aligner = Aligner(kind, notify)
         self.alarms = Alarms(rule)
         self.machines: list[Machine | None] = []
         self.writer = DiagnosisWriter(kind, runner, notify)
