@@ -147,8 +147,10 @@ class _Lane:
 
 def _bytes(records: Sequence[Record]) -> int:
     keys_and_values = chain(map(itemgetter(4), records), map(itemgetter(5), records))
-    headers = sum(len(value or b"") for record in records if record[6] for _, value in record[6])
-    return sum(map(len, filter(None, keys_and_values))) + headers
+    size = sum(map(len, filter(None, keys_and_values)))
+    if any(map(itemgetter(6), records)):
+        size += sum(len(value or b"") for record in records for _, value in record[6])
+    return size
 
 
 def order_keys(timestamps: list[int]) -> list[int]:
@@ -321,6 +323,7 @@ class ChunkMerger:
         for piece in pieces:
             if piece:
                 partition = piece[0].partition
-                for topic, offset in dict(map(itemgetter(0, 2), piece)).items():
-                    offsets[TP(self._names[topic], partition)] = offset + 1
+                for topic in set(map(itemgetter(0), piece)):
+                    last = next(record for record in reversed(piece) if record.topic == topic)
+                    offsets[TP(self._names[topic], partition)] = last.offset + 1
         return offsets

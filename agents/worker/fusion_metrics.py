@@ -89,6 +89,8 @@ class FusionMetrics:
         self._numbers: dict[str, int] = {}  # machine -> its number, for good
         self._partition: Ints = np.zeros(0, np.int64)  # of the machine with that number
         self._newest_frame: Ints = np.zeros(0, np.int64)
+        self._machines: Sequence[DiagnosedMachine] = ()  # of the last round
+        self._who: Ints = np.zeros(0, np.int64)  # their numbers
         self._run: list[_Run | None] = []  # the one that goes on
         self._run_last: Ints = np.zeros(0, np.int64)
         self._run_fault: Ints = np.zeros(0, np.int64)
@@ -108,10 +110,10 @@ class FusionMetrics:
         """A round of frames has been diagnosed."""
         fault_of = np.array([*map(self._fault, classes), 0])  # the last one is found at -1: no evidence
         faults, start = fault_of[answers.faults], frames.start_ms
-        numbers = self._numbers
-        who = np.array([numbers.get(machine.name, -1) for machine in machines], np.int64)
-        for row in np.flatnonzero(who < 0).tolist():
-            who[row] = self._number(machines[row])
+        if machines is not self._machines:  # most rounds are about the same machines as the one before
+            self._machines = machines
+            self._who = np.array([self._number(machine) for machine in machines], np.int64)
+        who = self._who
         begin = start // self._interval_ms * self._interval_ms
         fresh = (start > self._newest_frame[who]) | (frames.revision > 0)
         self._newest_frame[who] = np.maximum(self._newest_frame[who], start)
@@ -137,10 +139,10 @@ class FusionMetrics:
             for modality, column in enumerate(sums[3:]):
                 interval.weights[modality] += column[at]
             self._newest_ms[partition] = max(self._newest_ms.get(partition, 0), int(newest[at]))
-        self._extend_runs(who, start, faults, frames, [intervals[at] for at in place.tolist()])
+        self._extend_runs(who, start, faults, frames, intervals, place)
 
     def _extend_runs(
-        self, who: Ints, start: Ints, faults: Ints, frames: Frames, intervals: Sequence[_Interval]
+        self, who: Ints, start: Ints, faults: Ints, frames: Frames, intervals: Sequence[_Interval], place: Ints
     ) -> None:
         """Most frames say what the one before said; only the others begin a run."""
         goes_on: Bools = (start == self._run_last[who] + frames.period_ms) & (faults == self._run_fault[who])
@@ -149,7 +151,7 @@ class FusionMetrics:
             number, first = int(who[row]), int(start[row])
             self._settle(number)
             run = self._run[number] = _Run(first, first, frames.period_ms, int(faults[row]))
-            intervals[row].said[number].append(run)
+            intervals[place[row]].said[number].append(run)
         self._run_last[who], self._run_fault[who] = start, faults
 
     def announced(

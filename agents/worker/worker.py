@@ -325,11 +325,13 @@ class Worker:
 
     def _diagnose(self, chunk: Chunk) -> list[Output]:
         now = self._wall_seconds()
-        for partition in {record.partition for record in chunk.records}:
+        for partition in {place.partition for place in chunk.next_offsets}:
             self._seen_wall[partition] = now
-        labels = [record for record in chunk.records if record.topic == LABELS]
-        outputs = self._metrics.labelled(labels)
-        inputs = [record for record in chunk.records if record.topic != LABELS] if labels else chunk.records
+        outputs, inputs = [], chunk.records
+        labels_topic = self._settings.topic_prefix + LABELS
+        if any(place.topic == labels_topic for place in chunk.next_offsets):
+            outputs = self._metrics.labelled([record for record in chunk.records if record.topic == LABELS])
+            inputs = [record for record in chunk.records if record.topic != LABELS]
         outputs += self.engine.process(inputs)
         outputs += self._metrics.tell()
         if self._observer is not None:

@@ -47,7 +47,7 @@ from pipeline.engine.answers import (
 )
 from pipeline.frames import Floats, Frames, Ints, StepResult, StepRunner
 from pipeline.wire import messages
-from pipeline.wire.diagnosis_json import RoundTexts, RoundWriter
+from pipeline.wire.diagnosis_json import Names, RoundTexts, RoundWriter
 from pipeline.wire.messages import (
     LEAST_PROBABILITY,
     Diagnosis,
@@ -137,6 +137,8 @@ class DiagnosisWriter:
         self._named = (*runner.classes, NO_EVIDENCE)  # the last one is found at index -1, too
         self._ttl_ms = kind.text_ttl_frames * kind.frame_period_ms
         text = self._modalities.index(TEXT) if TEXT in self._modalities else -1
+        self._machines: Sequence[DiagnosedMachine] = ()
+        self._last_columns: tuple[Names, list[int], list[bytes]] = Names(()), [], []
         self._answers = RoundAnswers(text, notify)
         self._writer = RoundWriter(
             self.model, runner.classes, runner.modalities, self._variables, _RESET_NAMES, NO_EVIDENCE, notify
@@ -164,20 +166,31 @@ class DiagnosisWriter:
             text_age_ms[list(remembered)] = [ends[row] - max(t.time_ms for t in of) for row, of in remembered.items()]
             texts = _round_texts(remembered, ends)
         numbers = self._answers.compute(frames, result, text_age_ms)
-        values = self._writer.write(numbers, frames.values, [machine.quoted for machine in machines], texts)
+        names, partitions, keys = self._columns(machines)
+        values = self._writer.write(numbers, frames.values, names, texts)
         written = [
             messages.encode(self._diagnosis(row, machines[row].name, frames, result, numbers, remembered))
             if value is None
             else value
             for row, value in enumerate(values)
         ]
-        partitions, keys = [machine.partition for machine in machines], [machine.key for machine in machines]
         outputs += map(_new_output, zip(repeat(DIAGNOSES), partitions, keys, written, ends, repeat(())))
         faults = numbers[:, FAULT]
         for fault, count in Counter(faults.tolist()).items():
             counts[self._named[fault]] += count
         of_round = numbers[:, [LARGEST, ENTROPY, DISAGREEMENT]] / UNIT
         return Answers(faults, of_round[:, 0].astype(np.float32), of_round[:, 1], of_round[:, 2])
+
+    def _columns(self, machines: Sequence[DiagnosedMachine]) -> tuple[Names, list[int], list[bytes]]:
+        """Names, partitions and keys; most rounds are about the same machines as the one before."""
+        if machines is not self._machines:
+            self._machines = machines
+            self._last_columns = (
+                Names([machine.quoted for machine in machines]),
+                [machine.partition for machine in machines],
+                [machine.key for machine in machines],
+            )
+        return self._last_columns
 
     def _remembered(self, machines: Sequence[DiagnosedMachine], ends: Sequence[int]) -> dict[int, list[RememberedText]]:
         """The texts of each row that has any, oldest first."""

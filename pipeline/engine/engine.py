@@ -22,7 +22,7 @@ from pipeline.config.profile import MachineType, PlantProfile
 from pipeline.config.topics import CONTROL, EVENTS
 from pipeline.engine.alarms import AlarmRule
 from pipeline.engine.diagnoses import RememberedText, Watcher
-from pipeline.engine.intake import Inbox, take_block
+from pipeline.engine.intake import Columns, Inbox, take_block
 from pipeline.engine.machines import EVIDENCE_TEXTS, Line, Machine
 from pipeline.errors import SettingsError, StateError
 from pipeline.frames import EventText, Ints, StepRunner
@@ -174,14 +174,14 @@ class Engine:
         rest: list[tuple[int, Record]] = []
         for topic in topics:
             orders, mine = _of_topic(topic, records, alone=len(topics) == 1)
-            stamps = np.array([record.timestamp_ms for record in mine])
+            columns = Columns.of(mine)
+            stamps = columns.stamps
             sound = stamps.min() >= 0 and stamps.max() < messages.MAX_TIME_MS and topic in self._sensor_topics
-            if not sound or not take_block(topic, mine, orders, self._machines, inboxes, self._notify):
+            if not sound or not take_block(topic, mine, columns, orders, self._machines, inboxes, self._notify):
                 rest += zip(orders, mine, strict=True)
                 continue
-            partitions = np.array([record.partition for record in mine])
-            for partition in np.unique(partitions).tolist():
-                newest = int(stamps[partitions == partition].max())
+            for partition in set(columns.partitions):
+                newest = int(stamps[np.array(columns.partitions) == partition].max())
                 self._clock_ms[partition] = max(self._clock_ms.get(partition, -1), newest)
         rest.sort(key=itemgetter(0))
         return rest

@@ -7,6 +7,8 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,9 +72,29 @@ class Block:
     values: NDArray[np.float64]  # (n, V)
 
 
+class Columns(NamedTuple):
+    """Fields of some records, each as one sequence."""
+
+    partitions: list[int]
+    offsets: Ints
+    stamps: Ints
+    keys: tuple[bytes | None, ...]
+    values: tuple[bytes | None, ...]
+
+    @staticmethod
+    def of(records: Sequence[Record]) -> Columns:
+        """At least one record."""
+        _, partitions, offsets, stamps, keys, values, _ = zip(*records, strict=True)
+        return Columns(list(partitions), np.array(offsets), np.array(stamps), keys, values)
+
+
+_line_of = attrgetter("line")
+
+
 def take_block(
     topic: str,
     records: list[Record],
+    record_columns: Columns,
     orders: Sequence[int],
     known: Mapping[bytes, Machine],
     inboxes: Mapping[str, Inbox],
@@ -83,22 +105,22 @@ def take_block(
     The common case, in a fraction of the time: known machines of one type, values as complete lists, times as sensible
     integers, offsets that have not been applied. Everything else is looked at record by record.
     """
-    _, partitions, offsets, stamps, keys, texts, _ = zip(*records, strict=True)
+    partitions, offsets, stamps, keys, values = record_columns
+    texts = [value for value in values if value is not None]
     try:
-        machines = [known[key] for key in keys]
+        machines = [known[key] for key in keys]  # type: ignore[index]  # a record may have no key
     except KeyError:
         return False
     line = machines[0].line
     source = line.sources.get(topic)
-    if source is None or any(machine.line is not line for machine in machines):
+    if source is None or set(map(_line_of, machines)) != {line}:
         return False
-    if [machine.partition for machine in machines] != list(partitions):
+    if [machine.partition for machine in machines] != partitions:
+        return False
+    if len(texts) < len(values):
         return False
     names = [machine.quoted for machine in machines]
-    try:
-        times, matrix, plain = read_readings(READ_ALL.load(notify), texts, names, source.length)
-    except TypeError:  # a record without a value
-        return False
+    times, matrix, plain = read_readings(READ_ALL.load(notify), texts, names, source.length)
     for row in np.flatnonzero(~plain).tolist():
         reading = _plain_reading(texts[row], machines[row], source.length)
         if reading is None:
@@ -111,7 +133,7 @@ def take_block(
     if not ((times >= 0) & (times < messages.MAX_TIME_MS) & (times <= columns[3] + line.max_skew_ms)).all():
         return False
     by_slot = np.argsort(columns[0], kind="stable")
-    slot_of, offset_of = columns[0][by_slot], np.array(offsets)[by_slot]
+    slot_of, offset_of = columns[0][by_slot], offsets[by_slot]
     same = slot_of[1:] == slot_of[:-1]
     starts = np.flatnonzero(np.append(True, ~same))
     if (same & (offset_of[1:] <= offset_of[:-1])).any():

@@ -85,6 +85,7 @@ class Line:
         self.machines: list[Machine | None] = []
         self.writer = DiagnosisWriter(kind, runner, notify)
         self._free: list[int] = []
+        self._last_round: tuple[Ints, list[Machine]] = np.empty(0, np.int64), []
         self.width = len(kind.variables)
         self.max_skew_ms = kind.max_skew_ms
         self.idle_after_ms = [kind.idle_after_ms(name) for name in kind.source_names]
@@ -111,12 +112,17 @@ class Line:
         return machine
 
     def in_slots(self, slots: Ints) -> list[Machine]:
-        """The machines in slots that are taken."""
-        machines = self.machines
-        return [machines[slot] for slot in slots.tolist()]
+        """The machines in slots that are taken; the same list as for the last round if that had the same slots."""
+        last_slots, last_machines = self._last_round
+        if np.array_equal(slots, last_slots):
+            return last_machines
+        machines = [machine for slot in slots.tolist() if (machine := self.machines[slot]) is not None]
+        self._last_round = slots, machines
+        return machines
 
     def remove(self, machine: Machine) -> None:
         """Forget a machine and free its slot."""
+        self._last_round = np.empty(0, np.int64), []
         self.aligner.drop(machine.slot)
         self.alarms.drop(machine.slot)
         self.runner.reset(np.array([machine.slot]))

@@ -110,6 +110,14 @@ class RoundTexts:
     """How many texts each row has."""
 
 
+class Names:
+    """The machines of a round by their names, which are given as they are written between quotes."""
+
+    def __init__(self, quoted: Sequence[bytes]) -> None:
+        self.text = b"".join(quoted)
+        self.ends = ends_of(quoted)
+
+
 class _FormBuilder:
     """Collects operations and pieces."""
 
@@ -213,18 +221,16 @@ class RoundWriter:
         """The compiled function, at once if it was loaded before."""
         return _FUNCTION.load(self._notify)
 
-    def write(
-        self, numbers: Ints, values: Floats, names: Sequence[bytes], texts: RoundTexts | None
-    ) -> list[bytes | None]:
+    def write(self, numbers: Ints, values: Floats, names: Names, texts: RoundTexts | None) -> list[bytes | None]:
         """One diagnosis for each row of `answers.RoundAnswers`; None for one that has a number of another form.
 
-        `values` are the frames', `names` the machines' as they are written between quotes.
+        `values` are the frames'.
         """
         rows, columns = numbers.shape
         form, text = self._plain if columns == self._plain_columns else self._attentive
         remembered = texts or RoundTexts((), (), (), np.zeros(rows, np.int64))
-        name_text, heads = b"".join(names), b"".join(remembered.heads)
-        bound = 2 * len(name_text) + len(heads) + (rows + len(remembered.heads)) * len(text)
+        heads = b"".join(remembered.heads)
+        bound = 2 * len(names.text) + len(heads) + (rows + len(remembered.heads)) * len(text)
         bound += _LONGEST_NUMBER * (rows * (columns + 3) + len(remembered.heads))
         if bound > len(self._buffer):
             self._buffer = np.empty(bound + bound // 2, np.uint8)
@@ -233,8 +239,8 @@ class RoundWriter:
             form,
             numbers,
             np.ascontiguousarray(values, np.float32),
-            address_of(name_text),
-            ends_of(names),
+            address_of(names.text),
+            names.ends,
             _Texts(
                 address_of(heads),
                 ends_of(remembered.heads),
