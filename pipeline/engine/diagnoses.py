@@ -167,14 +167,11 @@ class DiagnosisWriter:
             texts = _round_texts(remembered, ends)
         numbers = self._answers.compute(frames, result, text_age_ms)
         names, partitions, keys = self._columns(machines)
-        values = self._writer.write(numbers, frames.values, names, texts)
-        written = [
-            messages.encode(self._diagnosis(row, machines[row].name, frames, result, numbers, remembered))
-            if value is None
-            else value
-            for row, value in enumerate(values)
-        ]
-        outputs += map(_new_output, zip(repeat(DIAGNOSES), partitions, keys, written, ends, repeat(())))
+        values, others = self._writer.write(numbers, frames.values, names, texts)
+        for row in others:
+            diagnosis = self._diagnosis(row, machines[row].name, frames, result, numbers, remembered)
+            values[row] = messages.encode(diagnosis)
+        outputs += map(_new_output, zip(repeat(DIAGNOSES), partitions, keys, values, ends, repeat(())))
         faults = numbers[:, FAULT]
         for fault, count in Counter(faults.tolist()).items():
             counts[self._named[fault]] += count

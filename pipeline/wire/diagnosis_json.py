@@ -221,10 +221,12 @@ class RoundWriter:
         """The compiled function, at once if it was loaded before."""
         return _FUNCTION.load(self._notify)
 
-    def write(self, numbers: Ints, values: Floats, names: Names, texts: RoundTexts | None) -> list[bytes | None]:
-        """One diagnosis for each row of `answers.RoundAnswers`; None for one that has a number of another form.
+    def write(
+        self, numbers: Ints, values: Floats, names: Names, texts: RoundTexts | None
+    ) -> tuple[list[bytes], list[int]]:
+        """One diagnosis for each row of `answers.RoundAnswers`, and the rows that have a number of another form.
 
-        `values` are the frames'.
+        `values` are the frames'. What is written of these other rows is not to be used.
         """
         rows, columns = numbers.shape
         form, text = self._plain if columns == self._plain_columns else self._attentive
@@ -254,11 +256,8 @@ class RoundWriter:
         )
         places = ends.tolist()
         everything = self._buffer[: places[-1]].tobytes()
-        written: list[bytes | None] = [everything[a:b] for a, b in zip([0, *places], places, strict=False)]
-        if not whole.all():
-            for row in np.flatnonzero(~whole).tolist():
-                written[row] = None
-        return written
+        written = [everything[begin:end] for begin, end in zip([0, *places], places, strict=False)]
+        return written, np.flatnonzero(~whole).tolist()
 
 
 def _json(value: str | None) -> bytes:
