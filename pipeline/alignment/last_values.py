@@ -58,4 +58,5 @@ ADVANCE_VALUES: Final = CompiledFunction(
         *(_array(_f32, 2), _array(_i, 2), _array(_f32, 2), _array(_b, 2), _array(_i, 2)),
     ),
     [Path(__file__)],
+    what="the alignment of readings",
 )
