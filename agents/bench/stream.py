@@ -1,4 +1,4 @@
-"""`faultline bench stream`: Faultline beside its rivals on a real Kafka, as docs/benchmark.md describes it."""
+"""`faultline bench stream`: Faultline beside its rivals on a real Kafka, as docs/results/benchmark.md describes it."""
 
 from __future__ import annotations
 

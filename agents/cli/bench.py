@@ -48,7 +48,7 @@ def bench_stream_command(
         Literal["torch", "numpy"], typer.Option("--arithmetic", help="what rivals compute with")
     ] = "torch",
 ) -> None:
-    """Faultline beside Faust, Quix Streams, Bytewax and loops by hand, on a real broker (docs/benchmark.md)."""
+    """Faultline beside Faust, Quix Streams, Bytewax and loops by hand, on a real broker (docs/results/benchmark.md)."""
     require_modules("faultline bench stream", "torch")
     from agents.bench.stream import bench_stream
 

@@ -392,7 +392,7 @@ def convert(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML of the training: data, model, schedule (docs/training.md)")],
+    config: Annotated[Path, typer.Argument(help="YAML of the training: data, model, schedule (docs/guide/training.md)")],
     data: Annotated[
         Path | None,
         typer.Option("--data", help="folder that relative paths start from; FAULTLINE_DATA", envvar="FAULTLINE_DATA"),
@@ -403,7 +403,7 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", help="the fusion: late, early, hybrid, deep, adaptive, vae or channels (docs/models.md)"
+            "--model", help="the fusion: late, early, hybrid, deep, adaptive, vae or channels (docs/guide/models.md)"
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on where an interrupted training stopped")] = False,

@@ -78,7 +78,7 @@ def faust_credentials(settings: Settings) -> Any:
 
 
 def require_rights(settings: Settings, profile: PlantProfile) -> None:
-    """Raise AuthorizationError unless this user may do all that a worker does, as docs/security.md lists it."""
+    """Raise AuthorizationError unless this user may do all that a worker does, as docs/operations/security.md lists it."""
     read = {*(topic.name for topic in input_topics(profile)), CONTROL, STATE}
     write = {CONTROL, DIAGNOSES, ALARMS, METRICS, LATE, DEAD_LETTER, STATE}
     wanted = {
@@ -92,7 +92,7 @@ def require_rights(settings: Settings, profile: PlantProfile) -> None:
     if missing:
         raise AuthorizationError(
             f"the Kafka broker at {settings.address} does not let this user work: it lacks {', '.join(missing)}; "
-            "give it these rights (docs/security.md)"
+            "give it these rights (docs/operations/security.md)"
         )
 
 

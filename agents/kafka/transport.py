@@ -227,7 +227,7 @@ class Consumer(ChunkedConsumerMixin, aiokafka.Consumer):  # type: ignore[misc]
         what = "reading topic" if isinstance(error, TopicAuthorizationFailedError) else "the consumer group"
         name = ", ".join(str(part) for part in error.args) or self.app.conf.id
         reason = AuthorizationError(
-            f"the Kafka broker refuses {what} {name}; give this user the right to read it (docs/security.md)"
+            f"the Kafka broker refuses {what} {name}; give this user the right to read it (docs/operations/security.md)"
         )
         if self.transport.on_refusal is not None:
             self.transport.on_refusal(reason)

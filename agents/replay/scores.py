@@ -54,7 +54,7 @@ class ScoreBook:
         return len({machine for machine, _ in self._said})
 
     def scores(self, names: Sequence[str] = (FUSED, "sensors", "text")) -> dict[str, Any]:
-        """Scores by the definitions of docs/scores.md; None where there are no labels or no such modality."""
+        """Scores by the definitions of docs/guide/training.md; None where there are no labels or no such modality."""
         keys = sorted(self._said)
         truth = np.array([self._truth(*key) for key in keys], np.int64)
         if not keys or not (truth >= 0).any():

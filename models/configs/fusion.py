@@ -1,4 +1,4 @@
-"""Configurations of the fusions, and the constants that training and serving share (docs/models.md)."""
+"""Configurations of the fusions, and the constants that training and serving share (docs/guide/models.md)."""
 
 from __future__ import annotations
 
@@ -122,4 +122,4 @@ FusionChoice = Annotated[
     FusionConfig | EarlyConfig | HybridConfig | DeepConfig | AdaptiveConfig | VAEConfig | ChannelsConfig,
     Field(discriminator="kind"),
 ]
-"""Which fusion, by its `kind`, and its shape (docs/models.md)."""
+"""Which fusion, by its `kind`, and its shape (docs/guide/models.md)."""

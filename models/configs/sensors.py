@@ -1,4 +1,4 @@
-"""Configurations of the sensor encoders (docs/models.md)."""
+"""Configurations of the sensor encoders (docs/guide/models.md)."""
 
 from __future__ import annotations
 
@@ -105,4 +105,4 @@ SensorConfig = Annotated[
     ],
     BeforeValidator(_with_kind),
 ]
-"""Which sensor encoder, by its `kind`, and its shape; without a `kind` a SeqLSTM (docs/models.md)."""
+"""Which sensor encoder, by its `kind`, and its shape; without a `kind` a SeqLSTM (docs/guide/models.md)."""

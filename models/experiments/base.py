@@ -70,7 +70,7 @@ class Results:
 
 
 class Experiment(Protocol):
-    """Something that fills a table of docs/results.md."""
+    """Something that fills a table of docs/results/results.md."""
 
     @property
     def title(self) -> str:

@@ -1,4 +1,4 @@
-"""The experiments behind docs/results.md: late fusion of paired runs and reports, and trainings compared."""
+"""The experiments behind docs/results/results.md: late fusion of paired runs and reports, and trainings compared."""
 
 from __future__ import annotations
 

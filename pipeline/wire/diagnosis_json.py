@@ -1,6 +1,6 @@
 """Writes the diagnoses of a round as JSON into one buffer, in compiled code: names are copied, numbers are written.
 
-The bytes are those that `messages.encode` gives of the same diagnosis (docs/messages.md has the form).
+The bytes are those that `messages.encode` gives of the same diagnosis (docs/guide/messages.md has the form).
 """
 
 from __future__ import annotations

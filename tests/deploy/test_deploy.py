@@ -33,10 +33,11 @@ from tests.support.builders import SumRunner, control, event, numbered, profile,
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
-GRAFANA = DEPLOY / "grafana"
+MONITORING = DEPLOY / "monitoring"
+GRAFANA = MONITORING / "grafana"
 DASHBOARD = GRAFANA / "dashboards" / "faultline.json"
-GUIDE = ROOT / "docs" / "monitoring.md"
-RULE_TESTS = sorted(DEPLOY.glob("alerts*_test.yml"))
+GUIDE = ROOT / "docs" / "operations" / "monitoring.md"
+RULE_TESTS = sorted(MONITORING.glob("alerts*_test.yml"))
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def check(promtool: str, *arguments: str, stdin: str | None = None) -> None:
 
 
 def alerts() -> list[dict[str, Any]]:
-    return [rule for group in load(DEPLOY / "alerts.yml")["groups"] for rule in group["rules"]]
+    return [rule for group in load(MONITORING / "alerts.yml")["groups"] for rule in group["rules"]]
 
 
 def dashboard_queries() -> dict[str, str]:
@@ -152,11 +153,11 @@ def dashboard_queries() -> dict[str, str]:
 
 
 def test_promtool_accepts_the_configuration(promtool: str) -> None:
-    check(promtool, "check", "config", str(DEPLOY / "prometheus.yml"))
+    check(promtool, "check", "config", str(MONITORING / "prometheus.yml"))
 
 
 def test_promtool_accepts_the_rules(promtool: str) -> None:
-    check(promtool, "check", "rules", str(DEPLOY / "alerts.yml"))
+    check(promtool, "check", "rules", str(MONITORING / "alerts.yml"))
 
 
 @pytest.mark.slow
@@ -263,7 +264,7 @@ def test_every_alert_says_what_to_do() -> None:
     for rule in alerts():
         notes = rule["annotations"]
         assert set(notes) == {"summary", "description", "runbook"}, rule["alert"]
-        assert notes["runbook"] == f"docs/monitoring.md#{rule['alert'].lower()}"
+        assert notes["runbook"] == f"docs/operations/monitoring.md#{rule['alert'].lower()}"
         assert rule["labels"]["severity"] in ("critical", "warning")
 
 
@@ -344,7 +345,7 @@ def test_images_are_pinned() -> None:
 
 
 def test_prometheus_finds_the_workers() -> None:
-    (job,) = load(DEPLOY / "prometheus.yml")["scrape_configs"]
+    (job,) = load(MONITORING / "prometheus.yml")["scrape_configs"]
     (names,) = job["dns_sd_configs"]
     assert job["job_name"] == "faultline"
     assert names["names"] == ["worker"]
@@ -362,7 +363,7 @@ def test_grafana_finds_its_datasource_and_dashboard() -> None:
     assert source["url"] == "http://prometheus:9090"
     (provider,) = load(GRAFANA / "provisioning" / "dashboards" / "faultline.yml")["providers"]
     mounts = dict(mount.split(":")[:2] for mount in services()["grafana"]["volumes"])
-    assert mounts["./grafana/dashboards"] == provider["options"]["path"]
+    assert mounts["./monitoring/grafana/dashboards"] == provider["options"]["path"]
     home = services()["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert home == f"{provider['options']['path']}/{DASHBOARD.name}"
 

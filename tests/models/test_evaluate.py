@@ -532,7 +532,7 @@ def test_options_replace_what_is_of_another_kind() -> None:
 
 
 def test_descriptions_that_ship_are_readable(tmp_path: Path) -> None:
-    folder = Path(__file__).parents[2] / "deploy" / "results"
+    folder = Path(__file__).parents[2] / "deploy" / "experiments"
     shipped = sorted(folder.glob("*.yaml"))
     assert shipped
     for path in shipped:

@@ -1,4 +1,4 @@
-"""The rights that docs/security.md asks for, given to users of the tests' broker and taken away again."""
+"""The rights that docs/operations/security.md asks for, given to users of the tests' broker and taken away again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kafka.admin import (
 
 from agents.kafka.broker import BROKER_PASSWORD, BROKER_USER, KafkaBroker
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "security.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "operations" / "security.md"
 
 
 class Right(NamedTuple):

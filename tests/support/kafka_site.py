@@ -101,7 +101,7 @@ class Site:
 
 @contextmanager
 def guarded_site(folder: Path) -> Iterator[Site]:
-    """One broker with every door; an authorizer grants what docs/security.md says and nothing else."""
+    """One broker with every door; an authorizer grants what docs/operations/security.md says and nothing else."""
     overrides = {
         "authorizer.class.name": AUTHORIZER,
         # Who comes in by the door `tls` has no name.
