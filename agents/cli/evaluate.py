@@ -1,4 +1,4 @@
-"""`faultline evaluate`: an experiment of docs/results/results.md from its data, over several seeds, with one command."""
+"""`faultline evaluate`: an experiment of docs/results/results.md from its data, over several seeds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    descriptions: Annotated[list[Path], typer.Argument(help="YAML of an experiment, as in deploy/experiments; or several")],
+    descriptions: Annotated[
+        list[Path], typer.Argument(help="YAML of one or more experiments, as in deploy/experiments")
+    ],
     data: Annotated[
         Path, typer.Option("--data", help="folder of the data sets; FAULTLINE_DATA", envvar="FAULTLINE_DATA")
     ],
@@ -33,7 +35,7 @@ def evaluate(
     first_seed: Annotated[int, typer.Option("--first-seed", min=0, help="the others follow")] = 0,
     check: Annotated[bool, typer.Option("--check", help="only say which data is there and which is lacking")] = False,
 ) -> None:
-    """Reproduce tables of docs/results/results.md: mean and 95 % interval over seeds. Interrupted, it goes on where it was."""
+    """Reproduce tables of docs/results/results.md: mean and 95 % interval over seeds. Resumes if interrupted."""
     require_modules("faultline evaluate", "torch")
     from models.experiments.base import lacking, require_data, write_results
     from models.experiments.load import load_experiment

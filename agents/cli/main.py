@@ -392,7 +392,7 @@ def convert(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML of the training: data, model, schedule (docs/guide/training.md)")],
+    config: Annotated[Path, typer.Argument(help="YAML: data, model and schedule (docs/guide/training.md)")],
     data: Annotated[
         Path | None,
         typer.Option("--data", help="folder that relative paths start from; FAULTLINE_DATA", envvar="FAULTLINE_DATA"),

@@ -78,7 +78,7 @@ def faust_credentials(settings: Settings) -> Any:
 
 
 def require_rights(settings: Settings, profile: PlantProfile) -> None:
-    """Raise AuthorizationError unless this user may do all that a worker does, as docs/operations/security.md lists it."""
+    """Raise AuthorizationError unless this user has the rights of a worker (docs/operations/security.md)."""
     read = {*(topic.name for topic in input_topics(profile)), CONTROL, STATE}
     write = {CONTROL, DIAGNOSES, ALARMS, METRICS, LATE, DEAD_LETTER, STATE}
     wanted = {

@@ -1,4 +1,4 @@
-"""A broker that demands TLS, logins and rights: what docs/operations/security.md grants is enough, what lacks is named."""
+"""A broker that demands TLS, logins and rights: what the security guide grants is enough, what lacks is named."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Hostile records, seeded and labelled: what each is, and which reasons for refusing it are right; and good traffic.
 
-The labels are written by hand from docs/guide/messages.md and know nothing of the engine. A record's `reasons` are those
-that its dead letter (or late record) may give. Without reasons it is legal, however odd, and is sent for machines
+The labels are written by hand from docs/guide/messages.md and know nothing of the engine. A record's `reasons` are
+those that its dead letter (or late record) may give. Without reasons it is legal, however odd, and is sent for machines
 that get no good traffic; all that is asked is that it does no harm.
 """
 
