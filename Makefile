@@ -12,18 +12,20 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emi
 # What torch only loads to compile kernels or to work on a GPU, 1.5 GB; the rest of CUDA it cannot be imported without.
 UNUSED := cuda-bindings cuda-pathfinder nvidia-cusolver nvidia-nvjitlink triton
 
-.PHONY: help demo test test-fast lint format kafka bench soak fuzz lock clean
+.PHONY: help demo test test-fast lint format docs kafka bench soak fuzz lock clean
 
 help:
 	@echo "make demo       replay the shipped recording through the whole pipeline, no broker needed"
 	@echo "make test       run all tests (a real Kafka is used where Java and Maven are found)"
 	@echo "make test-fast  run the tests that need neither Kafka nor patience"
 	@echo "make lint       ruff and mypy --strict"
+	@echo "make format     fix style"
+	@echo "make docs       build the documentation, with the reference of every module, in build/docs"
 	@echo "make kafka      run a real Kafka in the foreground, from Maven jars"
 	@echo "make bench      measure, side by side in one run"
 	@echo "make soak       kill workers and brokers for ten minutes and prove that nothing is lost"
 	@echo "make fuzz       a million hostile records through a worker"
-	@echo "make lock       pin the dependencies again, in requirements.lock and requirements-dev.lock"
+	@echo "make lock       pin the dependencies again, in the three lock files"
 
 # What serves: no torch, no CUDA.
 $(VENV)/.serving: pyproject.toml requirements.lock
@@ -36,6 +38,11 @@ $(VENV)/.serving: pyproject.toml requirements.lock
 # What trains, tests and lints, on top of it.
 $(VENV)/.development: $(VENV)/.serving requirements-dev.lock
 	$(INSTALL) -r requirements-dev.lock
+	@touch $@
+
+# What builds the documentation; it reads the code and does not import it.
+$(VENV)/.documentation: $(VENV)/.serving requirements-docs.lock
+	$(INSTALL) -r requirements-docs.lock
 	@touch $@
 
 demo: $(VENV)/.serving
@@ -56,6 +63,9 @@ format: $(VENV)/.development
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.documentation
+	$(BIN)/zensical build --strict
+
 kafka: $(VENV)/.serving
 	$(BIN)/python -m agents.kafka.broker --port 9092
 
@@ -72,6 +82,7 @@ lock: $(VENV)/.serving
 	$(BIN)/python -m pip install --quiet uv
 	$(LOCK) pyproject.toml -o requirements.lock
 	$(LOCK) --extra dev --constraint requirements.lock $(UNUSED:%=--no-emit-package %) pyproject.toml -o requirements-dev.lock
+	$(LOCK) --extra docs --constraint requirements-dev.lock pyproject.toml -o requirements-docs.lock
 
 clean:
-	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

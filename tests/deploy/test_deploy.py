@@ -423,8 +423,15 @@ def test_the_image_trains_if_asked_with_the_same_versions_and_without_tools() ->
     assert 'if [ "$WITH_TRAINING" = 1 ]; then' in dockerfile
 
 
+def test_the_documentation_is_built_with_the_same_versions() -> None:
+    serving, documentation = locked("requirements.lock"), locked("requirements-docs.lock")
+    assert all(documentation[name] == lines for name, lines in serving.items())
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert names(extras["docs"]) <= documentation.keys()
+
+
 def test_no_lock_file_names_a_registry() -> None:
-    for file in ("requirements.lock", "requirements-dev.lock"):
+    for file in ("requirements.lock", "requirements-dev.lock", "requirements-docs.lock"):
         for line in (ROOT / file).read_text(encoding="utf-8").splitlines():
             assert re.match(r"[a-z0-9-]+==[\w.]+( ;|$)", line), line
 

@@ -1,0 +1,106 @@
+"""Documentation that fits the repository: links, paths and make targets that exist, and pages that can be found."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob(".github/**/*.md")]
+LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
+FOLDERS = "pipeline|models|agents|deploy|docs|tests"
+PATH = re.compile(rf"(?<![\w/.$-])((?:{FOLDERS})/[\w./-]*\w(?:\.\w+)?/?)")
+
+
+def tracked() -> list[Path]:
+    """Text files of the repository that may name others."""
+    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("this is no git checkout, so it is not known which files belong to the repository")
+    suffixes = {"", ".json", ".md", ".py", ".toml", ".yaml", ".yml"}
+    return [path for name in done.stdout.splitlines() if (path := ROOT / name).is_file() and path.suffix in suffixes]
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub and the documentation's builder make them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_every_link_leads_somewhere() -> None:
+    broken = []
+    for page in PAGES:
+        for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+            if re.match(r"\w+:", target):
+                continue
+            found = (page.parent / target).resolve() if target else page
+            if not found.exists() or (anchor and anchor not in anchors(found)):
+                broken.append(f"{page.relative_to(ROOT)}: {target}#{anchor}")
+    assert len(PAGES) > 20
+    assert broken == []
+
+
+def test_every_path_that_documentation_and_deployment_name_exists() -> None:
+    missing = []
+    for path in tracked():
+        folder = path.relative_to(ROOT).parts[0]
+        if folder in ("docs", "deploy", ".github") or path.parent == ROOT:
+            text = path.read_text(encoding="utf-8")
+        elif path.suffix == ".py":  # of the code only what it says of documentation and deployment
+            text = " ".join(re.findall(r"(?:docs|deploy)/[\w./-]*\w", path.read_text(encoding="utf-8")))
+        else:
+            continue
+        # Decisions and the changelog describe their own time.
+        if path.parent.name == "decisions" or path.name == "CHANGELOG.md":
+            continue
+        for name in PATH.findall(text):
+            if not list(ROOT.glob(f"{name}*")):
+                missing.append(f"{path.relative_to(ROOT)}: {name}")
+    assert missing == []
+
+
+def test_every_test_that_documentation_names_exists() -> None:
+    named = [found for page in PAGES for found in re.findall(r"(tests/\w+/\w+\.py)::(\w+)", page.read_text("utf-8"))]
+    assert named
+    assert [f"{file}::{test}" for file, test in named if f"def {test}(" not in (ROOT / file).read_text("utf-8")] == []
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named: set[str] = set()
+    for path in [*PAGES, ROOT / ".ci" / "run", *ROOT.glob(".github/workflows/*.yml")]:
+        text = path.read_text(encoding="utf-8")
+        for words in re.findall(r"(?:^|`|run: )make ((?:[a-z-]+ ?)+)(?=$|`| {2,}|[A-Z])", text, re.MULTILINE):
+            named.update(words.split())
+    assert {"demo", "docs", "lint", "test"} <= named
+    assert named <= targets
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    class Loader(yaml.SafeLoader):
+        """Reads what names a Python function as its name."""
+
+    Loader.add_multi_constructor("tag:yaml.org,2002:python/name:", lambda loader, suffix, node: suffix)
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    named = set(re.findall(r"[\w/-]+\.md", str(yaml.load(text, Loader)["nav"])))
+    pages = {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
+    decisions = {page for page in pages if re.match(r"decisions/\d", page)}
+    assert named == pages - decisions
+    index = (DOCS / "decisions" / "index.md").read_text(encoding="utf-8")
+    assert {f"decisions/{name}" for name in re.findall(r"\]\((\d[\w-]+\.md)\)", index)} == decisions
+
+
+def test_hooks_call_tools_that_the_development_lock_has() -> None:
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    lock = (ROOT / "requirements-dev.lock").read_text(encoding="utf-8")
+    assert repository["repo"] == "local"
+    for hook in repository["hooks"]:
+        program = hook["entry"].split()[0]
+        assert program.startswith(".venv/bin/")
+        assert f"\n{Path(program).name}==" in lock
