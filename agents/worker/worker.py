@@ -13,41 +13,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import faust
 import msgspec
-from faust.tables.manager import TableManager
 from prometheus_client import CollectorRegistry
 
+from agents.delivery.app import App, Tables
 from agents.delivery.consumer import TP, Chunk, Limits, install
 from agents.delivery.publisher import Publisher
-from agents.delivery.states import Span, StateStore
+from agents.delivery.states import StateStore
 from agents.worker.fusion_metrics import FusionMetrics
 from agents.worker.metrics import EngineCollector, TimedRunner, step_seconds
+from agents.worker.restore import Restorer
+from agents.worker.ticks import Ticker
 from agents.worker.web import WebServer
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
-from pipeline.config.topics import CONTROL, LABELS, engine_topics
+from pipeline.config.topics import LABELS, engine_topics
 from pipeline.engine.alarms import AlarmRule
 from pipeline.engine.engine import Engine
-from pipeline.errors import DeliveryError, FaultlineError, StateError
+from pipeline.errors import DeliveryError, FaultlineError
 from pipeline.frames import StepRunner
-from pipeline.wire import messages
 from pipeline.wire.records import Output, Record
-from pipeline.wire.states import saved_at
 
 log = logging.getLogger("faultline.worker")
 
 _MAX_HELD = 256
 """Chunks that may be held un-acknowledged; only small ones get to this before a checkpoint is due."""
-
-_RESTORED_AT_ONCE = 256
-"""Machines that are restored before others have their turn."""
-
-_START_KNOWN_SECONDS = 30.0
 
 _READ_OUT_SECONDS = 2.0
 _READ_OUT_RECORDS = 1_000
@@ -58,21 +51,6 @@ _HAND_OVER_SECONDS = 5.0
 """The same for a worker that gives partitions away; all members of the group wait for it."""
 
 Observer = Callable[[Sequence[Record], Sequence[Output]], None]
-
-
-class Tables(TableManager):  # type: ignore[misc]
-    """Faust's tables without the second that it waits at every start for tables that are declared late."""
-
-    async def on_start(self) -> None:
-        await self._update_channels()
-        await self.recovery.start()
-
-
-class _App(faust.App):  # type: ignore[misc]
-    """Faust's application without its folders: nothing is kept on disk, so a full or read-only one does no harm."""
-
-    def _create_directories(self) -> None:
-        pass
 
 
 class Worker:
@@ -99,13 +77,10 @@ class Worker:
         self.registry = CollectorRegistry()
         self._settings = settings
         self._publisher = publisher
-        self._profile = profile
-        self._partition_of = partition_of
         self._wall_seconds = wall_seconds
         self._observer = observer
         self._ticks = ticks
         self._store = store
-        self.restored = 0  # machines that began with a saved state
         seconds = step_seconds(self.registry)
         timed = {name: TimedRunner(runner, seconds, wall_seconds) for name, runner in runners.items()}
         rule = AlarmRule(settings.alarm_agree, settings.alarm_frames, settings.alarm_confidence)
@@ -114,7 +89,7 @@ class Worker:
             profile, timed, alarm_rule=rule, partition_of=partition_of, watcher=self._metrics, notify=log.warning
         )
         self.engine.load()
-        self._seen_wall: dict[int, float] = {}  # partition -> when its last record came
+        self._ticker = Ticker(self.engine.clock_ms, wall_seconds)
         self._held: list[Any] = []  # events that are processed, but not acknowledged
         self._held_records = 0
         self._unsaved: dict[str, bytes] = {}  # states on their way to the store
@@ -126,7 +101,19 @@ class Worker:
         self._tasks: list[asyncio.Task[None]] = []
         prefix = settings.topic_prefix
         self._topics = (*engine_topics(profile), LABELS)
-        self.app = _App(
+        self._restorer = None
+        if store is not None:
+            self._restorer = Restorer(
+                self.engine,
+                store,
+                settings,
+                profile,
+                self._topics,
+                partition_of=partition_of,
+                consumer=lambda: self.app.consumer,
+                wall_seconds=wall_seconds,
+            )
+        self.app = App(
             settings.group,
             broker=settings.broker if settings.is_memory else f"kafka://{settings.address.replace(',', ';kafka://')}",
             broker_credentials=credentials,
@@ -173,7 +160,7 @@ class Worker:
             self._tasks.append(asyncio.create_task(self._tick_regularly()))
 
     async def wait_failed(self) -> None:
-        """Return when something has gone wrong that only a restart can mend; `stop` raises what it was."""
+        """Return when the worker has failed and only a restart helps; `stop` raises the error."""
         await self._failed.wait()
 
     async def stop(self) -> None:
@@ -251,82 +238,29 @@ class Worker:
         self._reassigned = True
 
     async def _restore(self) -> None:
-        """Forget machines of partitions that went to another worker, take over those of partitions that came."""
+        """Drop the machines of partitions that went to another worker, restore those of partitions that came."""
         topics = {self._settings.topic_prefix + topic for topic in self._topics}
         while self._reassigned:
             self._reassigned = False
-            mine = {place.partition for place in self.app.consumer.assignment() if place.topic in topics}
-            if self._store is None:
-                self._metrics.release(sorted(self.engine.partitions - mine))
-                self.engine.release(sorted(self.engine.partitions - mine))
-                for partition in set(self._seen_wall) - mine:
-                    del self._seen_wall[partition]
+            owned = {place.partition for place in self.app.consumer.assignment() if place.topic in topics}
+            self._metrics.release(sorted(self.engine.partitions - owned))
+            if self._restorer is None:
+                self.engine.release(sorted(self.engine.partitions - owned))
+                self._ticker.keep_only(owned)
                 continue
-            self._metrics.release(sorted(self.engine.partitions - mine))
             self.engine.release(sorted(self.engine.partitions))
+            self._ticker.keep_only(set())
             self._unsaved.clear()
-            self._seen_wall.clear()
             try:
-                if mine:
-                    await self._take_over(await self._store.read(sorted(mine)))
+                if owned:
+                    await self._restorer.restore(sorted(owned))
+                    self._ticker.note_records(self.engine.partitions)
             except BaseException:  # cancelled by `stop`, say, while chunks are still coming
                 self._reassigned = True
                 raise
 
-    async def _take_over(self, states: Mapping[str, bytes]) -> None:
-        refused: dict[str, str] = {}
-        for count, (machine, state) in enumerate(states.items(), 1):
-            try:
-                self.engine.restore(machine, state)
-            except StateError as error:
-                # Machines differ in their names only, so one line for each reason is enough.
-                refused[machine] = str(error).replace(machine, "a machine")
-            if count % _RESTORED_AT_ONCE == 0:
-                await asyncio.sleep(0)
-        self.restored += len(states) - len(refused)
-        rule = self._settings.state_refused
-        for reason, machines in Counter(refused.values()).items():
-            how = "begin anew" if rule == "fresh" else "are warmed up by what came last"
-            log.warning("%s: %d machines %s", reason, machines, how)
-        if rule == "warm_up":
-            await self._warm_up({machine: states[machine] for machine in refused})
-        now = self._wall_seconds()
-        for partition in self.engine.partitions:
-            self._seen_wall[partition] = now
-        log.info("took over the states of %d machines", len(states) - len(refused))
-
-    async def _warm_up(self, states: Mapping[str, bytes]) -> None:
-        """Read the last frames of machines again whose states belong to another model, and say nothing for them."""
-        assert self._store is not None
-        since: dict[int, int] = {}
-        for machine, state in states.items():
-            kind, last_ms = self._profile.type_of(machine), saved_at(state).last
-            if kind is not None and last_ms is not None:
-                partition = self._partition_of(machine.encode())
-                begin = last_ms - self._settings.warm_up_frames * kind.frame_period_ms
-                since[partition] = min(since.get(partition, begin), begin)
-        keys = {machine.encode() for machine in states}
-        ranks = {topic: rank for rank, topic in enumerate(self._topics) if topic not in {CONTROL, LABELS}}
-        for partition, since_ms in since.items():
-            ends = {topic: await self._first_to_read(topic, partition) for topic in ranks}
-            records = [one for one in await self._store.history(Span(partition, since_ms, ends)) if one.key in keys]
-            records.sort(key=lambda one: (one.timestamp_ms, ranks[one.topic], one.offset))
-            self.engine.warm_up(records)
-
-    async def _first_to_read(self, topic: str, partition: int) -> int:
-        """The offset at which this worker begins, as soon as the broker has said it."""
-        place = TP(self._settings.topic_prefix + topic, partition)
-        until = self._wall_seconds() + _START_KNOWN_SECONDS
-        while (offset := self.app.consumer.held_offsets.get(place)) is None:
-            if self._wall_seconds() > until:
-                raise DeliveryError(f"the broker does not say where to begin in {place.topic}, partition {partition}")
-            await asyncio.sleep(0.01)
-        return int(offset)
-
     def _diagnose(self, chunk: Chunk) -> list[Output]:
-        now = self._wall_seconds()
-        for partition in {place.partition for place in chunk.next_offsets}:
-            self._seen_wall[partition] = now
+        self._ticker.note_records({place.partition for place in chunk.next_offsets})
         outputs, inputs = [], chunk.records
         labels_topic = self._settings.topic_prefix + LABELS
         if any(place.topic == labels_topic for place in chunk.next_offsets):
@@ -420,27 +354,20 @@ class Worker:
         return now - self._progress[1]
 
     async def _tick_regularly(self) -> None:
-        """Tell partitions in which nothing happens that time passes, so that idle sources hold nothing back.
-
-        A partition's time goes on from its newest record's time stamp at the pace of the wall clock. A partition
-        with records yet to read is not idle but behind: it gets no tick.
-        """
         while True:
             await asyncio.sleep(self._settings.tick_interval_ms / 1000)
-            lag = self.lag()
-            ticks = []
-            for partition, wall in self._seen_wall.items():
-                clock = self.engine.clock_ms(partition)
-                behind = any(records for (topic, p), records in lag.items() if p == partition and topic != CONTROL)
-                if clock is not None and not behind and (CONTROL, partition) in lag:
-                    ticks.append(messages.tick(clock + int((self._wall_seconds() - wall) * 1000), partition))
             try:
-                await self._publisher.publish(ticks)
+                await self._publisher.publish(self._ticker.due(self.lag()))
             except DeliveryError as error:
                 self._fail(error)
                 return
 
     # -- what others may know ---------------------------------------------------------------------------------
+
+    @property
+    def restored(self) -> int:
+        """Machines that began with a saved state."""
+        return 0 if self._restorer is None else self._restorer.restored
 
     def lag(self) -> dict[tuple[str, int], int]:
         """Records not processed yet, by topic (without prefix) and partition, of what this worker reads."""

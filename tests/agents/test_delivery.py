@@ -9,9 +9,9 @@ from typing import Any
 import faust
 import pytest
 
+from agents.delivery.app import Tables
 from agents.delivery.consumer import TP, Chunk, Limits, install
 from agents.memory.transport import MemoryBroker
-from agents.worker.worker import Tables
 from tests.support.delivery_apps import PREFIX, TOPICS, Reader, memory_broker, places, run, until
 
 SENSORS = PREFIX + "sensors"

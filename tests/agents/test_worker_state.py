@@ -116,7 +116,8 @@ def test_states_of_another_model_are_refused_and_told(caplog: pytest.LogCaptureF
         assert worker.restored == 0
         assert worker.engine.stats.states_refused == 6
         assert (
-            "state of a machine belongs to model 555555555555, not 666666666666: 6 machines begin anew" in caplog.text
+            "state of a machine belongs to model 555555555555, not 666666666666: 6 machines start with empty states"
+            in caplog.text
         )
         await plant.work(runner=OtherModel())
 

@@ -112,14 +112,14 @@ def test_a_named_worker_that_restarts_moves_no_partitions(broker: KafkaBroker, t
     workers = two_at_work(plant, pace_s=0.4, named=True)
     try:
         mine = workers[0].partitions
-        restored = [worker.logged("took over the states") for worker in workers]
+        restored = [worker.logged("restored the states") for worker in workers]
         workers[0].signal(signal.SIGTERM)
         assert workers[0].wait(20) == 0
         workers[0] = plant.worker(pace_s=0.4, group_instance_id="one")
         takeover_seconds(plant, mine, time.monotonic(), limit_s=WELL_WITHIN_S)
         assert workers[0].partitions == mine
-        assert workers[0].logged("took over the states of 0 machines") == 0
-        assert workers[1].logged("took over the states") == restored[1], "the other one was disturbed"
+        assert workers[0].logged("restored the states of 0 machines") == 0
+        assert workers[1].logged("restored the states") == restored[1], "the other one was disturbed"
         assert plant.left() > 0
     finally:
         end(workers)

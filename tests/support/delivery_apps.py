@@ -11,9 +11,9 @@ from typing import Any
 
 import faust
 
+from agents.delivery.app import Tables
 from agents.delivery.consumer import DEFAULT_LIMITS, TP, Chunk, Limits, install
 from agents.memory.transport import MemoryBroker
-from agents.worker.worker import Tables
 from pipeline.wire.records import Record
 
 TOPICS = ("sensors", "events", "control")

@@ -1,0 +1,105 @@
+"""Saved states go back into the engine when partitions come; machines whose state is refused are warmed up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from agents.delivery.merging import TP
+from agents.delivery.states import Span, StateStore
+from pipeline.config.profile import PlantProfile
+from pipeline.config.settings import Settings
+from pipeline.config.topics import CONTROL, LABELS
+from pipeline.engine.engine import Engine
+from pipeline.errors import DeliveryError, StateError
+from pipeline.wire.states import saved_at
+
+log = logging.getLogger("faultline.worker")
+
+_MACHINES_AT_ONCE = 256
+"""Machines that are restored before other tasks have their turn."""
+
+_START_OFFSET_SECONDS = 30.0
+
+
+class Restorer:
+    """Restores the machines of a worker's partitions from the state store."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: StateStore,
+        settings: Settings,
+        profile: PlantProfile,
+        topics: Sequence[str],
+        *,
+        partition_of: Callable[[bytes], int],
+        consumer: Callable[[], Any],
+        wall_seconds: Callable[[], float],
+    ) -> None:
+        """`topics` are those that the worker reads, in the order of equal time stamps."""
+        self.restored = 0
+        """Machines that began with a saved state."""
+        self._engine = engine
+        self._store = store
+        self._settings = settings
+        self._profile = profile
+        self._topics = topics
+        self._partition_of = partition_of
+        self._consumer = consumer
+        self._wall_seconds = wall_seconds
+
+    async def restore(self, partitions: Sequence[int]) -> None:
+        """Give the engine all machines of these partitions; raises DeliveryError."""
+        states = await self._store.read(partitions)
+        refused: dict[str, str] = {}
+        for count, (machine, state) in enumerate(states.items(), 1):
+            try:
+                self._engine.restore(machine, state)
+            except StateError as error:
+                # Messages differ only in the machine's name, so one line per reason is enough.
+                refused[machine] = str(error).replace(machine, "a machine")
+            if count % _MACHINES_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        self.restored += len(states) - len(refused)
+        warm_up = self._settings.state_refused == "warm_up"
+        for reason, machines in Counter(refused.values()).items():
+            action = "are warmed up from their last frames" if warm_up else "start with empty states"
+            log.warning("%s: %d machines %s", reason, machines, action)
+        if warm_up:
+            await self._warm_up({machine: states[machine] for machine in refused})
+        log.info("restored the states of %d machines", len(states) - len(refused))
+
+    async def _warm_up(self, states: Mapping[str, bytes]) -> None:
+        """Read the last frames of machines again whose states belong to another model, without any output."""
+        since: dict[int, int] = {}
+        for machine, state in states.items():
+            machine_type, last_ms = self._profile.type_of(machine), saved_at(state).last
+            if machine_type is not None and last_ms is not None:
+                partition = self._partition_of(machine.encode())
+                begin_ms = last_ms - self._settings.warm_up_frames * machine_type.frame_period_ms
+                since[partition] = min(since.get(partition, begin_ms), begin_ms)
+        keys = {machine.encode() for machine in states}
+        ranks = {topic: rank for rank, topic in enumerate(self._topics) if topic not in {CONTROL, LABELS}}
+        for partition, since_ms in since.items():
+            ends = {topic: await self._start_offset(topic, partition) for topic in ranks}
+            history = await self._store.history(Span(partition, since_ms, ends))
+            records = [record for record in history if record.key in keys]
+            records.sort(key=lambda record: (record.timestamp_ms, ranks[record.topic], record.offset))
+            self._engine.warm_up(records)
+
+    async def _start_offset(self, topic: str, partition: int) -> int:
+        """The offset at which this worker begins to read, as soon as the broker has sent it."""
+        place = TP(self._settings.topic_prefix + topic, partition)
+        until = self._wall_seconds() + _START_OFFSET_SECONDS
+        while (offset := self._consumer().held_offsets.get(place)) is None:
+            if self._wall_seconds() > until:
+                raise DeliveryError(
+                    f"the broker has not sent a start offset for {place.topic}, partition {partition}, "
+                    f"in {_START_OFFSET_SECONDS:.0f} s"
+                )
+            await asyncio.sleep(0.01)
+        return int(offset)

@@ -1,0 +1,45 @@
+"""Ticks: control records that let time pass in partitions without input, so that idle sources hold nothing back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+
+from pipeline.config.topics import CONTROL
+from pipeline.wire import messages
+from pipeline.wire.records import Output
+
+
+class Ticker:
+    """Knows when each partition had its last record, and which partitions need a tick.
+
+    The time of a partition goes on from its newest record's time stamp at the pace of the wall clock. A partition
+    with records yet to read is not idle but behind: it gets no tick.
+    """
+
+    def __init__(self, clock_ms: Callable[[int], int | None], wall_seconds: Callable[[], float]) -> None:
+        """`clock_ms` gives the newest time stamp of a partition, None if there is none."""
+        self._clock_ms = clock_ms
+        self._wall_seconds = wall_seconds
+        self._seen_wall: dict[int, float] = {}  # partition -> wall time of its last record
+
+    def note_records(self, partitions: Iterable[int]) -> None:
+        """Records of these partitions are processed now."""
+        now = self._wall_seconds()
+        for partition in partitions:
+            self._seen_wall[partition] = now
+
+    def keep_only(self, partitions: AbstractSet[int]) -> None:
+        """Forget all partitions but these."""
+        for partition in self._seen_wall.keys() - partitions:
+            del self._seen_wall[partition]
+
+    def due(self, lag: Mapping[tuple[str, int], int]) -> list[Output]:
+        """A tick for every idle partition; `lag` gives unprocessed records per topic and partition."""
+        ticks = []
+        for partition, wall in self._seen_wall.items():
+            clock_ms = self._clock_ms(partition)
+            behind = any(records for (topic, p), records in lag.items() if p == partition and topic != CONTROL)
+            if clock_ms is not None and not behind and (CONTROL, partition) in lag:
+                ticks.append(messages.tick(clock_ms + int((self._wall_seconds() - wall) * 1000), partition))
+        return ticks
