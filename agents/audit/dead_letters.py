@@ -12,18 +12,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import msgspec
 
-from agents.audit.log import Log, Place
+from agents.audit.log import Log
 from agents.delivery.publisher import Publisher
 from pipeline.config.profile import parse_duration_ms
 from pipeline.config.settings import Settings
 from pipeline.config.topics import ALARMS, DEAD_LETTER, DIAGNOSES, LATE, METRICS, STATE
 from pipeline.errors import DeliveryError, SettingsError
+from pipeline.wire.letters import origin_of
 from pipeline.wire.messages import Reason, RejectedError, parse_time_ms
-from pipeline.wire.records import Headers, Output, Record
+from pipeline.wire.records import Headers, Output, Place, Record
 
 REPLAYS = "faultline-replays"
 """Header of a record that was sent again: how many times."""
@@ -36,38 +37,8 @@ DONE_OFFSET = "faultline-replayed-offset"
 DONE_TO = "faultline-replayed-to"
 """Header of a note in the dead-letter topic: the topic that it was sent to."""
 
-_ORIGIN_HEADERS = 6
 _OWN_TOPICS = frozenset({DIAGNOSES, ALARMS, METRICS, LATE, DEAD_LETTER, STATE})
 _BATCH_RECORDS = 500
-
-
-class Origin(NamedTuple):
-    """What the headers of a late record or a dead letter say; `at` is where in the headers that begins."""
-
-    reason: str
-    detail: str
-    place: Place
-    timestamp_ms: int
-    at: int
-
-
-def origin_of(headers: Headers) -> Origin | None:
-    """Why a record could not be used and where it lay; None if the headers do not say."""
-    names = [name for name, _ in headers]
-    if "faultline-reason" not in names:
-        return None
-    at = len(names) - 1 - names[::-1].index("faultline-reason")
-    found = dict(headers[at : at + _ORIGIN_HEADERS])
-    try:
-        return Origin(
-            found["faultline-reason"].decode(),
-            found["faultline-detail"].decode(errors="replace"),
-            Place(found["faultline-topic"].decode(), int(found["faultline-partition"]), int(found["faultline-offset"])),
-            int(found["faultline-timestamp-ms"]),
-            at,
-        )
-    except (KeyError, ValueError):
-        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,12 +43,12 @@ from typing import Any
 import msgspec
 
 from agents.audit.dead_letters import shown_time
-from agents.audit.log import Log, Place
+from agents.audit.log import Log
 from pipeline.config.profile import MachineType, PlantProfile
 from pipeline.config.topics import DIAGNOSES
 from pipeline.wire import messages
 from pipeline.wire.messages import LAST_DECIMAL, LEAST_PROBABILITY, ModelRef
-from pipeline.wire.records import Record
+from pipeline.wire.records import Place, Record
 
 DERIVED_TOLERANCE = 1e-3
 MAX_SHOWN = 20

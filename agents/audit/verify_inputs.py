@@ -16,14 +16,15 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from agents.audit.dead_letters import origin_of, shown_time
-from agents.audit.log import Log, Place
+from agents.audit.dead_letters import shown_time
+from agents.audit.log import Log
 from agents.audit.verify import Verifier, where
 from pipeline.config.profile import MachineType, PlantProfile
 from pipeline.config.topics import DEAD_LETTER, LATE
 from pipeline.wire import messages
+from pipeline.wire.letters import origin_of
 from pipeline.wire.messages import RejectedError
-from pipeline.wire.records import Record
+from pipeline.wire.records import Place, Record
 
 
 class _ReadingHead(msgspec.Struct, gc=False):

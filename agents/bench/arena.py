@@ -16,10 +16,10 @@ import msgspec
 import numpy as np
 
 from agents.bench.host import cpu_seconds
-from agents.delivery.publisher import KafkaPublisher
+from agents.delivery.partitioning import partition_of
 from agents.kafka.admin import TopicSpec, create_topics, translated_errors
 from agents.kafka.broker import KafkaBroker, missing_tools
-from agents.memory.transport import partition_of
+from agents.kafka.publisher import KafkaPublisher
 from agents.worker.service import topic_specs
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import Settings, load_settings

@@ -20,16 +20,18 @@ from agents.audit.dead_letters import (
     shown_time,
     survey,
 )
-from agents.audit.log import RecordLog, kafka_log, require_kafka
+from agents.audit.log import RecordLog
 from agents.audit.verify import VerifyReport, verify_diagnoses
 from agents.audit.verify_inputs import verify_inputs
-from agents.delivery.publisher import LETTER_BYTES, KafkaPublisher
-from agents.kafka.admin import partition_counts, translated_errors
+from agents.kafka.admin import partition_counts
+from agents.kafka.log import committed_offsets, kafka_log, require_kafka
+from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.security import client_security
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import Settings, load_settings
 from pipeline.config.topics import DEAD_LETTER, DIAGNOSES, LATE
 from pipeline.errors import RecordingError, SettingsError
+from pipeline.wire.letters import LETTER_BYTES
 from pipeline.wire.recording import has_topic, read_recording
 
 dead_letters_app = typer.Typer(
@@ -81,36 +83,12 @@ def verify(
 def verify_topics(settings: Settings, plant: PlantProfile, *, inputs: bool) -> VerifyReport:
     """Verify what lies in the topics of a broker; raises FaultlineError where they cannot be read."""
     topics = [DIAGNOSES, *([*plant.sensor_topics, LATE, DEAD_LETTER] if inputs else [])]
-    committed = _committed(settings, plant.sensor_topics) if inputs else {}
+    committed = committed_offsets(settings, plant.sensor_topics) if inputs else {}
     with kafka_log(settings, topics) as log:
         verifier = verify_diagnoses(log, plant)
         if inputs:
             verify_inputs(log, plant, verifier, committed)
     return verifier.report
-
-
-def _committed(settings: Settings, topics: Sequence[str]) -> dict[tuple[str, int], int]:
-    """Up to where the workers' group has committed each partition."""
-    from kafka import KafkaConsumer, TopicPartition
-
-    require_kafka(settings)
-    security, prefix = client_security(settings), settings.topic_prefix
-    counts = partition_counts(settings.address, [prefix + topic for topic in topics], security)
-    with translated_errors(settings.address):
-        consumer = KafkaConsumer(
-            bootstrap_servers=settings.address.split(","),
-            group_id=settings.group,
-            enable_auto_commit=False,
-            **security,
-        )
-        try:
-            return {
-                (name.removeprefix(prefix), partition): consumer.committed(TopicPartition(name, partition)) or 0
-                for name, count in counts.items()
-                for partition in range(count)
-            }
-        finally:
-            consumer.close(autocommit=False)
 
 
 def _counts(counts: dict[str, int]) -> str:

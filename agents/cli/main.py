@@ -8,7 +8,6 @@ import json
 import logging
 import sys
 import time
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +21,7 @@ from agents.cli.audit import dead_letters_app, verify
 from agents.cli.bench import bench_app
 from agents.cli.evaluate import evaluate
 from agents.cli.live_view import LiveView
+from agents.delivery.partitioning import partition_function
 from agents.replay.shipped import demo_model, demo_recording
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import Settings, load_settings
@@ -110,17 +110,6 @@ def load_runners(settings: Settings, profile: PlantProfile, files: list[Path] | 
 
 def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
-
-
-def partition_function(partitions: int) -> Any:
-    """The partition of a key as Kafka's own producers choose it."""
-    from aiokafka.partitioner import murmur2
-
-    @lru_cache(maxsize=100_000)
-    def partition_of(key: bytes) -> int:
-        return int((murmur2(key) & 0x7FFFFFFF) % partitions)
-
-    return partition_of
 
 
 @app.command()
@@ -269,8 +258,8 @@ def _shown(value: float | None) -> str:
 
 
 def _replay_to(recording: Path, to: str, profile_name: str | None, speed: float | None, *, as_json: bool) -> None:
-    from agents.delivery.publisher import KafkaPublisher
     from agents.kafka.admin import partition_counts
+    from agents.kafka.publisher import KafkaPublisher
     from agents.kafka.security import client_security
     from agents.replay.replay import replay_to_topics
 

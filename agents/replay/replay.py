@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from agents.audit.certificate import Witness
-from agents.delivery.publisher import MemoryPublisher, Publisher
-from agents.memory.transport import MemoryBroker
+from agents.delivery.publisher import Publisher
+from agents.memory.broker import MemoryBroker
+from agents.memory.publisher import MemoryPublisher
 from agents.replay.scores import ScoreBook, diagnosis_of
 from agents.worker.worker import Worker
 from pipeline.config.profile import PlantProfile

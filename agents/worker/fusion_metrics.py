@@ -13,7 +13,7 @@ from models.evaluation.scoring import label_scores
 from pipeline.config.topics import METRICS
 from pipeline.engine.diagnoses import NO_EVIDENCE, Answers, DiagnosedMachine
 from pipeline.frames import Bools, Frames, Ints, StepResult
-from pipeline.wire import messages
+from pipeline.wire import letters, messages
 from pipeline.wire.labels import LabelBook
 from pipeline.wire.messages import ModelRef, RejectedError
 from pipeline.wire.records import Output, Record
@@ -179,7 +179,7 @@ class FusionMetrics:
             try:
                 self._labels.add(record)
             except RejectedError as rejected:
-                outputs.append(messages.dead_letter(record, rejected))
+                outputs.append(letters.dead_letter(record, rejected))
         return outputs
 
     # -- what is told -----------------------------------------------------------------------------------------

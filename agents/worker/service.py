@@ -10,16 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from agents.audit.certificate import Witness, write_certificate
-from agents.delivery.publisher import LETTER_BYTES, LETTER_TOPICS, KafkaPublisher
-from agents.delivery.states import COMPACTION_LAG_MS, SEGMENT_BYTES, STATE_BYTES, KafkaStateStore
 from agents.kafka.admin import TopicSpec, check_topics
+from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.security import client_security, faust_credentials, require_rights
+from agents.kafka.states import COMPACTION_LAG_MS, SEGMENT_BYTES, STATE_BYTES, KafkaStateStore
 from agents.worker.worker import Worker
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
 from pipeline.config.topics import all_topics
 from pipeline.errors import SettingsError, TopicMismatchError
 from pipeline.frames import StepRunner
+from pipeline.wire.letters import LETTER_BYTES, LETTER_TOPICS
 from pipeline.wire.recording import RecordingWriter
 from pipeline.wire.records import Output, Record
 

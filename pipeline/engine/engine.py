@@ -26,7 +26,7 @@ from pipeline.engine.intake import Columns, Inbox, take_block
 from pipeline.engine.machines import EVIDENCE_TEXTS, Line, Machine
 from pipeline.errors import SettingsError, StateError
 from pipeline.frames import EventText, Ints, StepRunner
-from pipeline.wire import messages
+from pipeline.wire import letters, messages
 from pipeline.wire.messages import Reason, RejectedError
 from pipeline.wire.reading_json import READ_ALL
 from pipeline.wire.records import Output, Record
@@ -285,7 +285,7 @@ class Engine:
 
     def _reject(self, record: Record, rejected: RejectedError, outputs: list[Output]) -> None:
         self.stats.dead_letters[rejected.reason.value] += 1
-        outputs.append(messages.dead_letter(record, rejected))
+        outputs.append(letters.dead_letter(record, rejected))
 
     # -- control records --------------------------------------------------------------------------------------
 
@@ -452,7 +452,7 @@ class Engine:
         by = closed_ms - time_ms
         detail = f"came {by} ms behind the machine's closed frames"
         outputs.append(
-            messages.late_record(
+            letters.late_record(
                 record, detail, reason=Reason.LATE, frame_end_ms=frame_end_ms, closed_ms=closed_ms, late_by_ms=by
             )
         )
@@ -499,7 +499,7 @@ class Engine:
         closed = line.aligner.closed_until_ms(slot)
         detail = f"older than {line.kind.text_ttl_frames} frames, or too many texts wait"
         outputs.append(
-            messages.late_record(
+            letters.late_record(
                 text.record,
                 detail,
                 reason=Reason.EXPIRED,

@@ -14,8 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from pipeline.errors import FaultlineError
-from pipeline.frames import NEVER_MS
-from pipeline.wire.records import Headers, Output, Record
+from pipeline.wire.records import Output
 
 MAX_TIME_MS = 2**42
 """Times from this on (the year 2109) are refused; it keeps integer arithmetic on times far from overflow."""
@@ -311,40 +310,3 @@ def _rejected(error: Exception) -> RejectedError:
 def tick(time_ms: int, partition: int) -> Output:
     """The control record which says that this much time has passed in a partition."""
     return Output("control", partition, None, _encode(Control("tick", time_ms)), time_ms)
-
-
-def dead_letter(record: Record, rejected: RejectedError) -> Output:
-    """The record as it was, with reason and origin in its headers."""
-    return Output(
-        "dead-letter",
-        record.partition,
-        record.key,
-        record.value,
-        max(record.timestamp_ms, 0),
-        record.headers + origin(record, rejected.reason, rejected.detail),
-    )
-
-
-def late_record(
-    record: Record, detail: str, *, reason: Reason, frame_end_ms: int, closed_ms: int, late_by_ms: int
-) -> Output:
-    """The record as it was, with how late it came, its frame, and up to where its machine's frames had closed."""
-    times: Headers = (
-        ("faultline-late-by-ms", b"%d" % late_by_ms),
-        ("faultline-frame-end-ms", b"%d" % frame_end_ms),
-        ("faultline-closed-until-ms", b"%d" % closed_ms if closed_ms > NEVER_MS else b""),
-    )
-    headers = record.headers + origin(record, reason, detail) + times
-    return Output("late", record.partition, record.key, record.value, max(record.timestamp_ms, 0), headers)
-
-
-def origin(record: Record, reason: Reason, detail: str) -> Headers:
-    """Headers that say why a record could not be used and where it lay."""
-    return (
-        ("faultline-reason", reason.value.encode()),
-        ("faultline-detail", detail.encode(errors="replace")),
-        ("faultline-topic", record.topic.encode()),
-        ("faultline-partition", b"%d" % record.partition),
-        ("faultline-offset", b"%d" % record.offset),
-        ("faultline-timestamp-ms", b"%d" % record.timestamp_ms),
-    )

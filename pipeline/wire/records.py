@@ -7,6 +7,18 @@ from typing import NamedTuple
 Headers = tuple[tuple[str, bytes], ...]
 
 
+RECORD_OVERHEAD_BYTES = 64
+"""Bytes that a record takes in a batch besides key, value and headers, at most."""
+
+
+class Place(NamedTuple):
+    """Where a record lies; the topic is named without prefix."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
 class Record(NamedTuple):
     """One record as it lay in a topic; `topic` is named without the prefix (`sensors`, `events`, …)."""
 
@@ -28,3 +40,12 @@ class Output(NamedTuple):
     value: bytes | None
     timestamp_ms: int
     headers: Headers = ()
+
+
+def record_bytes(output: Output) -> int:
+    """Bytes that an output takes in a batch, at most."""
+    _, _, key, value, _, headers = output
+    size = RECORD_OVERHEAD_BYTES + len(key or b"") + len(value or b"")
+    for name, content in headers:
+        size += len(name.encode()) + len(content or b"") + 8  # Kafka has headers without a value
+    return size

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from agents.delivery.merging import DEFAULT_LIMITS
-from agents.delivery.publisher import MemoryPublisher
+from agents.memory.publisher import MemoryPublisher
 from agents.worker.worker import Worker
 from pipeline.wire.records import Output, Record
 from tests.support.builders import reading

@@ -26,17 +26,18 @@ from agents.audit.dead_letters import (
     shown_time,
     survey,
 )
-from agents.audit.log import Place, RecordLog
+from agents.audit.log import RecordLog
 from agents.cli.audit import dead_letters_app
-from agents.delivery.publisher import KafkaPublisher, MemoryPublisher, fit_letter
 from agents.kafka.admin import TopicSpec, create_topics
-from agents.memory.transport import MemoryBroker
+from agents.kafka.publisher import KafkaPublisher
+from agents.memory.broker import MemoryBroker
+from agents.memory.publisher import MemoryPublisher
 from pipeline.config.settings import load_settings
 from pipeline.engine.engine import Engine
 from pipeline.errors import DeliveryError, SettingsError, TopicMismatchError
-from pipeline.wire import messages
+from pipeline.wire.letters import dead_letter, fit_letter
 from pipeline.wire.messages import Reason, RejectedError
-from pipeline.wire.records import Headers, Output, Record
+from pipeline.wire.records import Headers, Output, Place, Record
 from tests.support.builders import SumRunner, profile, reading
 
 T0 = 1_763_600_000_000
@@ -51,7 +52,7 @@ def bad(second: int, key: bytes | None = b"p1", value: bytes | None = b"{", head
 
 
 def letter(record: Record, reason: Reason = Reason.NOT_JSON, detail: str = "as a test") -> Output:
-    return messages.dead_letter(record, RejectedError(reason, detail))
+    return dead_letter(record, RejectedError(reason, detail))
 
 
 class Plant:

@@ -11,7 +11,7 @@ import pytest
 
 from agents.delivery.app import Tables
 from agents.delivery.consumer import TP, Chunk, Limits, install
-from agents.memory.transport import MemoryBroker
+from agents.memory.broker import MemoryBroker
 from tests.support.delivery_apps import PREFIX, TOPICS, Reader, memory_broker, places, run, until
 
 SENSORS = PREFIX + "sensors"

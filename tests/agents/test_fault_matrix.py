@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agents.delivery.states import MemoryStateStore
+from agents.memory.states import MemoryStateStore
 from agents.worker.worker import Worker
 from pipeline.errors import DeliveryError
 from pipeline.wire.records import Record

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from aiokafka.partitioner import DefaultPartitioner
 
-from agents.memory.transport import MemoryBroker, partition_of, register
+from agents.delivery.partitioning import partition_of
+from agents.memory.broker import MemoryBroker
+from agents.memory.transport import register
 from pipeline.errors import TopicMismatchError
 from tests.support.delivery_apps import PREFIX, Reader, memory_broker, run, until
 

@@ -12,8 +12,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.partitioner import DefaultPartitioner
 
-from agents.delivery.publisher import KafkaPublisher, MemoryPublisher, Publisher
-from agents.memory.transport import MemoryBroker
+from agents.delivery.publisher import Publisher
+from agents.kafka.publisher import KafkaPublisher
+from agents.memory.broker import MemoryBroker
+from agents.memory.publisher import MemoryPublisher
 from pipeline.errors import BrokerUnavailableError, DeliveryError
 from pipeline.wire.records import Output, Record
 from tests.support.delivery_apps import run

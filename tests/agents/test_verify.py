@@ -20,15 +20,15 @@ from agents.audit.log import RecordLog
 from agents.audit.verify import MAX_SHOWN, VerifyReport, verify_diagnoses
 from agents.audit.verify_inputs import verify_inputs
 from agents.cli.audit import verify
-from agents.delivery.publisher import KafkaPublisher
+from agents.delivery.partitioning import partition_of
 from agents.kafka.admin import TopicSpec, create_topics
-from agents.memory.transport import partition_of
+from agents.kafka.publisher import KafkaPublisher
 from agents.replay.replay import replay_in_memory
 from pipeline.alignment.aligner import Resets
 from pipeline.config.profile import PlantProfile, parse_profile
 from pipeline.config.settings import load_settings
 from pipeline.engine.engine import Engine
-from pipeline.wire import messages
+from pipeline.wire import letters
 from pipeline.wire.messages import Diagnosis, Reason, RejectedError, decode_diagnosis
 from pipeline.wire.recording import RecordingWriter
 from pipeline.wire.records import Output, Record
@@ -540,7 +540,7 @@ def test_topics_of_a_real_broker_are_verified(kafka: str, tmp_path: Path, monkey
 
     inputs = numbered(plain(*range(0, 300, 10)))
     outputs = engine_says(inputs)
-    rejected = messages.dead_letter(inputs[0], RejectedError(Reason.SCHEMA, "as a test"))
+    rejected = letters.dead_letter(inputs[0], RejectedError(Reason.SCHEMA, "as a test"))
     publish(kafka, prefix, [Output("sensors", 0, *record[4:6], record.timestamp_ms) for record in inputs])
     publish(kafka, prefix, [*outputs, *outputs[5:], rejected])
     done = CliRunner().invoke(app, [*options, "--inputs", "--json"])

@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 
-from agents.cli.main import load_runners, partition_function
+from agents.cli.main import load_runners
+from agents.delivery.partitioning import partition_function
 from agents.replay.replay import replay_in_memory
 from agents.replay.shipped import demo_recording
 from pipeline.config.profile import load_profile

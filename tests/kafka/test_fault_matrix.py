@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from agents.delivery.states import STATE_BYTES
 from agents.kafka.broker import KafkaBroker, missing_tools
+from agents.kafka.states import STATE_BYTES
 from pipeline.wire.records import Record
 from tests.soak.soak import (
     BROKER,

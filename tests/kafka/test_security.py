@@ -21,11 +21,11 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 from kafka.net.transport import KafkaTCPTransport
 
+from agents.delivery.partitioning import partition_of
 from agents.kafka import admin as kafka_admin
 from agents.kafka import broker as kafka_broker
 from agents.kafka.admin import TopicSpec, check_topics, create_topics
 from agents.kafka.security import client_security, require_rights
-from agents.memory.transport import partition_of
 from agents.worker.service import require_topics, serve
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings

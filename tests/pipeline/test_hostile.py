@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from agents.delivery.publisher import KafkaPublisher, fit_letter
-from agents.delivery.states import KafkaStateStore
-from agents.memory.transport import partition_of
+from agents.delivery.partitioning import partition_of
+from agents.kafka.publisher import KafkaPublisher
+from agents.kafka.states import KafkaStateStore
 from agents.worker.worker import Worker
 from pipeline.config.profile import parse_profile
 from pipeline.config.settings import Settings, load_settings
@@ -22,6 +22,7 @@ from pipeline.config.topics import DEAD_LETTER, DIAGNOSES, LABELS, LATE
 from pipeline.engine.engine import Engine
 from pipeline.errors import DeliveryError
 from pipeline.wire import messages
+from pipeline.wire.letters import dead_letter, fit_letter
 from pipeline.wire.messages import Reason, RejectedError
 from pipeline.wire.records import Output, Record
 from tests.support.builders import SumRunner, control, event, profile, reading, reasons
@@ -120,7 +121,7 @@ def test_the_ledger_notices_what_goes_wrong() -> None:
         one = fuzz.sent(5, b"k", None, "empty")
         place = ledger.sent(one._replace(kind="empty"))
         rejected = RejectedError(Reason(reason.decode()), "it is")
-        letter = messages.dead_letter(record_of(one, place), rejected)._replace(**change)  # type: ignore[arg-type]
+        letter = dead_letter(record_of(one, place), rejected)._replace(**change)  # type: ignore[arg-type]
         for _ in range(times):
             ledger.letter(letter.key, letter.value, letter.headers)
         return " ".join(ledger.close())
@@ -179,7 +180,7 @@ def test_headers_of_an_event_are_bounded_since_they_are_kept_with_its_machines_s
 
 def letter(key: bytes, value: bytes | None, headers: tuple[tuple[str, bytes], ...] = ()) -> Output:
     record = Record("sensors", 0, 41, 5, key, value, headers)
-    return messages.dead_letter(record, RejectedError(Reason.NOT_JSON, "no"))
+    return dead_letter(record, RejectedError(Reason.NOT_JSON, "no"))
 
 
 @pytest.mark.parametrize(

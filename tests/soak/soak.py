@@ -23,11 +23,11 @@ from typing import Any
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from agents.cli.main import partition_function
-from agents.delivery.publisher import KafkaPublisher
-from agents.delivery.states import KafkaStateStore
+from agents.delivery.partitioning import partition_function
 from agents.kafka.admin import create_topics
 from agents.kafka.broker import KafkaBroker, ensure_jars
+from agents.kafka.publisher import KafkaPublisher
+from agents.kafka.states import KafkaStateStore
 from agents.worker.service import topic_specs
 from pipeline.config.profile import parse_profile
 from pipeline.config.settings import load_settings

@@ -25,9 +25,10 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from agents.cli.main import load_runners, partition_function
-from agents.delivery.publisher import KafkaPublisher
+from agents.cli.main import load_runners
+from agents.delivery.partitioning import partition_function
 from agents.kafka.broker import KafkaBroker, ensure_jars
+from agents.kafka.publisher import KafkaPublisher
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import Settings, load_settings
 from pipeline.config.topics import DEAD_LETTER, DIAGNOSES, LATE

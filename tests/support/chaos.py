@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from agents.delivery.publisher import MemoryPublisher, Publisher
+from agents.delivery.publisher import Publisher
 from agents.delivery.states import Span, StateStore
-from agents.memory.transport import MemoryBroker
+from agents.memory.broker import MemoryBroker
+from agents.memory.publisher import MemoryPublisher
 from agents.worker.worker import Worker
 from pipeline.errors import DeliveryError
 from pipeline.wire.messages import LAST_DECIMAL, probability_difference

@@ -13,7 +13,7 @@ import faust
 
 from agents.delivery.app import Tables
 from agents.delivery.consumer import DEFAULT_LIMITS, TP, Chunk, Limits, install
-from agents.memory.transport import MemoryBroker
+from agents.memory.broker import MemoryBroker
 from pipeline.wire.records import Record
 
 TOPICS = ("sensors", "events", "control")

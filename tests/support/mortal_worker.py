@@ -14,7 +14,7 @@ import signal
 import sys
 from typing import Any
 
-from agents.cli.main import partition_function
+from agents.delivery.partitioning import partition_function
 from agents.delivery.publisher import Publisher
 from agents.delivery.states import StateStore
 from agents.worker import service

@@ -12,9 +12,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from agents.delivery.consumer import TP
-from agents.delivery.publisher import MemoryPublisher, Publisher
-from agents.delivery.states import MemoryStateStore, StateStore
-from agents.memory.transport import MemoryBroker, partition_of
+from agents.delivery.partitioning import partition_of
+from agents.delivery.publisher import Publisher
+from agents.delivery.states import StateStore
+from agents.memory.broker import MemoryBroker
+from agents.memory.publisher import MemoryPublisher
+from agents.memory.states import MemoryStateStore
 from agents.worker.worker import Worker
 from pipeline.config.profile import parse_profile
 from pipeline.config.settings import load_settings

@@ -1,0 +1,232 @@
+"""Kafka topics read from their beginning to their end, outside of any consumer group."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+from agents.kafka.admin import partition_counts, translated_errors
+from agents.kafka.security import client_security
+from pipeline.config.settings import Settings
+from pipeline.errors import BrokerUnavailableError, SettingsError
+from pipeline.wire.records import Place, Record
+
+_POLL_MS = 200
+_POLL_RECORDS = 2_000
+_FETCH_BYTES = 4 << 20
+_SILENT_SECONDS = 30.0
+
+_Partition = TypeVar("_Partition")
+"""A partition as the client library names it."""
+
+
+class Unread(Generic[_Partition]):
+    """Partitions that are not read to their end yet; aiokafka and kafka-python are polled alike with it."""
+
+    def __init__(
+        self, begins: Mapping[_Partition, int], ends: Mapping[_Partition, int], *, silent_seconds: float
+    ) -> None:
+        """Raises TimeoutError in `finish` if nothing comes for `silent_seconds`."""
+        self._ends = ends
+        self._silent_seconds = silent_seconds
+        self._heard = time.monotonic()
+        self.partitions = {partition for partition, end in ends.items() if begins[partition] < end}
+
+    def before_end(self, partition: _Partition, entries: Iterable[Any]) -> list[Any]:
+        """Those of a partition's polled entries that lie before its end."""
+        self._heard = time.monotonic()
+        end = self._ends[partition]
+        return [entry for entry in entries if entry.offset < end]
+
+    def finish(self, positions: Mapping[_Partition, int]) -> set[_Partition]:
+        """Drop the partitions that are read to their end, and return them."""
+        done = {partition for partition in self.partitions if positions[partition] >= self._ends[partition]}
+        self.partitions -= done
+        if done:
+            self._heard = time.monotonic()
+        elif time.monotonic() - self._heard > self._silent_seconds:
+            raise TimeoutError(f"nothing came for {self._silent_seconds:.0f} s")
+        return done
+
+    def move_ends(self, ends: Mapping[_Partition, int]) -> None:
+        """Read on to later ends; until `finish`, all partitions count as unread."""
+        self._ends = ends
+        self.partitions = set(ends)
+
+
+class KafkaLog:
+    """Topics of a real Kafka, up to where they ended when the log was opened."""
+
+    def __init__(self, consumer: Any, address: str, prefix: str, counts: Mapping[str, int]) -> None:
+        from kafka import TopicPartition
+
+        self._consumer = consumer
+        self._address = address
+        self._prefix = prefix
+        partitions = [TopicPartition(name, number) for name, count in counts.items() for number in range(count)]
+        self._ends: dict[Any, int] = consumer.end_offsets(partitions)
+        self._begins: dict[Any, int] = consumer.beginning_offsets(partitions)
+
+    def records(self, *topics: str) -> Iterator[Record]:
+        """Read the topics from their beginning; raises BrokerUnavailableError if nothing comes any more."""
+        for polled, _ in self._polls(topics):
+            for records in polled.values():
+                yield from records
+
+    def merged(self, *topics: str, follow_seconds: float | None = None) -> Iterator[Record]:
+        """Records of the topics by time stamp: the oldest head goes first, once every partition has shown its own.
+
+        With `follow_seconds` it reads on for so long, and then to where the topics end by then.
+        """
+        until = None if follow_seconds is None else time.monotonic() + follow_seconds
+        waiting: dict[Any, deque[Record]] = {
+            partition: deque()
+            for topic in topics
+            for partition in self._ends
+            if partition.topic == self._prefix + topic
+        }
+        rank = {partition: number for number, partition in enumerate(waiting)}
+        for polled, unread in self._polls(topics, until):
+            for partition, records in polled.items():
+                waiting[partition].extend(records)
+            behind = any(not waiting[partition] for partition in unread)
+            while not behind and (heads := [partition for partition, queue in waiting.items() if queue]):
+                oldest = min(heads, key=lambda one: (waiting[one][0].timestamp_ms, rank[one]))
+                yield waiting[oldest].popleft()
+                behind = not waiting[oldest] and oldest in unread
+
+    def at(self, places: Iterable[Place]) -> dict[Place, Record]:
+        """Seek every place; raises BrokerUnavailableError if nothing comes."""
+        from kafka import TopicPartition
+
+        offsets: dict[Any, set[int]] = {}
+        for topic, partition, offset in places:
+            offsets.setdefault(TopicPartition(self._prefix + topic, partition), set()).add(offset)
+        found: dict[Place, Record] = {}
+        with translated_errors(self._address):
+            for at, wanted in offsets.items():
+                self._assign([at])
+                waiting = deque(sorted(wanted))
+                while waiting:
+                    self._consumer.seek(at, waiting[0])
+                    began = time.monotonic()
+                    while not (entries := self._poll().get(at, [])):
+                        if time.monotonic() - began > _SILENT_SECONDS:
+                            raise self._silent()
+                    here = {entry.offset: entry for entry in entries}
+                    # What lies before the first entry has been deleted since.
+                    while waiting and waiting[0] <= entries[-1].offset:
+                        if (entry := here.get(waiting.popleft())) is not None:
+                            record = self._record(entry)
+                            found[Place(*record[:3])] = record
+        return found
+
+    def _polls(
+        self, topics: Iterable[str], until: float | None = None
+    ) -> Iterator[tuple[dict[Any, list[Record]], set[Any]]]:
+        """What each poll brought, and the partitions that are not read to their end.
+
+        With `until` it goes on at least to that time, and the end of a topic moves on with what producers send.
+        """
+        names = {self._prefix + topic for topic in topics}
+        begins = {partition: begin for partition, begin in self._begins.items() if partition.topic in names}
+        unread = Unread(begins, {one: self._ends[one] for one in begins}, silent_seconds=_SILENT_SECONDS)
+        partitions = list(begins if until is not None else unread.partitions)
+        with translated_errors(self._address):
+            self._assign(partitions)
+            for partition in partitions:
+                self._consumer.seek(partition, begins[partition])
+            while unread.partitions or (until is not None and time.monotonic() < until):
+                entries = self._poll()
+                if until is not None:
+                    unread.move_ends(self._consumer.end_offsets(partitions))
+                polled = {
+                    partition: [self._record(entry) for entry in unread.before_end(partition, found)]
+                    for partition, found in entries.items()
+                }
+                try:
+                    done = unread.finish({one: self._consumer.position(one) for one in unread.partitions})
+                except TimeoutError as error:
+                    raise self._silent() from error
+                if done and until is None:
+                    self._consumer.pause(*done)
+                yield polled, unread.partitions
+
+    def _assign(self, partitions: Iterable[Any]) -> None:
+        self._consumer.assign(list(partitions))
+        # What had been read to its end before stays paused through a new assignment.
+        self._consumer.resume(*self._consumer.paused())
+
+    def _poll(self) -> dict[Any, list[Any]]:
+        polled: dict[Any, list[Any]] = self._consumer.poll(timeout_ms=_POLL_MS, max_records=_POLL_RECORDS)
+        return polled
+
+    def _record(self, entry: Any) -> Record:
+        headers = tuple((name, value or b"") for name, value in entry.headers)
+        name = entry.topic[len(self._prefix) :]
+        return Record(name, entry.partition, entry.offset, entry.timestamp, entry.key, entry.value, headers)
+
+    def _silent(self) -> BrokerUnavailableError:
+        return BrokerUnavailableError(
+            f"the Kafka broker at {self._address} has sent nothing for {_SILENT_SECONDS:.0f} s, although the topics "
+            "have more records; check that it runs, and try again"
+        )
+
+
+@contextmanager
+def kafka_log(settings: Settings, topics: Sequence[str]) -> Iterator[KafkaLog]:
+    """Open topics, named without prefix; raises SettingsError, BrokerUnavailableError or TopicMismatchError."""
+    from kafka import KafkaConsumer
+
+    require_kafka(settings)
+    security = client_security(settings)
+    names = [settings.topic_prefix + topic for topic in dict.fromkeys(topics)]
+    counts = partition_counts(settings.address, names, security)
+    with translated_errors(settings.address):
+        consumer = KafkaConsumer(
+            bootstrap_servers=settings.address.split(","),
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",  # should the beginning be deleted meanwhile
+            # The broker has checked them; in pure Python it takes twenty times as long as all the rest.
+            check_crcs=False,
+            max_partition_fetch_bytes=_FETCH_BYTES,
+            **security,
+        )
+        try:
+            yield KafkaLog(consumer, settings.address, settings.topic_prefix, counts)
+        finally:
+            consumer.close()
+
+
+def committed_offsets(settings: Settings, topics: Sequence[str]) -> dict[tuple[str, int], int]:
+    """Up to where the workers' group has committed each partition, by topic (without prefix) and partition."""
+    from kafka import KafkaConsumer, TopicPartition
+
+    require_kafka(settings)
+    security, prefix = client_security(settings), settings.topic_prefix
+    counts = partition_counts(settings.address, [prefix + topic for topic in topics], security)
+    with translated_errors(settings.address):
+        consumer = KafkaConsumer(
+            bootstrap_servers=settings.address.split(","),
+            group_id=settings.group,
+            enable_auto_commit=False,
+            **security,
+        )
+        try:
+            return {
+                (name.removeprefix(prefix), partition): consumer.committed(TopicPartition(name, partition)) or 0
+                for name, count in counts.items()
+                for partition in range(count)
+            }
+        finally:
+            consumer.close(autocommit=False)
+
+
+def require_kafka(settings: Settings) -> None:
+    """Raises SettingsError where the broker is one in this process: its topics end with it."""
+    if settings.is_memory:
+        raise SettingsError(f"{settings.broker} exists in one process only; give --broker kafka://host:port")

@@ -1,0 +1,119 @@
+"""Machines' states in a compacted Kafka topic."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from agents.delivery.states import Span, newest_states, write_states
+from agents.kafka.log import Unread
+from agents.kafka.publisher import KafkaPublisher
+from pipeline.config.topics import STATE
+from pipeline.errors import DeliveryError
+from pipeline.wire.records import Record
+
+STATE_BYTES = 64 << 20
+"""The largest state that is kept; one that holds back 100,000 readings of 80 variables is about as large."""
+
+SEGMENT_BYTES = 64 << 20
+"""A broker compacts closed segments only, so this is about how much a restart has to read beyond the states."""
+
+COMPACTION_LAG_MS = 60_000
+"""For so long every state is kept, so that a late one of a suspended worker can be told from the one that counts."""
+
+_FETCH_BYTES = 8 << 20
+
+_FETCH_MAX_WAIT_MS = 20
+"""How long the broker may keep a fetch that finds nothing; aiokafka begins with one, at the end of the log."""
+
+
+class KafkaStateStore:
+    """States on Kafka, with a producer of its own, since states may be larger than other records."""
+
+    def __init__(
+        self,
+        bootstrap: str,
+        prefix: str,
+        partition_of: Callable[[bytes], int],
+        *,
+        timeout_s: float = 60.0,
+        **security: Any,
+    ) -> None:
+        """`timeout_s` is how long the broker may be away; `security` is aiokafka's."""
+        self._bootstrap = bootstrap
+        self._prefix = prefix
+        self._topic = prefix + STATE
+        self._partition_of = partition_of
+        self._timeout_s = timeout_s
+        self._security = security
+        self._publisher = KafkaPublisher(bootstrap, prefix, record_bytes=STATE_BYTES, **security)
+
+    async def start(self) -> None:
+        """Connect the producer."""
+        await self._publisher.start()
+
+    async def write(self, states: Mapping[str, bytes | None]) -> None:
+        """Publish and wait for the broker."""
+        await write_states(self._publisher, states, self._partition_of)
+
+    async def read(self, partitions: Sequence[int]) -> dict[str, bytes]:
+        """Read the partitions from their beginning to where they end now, in no consumer group."""
+        places = [TopicPartition(self._topic, partition) for partition in partitions]
+        async with self._consumer(self._topic) as consumer:
+            consumer.assign(places)
+            begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
+            return newest_states([(one.key, one.value) async for one in self._between(consumer, begins, ends)])
+
+    async def history(self, span: Span) -> list[Record]:
+        """Find the offsets by time, and read from there."""
+        ends = {TopicPartition(self._prefix + topic, span.partition): end for topic, end in span.ends.items()}
+        names = {self._prefix + topic: topic for topic in span.ends}
+        async with self._consumer(f"partition {span.partition}") as consumer:
+            consumer.assign(list(ends))
+            found = await consumer.offsets_for_times(dict.fromkeys(ends, span.since_ms))
+            begins = {place: at.offset if at is not None else ends[place] for place, at in found.items()}
+            return [
+                Record(names[one.topic], one.partition, one.offset, one.timestamp, one.key, one.value, one.headers)
+                async for one in self._between(consumer, begins, ends)
+            ]
+
+    @asynccontextmanager
+    async def _consumer(self, what: str) -> AsyncIterator[AIOKafkaConsumer]:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._bootstrap,
+            group_id=None,
+            enable_auto_commit=False,
+            max_partition_fetch_bytes=_FETCH_BYTES,
+            fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
+            **self._security,
+        )
+        try:
+            await consumer.start()
+            yield consumer
+        except (KafkaError, TimeoutError) as error:
+            raise DeliveryError(f"cannot read {what} again to restore states: {error!r}") from error
+        finally:
+            await consumer.stop()
+
+    async def _between(
+        self, consumer: AIOKafkaConsumer, begins: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
+    ) -> AsyncIterator[Any]:
+        """Records from these offsets up to those."""
+        unread = Unread(begins, ends, silent_seconds=self._timeout_s)
+        consumer.pause(*(set(ends) - unread.partitions))
+        for place in unread.partitions:
+            consumer.seek(place, begins[place])
+        while unread.partitions:
+            for place, entries in (await consumer.getmany(timeout_ms=200)).items():
+                for entry in unread.before_end(place, entries):
+                    yield entry
+            positions = {place: await consumer.position(place) for place in unread.partitions}
+            consumer.pause(*unread.finish(positions))
+
+    async def stop(self) -> None:
+        """Disconnect the producer."""
+        await self._publisher.stop()
