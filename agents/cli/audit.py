@@ -1,4 +1,4 @@
-"""The commands that look into what lies in the topics: `faultline verify` and `faultline dead-letters`."""
+"""The commands that inspect what is in the topics: `faultline verify` and `faultline dead-letters`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from agents.audit.dead_letters import (
 from agents.audit.log import RecordLog
 from agents.audit.verify import VerifyReport, verify_diagnoses
 from agents.audit.verify_inputs import verify_inputs
+from agents.cli.options import JsonOption, ProfileOption
 from agents.kafka.admin import partition_counts
 from agents.kafka.log import committed_offsets, kafka_log, require_kafka
 from agents.kafka.publisher import KafkaPublisher
@@ -34,21 +35,17 @@ from pipeline.errors import RecordingError, SettingsError
 from pipeline.wire.letters import LETTER_BYTES
 from pipeline.wire.recording import has_topic, read_recording
 
-dead_letters_app = typer.Typer(
-    help="Look at records that could not be used, and send them again.", no_args_is_help=True
-)
-
 BrokerOption = Annotated[str | None, typer.Option("--broker", help="kafka://host:port; FAULTLINE_BROKER")]
-ProfileOption = Annotated[
-    str | None, typer.Option("--profile", help="a shipped plant profile or a file; FAULTLINE_PROFILE")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
 ReasonOption = Annotated[str | None, typer.Option("--reason", help="only with this reason, such as schema")]
-MachineOption = Annotated[str | None, typer.Option("--machine", help="only of this machine, by key or by value")]
+MachineOption = Annotated[
+    str | None, typer.Option("--machine", help="only of this machine, in the key or in the value")
+]
 TopicOption = Annotated[str | None, typer.Option("--topic", help="only from this topic, such as sensors")]
 SinceOption = Annotated[
     str | None,
-    typer.Option("--since", help="only records since then: 2025-11-20T00:53:20Z, milliseconds, or 2h (back)"),
+    typer.Option(
+        "--since", help="only records since this time: 2025-11-20T00:53:20Z, milliseconds, or 2h for the last two hours"
+    ),
 ]
 
 
@@ -56,9 +53,11 @@ def verify(
     broker: BrokerOption = None,
     profile: ProfileOption = None,
     recording: Annotated[
-        Path | None, typer.Option("--recording", help="a recording that holds diagnoses, instead of a broker")
+        Path | None, typer.Option("--recording", help="a recording with diagnoses, instead of a broker")
     ] = None,
-    inputs: Annotated[bool, typer.Option("--inputs", help="account for every reading of the input topics too")] = False,
+    inputs: Annotated[
+        bool, typer.Option("--inputs", help="also account for every reading of the input topics")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Prove from the diagnoses that none is missing, none has two contents, and all are in order."""
@@ -81,7 +80,7 @@ def verify(
 
 
 def verify_topics(settings: Settings, plant: PlantProfile, *, inputs: bool) -> VerifyReport:
-    """Verify what lies in the topics of a broker; raises FaultlineError where they cannot be read."""
+    """Verify what is in the topics of a broker; raises FaultlineError where they cannot be read."""
     topics = [DIAGNOSES, *([*plant.sensor_topics, LATE, DEAD_LETTER] if inputs else [])]
     committed = committed_offsets(settings, plant.sensor_topics) if inputs else {}
     with kafka_log(settings, topics) as log:
@@ -105,7 +104,7 @@ def _show_verified(report: VerifyReport) -> None:
         typer.echo(f"resets: {_counts(report.resets)}")
     if report.cut_partitions:
         gone = ", ".join(map(str, report.cut_partitions))
-        typer.echo(f"the beginning of partition {gone} has been deleted; what is left was checked")
+        typer.echo(f"the beginning of partition {gone} has been deleted; the rest was checked")
     if report.readings is not None:
         typer.echo(f"readings: {_counts(report.readings) or 'none'}")
     if report.proven:
@@ -116,14 +115,13 @@ def _show_verified(report: VerifyReport) -> None:
         typer.echo(f"  {text}")
 
 
-@dead_letters_app.command("list")
 def dead_letters_list(
     broker: BrokerOption = None,
     reason: ReasonOption = None,
     machine: MachineOption = None,
     topic: TopicOption = None,
     since: SinceOption = None,
-    limit: Annotated[int, typer.Option("--limit", min=0, help="show so many of them, the oldest")] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="how many to show, oldest first")] = 20,
     as_json: JsonOption = False,
 ) -> None:
     """Show how many records could not be used, for which reasons, and what they look like."""
@@ -149,7 +147,7 @@ def _filters(
 def _show_listed(found: Survey, letters: Sequence[dict[str, Any]]) -> None:
     typer.echo(f"{found.matched:,} dead letters" + (f", {found.came_back:,} from replays" if found.came_back else ""))
     if found.foreign:
-        typer.echo(f"{found.foreign:,} other records in the topic are none")
+        typer.echo(f"{found.foreign:,} other records in the topic are not dead letters")
     for reason, row in sorted(found.reasons.items(), key=lambda item: -item[1]["count"]):
         spell = f"{shown_time(row['oldest_ms'])} to {shown_time(row['newest_ms'])}"
         typer.echo(f"{row['count']:>12,}  {reason:<18} {spell}")
@@ -166,19 +164,18 @@ def _show_listed(found: Survey, letters: Sequence[dict[str, Any]]) -> None:
             typer.echo(f"    {letter['bytes']:,} bytes{cut}: {letter['first_bytes']!r}")
 
 
-@dead_letters_app.command("replay")
 def dead_letters_replay(
     broker: BrokerOption = None,
     reason: ReasonOption = None,
     machine: MachineOption = None,
     topic: TopicOption = None,
     since: SinceOption = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="send so many of them, the oldest")] = None,
-    to: Annotated[str | None, typer.Option("--to", help="send to this topic, instead of where they came from")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="how many to send, oldest first")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="send to this topic, not to where they came from")] = None,
     again: Annotated[
-        bool, typer.Option("--again", help="also those that were sent again before, or came back from that")
+        bool, typer.Option("--again", help="also those that were replayed before, or came back from a replay")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be sent")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only show what would be sent")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Send dead letters again, with their bytes, keys, headers and time stamps, to the topics they came from."""
@@ -220,9 +217,9 @@ def dead_letters_replay(
     if report.came_back:
         typer.echo(f"{report.came_back:>12,}  left out: came back from a replay (--again sends them once more)")
     if report.truncated:
-        text = "left out: cut off, since they were too large for the dead-letter topic; `list` says where they lay"
+        text = "left out: truncated, being too large for the dead-letter topic; `list` shows their origin"
         typer.echo(f"{report.truncated:>12,}  {text}")
     if report.refused:
-        typer.echo(f"{report.refused:>12,}  left out: from topics that Faultline writes itself")
+        typer.echo(f"{report.refused:>12,}  left out: from topics that only Faultline writes to")
     for note in report.notes:
         typer.echo(f"{'note':>12}  {note}")

@@ -1,4 +1,4 @@
-"""`faultline bench …`: what Faultline costs, on this machine, in ratios measured side by side."""
+"""The commands `faultline bench …`: speed on this machine, in ratios measured side by side."""
 
 from __future__ import annotations
 
@@ -9,46 +9,45 @@ from typing import Annotated, Any, Literal
 import typer
 
 from agents.bench.host import host
+from agents.cli.options import JsonOption
 from pipeline.extras import require_modules
 
-bench_app = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
-JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 
-
-@bench_app.command("align")
-def bench_align_command(as_json: JsonOption = False, readings: int = 100_000, rounds: int = 5) -> None:
-    """What decoding and alignment cost a reading, at 100 and at 10,000 machines, without a model."""
+def align(as_json: JsonOption = False, readings: int = 100_000, rounds: int = 5) -> None:
+    """Measure decoding and alignment per reading, with 100 and with 10,000 machines, without a model."""
     from agents.bench.align import bench_align
 
     _show(bench_align(readings=readings, rounds=rounds), as_json)
 
 
-@bench_app.command("models")
-def bench_models_command(as_json: JsonOption = False, rounds: int = 5, seed: int = 0) -> None:
-    """What a step of the model costs, beside torch's step and beside running a whole window again."""
+def models(as_json: JsonOption = False, rounds: int = 5, seed: int = 0) -> None:
+    """Measure a step of the model, compared with torch's step and with computing a whole window again."""
     require_modules("faultline bench models", "torch")
     from agents.bench.models import bench_models
 
     _show(bench_models(rounds=rounds, seed=seed), as_json)
 
 
-@bench_app.command("stream")
-def bench_stream_command(
+def stream(
     as_json: JsonOption = False,
     readings: int = 300_000,
     rounds: int = 5,
     only: Annotated[str | None, typer.Option("--only", help="candidates, as in faultline,quix")] = None,
-    skip_latency: Annotated[bool, typer.Option("--skip-latency", help="measure readings a second only")] = False,
+    skip_latency: Annotated[bool, typer.Option("--skip-latency", help="measure readings per second only")] = False,
     quiet_topic: Annotated[
-        bool, typer.Option("--quiet-topic", help="also measure with an empty events topic beside the full one")
+        bool, typer.Option("--quiet-topic", help="also compare an empty events topic with a full one")
     ] = False,
-    kafka: Annotated[str | None, typer.Option("--kafka", help="host:port of a broker; else one is started")] = None,
-    python: Annotated[str | None, typer.Option("--python", help="Python that has the rivals' packages")] = None,
+    kafka: Annotated[
+        str | None, typer.Option("--kafka", help="host:port of a broker; by default one is started")
+    ] = None,
+    python: Annotated[
+        str | None, typer.Option("--python", help="Python with the packages of the other candidates")
+    ] = None,
     arithmetic: Annotated[
-        Literal["torch", "numpy"], typer.Option("--arithmetic", help="what rivals compute with")
+        Literal["torch", "numpy"], typer.Option("--arithmetic", help="what the other candidates compute with")
     ] = "torch",
 ) -> None:
-    """Faultline beside Faust, Quix Streams, Bytewax and loops by hand, on a real broker (docs/results/benchmark.md)."""
+    """Compare with Faust, Quix Streams, Bytewax and hand-written loops on a real broker (docs/results/benchmark.md)."""
     require_modules("faultline bench stream", "torch")
     from agents.bench.stream import bench_stream
 
@@ -66,11 +65,10 @@ def bench_stream_command(
     _show(report, as_json)
 
 
-@bench_app.command("scale")
-def bench_scale_command(
+def scale(
     as_json: JsonOption = False, readings: int = 200_000, rounds: int = 3, machines: int = 10_000, hours: float = 24.0
 ) -> None:
-    """What many machines cost: a reading's price, memory over a day of plant time, states and taking them over."""
+    """Measure many machines: time per reading, memory over a day of plant time, saving and restoring states."""
     require_modules("faultline bench scale", "torch")
     from agents.bench.scale import bench_scale
 

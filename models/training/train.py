@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
 from torch import Tensor
 
 from models.configs.diagnoser import DiagnoserConfig
@@ -30,7 +26,7 @@ from models.network_file import build_network, round_weights, save_model
 from models.training.calibration import Evidence, balance_prior, calibrate_network, choose_rule
 from models.training.config import TrainConfig
 from models.training.false_alarms import calm_folds, choose_cautious, favour_normal
-from models.training.loop import OnProgress, Progress, Record, Stage, StageConfig, run_stage
+from models.training.loop import OnProgress, Record, Stage, StageConfig, run_stage
 from models.training.report import draw_all, part_scores, write_scores
 from models.training.stages.encoders import (
     SensorStage,
@@ -212,28 +208,6 @@ def prepare(
         split = distinct
     fixed = {part: _fixed_texts(split, pools, config, part) for part in ("validation", "test")}
     return machine_type, split, pools, fixed
-
-
-@contextmanager
-def rich_progress(console: Console) -> Iterator[OnProgress]:
-    """A progress bar a stage on the console and one line an epoch: give what it yields to `train`."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[score]}"))
-    with RichProgress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def show(progress: Progress) -> None:
-            if progress.stage not in tasks:
-                tasks[progress.stage] = bar.add_task(progress.stage, total=progress.epochs, score="")
-            bar.update(tasks[progress.stage], completed=progress.epoch + progress.done)
-            if progress.record is not None:
-                record = progress.record
-                bar.update(tasks[progress.stage], score=f"macro-F1 {record['score']:.3f}")
-                loss = "-" if record["loss"] is None else f"{record['loss']:.3f}"
-                console.print(
-                    f"{progress.stage} epoch {progress.epoch + 1}: loss {loss}, macro-F1 {record['score']:.3f}"
-                )
-
-        yield show
 
 
 def _machine_type(types: Sequence[MachineType], name: str | None) -> MachineType:

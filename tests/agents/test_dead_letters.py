@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-import typer
 from kafka import KafkaConsumer, TopicPartition
 from typer.testing import CliRunner
 
@@ -27,7 +26,7 @@ from agents.audit.dead_letters import (
     survey,
 )
 from agents.audit.log import RecordLog
-from agents.cli.audit import dead_letters_app
+from agents.cli.main import app
 from agents.kafka.admin import TopicSpec, create_topics
 from agents.kafka.publisher import KafkaPublisher
 from agents.memory.broker import MemoryBroker
@@ -343,9 +342,6 @@ machine_types:
 """
 
 # -- the commands ----------------------------------------------------------------------------------------------
-
-app = typer.Typer()
-app.add_typer(dead_letters_app, name="dead-letters")
 
 
 def command(*words: str) -> Any:

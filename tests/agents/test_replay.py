@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.cli.main import load_runners
+from agents.cli.options import load_runners
 from agents.delivery.partitioning import partition_function
 from agents.replay.replay import ReplayReport, replay_in_memory
 from agents.replay.shipped import demo_recording

@@ -52,7 +52,7 @@ import asyncio
 from itertools import islice
 from importlib import resources
 
-from agents.cli.main import load_runners
+from agents.cli.options import load_runners
 from agents.replay.shipped import demo_recording
 from pipeline.wire.recording import read_recording
 from tests.support.plant import Plant

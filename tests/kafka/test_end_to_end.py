@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 
-from agents.cli.main import load_runners
+from agents.cli.options import load_runners
 from agents.delivery.partitioning import partition_function
 from agents.replay.replay import replay_in_memory
 from agents.replay.shipped import demo_recording
@@ -126,7 +126,7 @@ def test_a_worker_on_kafka_says_what_the_replay_in_memory_says(kafka: str, recor
     env = environment(kafka)
     prefix = env["FAULTLINE_TOPIC_PREFIX"]
     assert "created" in succeed("topics", "create", env=env).stdout
-    assert "as they must be" in succeed("topics", "check", env=env).stdout
+    assert "set up correctly" in succeed("topics", "check", env=env).stdout
     report = json.loads(succeed("replay", recording, "--to", f"kafka://{kafka}", "--json", env=env).stdout)
     assert report["records"] > len(in_memory)
 

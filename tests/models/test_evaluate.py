@@ -16,7 +16,7 @@ import yaml
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
-from agents.cli.evaluate import evaluate
+from agents.cli.training import evaluate
 from models.data.runs import Run
 from models.encoders.tokenizer import normalised
 from models.evaluation.scoring import NO_EVIDENCE, Scores

@@ -14,6 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from agents.cli.progress import training_progress
 from models.configs.sensors import SeqLSTMConfig
 from models.configs.text import TextConfig
 from models.data.runs import UNLABELLED, Run, RunFiles, read_runs, split_runs
@@ -22,7 +23,7 @@ from models.stepping.load import load_model
 from models.training.config import TrainConfig
 from models.training.loop import OnProgress, Progress, StageConfig, learning_rate
 from models.training.stages.encoders import Recovery, class_shares, misspelt, settled, weighted_loss
-from models.training.train import TrainReport, rich_progress, train
+from models.training.train import TrainReport, train
 from pipeline.errors import DataError
 from tests.support.models_tiny import PROFILE, Stream, machine_type
 
@@ -377,6 +378,6 @@ def test_typing_errors_change_letters_and_not_words() -> None:
 
 def test_progress_is_shown_on_the_console(plant: Path, tmp_path: Path) -> None:
     shown = io.StringIO()
-    with rich_progress(Console(file=shown, width=100)) as progress:
+    with training_progress(Console(file=shown, width=100)) as progress:
         train(config(plant, tmp_path, sensor_stage=StageConfig(epochs=2), texts=()), on_progress=progress)
     assert "sensors epoch 2: loss" in shown.getvalue()

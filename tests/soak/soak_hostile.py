@@ -25,7 +25,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from agents.cli.main import load_runners
+from agents.cli.options import load_runners
 from agents.delivery.partitioning import partition_function
 from agents.kafka.broker import KafkaBroker, ensure_jars
 from agents.kafka.publisher import KafkaPublisher

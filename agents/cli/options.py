@@ -1,0 +1,62 @@
+"""Options that several commands share, and what their values stand for."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agents.replay.shipped import demo_model
+from pipeline.config.profile import PlantProfile
+from pipeline.config.settings import Settings
+from pipeline.errors import SettingsError
+
+BrokerOption = Annotated[
+    str | None, typer.Option("--broker", help="kafka://host:port or memory://name; FAULTLINE_BROKER")
+]
+ProfileOption = Annotated[
+    str | None, typer.Option("--profile", help="a shipped plant profile or a file; FAULTLINE_PROFILE")
+]
+ModelOption = Annotated[list[Path] | None, typer.Option("--model", help="model file; one per machine type")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
+SpeedOption = Annotated[str | None, typer.Option("--speed", help="times real time, or max")]
+
+
+def parse_speed(text: str | None) -> float | None:
+    """Times real time; None is as fast as possible. Raises SettingsError."""
+    if text is None or text == "max":
+        return None
+    try:
+        speed = float(text.removesuffix("x"))
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < 1e9:
+        raise SettingsError(
+            f"--speed {text!r} is neither 'max' nor a positive number, such as 60 for a minute a second"
+        )
+    return speed
+
+
+def load_runners(settings: Settings, profile: PlantProfile, files: list[Path] | None) -> dict[str, Any]:
+    """One model for each machine type; raises ModelFileError or SettingsError."""
+    from models.model_file import read_model
+    from models.stepping.load import load_model
+
+    if not files:
+        files = [settings.model] if settings.model is not None else [demo_model()]
+    if len(profile.machine_types) == 1 and len(files) == 1:
+        kind = profile.machine_types[0]
+        return {kind.name: load_model(files[0], kind, _to_stderr)}
+    by_type = {read_model(path).header.machine_type: path for path in files}
+    if len(by_type) < len(files):
+        raise SettingsError("two of the --model files are for the same machine type")
+    wanted = [kind.name for kind in profile.machine_types]
+    if missing := [name for name in wanted if name not in by_type]:
+        raise SettingsError(f"no --model file is given for machine type {', '.join(missing)} of plant {profile.plant}")
+    return {kind.name: load_model(by_type[kind.name], kind, _to_stderr) for kind in profile.machine_types}
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)

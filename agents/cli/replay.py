@@ -1,0 +1,273 @@
+"""The commands about recordings: `faultline demo`, `replay`, `stress`, `record` and `convert`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from agents.audit.certificate import Certificate, read_certificate, write_certificate
+from agents.cli.live_view import LiveView
+from agents.cli.options import (
+    BrokerOption,
+    JsonOption,
+    ModelOption,
+    ProfileOption,
+    SpeedOption,
+    load_runners,
+    parse_speed,
+)
+from agents.delivery.partitioning import partition_function
+from agents.replay.shipped import demo_recording
+from pipeline.config.profile import load_profile
+from pipeline.config.settings import load_settings
+from pipeline.config.topics import LABELS, engine_topics
+from pipeline.errors import CertificateError, SettingsError, TopicMismatchError
+from pipeline.extras import require_modules
+from pipeline.wire.recording import count_records, read_recording
+
+DEMO_SECONDS = 30.0
+
+
+def demo(speed: SpeedOption = None, as_json: JsonOption = False) -> None:
+    """Replay the shipped recording through the whole pipeline, without a broker."""
+    paced = sys.stdout.isatty() and not as_json and speed is None
+    _replay(demo_recording(), None, None, speed, as_json=as_json, paced_seconds=DEMO_SECONDS if paced else None)
+
+
+def replay(
+    recording: Annotated[Path, typer.Argument(help="a recording: parquet of records in arrival order")],
+    to: Annotated[str | None, typer.Option("--to", help="kafka://host:port: send it to real topics instead")] = None,
+    profile: ProfileOption = None,
+    model: ModelOption = None,
+    speed: SpeedOption = None,
+    stress: Annotated[
+        str | None, typer.Option("--stress", help="disturb it first, for example late=0.1:10m,drop=0.2,no-text")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="seed of --stress")] = 0,
+    certify: Annotated[
+        Path | None, typer.Option("--certify", help="compare with this certificate; write it if it does not exist")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Replay a recording: through the pipeline in this process, or into the topics of a real Kafka."""
+    if to is None:
+        _replay(recording, profile, model, speed, as_json=as_json, stress=(stress, seed), certify=certify)
+    elif stress or certify:
+        raise SettingsError("--stress and --certify are for a replay in this process, without --to")
+    else:
+        _replay_to(recording, to, profile, parse_speed(speed), as_json=as_json)
+
+
+def _replay(
+    recording: Path,
+    profile_name: str | None,
+    files: list[Path] | None,
+    speed_text: str | None,
+    *,
+    as_json: bool,
+    paced_seconds: float | None = None,
+    stress: tuple[str | None, int] = (None, 0),
+    certify: Path | None = None,
+) -> None:
+    from agents.audit.certificate import Witness
+    from agents.replay.replay import replay_in_memory
+
+    settings = load_settings(profile=profile_name)
+    plant = load_profile(settings.profile)
+    speed = parse_speed(speed_text)
+    if paced_seconds is not None:
+        speed = _span_seconds(recording) / paced_seconds
+    count_records(recording)  # a file that is no recording fails before models are loaded
+    runners = load_runners(settings, plant, files)
+    partition_of = partition_function(settings.partitions)
+    witness = None
+    if certify is not None:
+        witness = Witness(runners)
+    change = stress_function(*stress)
+    if as_json or not sys.stdout.isatty():
+        report = asyncio.run(
+            replay_in_memory(
+                recording, settings, plant, runners, partition_of, speed=speed, change=change, witness=witness
+            )
+        )
+    else:
+        view = LiveView(f"faultline · {recording.name}")
+        for record in read_recording(recording):
+            if record.topic == LABELS:
+                view.labels.add(record)
+        with Live(get_renderable=view.table, refresh_per_second=8, screen=False) as live:
+            report = asyncio.run(
+                replay_in_memory(
+                    recording,
+                    settings,
+                    plant,
+                    runners,
+                    partition_of,
+                    speed=speed,
+                    change=change,
+                    on_diagnosis=view.add,
+                    witness=witness,
+                )
+            )
+            live.refresh()
+    if as_json:
+        print(json.dumps(report.as_dict(), indent=2))
+    else:
+        _print_summary(report.as_dict())
+    if witness is not None and certify is not None:
+        _certify(witness.certificate, certify)
+
+
+def stress_function(text: str | None, seed: int) -> Any:
+    """What `--stress` does to a recording's records; nothing without it."""
+    import numpy as np
+
+    from agents.replay.stress import apply_stress, parse_stress
+
+    if text is None:
+        return iter
+    stress = parse_stress(text)
+    return lambda records: apply_stress(records, stress, np.random.default_rng(seed))
+
+
+def _certify(certificate: Certificate, path: Path) -> None:
+    if not path.exists():
+        write_certificate(path, certificate)
+        print(f"certificate {path} written: {certificate.digest}", file=sys.stderr)
+        return
+    problems = read_certificate(path).differences(certificate)
+    if problems:
+        raise CertificateError(f"this run differs from certificate {path}: {'; '.join(problems)}")
+    print(f"equal to certificate {path}: {certificate.digest}", file=sys.stderr)
+
+
+def _span_seconds(recording: Path) -> float:
+    stamps = [record.timestamp_ms for record in read_recording(recording)]
+    return max((max(stamps) - min(stamps)) / 1000, 1.0) if stamps else 1.0
+
+
+def _print_summary(report: dict[str, Any]) -> None:
+    console = Console()
+    console.print(
+        f"\n{report['machines']} machines, {report['frames']:,} frames, {report['diagnoses']:,} diagnoses, "
+        f"{report['late']} late, {report['dead_letters']} dead letters in {report['seconds']:.1f} s "
+        f"({report['readings_per_second']:,.0f} readings/s), model {report['model']}"
+    )
+    scores = {name: found for name, found in report["scores"].items() if found is not None}
+    if not scores:
+        console.print("The recording has no labels, so there are no scores.")
+        return
+    table = Table(title="scores", title_justify="left")
+    table.add_column("")
+    for name in scores:
+        table.add_column(name, justify="right")
+    first = next(iter(scores.values()))
+    for measure in (name for name in first if name != "per_fault"):
+        table.add_row(measure.replace("_", " "), *(_shown(found[measure]) for found in scores.values()))
+    console.print(table)
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}" if abs(value) < 2 else f"{value:.1f}"
+
+
+def _replay_to(recording: Path, to: str, profile_name: str | None, speed: float | None, *, as_json: bool) -> None:
+    from agents.kafka.admin import partition_counts
+    from agents.kafka.publisher import KafkaPublisher
+    from agents.kafka.security import client_security
+    from agents.replay.replay import replay_to_topics
+
+    settings = load_settings(profile=profile_name, broker=to)
+    if settings.is_memory:
+        raise SettingsError("--to needs kafka://host:port; without it the replay runs in this process")
+    plant = load_profile(settings.profile)
+    names = [settings.topic_prefix + topic for topic in engine_topics(plant)]
+    counts = partition_counts(settings.address, names, client_security(settings))
+    if len(set(counts.values())) != 1:
+        shown = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        raise TopicMismatchError(f"the input topics have different partition counts ({shown})")
+    partitions = counts[names[0]]
+    settings = settings.model_copy(update={"partitions": partitions})
+    publisher = KafkaPublisher(settings.address, settings.topic_prefix, **client_security(settings))
+    began = time.perf_counter()
+    sent = asyncio.run(
+        replay_to_topics(recording, settings, plant, publisher, partition_function(partitions), speed=speed)
+    )
+    seconds = time.perf_counter() - began
+    report = {"recording": str(recording), "to": to, "records": sent, "seconds": round(seconds, 3)}
+    print(json.dumps(report) if as_json else f"{sent:,} records sent to {to} in {seconds:.1f} s")
+
+
+def stress(
+    recording: Annotated[Path, typer.Argument(help="a labelled recording")],
+    profile: ProfileOption = None,
+    model: ModelOption = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    plot: Annotated[Path | None, typer.Option("--plot", help="PNG to draw")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Replay a recording under every kind and level of stress, and show the scores of each."""
+    from agents.replay.stress_report import draw_stress, stress_report
+
+    if plot is not None:
+        require_modules("faultline stress --plot", "matplotlib")
+    settings = load_settings(profile=profile)
+    plant = load_profile(settings.profile)
+    count_records(recording)
+
+    def show(row: dict[str, Any]) -> None:
+        if not as_json:
+            numbers = "  ".join(f"{name.replace('_', ' ')} {_shown(row[name])}" for name in list(row)[3:])
+            print(f"{row['stress']:>16}  late {row['late']:>6}  {numbers}", flush=True)
+
+    rows = stress_report(
+        recording,
+        settings,
+        plant,
+        lambda: load_runners(settings, plant, model),
+        partition_function(settings.partitions),
+        seed=seed,
+        on_row=show,
+    )
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    if plot is not None:
+        draw_stress(rows, plot)
+
+
+def record(
+    out: Annotated[Path, typer.Option("--out", help="file to write")],
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+    follow_seconds: Annotated[
+        float | None,
+        typer.Option("--for", help="keep recording for this many seconds; by default stop where the topics end now"),
+    ] = None,
+) -> None:
+    """Record the input topics of a real Kafka to a file, from their beginning, in order of time stamps."""
+    from agents.kafka.record import record_topics
+
+    settings = load_settings(broker=broker, profile=profile)
+    count = record_topics(settings, load_profile(settings.profile), out, follow_seconds=follow_seconds)
+    print(f"{count:,} records written to {out}")
+
+
+def convert(
+    description: Annotated[Path, typer.Argument(help="YAML that names the columns of readings, texts and labels")],
+    data: Annotated[Path, typer.Option("--data", help="folder of the tables; FAULTLINE_DATA", envvar="FAULTLINE_DATA")],
+    out: Annotated[Path, typer.Option("--out", help="recording to write")],
+) -> None:
+    """Turn tables (CSV, parquet) into a recording."""
+    from agents.replay.convert import convert as write
+    from agents.replay.convert import load_conversion
+
+    print(f"{write(load_conversion(description), data, out):,} records written to {out}")

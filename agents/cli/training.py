@@ -1,0 +1,130 @@
+"""The commands that train and score models: `faultline train`, `baseline` and `evaluate`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from agents.cli.progress import StageBars, training_progress
+from pipeline.config.settings import load_settings
+from pipeline.errors import SettingsError
+from pipeline.extras import require_modules
+
+if TYPE_CHECKING:
+    from models.experiments.base import Results
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML of the training: data, model, schedule (docs/training.md)")],
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="folder of relative paths; FAULTLINE_DATA", envvar="FAULTLINE_DATA"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="folder for model, scores and plots")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="replaces the seed of the configuration")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="replaces the number of epochs of every stage")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", help="the fusion: late, early, hybrid, deep, adaptive, vae or channels (docs/models.md)"
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted training")] = False,
+) -> None:
+    """Train a model and write its file, its scores and its plots."""
+    require_modules("faultline train", "torch")
+    from models.training.config import load_train_config
+    from models.training.threads import limit_threads
+    from models.training.train import train as run_training
+
+    limit_threads(load_settings().threads)
+    chosen = load_train_config(config, data=data, output=out, seed=seed, epochs=epochs, fusion=model)
+    console = Console(stderr=True)
+    with training_progress(console) as progress:
+        report = run_training(chosen, on_progress=progress, resume=resume)
+    for path in report.files:
+        print(path)
+
+
+def baseline(
+    config: Annotated[Path, typer.Argument(help="the YAML of a training: the same data and split")],
+    data: Annotated[Path | None, typer.Option("--data", envvar="FAULTLINE_DATA")] = None,
+    windows: Annotated[str, typer.Option("--windows", help="frames of the trailing windows")] = "10,60",
+) -> None:
+    """Score gradient boosting on window statistics on the split of a training, as one JSON object."""
+    require_modules("faultline baseline", "torch")
+    from models.experiments.baselines.classical import boosting_scores
+    from models.training.config import load_train_config
+
+    frames = [int(part) for part in windows.split(",") if part.strip().isdecimal() and int(part) > 1]
+    if not frames:
+        raise SettingsError(f"--windows {windows!r} has no whole number of frames above 1")
+    scores = boosting_scores(load_train_config(config, data=data, output=Path()), windows=frames)
+    print(json.dumps(scores, indent=2))
+
+
+def evaluate(
+    descriptions: Annotated[list[Path], typer.Argument(help="YAML files of experiments, as in deploy/results")],
+    data: Annotated[
+        Path, typer.Option("--data", help="folder of the data sets; FAULTLINE_DATA", envvar="FAULTLINE_DATA")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="folder for results, plots, models and simulated data")],
+    work: Annotated[
+        Path | None, typer.Option("--work", help="folder of inputs from other commands; by default that of --out")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="how many seeds")] = 5,
+    first_seed: Annotated[int, typer.Option("--first-seed", min=0, help="the first of the seeds")] = 0,
+    check: Annotated[
+        bool, typer.Option("--check", help="only list which data is present and which is missing")
+    ] = False,
+) -> None:
+    """Reproduce tables of docs/results.md: mean and 95 % interval over seeds. An interrupted run continues."""
+    require_modules("faultline evaluate", "torch")
+    from models.experiments.base import lacking, require_data, write_results
+    from models.experiments.load import load_experiment
+    from models.training.threads import limit_threads
+
+    # Training configurations use this variable for the folder, and the option decides it.
+    os.environ["FAULTLINE_DATA"] = str(data.absolute())
+    experiments = [
+        (load_experiment(path, data=data, out=folder, work=work or out), folder)
+        for path in descriptions
+        for folder in (out / path.stem if len(descriptions) > 1 else out,)
+    ]
+    console = Console(stderr=True)
+    if check:
+        for experiment, _ in experiments:
+            missing = lacking(experiment)
+            typer.echo(f"{experiment.title}: {'data is missing' if missing else 'ready'}")
+            for need in missing:
+                typer.echo(f"  {need.path} ({need.source})")
+        raise typer.Exit(1 if any(lacking(experiment) for experiment, _ in experiments) else 0)
+    for experiment, _ in experiments:
+        require_data(experiment)
+    limit_threads(load_settings().threads)
+    chosen = range(first_seed, first_seed + seeds)
+    for experiment, folder in experiments:
+        folder.mkdir(parents=True, exist_ok=True)
+        with StageBars(console) as bars:
+            results = experiment.run(chosen, folder, bars.show)
+        for path in write_results(results, folder):
+            typer.echo(path)
+        console.print(_table(results))
+
+
+def _table(results: Results) -> Table:
+    from models.experiments.base import shown
+
+    table = Table(title=f"{results.title}, {len(results.seeds)} seeds", title_justify="left")
+    table.add_column("")
+    for column in results.columns:
+        table.add_column(column.heading, justify="right")
+    for row in results.rows:
+        table.add_row(row, *(shown(results.interval(row, column.score), column) for column in results.columns))
+    return table

@@ -1,0 +1,52 @@
+"""The commands of a worker: `faultline run` and `faultline settings`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from agents.cli.options import BrokerOption, ModelOption, ProfileOption, load_runners
+from agents.delivery.partitioning import partition_function
+from pipeline.config.profile import load_profile
+from pipeline.config.settings import Settings, load_settings
+
+
+def run(
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+    model: ModelOption = None,
+    web_port: Annotated[
+        int | None, typer.Option(help="port of /metrics, /healthz, /readyz; FAULTLINE_WEB_PORT")
+    ] = None,
+    record_to: Annotated[Path | None, typer.Option("--record", help="write what it reads to a recording")] = None,
+    certify: Annotated[
+        Path | None, typer.Option("--certify", help="write a certificate of its diagnoses, for `replay --certify`")
+    ] = None,
+) -> None:
+    """Run a worker until it is stopped (SIGTERM or Ctrl-C)."""
+    from agents.worker.service import serve
+
+    settings = load_settings(broker=broker, profile=profile, web_port=web_port)
+    logging.getLogger("faultline").setLevel(settings.log_level.upper())
+    plant = load_profile(settings.profile)
+    runners = load_runners(settings, plant, model)
+    partition_of = partition_function(settings.partitions)
+    asyncio.run(serve(settings, plant, runners, partition_of, record=record_to, certify=certify))
+
+
+def show_settings() -> None:
+    """Show every setting, its environment variable and where its value comes from."""
+    settings = load_settings()
+    table = Table(title="settings", title_justify="left")
+    for column in ("variable", "value", "meaning"):
+        table.add_column(column, overflow="fold")
+    for name, info in Settings.model_fields.items():
+        table.add_row(f"FAULTLINE_{name.upper()}", str(getattr(settings, name)), info.description or "")
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
