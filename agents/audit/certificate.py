@@ -49,7 +49,7 @@ class Certificate:
         both = sorted(self.said.keys() & other.said.keys())
         faults = [id_ for id_ in both if self.said[id_][0] != other.said[id_][0]]
         if faults:
-            found.append(f"{len(faults)} diagnoses name another fault, such as {faults[0]}")
+            found.append(f"{len(faults)} diagnoses have another fault, such as {faults[0]}")
         different = [id_ for id_ in both if self.said[id_][1] != other.said[id_][1]]
         if different:
             found.append(f"{len(different)} diagnoses have other probabilities, such as {different[0]}")

@@ -135,7 +135,7 @@ class Filters:
     ) -> Self:
         """Filters from the words of a command line; raises SettingsError."""
         if reason is not None and reason not in (known := [one.value for one in Reason]):
-            raise SettingsError(f"--reason {reason!r} is none of {', '.join(known)}")
+            raise SettingsError(f"--reason {reason!r} is not one of {', '.join(known)}")
         if topic is not None:
             topic = topic.removeprefix(settings.topic_prefix)
         return cls(reason, machine, topic, None if since is None else parse_since_ms(since, now_ms))
@@ -170,7 +170,7 @@ def parse_since_ms(text: str, now_ms: int) -> int:
         return parse_time_ms(text)
     except RejectedError as error:
         raise SettingsError(
-            f"--since {text!r}: {error.detail}; give 2025-11-20T00:53:20Z, milliseconds, or a duration back such as 2h"
+            f"--since {text!r}: {error.detail}; use 2025-11-20T00:53:20Z, milliseconds, or a duration such as 2h"
         ) from None
 
 
@@ -281,7 +281,7 @@ class ReplayedLetters:
 def check_destination(topic: str) -> None:
     """Raises SettingsError for a topic that only Faultline may write to."""
     if topic in _OWN_TOPICS:
-        raise SettingsError(f"--to {topic}: Faultline itself writes this topic; dead letters go to an input topic")
+        raise SettingsError(f"--to {topic}: only Faultline writes to this topic; choose an input topic")
 
 
 async def replay_dead_letters(
@@ -326,7 +326,7 @@ async def replay_dead_letters(
         await _send(batch, publisher, counts, report, now_ms)
     except DeliveryError as error:
         sent = sum(report.replayed.values())
-        raise DeliveryError(f"after {sent} dead letters were sent again: {error}") from error
+        raise DeliveryError(f"after {sent} replayed dead letters: {error}") from error
     finally:
         if not dry_run:
             await publisher.stop()
@@ -373,9 +373,9 @@ def _notes(reasons: Counter[str], unstamped: int) -> list[str]:
     notes = []
     if count := reasons[Reason.FUTURE_TIME]:
         notes.append(
-            f"{count} future_time: they keep their time stamps, so they pass only where the profile's max_skew has "
-            "been raised since"
+            f"{count} future_time: they keep their time stamps, so they are accepted only if the profile's max_skew "
+            "has been raised since"
         )
     if unstamped:
-        notes.append(f"{unstamped} had no time stamp of their own, and get the time of this replay")
+        notes.append(f"{unstamped} had no time stamp and get the time of this replay")
     return notes

@@ -232,21 +232,21 @@ class Verifier:
         try:
             head = _decode_head(record.value or b"")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            report.problem("unreadable", f"{where(record)} is no diagnosis: {str(error)[:100]}")
+            report.problem("unreadable", f"{where(record)} is not a diagnosis: {str(error)[:100]}")
             return
         machine = self._machines.get(head.machine)
         if machine is None:
             kind = self._profile.type_of(head.machine)
             if kind is None:
                 text = f"{where(record)}: no machine type of plant {self._profile.plant} matches {head.machine[:80]!r}"
-                report.problem("malformed", f"{text}; --profile names the right plant")
+                report.problem("malformed", f"{text}; use --profile to name the right plant")
                 return
             machine = self._machines[head.machine] = _MachineSaid(kind, record.partition)
         if (wrong := _malformed(head, record, machine.kind)) is not None:
             report.problem("malformed", f"{where(record)}: {wrong}")
             return
         if machine.partition != record.partition:
-            text = f"{head.id} lies in partition {record.partition}, earlier ones in {machine.partition}"
+            text = f"{head.id} is in partition {record.partition}, earlier ones are in {machine.partition}"
             report.problem("order", text)
         assert record.value is not None
         self._place(head, machine, cut, record.value, record.partition << _OFFSET_BITS | record.offset)
@@ -284,12 +284,12 @@ class Verifier:
         if end <= last:
             # Deliveries may be repeated from before the oldest record that retention has left.
             if not (cut and end < voice.stepped.since_ms):
-                self.report.problem("order", f"{head.id} comes behind the frame that ends at {last}")
+                self.report.problem("order", f"{head.id} comes after the frame that ends at {last}")
                 _fill(voice.holes, end, period)
             return
         if last < 0:
             if head.reset is None and not cut and len(machine.voices) == 1:
-                text = f"{head.id} is the first frame of {head.machine}, but goes on from others: they are gone"
+                text = f"{head.id} is the first frame of {head.machine}, but continues earlier ones, which are missing"
                 self.report.problem("missing", text)
         elif end > last + period and not fresh:
             if head.reset is None:
@@ -316,7 +316,7 @@ class Verifier:
             voice.announced_later = len(voice.stepped) > 0
         if end <= last:
             if not (cut and end < min(voice.stepped.since_ms, voice.announced.since_ms)):
-                self.report.problem("order", f"{head.id}, announced, comes behind the frame that ends at {last}")
+                self.report.problem("order", f"{head.id}, announced, comes after the frame that ends at {last}")
                 _fill(voice.holes, end, period)
                 _fill(voice.doubtful, end, period)
         elif last >= 0 and end > last + period:
@@ -334,9 +334,7 @@ class Verifier:
         for first, second in pairs:
             if first not in records or second not in records:
                 gone = first if first not in records else second
-                text = (
-                    f"partition {second.partition}, offset {second.offset}: its id came before with other bytes, but "
-                )
+                text = f"partition {second.partition}, offset {second.offset}: its id is not new, its bytes are, but "
                 self.report.problem("two contents", f"{text}the record at offset {gone.offset} has just been deleted")
                 continue
             one, other = (msgspec.json.decode(records[place].value or b"") for place in (first, second))
@@ -413,8 +411,8 @@ def _malformed(head: _Head, record: Record, kind: MachineType) -> str | None:
     if not (0 < end < messages.MAX_TIME_MS + period and 0 <= head.revision < 1 << _REVISION_BITS):
         return f"frame end {end} or revision {head.revision} is out of range"
     if head.frame_start != end - period or end % period:
-        text = f"frame {head.frame_start} to {end} is none of {kind.name}, whose frames are {period} ms long"
-        return f"{text}; --profile names the profile that it was made with"
+        text = f"frame {head.frame_start} to {end} does not fit {kind.name}, whose frames are {period} ms long"
+        return f"{text}; use --profile to name the profile of this plant"
     if head.id != (right := f"{head.machine}:{end}:{head.model.hash[:12]}:{head.revision}"):
         return f"its id is {head.id[:200]!r}, but must be {right!r}"
     if record.key != head.machine.encode(errors="replace"):

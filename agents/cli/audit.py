@@ -64,10 +64,12 @@ def verify(
     settings = load_settings(broker=broker, profile=profile)
     plant = load_profile(settings.profile)
     if recording is not None and inputs:
-        raise SettingsError("--inputs needs the topics of a broker; it does not go with --recording")
+        raise SettingsError("--inputs needs the topics of a broker; it cannot be used with --recording")
     if recording is not None:
         if not has_topic(recording, DIAGNOSES):
-            raise RecordingError(f"recording {recording} holds no topic '{DIAGNOSES}'; `faultline record` takes inputs")
+            raise RecordingError(
+                f"recording {recording} has no topic '{DIAGNOSES}'; `faultline record` records only inputs"
+            )
         report = verify_diagnoses(RecordLog(lambda: read_recording(recording)), plant).report
     else:
         report = verify_topics(settings, plant, inputs=inputs)

@@ -99,7 +99,7 @@ def install(
     """
     topics = [topic for group in groups for topic in group]
     if len(set(topics)) != len(topics):
-        raise ValueError(f"a topic may be in one group only: {topics}")
+        raise ValueError(f"a topic may be in only one group: {topics}")
     TRANSPORTS.aliases.update(_TRANSPORTS)
     app.transport.delivery = Delivery(tuple(map(tuple, groups)), prefix, limits, before_revoked)
 
@@ -163,6 +163,9 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
     A driver's consumer supplies `_fetch`. Faust's own bookkeeping of acks is by-passed for groups: it commits past
     offsets that were never acked (faust issue 606). Chunks in flight are counted, and Faust's flag on their messages
     says whether they are acked. They are numbered through, so message offsets are not offsets of a log.
+
+    It overrides and uses names that are private to Faust, checked with faust-streaming 0.15.3 and mode-streaming 0.7.1;
+    tests/agents/test_private_names.py pins them.
     """
 
     def __init__(self, transport: Any, *args: Any, **kwargs: Any) -> None:
@@ -263,7 +266,7 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
         for group in self._groups:
             for tp, begin, end in group.merger.feed(fetched.records, fetched.marks):
                 # Transaction markers and compaction do this too, but not on the topics of a plant.
-                self.log.warning("%s: offsets %d to %d were deleted before they were read", tp, begin, end - 1)
+                self.log.warning("%s: offsets %d to %d were deleted before they could be read", tp, begin, end - 1)
             group.ready += group.merger.release()
 
     async def _next_fetch(self, active: AbstractSet[TP], timeout: float) -> Fetched:
@@ -325,7 +328,7 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
             await self.perform_seek()
         except Exception as error:
             # As a rule there is a rebalance just now, and a seek comes with its end.
-            self.log.warning("cannot go back to the committed offsets yet: %r", error)
+            self.log.warning("cannot seek to the committed offsets yet, will try again: %r", error)
             await self.sleep(0.1)
             return False
         return True

@@ -161,7 +161,7 @@ def partition_counts(bootstrap: str, names: Sequence[str], security: Security | 
         counts = {topic["name"]: len(topic["partitions"]) for topic in found}
     if missing := [name for name in names if not counts.get(name)]:
         raise TopicMismatchError(
-            f"topic {', '.join(missing)} does not exist at {bootstrap}; `faultline topics create` makes it"
+            f"topic {', '.join(missing)} does not exist at {bootstrap}; create it with `faultline topics create`"
         )
     return counts
 
@@ -248,7 +248,7 @@ def _addresses(bootstrap: str) -> list[str]:
     for address in addresses:
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal() or int(port) > 65535:
-            raise SettingsError(f"{address!r} is no broker address; write host:port, with commas between several")
+            raise SettingsError(f"{address!r} is not a broker address; use host:port, separated by commas")
     return addresses
 
 
@@ -267,13 +267,16 @@ def _listening(addresses: list[str]) -> list[str]:
             listening.append(address)
     if not listening:
         raise BrokerUnavailableError(
-            f"no Kafka broker listens ({'; '.join(reasons)}); check that it runs and that the address is right"
+            f"no Kafka broker listens ({'; '.join(reasons)}); check that it is running and that the address is correct"
         )
     return listening
 
 
 class _Connections(KafkaConnectionManager):  # type: ignore[misc]
-    """Remembers why a connection failed: kafka-python only logs it, tries again and reports a timeout."""
+    """Remembers why a connection failed: kafka-python only logs it, tries again and reports a timeout.
+
+    `kafka.net` is private to kafka-python, checked with 3.0.12; tests/agents/test_private_names.py pins its names.
+    """
 
     failure: BaseException | None = None
 
@@ -308,13 +311,15 @@ def _tls_problem(error: BaseException | None) -> str | None:
     if "CERTIFICATE_VERIFY_FAILED" in text:
         reason = text.partition("certificate verify failed: ")[2].partition(" (_ssl.c")[0] or text
         if "mismatch" in reason:
-            return f"the broker's certificate is for another host: {reason.rstrip('.')}; use the name that it is for"
+            return (
+                f"the broker's certificate is for another host: {reason.rstrip('.')}; use the name in the certificate"
+            )
         return (
             f"the broker's certificate is not trusted: {reason}; "
-            "FAULTLINE_SSL_CAFILE must hold the authority that signed it"
+            "FAULTLINE_SSL_CAFILE must contain the CA that signed it"
         )
     if "ALERT" in text and ("CERT" in text or "UNKNOWN_CA" in text):
-        return "it wants another certificate of this client; check FAULTLINE_SSL_CERTFILE and FAULTLINE_SSL_KEYFILE"
+        return "it rejects this client's certificate; check FAULTLINE_SSL_CERTFILE and FAULTLINE_SSL_KEYFILE"
     if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
         return "it does not speak TLS at this port; check FAULTLINE_SECURITY_PROTOCOL and the port"
     return None
@@ -333,7 +338,7 @@ def _translated(bootstrap: str, error: kafka_errors.KafkaError, cause: BaseExcep
     if error.retriable:
         return BrokerUnavailableError(
             f"the Kafka broker at {bootstrap} does not answer: {cause or error}; "
-            "check that it runs, the address, and whether it expects TLS or a login"
+            "check that it is running, the address, and whether it requires TLS or a login"
         )
     return FaultlineError(f"the Kafka broker at {bootstrap} refuses a request: {error}")
 
@@ -341,7 +346,7 @@ def _translated(bootstrap: str, error: kafka_errors.KafkaError, cause: BaseExcep
 def _refusal(bootstrap: str, action: str, error: kafka_errors.KafkaError) -> FaultlineError:
     text = f"the Kafka broker at {bootstrap} refuses to {action}: {error}"
     if isinstance(error, kafka_errors.AuthorizationError):
-        return AuthorizationError(f"{text}; give this user the right to do so")
+        return AuthorizationError(f"{text}; grant this user the right to do so")
     if error.retriable:
         return BrokerUnavailableError(f"{text}; try again")
     return TopicMismatchError(text)

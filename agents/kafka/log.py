@@ -48,7 +48,7 @@ class Unread(Generic[_Partition]):
         if done:
             self._heard = time.monotonic()
         elif time.monotonic() - self._heard > self._silent_seconds:
-            raise TimeoutError(f"nothing came for {self._silent_seconds:.0f} s")
+            raise TimeoutError(f"no records for {self._silent_seconds:.0f} s")
         return done
 
     def move_ends(self, ends: Mapping[_Partition, int]) -> None:

@@ -22,7 +22,7 @@ from pipeline.wire.records import RECORD_OVERHEAD_BYTES, Output, record_bytes
 
 _HINTS = {
     MessageSizeTooLargeError: "; raise the topic's max.message.bytes",
-    TopicAuthorizationFailedError: "; give this user the right to write there",
+    TopicAuthorizationFailedError: "; grant this user Write on it",
 }
 
 _BATCH_BYTES = 960 << 10
@@ -182,7 +182,7 @@ class KafkaPublisher:
         if queue is None:
             count = await self._partition_count(output.topic)
             if not 0 <= partition < count:
-                self._fail(output.topic, f"it has {count} partitions, there is no {partition}")
+                self._fail(output.topic, f"it has {count} partitions, and no partition {partition}")
             # Another call may have made it while this one waited.
             queue = self._queues.setdefault((output.topic, partition), _PartitionQueue(output.topic, partition))
         return queue

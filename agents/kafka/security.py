@@ -33,7 +33,7 @@ def ssl_context(settings: Settings) -> ssl.SSLContext | None:
     try:
         context = ssl.create_default_context(cafile=None if cafile is None else str(cafile))
     except OSError as error:  # ssl.SSLError is one
-        raise SettingsError(f"FAULTLINE_SSL_CAFILE {cafile}: {_reason(error)}; it takes a PEM certificate") from error
+        raise SettingsError(f"FAULTLINE_SSL_CAFILE {cafile}: {_reason(error)}; it must be a PEM certificate") from error
     context.check_hostname = settings.ssl_check_hostname
     if certfile is not None:
         password = _secret("SSL_KEY_PASSWORD", settings.ssl_key_password, settings.ssl_key_password_file)
@@ -43,7 +43,7 @@ def ssl_context(settings: Settings) -> ssl.SSLContext | None:
         except OSError as error:
             raise SettingsError(
                 f"FAULTLINE_SSL_CERTFILE {certfile}, FAULTLINE_SSL_KEYFILE {keyfile or certfile}: {_reason(error)}; "
-                "check that both are PEM, belong together, and that FAULTLINE_SSL_KEY_PASSWORD is the key's"
+                "check that both are PEM, that they match, and that FAULTLINE_SSL_KEY_PASSWORD is correct"
             ) from error
     return context
 
@@ -91,8 +91,8 @@ def require_rights(settings: Settings, profile: PlantProfile) -> None:
     missing = missing_rights(settings.address, wanted, settings.group, client_security(settings))
     if missing:
         raise AuthorizationError(
-            f"the Kafka broker at {settings.address} does not let this user work: it lacks {', '.join(missing)}; "
-            "give it these rights (docs/operations/security.md)"
+            f"the Kafka broker at {settings.address} denies this user rights that a worker needs: "
+            f"{', '.join(missing)}; grant them (docs/operations/security.md)"
         )
 
 

@@ -95,7 +95,7 @@ class KafkaStateStore:
             await consumer.start()
             yield consumer
         except (KafkaError, TimeoutError) as error:
-            raise DeliveryError(f"cannot read {what} again to restore states: {error!r}") from error
+            raise DeliveryError(f"cannot read {what} to restore states: {error!r}") from error
         finally:
             await consumer.stop()
 

@@ -1,4 +1,8 @@
-"""The `kafka://` transport: Faust's aiokafka driver, reading in chunks and without its stalls."""
+"""The `kafka://` transport: Faust's aiokafka driver, reading in chunks and without its stalls.
+
+It uses names that are private to aiokafka and to Faust; tests/agents/test_private_names.py pins them. All were checked
+with aiokafka 0.14.0 and faust-streaming 0.15.3.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import TRANSPORTS, aiokafka
 
 from agents.delivery.consumer import TP, ChunkedConsumerMixin, Delivery, Fetched, Mark
-from agents.kafka import header_names as lenient_records
+from agents.kafka import header_names
 from pipeline.errors import AuthorizationError, FaultlineError
 from pipeline.wire.records import Record
 
@@ -41,8 +45,8 @@ def register() -> None:
 class _Prefetched(OrderedDict[TopicPartition, Any]):
     """What aiokafka's fetcher has read and nobody has taken, by partition; records of topic groups become `Record`s.
 
-    aiokafka makes a frozen dataclass of eleven fields of each record, which takes half as long as all else that
-    reading a record takes.
+    aiokafka makes a frozen dataclass with eleven fields of each record, which takes half as long as the rest of
+    reading it.
     """
 
     def __init__(self, names: Mapping[str, str]) -> None:
@@ -59,7 +63,7 @@ class _Prefetched(OrderedDict[TopicPartition, Any]):
         def record(_: TopicPartition, raw: Any) -> Record:
             return new(Record, (name, partition, raw.offset, raw.timestamp, raw.key, raw.value, tuple(raw.headers)))
 
-        found._partition_records._consumer_record = record
+        found._partition_records._consumer_record = record  # private; aiokafka 0.14.0
 
 
 class ConsumerThread(aiokafka.AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -76,16 +80,18 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):  # type: ignore[misc]
         self._answered: dict[TP, tuple[int | None, int]] = {}  # when the last answer came, and its number
 
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
-        lenient_records.install()
+        header_names.install()
         consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = _FETCH_MAX_WAIT_MS  # Faust says 1,500, and offers no setting
+        # Private; aiokafka 0.14.0. Faust 0.15.3 sets 1,500 and has no setting for it.
+        consumer._fetch_max_wait_ms = _FETCH_MAX_WAIT_MS
         if self.consumer.groups_topics:
-            # Without tables Faust deals out partitions topic by topic, and a machine's texts may go to another
-            # worker than its readings. Its own assignor keeps partitions of one number together.
+            # Without tables Faust assigns partitions topic by topic, and a machine's texts may go to another worker
+            # than its readings. Its own assignor keeps partitions of one number together. Private; aiokafka 0.14.0
+            # and faust-streaming 0.15.3.
             self._assignor = self.app.assignor
             consumer._partition_assignment_strategy = [self._assignor]
-        # aiokafka tells of a refused group only who is waiting for records at that moment. Without partitions nobody
-        # is, and it would try again for ever, without a word.
+        # aiokafka reports a refused group only to those who wait for records at that moment. Without partitions
+        # nobody does, and it would silently try again for ever. Private; aiokafka 0.14.0.
         abort_waiters = consumer._subscription.abort_waiters
 
         def tell(error: BaseException) -> None:
@@ -104,8 +110,8 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):  # type: ignore[misc]
     async def on_start(self) -> None:
         """Start aiokafka's consumer."""
         await super().on_start()
-        # aiokafka leaves quiet partitions alone for so long while records of busy ones are not taken. Here they
-        # are taken as fast as they are wanted, and merging needs to hear of the quiet ones soon.
+        # aiokafka does not fetch quiet partitions for this long while records of busy ones are not taken. Here they
+        # are taken as fast as possible, and merging needs the quiet ones soon. Private; aiokafka 0.14.0.
         fetcher = self._ensure_consumer()._fetcher
         fetcher._prefetch_backoff = 0.0
         fetcher._records = _Prefetched(self.consumer.groups_topics)
@@ -116,11 +122,11 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):  # type: ignore[misc]
             async with asyncio.timeout(_STOP_TIMEOUT_S):
                 await super().on_thread_stop()
         except (TimeoutError, asyncio.CancelledError):
-            # While the broker is away aiokafka's stop ends in the cancellation of its own fetch, half done. Let out,
-            # it would end this thread without a word to Faust, which then waits for a minute.
-            self.log.warning("left the broker without a farewell: it does not answer")
+            # While the broker is away aiokafka's stop ends half done, with the cancellation of its own fetch. Raised,
+            # it would end this thread without telling Faust, which then waits for a minute.
+            self.log.warning("closed without leaving the group: the broker does not answer")
             if self._consumer is not None:
-                await self._consumer._client.close()
+                await self._consumer._client.close()  # private; aiokafka 0.14.0
 
     async def fetch(self, wanted: AbstractSet[TP], timeout: float) -> Fetched:
         """Records and marks, taken together."""
@@ -132,7 +138,8 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):  # type: ignore[misc]
         if wanted:  # to aiokafka none means all
             consumer = self._ensure_consumer()
             found = await self._fetch_records(consumer, wanted, timeout=timeout, max_records=self._at_most)
-            # aiokafka gives from what it has of one partition until nothing is left; so others would wait for long.
+            # aiokafka returns records of one partition until none are left, so others would wait for long.
+            # Private; aiokafka 0.14.0.
             for place in found:
                 if place in consumer._fetcher._records:
                     consumer._fetcher._records.move_to_end(place)
@@ -147,7 +154,7 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):  # type: ignore[misc]
         return Fetched(records, others, marks)
 
     def _marks(self) -> dict[TP, Mark]:
-        subscription = self._ensure_consumer()._subscription.subscription
+        subscription = self._ensure_consumer()._subscription.subscription  # private; aiokafka 0.14.0
         assignment = None if subscription is None else subscription.assignment
         if assignment is None:
             return {}
@@ -176,7 +183,8 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):  # type: ignore[misc]
     async def _seek_to_committed(self) -> Mapping[TP, int | None]:
         consumer = self._ensure_consumer()
         committed: Mapping[TP, int | None] = await consumer.seek_to_committed()
-        # aiokafka stays where it is where nothing was committed; what was fetched and dropped would be lost.
+        # aiokafka does not seek where nothing was committed; what was fetched and dropped would be lost. Private;
+        # aiokafka 0.14.0.
         fresh = [tp for tp, offset in committed.items() if not offset and tp.topic in self.consumer.groups_topics]
         strategy = consumer._fetcher._default_reset_strategy
         if fresh and strategy:
@@ -184,7 +192,7 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):  # type: ignore[misc]
         return committed
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        # As Faust's, which crashes, with a page of its calls, where the broker refuses or does not answer.
+        # As Faust's 0.15.3, which crashes with a traceback if the broker refuses or does not answer.
         consumer, assigned = self._ensure_consumer(), self.assignment()
         places = {
             TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(offset, "")
@@ -195,7 +203,7 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):  # type: ignore[misc]
         try:
             await asyncio.wait_for(consumer.commit(places), _COMMIT_TIMEOUT_S)
         except TimeoutError:
-            self.log.warning("no answer to a commit in %.0f s", _COMMIT_TIMEOUT_S)
+            self.log.warning("the broker did not answer a commit within %.0f s", _COMMIT_TIMEOUT_S)
             return False
         except Exception as error:
             moved = isinstance(error, CommitFailedError) and "already rebalanced" in str(error)
@@ -227,7 +235,7 @@ class Consumer(ChunkedConsumerMixin, aiokafka.Consumer):  # type: ignore[misc]
         what = "reading topic" if isinstance(error, TopicAuthorizationFailedError) else "the consumer group"
         name = ", ".join(str(part) for part in error.args) or self.app.conf.id
         reason = AuthorizationError(
-            f"the Kafka broker refuses {what} {name}; give this user the right to read it (docs/operations/security.md)"
+            f"the Kafka broker refuses {what} {name}; grant this user Read on it (docs/operations/security.md)"
         )
         if self.transport.on_refusal is not None:
             self.transport.on_refusal(reason)
@@ -245,8 +253,8 @@ class Consumer(ChunkedConsumerMixin, aiokafka.Consumer):  # type: ignore[misc]
         await self._unless_stopped(super().threadsafe_partitions_assigned(receiver_loop, assigned, generation_id))
 
     async def _unless_stopped(self, callback: Coroutine[Any, Any, None]) -> None:
-        # A worker that is stopped in the middle of a rebalance answers no callbacks any more. aiokafka would wait
-        # for the answer for ever, and the worker could neither stop nor leave its group.
+        # A worker that is stopped in the middle of a rebalance no longer answers callbacks. aiokafka would wait for
+        # ever, and the worker could neither stop nor leave its group.
         told = asyncio.ensure_future(callback)
         while not told.done() and not self.should_stop:
             await asyncio.wait({told}, timeout=0.1)

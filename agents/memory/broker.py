@@ -117,7 +117,7 @@ class MemoryBroker:
         if partition is None:
             partition = 0 if key is None else partition_of(key, len(logs))
         if not 0 <= partition < len(logs):
-            raise TopicMismatchError(f"topic {topic} has {len(logs)} partitions, there is no {partition}")
+            raise TopicMismatchError(f"topic {topic} has {len(logs)} partitions, and no partition {partition}")
         log = logs[partition]
         log.append(Record(topic, partition, len(log), timestamp_ms, key, value, headers))
         while self._readers:

@@ -109,7 +109,7 @@ def load_conversion(path: Path) -> Conversion:
         raise DataError(f"conversion {path} cannot be read: {error}") from error
     except ValidationError as error:
         details = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors()[:5])
-        raise DataError(f"conversion {path} does not fit: {details}") from error
+        raise DataError(f"conversion {path} is invalid: {details}") from error
 
 
 def convert(conversion: Conversion, data: Path, out: Path) -> int:
@@ -136,7 +136,7 @@ def convert(conversion: Conversion, data: Path, out: Path) -> int:
 def _files(data: Path, table: _Table) -> Sequence[Path]:
     found = sorted(data.glob(table.files))
     if not found:
-        raise DataError(f"no file matches {table.files} under {data}; --data names the folder that holds them")
+        raise DataError(f"no file matches {table.files} under {data}; set --data to the folder of the files")
     return found
 
 
@@ -225,7 +225,7 @@ def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError) as error:
-        raise DataError(f"time_zone {name!r} is not known, such as UTC or Europe/Berlin") from error
+        raise DataError(f"unknown time_zone {name!r}; use a name such as UTC or Europe/Berlin") from error
 
 
 def _time_ms(value: object, table: _Table, zone: ZoneInfo, path: Path, row: int) -> int:
@@ -233,14 +233,14 @@ def _time_ms(value: object, table: _Table, zone: ZoneInfo, path: Path, row: int)
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
-            raise DataError(f"{path}, row {row}, column {table.time}: {value!r} is no ISO 8601 time") from None
+            raise DataError(f"{path}, row {row}, column {table.time}: {value!r} is not an ISO 8601 time") from None
     if isinstance(value, datetime):
         aware = value if value.tzinfo is not None else value.replace(tzinfo=zone)
         delta = aware.astimezone(UTC).replace(tzinfo=None) - datetime(1970, 1, 1)
         return delta.days * 86_400_000 + delta.seconds * 1_000 + delta.microseconds // 1_000
     if isinstance(value, int | float) and not isinstance(value, bool):
         return int(value * _UNIT_MS[table.time_unit])
-    raise DataError(f"{path}, row {row}, column {table.time}: {value!r} is no time")
+    raise DataError(f"{path}, row {row}, column {table.time}: {value!r} is not a time")
 
 
 def _number(value: object, path: Path, column: str) -> float | None:
@@ -248,4 +248,4 @@ def _number(value: object, path: Path, column: str) -> float | None:
         return None
     if isinstance(value, int | float) and not isinstance(value, bool):
         return None if math.isnan(value) else float(value)  # NaN is how tables write "not observed"
-    raise DataError(f"{path}, column {column}: {value!r} is no number")
+    raise DataError(f"{path}, column {column}: {value!r} is not a number")

@@ -104,7 +104,7 @@ class Tape:
                 known = ", ".join(sorted(self._inputs))
                 raise RecordingError(
                     f"recording {self._path}, row {row}: topic '{record.topic}' is not an input of this plant "
-                    f"({known}); topics are named without prefix, and --profile names the plant"
+                    f"({known}); topic names must have no prefix, and --profile must name the plant"
                 )
             partition = self._partition(record)
             newest_ms = max(newest_ms, settled_ms)

@@ -14,7 +14,7 @@ def shipped_file(name: str) -> Path:
     """Path of a shipped file; raises RecordingError if this installation lacks it."""
     path = Path(str(resources.files("agents") / _FOLDER / name))
     if not path.is_file():
-        raise RecordingError(f"this installation of Faultline lacks {name}; build it with deploy/demo/build")
+        raise RecordingError(f"this installation of Faultline has no {name}; build it with deploy/demo/build")
     return path
 
 

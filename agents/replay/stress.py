@@ -40,7 +40,7 @@ def parse_stress(text: str) -> Stress:
         try:
             stress = _with(stress, name, value)
         except ValueError as error:
-            raise SettingsError(f"--stress: {part!r} makes no sense ({error}); an example: {_EXAMPLE}") from None
+            raise SettingsError(f"--stress: {part!r} is invalid ({error}); example: {_EXAMPLE}") from None
     return stress
 
 
@@ -64,13 +64,13 @@ def _with(stress: Stress, name: str, value: str) -> Stress:
         if name == "skew":
             return replace(stress, skew_ms=(*stress.skew_ms, (match[1], ms)))
         return replace(stress, silence_ms=(*stress.silence_ms, (match[1], ms)))
-    raise ValueError("no such stress")
+    raise ValueError("unknown kind of stress")
 
 
 def _share(text: str) -> float:
     share = float(text)
     if not 0 <= share <= 1:
-        raise ValueError("a share lies between 0 and 1")
+        raise ValueError("a share must be between 0 and 1")
     return share
 
 

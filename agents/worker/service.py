@@ -63,7 +63,7 @@ def require_topics(settings: Settings, profile: PlantProfile) -> None:
     """Raise TopicMismatchError unless every topic is there with the right partition count."""
     problems = check_topics(settings.address, topic_specs(settings, profile), client_security(settings))
     if problems:
-        raise TopicMismatchError(f"{'; '.join(problems)}; `faultline topics create` makes what is missing")
+        raise TopicMismatchError(f"{'; '.join(problems)}; create missing topics with `faultline topics create`")
 
 
 async def serve(
@@ -125,7 +125,9 @@ async def serve(
             tape.close()
     if certify is not None:
         if worker.restored:
-            log.warning("%d machines began with saved states, which a replay does not have", worker.restored)
+            log.warning(
+                "%d machines started from saved states, so a replay cannot reproduce this certificate", worker.restored
+            )
         witness.finish(worker.engine)
         write_certificate(certify, witness.certificate)
     print("faultline: stopped, everything committed", flush=True)

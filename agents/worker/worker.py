@@ -176,7 +176,11 @@ class Worker:
                 async with asyncio.timeout(_LAST_CHECKPOINT_SECONDS), self._working:
                     await self._checkpoint()
             except TimeoutError:
-                self._fail(DeliveryError("the broker did not take the last outputs; their inputs will be read again"))
+                self._fail(
+                    DeliveryError(
+                        "the broker did not confirm the last outputs; the next worker will read their inputs again"
+                    )
+                )
             except FaultlineError as error:
                 self._fail(error)
         self._started = False
@@ -213,7 +217,7 @@ class Worker:
             except FaultlineError as error:
                 self._fail(error)
             except Exception as error:
-                log.exception("the agent fails")
+                log.exception("unexpected error in the agent")
                 self._fail(error)
 
     async def _process(self, event: Any) -> None:
@@ -312,7 +316,9 @@ class Worker:
             async with asyncio.timeout(_HAND_OVER_SECONDS), self._working:
                 await self._checkpoint()
         except TimeoutError:
-            log.warning("partitions go before the broker took the last outputs; their next owner repeats them")
+            log.warning(
+                "partitions were revoked before the broker confirmed the last outputs; the next owner repeats them"
+            )
         except FaultlineError as error:
             self._fail(error)
 
@@ -320,7 +326,7 @@ class Worker:
         while True:
             await asyncio.sleep(self._settings.checkpoint_interval_ms / 1000)
             if self.app.crashed:
-                self._fail(DeliveryError("Faust has stopped by itself; its log says why"))
+                self._fail(DeliveryError("Faust has crashed; see its log for the reason"))
                 return
             try:
                 async with self._working:
@@ -339,7 +345,7 @@ class Worker:
             stalled = self._stalled_seconds()
             if stalled > limit:
                 behind = sum(self.lag().values())
-                self._fail(DeliveryError(f"no progress in {stalled:.0f} s, with {behind:,} records to read"))
+                self._fail(DeliveryError(f"no progress in {stalled:.0f} s, with {behind:,} records unread"))
                 return
 
     def _stalled_seconds(self) -> float:
@@ -386,8 +392,8 @@ class Worker:
         if not self._started or not self.app.consumer.assignment():
             return "waiting for partitions"
         if self._reassigned:
-            return "reading the states of its partitions"
+            return "restoring the states of its partitions"
         stalled = self._stalled_seconds()
         if stalled > self._settings.stall_timeout_ms / 2000:
-            return f"no progress in {stalled:.0f} s, with {sum(self.lag().values()):,} records to read"
+            return f"no progress in {stalled:.0f} s, with {sum(self.lag().values()):,} records unread"
         return None

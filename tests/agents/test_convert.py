@@ -83,7 +83,7 @@ def test_a_recording_becomes_training_runs_with_texts_and_labels(tables: Path) -
         ("Flow,", "Missing,", "no column Missing"),
         ("delimiter: \";\"", "delimeter: \";\"", "delimeter"),
         ("time: at, delimiter", "time: id, time_unit: s, time_zone: Mars/Base, delimiter", "Mars"),
-        ("load: Load", "load: at", "is no number"),
+        ("load: Load", "load: at", "is not a number"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(tables: Path, old: str, new: str, message: str) -> None:

@@ -307,7 +307,7 @@ def test_a_replay_that_breaks_off_says_how_far_it_came() -> None:
             await super().publish(outputs)
 
     log = RecordLog(lambda: plant.of("dead-letter")[:700])
-    with pytest.raises(DeliveryError, match="after 500 dead letters were sent again: the broker is full"):
+    with pytest.raises(DeliveryError, match="after 500 replayed dead letters: the broker is full"):
         asyncio.run(replay_dead_letters(log, ALL, Failing(plant.broker), plant.partitions_of, now_ms=NOW))
     report = plant.replay()
     assert (report.already_replayed, report.replayed) == (500, {"sensors": 200})

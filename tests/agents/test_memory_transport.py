@@ -52,7 +52,7 @@ def test_what_does_not_exist_is_an_error() -> None:
         broker.create("topic", 3)
     with pytest.raises(TopicMismatchError, match="no topic nowhere"):
         broker.append("nowhere", 0, None, None, 0)
-    with pytest.raises(TopicMismatchError, match="there is no 2"):
+    with pytest.raises(TopicMismatchError, match="no partition 2"):
         broker.append("topic", 2, None, None, 0)
     broker.delete("topic")
     assert broker.partitions_for_topic("topic") is None

@@ -129,5 +129,5 @@ def test_a_locked_key_needs_its_password(certificates: Certificates, tmp_path: P
 def test_a_key_of_another_certificate_is_refused(certificates: Certificates) -> None:
     certificate, _ = certificates.client("one")
     _, key = certificates.client("other")
-    with pytest.raises(SettingsError, match=f"FAULTLINE_SSL_CERTFILE {certificate}.*belong together"):
+    with pytest.raises(SettingsError, match=f"FAULTLINE_SSL_CERTFILE {certificate}.*they match"):
         ssl_context(load_settings(security_protocol="SSL", ssl_certfile=certificate, ssl_keyfile=key))

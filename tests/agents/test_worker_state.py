@@ -222,7 +222,7 @@ def test_a_worker_without_progress_becomes_unready_and_ends() -> None:
         await until(lambda: "no progress" in (worker._ready() or ""))
         await asyncio.wait_for(worker.wait_failed(), 10)
         stuck.set()
-        with pytest.raises(Exception, match=r"no progress in \d+ s, with \d+ records to read"):
+        with pytest.raises(Exception, match=r"no progress in \d+ s, with \d+ records unread"):
             await worker.stop()
 
     run(test())

@@ -96,7 +96,7 @@ def test_unknown_host_is_reported_soon() -> None:
 
 @pytest.mark.parametrize("address", ["", "broker", "broker:port", ":9092", "broker:99999"])
 def test_malformed_address_is_named(address: str) -> None:
-    with pytest.raises(SettingsError, match=f"'{address}' is no broker address"):
+    with pytest.raises(SettingsError, match=f"'{address}' is not a broker address"):
         check_topics(address, [spec()])
 
 

@@ -157,7 +157,7 @@ def test_every_command_comes_in_by_every_door(site: Site, door: str, tmp_path: P
         ("tls", {"broker": "localhost"}, AuthorizationError, "for another host.*localhost"),
         ("mutual", {"ssl_certfile": None, "ssl_keyfile": None}, AuthorizationError, "FAULTLINE_SSL_CERTFILE"),
         ("mutual", {"ssl_certfile": "strange", "ssl_keyfile": "strange"}, AuthorizationError, "FAULTLINE_SSL_CERTFILE"),
-        ("tls", {"security_protocol": "PLAINTEXT", "ssl_cafile": None}, BrokerUnavailableError, "expects TLS"),
+        ("tls", {"security_protocol": "PLAINTEXT", "ssl_cafile": None}, BrokerUnavailableError, "requires TLS"),
         ("login", {"security_protocol": "SASL_SSL", "ssl_cafile": "own"}, FaultlineError, "TLS"),
     ],
 )  # fmt: skip
@@ -212,7 +212,7 @@ def test_missing_rights_are_an_authorization_error(site: Site) -> None:
 @pytest.mark.usefixtures("_impatient")
 def test_no_login_where_one_is_wanted_is_reported_soon(site: Site) -> None:
     before = time.monotonic()
-    with pytest.raises(BrokerUnavailableError, match="expects TLS or a login"):
+    with pytest.raises(BrokerUnavailableError, match="requires TLS or a login"):
         check_topics(site.broker.bootstrap, [TopicSpec("unheard-of", 1)])
     assert time.monotonic() - before < 10
 
@@ -281,7 +281,7 @@ def test_a_worker_needs_every_documented_right(site: Site) -> None:
     site.rights.give(dict.fromkeys(described))
     try:
         for right in (right for right in rights if right.operation in ("Read", "Write")):
-            lacking = f"lacks {right.operation} on {right.kind} {re.escape(right.name)};"
+            lacking = f"needs: {right.operation} on {right.kind} {re.escape(right.name)};"
             with site.rights.without(right), pytest.raises(AuthorizationError, match=lacking):
                 require_rights(settings, site.plant)
     finally:
@@ -292,7 +292,7 @@ def test_a_worker_without_a_right_does_not_start(site: Site) -> None:
     command("topics", "create", env=site.environment("login"))
     settings = site.settings("login", "faultline-worker")
     group = next(right for right in documented_rights() if right.kind == "group" and right.user == "faultline-worker")
-    with site.rights.without(group), pytest.raises(AuthorizationError, match="lacks Read on group faultline"):
+    with site.rights.without(group), pytest.raises(AuthorizationError, match="worker needs: Read on group faultline"):
         worker(settings, site.plant, lambda: False)
 
 
@@ -328,7 +328,7 @@ def test_a_worker_that_loses_a_right_ends(
 
     replay()
     try:
-        with pytest.raises(FaultlineError, match=f"(?s){re.escape(name)}.*give this user the right"):
+        with pytest.raises(FaultlineError, match=f"(?s){re.escape(name)}.*grant this user"):
             worker(site.settings("login", "faultline-worker"), site.plant, lose)
     finally:
         site.rights.give(taken)
