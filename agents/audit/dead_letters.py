@@ -1,4 +1,4 @@
-"""`faultline dead-letters`: shows the records that could not be used, and sends them again where they came from.
+"""Dead letters: what the dead-letter topic holds, filtered and counted.
 
 A dead letter that was sent again is noted in the dead-letter topic itself, by a record without value behind it in its
 partition. So a second replay finds out what the first one did, without a look into the input topics, and the note
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -17,11 +17,10 @@ from typing import Any, Self
 import msgspec
 
 from agents.audit.log import Log
-from agents.delivery.publisher import Publisher
 from pipeline.config.profile import parse_duration_ms
 from pipeline.config.settings import Settings
-from pipeline.config.topics import ALARMS, DEAD_LETTER, DIAGNOSES, LATE, METRICS, STATE
-from pipeline.errors import DeliveryError, SettingsError
+from pipeline.config.topics import DEAD_LETTER
+from pipeline.errors import SettingsError
 from pipeline.wire.letters import origin_of
 from pipeline.wire.messages import Reason, RejectedError, parse_time_ms
 from pipeline.wire.records import Headers, Output, Place, Record
@@ -36,9 +35,6 @@ DONE_OFFSET = "faultline-replayed-offset"
 """Header of a note in the dead-letter topic: the offset of the dead letter that was sent again."""
 DONE_TO = "faultline-replayed-to"
 """Header of a note in the dead-letter topic: the topic that it was sent to."""
-
-_OWN_TOPICS = frozenset({DIAGNOSES, ALARMS, METRICS, LATE, DEAD_LETTER, STATE})
-_BATCH_RECORDS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,15 +193,15 @@ def survey(log: Log, filters: Filters, *, keep: int = 0) -> Survey:
     """Read the dead-letter topic once, and keep the oldest matching letters, as many as told."""
     found = Survey()
     # Of none, `nsmallest` would not even look.
-    found.letters = heapq.nsmallest(max(keep, 1), _counted(log, filters, found), key=_by_time)[:keep]
+    found.letters = heapq.nsmallest(max(keep, 1), matching_letters(log, filters, found), key=oldest_first)[:keep]
     return found
 
 
-def _by_time(letter: DeadLetter) -> tuple[int, Place]:
+def oldest_first(letter: DeadLetter) -> tuple[int, Place]:
     return letter.timestamp_ms, letter.place
 
 
-def _counted(log: Log, filters: Filters, found: Survey) -> Iterator[DeadLetter]:
+def matching_letters(log: Log, filters: Filters, found: Survey) -> Iterator[DeadLetter]:
     for record in log.records(DEAD_LETTER):
         letter = DeadLetter.of(record)
         if letter is None:
@@ -253,129 +249,3 @@ def shown_time(time_ms: int) -> str | None:
         return None if time_ms < 0 else datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds")
     except (ValueError, OverflowError, OSError):
         return None
-
-
-# -- sending again ---------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class ReplayedLetters:
-    """What a replay of dead letters did, or would do."""
-
-    dry_run: bool
-    matched: int = 0
-    replayed: dict[str, int] = field(default_factory=dict)  # topic -> records
-    already_replayed: int = 0
-    came_back: int = 0
-    truncated: int = 0
-    """Those that were cut to what the dead-letter topic takes: the record as it was is no longer in them."""
-    refused: int = 0
-    """Those that come from a topic which Faultline itself writes, where nothing may be put."""
-    notes: list[str] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        """One object of plain values."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-
-def check_destination(topic: str) -> None:
-    """Raises SettingsError for a topic that only Faultline may write to."""
-    if topic in _OWN_TOPICS:
-        raise SettingsError(f"--to {topic}: only Faultline writes to this topic; choose an input topic")
-
-
-async def replay_dead_letters(
-    log: Log,
-    filters: Filters,
-    publisher: Publisher,
-    partitions_of: Callable[[Sequence[str]], Mapping[str, int]],
-    *,
-    now_ms: int,
-    to: str | None = None,
-    again: bool = False,
-    dry_run: bool = False,
-    limit: int | None = None,
-) -> ReplayedLetters:
-    """Publish matching dead letters again, oldest first if there is a limit, else partition by partition.
-
-    `partitions_of` gives the partition counts of topics, and raises TopicMismatchError for those that do not exist.
-    Each batch is confirmed before it is noted as sent: a crash in between sends that batch twice, and loses nothing.
-    """
-    if to is not None:
-        check_destination(to)
-    before = survey(log, filters)
-    report = ReplayedLetters(dry_run, matched=before.matched)
-    chosen = _chosen(log, filters, before, report, to, again)
-    if limit is not None:
-        chosen = iter(heapq.nsmallest(limit, chosen, key=lambda pair: _by_time(pair[0])))
-    targets = [to] if to is not None else [topic for topic in before.origins if topic not in _OWN_TOPICS]
-    counts = partitions_of(targets) if before.matched and targets else {}
-    reasons: Counter[str] = Counter()
-    unstamped = 0
-    if not dry_run:
-        await publisher.start()
-    try:
-        batch: list[tuple[DeadLetter, str]] = []
-        for letter, target in chosen:
-            batch.append((letter, target))
-            reasons[letter.reason] += 1
-            unstamped += letter.timestamp_ms < 0
-            if len(batch) >= _BATCH_RECORDS:
-                await _send(batch, publisher, counts, report, now_ms)
-                batch = []
-        await _send(batch, publisher, counts, report, now_ms)
-    except DeliveryError as error:
-        sent = sum(report.replayed.values())
-        raise DeliveryError(f"after {sent} replayed dead letters: {error}") from error
-    finally:
-        if not dry_run:
-            await publisher.stop()
-    report.notes = _notes(reasons, unstamped)
-    return report
-
-
-def _chosen(
-    log: Log, filters: Filters, before: Survey, report: ReplayedLetters, to: str | None, again: bool
-) -> Iterator[tuple[DeadLetter, str]]:
-    """Matching letters that may be sent, with their topics; counts those that may not."""
-    for letter in _counted(log, filters, Survey()):
-        target = to or letter.origin.topic
-        if target in _OWN_TOPICS:
-            report.refused += 1
-        elif letter.whole_bytes is not None:
-            report.truncated += 1
-        elif not again and letter.replays:
-            report.came_back += 1
-        elif not again and target in before.sent_to(letter):
-            report.already_replayed += 1
-        else:
-            yield letter, target
-
-
-async def _send(
-    batch: Sequence[tuple[DeadLetter, str]],
-    publisher: Publisher,
-    counts: Mapping[str, int],
-    report: ReplayedLetters,
-    now_ms: int,
-) -> None:
-    if not report.dry_run:
-        await publisher.publish([letter.again(target, counts[target], now_ms) for letter, target in batch])
-        await publisher.flush()
-    for _, target in batch:
-        report.replayed[target] = report.replayed.get(target, 0) + 1
-    if not report.dry_run:
-        await publisher.publish([letter.note(target, now_ms) for letter, target in batch])
-        await publisher.flush()
-
-
-def _notes(reasons: Counter[str], unstamped: int) -> list[str]:
-    notes = []
-    if count := reasons[Reason.FUTURE_TIME]:
-        notes.append(
-            f"{count} future_time: they keep their time stamps, so they are accepted only if the profile's max_skew "
-            "has been raised since"
-        )
-    if unstamped:
-        notes.append(f"{unstamped} had no time stamp and get the time of this replay")
-    return notes

@@ -18,9 +18,10 @@ import numpy as np
 from agents.bench.host import cpu_seconds
 from agents.delivery.partitioning import partition_of
 from agents.kafka.admin import TopicSpec, create_topics, translated_errors
-from agents.kafka.broker import KafkaBroker, missing_tools
 from agents.kafka.publisher import KafkaPublisher
-from agents.worker.service import topic_specs
+from agents.kafka.topics import topic_specs
+from agents.local_kafka.broker import KafkaBroker
+from agents.local_kafka.jars import missing_tools
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import Settings, load_settings
 from pipeline.errors import DataError, FaultlineError, MissingExtraError

@@ -11,15 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from agents.audit.dead_letters import (
-    Filters,
-    Survey,
-    as_dict,
-    check_destination,
-    replay_dead_letters,
-    shown_time,
-    survey,
-)
+from agents.audit.dead_letters import Filters, Survey, as_dict, shown_time, survey
+from agents.audit.letter_replay import check_destination, replay_dead_letters
 from agents.audit.log import RecordLog
 from agents.audit.verify import VerifyReport, verify_diagnoses
 from agents.audit.verify_inputs import verify_inputs

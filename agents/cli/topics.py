@@ -11,7 +11,7 @@ def create(broker: BrokerOption = None, profile: ProfileOption = None, partition
     """Create every topic that is missing, with equal partition counts."""
     from agents.kafka.admin import create_topics
     from agents.kafka.security import client_security
-    from agents.worker.service import require_topics, topic_specs
+    from agents.kafka.topics import require_topics, topic_specs
 
     settings = load_settings(broker=broker, profile=profile, partitions=partitions)
     plant = load_profile(settings.profile)
@@ -25,7 +25,7 @@ def create(broker: BrokerOption = None, profile: ProfileOption = None, partition
 
 def check(broker: BrokerOption = None, profile: ProfileOption = None, partitions: int | None = None) -> None:
     """Check that every topic exists and has the right partition count and settings."""
-    from agents.worker.service import require_topics, topic_specs
+    from agents.kafka.topics import require_topics, topic_specs
 
     settings = load_settings(broker=broker, profile=profile, partitions=partitions)
     plant = load_profile(settings.profile)

@@ -33,10 +33,8 @@ records come again.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from faust.transport.consumer import Consumer
@@ -44,6 +42,7 @@ from faust.transport.drivers import TRANSPORTS
 from faust.types import ConsumerMessage
 from mode.utils.futures import notify
 
+from agents.delivery.groups import Delivery, TopicGroup
 from agents.delivery.merging import DEFAULT_LIMITS, TP, Chunk, ChunkMerger, Limits, Mark
 from pipeline.wire.records import Record
 
@@ -75,16 +74,6 @@ class Fetched(NamedTuple):
     marks: dict[TP, Mark]
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """The topic groups of an app: what `install` leaves on its transport."""
-
-    groups: tuple[tuple[str, ...], ...]
-    prefix: str
-    limits: Limits
-    before_revoked: Callable[[], Awaitable[None]] | None = None
-
-
 def install(
     app: Any,
     groups: Sequence[Sequence[str]],
@@ -104,59 +93,6 @@ def install(
     app.transport.delivery = Delivery(tuple(map(tuple, groups)), prefix, limits, before_revoked)
 
 
-class _Group:
-    """A topic group at work: what is being merged, what is ready, what is out, and what of it is acked."""
-
-    def __init__(self, topics: Sequence[str], delivery: Delivery) -> None:
-        self.merger = ChunkMerger(topics, delivery.prefix, delivery.limits)
-        self.ready: deque[Chunk] = deque()
-        self.acked: dict[TP, int] = {}  # next offsets behind the acked prefix
-        self.uncommitted: dict[TP, int] = {}
-        self._first_topic = delivery.prefix + topics[0]
-        self._limit = delivery.limits.chunks_in_flight
-        self._out: deque[tuple[Any, Chunk]] = deque()
-
-    def restart(self, assigned: AbstractSet[TP]) -> None:
-        """Forget what was read; acks of chunks that are out have no effect any more."""
-        self.merger.assign(assigned)
-        self.ready.clear()
-        self.acked.clear()
-        self.uncommitted.clear()
-        self._out.clear()
-
-    @property
-    def route(self) -> TP:
-        """The partition under whose name Faust delivers the chunks."""
-        return min((tp for tp in self.merger.tps if tp.topic == self._first_topic), default=min(self.merger.tps))
-
-    @property
-    def busy(self) -> bool:
-        """Whether as many chunks are being processed as may be."""
-        return sum(not (chunk.processed or message.acked) for message, chunk in self._out) >= self._limit
-
-    def hand_out(self, message: Any, chunk: Chunk) -> None:
-        self._out.append((message, chunk))
-
-    def collect_acked(self) -> None:
-        while self._out and self._out[0][0].acked:
-            _, chunk = self._out.popleft()
-            self.acked.update(chunk.next_offsets)
-            self.uncommitted.update(chunk.next_offsets)
-
-    def processed(self) -> dict[TP, int]:
-        """Next offsets behind the processed prefix of chunks."""
-        positions = self.held()
-        for message, chunk in self._out:
-            if not (chunk.processed or message.acked):
-                break
-            positions.update(chunk.next_offsets)
-        return positions
-
-    def held(self) -> dict[TP, int]:
-        self.collect_acked()
-        return {**self.merger.starts, **self.acked}
-
-
 class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
     """What a Faust consumer needs to deliver topic groups in chunks; other topics pass as Faust has them.
 
@@ -170,7 +106,7 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
 
     def __init__(self, transport: Any, *args: Any, **kwargs: Any) -> None:
         delivery: Delivery | None = transport.delivery
-        self._groups = [] if delivery is None else [_Group(topics, delivery) for topics in delivery.groups]
+        self._groups = [] if delivery is None else [TopicGroup(topics, delivery) for topics in delivery.groups]
         self._managed: set[TP] = set()
         self._before_revoked = None if delivery is None else delivery.before_revoked
         self.groups_topics: dict[str, str] = {}
@@ -283,7 +219,7 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
             timeout = 0.005
         return await self._fetch(wanted, timeout)
 
-    def _chunk_message(self, group: _Group, chunk: Chunk) -> Any:
+    def _chunk_message(self, group: TopicGroup, chunk: Chunk) -> Any:
         chunk.epoch = self._epoch
         chunk._on_processed = self._progress
         tp = group.route

@@ -10,60 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from agents.audit.certificate import Witness, write_certificate
-from agents.kafka.admin import TopicSpec, check_topics
 from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.security import client_security, faust_credentials, require_rights
-from agents.kafka.states import COMPACTION_LAG_MS, SEGMENT_BYTES, STATE_BYTES, KafkaStateStore
+from agents.kafka.states import KafkaStateStore
+from agents.kafka.topics import require_topics
 from agents.worker.worker import Worker
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
-from pipeline.config.topics import all_topics
-from pipeline.errors import SettingsError, TopicMismatchError
+from pipeline.errors import SettingsError
 from pipeline.frames import StepRunner
-from pipeline.wire.letters import LETTER_BYTES, LETTER_TOPICS
 from pipeline.wire.recording import RecordingWriter
 from pipeline.wire.records import Output, Record
 
 log = logging.getLogger("faultline.service")
-
-
-def topic_specs(settings: Settings, profile: PlantProfile) -> list[TopicSpec]:
-    """How every topic of the plant has to be set up on the broker.
-
-    Topics are kept by size, not by time: a broker goes by the records' own time stamps and would delete a replayed old
-    recording within minutes.
-    """
-    kept = {
-        "retention.ms": "-1",
-        "retention.bytes": str(settings.retention_bytes),
-        # A machine whose clock is ahead must not make the broker refuse its diagnoses; max_skew judges clocks.
-        "message.timestamp.after.max.ms": str(2**63 - 1),
-    }
-    letters = kept | {"max.message.bytes": str(LETTER_BYTES + 1024)}
-    compacted = {
-        "cleanup.policy": "compact",
-        "retention.ms": "-1",
-        "segment.bytes": str(SEGMENT_BYTES),
-        # A state that a suspended worker writes late must not be all that is left of a machine (delivery/states.py).
-        "min.compaction.lag.ms": str(COMPACTION_LAG_MS),
-        "max.message.bytes": str(STATE_BYTES + 1024),
-    }
-    return [
-        TopicSpec(
-            settings.topic_prefix + topic.name,
-            settings.partitions,
-            settings.replication,
-            compacted if topic.compacted else letters if topic.name in LETTER_TOPICS else kept,
-        )
-        for topic in all_topics(profile)
-    ]
-
-
-def require_topics(settings: Settings, profile: PlantProfile) -> None:
-    """Raise TopicMismatchError unless every topic is there with the right partition count."""
-    problems = check_topics(settings.address, topic_specs(settings, profile), client_security(settings))
-    if problems:
-        raise TopicMismatchError(f"{'; '.join(problems)}; create missing topics with `faultline topics create`")
 
 
 async def serve(

@@ -18,13 +18,12 @@ from agents.audit.dead_letters import (
     REPLAYS,
     DeadLetter,
     Filters,
-    ReplayedLetters,
     as_dict,
     parse_since_ms,
-    replay_dead_letters,
     shown_time,
     survey,
 )
+from agents.audit.letter_replay import ReplayedLetters, replay_dead_letters
 from agents.audit.log import RecordLog
 from agents.cli.main import app
 from agents.kafka.admin import TopicSpec, create_topics

@@ -20,7 +20,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from agents.kafka.broker import kafka_version
+from agents.local_kafka.jars import kafka_version
 from agents.worker.metrics import EngineCollector, TimedRunner, step_seconds
 from agents.worker.web import WebServer
 from pipeline.compiled import CACHE_VARIABLE

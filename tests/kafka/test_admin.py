@@ -9,8 +9,8 @@ import uuid
 
 import pytest
 
-from agents.kafka import broker as kafka_broker
 from agents.kafka.admin import TopicSpec, check_topics, create_topics
+from agents.local_kafka import broker as kafka_broker
 from pipeline.errors import BrokerUnavailableError, SettingsError, TopicMismatchError
 
 pytestmark = pytest.mark.kafka

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
-from agents.kafka import broker as kafka_broker
 from agents.kafka.admin import TopicSpec, create_topics
-from agents.kafka.broker import KafkaBroker
+from agents.local_kafka import broker as kafka_broker
+from agents.local_kafka import jars as kafka_jars
+from agents.local_kafka.broker import KafkaBroker
 from pipeline.errors import BrokerUnavailableError
 from tests.support import kafka_fixtures
 
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.kafka
 @pytest.fixture(scope="module")
 def broker() -> Iterator[KafkaBroker]:
     """A broker of this module's own, since it is stopped and killed here."""
-    reason = kafka_broker.missing_tools()
+    reason = kafka_jars.missing_tools()
     if reason is not None:
         kafka_fixtures.skip_or_fail(reason)
     # The default session would make the start after a kill wait for six seconds.
@@ -108,8 +109,8 @@ def test_a_failed_start_shows_the_log_and_leaves_nothing(tmp_path: Path, monkeyp
 
 def test_foreground_broker_ends_with_its_supervisor(broker: KafkaBroker) -> None:
     port = kafka_broker.free_ports(1)[0]
-    command = [sys.executable, "-m", "agents.kafka.broker", "--port", str(port)]
-    with subprocess.Popen(command, cwd=kafka_broker.ROOT, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "agents.local_kafka.broker", "--port", str(port)]
+    with subprocess.Popen(command, cwd=kafka_jars.ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == f"127.0.0.1:{port}\n"
         process.terminate()
@@ -120,8 +121,8 @@ def test_foreground_broker_ends_with_its_supervisor(broker: KafkaBroker) -> None
 
 def test_killed_owner_takes_its_broker_along(broker: KafkaBroker) -> None:
     port = kafka_broker.free_ports(1)[0]
-    command = [sys.executable, "-m", "agents.kafka.broker", "--port", str(port)]
-    with subprocess.Popen(command, cwd=kafka_broker.ROOT, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "agents.local_kafka.broker", "--port", str(port)]
+    with subprocess.Popen(command, cwd=kafka_jars.ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.kill()

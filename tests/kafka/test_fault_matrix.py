@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from agents.kafka.broker import KafkaBroker, missing_tools
 from agents.kafka.states import STATE_BYTES
+from agents.local_kafka.broker import KafkaBroker
+from agents.local_kafka.jars import missing_tools
 from pipeline.wire.records import Record
 from tests.soak.soak import (
     BROKER,

@@ -23,10 +23,11 @@ from kafka.net.transport import KafkaTCPTransport
 
 from agents.delivery.partitioning import partition_of
 from agents.kafka import admin as kafka_admin
-from agents.kafka import broker as kafka_broker
 from agents.kafka.admin import TopicSpec, check_topics, create_topics
 from agents.kafka.security import client_security, require_rights
-from agents.worker.service import require_topics, serve
+from agents.kafka.topics import require_topics
+from agents.local_kafka import jars as kafka_jars
+from agents.worker.service import serve
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
 from pipeline.errors import AuthorizationError, BrokerUnavailableError, FaultlineError
@@ -60,7 +61,7 @@ SOON_MS = 1_500
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A broker of this module's own, whose rights are given and taken away here."""
-    reason = kafka_broker.missing_tools()
+    reason = kafka_jars.missing_tools()
     if reason is not None:
         kafka_fixtures.skip_or_fail(reason)
     with guarded_site(tmp_path_factory.mktemp("site")) as made:

@@ -25,10 +25,11 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from agents.delivery.partitioning import partition_function
 from agents.kafka.admin import create_topics
-from agents.kafka.broker import KafkaBroker, ensure_jars
 from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.states import KafkaStateStore
-from agents.worker.service import topic_specs
+from agents.kafka.topics import topic_specs
+from agents.local_kafka.broker import KafkaBroker
+from agents.local_kafka.jars import ensure_jars
 from pipeline.config.profile import parse_profile
 from pipeline.config.settings import load_settings
 from pipeline.config.topics import engine_topics

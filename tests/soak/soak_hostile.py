@@ -27,8 +27,9 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from agents.cli.options import load_runners
 from agents.delivery.partitioning import partition_function
-from agents.kafka.broker import KafkaBroker, ensure_jars
 from agents.kafka.publisher import KafkaPublisher
+from agents.local_kafka.broker import KafkaBroker
+from agents.local_kafka.jars import ensure_jars
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import Settings, load_settings
 from pipeline.config.topics import DEAD_LETTER, DIAGNOSES, LATE

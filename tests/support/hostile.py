@@ -16,7 +16,7 @@ from typing import NamedTuple
 from aiokafka.partitioner import DefaultPartitioner
 
 from agents.kafka.admin import TopicSpec, create_topics
-from agents.worker.service import topic_specs
+from agents.kafka.topics import topic_specs
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
 from pipeline.config.topics import CONTROL, DEAD_LETTER, EVENTS, LATE

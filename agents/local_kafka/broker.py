@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import random
-import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,14 +14,12 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from agents.kafka.doors import MODULES, Certificates, Door, door_properties
+from agents.local_kafka.doors import MODULES, Certificates, Door, door_properties
+from agents.local_kafka.jars import ensure_jars
 from pipeline.errors import BrokerUnavailableError
 
-ROOT = Path(__file__).resolve().parents[2]
-POM = Path(__file__).resolve().parents[1] / "data" / "kafka-pom.xml"
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 60.0
-MAVEN_TIMEOUT_S = 300.0
 STARTED = "Kafka Server started"
 
 # The broker is alone, so any valid id does.
@@ -74,64 +69,6 @@ rootLogger.appenderRef.out.ref = out
 
 # Ends the broker and removes its data when Python goes, however it goes: the pipe closes and `cat` returns.
 WATCHDOG = 'cat >/dev/null; kill -9 "$1" 2>/dev/null; rm -rf "$2"'
-
-
-def kafka_version() -> str:
-    """The version that the pom asks for."""
-    found = re.search(r"<kafka\.version>([^<]+)</kafka\.version>", POM.read_text(encoding="utf-8"))
-    if found is None:
-        raise BrokerUnavailableError(f"{POM} names no kafka.version")
-    return found.group(1)
-
-
-def default_jars_dir() -> Path:
-    """Where the jars are cached: FAULTLINE_KAFKA_JARS, or a checkout's `.cache`, or the user's cache folder."""
-    if chosen := os.environ.get("FAULTLINE_KAFKA_JARS"):
-        return Path(chosen).resolve()
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "faultline"
-    folder = ROOT / ".cache" if (ROOT / "pyproject.toml").is_file() else user
-    return folder / f"kafka-jars-{kafka_version()}"
-
-
-def missing_tools(jars_dir: Path | None = None) -> str | None:
-    """Why no broker can be started here, or None if nothing is missing."""
-    if shutil.which("java") is None:
-        return "java is not installed"
-    folder = jars_dir or default_jars_dir()
-    if not _has_jars(folder) and shutil.which("mvn") is None:
-        return f"the Kafka jars are not in {folder} and mvn, which would fetch them, is not installed"
-    return None
-
-
-def ensure_jars(jars_dir: Path | None = None) -> Path:
-    """The folder with the broker's jars, fetched with Maven the first time."""
-    folder = jars_dir or default_jars_dir()
-    if _has_jars(folder):
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Fetched beside the target and renamed, so an interrupted or a parallel fetch never leaves half a folder.
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as scratch:
-        fetched = Path(scratch) / "jars"
-        command = ["mvn", "-q", "-B", "-f", str(POM), "dependency:copy-dependencies"]
-        try:
-            done = subprocess.run(
-                [*command, f"-DoutputDirectory={fetched}"],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=MAVEN_TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise BrokerUnavailableError(f"Maven took over {MAVEN_TIMEOUT_S:.0f} s to fetch the jars") from error
-        if done.returncode != 0 or not _has_jars(fetched):
-            raise BrokerUnavailableError(f"Maven could not fetch the Kafka jars:\n{done.stdout[-2000:]}")
-        try:
-            fetched.rename(folder)
-        except OSError:
-            if not _has_jars(folder):
-                raise
-    return folder
 
 
 class KafkaBroker:
@@ -364,10 +301,6 @@ class KafkaBroker:
             return text.encode() in log.read()
 
 
-def _has_jars(folder: Path) -> bool:
-    return any(folder.glob("kafka_2.13-*.jar"))
-
-
 def is_free(port: int) -> bool:
     """Whether a broker could listen on this port."""
     with socket.socket() as probe:
@@ -394,7 +327,7 @@ def free_ports(count: int) -> list[int]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a broker in the foreground until Ctrl-C."""
-    parser = argparse.ArgumentParser(prog="python -m agents.kafka.broker", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m agents.local_kafka.broker", description=main.__doc__)
     parser.add_argument("--port", type=int, default=9092, help="port for clients (default: 9092)")
     port = parser.parse_args(arguments).port
     # A supervisor's SIGTERM should stop the broker as orderly as Ctrl-C does.
