@@ -206,7 +206,7 @@ def test_what_is_no_diagnosis_is_told(said: list[Record], value: bytes | None) -
     ("change", "word"),
     [
         (lambda content: content.update(id="p1:0"), "its id"),
-        (lambda content: content.update(frame_start=content["frame_start"] + 1), "none of pump"),
+        (lambda content: content.update(frame_start=content["frame_start"] + 1), "does not fit pump"),
         (lambda content: content.update(frame_end=-5), "out of range"),
         (lambda content: content.update(machine="p9", id=content["id"].replace("p1", "p9")), "its key"),
         (lambda content: content.update(status="asleep"), "status"),
@@ -521,7 +521,7 @@ def test_a_recording_of_inputs_holds_nothing_to_verify(tmp_path: Path) -> None:
     with RecordingWriter(path) as writer:
         writer.write(plain(1, 2))
     done = CliRunner().invoke(app, ["verify", "--recording", str(path)])
-    assert "holds no topic 'diagnoses'" in str(done.exception)
+    assert "has no topic 'diagnoses'" in str(done.exception)
 
 
 @pytest.mark.kafka
