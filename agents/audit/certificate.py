@@ -1,4 +1,4 @@
-"""Certificates: what a run said, to the last bit, and where its alignment stood, to compare other runs with."""
+"""Certificates: the diagnoses and alignment states of a run, to the last bit, to compare other runs with."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Certificate:
-    """Diagnoses by id, and a hash of each machine's alignment state (buffers, watermarks, last values) at the end."""
+    """Fault and probabilities by diagnosis id, and a hash of each machine's final alignment state."""
 
     model: str
-    said: dict[str, tuple[str, dict[str, float]]]
+    diagnoses: dict[str, tuple[str, dict[str, float]]]
     states: dict[str, str]
 
     def differences(self, other: Certificate) -> list[str]:
@@ -41,16 +41,19 @@ class Certificate:
         found = []
         if self.model != other.model:
             found.append(f"the models differ: {self.model} and {other.model}")
-        missing, extra = sorted(self.said.keys() - other.said.keys()), sorted(other.said.keys() - self.said.keys())
+        missing, extra = (
+            sorted(self.diagnoses.keys() - other.diagnoses.keys()),
+            sorted(other.diagnoses.keys() - self.diagnoses.keys()),
+        )
         if missing:
             found.append(f"{len(missing)} diagnoses are missing, such as {missing[0]}")
         if extra:
             found.append(f"{len(extra)} diagnoses are new, such as {extra[0]}")
-        both = sorted(self.said.keys() & other.said.keys())
-        faults = [id_ for id_ in both if self.said[id_][0] != other.said[id_][0]]
+        both = sorted(self.diagnoses.keys() & other.diagnoses.keys())
+        faults = [id_ for id_ in both if self.diagnoses[id_][0] != other.diagnoses[id_][0]]
         if faults:
             found.append(f"{len(faults)} diagnoses have another fault, such as {faults[0]}")
-        different = [id_ for id_ in both if self.said[id_][1] != other.said[id_][1]]
+        different = [id_ for id_ in both if self.diagnoses[id_][1] != other.diagnoses[id_][1]]
         if different:
             found.append(f"{len(different)} diagnoses have other probabilities, such as {different[0]}")
         states = [name for name, state in self.states.items() if other.states.get(name) != state]
@@ -62,44 +65,44 @@ class Certificate:
     @property
     def digest(self) -> str:
         """Hash of all that is compared: ids, faults, probabilities and states."""
-        parts = [[id_, *answer] for id_, answer in sorted(self.said.items())]
+        parts = [[id_, *answer] for id_, answer in sorted(self.diagnoses.items())]
         text = json.dumps([self.model, parts, sorted(self.states.items())])
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-class Witness:
-    """Collects a certificate while a run goes on."""
+class CertificateBuilder:
+    """Collects a certificate during a run."""
 
     def __init__(self, runners: Mapping[str, StepRunner]) -> None:
         self._model = ", ".join(f"{name}={runner.hash}" for name, runner in sorted(runners.items()))
-        self._said: dict[str, tuple[str, dict[str, float]]] = {}
+        self._diagnoses: dict[str, tuple[str, dict[str, float]]] = {}
         self._states: dict[str, str] = {}
 
-    def see(self, outputs: Iterable[Output]) -> None:
-        """Take what the engine gave out."""
+    def add(self, outputs: Iterable[Output]) -> None:
+        """Take outputs of the engine."""
         for output in outputs:
             if output.topic == DIAGNOSES:
                 diagnosis = decode_diagnosis(output.value or b"")
-                self._said[diagnosis.id] = diagnosis.fault, diagnosis.probabilities
+                self._diagnoses[diagnosis.id] = diagnosis.fault, diagnosis.probabilities
 
     def finish(self, engine: Engine) -> None:
-        """Take the states as they stand at the end."""
+        """Take the states at the end of the run."""
         states = engine.alignment_states().items()
         self._states = {name: hashlib.sha256(state).hexdigest() for name, state in states}
 
     @property
     def certificate(self) -> Certificate:
-        """What was seen."""
-        return Certificate(self._model, dict(self._said), dict(self._states))
+        """The certificate of what was added."""
+        return Certificate(self._model, dict(self._diagnoses), dict(self._states))
 
 
 def write_certificate(path: Path, certificate: Certificate) -> None:
     """Write a certificate; raises RecordingError if the file cannot be written."""
-    ids = sorted(certificate.said)
+    ids = sorted(certificate.diagnoses)
     columns: Sequence[object] = (
         ids,
-        [certificate.said[id_][0] for id_ in ids],
-        [list(certificate.said[id_][1].items()) for id_ in ids],
+        [certificate.diagnoses[id_][0] for id_ in ids],
+        [list(certificate.diagnoses[id_][1].items()) for id_ in ids],
     )
     arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
     head = json.dumps({"model": certificate.model, "states": certificate.states}).encode()
@@ -110,7 +113,7 @@ def write_certificate(path: Path, certificate: Certificate) -> None:
 
 
 def read_certificate(path: Path) -> Certificate:
-    """Read a certificate; raises RecordingError if it is none."""
+    """Read a certificate; raises RecordingError if the file is not one."""
     try:
         table = pq.read_table(path)
         head = json.loads((table.schema.metadata or {})[_KEY])

@@ -75,7 +75,7 @@ class DeadLetter:
             _whole_bytes(dict(record.headers[origin.at :]), record.value),
         )
 
-    def again(self, topic: str, partitions: int, now_ms: int) -> Output:
+    def as_replay(self, topic: str, partitions: int, now_ms: int) -> Output:
         """The original record, to be published in a topic of so many partitions.
 
         A key goes to its own partition, whatever partition the record lay in: `wrong_partition` is mended by that.
@@ -171,7 +171,7 @@ def parse_since_ms(text: str, now_ms: int) -> int:
 
 
 @dataclass(slots=True)
-class Survey:
+class Summary:
     """What one pass over the dead-letter topic found."""
 
     matched: int = 0
@@ -189,9 +189,9 @@ class Survey:
         return sorted(self.done.get(letter.place[1:], ()))
 
 
-def survey(log: Log, filters: Filters, *, keep: int = 0) -> Survey:
+def summarize(log: Log, filters: Filters, *, keep: int = 0) -> Summary:
     """Read the dead-letter topic once, and keep the oldest matching letters, as many as told."""
-    found = Survey()
+    found = Summary()
     # Of none, `nsmallest` would not even look.
     found.letters = heapq.nsmallest(max(keep, 1), matching_letters(log, filters, found), key=oldest_first)[:keep]
     return found
@@ -201,7 +201,7 @@ def oldest_first(letter: DeadLetter) -> tuple[int, Place]:
     return letter.timestamp_ms, letter.place
 
 
-def matching_letters(log: Log, filters: Filters, found: Survey) -> Iterator[DeadLetter]:
+def matching_letters(log: Log, filters: Filters, found: Summary) -> Iterator[DeadLetter]:
     for record in log.records(DEAD_LETTER):
         letter = DeadLetter.of(record)
         if letter is None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agents.audit.dead_letters import DeadLetter, Filters, Survey, matching_letters, oldest_first, survey
+from agents.audit.dead_letters import DeadLetter, Filters, Summary, matching_letters, oldest_first, summarize
 from agents.audit.log import Log
 from agents.delivery.publisher import Publisher
 from pipeline.config.topics import ALARMS, DEAD_LETTER, DIAGNOSES, LATE, METRICS, STATE
@@ -64,7 +64,7 @@ async def replay_dead_letters(
     """
     if to is not None:
         check_destination(to)
-    before = survey(log, filters)
+    before = summarize(log, filters)
     report = ReplayedLetters(dry_run, matched=before.matched)
     chosen = _chosen(log, filters, before, report, to, again)
     if limit is not None:
@@ -96,10 +96,10 @@ async def replay_dead_letters(
 
 
 def _chosen(
-    log: Log, filters: Filters, before: Survey, report: ReplayedLetters, to: str | None, again: bool
+    log: Log, filters: Filters, before: Summary, report: ReplayedLetters, to: str | None, again: bool
 ) -> Iterator[tuple[DeadLetter, str]]:
     """Matching letters that may be sent, with their topics; counts those that may not."""
-    for letter in matching_letters(log, filters, Survey()):
+    for letter in matching_letters(log, filters, Summary()):
         target = to or letter.origin.topic
         if target in _OWN_TOPICS:
             report.refused += 1
@@ -121,7 +121,7 @@ async def _send(
     now_ms: int,
 ) -> None:
     if not report.dry_run:
-        await publisher.publish([letter.again(target, counts[target], now_ms) for letter, target in batch])
+        await publisher.publish([letter.as_replay(target, counts[target], now_ms) for letter, target in batch])
         await publisher.flush()
     for _, target in batch:
         report.replayed[target] = report.replayed.get(target, 0) + 1

@@ -14,10 +14,8 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -33,23 +31,30 @@ from agents.bench.arena import (
     Plant,
     Process,
     Vectors,
-    answer,
     broker,
     make_plant,
 )
+from agents.bench.stream_measures import (
+    PATIENCE_SECONDS,
+    PER_SECOND,
+    SETTLE_SECONDS,
+    Latency,
+    Pace,
+    Sample,
+    difference,
+    latency,
+    latency_report,
+    pace,
+    quiet_report,
+    rates_report,
+)
 from pipeline.errors import DataError, MissingExtraError, SettingsError
-from pipeline.wire.messages import LAST_DECIMAL, LEAST_PROBABILITY
 
-PER_SECOND = 1_000.0
 CHECKED_READINGS = 2_000
-_WARM_UP_SHARE = 0.1
 _POLL_SECONDS = 0.05
 _START_SECONDS = 60.0
-_SETTLE_SECONDS = 3.0
-_PATIENCE_SECONDS = 3.0
 
 Say = Callable[[str], None]
-Milliseconds = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -183,53 +188,6 @@ class Bench:
                 raise DataError(f"{candidate} does not do the same job as {candidates[0]}: {problem}")
 
 
-def difference(vectors: Vectors, reference: Vectors, wanted: set[tuple[str, int]]) -> str | None:
-    """How the answers about the wanted readings are not what they have to be, or None."""
-    if missing := wanted - vectors.keys():
-        return f"{len(missing)} readings have no answer, such as {min(missing)}"
-    if twice := [place for place in wanted if len(vectors[place]) != 1]:
-        return f"{len(twice)} readings have several answers, such as {min(twice)}"
-    for place in sorted(wanted):
-        one, other = np.array(vectors[place][0]), np.array(reference[place][0])
-        allowed = np.where((one == 0) | (other == 0), LEAST_PROBABILITY, 1.5 * LAST_DECIMAL)
-        if (np.abs(one - other) > allowed).any():
-            return f"other probabilities for {place}: {vectors[place][0]} instead of {reference[place][0]}"
-    return None
-
-
-class Sample(NamedTuple):
-    """How many answers there were at a time, and how much processor time the candidate had used."""
-
-    at: float
-    answers: int
-    cpu_seconds: float | None = None
-
-
-@dataclass(frozen=True)
-class Pace:
-    """Answers a second, the longest time without a further one, and the processor time of one."""
-
-    per_second: float
-    longest_pause_ms: float
-    cpu_microseconds: float | None
-
-
-def pace(samples: Sequence[Sample], readings: int) -> Pace:
-    """Of the counts of answers at some times, from the first answers on; the first tenth is warming up."""
-    warm = min(readings, max(samples[0].answers, int(_WARM_UP_SHARE * min(readings, samples[-1].answers))))
-    measured = [sample for sample in samples if sample.answers >= warm]
-    first, last = measured[0], measured[-1]
-    answers = last.answers - first.answers
-    if not answers:
-        raise DataError(f"{readings:,} readings are over before there is anything to measure; take more (--readings)")
-    grew = [first.at, *(later.at for earlier, later in pairwise(measured) if later.answers > earlier.answers)]
-    pauses = [later - earlier for earlier, later in pairwise(grew)]
-    cpu = None
-    if first.cpu_seconds is not None and last.cpu_seconds is not None:
-        cpu = 1e6 * (last.cpu_seconds - first.cpu_seconds) / answers
-    return Pace(answers / (last.at - first.at), 1000 * max(pauses), cpu)
-
-
 async def _listen(arena: Arena, candidate: str, process: Process, seconds: float) -> list[tuple[int, bytes]]:
     """When which answer came, from the first one until all those of the measured seconds should be there."""
     from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -246,56 +204,13 @@ async def _listen(arena: Arena, candidate: str, process: Process, seconds: float
             if process.ended:
                 raise process.error("ended while its latency was measured")
             if taken and not heard:
-                until = time.monotonic() + _SETTLE_SECONDS + seconds + _PATIENCE_SECONDS
+                until = time.monotonic() + SETTLE_SECONDS + seconds + PATIENCE_SECONDS
             heard += [(now, record.value) for records in taken.values() for record in records]
     finally:
         await consumer.stop()
     if not heard:
         raise process.error("gave no answer")
     return heard
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds from the reading that causes an answer, and from the reading that the answer is about."""
-
-    caused: Milliseconds
-    own: Milliseconds
-
-
-def latency(
-    candidate: str,
-    heard: Sequence[tuple[int, bytes]],
-    sent: Sequence[int],
-    machines: Sequence[str],
-    *,
-    begin_ms: int,
-    seconds: float,
-) -> Latency:
-    """Latencies of all readings that were sent in so many seconds after the candidate had settled.
-
-    A rival answers about a reading when it comes. Faultline answers about a frame when it is over, which the
-    machine's next reading tells; that is the reading which causes the answer. A reading that was not answered in
-    time counts as answered when the listening ended.
-    """
-    places = {name: number for number, name in enumerate(machines)}
-    later = len(machines) if candidate == FAULTLINE else 0
-    since = heard[0][0] + int(_SETTLE_SECONDS * 1e9)
-    until = since + int(seconds * 1e9)
-    came: dict[int, int] = {}
-    for at, value in heard:
-        machine, time_ms, _ = answer(candidate, value)
-        came.setdefault((time_ms - begin_ms) // PERIOD_MS * len(machines) + places[machine], at)
-    end = until + int(_PATIENCE_SECONDS * 1e9)
-    caused, own = [], []
-    for cause, at in enumerate(sent):
-        if since <= at < until and cause >= later:
-            arrived = came.get(cause - later, end)
-            caused.append((arrived - at) / 1e6)
-            own.append((arrived - sent[cause - later]) / 1e6)
-    if not caused:
-        raise DataError(f"no reading was sent in the {seconds:g} s in which the latency of {candidate} was measured")
-    return Latency(np.array(caused), np.array(own))
 
 
 def versions(python: str) -> dict[str, str | None]:
@@ -378,9 +293,9 @@ def bench_stream(
                         say(f"round {number}: {kind} texts {found[-1].per_second:>10,.0f} readings/s")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    report = _rates_report(paces) | _latency_report(waits)
+    report = rates_report(paces, CANDIDATES) | latency_report(waits)
     if quiet_topic:
-        report |= _quiet_report(quiet)
+        report |= quiet_report(quiet)
     return report | {
         "readings": readings,
         "rounds": rounds,
@@ -388,49 +303,4 @@ def bench_stream(
         "partitions": PARTITIONS,
         "rivals_arithmetic": arithmetic,
         "versions": installed,
-    }
-
-
-def _rates_report(paces: dict[str, list[Pace]]) -> dict[str, Any]:
-    rates = {name: [one.per_second for one in found] for name, found in paces.items()}
-    report: dict[str, Any] = {}
-    for name in CANDIDATES:
-        report[name] = round(median(rates[name]), 1) if name in rates else None
-    ours = rates.get(FAULTLINE)
-    for name in RIVALS:
-        both = name in rates and ours is not None
-        # Rounds see different loads of the machine; a ratio within one round does not.
-        pairs = zip(ours or (), rates.get(name, ()), strict=False)
-        report[f"vs_{name}"] = round(median(mine / theirs for mine, theirs in pairs), 3) if both else None
-    report["every_round"] = {name: [round(rate, 1) for rate in found] for name, found in rates.items()}
-    report["cpu_microseconds"] = {
-        name: round(median(times), 2)
-        for name, found in paces.items()
-        if (times := [one.cpu_microseconds for one in found if one.cpu_microseconds is not None])
-    }
-    return report
-
-
-def _latency_report(waits: dict[str, list[Latency]]) -> dict[str, Any]:
-    def middle(name: str, percent: float, part: str) -> float | None:
-        found = waits.get(name)
-        return round(median(float(np.percentile(getattr(one, part), percent)) for one in found), 2) if found else None
-
-    report: dict[str, Any] = {}
-    for name, prefix in ((FAULTLINE, ""), ("quix", "quix_")):
-        for percent in (50, 99):
-            report[f"{prefix}latency_p{percent}_ms"] = middle(name, percent, "caused")
-    report["own_reading_latency_p50_ms"] = middle(FAULTLINE, 50, "own")
-    report["frame_period_ms"] = PERIOD_MS
-    report["latency_readings_per_second"] = PER_SECOND
-    return report
-
-
-def _quiet_report(quiet: dict[bool, list[Pace]]) -> dict[str, Any]:
-    return {
-        "quiet_topic_ratio": round(
-            median(w.per_second / o.per_second for w, o in zip(quiet[True], quiet[False], strict=True)), 3
-        ),
-        "quiet_topic_longest_pause_ms": round(max(one.longest_pause_ms for one in quiet[True]), 1),
-        "no_quiet_topic_longest_pause_ms": round(max(one.longest_pause_ms for one in quiet[False]), 1),
     }

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from agents.audit.dead_letters import Filters, Survey, as_dict, shown_time, survey
+from agents.audit.dead_letters import Filters, Summary, as_dict, shown_time, summarize
 from agents.audit.letter_replay import check_destination, replay_dead_letters
 from agents.audit.log import RecordLog
 from agents.audit.verify import VerifyReport, verify_diagnoses
@@ -123,7 +123,7 @@ def dead_letters_list(
     settings = load_settings(broker=broker)
     filters = _filters(settings, reason, machine, topic, since)
     with kafka_log(settings, [DEAD_LETTER]) as log:
-        found = survey(log, filters, keep=limit)
+        found = summarize(log, filters, keep=limit)
     letters = [as_dict(letter, found.sent_to(letter)) for letter in found.letters]
     if as_json:
         summary = {"dead_letters": found.matched, "came_back": found.came_back, "foreign": found.foreign}
@@ -139,7 +139,7 @@ def _filters(
     return Filters.parse(settings, reason=reason, machine=machine, topic=topic, since=since, now_ms=now_ms)
 
 
-def _show_listed(found: Survey, letters: Sequence[dict[str, Any]]) -> None:
+def _show_listed(found: Summary, letters: Sequence[dict[str, Any]]) -> None:
     typer.echo(f"{found.matched:,} dead letters" + (f", {found.came_back:,} from replays" if found.came_back else ""))
     if found.foreign:
         typer.echo(f"{found.foreign:,} other records in the topic are not dead letters")

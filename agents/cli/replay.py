@@ -78,7 +78,7 @@ def _replay(
     stress: tuple[str | None, int] = (None, 0),
     certify: Path | None = None,
 ) -> None:
-    from agents.audit.certificate import Witness
+    from agents.audit.certificate import CertificateBuilder
     from agents.replay.replay import replay_in_memory
 
     settings = load_settings(profile=profile_name)
@@ -89,14 +89,14 @@ def _replay(
     count_records(recording)  # a file that is no recording fails before models are loaded
     runners = load_runners(settings, plant, files)
     partition_of = partition_function(settings.partitions)
-    witness = None
+    builder = None
     if certify is not None:
-        witness = Witness(runners)
+        builder = CertificateBuilder(runners)
     change = stress_function(*stress)
     if as_json or not sys.stdout.isatty():
         report = asyncio.run(
             replay_in_memory(
-                recording, settings, plant, runners, partition_of, speed=speed, change=change, witness=witness
+                recording, settings, plant, runners, partition_of, speed=speed, change=change, builder=builder
             )
         )
     else:
@@ -115,7 +115,7 @@ def _replay(
                     speed=speed,
                     change=change,
                     on_diagnosis=view.add,
-                    witness=witness,
+                    builder=builder,
                 )
             )
             live.refresh()
@@ -123,8 +123,8 @@ def _replay(
         print(json.dumps(report.as_dict(), indent=2))
     else:
         _print_summary(report.as_dict())
-    if witness is not None and certify is not None:
-        _certify(witness.certificate, certify)
+    if builder is not None and certify is not None:
+        _certify(builder.certificate, certify)
 
 
 def stress_function(text: str | None, seed: int) -> Any:

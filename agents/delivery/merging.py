@@ -80,7 +80,7 @@ class Mark(NamedTuple):
     answer: int
 
 
-class _Lane:
+class _Buffer:
     """The buffered records of one topic's partition."""
 
     __slots__ = ("_keys", "arrivals", "bytes", "expected", "mark", "rank", "records", "start", "tp")
@@ -208,22 +208,22 @@ class ChunkMerger:
         self._limits = limits
         # Fewer than a full partition has, or none could be fetched any more.
         self._distrusted = min(_DISTRUSTED, limits.buffered_records // 2)
-        self._lanes: dict[TP, _Lane] = {}
-        self._partitions: dict[int, list[_Lane]] = {}
+        self._buffers: dict[TP, _Buffer] = {}
+        self._partitions: dict[int, list[_Buffer]] = {}
 
     def assign(self, tps: Iterable[TP]) -> None:
         """Forget everything and begin again with these partitions; those of other groups are left out."""
-        mine = [tp for tp in tps if tp.topic in self._ranks]
-        mine.sort(key=lambda tp: (tp.partition, self._ranks[tp.topic]))
-        self._lanes = {tp: _Lane(tp, self._ranks[tp.topic]) for tp in mine}
+        own = [tp for tp in tps if tp.topic in self._ranks]
+        own.sort(key=lambda tp: (tp.partition, self._ranks[tp.topic]))
+        self._buffers = {tp: _Buffer(tp, self._ranks[tp.topic]) for tp in own}
         self._partitions = {}
-        for lane in self._lanes.values():
-            self._partitions.setdefault(lane.tp.partition, []).append(lane)
+        for buffer in self._buffers.values():
+            self._partitions.setdefault(buffer.tp.partition, []).append(buffer)
 
     def expect(self, tp: TP, offset: int) -> None:
         """Say where reading will begin if nothing is missing."""
-        if tp in self._lanes:
-            self._lanes[tp].expected = offset
+        if tp in self._buffers:
+            self._buffers[tp].expected = offset
 
     def feed(self, records: Mapping[TP, list[Record]], marks: Mapping[TP, Mark]) -> list[tuple[TP, int, int]]:
         """Take in what was fetched; a partition with records must have a mark, taken at the same moment.
@@ -232,17 +232,17 @@ class ChunkMerger:
         """
         skipped = []
         for tp, mark in marks.items():
-            lane = self._lanes.get(tp)
-            if lane is not None:
+            buffer = self._buffers.get(tp)
+            if buffer is not None:
                 fetched = records.get(tp, [])
-                if fetched and lane.expected is not None and fetched[0].offset > lane.expected:
-                    skipped.append((tp, lane.expected, fetched[0].offset))
-                lane.feed(fetched, mark)
+                if fetched and buffer.expected is not None and fetched[0].offset > buffer.expected:
+                    skipped.append((tp, buffer.expected, fetched[0].offset))
+                buffer.feed(fetched, mark)
         return skipped
 
     def release(self) -> list[Chunk]:
         """Everything whose place in the order is known, cut into chunks that share out all partitions evenly."""
-        parts = [part for lanes in self._partitions.values() if (part := self._merge(lanes))]
+        parts = [part for buffers in self._partitions.values() if (part := self._merge(buffers))]
         total = sum(map(len, parts))
         count = -(-total // self._limits.chunk_records)
         chunks = []
@@ -253,68 +253,68 @@ class ChunkMerger:
         if chunks:
             # Where nothing is left over, the position counts: it is past gaps and transaction markers too.
             last = chunks[-1].next_offsets
-            for tp, lane in self._lanes.items():
-                if tp in last and not lane.records and lane.mark is not None:
-                    last[tp] = lane.mark.position
+            for tp, buffer in self._buffers.items():
+                if tp in last and not buffer.records and buffer.mark is not None:
+                    last[tp] = buffer.mark.position
         return chunks
 
     @property
     def full(self) -> set[TP]:
         """Partitions that hold as much as they may."""
-        return {tp for tp, lane in self._lanes.items() if self._is_full(lane)}
+        return {tp for tp, buffer in self._buffers.items() if self._is_full(buffer)}
 
-    def _is_full(self, lane: _Lane) -> bool:
-        if len(lane.records) >= self._limits.buffered_records:
+    def _is_full(self, buffer: _Buffer) -> bool:
+        if len(buffer.records) >= self._limits.buffered_records:
             return True
         # Of fewer records than are distrusted none might ever be released, and then it could never be fetched again.
-        return lane.bytes >= self._limits.buffered_bytes and len(lane.records) > self._distrusted
+        return buffer.bytes >= self._limits.buffered_bytes and len(buffer.records) > self._distrusted
 
     @property
     def waiting(self) -> bool:
         """Whether records are held back until more is known about other topics."""
-        return any(lane.records for lane in self._lanes.values())
+        return any(buffer.records for buffer in self._buffers.values())
 
     @property
     def tps(self) -> AbstractSet[TP]:
         """The assigned partitions of this group."""
-        return self._lanes.keys()
+        return self._buffers.keys()
 
     @property
     def starts(self) -> dict[TP, int]:
         """Where reading began, of partitions for which the broker has answered."""
-        return {tp: lane.start for tp, lane in self._lanes.items() if lane.start is not None}
+        return {tp: buffer.start for tp, buffer in self._buffers.items() if buffer.start is not None}
 
     @property
     def ends(self) -> dict[TP, int]:
         """Where the logs ended when the broker last answered."""
-        return {tp: lane.mark.end for tp, lane in self._lanes.items() if lane.mark is not None}
+        return {tp: buffer.mark.end for tp, buffer in self._buffers.items() if buffer.mark is not None}
 
-    def _merge(self, lanes: list[_Lane]) -> list[Record]:
-        filled = [lane for lane in lanes if lane.records]
-        if not filled or not all(lane.records or lane.caught_up for lane in lanes):
+    def _merge(self, buffers: list[_Buffer]) -> list[Record]:
+        filled = [buffer for buffer in buffers if buffer.records]
+        if not filled or not all(buffer.records or buffer.caught_up for buffer in buffers):
             return []
-        horizon = min((lane.mark.answer for lane in lanes if lane.caught_up and lane.mark), default=None)
-        visible = [len(lane.records) if horizon is None else lane.arrived_by(horizon) for lane in filled]
+        horizon = min((buffer.mark.answer for buffer in buffers if buffer.caught_up and buffer.mark), default=None)
+        visible = [len(buffer.records) if horizon is None else buffer.arrived_by(horizon) for buffer in filled]
         if len(filled) == 1:
             return filled[0].take(visible[0])
         barrier: tuple[int, int] | None = None  # what stays back begins with this key, in the topic of this rank
-        for i, lane in enumerate(filled):
-            if not lane.caught_up:
-                visible[i] = min(visible[i], max(0, len(lane.records) - self._distrusted))
-            if visible[i] < len(lane.records) or not lane.caught_up:
-                first = (lane.keys[min(visible[i], len(lane.records) - 1)], lane.rank)
+        for i, buffer in enumerate(filled):
+            if not buffer.caught_up:
+                visible[i] = min(visible[i], max(0, len(buffer.records) - self._distrusted))
+            if visible[i] < len(buffer.records) or not buffer.caught_up:
+                first = (buffer.keys[min(visible[i], len(buffer.records) - 1)], buffer.rank)
                 barrier = first if barrier is None else min(barrier, first)
         if barrier is not None:
-            for i, lane in enumerate(filled):
-                if lane.rank != barrier[1]:
-                    cut = bisect_right if lane.rank < barrier[1] else bisect_left
-                    visible[i] = min(visible[i], cut(lane.keys, barrier[0]))
+            for i, buffer in enumerate(filled):
+                if buffer.rank != barrier[1]:
+                    cut = bisect_right if buffer.rank < barrier[1] else bisect_left
+                    visible[i] = min(visible[i], cut(buffer.keys, barrier[0]))
         keys: list[int] = []
         records: list[Record] = []
-        for lane, count in zip(filled, visible, strict=True):
+        for buffer, count in zip(filled, visible, strict=True):
             if count:
-                keys += lane.keys[:count]
-                records += lane.take(count)
+                keys += buffer.keys[:count]
+                records += buffer.take(count)
         # Stable, and made for sequences that consist of sorted runs.
         return [records[i] for i in sorted(range(len(keys)), key=keys.__getitem__)]
 

@@ -28,7 +28,7 @@ from pipeline.errors import (
 BOOTSTRAP_TIMEOUT_MS = 5_000
 REQUEST_TIMEOUT_MS = 5_000
 POLICY = "cleanup.policy"
-MOST_BYTES = "max.message.bytes"
+MAX_MESSAGE_BYTES = "max.message.bytes"
 LOGIN_ERRORS = (kafka_errors.SaslAuthenticationFailedError, kafka_errors.UnsupportedSaslMechanismError)
 
 Security = Mapping[str, Any]
@@ -177,7 +177,9 @@ def translated_errors(bootstrap: str) -> Iterator[None]:
 
 def _setting_problems(admin: KafkaAdminClient, bootstrap: str, specs: Sequence[TopicSpec]) -> list[str]:
     """Topics that are cleaned up in another way than they must be, or refuse records that must have room."""
-    wanted = {spec.name: names for spec in specs if (names := [n for n in (POLICY, MOST_BYTES) if n in spec.config])}
+    wanted = {
+        spec.name: names for spec in specs if (names := [n for n in (POLICY, MAX_MESSAGE_BYTES) if n in spec.config])
+    }
     if not wanted:
         return []
     resources = [ConfigResource(ConfigResourceType.TOPIC, name, names) for name, names in wanted.items()]
@@ -193,7 +195,7 @@ def _setting_problems(admin: KafkaAdminClient, bootstrap: str, specs: Sequence[T
             actual, needed = settings[spec.name][name]["value"], spec.config[name]
             if name == POLICY and _policies(actual) != _policies(needed):
                 problems.append(f"topic {spec.name!r} has {name} {actual!r} but needs {needed!r}")
-            elif name == MOST_BYTES and int(actual) < int(needed):
+            elif name == MAX_MESSAGE_BYTES and int(actual) < int(needed):
                 problems.append(f"topic {spec.name!r} has {name} {actual} but needs {needed} or more")
     return problems
 

@@ -255,13 +255,13 @@ class Consumer(ChunkedConsumerMixin, aiokafka.Consumer):  # type: ignore[misc]
     async def _unless_stopped(self, callback: Coroutine[Any, Any, None]) -> None:
         # A worker that is stopped in the middle of a rebalance no longer answers callbacks. aiokafka would wait for
         # ever, and the worker could neither stop nor leave its group.
-        told = asyncio.ensure_future(callback)
-        while not told.done() and not self.should_stop:
-            await asyncio.wait({told}, timeout=0.1)
-        if told.done():
-            await told
+        answered = asyncio.ensure_future(callback)
+        while not answered.done() and not self.should_stop:
+            await asyncio.wait({answered}, timeout=0.1)
+        if answered.done():
+            await answered
         else:
-            told.cancel()
+            answered.cancel()
 
 
 class Transport(aiokafka.Transport):  # type: ignore[misc]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agents.audit.certificate import Witness
+from agents.audit.certificate import CertificateBuilder
 from agents.delivery.publisher import Publisher
 from agents.memory.broker import MemoryBroker
 from agents.memory.publisher import MemoryPublisher
@@ -64,7 +64,7 @@ class ReplayReport:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-class Tape:
+class ReplaySource:
     """A recording's records as a producer would send them again: inputs only, partitioned by key, time made to pass.
 
     A live worker writes ticks into the control topic while partitions are quiet. A recording made elsewhere has
@@ -179,7 +179,7 @@ async def replay_in_memory(
     change: Callable[[Iterator[Record]], Iterator[Record]] = iter,
     on_diagnosis: Callable[[Diagnosis], None] | None = None,
     on_output: Callable[[Output], None] | None = None,
-    witness: Witness | None = None,
+    builder: CertificateBuilder | None = None,
 ) -> ReplayReport:
     """Replay a file through the agents on a broker in this process; raises FaultlineError if it cannot be."""
     name = f"replay-{recording.stem}"
@@ -193,8 +193,8 @@ async def replay_in_memory(
 
     def observe(records: Sequence[Record], outputs: Sequence[Output]) -> None:
         book.add_labels(record for record in records if record.topic == LABELS)
-        if witness is not None:
-            witness.see(outputs)
+        if builder is not None:
+            builder.add(outputs)
         for output in outputs:
             if on_output is not None:
                 on_output(output)
@@ -214,7 +214,7 @@ async def replay_in_memory(
         observer=observe,
         ticks=False,
     )
-    tape = Tape(recording, profile, partition_of, settings.partitions, change)
+    source = ReplaySource(recording, profile, partition_of, settings.partitions, change)
     pace = Pace(speed)
     await worker.start()
     failed = asyncio.create_task(worker.wait_failed())
@@ -222,7 +222,7 @@ async def replay_in_memory(
         while not failed.done() and not worker.lag():  # until the agents have their partitions
             await asyncio.sleep(0.005)
         began = time.perf_counter()
-        for count, record in enumerate(tape):
+        for count, record in enumerate(source):
             await pace.until(record.timestamp_ms)
             assert record.partition is not None
             broker.append(
@@ -239,8 +239,8 @@ async def replay_in_memory(
         failed.cancel()
         await worker.stop()
         MemoryBroker.forget(name)
-    if witness is not None:
-        witness.finish(worker.engine)
+    if builder is not None:
+        builder.finish(worker.engine)
     stats = worker.engine.stats
     return ReplayReport(
         recording=str(recording),
@@ -251,7 +251,7 @@ async def replay_in_memory(
         late=sum(stats.late.values()),
         dead_letters=sum(stats.dead_letters.values()),
         seconds=round(seconds, 3),
-        readings_per_second=round(tape.readings / seconds, 1) if seconds else 0.0,
+        readings_per_second=round(source.readings / seconds, 1) if seconds else 0.0,
         scores=book.scores(),
     )
 
@@ -267,13 +267,13 @@ async def replay_to_topics(
     on_progress: Callable[[int], None] | None = None,
 ) -> int:
     """Send a recording's inputs to real topics; returns how many records were sent and confirmed."""
-    tape = Tape(recording, profile, partition_of, settings.partitions)
+    source = ReplaySource(recording, profile, partition_of, settings.partitions)
     pace = Pace(speed)
     sent = 0
     batch: list[Output] = []
     await publisher.start()
     try:
-        for record in tape:
+        for record in source:
             if speed is not None:
                 await publisher.publish(batch)
                 sent, batch = sent + len(batch), []

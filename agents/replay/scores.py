@@ -26,7 +26,7 @@ class ScoreBook:
         faults = dict.fromkeys(fault for kind in profile.machine_types for fault in kind.faults)
         self._classes = tuple(faults)
         self._index = {name: index for index, name in enumerate(self._classes)} | {NO_EVIDENCE: NO_EVIDENCE_CODE}
-        self._said: dict[tuple[str, int], tuple[int, dict[str, str]]] = {}  # the last revision of a frame counts
+        self._predicted: dict[tuple[str, int], tuple[int, dict[str, str]]] = {}  # the last revision of a frame counts
         self._period_ms: dict[str, int] = {}
         self.labels = LabelBook()
         self.bad_labels = 0
@@ -44,32 +44,32 @@ class ScoreBook:
         """Take one diagnosis; one that only announces silence stands until the frame's readings come after all."""
         answers = {name: answer.fault for name, answer in diagnosis.modalities.items()} | {FUSED: diagnosis.fault}
         key = diagnosis.machine, diagnosis.frame_start
-        if key not in self._said or self._said[key][0] <= diagnosis.revision:
-            self._said[key] = diagnosis.revision, answers
+        if key not in self._predicted or self._predicted[key][0] <= diagnosis.revision:
+            self._predicted[key] = diagnosis.revision, answers
             self._period_ms[diagnosis.machine] = diagnosis.frame_end - diagnosis.frame_start
 
     @property
     def machines(self) -> int:
         """How many machines were diagnosed."""
-        return len({machine for machine, _ in self._said})
+        return len({machine for machine, _ in self._predicted})
 
     def scores(self, names: Sequence[str] = (FUSED, "sensors", "text")) -> dict[str, Any]:
         """Scores by the definitions of docs/guide/training.md; None where there are no labels or no such modality."""
-        keys = sorted(self._said)
+        keys = sorted(self._predicted)
         truth = np.array([self._truth(*key) for key in keys], np.int64)
         if not keys or not (truth >= 0).any():
             return dict.fromkeys(names)
         ids = {machine: index for index, machine in enumerate(dict.fromkeys(machine for machine, _ in keys))}
         machines = np.array([ids[machine] for machine, _ in keys], np.int64)
         frames = np.array([start // self._period_ms[machine] for machine, start in keys], np.int64)
-        found: dict[str, Any] = {}
+        scores: dict[str, Any] = {}
         for name in names:
-            if not any(name in self._said[key][1] for key in keys):
-                found[name] = None
+            if not any(name in self._predicted[key][1] for key in keys):
+                scores[name] = None
                 continue
-            said = [self._index.get(self._said[key][1].get(name, NO_EVIDENCE), UNKNOWN) for key in keys]
-            found[name] = stream_scores(machines, frames, truth, np.array(said, np.int64), self._classes)
-        return found
+            predicted = [self._index.get(self._predicted[key][1].get(name, NO_EVIDENCE), UNKNOWN) for key in keys]
+            scores[name] = stream_scores(machines, frames, truth, np.array(predicted, np.int64), self._classes)
+        return scores
 
     def _truth(self, machine: str, start_ms: int) -> int:
         fault = self.labels.fault_at(machine, start_ms)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from agents.audit.certificate import Witness, write_certificate
+from agents.audit.certificate import CertificateBuilder, write_certificate
 from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.security import client_security, faust_credentials, require_rights
 from agents.kafka.states import KafkaStateStore
@@ -45,14 +45,14 @@ async def serve(
     await asyncio.to_thread(require_rights, settings, profile)
     security = client_security(settings)
     publisher = KafkaPublisher(settings.address, settings.topic_prefix, **security)
-    tape = RecordingWriter(record) if record is not None else None
-    witness = Witness(runners)
+    recorder = RecordingWriter(record) if record is not None else None
+    builder = CertificateBuilder(runners)
 
     def observe(records: Sequence[Record], outputs: Sequence[Output]) -> None:
-        if tape is not None:
-            tape.write(records)
+        if recorder is not None:
+            recorder.write(records)
         if certify is not None:
-            witness.see(outputs)
+            builder.add(outputs)
 
     worker = Worker(
         settings,
@@ -62,7 +62,7 @@ async def serve(
         partition_of=partition_of,
         wall_seconds=time.time,
         credentials=faust_credentials(settings),
-        observer=observe if tape is not None or certify is not None else None,
+        observer=observe if recorder is not None or certify is not None else None,
         store=KafkaStateStore(settings.address, settings.topic_prefix, partition_of, **security),
     )
     told_to_stop = asyncio.Event()
@@ -80,13 +80,13 @@ async def serve(
         failing.cancel()
     finally:
         await worker.stop()
-        if tape is not None:
-            tape.close()
+        if recorder is not None:
+            recorder.close()
     if certify is not None:
         if worker.restored:
             log.warning(
                 "%d machines started from saved states, so a replay cannot reproduce this certificate", worker.restored
             )
-        witness.finish(worker.engine)
-        write_certificate(certify, witness.certificate)
+        builder.finish(worker.engine)
+        write_certificate(certify, builder.certificate)
     print("faultline: stopped, everything committed", flush=True)

@@ -291,10 +291,10 @@ class Worker:
             self._held.clear()
             self._held_records = 0
         if self._store is not None and self.engine.forgotten:
-            await self._bury(self._store)
+            await self._drop_tombstoned(self._store)
 
-    async def _bury(self, store: StateStore) -> None:
-        """Write tombstones for forgotten machines whose last records are committed."""
+    async def _drop_tombstoned(self, store: StateStore) -> None:
+        """Write tombstones for forgotten machines once their last records are committed."""
         consumer, prefix = self.app.consumer, self._settings.topic_prefix
         if not await consumer.commit():  # nothing to commit, or another commit was under way and lacks the last acks
             await consumer.commit()

@@ -21,7 +21,7 @@ from agents.audit.dead_letters import (
     as_dict,
     parse_since_ms,
     shown_time,
-    survey,
+    summarize,
 )
 from agents.audit.letter_replay import ReplayedLetters, replay_dead_letters
 from agents.audit.log import RecordLog
@@ -90,7 +90,7 @@ def test_dead_letters_are_counted_by_reason_and_the_oldest_are_shown() -> None:
         *(letter(bad(second)) for second in (30, 10, 20)),
         letter(bad(5, b"p2", b'{"machine": "p2"}'), Reason.SCHEMA, "Object missing required field `time`"),
     )
-    found = survey(plant.log, ALL, keep=2)
+    found = summarize(plant.log, ALL, keep=2)
     assert found.matched == 4
     assert found.reasons == {
         "not_json": {"count": 3, "oldest_ms": T0 + 10 * S, "newest_ms": T0 + 30 * S},
@@ -135,7 +135,7 @@ def test_filters(filters: Filters, offsets: list[int]) -> None:
         letter(bad(3, None, b'{"machine": "p2"}'), Reason.KEY_MISMATCH),
         letter(bad(4, b"p9", b'{"machine": "p2"}'), Reason.SCHEMA),
     )
-    found = survey(plant.log, filters, keep=9)
+    found = summarize(plant.log, filters, keep=9)
     assert [one.origin.offset for one in found.letters] == offsets
     assert found.matched == len(offsets)
 
@@ -143,8 +143,8 @@ def test_filters(filters: Filters, offsets: list[int]) -> None:
 @pytest.mark.parametrize("value", [None, b"", b"\xff\x00\x80", b"[" * 5_000, '{"machine": "ü"}'.encode("latin-1")])
 def test_any_bytes_can_be_shown_and_filtered(value: bytes | None) -> None:
     plant = Plant(letter(bad(1, b"\xff\xfe", value), Reason.NOT_JSON, "\x00 'quoted' ü"))
-    assert survey(plant.log, Filters(machine="p1")).matched == 0
-    (one,) = survey(plant.log, ALL, keep=1).letters
+    assert summarize(plant.log, Filters(machine="p1")).matched == 0
+    (one,) = summarize(plant.log, ALL, keep=1).letters
     shown = as_dict(one, [], first_bytes=10)
     assert json.loads(json.dumps(shown)) == shown
     assert shown["key"] == "\\xff\\xfe"
@@ -160,7 +160,7 @@ def test_what_is_no_dead_letter_is_counted_apart() -> None:
         Output("dead-letter", 0, None, b"{", T0, broken),
         Output("dead-letter", 0, None, None, T0, (("faultline-replayed-offset", b"x"),)),
     )
-    found = survey(plant.log, ALL)
+    found = summarize(plant.log, ALL)
     assert (found.matched, found.foreign) == (1, 3)
     assert plant.replay().replayed == {"sensors": 1}
 
@@ -229,7 +229,7 @@ def test_a_second_replay_sends_nothing_unless_told() -> None:
     third = plant.replay()
     assert (third.replayed, third.already_replayed) == ({}, 3)
     assert [one.timestamp_ms for one in plant.of("sensors")] == [T0, T0 + S, T0 + 2 * S]
-    found = survey(plant.log, ALL, keep=3)
+    found = summarize(plant.log, ALL, keep=3)
     assert [found.sent_to(one) for one in found.letters] == [["sensors"]] * 3
     assert plant.replay(again=True).replayed == {"sensors": 3}
     assert plant.replay(to="events").replayed == {"events": 3}  # elsewhere they have not been
@@ -241,7 +241,7 @@ def test_what_comes_back_is_known_and_left_alone_unless_told() -> None:
         assert plant.replay(again=count > 1).replayed == {"sensors": 1}
         (sent,) = plant.of("sensors")
         plant = Plant(letter(sent, Reason.SCHEMA))  # it fails again
-        (back,) = survey(plant.log, ALL, keep=1).letters
+        (back,) = summarize(plant.log, ALL, keep=1).letters
         assert (back.replays, back.headers) == (count, ())
         report = plant.replay()
         assert (report.replayed, report.came_back) == ({}, 1)
@@ -277,7 +277,7 @@ def test_what_was_cut_off_is_not_sent() -> None:
     plant = Plant(fit_letter(whole, 2_000), letter(bad(2)))
     report = plant.replay()
     assert (report.replayed, report.truncated) == ({"sensors": 1}, 1)
-    shown = as_dict(survey(plant.log, ALL, keep=1).letters[0], [])
+    shown = as_dict(summarize(plant.log, ALL, keep=1).letters[0], [])
     assert (shown["truncated"], shown["bytes"]) == (True, 5_000)
 
 
