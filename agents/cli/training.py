@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML of the training: data, model, schedule (docs/training.md)")],
+    config: Annotated[
+        Path, typer.Argument(help="YAML of the training: data, model, schedule (docs/guide/training.md)")
+    ],
     data: Annotated[
         Path | None,
         typer.Option("--data", help="folder of relative paths; FAULTLINE_DATA", envvar="FAULTLINE_DATA"),
@@ -32,7 +34,7 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", help="the fusion: late, early, hybrid, deep, adaptive, vae or channels (docs/models.md)"
+            "--model", help="the fusion: late, early, hybrid, deep, adaptive, vae or channels (docs/guide/models.md)"
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted training")] = False,
@@ -84,7 +86,7 @@ def evaluate(
         bool, typer.Option("--check", help="only list which data is present and which is missing")
     ] = False,
 ) -> None:
-    """Reproduce tables of docs/results.md: mean and 95 % interval over seeds. An interrupted run continues."""
+    """Reproduce tables of docs/results/results.md: mean and 95 % interval over seeds. An interrupted run continues."""
     require_modules("faultline evaluate", "torch")
     from models.experiments.base import lacking, require_data, write_results
     from models.experiments.load import load_experiment

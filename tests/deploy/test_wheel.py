@@ -43,7 +43,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-index", "--no-deps"]
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-index", "--no-deps"]
     run(*pip, "--no-build-isolation", "--wheel-dir", folder, source, cwd=folder)
     (built,) = folder.glob("*.whl")
     return built
@@ -55,7 +55,7 @@ def installed(wheel: Path) -> Path:
     environment = wheel.parent / "environment"
     run(sys.executable, "-m", "venv", "--without-pip", environment, cwd=wheel.parent)
     python = environment / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
     run(*pip, "install", "--no-index", "--no-deps", "--no-compile", wheel, cwd=wheel.parent)
     program = "import sysconfig; print(sysconfig.get_path('purelib'))"
     packages = Path(run(python, "-c", program, cwd=wheel.parent).strip())
