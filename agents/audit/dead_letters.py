@@ -1,8 +1,8 @@
 """Dead letters: what the dead-letter topic holds, filtered and counted.
 
-A dead letter that was sent again is noted in the dead-letter topic itself, by a record without value behind it in its
-partition. So a second replay finds out what the first one did, without a look into the input topics, and the note
-lives as long as the dead letter.
+A replayed dead letter is marked in the dead-letter topic itself, by a later record without value in its partition. So
+a second replay knows what the first one did without reading the input topics, and the mark lives as long as the dead
+letter.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from pipeline.wire.messages import Reason, RejectedError, parse_time_ms
 from pipeline.wire.records import Headers, Output, Place, Record
 
 REPLAYS = "faultline-replays"
-"""Header of a record that was sent again: how many times."""
+"""Header of a replayed record: how many times it was replayed."""
 REPLAY_OF = "faultline-replay-of"
-"""Header of a record that was sent again: the dead letter, as topic/partition/offset."""
+"""Header of a replayed record: the dead letter, as topic/partition/offset."""
 REPLAY_ORIGIN = "faultline-replay-origin"
-"""Header of a record that was sent again: where the record first lay, as topic/partition/offset."""
+"""Header of a replayed record: the original record, as topic/partition/offset."""
 DONE_OFFSET = "faultline-replayed-offset"
-"""Header of a note in the dead-letter topic: the offset of the dead letter that was sent again."""
+"""Header of a mark in the dead-letter topic: the offset of the replayed dead letter."""
 DONE_TO = "faultline-replayed-to"
-"""Header of a note in the dead-letter topic: the topic that it was sent to."""
+"""Header of a mark in the dead-letter topic: the topic that it was sent to."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record that could not be used, as it was, and what became of it."""
+    """A record that could not be used, as it was, and how often it was replayed."""
 
     place: Place
     reason: str
@@ -50,9 +50,9 @@ class DeadLetter:
     value: bytes | None
     headers: Headers
     replays: int
-    """How many times it had been sent again before it came (back) here."""
+    """How many times it had been replayed before it was rejected."""
     whole_bytes: int | None
-    """Length of the value before it was cut to what the topic takes (agents/delivery/publisher.py); None: not cut."""
+    """Length of the value before it was cut to what the topic takes (pipeline/wire/letters.py); None: not cut."""
 
     @classmethod
     def of(cls, record: Record) -> Self | None:
@@ -78,7 +78,7 @@ class DeadLetter:
     def as_replay(self, topic: str, partitions: int, now_ms: int) -> Output:
         """The original record, to be published in a topic of so many partitions.
 
-        A key goes to its own partition, whatever partition the record lay in: `wrong_partition` is mended by that.
+        The key decides the partition, wherever the record was: this fixes `wrong_partition`.
         """
         marks = (
             (REPLAYS, b"%d" % (self.replays + 1)),
@@ -90,7 +90,7 @@ class DeadLetter:
         return Output(topic, partition, self.key, self.value, stamp, self.headers + marks)
 
     def note(self, topic: str, now_ms: int) -> Output:
-        """The note in the dead-letter topic which says that this one was sent again."""
+        """The mark in the dead-letter topic that this one was replayed."""
         marks = (DONE_OFFSET, b"%d" % self.place.offset), (DONE_TO, topic.encode())
         return Output(DEAD_LETTER, self.place.partition, self.key, None, now_ms, marks)
 
@@ -111,7 +111,7 @@ _decode_named = msgspec.json.Decoder(_Named).decode
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which dead letters are meant; what is None does not count."""
+    """Which dead letters to select; None selects all."""
 
     reason: str | None = None
     machine: str | None = None
@@ -129,7 +129,7 @@ class Filters:
         since: str | None,
         now_ms: int,
     ) -> Self:
-        """Filters from the words of a command line; raises SettingsError."""
+        """Filters from command-line options; raises SettingsError."""
         if reason is not None and reason not in (known := [one.value for one in Reason]):
             raise SettingsError(f"--reason {reason!r} is not one of {', '.join(known)}")
         if topic is not None:
@@ -137,7 +137,7 @@ class Filters:
         return cls(reason, machine, topic, None if since is None else parse_since_ms(since, now_ms))
 
     def match(self, letter: DeadLetter) -> bool:
-        """Whether a dead letter is meant. A machine is the key, or the name in the value if that can be read."""
+        """Whether a dead letter is selected. A machine matches the key, or the name in a readable value."""
         if self.reason is not None and letter.reason != self.reason:
             return False
         if self.topic is not None and letter.origin.topic != self.topic:
@@ -172,27 +172,27 @@ def parse_since_ms(text: str, now_ms: int) -> int:
 
 @dataclass(slots=True)
 class Summary:
-    """What one pass over the dead-letter topic found."""
+    """Counts over the dead-letter topic, and the oldest letters."""
 
     matched: int = 0
     reasons: dict[str, dict[str, int]] = field(default_factory=dict)  # reason -> count, oldest_ms, newest_ms
     origins: Counter[str] = field(default_factory=Counter)  # topic -> dead letters that came from there
     came_back: int = 0
     foreign: int = 0
-    """Records of the topic that are neither dead letters nor notes."""
+    """Records of the topic that are neither dead letters nor marks."""
     done: dict[tuple[int, int], set[str]] = field(default_factory=dict)
-    """Partition and offset of what was sent again, and the topics that it was sent to."""
+    """Partition and offset of replayed letters, and the topics that they were sent to."""
     letters: list[DeadLetter] = field(default_factory=list)
 
     def sent_to(self, letter: DeadLetter) -> list[str]:
-        """The topics that a dead letter was sent to again."""
+        """The topics that a dead letter was replayed to."""
         return sorted(self.done.get(letter.place[1:], ()))
 
 
 def summarize(log: Log, filters: Filters, *, keep: int = 0) -> Summary:
-    """Read the dead-letter topic once, and keep the oldest matching letters, as many as told."""
+    """Read the dead-letter topic once, and keep the `keep` oldest matching letters."""
     found = Summary()
-    # Of none, `nsmallest` would not even look.
+    # With 0, `nsmallest` would not read at all, and nothing would be counted.
     found.letters = heapq.nsmallest(max(keep, 1), matching_letters(log, filters, found), key=oldest_first)[:keep]
     return found
 
@@ -224,7 +224,7 @@ def matching_letters(log: Log, filters: Filters, found: Summary) -> Iterator[Dea
 
 
 def as_dict(letter: DeadLetter, sent_to: Sequence[str], *, first_bytes: int = 200) -> dict[str, Any]:
-    """A dead letter for people and programs: the beginning of its value, and where it was sent again."""
+    """A dead letter as JSON: the beginning of its value, and the topics that it was replayed to."""
     value = letter.value
     return {
         "reason": letter.reason,

@@ -29,9 +29,9 @@ class ReplayedLetters:
     already_replayed: int = 0
     came_back: int = 0
     truncated: int = 0
-    """Those that were cut to what the dead-letter topic takes: the record as it was is no longer in them."""
+    """Those that were truncated for the dead-letter topic: they no longer contain the original record."""
     refused: int = 0
-    """Those that come from a topic which Faultline itself writes, where nothing may be put."""
+    """Those from topics that only Faultline may write to."""
     notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -57,10 +57,10 @@ async def replay_dead_letters(
     dry_run: bool = False,
     limit: int | None = None,
 ) -> ReplayedLetters:
-    """Publish matching dead letters again, oldest first if there is a limit, else partition by partition.
+    """Publish matching dead letters again: oldest first if there is a limit, else by partition.
 
     `partitions_of` gives the partition counts of topics, and raises TopicMismatchError for those that do not exist.
-    Each batch is confirmed before it is noted as sent: a crash in between sends that batch twice, and loses nothing.
+    Each batch is confirmed before it is marked as sent: after a crash in between it is sent twice, and nothing is lost.
     """
     if to is not None:
         check_destination(to)

@@ -1,15 +1,15 @@
-"""`faultline verify`: reads what was published, and proves that nothing is missing and nothing was said in two ways.
+"""`faultline verify`: proves from the published diagnoses that none is missing and none has two contents.
 
-What is checked, for the diagnoses that lie in the topic when the command begins:
+What is checked, for the diagnoses that are in the topic when the command begins:
 
-Contents: no id has two contents. Records with the same bytes are deliveries that were repeated after a crash, and only
+Contents: no id has two contents. Records with the same bytes are deliveries repeated after a crash, and only
 counted. Others with the same id are compared field by field: numbers may differ by one in the last of their five
 decimals (entropy and disagreement, which are computed from them by logarithms, by 1e-3), everything else must be equal.
-An id must be the one that machine, frame end, model and revision make, the key must be the machine, and the frame one
+An id must consist of machine, frame end, model and revision, the key must be the machine, and the frame one
 of its machine type's.
 
 Gaps: a machine's frames are stepped one after the other (status `active` or `silent`), so the end of each is one frame
-period behind the last one's. There are two exceptions, and both must be told by `reset` of the frame behind the hole:
+period behind the last one's. There are two exceptions, and both must be named in `reset` of the frame after the hole:
 
 * `start` (and `model_changed`): the worker did not know the machine, or could not use its state. Any hole goes.
 * `gap` (and `requested`, `run_end`, which may hide it): the machine gave no readings. Before frames may be left out
@@ -83,7 +83,7 @@ class _Head(msgspec.Struct, gc=False):
 _decode_head = msgspec.json.Decoder(_Head).decode
 
 
-# -- the report ------------------------------------------------------------------------------------------------
+# -- the report -------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)

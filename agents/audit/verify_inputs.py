@@ -1,7 +1,7 @@
 """`faultline verify --inputs`: accounts for every reading that the workers have committed.
 
-Each lies in a frame that was stepped, or is in the late or the dead-letter topic with its topic, partition and offset.
-It may also lie in a frame that is still open (every source that holds frames back must have passed its end by more than
+Each is in a frame that was stepped, or is in the late or the dead-letter topic with its topic, partition and offset.
+It may also be in a frame that is still open (every source that holds frames back must have passed its end by more than
 its disorder, before the frame counts as closed), in one whose diagnosis retention has deleted, or before a `start`,
 where a lost or refused state let go what it held back.
 A reading that came too late, or could not be used, for a frame that was stepped is not missed in the other two topics.
@@ -41,7 +41,7 @@ def verify_inputs(
     """Account for every reading, and add what is found to the verifier's report.
 
     `committed` gives, by topic and partition, up to where the workers have committed. It must be older than the log,
-    so that what led to a commit lies in it.
+    so that it contains what led to a commit.
     """
     report = verifier.report
     late, dead = _origins(log, LATE), _origins(log, DEAD_LETTER)
@@ -124,7 +124,7 @@ def _frame_of(record: Record, profile: PlantProfile) -> tuple[str, int, int] | N
 
 
 def _surely_closed_ms(kind: MachineType, newest: Mapping[str, int]) -> int:
-    """Up to where a machine's frames have closed whatever fell idle; negative if a source has not spoken yet."""
+    """Up to where a machine's frames have closed, whichever sources are idle; negative if one has no readings."""
     marks: Iterator[int] = (
         newest[source.topic] - source.allowed_disorder_ms if source.topic in newest else -1
         for source in kind.sources.values()

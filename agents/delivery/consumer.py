@@ -26,7 +26,7 @@ acked prefix of them, so an agent may hold events back and ack them after a chec
                 held.clear()
 
 Without `noack()` an event is acked when the loop goes on to the next one. After a rebalance, and whenever reading
-starts again from the committed offsets, `chunk.epoch` rises: acks of older chunks have no effect any more and their
+starts again from the committed offsets, `chunk.epoch` rises: acks of older chunks no longer have an effect, and their
 records come again.
 """
 
@@ -67,7 +67,7 @@ _TRANSPORTS = {
 
 
 class Fetched(NamedTuple):
-    """What one fetch brought: records of topic groups, those of other topics, marks of the former's partitions."""
+    """The result of one fetch: records of topic groups, other records, and marks of the groups' partitions."""
 
     records: dict[TP, list[Record]]
     others: dict[TP, list[Any]]
@@ -81,7 +81,7 @@ def install(
     limits: Limits = DEFAULT_LIMITS,
     before_revoked: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    """Let `app` read its topic groups in chunks; to be called before the app starts or defines agents.
+    """Make `app` read its topic groups in chunks; call it before the app starts or defines agents.
 
     Topics are named without `prefix`; within a group their order is the order of equal time stamps. `before_revoked`
     is awaited when partitions are about to go: what is acked then is still committed.
@@ -94,9 +94,9 @@ def install(
 
 
 class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
-    """What a Faust consumer needs to deliver topic groups in chunks; other topics pass as Faust has them.
+    """Makes a Faust consumer deliver topic groups in chunks; other topics are delivered as in Faust.
 
-    A driver's consumer supplies `_fetch`. Faust's own bookkeeping of acks is by-passed for groups: it commits past
+    A driver's consumer supplies `_fetch`. Faust's own bookkeeping of acks is bypassed for groups: it commits past
     offsets that were never acked (faust issue 606). Chunks in flight are counted, and Faust's flag on their messages
     says whether they are acked. They are numbered through, so message offsets are not offsets of a log.
 
@@ -124,7 +124,7 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
         """
         raise NotImplementedError
 
-    # -- what metrics and liveness need -----------------------------------------------------------------------
+    # -- what metrics and liveness need -------------------------------------------------------------------------
 
     @property
     def epoch(self) -> int:
@@ -156,10 +156,10 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
     def _ends(self) -> dict[TP, int]:
         return {tp: end for group in self._groups for tp, end in group.merger.ends.items()}
 
-    # -- reading ----------------------------------------------------------------------------------------------
+    # -- reading ------------------------------------------------------------------------------------------------
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
-        """One round: fetch, merge, and give every group as many chunks as it may have."""
+        """One round: fetch, merge, and hand out as many chunks per group as the limit allows."""
         if not self._groups or self.app.client_only:
             async for item in super().getmany(timeout):
                 yield item
@@ -201,7 +201,7 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
     def _merge(self, fetched: Fetched) -> None:
         for group in self._groups:
             for tp, begin, end in group.merger.feed(fetched.records, fetched.marks):
-                # Transaction markers and compaction do this too, but not on the topics of a plant.
+                # Transaction markers and compaction also cause this, but not on the topics of a plant.
                 self.log.warning("%s: offsets %d to %d were deleted before they could be read", tp, begin, end - 1)
             group.ready += group.merger.release()
 
@@ -210,7 +210,7 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
         for group in self._groups:
             wanted -= group.merger.tps if group.ready else group.merger.full
         if any(group.ready and not group.busy for group in self._groups):
-            timeout = 0.0  # an agent has got on since the last round
+            timeout = 0.0  # an agent has made progress since the last round
         elif any(group.ready for group in self._groups):
             if not wanted:
                 await self._any_progress(0.25)
@@ -251,7 +251,7 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
         await asyncio.wait([self._waiting_for_ack], timeout=timeout)
         self._waiting_for_ack = None
 
-    # -- starting over ----------------------------------------------------------------------------------------
+    # -- reading again ------------------------------------------------------------------------------------------
 
     def _forget(self) -> None:
         self._epoch += 1
@@ -263,7 +263,7 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
         try:
             await self.perform_seek()
         except Exception as error:
-            # As a rule there is a rebalance just now, and a seek comes with its end.
+            # Usually a rebalance is going on, and ends with a seek.
             self.log.warning("cannot seek to the committed offsets yet, will try again: %r", error)
             await self.sleep(0.1)
             return False
@@ -272,7 +272,7 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
     async def perform_seek(self) -> None:
         """Go back to the committed offsets."""
         self._forget()
-        # Before the seek: a fetch that ends while it goes on has moved on from some of the committed offsets.
+        # Before the seek: a fetch that ends during it has already moved past some of the committed offsets.
         self._torn = False
         try:
             await super().perform_seek()
@@ -304,7 +304,7 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
         self._forget()
         await super().on_partitions_assigned(assigned, generation_id)
 
-    # -- committing -------------------------------------------------------------------------------------------
+    # -- committing ---------------------------------------------------------------------------------------------
 
     async def on_stop(self) -> None:
         """Commit what is acked."""
@@ -313,7 +313,7 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
         await super().on_stop()
 
     async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
-        """Commit what Faust keeps book of, then the acked chunks."""
+        """Commit what Faust tracks itself, then the acked chunks."""
         committed = await super().force_commit(topics, start_new_transaction)
         return await self._commit_chunks(start_new_transaction) or bool(committed)
 
@@ -344,6 +344,6 @@ class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
             await super()._add_gap(tp, offset_from, offset_to)
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Faust's watch over partitions; it knows nothing of chunks, `lag` does."""
+        """Faust's check of partitions; it does not know chunks, see `lag`."""
         if tp.topic not in self.groups_topics:
             super().verify_event_path(now, tp)

@@ -13,7 +13,7 @@ from agents.delivery.merging import TP, Chunk, ChunkMerger, Limits
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """The topic groups of an app: what `install` leaves on its transport."""
+    """The topic groups of an app, which `install` sets on its transport."""
 
     groups: tuple[tuple[str, ...], ...]
     prefix: str
@@ -22,7 +22,7 @@ class Delivery:
 
 
 class TopicGroup:
-    """A topic group at work: what is being merged, what is ready, what is out, and what of it is acked."""
+    """The chunks of a topic group: what is being merged, ready, handed out and acked."""
 
     def __init__(self, topics: Sequence[str], delivery: Delivery) -> None:
         self.merger = ChunkMerger(topics, delivery.prefix, delivery.limits)
@@ -34,7 +34,7 @@ class TopicGroup:
         self._out: deque[tuple[Any, Chunk]] = deque()
 
     def restart(self, assigned: AbstractSet[TP]) -> None:
-        """Forget what was read; acks of chunks that are out have no effect any more."""
+        """Forget what was read; acks of handed-out chunks no longer have an effect."""
         self.merger.assign(assigned)
         self.ready.clear()
         self.acked.clear()
@@ -48,7 +48,7 @@ class TopicGroup:
 
     @property
     def busy(self) -> bool:
-        """Whether as many chunks are being processed as may be."""
+        """Whether the limit of chunks in flight is reached."""
         return sum(not (chunk.processed or message.acked) for message, chunk in self._out) >= self._limit
 
     def hand_out(self, message: Any, chunk: Chunk) -> None:
@@ -56,7 +56,7 @@ class TopicGroup:
         self._out.append((message, chunk))
 
     def collect_acked(self) -> None:
-        """Take the acked prefix of chunks off those that are out."""
+        """Remove the acked prefix from the handed-out chunks."""
         while self._out and self._out[0][0].acked:
             _, chunk = self._out.popleft()
             self.acked.update(chunk.next_offsets)

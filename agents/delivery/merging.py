@@ -1,4 +1,4 @@
-"""Merging: the logs of several topics as one sequence in the order of time, whatever way they were fetched.
+"""Merging: the logs of several topics as one sequence in order of time, independent of how they were fetched.
 
 Nothing here knows of Kafka clients, Faust or a clock: what comes out is a function of what is fed.
 """
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from pipeline.wire.records import Record
 
 _DISTRUSTED = 16
-"""So many newest records of a partition that has more to come say nothing about how far its time has got."""
+"""The newest records of a partition with a backlog that are not trusted as a sign of how far its time has advanced."""
 
 
 class TP(NamedTuple):
@@ -29,8 +29,8 @@ class TP(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much may be in memory: records a chunk, records a partition that wait for others (fewer if they have so many
-    bytes together), chunks not processed."""
+    """Limits of memory: records per chunk, waiting records per partition (fewer if they exceed `buffered_bytes`), and
+    unprocessed chunks."""
 
     chunk_records: int = 4_096
     buffered_records: int = 8_192
@@ -226,7 +226,7 @@ class ChunkMerger:
             self._buffers[tp].expected = offset
 
     def feed(self, records: Mapping[TP, list[Record]], marks: Mapping[TP, Mark]) -> list[tuple[TP, int, int]]:
-        """Take in what was fetched; a partition with records must have a mark, taken at the same moment.
+        """Take what was fetched; a partition with records must have a mark, taken at the same moment.
 
         Returns ranges of offsets that were skipped: partition, first, and the first that is there again.
         """
@@ -241,7 +241,7 @@ class ChunkMerger:
         return skipped
 
     def release(self) -> list[Chunk]:
-        """Everything whose place in the order is known, cut into chunks that share out all partitions evenly."""
+        """Everything whose place in the order is known, cut into chunks over which all partitions are spread evenly."""
         parts = [part for buffers in self._partitions.values() if (part := self._merge(buffers))]
         total = sum(map(len, parts))
         count = -(-total // self._limits.chunk_records)

@@ -19,7 +19,7 @@ class Publisher(Protocol):
         """Connect; raises BrokerUnavailableError."""
 
     async def publish(self, outputs: Sequence[Output]) -> None:
-        """Hand outputs over; waits while too much is on its way."""
+        """Send outputs; waits while too much is in flight."""
 
     async def flush(self) -> None:
         """Return when the broker has everything that was published."""

@@ -1,24 +1,24 @@
-"""Durable state: each machine's newest checkpoint in a compacted topic of its own, written and read by the worker.
+"""The port of durable states: each machine's newest checkpoint, written and read by the worker.
 
-What has to happen in which order, so that a crash at any point leads to the same diagnoses:
+The order of a checkpoint, so that a crash at any point leads to the same diagnoses:
 
 1. The engine processes chunks and their outputs are published.
 2. The broker has confirmed all of them. Only then
 3. the states that the chunks led to are published, and confirmed, and only then
 4. the chunks are acknowledged, and committed some time later.
 
-A crash before 3 finds older states, and the records since then come again: the same outputs are computed again. A crash
-between 3 and 4, or halfway through 3, finds some or all states ahead of the committed offsets. Their machines skip
-records up to the offsets that the states name, and say nothing for them; that is right because 2 came before. One
-flush for both would not do: order is kept within a partition of a topic, not between topics, so a state might arrive
-while the diagnoses that it is ahead of never do.
+After a crash before 3, the next worker finds older states and reads the records since then again: it computes the same
+outputs. After a crash between 3 and 4, or halfway through 3, some or all states are ahead of the committed offsets.
+Their machines skip records up to the offsets in the states, without outputs; that is correct because 2 came before.
+One flush for both would not be enough: order is kept within a partition of a topic, not between topics, so a state
+might arrive while earlier diagnoses never do.
 
-Every state that ever was written is therefore a right one to begin with, as long as it is not behind the committed
-offsets. That settles what to do about a worker that does not know yet that its partitions are another's (it was
-suspended, say) and writes states late: of two states of a machine the later one counts, unless it has applied less.
+So every state ever written is a valid start, as long as it is not behind the committed offsets. This also covers a
+worker that does not know yet that its partitions belong to another (it was suspended, say) and writes states late: of
+two states of a machine the later one counts, unless it has applied less.
 
-A machine that is forgotten gets its tombstone only when the offsets behind it are committed. Earlier, a crash would
-bring its last records again and find a machine that has never been heard of.
+An evicted machine gets its tombstone only when the offsets behind it are committed. Earlier, its last records would
+come again after a crash and meet an unknown machine.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Span(NamedTuple):
 
 
 class StateStore(Protocol):
-    """Where machines' states outlive the worker."""
+    """Where machines' states are kept."""
 
     async def start(self) -> None:
         """Connect; raises BrokerUnavailableError."""
 
     async def write(self, states: Mapping[str, bytes | None]) -> None:
-        """Return when the states are safe, None standing for a machine that is forgotten; raises DeliveryError."""
+        """Return when the states are safe, None meaning a tombstone; raises DeliveryError."""
 
     async def read(self, partitions: Sequence[int]) -> dict[str, bytes]:
         """The states of all machines of these partitions; raises DeliveryError."""
@@ -74,7 +74,7 @@ async def write_states(
 
 
 def newest_states(records: Iterable[tuple[bytes | None, bytes | None]]) -> dict[str, bytes]:
-    """Of every machine the state that counts."""
+    """The valid state of every machine."""
     states: dict[bytes, tuple[bytes, SavedAt]] = {}
     for key, state in records:
         if key is None:

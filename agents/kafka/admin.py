@@ -36,7 +36,7 @@ Security = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class TopicSpec:
-    """The shape that a topic should have; `config` holds topic settings such as cleanup.policy."""
+    """The required partitions, replication and settings of a topic; `config` holds settings such as cleanup.policy."""
 
     name: str
     partitions: int
@@ -46,16 +46,16 @@ class TopicSpec:
 
 @dataclass(frozen=True)
 class CreateReport:
-    """Names of the topics that were made and of those that were there already."""
+    """Names of the topics that were created and of those that existed already."""
 
     created: tuple[str, ...]
     existing: tuple[str, ...]
 
 
 def create_topics(bootstrap: str, specs: Sequence[TopicSpec], security: Security | None = None) -> CreateReport:
-    """Creates the topics that are missing; existing ones are left as they are, whatever their shape.
+    """Creates the topics that are missing; existing ones are not changed.
 
-    Follow it with `check_topics`, which says where an existing topic differs. `security` holds kafka-python's
+    Call `check_topics` afterwards, which reports how existing topics differ. `security` holds kafka-python's
     client settings (security_protocol, sasl_mechanism, ...).
     """
     wanted = {
@@ -79,13 +79,13 @@ def create_topics(bootstrap: str, specs: Sequence[TopicSpec], security: Security
                 existing.append(topic["name"])
             else:
                 raise _refusal(bootstrap, f"create topic {topic['name']!r}", error(topic["error_message"]))
-        # The broker confirms before every partition has a leader; a worker that starts at once would stumble.
+        # The broker confirms before every partition has a leader; a worker that starts at once would fail.
         admin.wait_for_topics(created, timeout_ms=REQUEST_TIMEOUT_MS)
     return CreateReport(tuple(created), tuple(existing))
 
 
 def check_topics(bootstrap: str, specs: Sequence[TopicSpec], security: Security | None = None) -> list[str]:
-    """What is wrong with the topics, a sentence each; an empty list if nothing is."""
+    """The problems of the topics, one sentence each; empty if there are none."""
     if not specs:
         return []
     with _admin(bootstrap, security) as admin:
@@ -115,9 +115,9 @@ def check_topics(bootstrap: str, specs: Sequence[TopicSpec], security: Security 
 def missing_rights(
     bootstrap: str, topics: Mapping[str, Sequence[str]], group: str, security: Security | None = None
 ) -> list[str]:
-    """Which rights this user lacks on topics ("READ", "WRITE" by name) and on a consumer group, a phrase each.
+    """The rights that this user lacks on topics ("READ", "WRITE" by name) and on a consumer group, one phrase each.
 
-    Brokers that do not tell, or that let everybody do everything, are taken to grant all.
+    Brokers that do not report rights, or have no authorizer, count as granting all.
     """
     with _admin(bootstrap, security) as admin:
         missing = []
@@ -144,7 +144,7 @@ def _group_rights(admin: KafkaAdminClient, group: str) -> Sequence[str] | None:
         except kafka_errors.GroupAuthorizationFailedError:
             return []
         except kafka_errors.KafkaError as error:
-            # The first question about any group makes a new broker create its topic of offsets.
+            # The first request about any group makes a new broker create its offsets topic.
             if not error.retriable or time.monotonic() > until:
                 raise
             time.sleep(0.1)
@@ -176,19 +176,19 @@ def translated_errors(bootstrap: str) -> Iterator[None]:
 
 
 def _setting_problems(admin: KafkaAdminClient, bootstrap: str, specs: Sequence[TopicSpec]) -> list[str]:
-    """Topics that are cleaned up in another way than they must be, or refuse records that must have room."""
+    """Topics with the wrong cleanup policy or a maximum message size that is too small."""
     wanted = {
         spec.name: names for spec in specs if (names := [n for n in (POLICY, MAX_MESSAGE_BYTES) if n in spec.config])
     }
     if not wanted:
         return []
     resources = [ConfigResource(ConfigResourceType.TOPIC, name, names) for name, names in wanted.items()]
-    # The filter's default would leave out settings that stand at the broker's default, such as "delete".
+    # The filter's default would omit settings that have the broker's default, such as "delete".
     settings = admin.describe_configs(resources, config_filter="all")["topic"]
     problems = []
     for spec in specs:
         for name in wanted.get(spec.name, ()):
-            # kafka-python drops the error of a refused description; what is left is an empty one.
+            # kafka-python drops the error of a refused description and returns an empty one.
             if name not in settings[spec.name]:
                 error = kafka_errors.TopicAuthorizationFailedError()
                 raise _refusal(bootstrap, f"describe the settings of topic {spec.name!r}", error)
@@ -210,7 +210,7 @@ def _count(partitions: int) -> str:
 
 @contextmanager
 def _admin(bootstrap: str, security: Security | None) -> Iterator[KafkaAdminClient]:
-    # kafka-python logs every failed attempt, at up to ERROR; the one error raised here says what matters.
+    # kafka-python logs every failed attempt, at up to ERROR; the one error raised here is enough.
     logger = logging.getLogger("kafka")
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.CRITICAL)
@@ -224,7 +224,7 @@ def _admin(bootstrap: str, security: Security | None) -> Iterator[KafkaAdminClie
         return clients[-1]
 
     addresses = _addresses(bootstrap)
-    # A proxy knows names and routes that this machine does not.
+    # A proxy resolves names that this machine cannot.
     if "proxy_url" not in (security or {}):
         addresses = _listening(addresses)
     settings: dict[str, Any] = {
@@ -240,7 +240,7 @@ def _admin(bootstrap: str, security: Security | None) -> Iterator[KafkaAdminClie
         cause = connections[-1].failure if connections else None
         raise _translated(bootstrap, error, cause) from error
     finally:
-        # The admin client starts a thread before it connects, and cannot be closed if connecting fails.
+        # The admin client starts a thread before it connects, and cannot be closed if it fails to connect.
         for client in clients:
             client.close()
 
@@ -255,8 +255,8 @@ def _addresses(bootstrap: str) -> list[str]:
 
 
 def _listening(addresses: list[str]) -> list[str]:
-    # At an address where nothing listens, kafka-python would try for the whole timeout, hide the reason and leave
-    # a socket open for every attempt; so it is only given those that take a connection.
+    # At an address where nothing listens, kafka-python would retry for the whole timeout, hide the reason and leak
+    # a socket per attempt; so it only gets addresses that accept a connection.
     listening, reasons = [], []
     for address in addresses:
         host, _, port = address.rpartition(":")
@@ -283,7 +283,7 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
     failure: BaseException | None = None
 
     def get_connection(self, *args: Any, **kwargs: Any) -> Any:
-        """As kafka-python's, but a refused login or certificate is final: trying again may lock the account."""
+        """As kafka-python's, but a refused login or certificate is final: retrying may lock the account."""
         if self.failure is not None and _is_final(self.failure):
             raise self.failure
         connection = super().get_connection(*args, **kwargs)
@@ -292,8 +292,8 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]
         def remember(error: BaseException) -> None:
             if self.failure is not None and _is_final(self.failure):
                 return
-            # The broker sends its refusal and hangs up; kafka-python throws away what came with the hang-up. So a
-            # broker that named its version and then closed the connection has, as far as one can tell, refused.
+            # The broker sends its refusal and closes the connection; kafka-python discards what came with the close.
+            # So a broker that sent its version and then closed the connection has most likely refused the login.
             answered = new and connection.broker_version_data is not None
             if answered and connection.sasl_enabled and isinstance(error, kafka_errors.KafkaConnectionError):
                 error = kafka_errors.SaslAuthenticationFailedError("the broker closed the connection at the login")

@@ -26,7 +26,7 @@ _HINTS = {
 }
 
 _BATCH_BYTES = 960 << 10
-"""A request costs about as much as 200 records, so batches are as large as brokers take them unless told otherwise."""
+"""A request costs about as much as 200 records, so batches are as large as brokers accept by default."""
 
 _NO_HEADERS: list[tuple[str, bytes]] = []
 
@@ -47,8 +47,8 @@ class _PartitionQueue:
 class KafkaPublisher:
     """Publishes to Kafka with aiokafka's batch producer, idempotently and with all acknowledgements.
 
-    While one batch to a partition is on its way the next one gathers, so batches grow with the load and a lone
-    output is not kept waiting.
+    While one batch to a partition is being sent the next one gathers, so batches grow with the load and a single
+    output does not wait.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class KafkaPublisher:
         self._producer = producer
 
     async def publish(self, outputs: Sequence[Output]) -> None:
-        """Hand outputs over; waits while too much is on its way."""
+        """Send outputs; waits while too many bytes are in flight."""
         self._check()
         groups: dict[tuple[str, int | None], list[Output]] = {}
         for output in outputs:
@@ -149,7 +149,7 @@ class KafkaPublisher:
                 with contextlib.suppress(asyncio.CancelledError):
                     await queue.task
         if self._producer is not None:
-            # While no broker answers, aiokafka waits for it without end.
+            # While no broker answers, aiokafka waits for ever.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._producer.stop(), timeout=5.0)
             self._producer = None
@@ -206,7 +206,7 @@ class KafkaPublisher:
             while queue.outputs:
                 try:
                     batch, size = self._batch(producer, queue)
-                except Exception as error:  # a time stamp of more than 64 bits, say; `flush` must hear of it
+                except Exception as error:  # for example a time stamp of more than 64 bits; `flush` must raise it
                     self._fail(queue.topic, f"a record for partition {queue.partition}: {error!r}", error)
                 try:
                     async with asyncio.timeout(self._timeout_s):

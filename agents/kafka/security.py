@@ -1,4 +1,4 @@
-"""Credentials and encryption, in the forms that kafka-python, aiokafka and Faust want them, and a worker's rights."""
+"""Credentials and encryption in the forms of kafka-python, aiokafka and Faust, and the rights that a worker needs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def ssl_context(settings: Settings) -> ssl.SSLContext | None:
     if certfile is not None:
         password = _secret("SSL_KEY_PASSWORD", settings.ssl_key_password, settings.ssl_key_password_file)
         try:
-            # Without a password OpenSSL would ask for one at the terminal, where there may be nobody.
+            # Without a password OpenSSL would ask for one at the terminal.
             context.load_cert_chain(certfile, keyfile, password=password or "")
         except OSError as error:
             raise SettingsError(
@@ -78,7 +78,7 @@ def faust_credentials(settings: Settings) -> Any:
 
 
 def require_rights(settings: Settings, profile: PlantProfile) -> None:
-    """Raise AuthorizationError unless this user has the rights of a worker (docs/operations/security.md)."""
+    """Raise AuthorizationError unless this user has all rights of a worker listed in docs/operations/security.md."""
     read = {*(topic.name for topic in input_topics(profile)), CONTROL, STATE}
     write = {CONTROL, DIAGNOSES, ALARMS, METRICS, LATE, DEAD_LETTER, STATE}
     wanted = {
@@ -101,11 +101,11 @@ def _sasl_password(settings: Settings) -> str | None:
 
 
 def _secret(name: str, secret: SecretStr | None, file: Path | None) -> str | None:
-    """A secret from its setting or from its file; whatever goes wrong, it is never shown."""
+    """A secret from its setting or from its file; no error ever shows it."""
     if file is None:
         return None if secret is None else secret.get_secret_value()
     try:
-        # Editors and `echo` end a file with a line end that is no part of the password.
+        # Editors and `echo` end a file with a newline that is not part of the password.
         found = file.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"

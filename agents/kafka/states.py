@@ -17,22 +17,22 @@ from pipeline.errors import DeliveryError
 from pipeline.wire.records import Record
 
 STATE_BYTES = 64 << 20
-"""The largest state that is kept; one that holds back 100,000 readings of 80 variables is about as large."""
+"""Maximum size of a state; one with 100,000 held-back readings of 80 variables is about as large."""
 
 SEGMENT_BYTES = 64 << 20
 """A broker compacts closed segments only, so this is about how much a restart has to read beyond the states."""
 
 COMPACTION_LAG_MS = 60_000
-"""For so long every state is kept, so that a late one of a suspended worker can be told from the one that counts."""
+"""Minimum time that every state is kept, so that a late one of a suspended worker cannot replace the valid one."""
 
 _FETCH_BYTES = 8 << 20
 
 _FETCH_MAX_WAIT_MS = 20
-"""How long the broker may keep a fetch that finds nothing; aiokafka begins with one, at the end of the log."""
+"""How long the broker may hold an empty fetch; aiokafka begins with one, at the end of the log."""
 
 
 class KafkaStateStore:
-    """States on Kafka, with a producer of its own, since states may be larger than other records."""
+    """States on Kafka, with their own producer, because states may be larger than other records."""
 
     def __init__(
         self,

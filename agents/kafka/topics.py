@@ -15,13 +15,13 @@ from pipeline.wire.letters import LETTER_BYTES, LETTER_TOPICS
 def topic_specs(settings: Settings, profile: PlantProfile) -> list[TopicSpec]:
     """How every topic of the plant has to be set up on the broker.
 
-    Topics are kept by size, not by time: a broker goes by the records' own time stamps and would delete a replayed old
+    Retention is by size, not by time: a broker uses the records' own time stamps and would delete a replayed old
     recording within minutes.
     """
     kept = {
         "retention.ms": "-1",
         "retention.bytes": str(settings.retention_bytes),
-        # A machine whose clock is ahead must not make the broker refuse its diagnoses; max_skew judges clocks.
+        # The broker must not refuse diagnoses of a machine whose clock is ahead; max_skew checks clocks.
         "message.timestamp.after.max.ms": str(2**63 - 1),
     }
     letters = kept | {"max.message.bytes": str(LETTER_BYTES + 1024)}
@@ -29,7 +29,7 @@ def topic_specs(settings: Settings, profile: PlantProfile) -> list[TopicSpec]:
         "cleanup.policy": "compact",
         "retention.ms": "-1",
         "segment.bytes": str(SEGMENT_BYTES),
-        # A state that a suspended worker writes late must not be all that is left of a machine (delivery/states.py).
+        # A late state of a suspended worker must not be the only one left of a machine (agents/delivery/states.py).
         "min.compaction.lag.ms": str(COMPACTION_LAG_MS),
         "max.message.bytes": str(STATE_BYTES + 1024),
     }
@@ -45,7 +45,7 @@ def topic_specs(settings: Settings, profile: PlantProfile) -> list[TopicSpec]:
 
 
 def require_topics(settings: Settings, profile: PlantProfile) -> None:
-    """Raise TopicMismatchError unless every topic is there with the right partition count."""
+    """Raise TopicMismatchError unless every topic exists with the right partition count and settings."""
     problems = check_topics(settings.address, topic_specs(settings, profile), client_security(settings))
     if problems:
         raise TopicMismatchError(f"{'; '.join(problems)}; create missing topics with `faultline topics create`")

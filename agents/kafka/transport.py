@@ -26,19 +26,19 @@ from pipeline.errors import AuthorizationError, FaultlineError
 from pipeline.wire.records import Record
 
 _FETCH_MAX_WAIT_MS = 20
-"""How long the broker may keep a fetch that finds nothing; it keeps busy partitions waiting too."""
+"""How long the broker may hold an empty fetch; busy partitions wait for it too."""
 
 _COMMIT_TIMEOUT_S = 5.0
-"""aiokafka repeats a commit for as long as the broker is away; it is tried again with the next one anyway."""
+"""aiokafka repeats a commit while the broker is away; Faultline tries again with the next one anyway."""
 
 _STOP_TIMEOUT_S = 10.0
-"""How long a worker that stops waits for the broker's answers."""
+"""How long a stopping worker waits for the broker's answers."""
 
 _REFUSALS = (GroupAuthorizationFailedError, TopicAuthorizationFailedError)
 
 
 def register() -> None:
-    """Let this transport stand for Faust's own under `kafka://`."""
+    """Register this transport under `kafka://` instead of Faust's own."""
     TRANSPORTS.aliases["kafka"] = TRANSPORTS.aliases["aiokafka"] = f"{__name__}:Transport"
 
 
@@ -143,7 +143,7 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):  # type: ignore[misc]
             for place in found:
                 if place in consumer._fetcher._records:
                     consumer._fetcher._records.move_to_end(place)
-        # From here on nothing is awaited, so the marks are of the moment in which the records were taken.
+        # Nothing is awaited from here on, so the marks belong to the moment at which the records were taken.
         marks = self._marks()
         names = self.consumer.groups_topics
         records: dict[TP, list[Record]] = {}
@@ -231,7 +231,7 @@ class Consumer(ChunkedConsumerMixin, aiokafka.Consumer):  # type: ignore[misc]
             return Fetched({}, {}, {})
 
     def refuse(self, error: BaseException) -> None:
-        """Give up: the broker refuses this user a topic or the group, and asking again would not help."""
+        """Fail: the broker refuses this user a topic or the group, and retrying would not help."""
         what = "reading topic" if isinstance(error, TopicAuthorizationFailedError) else "the consumer group"
         name = ", ".join(str(part) for part in error.args) or self.app.conf.id
         reason = AuthorizationError(

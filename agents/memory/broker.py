@@ -22,7 +22,7 @@ _FETCH_RECORDS = 4_096
 
 @dataclass(slots=True)
 class Faults:
-    """What shall go wrong: the n-th send or commit from now on fails (1 is the next), answers are slow, none come."""
+    """Injected faults: the n-th send or commit fails (1 is the next), answers are slow, or there is no connection."""
 
     fail_sends: set[int] = field(default_factory=set)
     fail_commits: set[int] = field(default_factory=set)
@@ -78,7 +78,7 @@ class MemoryBroker:
 
     @classmethod
     def named(cls, name: str) -> MemoryBroker:
-        """The broker behind `memory://name`, made when first asked for."""
+        """The broker behind `memory://name`, created on first use."""
         return cls._registry.setdefault(name, cls())
 
     @classmethod
@@ -152,7 +152,7 @@ class MemoryBroker:
         return dict(self.group(group).offsets)
 
     def kill(self, app: Any) -> None:
-        """Let an app's consumer be as if its machine had died: out of its group, unable to read or to commit."""
+        """Make an app's consumer act as if its process had died: out of its group, unable to read or to commit."""
         consumer = app.consumer
         consumer.dead = True
         self.group(app.conf.id).leave(consumer)
@@ -165,7 +165,7 @@ class MemoryBroker:
 
 
 class ConsumerGroup:
-    """Members, what they have committed, and rounds of rebalancing as Kafka has them: revoke, assign, go on."""
+    """Members, committed offsets, and rebalances as in Kafka: revoke, assign, continue."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         self.offsets: dict[TP, int] = {}
@@ -188,7 +188,7 @@ class ConsumerGroup:
             self._begin_rebalance()
 
     def _begin_rebalance(self) -> None:
-        # Never in the caller's own task: Faust goes on only when `subscribe` has returned.
+        # Never in the caller's own task: Faust continues only when `subscribe` has returned.
         self._stale = True
         if self._rebalance is None or self._rebalance.done():
             self._rebalance = asyncio.get_running_loop().create_task(self._rebalance_until_settled())

@@ -29,7 +29,7 @@ def register() -> None:
 
 
 class Consumer(ChunkedConsumerMixin, base.Consumer):  # type: ignore[misc]
-    """A member of a group on a memory broker."""
+    """A group member on a memory broker."""
 
     consumer_stopped_errors = ()
 
@@ -43,7 +43,7 @@ class Consumer(ChunkedConsumerMixin, base.Consumer):  # type: ignore[misc]
         self._answers = 0
         self._position: dict[TP, int] = {}
 
-    # -- membership -------------------------------------------------------------------------------------------
+    # -- membership ---------------------------------------------------------------------------------------------
 
     async def subscribe(self, topics: Iterable[str]) -> None:
         """Join the group; topics that are missing are created with the app's number of partitions."""
@@ -76,7 +76,7 @@ class Consumer(ChunkedConsumerMixin, base.Consumer):  # type: ignore[misc]
         """Assigned partitions."""
         return set(self._position)
 
-    # -- reading ----------------------------------------------------------------------------------------------
+    # -- reading ------------------------------------------------------------------------------------------------
 
     async def _fetch(self, wanted: AbstractSet[TP], timeout: float) -> Fetched:
         found = await self._getmany(wanted, timeout)
@@ -140,7 +140,7 @@ class Consumer(ChunkedConsumerMixin, base.Consumer):  # type: ignore[misc]
     def _new_topicpartition(self, topic: str, partition: int) -> Any:
         return faust_types.TP(topic, partition)
 
-    # -- positions --------------------------------------------------------------------------------------------
+    # -- positions ----------------------------------------------------------------------------------------------
 
     async def seek_to_committed(self) -> dict[TP, int | None]:
         """Back to the committed offsets; changelogs have none and stay where recovery has put them."""
@@ -185,7 +185,7 @@ class Consumer(ChunkedConsumerMixin, base.Consumer):  # type: ignore[misc]
         self._group.offsets.update({TP(*tp): offset for tp, offset in offsets.items()})
         return True
 
-    # -- topics -----------------------------------------------------------------------------------------------
+    # -- topics -------------------------------------------------------------------------------------------------
 
     async def create_topic(self, topic: str, partitions: int, replication: int, **options: Any) -> None:
         """Create a topic unless it exists."""
@@ -222,7 +222,7 @@ class Producer(base.Producer):  # type: ignore[misc]
         *,
         transactional_id: str | None = None,
     ) -> asyncio.Future[Any]:
-        """Append to the log at once; the future that Faust expects is done."""
+        """Append to the log at once; returns a completed future."""
         broker: MemoryBroker = self.transport.broker
         await broker.faults.before_send()
         timestamp_ms = int((time() if timestamp is None else timestamp) * 1000)

@@ -40,13 +40,13 @@ from pipeline.wire.records import Output, Record
 _OUTPUT_TOPICS = {DIAGNOSES, ALARMS, METRICS, LATE, DEAD_LETTER}
 _PUBLISH_RECORDS = 2_000
 _FEED_RECORDS = 16_384
-"""The agents get a turn after so many: large enough for rounds that hold all machines."""
+"""Records between two turns of the agents: enough for rounds with all machines."""
 _LOOK_AHEAD = 8
 
 
 @dataclass(slots=True)
 class ReplayReport:
-    """What a replay led to."""
+    """The counts and scores of a replay."""
 
     recording: str
     model: str
@@ -65,12 +65,11 @@ class ReplayReport:
 
 
 class ReplaySource:
-    """A recording's records as a producer would send them again: inputs only, partitioned by key, time made to pass.
+    """A recording's records as a producer would send them: inputs only, partitioned by key, with ticks.
 
-    A live worker writes ticks into the control topic while partitions are quiet. A recording made elsewhere has
-    none, so they are put in here, from the records' own time stamps: the result does not depend on replay speed.
-    At its end every machine's run is ended, which closes its last frame. A recording with control records is played
-    as it is.
+    A live worker writes ticks to the control topic while partitions are quiet. A recording made elsewhere has none, so
+    they are inserted here, from the records' own time stamps: the result does not depend on replay speed. At the end
+    every machine's run is ended, which closes its last frame. A recording with control records is replayed unchanged.
     """
 
     def __init__(
@@ -116,7 +115,7 @@ class ReplaySource:
                     machines.setdefault(record.key, partition)
             yield Output(record.topic, partition, record.key, record.value, record.timestamp_ms, record.headers)
         if recorded_ticks:
-            return  # a live run's recording: what it does not say did not happen
+            return  # the recording of a live run is complete
         for key, partition in machines.items():
             try:
                 end = messages.Control("end", newest_ms, key.decode())
@@ -134,13 +133,13 @@ class ReplaySource:
         if due is not None and now_ms < due:
             return
         if due is not None:
-            # One tick says as much as many; it stands just before the record that shows that time has passed.
+            # One tick is as good as many; it comes just before the record that shows that time has passed.
             yield messages.tick(now_ms - 1, partition)
         next_tick[partition] = now_ms + self._period_ms
 
 
 def _settled(records: Iterator[Record]) -> Iterator[tuple[Record, int]]:
-    """Each record with the least time stamp among it and those just behind it: single wild ones are passed over."""
+    """Each record with the smallest time stamp among it and the next few, so that single wild ones have no effect."""
     ahead: deque[Record] = deque(itertools.islice(records, _LOOK_AHEAD))
     while ahead:
         yield ahead[0], min(record.timestamp_ms for record in ahead)
@@ -149,7 +148,7 @@ def _settled(records: Iterator[Record]) -> Iterator[tuple[Record, int]]:
 
 
 class Pace:
-    """Holds a replay to `speed` times real time; None is as fast as possible."""
+    """Limits a replay to `speed` times real time; None is as fast as possible."""
 
     def __init__(self, speed: float | None) -> None:
         self._speed = speed

@@ -20,7 +20,7 @@ FUSED = "fused"
 
 
 class ScoreBook:
-    """What was said of every frame, by the fusion and by each modality, and what was true."""
+    """The diagnosis of every frame, by the fusion and by each modality, and the true fault."""
 
     def __init__(self, profile: PlantProfile) -> None:
         faults = dict.fromkeys(fault for kind in profile.machine_types for fault in kind.faults)
@@ -32,7 +32,7 @@ class ScoreBook:
         self.bad_labels = 0
 
     def add_labels(self, records: Iterable[Record]) -> None:
-        """Take label records; what is none, or names a fault that the profile does not have, is counted."""
+        """Take label records; invalid ones, and faults that are not in the profile, are counted."""
         for record in records:
             try:
                 if self.labels.add(record) not in self._index:
@@ -41,7 +41,7 @@ class ScoreBook:
                 self.bad_labels += 1
 
     def add(self, diagnosis: Diagnosis) -> None:
-        """Take one diagnosis; one that only announces silence stands until the frame's readings come after all."""
+        """Take one diagnosis; one that was only announced is replaced if the frame's readings come later."""
         answers = {name: answer.fault for name, answer in diagnosis.modalities.items()} | {FUSED: diagnosis.fault}
         key = diagnosis.machine, diagnosis.frame_start
         if key not in self._predicted or self._predicted[key][0] <= diagnosis.revision:

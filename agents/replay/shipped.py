@@ -1,4 +1,4 @@
-"""What comes with Faultline: the demo's recording and its model."""
+"""Shipped files: the recording of the demo and its model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FOLDER = "data"
 
 
 def shipped_file(name: str) -> Path:
-    """Path of a shipped file; raises RecordingError if this installation lacks it."""
+    """Path of a shipped file; raises RecordingError if it is missing."""
     path = Path(str(resources.files("agents") / _FOLDER / name))
     if not path.is_file():
         raise RecordingError(f"this installation of Faultline has no {name}; build it with deploy/demo/build")

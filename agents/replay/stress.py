@@ -1,4 +1,4 @@
-"""A plant's mess on purpose: seeded changes to a recording that show how far disorder costs accuracy."""
+"""Seeded disturbances of a recording, which show how much accuracy disorder costs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EXAMPLE = "late=0.1:10m,drop=0.2,duplicate=0.05,shuffle=30s,skew=te-03:+5m,sile
 
 @dataclass(frozen=True)
 class Stress:
-    """What is done to a recording; all defaults leave it as it is."""
+    """Disturbances of a recording; the defaults change nothing."""
 
     late_share: float = 0.0
     late_ms: int = 0
@@ -33,7 +33,7 @@ class Stress:
 
 
 def parse_stress(text: str) -> Stress:
-    """A stress from its text form; raises SettingsError naming the part that makes no sense."""
+    """A stress from its text form; raises SettingsError that names the invalid part."""
     stress = Stress()
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         name, _, value = part.partition("=")
@@ -94,7 +94,7 @@ def apply_stress(records: Iterable[Record], stress: Stress, rng: np.random.Gener
         if not record.topic.startswith("sensors"):
             arriving.append((record.timestamp_ms, number, record))
             continue
-        # Every reading draws the same number of chances, so that one kind of stress does not change another's.
+        # Every reading draws the same number of random values, so that kinds of stress are independent.
         drop, late, twice, jitter, again = rng.random(5).tolist()
         key = record.key or b""
         gone = abs(record.timestamp_ms - middle) * 2 < silent.get(key, 0)

@@ -95,7 +95,7 @@ class FusionMetrics:
         self._run_last: Ints = np.zeros(0, np.int64)
         self._run_fault: Ints = np.zeros(0, np.int64)
 
-    # -- what happens -----------------------------------------------------------------------------------------
+    # -- what happens -------------------------------------------------------------------------------------------
 
     def diagnosed(
         self,
@@ -182,7 +182,7 @@ class FusionMetrics:
                 outputs.append(letters.dead_letter(record, rejected))
         return outputs
 
-    # -- what is told -----------------------------------------------------------------------------------------
+    # -- what is told -------------------------------------------------------------------------------------------
 
     def tell(self) -> list[Output]:
         """The metrics of every interval that is over."""
@@ -255,7 +255,7 @@ class FusionMetrics:
             said.append(answers[true >= 0])
         return np.concatenate(truth), np.concatenate(said)
 
-    # -- numbers of things ------------------------------------------------------------------------------------
+    # -- numbers of things --------------------------------------------------------------------------------------
 
     def _fault(self, name: str) -> int:
         return self._faults.setdefault(name, len(self._faults))

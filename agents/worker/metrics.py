@@ -20,7 +20,7 @@ _LATE_REASONS = (Reason.LATE, Reason.EXPIRED)
 
 
 class EngineCollector(Collector):
-    """Counts of one engine, with every label value there from the start."""
+    """Metrics of one engine, with every label value present from the start."""
 
     def __init__(
         self,

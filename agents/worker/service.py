@@ -1,4 +1,4 @@
-"""`faultline run`: one worker as a process, from the check of its topics to its last commit."""
+"""`faultline run`: one worker as a process, from checking its topics to its last commit."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ async def serve(
     record: Path | None = None,
     certify: Path | None = None,
 ) -> None:
-    """Work until SIGTERM or SIGINT; raises FaultlineError if the worker cannot start or go on.
+    """Run a worker until SIGTERM or SIGINT; raises FaultlineError if it cannot start or continue.
 
-    `record` takes down the engine's input in the order in which it was processed, `certify` what came of it: replaying
-    the one must give the other.
+    `record` is a file for the engine's inputs in the order in which they were processed, `certify` one for the
+    certificate of the outputs: replaying the one must reproduce the other.
     """
     if settings.is_memory:
         raise SettingsError("a worker needs FAULTLINE_BROKER=kafka://host:port; memory:// is for `faultline replay`")
@@ -65,15 +65,15 @@ async def serve(
         observer=observe if recorder is not None or certify is not None else None,
         store=KafkaStateStore(settings.address, settings.topic_prefix, partition_of, **security),
     )
-    told_to_stop = asyncio.Event()
+    stop_requested = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told_to_stop.set)
+        loop.add_signal_handler(number, stop_requested.set)
     port = worker.web.start(settings.web_host, settings.web_port)
     print(f"faultline: metrics on http://{settings.web_host}:{port}/metrics, reading {settings.broker}", flush=True)
     try:
         await worker.start()
-        stopping = asyncio.create_task(told_to_stop.wait())
+        stopping = asyncio.create_task(stop_requested.wait())
         failing = asyncio.create_task(worker.wait_failed())
         await asyncio.wait({stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()

@@ -1,11 +1,11 @@
-"""A worker: a Faust agent that carries records to the engine, its outputs and states to the broker, and can give up.
+"""A worker: a Faust agent that passes records to the engine, and its outputs and states to the broker.
 
 Chunks are held un-acknowledged until a checkpoint: every `checkpoint_interval_ms`, after `checkpoint_records`, and when
-the worker stops. agents/delivery/states.py says what a checkpoint does in which order, and why. After a rebalance all
-states are read again, those of partitions that stayed here too: this worker may have been out of its group for a while
-without knowing, and another may have gone on with them.
+the worker stops. agents/delivery/states.py explains the order of a checkpoint. After a rebalance all
+states are read again, also those of partitions that stayed here: this worker may have been out of its group for a
+while without knowing it, while another worker processed them.
 
-The states of the fusion metrics are not durable: an interval that was open at a crash counts only what came since.
+Fusion metrics are not durable: an interval that was open at a crash counts only what came since.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ from pipeline.wire.records import Output, Record
 log = logging.getLogger("faultline.worker")
 
 _MAX_HELD = 256
-"""Chunks that may be held un-acknowledged; only small ones get to this before a checkpoint is due."""
+"""Maximum of unacknowledged chunks; only small ones reach it before a checkpoint is due."""
 
 _READ_OUT_SECONDS = 2.0
 _READ_OUT_RECORDS = 1_000
 _LAST_CHECKPOINT_SECONDS = 5.0
-"""How long a worker that is told to stop waits for the broker to take its last outputs and states."""
+"""How long a stopping worker waits for the broker to confirm its last outputs and states."""
 
 _HAND_OVER_SECONDS = 5.0
-"""The same for a worker that gives partitions away; all members of the group wait for it."""
+"""The same for a worker whose partitions are revoked; all members of the group wait for it."""
 
 Observer = Callable[[Sequence[Record], Sequence[Output]], None]
 
 
 class Worker:
-    """Everything one process does: consume, diagnose, publish, commit, measure."""
+    """One process: consumes, diagnoses, publishes, commits and measures."""
 
     def __init__(
         self,
@@ -70,9 +70,9 @@ class Worker:
         ticks: bool = True,
         store: StateStore | None = None,
     ) -> None:
-        """`observer` sees every chunk with its outputs before they are published; `ticks` False in replay.
+        """`observer` gets every chunk with its outputs before they are published; `ticks` is False in replay.
 
-        Without a `store`, states live and die with the worker.
+        Without a `store`, states are lost when the worker stops.
         """
         self.registry = CollectorRegistry()
         self._settings = settings
@@ -132,7 +132,7 @@ class Worker:
             autodiscover=False,
             loghandlers=[],
         )
-        # What waits of one partition is processed before another's turn comes: small chunks want short queues too.
+        # Waiting records of one partition are processed before those of another: small chunks need short queues.
         limits = Limits(chunk_records=settings.chunk_records, buffered_records=2 * settings.chunk_records)
         install(self.app, [self._topics], prefix, limits, before_revoked=self._hand_over)
         self.app.transport.on_refusal = self._fail
@@ -145,7 +145,7 @@ class Worker:
         self.web = WebServer(self.registry, alive=self._alive, ready=self._ready)
         self._started = False
 
-    # -- life -------------------------------------------------------------------------------------------------
+    # -- start and stop -----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Join the group and begin to consume."""
@@ -164,7 +164,7 @@ class Worker:
         await self._failed.wait()
 
     async def stop(self) -> None:
-        """Confirm what is published, acknowledge, commit, leave; raises what made the worker fail, if anything."""
+        """Flush, acknowledge, commit, and leave the group; raises the error if the worker has failed."""
         for task in self._tasks:
             task.cancel()
         for task in self._tasks:
@@ -193,7 +193,7 @@ class Worker:
             raise self._failure
 
     async def _read_out(self) -> None:
-        """Take what little is left to read, such as this worker's own last tick; a backlog is the next worker's."""
+        """Process the last few unread records, such as this worker's own last tick; not a backlog."""
         until = self._wall_seconds() + _READ_OUT_SECONDS
         while 0 < sum(self.lag().values()) <= _READ_OUT_RECORDS and self._wall_seconds() < until:
             await asyncio.sleep(0.02)
@@ -204,10 +204,10 @@ class Worker:
             self._failure = error
         self._failed.set()
 
-    # -- the agent --------------------------------------------------------------------------------------------
+    # -- the agent ----------------------------------------------------------------------------------------------
 
     async def _run(self, stream: Any) -> None:
-        # Faust acknowledges an event whose processing raised; so nothing may ever be raised out of this loop.
+        # Faust acknowledges an event whose processing raised, so this loop must never raise.
         async for event in stream.noack().events():
             if self._failure is not None:
                 continue
@@ -225,7 +225,7 @@ class Worker:
         if self._reassigned:
             await self._restore()
         if chunk.epoch != self.app.consumer.epoch:
-            chunk.processed = True  # its records come again, here or at another worker
+            chunk.processed = True  # its records come again, here or in another worker
             return
         outputs = self._diagnose(chunk)
         chunk.processed = True
@@ -233,12 +233,12 @@ class Worker:
             await self._publisher.publish(outputs)
         self._held.append(event)
         self._held_records += len(chunk.records)
-        chunk.records = []  # what is held is only to be acknowledged
+        chunk.records = []  # only the acknowledgement is still needed
         if self._held_records >= self._settings.checkpoint_records or len(self._held) >= _MAX_HELD:
             await self._checkpoint()
 
     async def _note_rebalance(self, *_: Any, **__: Any) -> None:
-        """Partitions come or go: nothing may be processed before this worker has the states of those it now owns."""
+        """Partitions were revoked or assigned: nothing may be processed before their states are restored."""
         self._reassigned = True
 
     async def _restore(self) -> None:
@@ -259,7 +259,7 @@ class Worker:
                 if owned:
                     await self._restorer.restore(sorted(owned))
                     self._ticker.note_records(self.engine.partitions)
-            except BaseException:  # cancelled by `stop`, say, while chunks are still coming
+            except BaseException:  # for example cancelled by `stop` while chunks still arrive
                 self._reassigned = True
                 raise
 
@@ -277,7 +277,7 @@ class Worker:
         return outputs
 
     async def _checkpoint(self) -> None:
-        """See that the broker has all outputs, then all changed states, then acknowledge what they came from."""
+        """Wait until the broker has all outputs, then all changed states, then acknowledge their inputs."""
         if self._held:
             await self._publisher.flush()
             if self._store is not None:
@@ -285,7 +285,7 @@ class Worker:
                     gone = self.engine.forgotten.get(machine)
                     self._unsaved[machine] = state if state is not None else msgspec.msgpack.encode(gone)
                 await self._store.write(self._unsaved)
-                self._unsaved.clear()  # not earlier: this may have been cancelled, and the next checkpoint acknowledges
+                self._unsaved.clear()  # not earlier: if this is cancelled, the next checkpoint must write them
             for event in self._held:
                 event.ack()
             self._held.clear()
@@ -296,7 +296,7 @@ class Worker:
     async def _drop_tombstoned(self, store: StateStore) -> None:
         """Write tombstones for forgotten machines once their last records are committed."""
         consumer, prefix = self.app.consumer, self._settings.topic_prefix
-        if not await consumer.commit():  # nothing to commit, or another commit was under way and lacks the last acks
+        if not await consumer.commit():  # nothing to commit, or another commit is under way without the last acks
             await consumer.commit()
         committed = consumer.committed_offsets
         names = [
@@ -309,7 +309,7 @@ class Worker:
             self.engine.bury(names)
 
     async def _hand_over(self) -> None:
-        """Partitions are about to go: what is done need not be done again by who gets them."""
+        """Partitions are about to be revoked: checkpoint, so that the next owner need not repeat the work."""
         if self._failure is not None or not self._started:
             return
         try:
@@ -338,7 +338,7 @@ class Worker:
                 return
 
     async def _watch(self) -> None:
-        """A worker that has records to read and gets nowhere is of no use: its supervisor has to start another."""
+        """Fail if there are unread records and no progress: the supervisor has to start another worker."""
         limit = self._settings.stall_timeout_ms / 1000
         while True:
             await asyncio.sleep(min(limit / 10, 1.0))
@@ -349,7 +349,7 @@ class Worker:
                 return
 
     def _stalled_seconds(self) -> float:
-        """How long nothing has been processed although there is something to process."""
+        """How long nothing has been processed although there are unread records."""
         now = self._wall_seconds()
         if not self._started or not any(self.lag().values()):
             self._progress = None, now
@@ -368,7 +368,7 @@ class Worker:
                 self._fail(error)
                 return
 
-    # -- what others may know ---------------------------------------------------------------------------------
+    # -- status -------------------------------------------------------------------------------------------------
 
     @property
     def restored(self) -> int:
@@ -376,7 +376,7 @@ class Worker:
         return 0 if self._restorer is None else self._restorer.restored
 
     def lag(self) -> dict[tuple[str, int], int]:
-        """Records not processed yet, by topic (without prefix) and partition, of what this worker reads."""
+        """Unprocessed records by topic (without prefix) and partition."""
         consumer = self.app.consumer
         if not self._started or consumer is None:
             return {}
