@@ -49,7 +49,7 @@ demo: $(VENV)/.serving
 	$(BIN)/faultline demo
 
 test: $(VENV)/.development
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.development
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not kafka and not slow" $(PYTEST_ARGS)

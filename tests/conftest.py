@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.kafka_fixtures import kafka_bootstrap_fixture
+
+TESTS = Path(__file__).parent
+
+LONGEST_FILES = (
+    "kafka/test_fault_matrix.py",
+    "kafka/test_bench_stream.py",
+    "models/test_stepping_bits.py",
+    "models/test_fusion_networks.py",
+    "models/test_stepping.py",
+    "kafka/test_broker.py",
+    "models/test_evaluate.py",
+    "models/test_training.py",
+    "deploy/test_light_install.py",
+    "kafka/test_security.py",
+    "models/test_encoders.py",
+)
 
 
 def pytest_configure() -> None:
@@ -16,6 +33,13 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # A broker that lives for a minute starts in half the time without the compiler and collector for days.
     os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take longest come first: none of them is begun when there is nothing left for the other process."""
+    ranks = {TESTS / name: rank for rank, name in enumerate(LONGEST_FILES)}
+    assert all(path.is_file() for path in ranks), "LONGEST_FILES names a file that is not there"
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(scope="session")
