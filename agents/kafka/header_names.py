@@ -41,7 +41,7 @@ class LenientRecords:
 
 
 class _Batch:
-    """A batch; one that aiokafka cannot decode to its end is read again, more slowly, from where it gave up."""
+    """A batch; one that aiokafka cannot decode to its end is read again, more slowly."""
 
     def __init__(self, batch: Any, raw: bytes) -> None:
         self._batch = batch
@@ -51,15 +51,11 @@ class _Batch:
         return getattr(self._batch, name)
 
     def __iter__(self) -> Iterator[Any]:
-        read = -1
+        # A list, and not one after the other: a generator would cost each record another call.
         try:
-            for record in self._batch:
-                read = record.offset
-                yield record
+            return iter(list(self._batch))
         except UnicodeDecodeError:
-            for record in _LenientBatch(bytearray(self._raw)):
-                if record.offset > read:
-                    yield record
+            return iter(list(_LenientBatch(bytearray(self._raw))))
 
 
 class _LenientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]

@@ -93,6 +93,8 @@ class Engine:
         self._controls: dict[int, int] = {}  # partition -> offset of the last control record that was applied
         self._clock_ms: dict[int, int] = {}
         self._newest_frame_end_ms: dict[int, int] = {}
+        self._last_machines: Sequence[Machine] = ()  # of the last round whose frames all ended together
+        self._last_partitions: set[int] = set()
         self._sensor_topics = frozenset(profile.sensor_topics)
         self._max_skew_ms = max(kind.max_skew_ms for kind in profile.machine_types)
         self.stats = Stats()
@@ -489,8 +491,21 @@ class Engine:
                 outputs.append(
                     line.writer.alarm(machine, int(frames.start_ms[change.row]), change, float(confidence[change.row]))
                 )
-            for partition, end_ms in _newest_ends(machines, frames.end_ms):
-                self._newest_frame_end_ms[partition] = max(self._newest_frame_end_ms.get(partition, -1), end_ms)
+            self._note_newest(machines, frames.end_ms)
+
+    def _note_newest(self, machines: Sequence[Machine], end_ms: Ints) -> None:
+        """For each partition the newest end of a frame; in most rounds all frames end together."""
+        newest = int(end_ms.max())
+        ends: Iterable[tuple[int, int]]
+        if newest == int(end_ms.min()):
+            if machines is not self._last_machines:
+                self._last_machines = machines
+                self._last_partitions = {machine.partition for machine in machines}
+            ends = ((partition, newest) for partition in self._last_partitions)
+        else:
+            ends = zip((machine.partition for machine in machines), end_ms.tolist(), strict=True)
+        for partition, end in ends:
+            self._newest_frame_end_ms[partition] = max(self._newest_frame_end_ms.get(partition, -1), end)
 
     def _expired(self, line: Line, slot: int, text: EventText, outputs: list[Output]) -> None:
         """A text that no frame could take in time goes to the late topic."""
@@ -676,15 +691,6 @@ def _of_topic(topic: str, records: Sequence[Record], *, alone: bool) -> tuple[li
         return list(range(len(records))), list(records)
     orders = [order for order, record in enumerate(records) if record.topic == topic]
     return orders, [records[order] for order in orders]
-
-
-def _newest_ends(machines: Sequence[Machine], end_ms: Ints) -> Iterable[tuple[int, int]]:
-    """For each partition the newest end of a round's frames, which in most rounds all end together."""
-    partitions = [machine.partition for machine in machines]
-    newest = int(end_ms.max())
-    if newest == int(end_ms.min()):
-        return ((partition, newest) for partition in set(partitions))
-    return dict(sorted(zip(partitions, end_ms.tolist(), strict=True))).items()
 
 
 def _future(time_ms: int, record: Record, kind: MachineType) -> RejectedError:
