@@ -14,6 +14,7 @@ from operator import itemgetter
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.alignment.aligner import Aligned, ArrivedText, ReadingBatch, Resets
 from pipeline.alignment.last_values import ADVANCE_VALUES
@@ -93,8 +94,8 @@ class Engine:
         self._controls: dict[int, int] = {}  # partition -> offset of the last control record that was applied
         self._clock_ms: dict[int, int] = {}
         self._newest_frame_end_ms: dict[int, int] = {}
-        self._last_machines: Sequence[Machine] = ()  # of the last round whose frames all ended together
-        self._last_partitions: set[int] = set()
+        self._last_machines: Sequence[Machine] = ()  # of the last round
+        self._last_rows: list[tuple[int, NDArray[np.intp]]] = []  # of each partition in it
         self._sensor_topics = frozenset(profile.sensor_topics)
         self._max_skew_ms = max(kind.max_skew_ms for kind in profile.machine_types)
         self.stats = Stats()
@@ -494,18 +495,14 @@ class Engine:
             self._note_newest(machines, frames.end_ms)
 
     def _note_newest(self, machines: Sequence[Machine], end_ms: Ints) -> None:
-        """For each partition the newest end of a frame; in most rounds all frames end together."""
-        newest = int(end_ms.max())
-        ends: Iterable[tuple[int, int]]
-        if newest == int(end_ms.min()):
-            if machines is not self._last_machines:
-                self._last_machines = machines
-                self._last_partitions = {machine.partition for machine in machines}
-            ends = ((partition, newest) for partition in self._last_partitions)
-        else:
-            ends = zip((machine.partition for machine in machines), end_ms.tolist(), strict=True)
-        for partition, end in ends:
-            self._newest_frame_end_ms[partition] = max(self._newest_frame_end_ms.get(partition, -1), end)
+        """For each partition the newest end of a frame."""
+        if machines is not self._last_machines:  # most rounds are about the same machines as the one before
+            self._last_machines = machines
+            partitions = np.array([machine.partition for machine in machines])
+            self._last_rows = [(one, np.flatnonzero(partitions == one)) for one in set(partitions.tolist())]
+        for partition, rows in self._last_rows:
+            newest = max(self._newest_frame_end_ms.get(partition, -1), int(end_ms[rows].max()))
+            self._newest_frame_end_ms[partition] = newest
 
     def _expired(self, line: Line, slot: int, text: EventText, outputs: list[Output]) -> None:
         """A text that no frame could take in time goes to the late topic."""
