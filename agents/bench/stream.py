@@ -205,7 +205,7 @@ async def _listen(arena: Arena, candidate: str, process: Process, seconds: float
                 raise process.error("ended while its latency was measured")
             if taken and not heard:
                 until = time.monotonic() + SETTLE_SECONDS + seconds + PATIENCE_SECONDS
-            heard += [(now, record.value) for records in taken.values() for record in records]
+            heard += [(now, record.value or b"") for records in taken.values() for record in records]
     finally:
         await consumer.stop()
     if not heard:

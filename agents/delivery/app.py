@@ -6,7 +6,7 @@ import faust
 from faust.tables.manager import TableManager
 
 
-class Tables(TableManager):  # type: ignore[misc]
+class Tables(TableManager):
     """Faust's tables without the second that it waits at every start for tables that are declared late."""
 
     async def on_start(self) -> None:
@@ -15,7 +15,7 @@ class Tables(TableManager):  # type: ignore[misc]
         await self.recovery.start()
 
 
-class App(faust.App):  # type: ignore[misc]
+class App(faust.App):
     """Faust's application without its folders: nothing is kept on disk, so a full or read-only one does no harm."""
 
     def _create_directories(self) -> None:  # private; checked with faust-streaming 0.15.3

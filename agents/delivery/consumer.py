@@ -93,7 +93,7 @@ def install(
     app.transport.delivery = Delivery(tuple(map(tuple, groups)), prefix, limits, before_revoked)
 
 
-class ChunkedConsumerMixin(Consumer):  # type: ignore[misc]
+class ChunkedConsumerMixin(Consumer):
     """Makes a Faust consumer deliver topic groups in chunks; other topics are delivered as in Faust.
 
     A driver's consumer supplies `_fetch`. Faust's own bookkeeping of acks is bypassed for groups: it commits past

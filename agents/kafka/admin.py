@@ -274,7 +274,7 @@ def _listening(addresses: list[str]) -> list[str]:
     return listening
 
 
-class _Connections(KafkaConnectionManager):  # type: ignore[misc]
+class _Connections(KafkaConnectionManager):
     """Remembers why a connection failed: kafka-python only logs it, tries again and reports a timeout.
 
     `kafka.net` is private to kafka-python, checked with 3.0.12; tests/agents/test_private_names.py pins its names.

@@ -58,7 +58,7 @@ class _Batch:
             return iter(list(_LenientBatch(bytearray(self._raw))))
 
 
-class _LenientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]
+class _LenientBatch(_DefaultRecordBatchPy):
     """Bytes of a header's name that are not UTF-8 are written as \\xNN."""
 
     _pos: int

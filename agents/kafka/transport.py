@@ -66,7 +66,7 @@ class _Prefetched(OrderedDict[TopicPartition, Any]):
         found._partition_records._consumer_record = record  # private; aiokafka 0.14.0
 
 
-class ConsumerThread(aiokafka.AIOKafkaConsumerThread):  # type: ignore[misc]
+class ConsumerThread(aiokafka.AIOKafkaConsumerThread):
     """aiokafka's consumer in its thread, whose state only code in that thread may look at."""
 
     consumer: Consumer
@@ -214,7 +214,7 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):  # type: ignore[misc]
         return True
 
 
-class Consumer(ChunkedConsumerMixin, aiokafka.Consumer):  # type: ignore[misc]
+class Consumer(ChunkedConsumerMixin, aiokafka.Consumer):
     """Faust's Kafka consumer with topic groups."""
 
     _thread: ConsumerThread
@@ -264,7 +264,7 @@ class Consumer(ChunkedConsumerMixin, aiokafka.Consumer):  # type: ignore[misc]
             answered.cancel()
 
 
-class Transport(aiokafka.Transport):  # type: ignore[misc]
+class Transport(aiokafka.Transport):
     """What `broker="kafka://host:port"` becomes."""
 
     Consumer = Consumer

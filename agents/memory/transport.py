@@ -28,7 +28,7 @@ def register() -> None:
     TRANSPORTS.aliases["memory"] = f"{__name__}:Transport"
 
 
-class Consumer(ChunkedConsumerMixin, base.Consumer):  # type: ignore[misc]
+class Consumer(ChunkedConsumerMixin, base.Consumer):
     """A group member on a memory broker."""
 
     consumer_stopped_errors = ()
@@ -61,7 +61,9 @@ class Consumer(ChunkedConsumerMixin, base.Consumer):  # type: ignore[misc]
     async def assign(self, assignment: Any, group: ConsumerGroup) -> None:
         """Second half of a rebalance: begin at the committed offsets of the new partitions."""
         self.app.assignor.on_assignment(assignment)
-        tps = {faust_types.TP(topic, number) for topic, numbers in assignment.assignment for number in numbers}
+        tps: set[Any] = {
+            faust_types.TP(topic, number) for topic, numbers in assignment.assignment for number in numbers
+        }
         self._position = {tp: group.offsets.get(tp, 0) for tp in tps}
         self._generation = self.app.consumer_generation_id = group.generation
         await self.on_partitions_assigned(tps, group.generation)
@@ -203,7 +205,7 @@ class Consumer(ChunkedConsumerMixin, base.Consumer):  # type: ignore[misc]
         return partition_of(key, self.topic_partitions(topic) or 1)
 
 
-class Producer(base.Producer):  # type: ignore[misc]
+class Producer(base.Producer):
     """What Faust itself sends with: changelogs, and `topic.send` of agents."""
 
     async def create_topic(self, topic: str, partitions: int, replication: int, **options: Any) -> None:
@@ -252,7 +254,7 @@ class Producer(base.Producer):  # type: ignore[misc]
         return True
 
 
-class Transport(base.Transport):  # type: ignore[misc]
+class Transport(base.Transport):
     """What `broker="memory://name"` becomes."""
 
     Consumer = Consumer

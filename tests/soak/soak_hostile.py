@@ -196,7 +196,7 @@ class Fire:
                 for place, records in found.items():
                     for r in records:
                         if place.topic == prefix + DIAGNOSES:
-                            self._diagnosis(r.value)
+                            self._diagnosis(r.value or b"")
                         else:
                             self.ledger.letter(r.key, r.value, tuple(r.headers))
                 if found:

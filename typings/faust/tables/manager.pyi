@@ -1,0 +1,6 @@
+from typing import Any
+
+class TableManager:
+    recovery: Any
+    async def on_start(self) -> None: ...
+    async def _update_channels(self) -> None: ...
