@@ -225,7 +225,7 @@ def test_a_refused_command_ends_with_one_line(site: Site, tmp_path: Path) -> Non
     cases = [
         (["topics", "create"], wrong, "refuses the login"),
         (["record", "--out", str(tmp_path / "out.parquet")], untrusting, "not trusted"),
-        (["replay", str(site.recording), "--to", reader["FAULTLINE_BROKER"]], reader, "give this user the right"),
+        (["replay", str(site.recording), "--to", reader["FAULTLINE_BROKER"]], reader, "grant this user the right"),
     ]
     for arguments, env, message in cases:
         done = faultline(*arguments, env=env)
