@@ -23,6 +23,12 @@ FORBIDDEN = {
     },
     "models": {"agents", "faust", "mode", "kafka", "aiokafka", "asyncio", "prometheus_client"},
 }
+FOLDERS = {
+    "agents": ("delivery", "kafka", "memory", "local_kafka", "audit", "worker", "replay", "bench", "cli"),
+}
+"""The folders of a package; each may import from those before it."""
+MAX_ENTRIES = 12
+MAX_LINES = 400
 CLOCKS = {("time", "time"), ("time", "monotonic"), ("datetime", "now"), ("datetime", "utcnow")}
 
 
@@ -57,3 +63,24 @@ def test_every_module_opens_with_one_sentence(package: str) -> None:
     for path in modules(package):
         summary = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n\n")[0]
         assert summary.endswith((".", ":")), path
+
+
+@pytest.mark.parametrize("package", sorted(FOLDERS))
+def test_folders_import_only_from_those_before_them(package: str) -> None:
+    order = FOLDERS[package]
+    for path in modules(package):
+        folder = path.relative_to(ROOT / package).parts[0]
+        if folder.endswith(".py"):
+            continue
+        assert folder in order, f"{package}/{folder} has no place in the order of folders"
+        allowed = order[: order.index(folder) + 1]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package}."):
+                assert (node.module or "").split(".")[1] in allowed, f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize("package", sorted(FOLDERS))
+def test_folders_and_modules_are_small(package: str) -> None:
+    for path in modules(package):
+        assert len(path.read_text().splitlines()) <= MAX_LINES, path
+        assert len([*path.parent.glob("[!_]*.py")]) <= MAX_ENTRIES, path.parent

@@ -38,7 +38,7 @@ class EngineCollector(Collector):
         self._now_ms = now_ms
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
-        """The metrics as they stand."""
+        """The current metrics."""
         stats = self._engine.stats
         yield _counter("faultline_records", "Records read.", "topic", self._topics, stats.records)
         reasons = [reason.value for reason in Reason if reason not in _LATE_REASONS]
@@ -47,11 +47,11 @@ class EngineCollector(Collector):
         )
         yield _counter("faultline_late", "Readings and texts that came too late.", "topic", self._topics, stats.late)
         yield _counter(
-            "faultline_duplicates", "Readings and texts given before.", "kind", ("readings", "texts"), stats.duplicates
+            "faultline_duplicates", "Duplicate readings and texts.", "kind", ("readings", "texts"), stats.duplicates
         )
         yield _counter(
             "faultline_skipped",
-            "Records whose effect a restored state already held.",
+            "Records skipped because a restored state already contained them.",
             "topic",
             self._topics,
             stats.skipped,
@@ -59,19 +59,19 @@ class EngineCollector(Collector):
         faults = (*self._faults, NO_EVIDENCE)
         yield _counter("faultline_diagnoses", "Diagnoses published.", "fault", faults, stats.diagnoses)
         yield _counter("faultline_alarms", "Alarms raised and cleared.", "state", ("raised", "cleared"), stats.alarms)
-        yield CounterMetricFamily("faultline_frames", "Frames that closed.", value=stats.frames)
+        yield CounterMetricFamily("faultline_frames", "Closed frames.", value=stats.frames)
         yield CounterMetricFamily("faultline_masked_frames", "Frames without any reading.", value=stats.masked_frames)
         yield CounterMetricFamily(
-            "faultline_states_refused", "Saved states that fit no model.", value=stats.states_refused
+            "faultline_states_refused", "Saved states that were refused.", value=stats.states_refused
         )
         yield CounterMetricFamily(
-            "faultline_machines_evicted", "Machines forgotten after long silence.", value=stats.evicted
+            "faultline_machines_evicted", "Machines evicted after long silence.", value=stats.evicted
         )
         yield GaugeMetricFamily("faultline_machines", "Machines with a state.", value=self._engine.machines)
         yield self._confidence()
         event_lag = GaugeMetricFamily(
             "faultline_event_time_lag_seconds",
-            "Wall clock less the end of the newest diagnosed frame.",
+            "Wall clock minus the end of the newest diagnosed frame.",
             labels=["partition"],
         )
         now = self._now_ms()
@@ -80,7 +80,7 @@ class EngineCollector(Collector):
         yield event_lag
         lag = GaugeMetricFamily(
             "faultline_consumer_lag_records",
-            "Records in the topic that are not processed yet.",
+            "Unprocessed records in the topic.",
             labels=["topic", "partition"],
         )
         for (topic, partition), behind in sorted(self._lag().items()):
