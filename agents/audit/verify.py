@@ -120,7 +120,7 @@ class VerifyReport:
         return not self.problems
 
     def shown(self) -> list[str]:
-        """The first problems of every kind in turn, at most MAX_SHOWN."""
+        """The first problems of every kind in turn, up to MAX_SHOWN."""
         rows = ([f"{kind}: {text}" for text in texts] for kind, texts in self.examples.items())
         return [text for row in zip_longest(*rows) for text in row if text is not None][:MAX_SHOWN]
 
@@ -286,10 +286,10 @@ class Verifier:
             text = f"{name} lacks {len(gone)} frames: ends from {gone[0]} ({shown_time(gone[0])}) to {gone[-1]}"
             self.report.problem("missing", text)
 
-    # -- what the check of the inputs asks ----------------------------------------------------------------------
+    # -- for the check of the inputs ----------------------------------------------------------------------
 
     def is_cut(self, machine: str) -> bool:
-        """Whether the beginning of what was said about a machine may have been deleted."""
+        """Whether the first diagnoses of a machine may have been deleted."""
         history = self._machines.get(machine)
         return any(self._cut.values()) if history is None else self._cut[history.partition]
 
@@ -306,7 +306,7 @@ class Verifier:
         return history is None or all(end_ms < timeline.stepped.first_ms for timeline in history.models.values())
 
     def is_let_go(self, machine: str, end_ms: int) -> bool:
-        """Whether a later `start` of a machine that was known before says what became of this frame."""
+        """Whether a later `start` of a known machine explains that this frame is missing."""
         history = self._machines.get(machine)
         if history is None or self.is_before_all(machine, end_ms):
             return False
@@ -371,7 +371,7 @@ def _difference(one: Any, other: Any, name: str = "") -> str | None:
 
 
 def verify_diagnoses(log: Log, profile: PlantProfile) -> Verifier:
-    """Read all diagnoses of a log; `report` of the result says what was found."""
+    """Check all diagnoses of a log; the result's `report` has the findings."""
     verifier = Verifier(profile, log)
     for record in log.records(DIAGNOSES):
         verifier.add(record)

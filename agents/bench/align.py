@@ -1,4 +1,4 @@
-"""`faultline bench align`: what decoding and alignment cost a reading, without a model, on one core."""
+"""`faultline bench align`: the cost of decoding and alignment per reading, without a model, on one core."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BEGIN_MS = 1_763_600_040_000
 
 
 def make_records(profile: PlantProfile, machines: int, readings: int, seed: int) -> list[Record]:
-    """Readings in list form, machine after machine, one a frame."""
+    """Readings in list form, machine after machine, one per frame."""
     kind = profile.machine_types[0]
     rng = np.random.default_rng(seed)
     rows = rng.standard_normal((256, len(kind.variables))).round(4).tolist()
@@ -37,7 +37,7 @@ def make_records(profile: PlantProfile, machines: int, readings: int, seed: int)
 
 
 def measure(profile: PlantProfile, machines: int, readings: int, seed: int) -> float:
-    """Seconds a reading from bytes to frames; the machines are known and warm before the clock starts."""
+    """Seconds per reading from bytes to frames; the machines are warm before the clock starts."""
     records = make_records(profile, machines, readings + 2 * machines, seed)
     frames_seen = 0
 

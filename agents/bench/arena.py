@@ -1,4 +1,4 @@
-"""What `faultline bench stream` works on: a made-up plant, its topics on a broker, and the processes there."""
+"""The test bed of `faultline bench stream`: a synthetic plant, its topics on a broker, and the processes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MACHINES = 200
 PARTITIONS = 4
 HIDDEN = (52, 40, 25)
 PERIOD_MS = 200
-"""Between two readings of a machine, which is also a frame: 200 machines make 1,000 readings a second."""
+"""Time between two readings of a machine, and the frame period: 200 machines make 1,000 readings per second."""
 
 BEGIN_MS = 1_763_600_000_000
 _VALUE_ROWS = 256
@@ -47,7 +47,7 @@ Vectors = dict[tuple[str, int], list[list[float]]]
 
 @dataclass(frozen=True)
 class Plant:
-    """The files of one made-up plant: 52 variables, one frame a reading, and one model in two forms."""
+    """The files of one synthetic plant: 52 variables, one frame per reading, and one model in two forms."""
 
     profile: Path
     model: Path

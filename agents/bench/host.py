@@ -1,4 +1,4 @@
-"""What a benchmark's report says of the machine that it ran on, and the processor time of the processes there."""
+"""The host in a benchmark's report, and the processor time of its processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`faultline bench scale`: what many machines cost: a reading's price, memory, state, and taking states over."""
+"""`faultline bench scale`: the cost of many machines: time per reading, memory, states, and restoring them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Say = Callable[[str], None]
 
 
 def bench_profile() -> PlantProfile:
-    """One sensor topic of 52 variables, a reading a minute, no texts."""
+    """One sensor topic with 52 variables, one reading per minute, no texts."""
     text = f"""
 plant: scale
 machine_types:
@@ -56,7 +56,7 @@ machine_types:
 
 
 def make_runner(seed: int) -> StepRunner:
-    """An LSTM 52-40-25 with a small head, not trained: what it says does not matter here, what it costs does."""
+    """An untrained LSTM 52-40-25 with a small head: only its cost matters here."""
     import torch
 
     torch.manual_seed(seed)
@@ -66,7 +66,7 @@ def make_runner(seed: int) -> StepRunner:
 
 
 class Source:
-    """Readings of all machines, one a frame, made when they are needed: a day of them does not fit in memory."""
+    """Readings of all machines, one per frame, made on demand: a day of them does not fit in memory."""
 
     def __init__(self, machines: int, seed: int) -> None:
         rows = np.random.default_rng(seed).standard_normal((_ROWS, VARIABLES)).round(4).tolist()
@@ -76,7 +76,7 @@ class Source:
         self.frame = 0
 
     def frames(self, count: int) -> Iterator[list[Record]]:
-        """Chunks of records of so many frames of every machine."""
+        """Chunks of records with `count` frames of every machine."""
         chunk: list[Record] = []
         for _ in range(count):
             at = _BEGIN_MS + self.frame * FRAME_MS
@@ -106,7 +106,7 @@ class Plant:
         self._unsaved = 0
 
     def run(self, frames: int) -> None:
-        """Diagnose so many frames of every machine; making the records is not timed."""
+        """Diagnose this many frames of every machine; making the records is not timed."""
         for chunk in self.source.frames(frames):
             began = time.perf_counter()
             outputs = self.engine.process(chunk)
@@ -128,7 +128,7 @@ class Plant:
 
 
 def cost(machines: int, readings: int, seed: int) -> float:
-    """Seconds a reading, checkpoints included; machines are known and warm before the clock starts."""
+    """Seconds per reading, checkpoints included; machines are warm before the clock starts."""
     plant = Plant(machines, seed)
     plant.run(max(3, 2 * CHUNK_RECORDS // machines))
     plant.seconds, plant.readings = 0.0, 0
@@ -143,7 +143,7 @@ def resident_bytes() -> int:
 
 
 def parts(seed: int, rows: int = 200, rounds: int = 200) -> dict[str, float]:
-    """Microseconds a reading of decoding, stepping and writing, each alone, in rounds of so many machines."""
+    """Microseconds per reading of decoding, stepping and writing, each alone, in rounds of `rows` machines."""
     profile, rng = bench_profile(), np.random.default_rng(seed)
     values = [msgspec.json.encode(row) for row in rng.standard_normal((rows, VARIABLES)).round(4).tolist()]
     wire = [b'{"machine":"m%d","time":%d,"values":%b}' % (n, _BEGIN_MS, one) for n, one in enumerate(values)]

@@ -59,7 +59,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Rival:
-    """Whom Faultline is compared with: its program, and the packages that it needs."""
+    """What Faultline is compared with: its program, and the packages that it needs."""
 
     program: str
     packages: tuple[str, ...]
@@ -79,7 +79,7 @@ _NICE_TO_HAVE = ("uvloop",)
 
 @dataclass(frozen=True)
 class Bench:
-    """What does not change from run to run: where the broker is, what runs the rivals, and where logs go."""
+    """The constants of all runs: the broker, the Python of the rivals, and the folder of logs."""
 
     bootstrap: str
     python: str
@@ -114,7 +114,7 @@ class Bench:
             yield process
 
     def throughput(self, candidate: str, arena: Arena, readings: int, seconds: float) -> Pace:
-        """Answers a second between the first tenth and the last, or until so many seconds are over."""
+        """Answers per second after the first tenth, up to the last one or for this many seconds."""
         limit = time.monotonic() + _START_SECONDS
         with Counter(arena, candidate) as counter, self.running(candidate, arena) as process:
             samples: list[Sample] = []
@@ -133,7 +133,7 @@ class Bench:
         return pace(samples, readings)
 
     def latencies(self, candidate: str, plant: Plant, seconds: float) -> Latency:
-        """Milliseconds from handing a reading to its producer until a consumer has the answer that it causes."""
+        """Milliseconds from passing a reading to its producer until a consumer has the answer that it causes."""
         with Arena(self.bootstrap, plant, RIVALS) as arena:
             begin_ms = int(time.time() * 1000) // PERIOD_MS * PERIOD_MS
             sent_file = self.folder / "sent"
@@ -151,7 +151,7 @@ class Bench:
             }
             given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
             command = [sys.executable, str(PROGRAMS / "pace.py"), *given]
-            # The producer runs before the candidate does, so time never seems to stand still.
+            # The producer starts before the candidate, so that event time always advances.
             with Process("the producer", command, self.folder / "pace.log", dict(os.environ)) as producer:
                 with self.running(candidate, arena) as process:
                     heard = asyncio.run(_listen(arena, candidate, process, seconds))
@@ -160,11 +160,11 @@ class Bench:
         return latency(candidate, heard, sent, plant.names, begin_ms=begin_ms, seconds=seconds)
 
     def answers(self, candidate: str, arena: Arena, readings: int) -> Vectors:
-        """Everything that a candidate says about an arena's readings."""
+        """All answers of a candidate about an arena's readings."""
         with Counter(arena, candidate) as counter:
             with self.running(candidate, arena) as process:
                 until, quiet_since, count = time.monotonic() + _START_SECONDS, 0.0, 0
-                # A second without a further answer tells that nothing is said twice.
+                # One more second shows that no answer comes twice.
                 while count < readings or time.monotonic() - quiet_since < 1.0:
                     time.sleep(_POLL_SECONDS)
                     before, count = count, counter.count()
@@ -175,7 +175,7 @@ class Bench:
             return counter.read(candidate)
 
     def check(self, candidates: Sequence[str], plant: Plant) -> None:
-        """See that all do the same job; raises DataError if one does not."""
+        """Check that all give the same answers; raises DataError if one does not."""
         with Arena(self.bootstrap, plant, RIVALS) as arena:
             asyncio.run(arena.fill(CHECKED_READINGS))
             steps = range(CHECKED_READINGS // MACHINES)
@@ -185,11 +185,11 @@ class Bench:
         for candidate, vectors in said.items():
             self.say(f"check: {candidate}")
             if problem := difference(vectors, reference, wanted):
-                raise DataError(f"{candidate} does not do the same job as {candidates[0]}: {problem}")
+                raise DataError(f"{candidate} does not give the same answers as {candidates[0]}: {problem}")
 
 
 async def _listen(arena: Arena, candidate: str, process: Process, seconds: float) -> list[tuple[int, bytes]]:
-    """When which answer came, from the first one until all those of the measured seconds should be there."""
+    """Arrival times and answers, from the first one until all those of the measured seconds should have come."""
     from aiokafka import AIOKafkaConsumer, TopicPartition
 
     heard: list[tuple[int, bytes]] = []
@@ -214,7 +214,7 @@ async def _listen(arena: Arena, candidate: str, process: Process, seconds: float
 
 
 def versions(python: str) -> dict[str, str | None]:
-    """Of the packages that the rivals use, as their Python sees them; raises SettingsError."""
+    """The versions of the rivals' packages in their Python; raises SettingsError."""
     packages = sorted({package for rival in RIVALS.values() for package in rival.packages} | {*_NEEDED, *_NICE_TO_HAVE})
     code = (
         "import sys, json\nfrom importlib.metadata import version, PackageNotFoundError\nfound = {}\n"
@@ -227,7 +227,7 @@ def versions(python: str) -> dict[str, str | None]:
         raise SettingsError(f"--python {python} does not run: {error}") from error
     found: dict[str, str | None] = json.loads(done.stdout)
     if missing := [name for name in _NEEDED if found[name] is None]:
-        raise MissingExtraError(f"{python} lacks {', '.join(missing)}: pip install 'faultline[bench]'")
+        raise MissingExtraError(f"{python} has no {', '.join(missing)}: pip install 'faultline[bench]'")
     return found
 
 
@@ -245,7 +245,7 @@ def bench_stream(
     latency_seconds: float = 15.0,
     say: Say = lambda text: print(text, file=sys.stderr, flush=True),  # noqa: T201
 ) -> dict[str, Any]:
-    """Medians over rounds in which the candidates take turns; what is not installed or left out is None."""
+    """Medians over rounds in which the candidates take turns; None for candidates that are not installed or chosen."""
     chosen = tuple(only) if only else CANDIDATES
     if unknown := [name for name in chosen if name not in CANDIDATES]:
         raise SettingsError(f"--only {','.join(unknown)}: there are {', '.join(CANDIDATES)}")
@@ -261,7 +261,7 @@ def bench_stream(
             say(f"{name}: missing {', '.join(missing[name])}; pip install 'faultline[bench]'")
     present = [name for name in chosen if not missing.get(name)]
     if not present:
-        raise MissingExtraError("nothing of what is to be measured is installed: pip install 'faultline[bench]'")
+        raise MissingExtraError("none of the chosen candidates is installed: pip install 'faultline[bench]'")
     paces: dict[str, list[Pace]] = {name: [] for name in present}
     quiet: dict[bool, list[Pace]] = {False: [], True: []}
     waits: dict[str, list[Latency]] = {name: [] for name in present if name in (FAULTLINE, "quix") and not skip_latency}

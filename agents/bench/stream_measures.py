@@ -23,7 +23,7 @@ Milliseconds = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def difference(vectors: Vectors, reference: Vectors, wanted: set[tuple[str, int]]) -> str | None:
-    """How the answers about the wanted readings are not what they have to be, or None."""
+    """How the answers about the wanted readings differ from the reference, or None."""
     if missing := wanted - vectors.keys():
         return f"{len(missing)} readings have no answer, such as {min(missing)}"
     if twice := [place for place in wanted if len(vectors[place]) != 1]:
@@ -46,7 +46,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Pace:
-    """Answers a second, the longest time without a further one, and the processor time of one."""
+    """Answers per second, the longest pause between two, and the processor time of one."""
 
     per_second: float
     longest_pause_ms: float
@@ -54,13 +54,13 @@ class Pace:
 
 
 def pace(samples: Sequence[Sample], readings: int) -> Pace:
-    """Of the counts of answers at some times, from the first answers on; the first tenth is warming up."""
+    """The pace from counts of answers over time; the first tenth is warm-up."""
     warm = min(readings, max(samples[0].answers, int(_WARM_UP_SHARE * min(readings, samples[-1].answers))))
     measured = [sample for sample in samples if sample.answers >= warm]
     first, last = measured[0], measured[-1]
     answers = last.answers - first.answers
     if not answers:
-        raise DataError(f"{readings:,} readings are over before there is anything to measure; take more (--readings)")
+        raise DataError(f"{readings:,} readings are too few to measure; use more (--readings)")
     grew = [first.at, *(later.at for earlier, later in pairwise(measured) if later.answers > earlier.answers)]
     pauses = [later - earlier for earlier, later in pairwise(grew)]
     cpu = None
@@ -86,10 +86,10 @@ def latency(
     begin_ms: int,
     seconds: float,
 ) -> Latency:
-    """Latencies of all readings that were sent in so many seconds after the candidate had settled.
+    """Latencies of all readings that were sent within `seconds` after the candidate had settled.
 
-    A rival answers about a reading when it comes. Faultline answers about a frame when it is over, which the
-    machine's next reading tells; that is the reading which causes the answer. A reading that was not answered in
+    A rival answers per reading. Faultline answers per frame, when the machine's next reading closes it; that reading
+    causes the answer. A reading that was not answered in
     time counts as answered when the listening ended.
     """
     places = {name: number for number, name in enumerate(machines)}

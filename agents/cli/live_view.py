@@ -1,4 +1,4 @@
-"""The live table of a replay: each machine, what it is diagnosed with, on what evidence, and what was true."""
+"""The live table of a replay: the diagnosis of each machine, its evidence, and the true fault."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LiveView:
         self.frames += 1
 
     def table(self) -> Table:
-        """The table as it stands."""
+        """The current table."""
         newest = max((d.frame_end for d in self._newest.values()), default=0)
         moment = datetime.fromtimestamp(newest / 1000, UTC).strftime("%Y-%m-%d %H:%M") if newest else "waiting"
         table = Table(

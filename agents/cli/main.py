@@ -69,7 +69,7 @@ app.command("settings")(worker.show_settings)
 
 def main() -> None:
     """Run the command line; errors that a user can cause become one line and exit code 1."""
-    # What is imported lives for good, and records come and go in thousands: collect less often, and less.
+    # Imported objects are permanent, and records come in thousands: collect garbage less often, and less of it.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     logging.basicConfig(

@@ -34,7 +34,7 @@ def parse_speed(text: str | None) -> float | None:
         speed = 0.0
     if not 0 < speed < 1e9:
         raise SettingsError(
-            f"--speed {text!r} is neither 'max' nor a positive number, such as 60 for a minute a second"
+            f"--speed {text!r} is neither 'max' nor a positive number, such as 60 for one minute per second"
         )
     return speed
 

@@ -1,1 +1,1 @@
-"""Delivery: records in chunks, outputs and states out, whatever the broker."""
+"""Delivery: records in chunks, outputs and states, for any broker."""

@@ -323,7 +323,7 @@ def _tls_problem(error: BaseException | None) -> str | None:
     if "ALERT" in text and ("CERT" in text or "UNKNOWN_CA" in text):
         return "it rejects this client's certificate; check FAULTLINE_SSL_CERTFILE and FAULTLINE_SSL_KEYFILE"
     if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
-        return "it does not speak TLS at this port; check FAULTLINE_SECURITY_PROTOCOL and the port"
+        return "this port does not use TLS; check FAULTLINE_SECURITY_PROTOCOL and the port"
     return None
 
 

@@ -117,7 +117,7 @@ class KafkaLog:
                         if time.monotonic() - began > _SILENT_SECONDS:
                             raise self._silent()
                     here = {entry.offset: entry for entry in entries}
-                    # What lies before the first entry has been deleted since.
+                    # Records before the first entry have been deleted since.
                     while waiting and waiting[0] <= entries[-1].offset:
                         if (entry := here.get(waiting.popleft())) is not None:
                             record = self._record(entry)

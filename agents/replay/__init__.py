@@ -1,1 +1,1 @@
-"""Replaying and converting recordings, and scoring what was said."""
+"""Replaying, converting and scoring recordings."""

@@ -41,12 +41,12 @@ class _Table(BaseModel):
     files: str
     """A path or glob pattern under the data folder."""
     machine: str
-    """Template of the machine id; `{column}` stands for a row's value, `{file}` and `{folder}` for where it lies."""
+    """Template of the machine id: `{column}` is a row's value, `{file}` and `{folder}` the table's file and folder."""
     time: str
     """Column of the time: a timestamp, ISO text, or a number (`time_unit`)."""
     time_unit: Literal["ms", "s"] = "ms"
     time_zone: str = "UTC"
-    """Zone of times that name none."""
+    """Zone of times without one."""
     delimiter: str = ","
     where: dict[str, str] = Field(default_factory=dict)
     """Only rows whose column has this text."""
@@ -69,14 +69,14 @@ class Texts(_Table):
 
 
 class Labels(_Table):
-    """Rows that say what a machine had: a stretch round their time, or runs of equal values of a column."""
+    """Rows that give a machine's fault: for a span around their time, or as runs of equal values of a column."""
 
     fault: str
     """Template of the fault's name."""
     names: dict[str, str] = Field(default_factory=dict)
     """What the template gives: the profile's name for it."""
     before: Duration = 0
-    """The fault begins so long before the row's time."""
+    """How long before the row's time the fault begins."""
     after: Duration = 0
     runs: bool = False
     """True: consecutive rows of a machine with the same fault are one label."""
