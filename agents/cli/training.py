@@ -72,7 +72,7 @@ def baseline(
 
 
 def evaluate(
-    descriptions: Annotated[list[Path], typer.Argument(help="YAML files of experiments, as in deploy/results")],
+    descriptions: Annotated[list[Path], typer.Argument(help="YAML files of experiments, as in deploy/experiments")],
     data: Annotated[
         Path, typer.Option("--data", help="folder of the data sets; FAULTLINE_DATA", envvar="FAULTLINE_DATA")
     ],
