@@ -24,7 +24,7 @@ _Partition = TypeVar("_Partition")
 
 
 class Unread(Generic[_Partition]):
-    """Partitions that are not read to their end yet; aiokafka and kafka-python are polled alike with it."""
+    """Partitions that are not read to their end yet, for loops that poll aiokafka or kafka-python."""
 
     def __init__(
         self, begins: Mapping[_Partition, int], ends: Mapping[_Partition, int], *, silent_seconds: float
@@ -32,12 +32,13 @@ class Unread(Generic[_Partition]):
         """Raises TimeoutError in `finish` if nothing comes for `silent_seconds`."""
         self._ends = ends
         self._silent_seconds = silent_seconds
-        self._heard = time.monotonic()
+        self._progress = False  # whether records came since the last `finish`
+        self._silent_since: float | None = None  # the first `finish` without progress
         self.partitions = {partition for partition, end in ends.items() if begins[partition] < end}
 
     def before_end(self, partition: _Partition, entries: Iterable[Any]) -> list[Any]:
-        """Those of a partition's polled entries that lie before its end."""
-        self._heard = time.monotonic()
+        """The polled entries of a partition that are before its end."""
+        self._progress = True
         end = self._ends[partition]
         return [entry for entry in entries if entry.offset < end]
 
@@ -45,9 +46,12 @@ class Unread(Generic[_Partition]):
         """Drop the partitions that are read to their end, and return them."""
         done = {partition for partition in self.partitions if positions[partition] >= self._ends[partition]}
         self.partitions -= done
-        if done:
-            self._heard = time.monotonic()
-        elif time.monotonic() - self._heard > self._silent_seconds:
+        now = time.monotonic()
+        if done or self._progress:
+            self._progress, self._silent_since = False, None
+        elif self._silent_since is None:
+            self._silent_since = now
+        elif now - self._silent_since > self._silent_seconds:
             raise TimeoutError(f"no records for {self._silent_seconds:.0f} s")
         return done
 
@@ -79,7 +83,7 @@ class KafkaLog:
     def merged(self, *topics: str, follow_seconds: float | None = None) -> Iterator[Record]:
         """Records of the topics by time stamp: the oldest head goes first, once every partition has shown its own.
 
-        With `follow_seconds` it reads on for so long, and then to where the topics end by then.
+        With `follow_seconds` it keeps reading for that time, and then up to the current ends of the topics.
         """
         until = None if follow_seconds is None else time.monotonic() + follow_seconds
         waiting: dict[Any, deque[Record]] = {
@@ -129,7 +133,7 @@ class KafkaLog:
     ) -> Iterator[tuple[dict[Any, list[Record]], set[Any]]]:
         """What each poll brought, and the partitions that are not read to their end.
 
-        With `until` it goes on at least to that time, and the end of a topic moves on with what producers send.
+        With `until` it continues at least to that time, and the ends move on with new records.
         """
         names = {self._prefix + topic for topic in topics}
         begins = {partition: begin for partition, begin in self._begins.items() if partition.topic in names}
@@ -157,7 +161,7 @@ class KafkaLog:
 
     def _assign(self, partitions: Iterable[Any]) -> None:
         self._consumer.assign(list(partitions))
-        # What had been read to its end before stays paused through a new assignment.
+        # Partitions that were read to their end before stay paused after a new assignment.
         self._consumer.resume(*self._consumer.paused())
 
     def _poll(self) -> dict[Any, list[Any]]:
@@ -172,7 +176,7 @@ class KafkaLog:
     def _silent(self) -> BrokerUnavailableError:
         return BrokerUnavailableError(
             f"the Kafka broker at {self._address} has sent nothing for {_SILENT_SECONDS:.0f} s, although the topics "
-            "have more records; check that it runs, and try again"
+            "have more records; check that it is running, and try again"
         )
 
 
