@@ -29,7 +29,7 @@ CorruptionName = Literal[
     "silent_sensors",
 ]
 EIGHT: tuple[CorruptionName, ...] = tuple(name for name in get_args(CorruptionName) if name != "silent_sensors")
-"""Those of MODELS.md 7; `silent_sensors` is one more, and harder than `sensor_drop`."""
+"""The eight of the robustness experiment; `silent_sensors` is one more, and harder than `sensor_drop`."""
 
 
 class CorruptionConfig(BaseModel):

@@ -1,4 +1,4 @@
-"""Pools of event texts, their leak-free split, and streams of texts drawn onto runs (MODELS.md 5)."""
+"""Pools of event texts, their leak-free split, and streams of texts drawn onto runs (docs/guide/training.md)."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def mlp(size_in: int, hidden: Sequence[int], size_out: int) -> nn.Sequential:
 def lstm_step(layer: nn.LSTM, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """One frame of a one-layer `nn.LSTM`: x (B, F), h and c (B, H) to the next h and c.
 
-    The standard cell of MODELS.md 2.1. Calling the layer on a sequence of length one gives the same numbers but
+    The standard cell. Calling the layer on a sequence of length one gives the same numbers but
     costs three times as much for small batches.
     """
     input_weight, state_weight, input_bias, state_bias = layer.all_weights[0]

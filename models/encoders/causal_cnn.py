@@ -1,4 +1,4 @@
-"""CausalCNN: dilated causal convolutions over time, whose state is a queue of inputs a layer (MODELS.md 2.3)."""
+"""CausalCNN: dilated causal convolutions over time, whose state is a queue of inputs a layer (docs/guide/models.md)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class CausalCNN(nn.Module):
 
         y_t += LN( ReLU( b + sum_j W_j y_{t - (k-1-j) d_l} ) ),   j = 0 … k-1, inputs before the run are 0
 
-    (MODELS.md 2.3; dilated causal convolutions of van den Oord et al. 2016, residual as in Bai et al. 2018). LN is over
+    (dilated causal convolutions of van den Oord et al. 2016, residual as in Bai et al. 2018). LN is over
     the channels of one frame: statistics over time would let the future into the past.
     """
 

@@ -1,4 +1,4 @@
-"""The event ring: a machine's newest texts with their ages, and the answer read from them (MODELS.md 2.2)."""
+"""The event ring: a machine's newest texts with their ages, and the answer read from them (docs/guide/models.md)."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def push_texts(state: State, rows: Tensor, vectors: Tensor, ages: Tensor, ttl: i
 class TextModality(nn.Module):
     """What the texts alone say: attention over the ring, scored by content and recency, into a dense head.
 
-    Each text's weight is softmax_e(w·u_e + b - a_e / tau) with tau > 0 learned; unlike the query of MODELS.md 2.2 it
-    does not look at the sensors, so that the modality can be trained, calibrated and shown by itself. Each text's
+    Each text's weight is softmax_e(w·u_e + b - a_e / tau) with tau > 0 learned; it does
+    not look at the sensors, so that the modality can be trained, calibrated and shown by itself. Each text's
     value also depends on its age, so that an old report of a fault can fade into "no longer so".
     """
 

@@ -1,4 +1,4 @@
-"""LinearState: gated linear attention, a matrix a head that fades and is written to each frame (MODELS.md 2.5)."""
+"""LinearState: gated linear attention, a matrix a head that fades and is written to each frame."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LinearState(nn.Module):
 
         S_t = G_t (x) S_{t-1} + k_t v_t^T,   y_t = q_t S_t / sqrt(d_k),   G_t = sigmoid(W_g x_t + b) per row
 
-    (MODELS.md 2.5; gated linear attention of Yang et al. 2024, arXiv 2312.06635). Keys are k_t = (1 - G_t) (x) W_k x_t,
+    (gated linear attention of Yang et al. 2024, arXiv 2312.06635). Keys are k_t = (1 - G_t) (x) W_k x_t,
     the input gate tied to the forget gate as in HGRN2 (Qin et al. 2024): each row of S is then a running mean of what
     was written to it, so that it stays bounded without a norm that would magnify rounding.
     """

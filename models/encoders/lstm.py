@@ -1,4 +1,4 @@
-"""SeqLSTM: stacked LSTM layers over sensor frames with a dense head on every frame (MODELS.md 2.1)."""
+"""SeqLSTM: stacked LSTM layers over sensor frames with a dense head on every frame (docs/guide/models.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RingAttention: causal attention over the last W frames, which lie in a ring (MODELS.md 2.4)."""
+"""RingAttention: causal attention over the last W frames, which lie in a ring (docs/guide/models.md)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RingAttention(nn.Module):
 
         a_{t,s} = softmax over t-W < s <= t of ( q_t.k_s / sqrt(d_k) - slope_h * (t - s) ),   y_t = sum_s a_{t,s} v_s
 
-    (MODELS.md 2.4; Vaswani et al. 2017; slopes 2^(-8 h / H) of ALiBi, Press et al. 2022). Only the distance t - s
+    (Vaswani et al. 2017; slopes 2^(-8 h / H) of ALiBi, Press et al. 2022). Only the distance t - s
     enters and no absolute position, so what lies in the ring stays right while it is in the window.
 
     The ring holds LN(y_s) itself, of which a key and a value would be two linear images: half as many numbers to keep,

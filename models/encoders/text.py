@@ -1,4 +1,4 @@
-"""TextEncoder: the LSTM that turns a tokenised text into one vector (MODELS.md 2.2)."""
+"""TextEncoder: the LSTM that turns a tokenised text into one vector (docs/guide/models.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tokenizer of event texts: words with their ids, and hashed character n-grams (MODELS.md 2.2)."""
+"""The tokenizer of event texts: words with their ids, and hashed character n-grams (docs/guide/models.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of diagnosis streams: classification, detection delay, return to normal, and fusion metrics (MODELS.md 7)."""
+"""Scores of diagnosis streams: classification, detection delay, return to normal, and fusion metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fusions by concatenation: early, hybrid, deep, and the multi-channel model's dense merge (MODELS.md 2.3 and 3.2)."""
+"""Fusions by concatenation: early, hybrid, deep, and the multi-channel model's dense merge (docs/guide/models.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operations of the fusions: late rules, weights, attention between modalities, experts (MODELS.md 3).
+"""Operations of the fusions: late rules, weights, attention between modalities, experts (docs/guide/models.md).
 
 Each modality's vectors of one kind stand `stride` numbers apart in a row. Absent modalities are skipped, whatever
 stands in their places.

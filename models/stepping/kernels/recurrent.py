@@ -23,7 +23,7 @@ def without_dust(x: Lanes) -> Lanes:
 
 @kernel
 def lstm_cell(op: Ints, block: Block, rows: Ints) -> None:
-    """c = f c + i g, h = o tanh(c) from gates i, f, g, o before their activations (MODELS.md 2.1).
+    """c = f c + i g, h = o tanh(c) from gates i, f, g, o before their activations (docs/guide/models.md).
 
     Operands: gates, width of one gate, h and c in the state, target for h.
     """
@@ -81,7 +81,7 @@ def push_queue(op: Ints, block: Block, rows: Ints) -> None:
 
 @kernel
 def linear_memory(op: Ints, block: Block, rows: Ints) -> None:
-    """S = G S + (1 - G) k v^T per head, read as q S (MODELS.md 2.5), with G the sigmoid of the gate, one for each key.
+    """S = G S + (1 - G) k v^T per head, read as q S, with G the sigmoid of the gate, one for each key.
 
     Operands: queries, keys, values, gates (each of heads * width numbers), heads, keys of a head, width of a head,
     memory in the state, target.

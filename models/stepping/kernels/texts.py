@@ -1,4 +1,4 @@
-"""Texts: their vectors, the rings in which machines remember them, and what a ring says (MODELS.md 2.2)."""
+"""Texts: their vectors, the rings in which machines remember them, and what a ring says (docs/guide/models.md)."""
 
 from __future__ import annotations
 
