@@ -21,13 +21,13 @@ from models.configs.fusion import (
     VAEConfig,
 )
 from models.configs.sensors import CausalCNNConfig, LinearStateConfig, RingAttentionConfig, SensorConfig, SeqLSTMConfig
-from models.data.runs import PlacedText, Scaling
-from models.data.text_pools import ring_plan
+from models.data.scaling import Scaling
 from models.encoders.base import State
 from models.encoders.causal_cnn import CausalCNN
 from models.encoders.event_ring import TextModality, empty_ring, push_texts, turn_ring
 from models.encoders.linear_state import LinearState
 from models.encoders.lstm import SeqLSTM
+from models.encoders.placed_texts import PlacedText, ring_plan
 from models.encoders.ring_attention import RingAttention
 from models.encoders.tokenizer import Tokenizer
 from models.fusion.adaptive import AdaptiveFusion

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from models.atomic_file import replacing
 from models.configs.diagnoser import DiagnoserConfig
 from models.encoders.tokenizer import Tokenizer
 from pipeline.config.profile import MachineType
@@ -121,10 +122,8 @@ def write_model(
         hash=_content_hash(essence, network, vocabulary, tensors),
         training=dict(training),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(save(dict(tensors), metadata={_KEY: header.model_dump_json()}))
-    beside.replace(path)
+    with replacing(path) as part:
+        part.write_bytes(save(dict(tensors), metadata={_KEY: header.model_dump_json()}))
     return header.hash
 
 

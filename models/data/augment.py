@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.data.runs import Scaling
+from models.data.scaling import Scaling
 from pipeline.frames import Floats
 
 
@@ -48,3 +48,18 @@ def disturb(values: Floats, scaling: Scaling, config: AugmentConfig, rng: np.ran
         start = int(rng.integers(0, frames))
         disturbed[start : start + int(rng.geometric(1 / config.stretch_frames))] = np.nan
     return disturbed
+
+
+def with_typos(text: str, share: float, rng: np.random.Generator) -> str:
+    """The text with one letter of a `share` of its words dropped, doubled or swapped with the next."""
+    words = text.split()
+    for at, word in enumerate(words):
+        if len(word) > 3 and rng.random() < share:
+            i = int(rng.integers(1, len(word) - 1))
+            changed = (
+                word[:i] + word[i + 1 :],
+                word[:i] + word[i] + word[i:],
+                word[:i] + word[i + 1] + word[i] + word[i + 2 :],
+            )
+            words[at] = changed[int(rng.integers(3))]
+    return " ".join(words)

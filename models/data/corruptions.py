@@ -11,10 +11,12 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.data.runs import PlacedText, Run, Scaling
+from models.data.augment import with_typos
+from models.data.runs import Run
+from models.data.scaling import Scaling
 from models.data.text_pools import TextPool
+from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import normalised
-from models.training.stages.encoders import misspelt
 from pipeline.frames import Bools, Floats, Ints
 
 CorruptionName = Literal[
@@ -143,7 +145,7 @@ def text_typos(case: Case) -> Heard:
         seeds = case.rng.integers(0, 2**32, len(words))
         if hit.any():
             for at in np.flatnonzero(hit):
-                words[at] = misspelt(words[at], 1.0, np.random.default_rng(seeds[at]))
+                words[at] = with_typos(words[at], 1.0, np.random.default_rng(seeds[at]))
             text = replace(text, text=" ".join(words))
         placed.append(text)
     return case.heard._replace(texts=tuple(placed))

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.data.runs import UNLABELLED, PlacedText, Run
+from models.data.runs import UNLABELLED, Run
+from models.encoders.placed_texts import PlacedText
 from pipeline.config.profile import MachineType, PlantProfile
 from pipeline.config.topics import LABELS
 from pipeline.engine.frame_stream import FrameStream

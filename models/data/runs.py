@@ -1,22 +1,21 @@
-"""Training runs: reading them from parquet or CSV, filling gaps, scaling, and splitting them without leaks."""
+"""Training runs: what a run is, reading runs from files, and splitting them without leaks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.data.tables import column_ms, key_text, number_column, read_table, require_columns, rows_by_key
+from models.encoders.placed_texts import PlacedText
 from pipeline.config.profile import MachineType
 from pipeline.errors import DataError
-from pipeline.frames import Bools, Floats, Ints
+from pipeline.frames import Floats, Ints
 
 UNLABELLED = -1
 """Stands for "nobody knows" in class columns."""
@@ -42,15 +41,6 @@ class RunFiles(BaseModel):
     """Time of each frame, only needed to place texts that carry times."""
     events: tuple[Path, ...] = ()
     """Texts already placed on these runs: the run's columns, `sample` or `time`, and `text`."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlacedText:
-    """A text that reached the model with frame `frame`, `age` frames after it was written."""
-
-    frame: int
-    age: float
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,53 +80,6 @@ class RunSplit:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Scaling:
-    """Standard scores against the normal state of the training runs."""
-
-    mean: Floats  # (V,)
-    std: Floats  # (V,)
-
-    @classmethod
-    def fit(cls, runs: Iterable[Run]) -> Self:
-        """From the frames before each run's first fault; a plant that recovers is no longer in its normal state.
-
-        Where that leaves a variable without values it counts as never measured: mean 0, deviation 1. A variable
-        that does not move gets a thousandth of its mean as deviation, so that rounding does not look like a fault.
-        """
-        parts = []
-        for run in runs:
-            faulty = np.flatnonzero(run.labels != 0)
-            parts.append(run.values[: faulty[0] if len(faulty) else len(run)])
-        clean = np.concatenate(parts).astype(np.float64) if parts else np.empty((0, 0))
-        if not len(clean):
-            raise DataError("no run starts in the normal state, so readings cannot be scaled; add runs that do")
-        known = ~np.isnan(clean)
-        count = known.sum(axis=0)
-        mean = np.where(known, clean, 0).sum(axis=0) / np.maximum(count, 1)
-        variance = np.where(known, (clean - mean) ** 2, 0).sum(axis=0) / np.maximum(count, 1)
-        std = np.maximum(np.sqrt(variance), 1e-3 * np.abs(mean))
-        return cls(mean.astype(np.float32), np.where(std > 0, std, 1).astype(np.float32))
-
-
-def hold(values: Floats, limit: int) -> tuple[Floats, Bools]:
-    """Fill NaN in (T, V) with the last value at most `limit` frames old, as alignment does.
-
-    Returns the filled values, still NaN where nothing is known, and which were measured in their own frame.
-    """
-    observed = ~np.isnan(values)
-    frames = np.arange(len(values))[:, None]
-    last = np.maximum.accumulate(np.where(observed, frames, -1), axis=0)
-    held = np.take_along_axis(values, np.maximum(last, 0), axis=0)
-    return np.where((last >= 0) & (frames - last <= limit), held, np.float32(np.nan)), observed
-
-
-def hold_frames(machine_type: MachineType) -> int:
-    """For how many frames alignment lets a value stand in for missing ones; the shortest over the sources."""
-    shortest = min(machine_type.hold_ms(source) for source in machine_type.sources)
-    return shortest // machine_type.frame_period_ms
-
-
 def class_runs(labels: Ints) -> list[tuple[int, int, int]]:
     """Stretches of equal class in (T,) as (first frame, frame after the last, class)."""
     if not len(labels):
@@ -152,19 +95,19 @@ def read_runs(files: RunFiles, machine_type: MachineType) -> list[Run]:
     times: dict[str, NDArray[np.float64]] = {}
     for path in files.paths:
         table = read_table(path)
-        need_columns(table, (*machine_type.variable_names, files.label), path)
+        require_columns(table, (*machine_type.variable_names, files.label), path)
         key_columns = _run_columns(files, table, path)
-        samples = _numbers(table, files.sample, path) if files.sample in table.column_names else None
-        clock = _milliseconds(table[files.time], path) if files.time in table.column_names else None
+        samples = number_column(table, files.sample, path) if files.sample in table.column_names else None
+        clock = column_ms(table[files.time], path) if files.time in table.column_names else None
         labels = _classes(table, files.label, machine_type.faults, path)
-        columns = [_numbers(table, name, path).astype(np.float32) for name in machine_type.variable_names]
+        columns = [number_column(table, name, path).astype(np.float32) for name in machine_type.variable_names]
         values = np.stack(columns, axis=1)
         values[~np.isfinite(values)] = np.nan
         grouped = files.group or (("seed",) if "seed" in table.column_names else ())
-        need_columns(table, grouped, path)
-        for name, unordered in _rows_by_key(table, key_columns).items():
+        require_columns(table, grouped, path)
+        for name, unordered in rows_by_key(table, key_columns).items():
             rows = unordered if samples is None else unordered[np.argsort(samples[unordered], kind="stable")]
-            group = _key_text(table, grouped, int(rows[0])) if grouped else f"{path.stem} {name}"
+            group = key_text(table, grouped, int(rows[0])) if grouped else f"{path.stem} {name}"
             run = Run(f"{path.stem} {name}", group, path.stem, values[rows], labels[rows])
             runs.append(run)
             if clock is not None:
@@ -208,63 +151,14 @@ def check_disjoint(parts: Mapping[str, set[str]], *, what: str) -> None:
                 raise DataError(f"{what} {shared[0]!r} stands in {one} and in {other}; scores would be too good")
 
 
-def read_table(path: Path) -> pa.Table:
-    """A parquet or CSV file as a table; raises DataError if it cannot be read."""
-    try:
-        if path.suffix == ".csv":
-            return pyarrow.csv.read_csv(path)
-        return pyarrow.parquet.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: {error}; give a parquet or CSV file") from error
-
-
-def need_columns(table: pa.Table, names: Iterable[str], path: Path) -> None:
-    """Raise DataError listing the columns that a file lacks."""
-    if missing := [name for name in names if name not in table.column_names]:
-        raise DataError(f"{path} lacks column {', '.join(missing)}; it has {', '.join(table.column_names[:8])} …")
-
-
 def _run_columns(files: RunFiles, table: pa.Table, path: Path) -> tuple[str, ...]:
     if files.run:
-        need_columns(table, files.run, path)
+        require_columns(table, files.run, path)
         return files.run
     for names in _RUN_COLUMNS:
         if set(names) <= set(table.column_names):
             return names
     raise DataError(f"{path} has no column that names runs; add `run`, or say which columns do")
-
-
-def _rows_by_key(table: pa.Table, names: Sequence[str]) -> dict[str, Ints]:
-    codes = np.zeros(len(table), np.int64)
-    for name in names:
-        column = table[name].to_numpy(zero_copy_only=False)
-        _, code = np.unique(column, return_inverse=True)
-        codes = codes * (int(code.max()) + 1) + code
-    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    rows = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
-    keyed = {_key_text(table, names, int(at)): part for at, part in zip(first, rows, strict=True)}
-    return dict(sorted(keyed.items()))
-
-
-def _key_text(table: pa.Table, names: Sequence[str], row: int) -> str:
-    return " ".join(f"{name}={table[name][row].as_py()}" for name in names)
-
-
-def _numbers(table: pa.Table, name: str, path: Path) -> NDArray[np.float64]:
-    try:
-        return np.asarray(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
-    except pa.ArrowException as error:
-        raise DataError(f"{path}: column {name} does not hold numbers: {error}") from error
-
-
-def _milliseconds(column: Any, path: Path) -> NDArray[np.float64]:
-    """Times as milliseconds since the epoch, from integers or time stamps."""
-    try:
-        if pa.types.is_integer(column.type):
-            return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
-        return np.asarray(column.cast(pa.timestamp("ms")).cast(pa.int64()).to_numpy(), dtype=np.float64)
-    except pa.ArrowException as error:
-        raise DataError(f"{path}: column time holds neither time stamps nor integer milliseconds: {error}") from error
 
 
 def _classes(table: pa.Table, name: str, faults: Sequence[str], path: Path) -> Ints:
@@ -275,7 +169,7 @@ def _classes(table: pa.Table, name: str, faults: Sequence[str], path: Path) -> I
         if unknown := sorted({str(text) for text in texts if text not in index}):
             raise DataError(f"{path}: column {name} names {unknown[0]!r}, which is no fault of the profile")
         return np.array([index[text] for text in texts], np.int64)
-    numbers = np.nan_to_num(_numbers(table, name, path), nan=UNLABELLED).astype(np.int64)
+    numbers = np.nan_to_num(number_column(table, name, path), nan=UNLABELLED).astype(np.int64)
     if len(numbers) and numbers.max() >= len(faults):
         raise DataError(f"{path}: column {name} holds class {numbers.max()}, but the profile has {len(faults)} classes")
     return np.maximum(numbers, UNLABELLED)
@@ -288,17 +182,17 @@ def _with_events(files: RunFiles, runs: Sequence[Run], times: Mapping[str, NDArr
     placed: dict[str, list[PlacedText]] = {run.name: [] for run in runs}
     for path in files.events:
         table = read_table(path)
-        need_columns(table, ("text",), path)
-        for name, rows in _rows_by_key(table, _run_columns(files, table, path)).items():
+        require_columns(table, ("text",), path)
+        for name, rows in rows_by_key(table, _run_columns(files, table, path)).items():
             if name not in by_key:
                 raise DataError(f"{path}: texts are placed on {name}, which is no run of {files.paths[0]}")
             run = by_key[name]
             if files.sample in table.column_names:
-                at = _numbers(table, files.sample, path)[rows]
+                at = number_column(table, files.sample, path)[rows]
             elif files.time in table.column_names and run.name in times:
                 clock = times[run.name]
                 at = np.interp(
-                    _milliseconds(table[files.time], path)[rows],
+                    column_ms(table[files.time], path)[rows],
                     clock,
                     np.arange(len(clock)),
                     right=len(clock),

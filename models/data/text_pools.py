@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.data.runs import UNLABELLED, PlacedText, Run, check_disjoint, class_runs, need_columns, read_table
+from models.data.runs import UNLABELLED, Run, check_disjoint, class_runs
+from models.data.tables import read_table, require_columns
+from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import normalised
 from pipeline.errors import DataError
 from pipeline.frames import Bools, Ints
@@ -125,7 +126,7 @@ def read_pool(
     declared: list[str] = []
     for path in paths:
         table = read_table(path)
-        need_columns(table, ("text", "fault"), path)
+        require_columns(table, ("text", "fault"), path)
         rows = table.to_pylist()
         for row in rows:
             fault = row["fault"] or ""
@@ -159,7 +160,7 @@ def read_pool(
     return PoolSplit(*(pool.take(kept[parts[kept] == at]) for at in range(len(_PARTS))))
 
 
-def dealt(pool: TextPool, share: float, rng: np.random.Generator) -> tuple[TextPool, TextPool]:
+def split_groups(pool: TextPool, share: float, rng: np.random.Generator) -> tuple[TextPool, TextPool]:
     """The pool in two that share no group; the second one has this share of the groups of every class."""
     of_class: dict[int, set[str]] = {}
     for group, label in zip(pool.groups, pool.classes.tolist(), strict=True):
@@ -232,29 +233,6 @@ def run_events(
         else:
             drawn.append(draw_events(run.labels, pool, config, rng) if pool is not None else ())
     return drawn
-
-
-def ring_plan(texts: Sequence[PlacedText], frames: int, *, size: int, ttl: int) -> tuple[Ints, NDArray[np.float64]]:
-    """Which texts stand in the event ring at each frame, newest first: rows (T, E) and ages (T, E) in frames.
-
-    Empty places have row 0 and age -1. Ages grow alike, so a text that was pushed out never belongs back in: the
-    ring at any frame is simply the `size` youngest texts so far that are not older than `ttl`.
-    """
-    rows = np.zeros((frames, size), np.int64)
-    ages = np.full((frames, size), -1.0)
-    if not texts:
-        return rows, ages
-    arrived = np.array([text.frame for text in texts])
-    initial = np.array([text.age for text in texts], np.float64)
-    elapsed = np.arange(frames)[:, None] - arrived
-    age = np.where((elapsed >= 0) & (initial + elapsed <= ttl), initial + elapsed, np.inf)
-    # Of two equally old texts the later one counts as newer, as in the step form.
-    order = len(texts) - 1 - np.argsort(age[:, ::-1], axis=1, kind="stable")[:, :size]
-    chosen = np.take_along_axis(age, order, axis=1)
-    taken = chosen.shape[1]
-    rows[:, :taken] = np.where(np.isfinite(chosen), order, 0)
-    ages[:, :taken] = np.where(np.isfinite(chosen), chosen, -1)
-    return rows, ages
 
 
 def _deal(

@@ -21,7 +21,9 @@ from torch.nn.functional import cross_entropy
 from models.configs.fusion import RULES, Rule
 from models.configs.sensors import SeqLSTMConfig
 from models.configs.text import TextConfig
-from models.data.runs import Run, Scaling
+from models.data.augment import with_typos
+from models.data.runs import Run
+from models.data.scaling import Scaling
 from models.encoders.lstm import SeqLSTM
 from models.encoders.text import TextEncoder
 from models.encoders.tokenizer import Tokenizer, normalised
@@ -30,7 +32,6 @@ from models.evaluation.scoring import Scores, label_scores
 from models.experiments.simulation import SimulationConfig
 from models.training.calibration import Evidence, choose_rule, fit_fusion
 from models.training.loop import OnProgress, Record, Stage, StageConfig, run_stage
-from models.training.stages.encoders import misspelt
 from pipeline.errors import DataError
 from pipeline.frames import Floats, Ints
 
@@ -322,7 +323,7 @@ class ReportStage:
         size = config.text_stage.batch_size
         for start in range(0, len(order), size):
             rows = order[start : start + size]
-            said = [misspelt(train.texts[row], config.typo_share, rng) for row in rows]
+            said = [with_typos(train.texts[row], config.typo_share, rng) for row in rows]
             loss = cross_entropy(self._network(said), y[rows], weights, label_smoothing=config.label_smoothing)
             yield min(1.0, (start + len(rows)) / len(order)), loss
 

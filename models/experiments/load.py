@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from models.configs.fusion import RULES
-from models.data.runs import hold_frames
+from models.data.scaling import hold_frames
 from models.diagnoser import Diagnoser
 from models.evaluation.clustering import cluster, partition_scores
 from models.evaluation.plots import draw_confusion, draw_epochs, draw_roc

@@ -13,11 +13,14 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from models.atomic_file import replacing
 from models.configs.diagnoser import SENSORS
 from models.data.corruptions import EIGHT, CorruptionConfig, CorruptionName, Corruptor
-from models.data.runs import UNLABELLED, PlacedText, Run, RunSplit, Scaling, hold_frames
+from models.data.runs import UNLABELLED, Run, RunSplit
+from models.data.scaling import Scaling, hold_frames
 from models.data.text_pools import TextPool
 from models.diagnoser import Diagnoser
+from models.encoders.placed_texts import PlacedText
 from models.evaluation.plots import Curve, draw_levels
 from models.evaluation.scoring import NO_EVIDENCE, Scores, stream_scores
 from models.experiments.base import Column, Done, Need, Results, above_seed, folder_of_seed, interval
@@ -190,10 +193,8 @@ class RobustnessExperiment(BaseModel):
                 for row, scores in self._scored(trial, runs, texts).items():
                     found[row][_key(level)] = scores
             on_progress(f"seed {seed}", Progress(job, len(levels), len(levels), 0.0))
-            folder.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(path.name + ".part")
-            beside.write_text(json.dumps({"essence": essence, "scores": found}, indent=1) + "\n")
-            beside.replace(path)
+            with replacing(path) as part:
+                part.write_text(json.dumps({"essence": essence, "scores": found}, indent=1) + "\n")
             measured[job] = found
         return measured
 

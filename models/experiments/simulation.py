@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.data.runs import read_table
+from models.atomic_file import replacing
+from models.data.tables import read_table
 from pipeline.errors import DataError
 from pipeline.extras import require_modules
 from pipeline.frames import Floats
@@ -165,10 +166,9 @@ def _table(runs: Sequence[SimulatedRun], config: SimulationConfig) -> pa.Table:
 
 
 def _write(path: Path, table: pa.Table) -> None:
-    beside = path.with_name(path.name + ".part")
     names = [name for name in table.column_names if name not in VARIABLES]
-    pq.write_table(table, beside, compression="zstd", use_dictionary=names, use_byte_stream_split=list(VARIABLES))
-    beside.replace(path)
+    with replacing(path) as part:
+        pq.write_table(table, part, compression="zstd", use_dictionary=names, use_byte_stream_split=list(VARIABLES))
 
 
 def _usable(path: Path, config: SimulationConfig, runs: int) -> pa.Table | None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.configs.fusion import RULES, Rule
 from models.data.runs import Run
-from models.data.text_pools import EventDrawConfig, TextPool, dealt, run_events
+from models.data.text_pools import EventDrawConfig, TextPool, run_events, split_groups
 from models.diagnoser import Diagnoser
 from models.fusion.base import LateFusion
 from models.training.calibration import Evidence, RuleChoice, crossed, fit_fusion, fit_mixed_temperature, require_labels
@@ -41,7 +41,7 @@ def calm_folds(
         halves = [half for half in (calm[::2], calm[1::2]) if half]
         return [evidence_of(network, half, [run.texts or () for run in half], hold_limit) for half in halves]
     folds = []
-    for half, texts in enumerate(dealt(pool, 0.5, np.random.default_rng([seed, *b"halves"]))):
+    for half, texts in enumerate(split_groups(pool, 0.5, np.random.default_rng([seed, *b"halves"]))):
         rng = np.random.default_rng([seed, half, *b"calm"])
         placed = [run_events(calm, texts, draw, rng) for _ in range(_DRAWINGS)]
         folds.append(Evidence.join([evidence_of(network, calm, of, hold_limit) for of in placed]))

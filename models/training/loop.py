@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from models.atomic_file import replacing
 from pipeline.errors import DataError
 
 logger = logging.getLogger("faultline.training")
@@ -190,10 +191,9 @@ def _store(
         "best_epoch": standing.best_epoch,
         "updates": standing.updates,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(save({k: v.contiguous() for k, v in tensors.items()}, metadata={"training": json.dumps(about)}))
-    beside.replace(path)
+    content = save({key: value.contiguous() for key, value in tensors.items()}, {"training": json.dumps(about)})
+    with replacing(path) as part:
+        part.write_bytes(content)
 
 
 def _restore(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str) -> _Standing:

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from models.configs.diagnoser import DiagnoserConfig
 from models.data.from_recordings import runs_from_records
-from models.data.runs import PlacedText, Run, RunSplit, Scaling, hold_frames, read_runs, split_runs
-from models.data.text_pools import PoolSplit, dealt, pool_of_runs, read_pool, run_events
+from models.data.runs import Run, RunSplit, read_runs, split_runs
+from models.data.scaling import Scaling, hold_frames
+from models.data.text_pools import PoolSplit, pool_of_runs, read_pool, run_events, split_groups
 from models.diagnoser import Diagnoser
+from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import Tokenizer, normalised
 from models.evaluation.scoring import Scores
 from models.fusion.base import LearnedFusion
@@ -233,7 +235,7 @@ def _pools_of_files(
     )
     if not config.kept_texts:
         return PoolSplit(pools.train, validation, test)
-    read, kept = dealt(pools.train, config.kept_texts, np.random.default_rng([config.seed, *b"kept"]))
+    read, kept = split_groups(pools.train, config.kept_texts, np.random.default_rng([config.seed, *b"kept"]))
     return PoolSplit(read, validation, test, kept)
 
 

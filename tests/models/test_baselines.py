@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from models.data.runs import PlacedText, RunFiles
+from models.data.runs import RunFiles
+from models.encoders.placed_texts import PlacedText
 from models.evaluation.clustering import cluster, partition_scores
 from models.experiments.baselines.classical import (
     BaselineConfig,

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from models.configs.fusion import RULES, FusionConfig, Rule
-from models.data.runs import PlacedText, Run
-from models.data.text_pools import EventDrawConfig, TextPool, dealt
+from models.data.runs import Run
+from models.data.text_pools import EventDrawConfig, TextPool, split_groups
+from models.encoders.placed_texts import PlacedText
 from models.fusion.base import LateFusion
 from models.training.calibration import Evidence, fit_fusion
 from models.training.false_alarms import calm_folds, choose_cautious, doubting, fit_caution, fit_doubt
@@ -110,7 +111,7 @@ def test_folds_of_calm_frames_share_no_group_of_texts() -> None:
     runs = [Run(f"run {at}", str(at), "runs", values, labels) for at in range(4)]
     runs.append(Run("faulty", "5", "runs", values, np.ones(50, np.int64)))
     pool = TextPool(tuple(f"text {at}" for at in range(12)), np.zeros(12, np.int64), tuple("aaabbbcccddd"))
-    halves = dealt(pool, 0.5, np.random.default_rng(0))
+    halves = split_groups(pool, 0.5, np.random.default_rng(0))
     assert [len(set(half.groups)) for half in halves] == [2, 2]
     assert not set(halves[0].groups) & set(halves[1].groups)
     folds = calm_folds(network(), runs, pool, EventDrawConfig(benign_rate=0.2), hold_limit=3, seed=0)

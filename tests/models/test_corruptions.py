@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.data.corruptions import EIGHT, CorruptionConfig, CorruptionName, Corruptor
-from models.data.runs import PlacedText, Run, Scaling
+from models.data.runs import Run
+from models.data.scaling import Scaling
 from models.data.text_pools import TextPool
+from models.encoders.placed_texts import PlacedText
 
 FRAMES, VARIABLES = 200, 10
 NAMES: tuple[CorruptionName, ...] = get_args(CorruptionName)

@@ -14,18 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.data.augment import AugmentConfig, disturb
-from models.data.runs import (
-    PlacedText,
-    Run,
-    RunFiles,
-    RunSplit,
-    Scaling,
-    class_runs,
-    hold,
-    hold_frames,
-    read_runs,
-    split_runs,
-)
+from models.data.runs import Run, RunFiles, RunSplit, class_runs, read_runs, split_runs
+from models.data.scaling import Scaling, hold, hold_frames
 from models.data.text_pools import (
     EventDrawConfig,
     PoolSplit,
@@ -35,6 +25,7 @@ from models.data.text_pools import (
     read_pool,
     run_events,
 )
+from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import normalised
 from pipeline.errors import DataError
 from pipeline.frames import Floats

@@ -30,8 +30,8 @@ from models.configs.fusion import (
 )
 from models.configs.sensors import SeqLSTMConfig
 from models.configs.text import TextConfig
-from models.data.runs import PlacedText
 from models.diagnoser import Diagnoser, Texts, build_fusion
+from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import Tokenizer
 from models.fusion.adaptive import AdaptiveFusion, masked_softmax
 from models.fusion.base import Fused, Inputs, LearnedFusion

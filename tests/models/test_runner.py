@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.data.runs import PlacedText
 from models.diagnoser import Diagnoser, Texts
+from models.encoders.placed_texts import PlacedText
 from pipeline.errors import StateError
 from pipeline.frames import StepResult, StepRunner
 from tests.support.models_stepping import reference

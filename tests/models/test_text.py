@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.configs.text import EMPTY, TextConfig
-from models.data.runs import PlacedText
-from models.data.text_pools import ring_plan
 from models.encoders.base import State
 from models.encoders.event_ring import TextModality, empty_ring, push_texts, turn_ring
+from models.encoders.placed_texts import PlacedText, ring_plan
 from models.encoders.tokenizer import PAD, UNKNOWN, Tokenizer, normalised
 
 SMALL = TextConfig(embedding=6, hidden=5, head=(4,), ring=4, subword_buckets=64)

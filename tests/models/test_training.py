@@ -17,12 +17,13 @@ from rich.console import Console
 from agents.cli.progress import training_progress
 from models.configs.sensors import SeqLSTMConfig
 from models.configs.text import TextConfig
+from models.data.augment import with_typos
 from models.data.runs import UNLABELLED, Run, RunFiles, read_runs, split_runs
 from models.model_file import read_model
 from models.stepping.load import load_model
 from models.training.config import TrainConfig
 from models.training.loop import OnProgress, Progress, StageConfig, learning_rate
-from models.training.stages.encoders import Recovery, class_shares, misspelt, settled, weighted_loss
+from models.training.stages.encoders import Recovery, class_shares, settled, weighted_loss
 from models.training.train import TrainReport, train
 from pipeline.errors import DataError
 from tests.support.models_tiny import PROFILE, Stream, machine_type
@@ -369,8 +370,8 @@ def test_the_rate_rises_and_falls_within_one_cycle() -> None:
 def test_typing_errors_change_letters_and_not_words() -> None:
     rng = np.random.default_rng(0)
     text = "compressor oil low"
-    assert misspelt(text, 0, rng) == text
-    wrong = [misspelt(text, 1, rng) for _ in range(50)]
+    assert with_typos(text, 0, rng) == text
+    wrong = [with_typos(text, 1, rng) for _ in range(50)]
     assert all(len(said.split()) == 3 for said in wrong)
     assert all(said.split()[1:] == ["oil", "low"] for said in wrong)
     assert len(set(wrong)) > 5

@@ -11,8 +11,8 @@ from models.configs.diagnoser import DiagnoserConfig
 from models.configs.fusion import FusionChoice, FusionConfig, Rule
 from models.configs.sensors import SensorConfig, SeqLSTMConfig
 from models.configs.text import TextConfig
-from models.data.runs import PlacedText
 from models.diagnoser import Diagnoser
+from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import Tokenizer
 from models.evaluation.torch_reference import TorchRunner
 from models.fusion.base import LearnedFusion

@@ -15,8 +15,9 @@ from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassif
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from models.data.runs import PlacedText, Run
-from models.data.text_pools import ring_plan, run_events
+from models.data.runs import Run
+from models.data.text_pools import run_events
+from models.encoders.placed_texts import PlacedText, ring_plan
 from models.encoders.tokenizer import normalised
 from models.evaluation.clustering import cluster, partition_scores
 from models.evaluation.scoring import NO_EVIDENCE, Scores

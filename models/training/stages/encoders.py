@@ -12,11 +12,13 @@ from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models.data.augment import AugmentConfig, disturb
-from models.data.runs import UNLABELLED, PlacedText, Run, Scaling, class_runs, hold
-from models.data.text_pools import EventDrawConfig, TextPool, ring_plan, run_events
+from models.data.augment import AugmentConfig, disturb, with_typos
+from models.data.runs import UNLABELLED, Run, class_runs
+from models.data.scaling import Scaling, hold
+from models.data.text_pools import EventDrawConfig, TextPool, run_events
 from models.diagnoser import Diagnoser
 from models.encoders.event_ring import TextModality
+from models.encoders.placed_texts import PlacedText, ring_plan
 from models.training.calibration import Evidence
 from models.training.loop import Record
 from pipeline.frames import Bools, Floats, Ints
@@ -199,7 +201,7 @@ class WordStage:
         order = rng.permutation(len(self._train))
         for start in range(0, len(order), self._batch_size):
             rows = order[start : start + self._batch_size]
-            said = [misspelt(self._train.texts[row], self._typo_share, rng) for row in rows]
+            said = [with_typos(self._train.texts[row], self._typo_share, rng) for row in rows]
             logits = self._head(modality.encode(said))
             loss = cross_entropy(logits, categories[rows], label_smoothing=_LABEL_SMOOTHING)
             yield min(1.0, (start + len(rows)) / len(order)), loss
@@ -266,7 +268,7 @@ class TextStage:
         rings = _Rings.of(self._network, self._train, texts, self._recovery)
         if not rings.texts:
             return
-        said = [misspelt(text, self._typo_share, rng) for text in rings.texts]
+        said = [with_typos(text, self._typo_share, rng) for text in rings.texts]
         with torch.no_grad():
             parts = [modality.encode(said[at : at + _ENCODE_BATCH]) for at in range(0, len(said), _ENCODE_BATCH)]
             vectors = torch.cat(parts)
@@ -341,21 +343,6 @@ def batches_of_like_length(lengths: Ints, size: int, grain: int, rng: np.random.
     batches = [order[start : start + size] for start in range(0, len(order), size)]
     rng.shuffle(batches)
     return batches
-
-
-def misspelt(text: str, share: float, rng: np.random.Generator) -> str:
-    """The text with one letter of a `share` of its words dropped, doubled or swapped with the next."""
-    words = text.split()
-    for at, word in enumerate(words):
-        if len(word) > 3 and rng.random() < share:
-            i = int(rng.integers(1, len(word) - 1))
-            changed = (
-                word[:i] + word[i + 1 :],
-                word[:i] + word[i] + word[i:],
-                word[:i] + word[i + 1] + word[i] + word[i + 2 :],
-            )
-            words[at] = changed[int(rng.integers(3))]
-    return " ".join(words)
 
 
 class Told(NamedTuple):

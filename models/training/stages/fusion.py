@@ -11,23 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models.data.augment import AugmentConfig, disturb
-from models.data.runs import UNLABELLED, PlacedText, Run, Scaling, hold
+from models.data.augment import AugmentConfig, disturb, with_typos
+from models.data.runs import UNLABELLED, Run
+from models.data.scaling import Scaling, hold
 from models.data.text_pools import EventDrawConfig, TextPool, run_events
 from models.diagnoser import Diagnoser
+from models.encoders.placed_texts import PlacedText
 from models.evaluation.clustering import partition_scores
 from models.fusion.base import LearnedFusion
 from models.training.calibration import Evidence
 from models.training.loop import Record
-from models.training.stages.encoders import (
-    Recovery,
-    batches_of_like_length,
-    drawn_offsets,
-    evidence_of,
-    misspelt,
-    padded,
-    scored,
-)
+from models.training.stages.encoders import Recovery, batches_of_like_length, drawn_offsets, evidence_of, padded, scored
 from pipeline.frames import Bools, Floats, Ints
 
 
@@ -133,7 +127,7 @@ class FusionStage:
 
     def _drawn_texts(self, runs: Sequence[Run], rng: np.random.Generator) -> list[tuple[PlacedText, ...]]:
         return [
-            tuple(replace(text, text=misspelt(text.text, self._typo_share, rng)) for text in placed)
+            tuple(replace(text, text=with_typos(text.text, self._typo_share, rng)) for text in placed)
             for placed in run_events(runs, self._pool, self._draw, rng)
         ]
 

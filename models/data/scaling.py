@@ -1,0 +1,61 @@
+"""Scaling of readings against the normal state, and gaps filled as alignment fills them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from models.data.runs import Run
+from pipeline.config.profile import MachineType
+from pipeline.errors import DataError
+from pipeline.frames import Bools, Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """Standard scores against the normal state of the training runs."""
+
+    mean: Floats  # (V,)
+    std: Floats  # (V,)
+
+    @classmethod
+    def fit(cls, runs: Iterable[Run]) -> Self:
+        """From the frames before each run's first fault; a plant that recovers is no longer in its normal state.
+
+        Where that leaves a variable without values it counts as never measured: mean 0, deviation 1. A variable
+        that does not move gets a thousandth of its mean as deviation, so that rounding does not look like a fault.
+        """
+        parts = []
+        for run in runs:
+            faulty = np.flatnonzero(run.labels != 0)
+            parts.append(run.values[: faulty[0] if len(faulty) else len(run)])
+        clean = np.concatenate(parts).astype(np.float64) if parts else np.empty((0, 0))
+        if not len(clean):
+            raise DataError("no run starts in the normal state, so readings cannot be scaled; add runs that do")
+        known = ~np.isnan(clean)
+        count = known.sum(axis=0)
+        mean = np.where(known, clean, 0).sum(axis=0) / np.maximum(count, 1)
+        variance = np.where(known, (clean - mean) ** 2, 0).sum(axis=0) / np.maximum(count, 1)
+        std = np.maximum(np.sqrt(variance), 1e-3 * np.abs(mean))
+        return cls(mean.astype(np.float32), np.where(std > 0, std, 1).astype(np.float32))
+
+
+def hold(values: Floats, limit: int) -> tuple[Floats, Bools]:
+    """Fill NaN in (T, V) with the last value at most `limit` frames old, as alignment does.
+
+    Returns the filled values, still NaN where nothing is known, and which were measured in their own frame.
+    """
+    observed = ~np.isnan(values)
+    frames = np.arange(len(values))[:, None]
+    last = np.maximum.accumulate(np.where(observed, frames, -1), axis=0)
+    held = np.take_along_axis(values, np.maximum(last, 0), axis=0)
+    return np.where((last >= 0) & (frames - last <= limit), held, np.float32(np.nan)), observed
+
+
+def hold_frames(machine_type: MachineType) -> int:
+    """For how many frames alignment lets a value stand in for missing ones; the shortest over the sources."""
+    shortest = min(machine_type.hold_ms(source) for source in machine_type.sources)
+    return shortest // machine_type.frame_period_ms
