@@ -31,8 +31,10 @@ from models.encoders.placed_texts import PlacedText, ring_plan
 from models.encoders.ring_attention import RingAttention
 from models.encoders.tokenizer import Tokenizer
 from models.fusion.adaptive import AdaptiveFusion
-from models.fusion.base import FusionNetwork, LateFusion, LearnedFusion
+from models.fusion.base import FusionNetwork
 from models.fusion.concatenation import ChannelsFusion, DeepFusion, EarlyFusion, HybridFusion
+from models.fusion.late import LateFusion
+from models.fusion.learned import LearnedFusion
 from models.fusion.vae import MultimodalVAE
 
 SensorNetwork = SeqLSTM | CausalCNN | RingAttention | LinearState
@@ -135,6 +137,10 @@ class Diagnoser(nn.Module):
         """Use these statistics of the normal state."""
         self.mean.copy_(torch.from_numpy(scaling.mean))
         self.std.copy_(torch.from_numpy(scaling.std))
+
+    def scaling(self) -> Scaling:
+        """A copy of the statistics of the normal state."""
+        return Scaling(self.mean.numpy().copy(), self.std.numpy().copy())
 
     def init_state(self, batch: int) -> State:
         """The state of `batch` machines before their first frame."""

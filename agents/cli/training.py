@@ -61,7 +61,7 @@ def baseline(
 ) -> None:
     """Score gradient boosting on window statistics on the split of a training, as one JSON object."""
     require_modules("faultline baseline", "torch")
-    from models.experiments.baselines.classical import boosting_scores
+    from models.experiments.baselines.scores import boosting_scores
     from models.training.config import load_train_config
 
     frames = [int(part) for part in windows.split(",") if part.strip().isdecimal() and int(part) > 1]
@@ -88,7 +88,7 @@ def evaluate(
 ) -> None:
     """Reproduce tables of docs/results/results.md: mean and 95 % interval over seeds. An interrupted run continues."""
     require_modules("faultline evaluate", "torch")
-    from models.experiments.base import lacking, require_data, write_results
+    from models.experiments.base import missing_files, require_data, write_results
     from models.experiments.load import load_experiment
     from models.training.threads import limit_threads
 
@@ -102,11 +102,11 @@ def evaluate(
     console = Console(stderr=True)
     if check:
         for experiment, _ in experiments:
-            missing = lacking(experiment)
+            missing = missing_files(experiment)
             typer.echo(f"{experiment.title}: {'data is missing' if missing else 'ready'}")
             for need in missing:
                 typer.echo(f"  {need.path} ({need.source})")
-        raise typer.Exit(1 if any(lacking(experiment) for experiment, _ in experiments) else 0)
+        raise typer.Exit(1 if any(missing_files(experiment) for experiment, _ in experiments) else 0)
     for experiment, _ in experiments:
         require_data(experiment)
     limit_threads(load_settings().threads)
@@ -121,12 +121,12 @@ def evaluate(
 
 
 def _table(results: Results) -> Table:
-    from models.experiments.base import shown
+    from models.experiments.base import formatted
 
     table = Table(title=f"{results.title}, {len(results.seeds)} seeds", title_justify="left")
     table.add_column("")
     for column in results.columns:
         table.add_column(column.heading, justify="right")
     for row in results.rows:
-        table.add_row(row, *(shown(results.interval(row, column.score), column) for column in results.columns))
+        table.add_row(row, *(formatted(results.interval(row, column.score), column) for column in results.columns))
     return table

@@ -8,10 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Rule = Literal["accuracy", "uniform", "per_class", "product", "stacked"]
 FusionInputs = Literal["features", "answers", "both"]
+RuleChoice = Literal["auto", "accuracy", "uniform", "per_class", "product", "stacked"]
+"""A rule, or `auto` for the one that is best on validation."""
 RULES: Final[tuple[Rule, ...]] = ("accuracy", "uniform", "per_class", "product", "stacked")
 
-LEAST_TOLD: Final = 1e-5
-"""Probabilities below this are all the same to a fusion network."""
+MIN_PROBABILITY: Final = 1e-5
+"""Fusion networks see smaller probabilities as this one."""
 
 Order = Literal["cma_afr", "cma_only", "afr_only", "parallel", "none"]
 ATTENDING: Final[tuple[Order, ...]] = ("cma_afr", "cma_only", "parallel")
@@ -19,8 +21,8 @@ ATTENDING: Final[tuple[Order, ...]] = ("cma_afr", "cma_only", "parallel")
 SCORING: Final[tuple[Order, ...]] = ("cma_afr", "afr_only", "parallel")
 """Orders of an adaptive fusion whose weights come from a scorer."""
 
-NARROWEST: Final = -8.0
-WIDEST: Final = 8.0
+MIN_LOG_VARIANCE: Final = -8.0
+MAX_LOG_VARIANCE: Final = 8.0
 """Bounds of every log-variance, so that no precision overflows."""
 
 

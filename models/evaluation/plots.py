@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import auc, confusion_matrix, roc_curve
 
-from models.training.loop import Record
+from models.training.loop import EpochRecord
 from pipeline.frames import Ints
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Curve(NamedTuple):
     half: Sequence[float]
 
 
-def draw_learning_curve(history: Sequence[Record], path: Path) -> None:
+def draw_learning_curve(history: Sequence[EpochRecord], path: Path) -> None:
     """Loss and validation score of each stage over its epochs."""
     stages = list(dict.fromkeys(record["stage"] for record in history))
     figure = _figure(6 * len(stages), 4)

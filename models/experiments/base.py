@@ -11,15 +11,18 @@ from statistics import fmean, stdev
 from string import Template
 from typing import Any, NamedTuple, Protocol
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import t as student  # type: ignore[import-untyped]
 
+from models.configs.yaml_file import read_mapping
 from models.evaluation.scoring import Scores
-from models.training.loop import Progress
+from models.training.loop import OnProgress, Progress
 from pipeline.errors import DataError
 
 _SEED = "{seed}"
+
+EPOCH_SCORES = {"ari": "adjusted Rand index", "explained": "share of the class entropy explained"}
+"""Partition scores whose course over the epochs is drawn."""
 
 
 class Column(BaseModel):
@@ -49,20 +52,20 @@ class Interval(NamedTuple):
     seeds: int
 
 
-Done = Callable[[str, Progress], None]
-"""Is told what is going on: which of the experiment's parts, and how far it is."""
+OnPartProgress = Callable[[str, Progress], None]
+"""Takes the part of the experiment that runs, and how far it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What an experiment found: for each row of its table one set of scores for each seed."""
+    """Results of an experiment: for each row of its table one set of scores per seed."""
 
     title: str
     seeds: tuple[int, ...]
     rows: dict[str, list[Scores]]
     columns: tuple[Column, ...]
     notes: dict[str, Any] = field(default_factory=dict)
-    pictures: tuple[Path, ...] = ()
+    plots: tuple[Path, ...] = ()
 
     def interval(self, row: str, score: str) -> Interval | None:
         """Of one score of one row; None if no seed has it."""
@@ -78,24 +81,24 @@ class Experiment(Protocol):
         ...
 
     def needs(self) -> list[Need]:
-        """Files that must be there before it can run."""
+        """Files that must exist before it can run."""
         ...
 
-    def run(self, seeds: Sequence[int], out: Path, on_progress: Done) -> Results:
-        """Everything, with what it leaves behind in the folder `out`."""
+    def run(self, seeds: Sequence[int], out: Path, on_progress: OnPartProgress) -> Results:
+        """The whole experiment; its files go to the folder `out`."""
         ...
 
 
-def lacking(experiment: Experiment) -> list[Need]:
-    """What is not there."""
+def missing_files(experiment: Experiment) -> list[Need]:
+    """Files that are not there."""
     return [need for need in experiment.needs() if not need.path.exists()]
 
 
 def require_data(experiment: Experiment) -> None:
     """Raise DataError that lists every file which is not there and where to get it."""
-    if missing := lacking(experiment):
+    if missing := missing_files(experiment):
         listed = "; ".join(f"{need.path} ({need.source})" for need in missing)
-        raise DataError(f"{experiment.title}: data is lacking: {listed}")
+        raise DataError(f"{experiment.title}: data is missing: {listed}")
 
 
 def interval(values: Sequence[float]) -> Interval | None:
@@ -111,20 +114,20 @@ def interval(values: Sequence[float]) -> Interval | None:
 
 def lookup(scores: Mapping[str, Any], name: str) -> float | None:
     """A score by its dotted name; None where it has no value."""
-    found: Any = scores
+    value: Any = scores
     for part in name.split("."):
-        if not isinstance(found, Mapping) or part not in found:
+        if not isinstance(value, Mapping) or part not in value:
             return None
-        found = found[part]
-    return None if found is None or isinstance(found, Mapping) else float(found)
+        value = value[part]
+    return None if value is None or isinstance(value, Mapping) else float(value)
 
 
-def shown(found: Interval | None, column: Column) -> str:
-    """An interval as it stands in a table."""
-    if found is None:
+def formatted(interval: Interval | None, column: Column) -> str:
+    """An interval as a cell of a table."""
+    if interval is None:
         return "-"
-    mean = f"{column.scale * found.mean:.{column.digits}f}"
-    return mean if found.half is None else f"{mean} ± {column.scale * found.half:.{column.digits}f}"
+    mean = f"{column.scale * interval.mean:.{column.digits}f}"
+    return mean if interval.half is None else f"{mean} ± {column.scale * interval.half:.{column.digits}f}"
 
 
 def markdown(results: Results) -> str:
@@ -132,7 +135,7 @@ def markdown(results: Results) -> str:
     head = ["", *(column.heading for column in results.columns)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in results.rows:
-        cells = [shown(results.interval(row, column.score), column) for column in results.columns]
+        cells = [formatted(results.interval(row, column.score), column) for column in results.columns]
         lines.append("| " + " | ".join([row, *cells]) + " |")
     return "\n".join(lines) + "\n"
 
@@ -143,7 +146,7 @@ def write_results(results: Results, out: Path) -> tuple[Path, ...]:
     written = (out / "results.json", out / "table.md")
     summary = {
         row: {
-            column.score: None if (found := results.interval(row, column.score)) is None else found._asdict()
+            column.score: None if (mean := results.interval(row, column.score)) is None else mean._asdict()
             for column in results.columns
         }
         for row in results.rows
@@ -152,18 +155,12 @@ def write_results(results: Results, out: Path) -> tuple[Path, ...]:
     written[0].write_text(json.dumps(whole | {"scores": results.rows}, indent=1) + "\n")
     seeds = ", ".join(map(str, results.seeds))
     written[1].write_text(f"{results.title}; seeds {seeds}, mean and 95 % interval\n\n{markdown(results)}")
-    return (*written, *results.pictures)
+    return (*written, *results.plots)
 
 
 def read_description(path: Path, names: Mapping[str, str]) -> dict[str, Any]:
     """A YAML mapping in whose strings `$NAME` is replaced from `names`, else from the environment; raises DataError."""
-    try:
-        raw = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"experiment {path} cannot be read: {error}") from error
-    if not isinstance(raw, dict):
-        raise DataError(f"experiment {path} is no mapping of names to values")
-    expanded: dict[str, Any] = _expanded(raw, {**os.environ, **names})
+    expanded: dict[str, Any] = _expanded(read_mapping(path, "experiment"), {**os.environ, **names})
     return expanded
 
 
@@ -178,13 +175,18 @@ def _expanded(value: Any, names: Mapping[str, str]) -> Any:
 
 
 def folder_of_seed(folder: str, seed: int) -> Path:
-    """A folder in whose name `{seed}` stands for the seed."""
+    """A folder, with `{seed}` in its name replaced by the seed."""
     return Path(os.path.normpath(folder.replace(_SEED, str(seed))))
 
 
 def above_seed(folder: str) -> Path:
-    """The part of such a folder that is the same for every seed."""
+    """The part of such a folder that is the same for all seeds."""
     parts = Path(folder).parts
-    whole = [at for at, part in enumerate(parts) if _SEED in part]
-    # Folders that do not exist cannot be gone up from, so `..` has to go.
-    return Path(os.path.normpath(Path(*parts[: whole[0]] if whole else parts)))
+    seeded = [index for index, part in enumerate(parts) if _SEED in part]
+    # `..` cannot be followed from a folder that does not exist, so the path is normalised.
+    return Path(os.path.normpath(Path(*parts[: seeded[0]] if seeded else parts)))
+
+
+def report_part(on_progress: OnPartProgress, part: str) -> OnProgress:
+    """What to give a training that is one part of an experiment."""
+    return lambda progress: on_progress(part, progress)

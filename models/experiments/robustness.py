@@ -1,4 +1,4 @@
-"""How trained models bear what can go wrong with their inputs: scores over the level of each corruption."""
+"""Robustness of trained models to corrupted inputs: scores over the level of each corruption."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import sub
 from pathlib import Path
 from typing import Literal, Self
 
@@ -16,22 +17,21 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from models.atomic_file import replacing
 from models.configs.diagnoser import SENSORS
 from models.data.corruptions import EIGHT, CorruptionConfig, CorruptionName, Corruptor
-from models.data.runs import UNLABELLED, Run, RunSplit
+from models.data.runs import UNLABELLED, Run
 from models.data.scaling import Scaling, hold_frames
 from models.data.text_pools import TextPool
 from models.diagnoser import Diagnoser
 from models.encoders.placed_texts import PlacedText
 from models.evaluation.plots import Curve, draw_levels
 from models.evaluation.scoring import NO_EVIDENCE, Scores, stream_scores
-from models.experiments.base import Column, Done, Need, Results, above_seed, folder_of_seed, interval
-from models.fusion.base import LearnedFusion
-from models.model_file import SUFFIX, Essence, Model, read_model
+from models.experiments.base import Column, Need, OnPartProgress, Results, above_seed, folder_of_seed, interval
+from models.fusion.learned import LearnedFusion
+from models.model_file import SUFFIX, read_model
 from models.network_file import build_network
-from models.training.calibration import Evidence
-from models.training.config import TrainConfig, load_train_config
+from models.training.config import load_train_config
+from models.training.evidence import Evidence, collect_evidence
 from models.training.loop import Progress
-from models.training.stages.encoders import evidence_of
-from models.training.train import prepare
+from models.training.prepare import Part, prepare, require_same_split
 from pipeline.config.profile import MachineType
 from pipeline.errors import DataError
 from pipeline.extras import require_modules
@@ -45,9 +45,8 @@ METRICS = {
     "correct_diagnosis_rate": "correct diagnosis rate",
 }
 _HALF = 0.5
-_TENTHS = tuple(at / 10 for at in range(11))
+_TENTHS = tuple(tenth / 10 for tenth in range(11))
 
-Texts = Sequence[Sequence[PlacedText]]
 _ByRow = dict[str, dict[str, Scores]]
 """By row and level: the scores of the `row`, and of the `sensors` of its model alone."""
 _Panel = dict[str, Curve]
@@ -91,11 +90,11 @@ class RobustnessExperiment(BaseModel):
     corruptions: tuple[CorruptionName, ...] = Field(default=EIGHT, min_length=1)
     levels: tuple[float, ...] = _TENTHS
     settings: CorruptionConfig = CorruptionConfig()
-    part: Literal["validation", "test"] = "test"
+    part: Part = "test"
     runs: int = Field(default=60, ge=1)
-    """Runs of the part that are used for each seed, at most; spread over its files and faults."""
+    """Maximum number of runs of the part per seed; spread over its files and faults."""
     unscored_faults: tuple[str, ...] = ()
-    """Frames of these faults count for nothing."""
+    """Frames of these faults are not scored."""
 
     @field_validator("levels")
     @classmethod
@@ -119,7 +118,7 @@ class RobustnessExperiment(BaseModel):
         folders = dict.fromkeys(above_seed(row.model) for row in self.rows.values())
         return [*needed, *(Need(folder, self.models_made_by) for folder in folders)]
 
-    def run(self, seeds: Sequence[int], out: Path, on_progress: Done) -> Results:
+    def run(self, seeds: Sequence[int], out: Path, on_progress: OnPartProgress) -> Results:
         """See `Experiment.run`."""
         require_modules("drawing plots", "matplotlib")
         rows: dict[CorruptionName, dict[str, list[Scores]]] = {
@@ -127,7 +126,7 @@ class RobustnessExperiment(BaseModel):
         }
         hashes: dict[str, list[str]] = {name: [] for name in self.rows}
         runs = []
-        # A model that is not there is noticed now rather than hours later.
+        # Read all models first, so that a missing one is noticed now and not hours later.
         trials = [self._trial(seed) for seed in seeds]
         for seed, trial in zip(seeds, trials, strict=True):
             measured = self._measured(trial, seed, out / f"seed-{seed}", on_progress)
@@ -137,43 +136,46 @@ class RobustnessExperiment(BaseModel):
             for row, digest in trial.hashes.items():
                 hashes[row].append(digest)
             runs.append(len(trial.runs))
-        pictures = [out / f"robustness_{metric}.png" for metric in METRICS]
-        for (metric, measure), path in zip(METRICS.items(), pictures, strict=True):
+        plots = [out / f"robustness_{metric}.png" for metric in METRICS]
+        for (metric, measure), path in zip(METRICS.items(), plots, strict=True):
             draw_levels(self._curves(rows, metric), self.levels, self.title, measure, path)
-        table = {f"{self._caption(name)}: {row}": of for name, by_row in rows.items() for row, of in by_row.items()}
+        table = {
+            f"{self._caption(name)}: {row}": scores for name, by_row in rows.items() for row, scores in by_row.items()
+        }
         notes = {"runs": runs, "models": hashes}
-        return Results(self.title, tuple(seeds), table, self.columns, notes, tuple(pictures))
+        return Results(self.title, tuple(seeds), table, self.columns, notes, tuple(plots))
 
     def _trial(self, seed: int) -> _Trial:
         config = load_train_config(self.train, data=self.work, output=Path(), seed=seed)
-        machine_type, split, pools, fixed = prepare(config)
-        if unknown := sorted(set(self.unscored_faults) - set(machine_type.faults)):
+        data = prepare(config)
+        if unknown := sorted(set(self.unscored_faults) - set(data.faults)):
             raise DataError(f"{self.title}: unscored_faults names {unknown[0]!r}, which is no fault of the profile")
-        name = f"{config.name or machine_type.name}{SUFFIX}"
+        name = f"{config.name or data.machine_type.name}{SUFFIX}"
         networks: dict[str, Diagnoser] = {}
         hashes: dict[str, str] = {}
         for row, described in self.rows.items():
             folder = folder_of_seed(described.model, seed)
-            model = _model_of(folder / name, machine_type, config, split)
+            model = read_model(folder / name)
+            require_same_split(model, config, data)
             networks[row], hashes[row] = build_network(model), model.header.hash
             if described.system not in systems_of(networks[row]):
                 raise DataError(f"{self.title}: the model of row {row!r} has no system {described.system!r}")
-        members = getattr(split, self.part)
-        if not members:
+        runs = data.runs(self.part)
+        if not runs:
             raise DataError(f"{self.title}: the split of {self.train} has no {self.part} part")
-        chosen = spread(members, self.runs, seed=seed)
+        chosen = spread(runs, self.runs, seed=seed)
         return _Trial(
             networks,
             hashes,
             {row: _encoders(network) for row, network in networks.items()},
-            machine_type,
-            tuple(members[at] for at in chosen),
-            tuple(fixed[self.part][at] for at in chosen),
-            Scaling.fit(split.train),
-            getattr(pools, self.part) if pools is not None else None,
+            data.machine_type,
+            tuple(runs[row] for row in chosen),
+            tuple(data.texts[self.part][row] for row in chosen),
+            data.fit_scaling(),
+            getattr(data.pools, self.part) if data.pools is not None else None,
         )
 
-    def _measured(self, trial: _Trial, seed: int, folder: Path, on_progress: Done) -> dict[str, _ByRow]:
+    def _measured(self, trial: _Trial, seed: int, folder: Path, on_progress: OnPartProgress) -> dict[str, _ByRow]:
         """Scores of each row at each level above 0 of each corruption, and those of clean runs as one more."""
         # At level 0 all corruptions are alike.
         jobs: list[tuple[str, CorruptionName, tuple[float, ...]]] = [("clean", self.corruptions[0], (0.0,))]
@@ -186,63 +188,63 @@ class RobustnessExperiment(BaseModel):
             if (kept := _kept(path, essence)) is not None:
                 measured[job] = kept
                 continue
-            found: _ByRow = {row: {} for row in self.rows}
-            for at, level in enumerate(levels):
-                on_progress(f"seed {seed}", Progress(job, at, len(levels), 0.0))
+            by_row: _ByRow = {row: {} for row in self.rows}
+            for index, level in enumerate(levels):
+                on_progress(f"seed {seed}", Progress(job, index, len(levels), 0.0))
                 runs, texts = corrupt(name, trial.runs, trial.texts, level)
                 for row, scores in self._scored(trial, runs, texts).items():
-                    found[row][_key(level)] = scores
+                    by_row[row][_key(level)] = scores
             on_progress(f"seed {seed}", Progress(job, len(levels), len(levels), 0.0))
             with replacing(path) as part:
-                part.write_text(json.dumps({"essence": essence, "scores": found}, indent=1) + "\n")
-            measured[job] = found
+                part.write_text(json.dumps({"essence": essence, "scores": by_row}, indent=1) + "\n")
+            measured[job] = by_row
         return measured
 
-    def _scored(self, trial: _Trial, runs: Sequence[Run], texts: Texts) -> dict[str, Scores]:
-        """Of each row, and of the sensors of its model alone; rows whose encoders are the same share what these say."""
+    def _scored(self, trial: _Trial, runs: Sequence[Run], texts: Sequence[Sequence[PlacedText]]) -> dict[str, Scores]:
+        """Of each row, and of the sensors of its model alone; rows with the same encoders share their evidence."""
         hold_limit = hold_frames(trial.machine_type)
         hidden = [trial.machine_type.faults.index(fault) for fault in self.unscored_faults]
         frames = np.concatenate([np.arange(len(run)) for run in runs])
-        told: dict[str, Evidence] = {}
+        evidence_of: dict[str, Evidence] = {}
         scored = {}
         for row, described in self.rows.items():
             network, encoders = trial.networks[row], trial.encoders[row]
-            if encoders not in told:
-                told[encoders] = evidence_of(network, runs, texts, hold_limit)
-            evidence = told[encoders]
+            if encoders not in evidence_of:
+                evidence_of[encoders] = collect_evidence(network, runs, texts, hold_limit)
+            evidence = evidence_of[encoders]
             labels = np.where(np.isin(evidence.labels, hidden), UNLABELLED, evidence.labels)
-            found = {}
+            by_system = {}
             for system in (described.system, SENSORS):
-                said = answers(network, evidence, system)
-                whole = stream_scores(evidence.runs, frames, labels, said, trial.machine_type.faults)
-                found[system] = {metric: whole[metric] for metric in METRICS}
-            scored[row] = {"row": found[described.system], "sensors": found[SENSORS]}
+                predicted = answers(network, evidence, system)
+                scores = stream_scores(evidence.runs, frames, labels, predicted, trial.machine_type.faults)
+                by_system[system] = {metric: scores[metric] for metric in METRICS}
+            scored[row] = {"row": by_system[described.system], "sensors": by_system[SENSORS]}
         return scored
 
     def _summed(self, clean: _ByRow, measured: _ByRow) -> dict[str, Scores]:
         """Each row's scores under one corruption, as the class says."""
         summed: dict[str, Scores] = {}
         for row in self.rows:
-            start, sensors = (clean[row][_key(0)][of] for of in ("row", "sensors"))
-            levels = {_key(0): start} | {key: of["row"] for key, of in measured[row].items()}
+            start, sensors = (clean[row][_key(0)][system] for system in ("row", "sensors"))
+            levels = {_key(0): start} | {key: scores["row"] for key, scores in measured[row].items()}
             summed[row] = levels | {
                 "area": self._areas(levels),
                 "sensors": sensors,
-                "over_sensors": _combined(levels[_key(1)], sensors, _difference),
+                "over_sensors": _combined(levels[_key(1)], sensors, sub),
             }
             if _HALF in self.levels:
                 summed[row]["kept_at_half"] = _combined(levels[_key(_HALF)], start, _share)
         for row in self.rows:
             if row != self.reference:
-                summed[row]["gain"] = _combined(summed[row]["area"], summed[self.reference]["area"], _difference)
+                summed[row]["gain"] = _combined(summed[row]["area"], summed[self.reference]["area"], sub)
         return summed
 
     def _areas(self, levels: Mapping[str, Scores]) -> Scores:
         areas: Scores = {}
         for metric in METRICS:
             values = [levels[_key(level)][metric] for level in self.levels]
-            known = all(value is not None for value in values)
-            areas[metric] = float(np.trapezoid(values, self.levels)) if known else None
+            defined = all(value is not None for value in values)
+            areas[metric] = float(np.trapezoid(values, self.levels)) if defined else None
         return areas
 
     def _curves(self, rows: Mapping[CorruptionName, Mapping[str, list[Scores]]], metric: str) -> dict[str, _Panel]:
@@ -250,27 +252,27 @@ class RobustnessExperiment(BaseModel):
         curves: dict[str, _Panel] = {}
         for name, by_row in rows.items():
             panel = curves.setdefault(self._caption(name), {})
-            for row, of in by_row.items():
-                columns = [[scores[_key(level)][metric] for scores in of] for level in self.levels]
-                found = [interval([value for value in column if value is not None]) for column in columns]
+            for row, by_seed in by_row.items():
+                columns = [[scores[_key(level)][metric] for scores in by_seed] for level in self.levels]
+                intervals = [interval([value for value in column if value is not None]) for column in columns]
                 panel[row] = Curve(
-                    [float("nan") if at is None else at.mean for at in found],
-                    [0.0 if at is None or at.half is None else at.half for at in found],
+                    [float("nan") if each is None else each.mean for each in intervals],
+                    [0.0 if each is None or each.half is None else each.half for each in intervals],
                 )
         return curves
 
     def _caption(self, name: CorruptionName) -> str:
-        said = name.replace("_", " ")
+        caption = name.replace("_", " ")
         if name == "white_noise":
-            return f"{said}, 1 = {self.settings.noise_deviations:g} deviations"
-        return f"{said}, 1 = {self.settings.skew_frames:g} frames" if name == "clock_skew" else said
+            return f"{caption}, 1 = {self.settings.noise_deviations:g} deviations"
+        return f"{caption}, 1 = {self.settings.skew_frames:g} frames" if name == "clock_skew" else caption
 
     def _essence(self, trial: _Trial) -> str:
         """Changes with everything that scores depend on, but not with which corruptions there are."""
-        described = self.model_dump_json(include={"levels", "settings", "unscored_faults"})
-        digest = hashlib.sha256(described.encode())
-        for row, of in self.rows.items():
-            digest.update(f"{row} {of.system} {trial.hashes[row]}".encode())
+        settings = self.model_dump_json(include={"levels", "settings", "unscored_faults"})
+        digest = hashlib.sha256(settings.encode())
+        for row, described in self.rows.items():
+            digest.update(f"{row} {described.system} {trial.hashes[row]}".encode())
         digest.update(trial.scaling.std.tobytes())
         if trial.pool is not None:
             digest.update("\n".join(trial.pool.texts).encode() + trial.pool.classes.tobytes())
@@ -281,14 +283,14 @@ class RobustnessExperiment(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """What is tried with one seed."""
+    """Models and inputs of one seed."""
 
     networks: dict[str, Diagnoser]
     """By row."""
     hashes: dict[str, str]
     """By row, of the model file."""
     encoders: dict[str, str]
-    """By row, what its evidence depends on besides the runs."""
+    """By row, a digest of what its evidence depends on besides the runs."""
     machine_type: MachineType
     runs: tuple[Run, ...]
     texts: tuple[tuple[PlacedText, ...], ...]
@@ -297,57 +299,36 @@ class _Trial:
 
 
 def spread(runs: Sequence[Run], count: int, *, seed: int) -> Ints:
-    """So many of the runs at most, drawn so that files and faults have the share that they have among all."""
+    """At most `count` of the runs, drawn so that files and faults keep their shares."""
     rng = np.random.default_rng([seed, *b"runs"])
     drawn = rng.random(len(runs))
 
-    def stratum(at: int) -> tuple[str, tuple[int, ...], float]:
-        return runs[at].source, tuple(np.unique(runs[at].labels).tolist()), drawn[at]
+    def stratum(row: int) -> tuple[str, tuple[int, ...], float]:
+        return runs[row].source, tuple(np.unique(runs[row].labels).tolist()), drawn[row]
 
     order = np.array(sorted(range(len(runs)), key=stratum))
     count = min(count, len(runs))
-    # Every so-many-th of the sorted runs, from a random first one.
+    # Evenly spaced among the sorted runs, from a random first one.
     steps = (np.arange(count) + rng.random()) * len(runs) / count
     return np.sort(order[steps.astype(np.int64)])
 
 
 def systems_of(network: Diagnoser) -> tuple[str, ...]:
-    """What of a network can be scored by itself."""
+    """Systems of a network that can be scored by themselves."""
     return ("fusion", "late", *network.modalities)
 
 
 def answers(network: Diagnoser, evidence: Evidence, system: str) -> Ints:
-    """Class (N,) that a system of the network says, NO_EVIDENCE where it has nothing to go by."""
+    """Class (N,) predicted by a system of the network, NO_EVIDENCE where it has no evidence."""
     if system in network.modalities:
-        at = network.modalities.index(system)
-        said, present = evidence.logits[at], evidence.present[at]
+        modality = network.modalities.index(system)
+        scores, present = evidence.logits[modality], evidence.present[modality]
     else:
         fusion = network.fusion
         if system == "late" and isinstance(fusion, LearnedFusion):
             fusion = fusion.late
-        said, present = evidence.fused(fusion).probabilities, evidence.present.any(dim=0)
-    return np.where(present.numpy(), said.argmax(dim=1).numpy(), NO_EVIDENCE)
-
-
-def _model_of(path: Path, machine_type: MachineType, config: TrainConfig, split: RunSplit) -> Model:
-    """A model file; raises DataError if its training may have seen what is held out here."""
-    model = read_model(path)
-    header = model.header
-    if header.essence.digest != Essence.of(machine_type).digest:
-        raise DataError(f"{path} is for another profile than {config.profile}; give a model of this configuration")
-    mine = {
-        "seed": config.seed,
-        "data": [file.name for files in config.runs for file in files.paths],
-        "texts": [file.name for file in config.texts],
-        "runs": {part: len(getattr(split, part)) for part in ("train", "validation", "test")},
-    }
-    for name, value in mine.items():
-        if (theirs := header.training.get(name)) != value:
-            raise DataError(
-                f"{path} comes from another split ({name} is {theirs} there and {value} here), so it may have seen "
-                "what is held out; give the model of this seed and these data"
-            )
-    return model
+        scores, present = evidence.fused(fusion).probabilities, evidence.present.any(dim=0)
+    return np.where(present.numpy(), scores.argmax(dim=1).numpy(), NO_EVIDENCE)
 
 
 def _encoders(network: Diagnoser) -> str:
@@ -365,10 +346,6 @@ def _key(level: float) -> str:
     return f"level_{round(100 * level)}"
 
 
-def _difference(one: float, other: float) -> float:
-    return one - other
-
-
 def _share(one: float, other: float) -> float | None:
     return one / other if other else None
 
@@ -382,9 +359,9 @@ def _combined(one: Scores, other: Scores, how: Callable[[float, float], float | 
 
 
 def _kept(path: Path, essence: str) -> _ByRow | None:
-    """What an earlier run left, if it was about the same."""
+    """Scores that an earlier run wrote, if it measured the same."""
     try:
-        found = json.loads(path.read_text())
+        stored = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return found["scores"] if isinstance(found, dict) and found.get("essence") == essence else None
+    return stored["scores"] if isinstance(stored, dict) and stored.get("essence") == essence else None

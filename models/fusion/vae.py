@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models.configs.fusion import NARROWEST, WIDEST, VAEConfig
+from models.configs.fusion import MAX_LOG_VARIANCE, MIN_LOG_VARIANCE, VAEConfig
 from models.encoders.base import mlp
 from models.fusion.base import FusionNetwork, Inputs, Mixed, shares
 
@@ -54,7 +54,7 @@ class MultimodalVAE(FusionNetwork):
         means, precisions = [], []
         for encoder, x, shown in zip(self.encoders, inputs.features, inputs.present, strict=True):
             mean, log_variance = encoder(self.dropout(x)).chunk(2, dim=1)
-            precision = torch.exp(-log_variance.clamp(NARROWEST, WIDEST)) * shown.unsqueeze(1)
+            precision = torch.exp(-log_variance.clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE)) * shown.unsqueeze(1)
             means.append(mean * precision)
             precisions.append(precision)
         each = torch.stack(precisions)
@@ -67,7 +67,7 @@ class MultimodalVAE(FusionNetwork):
         divergence = 0.5 * (posterior.variance + posterior.mean**2 - 1 - posterior.variance.log()).sum(dim=1)
         total = beta * divergence
         for decoder, noise, x, shown in zip(self.decoders, self.noise, inputs.features, inputs.present, strict=True):
-            spread = noise.clamp(NARROWEST, WIDEST)
+            spread = noise.clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE)
             unlikely = 0.5 * (spread + (x - decoder(z)) ** 2 * torch.exp(-spread) + math.log(2 * math.pi))
             total = total + unlikely.sum(dim=1) * shown
         return total

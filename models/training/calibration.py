@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,68 +13,22 @@ from sklearn.metrics import f1_score
 from torch import Tensor
 from torch.nn.functional import nll_loss
 
-from models.configs.fusion import RULES, FusionConfig, Rule
-from models.fusion.base import Fused, LateFusion, LearnedFusion
+from models.configs.fusion import RULES, FusionConfig, Rule, RuleChoice
+from models.fusion.late import LateFusion
+from models.fusion.learned import LearnedFusion
+from models.training.evidence import Evidence
 from pipeline.errors import DataError
-from pipeline.frames import Bools, Ints
+from pipeline.frames import Bools
 
-RuleChoice = Literal["auto", "accuracy", "uniform", "per_class", "product", "stacked"]
-
-_SMALLEST_WEIGHT = 1e-3
-"""A modality that was always wrong must still answer when it is alone."""
+_MIN_WEIGHT = 1e-3
+"""Above 0, because a modality that was always wrong must still answer when it is alone."""
 _STACK_FRAMES = 10_000
 _UNSEEN_CLASS_BIAS = -10.0
-_COLDEST, _HOTTEST = 0.05, 20.0
-_PART = 8192
-"""Frames that a fusion answers about at a time, which bounds the memory."""
-
-
-class Evidence:
-    """Frames to fit on or to score: logits (M, N, C), present (M, N), true class (N,), the run of each frame (N,), and
-    each modality's features (N, D_m) if a fusion needs them."""
-
-    def __init__(
-        self, logits: Tensor, present: Tensor, labels: Ints, runs: Ints, features: Sequence[Tensor] = ()
-    ) -> None:
-        self.logits = logits
-        self.present = present
-        self.labels = labels
-        self.runs = runs
-        self.features = tuple(features)
-
-    def take(self, rows: NDArray[np.bool_]) -> Evidence:
-        """Some of the frames."""
-        at = torch.from_numpy(rows)
-        features = [of[at] for of in self.features]
-        return Evidence(self.logits[:, at], self.present[:, at], self.labels[rows], self.runs[rows], features)
-
-    @classmethod
-    def join(cls, parts: Sequence[Evidence]) -> Evidence:
-        """The frames of all parts, one after another, without features."""
-        return cls(
-            torch.cat([part.logits for part in parts], dim=1),
-            torch.cat([part.present for part in parts], dim=1),
-            np.concatenate([part.labels for part in parts]),
-            np.concatenate([part.runs for part in parts]),
-        )
-
-    def fused(self, fusion: LateFusion | LearnedFusion) -> Fused:
-        """What the fusion says about all frames, without embeddings and attention; computed in parts."""
-        parts: list[Fused] = []
-        with torch.inference_mode():
-            for start in range(0, len(self.labels), _PART):
-                part = slice(start, start + _PART)
-                features = [of[part] for of in self.features]
-                parts.append(fusion(self.logits[:, part], self.present[:, part], features))
-        return Fused(
-            torch.cat([part.probabilities for part in parts]),
-            torch.cat([part.modality_probabilities for part in parts], dim=1),
-            torch.cat([part.weights for part in parts], dim=1),
-        )
+_MIN_TEMPERATURE, _MAX_TEMPERATURE = 0.05, 20.0
 
 
 def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
-    """T > 0 with the least mean -log softmax(log p / T)[label], by golden section over log T.
+    """T > 0 with the smallest mean -log softmax(log p / T)[label], by golden section over log T.
 
     log_probabilities (N, C) may be logits; labels (N,). The loss is convex in 1/T, so there is one minimum. Without
     frames T is 1.
@@ -87,10 +39,10 @@ def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
     def loss(log_t: float) -> float:
         return nll_loss(torch.log_softmax(log_probabilities / float(np.exp(log_t)), dim=1), labels).item()
 
-    low, high = float(np.log(_COLDEST)), float(np.log(_HOTTEST))
+    low, high = float(np.log(_MIN_TEMPERATURE)), float(np.log(_MAX_TEMPERATURE))
     ratio = (5**0.5 - 1) / 2
     inner = [high - ratio * (high - low), low + ratio * (high - low)]
-    losses = [loss(at) for at in inner]
+    losses = [loss(log_t) for log_t in inner]
     while high - low > 1e-4:
         if losses[0] < losses[1]:
             high, inner[1], losses[1] = inner[1], inner[0], losses[0]
@@ -113,18 +65,18 @@ def fit_fusion(rule: Rule, evidence: Evidence, prior: NDArray[np.float64], *, se
     labels = torch.from_numpy(evidence.labels)
     with torch.no_grad():
         fusion.prior.copy_(torch.from_numpy(prior))
-        for at in range(modalities):
-            rows = evidence.present[at]
-            y, z = labels[rows], evidence.logits[at, rows]
-            fusion.temperatures[at] = fit_temperature(z, y)
+        for modality in range(modalities):
+            rows = evidence.present[modality]
+            y, z = labels[rows], evidence.logits[modality, rows]
+            fusion.temperatures[modality] = fit_temperature(z, y)
             right = (z.argmax(dim=1) == y).float()
             if len(y):
-                fusion.accuracies[at] = right.mean().clamp_min(_SMALLEST_WEIGHT)
+                fusion.accuracies[modality] = right.mean().clamp_min(_MIN_WEIGHT)
             count = torch.bincount(y, minlength=classes).float()
             hits = torch.bincount(y, weights=right, minlength=classes).float()
-            # A class that never came up says nothing about its recall: the accuracy stands in.
-            recall = torch.where(count > 0, hits / count.clamp_min(1), fusion.accuracies[at])
-            fusion.recalls[at] = recall.clamp_min(_SMALLEST_WEIGHT)
+            # The recall of a class without frames is unknown: the accuracy takes its place.
+            recall = torch.where(count > 0, hits / count.clamp_min(1), fusion.accuracies[modality])
+            fusion.recalls[modality] = recall.clamp_min(_MIN_WEIGHT)
         several = evidence.present.sum(dim=0) > 1
         if rule == "stacked" and bool(several.any()):
             _fit_stack(fusion, evidence.logits[:, several], labels[several], seed)
@@ -137,13 +89,13 @@ def choose_rule(
 ) -> tuple[LateFusion, dict[str, float]]:
     """The fusion by the chosen rule, or by the best one if `auto`; and each tried rule's macro-F1.
 
-    Rules are compared by two-fold cross-fitting over validation runs: what is fitted on one half is scored on the
-    other, so that a rule with many parameters gains nothing from having seen the frames that it is scored on.
+    Rules are compared by two-fold cross-fitting over validation runs: fitted on one half and scored on the other, so
+    that a rule with many parameters gains nothing from the frames that it was fitted on.
     """
     require_labels(evidence)
     if choice != "auto":
         return fit_fusion(choice, evidence, prior, seed=seed), {}
-    folds = crossed(evidence, seed)
+    folds = cross_fitting_folds(evidence, seed)
     scores: dict[str, float] = {}
     for rule in RULES:
         predicted = np.zeros(len(evidence.labels), np.int64)
@@ -165,7 +117,7 @@ def require_labels(evidence: Evidence) -> None:
 
 
 def fit_mixed_temperature(fusion: LateFusion, evidence: Evidence) -> None:
-    """The temperature of what several modalities say together."""
+    """Fit the temperature of the answers that mix several modalities."""
     several = evidence.present.sum(dim=0) > 1
     if not bool(several.any()):
         return
@@ -176,7 +128,7 @@ def fit_mixed_temperature(fusion: LateFusion, evidence: Evidence) -> None:
         fusion.temperature.fill_(fit_temperature((mixed + 1e-12).log(), labels))
 
 
-def crossed(evidence: Evidence, seed: int) -> list[tuple[Bools, Bools]]:
+def cross_fitting_folds(evidence: Evidence, seed: int) -> list[tuple[Bools, Bools]]:
     """Two pairs of which rows to fit on and which to score on: either half of the runs for the other."""
     runs = np.unique(evidence.runs)
     half = np.random.default_rng(seed).permutation(runs)[: (len(runs) + 1) // 2]
@@ -185,19 +137,13 @@ def crossed(evidence: Evidence, seed: int) -> list[tuple[Bools, Bools]]:
 
 
 def calibrate_network(fusion: LearnedFusion, late: LateFusion, evidence: Evidence) -> None:
-    """Put this late fusion beside the network, and fit the temperature of the network's answer on the frames."""
+    """Keep this late fusion beside the network, and fit the temperature of the network's answer on the frames."""
     fusion.config = fusion.config.model_copy(update={"rule": late.config.rule})
     fusion.late = late
     fusion.temperature.fill_(1.0)
     rows = evidence.present.any(dim=0)
-    said = evidence.fused(fusion).probabilities[rows].clamp_min(1e-12).log()
-    fusion.temperature.fill_(fit_temperature(said, torch.from_numpy(evidence.labels)[rows]))
-
-
-def balance_prior(shares: Sequence[float] | NDArray[np.float64], weights: Tensor) -> NDArray[np.float64]:
-    """Class distribution that a loss weighted by `weights` (C,) sees where frames come in `shares` (C,)."""
-    seen = np.asarray(shares, np.float64) * weights.double().numpy()
-    return np.asarray(seen / seen.sum())
+    log_probabilities = evidence.fused(fusion).probabilities[rows].clamp_min(1e-12).log()
+    fusion.temperature.fill_(fit_temperature(log_probabilities, torch.from_numpy(evidence.labels)[rows]))
 
 
 def _fit_stack(fusion: LateFusion, logits: Tensor, labels: Tensor, seed: int) -> None:
@@ -205,22 +151,22 @@ def _fit_stack(fusion: LateFusion, logits: Tensor, labels: Tensor, seed: int) ->
     modalities, frames, classes = logits.shape
     chosen = np.random.default_rng(seed).permutation(frames)[:_STACK_FRAMES]
     y = labels[chosen].numpy()
-    met = np.unique(y)
-    if len(met) < 2:
+    occurring = np.unique(y)
+    if len(occurring) < 2:
         return
     log_p = torch.log_softmax(logits[:, chosen] / fusion.temperatures[:, None, None], dim=2).exp().add(1e-12).log()
     x = (log_p - fusion.prior.add(1e-12).log()).permute(1, 0, 2).flatten(1).numpy()
     with warnings.catch_warnings():
-        # Regularised this much, the last digits that more iterations would bring decide nothing.
+        # With this much regularisation more iterations would only change digits that decide nothing.
         warnings.simplefilter("ignore", ConvergenceWarning)
         regression = LogisticRegression(C=0.1, max_iter=100).fit(x, y)
-    # Two classes come as one row, for the second of them.
-    single = len(met) == 2
+    # For two classes there is one row, for the second of them.
+    single = len(occurring) == 2
     rows = np.concatenate([-regression.coef_, regression.coef_]) / 2 if single else regression.coef_
     bias = np.concatenate([-regression.intercept_, regression.intercept_]) / 2 if single else regression.intercept_
     stack = np.zeros((modalities * classes, classes))
-    stack[:, met] = rows.T
+    stack[:, occurring] = rows.T
     offsets = np.full(classes, _UNSEEN_CLASS_BIAS)
-    offsets[met] = bias
+    offsets[occurring] = bias
     fusion.stack.copy_(torch.from_numpy(stack).view(modalities, classes, classes))
     fusion.stack_bias.copy_(torch.from_numpy(offsets))

@@ -6,19 +6,18 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.configs.fusion import FusionChoice, FusionConfig
+from models.configs.fusion import FusionChoice, FusionConfig, RuleChoice
 from models.configs.sensors import SensorConfig, SeqLSTMConfig
 from models.configs.text import TextConfig
+from models.configs.yaml_file import problems, read_mapping
 from models.data.augment import AugmentConfig
 from models.data.runs import RunFiles
 from models.data.text_pools import EventDrawConfig
 from models.model_file import Storage
-from models.training.calibration import RuleChoice
 from models.training.loop import StageConfig
-from models.training.stages.encoders import ClassWeights, Recovery
+from models.training.losses import ClassWeights, Recovery
 from pipeline.errors import DataError
 
 
@@ -69,15 +68,16 @@ class TrainConfig(BaseModel):
     the plant still looks faulty while it recovers. They count in every score."""
     recovery_weight: float = Field(default=0.0, ge=0, le=1)
     false_alarms: float | None = Field(default=None, gt=0, lt=1)
-    """If given, a late fusion favours the normal state over each fault just so much that of the validation frames
-    before a run's first fault at most this share is diagnosed as faulty, by the sensors alone and by the fusion."""
+    """If given, a late fusion reports a fault only with a margin over the normal state. Margins are fitted so that at
+    most this share of the validation frames before a run's first fault is diagnosed as faulty, by the sensors alone and
+    by the fusion."""
     augment: AugmentConfig = AugmentConfig()
     events: EventDrawConfig = EventDrawConfig()
     typo_share: float = Field(default=0.1, ge=0, le=1)
     text_frames_per_epoch: int = Field(default=40_000, ge=1)
     kept_texts: float = Field(default=0.0, ge=0, lt=1)
     """Share of the training texts, by groups, that text encoders do not learn from. Learned fusions then learn on these
-    alone, and caution is fitted on these too: an encoder is surer of texts that it knows than it can be of others."""
+    alone, and false-alarm margins are fitted on these too: an encoder is more confident of texts that it has learnt."""
     fusion_frames_per_epoch: int = Field(default=150_000, ge=1)
     fusion_distractor_share: float = Field(default=0.25, ge=0, le=1)
     """`events.distractor_share` while a learned fusion is trained, if that is less: encoders err more often on texts
@@ -90,7 +90,7 @@ class TrainConfig(BaseModel):
     """Faults that hardly show; every score is also given without them."""
 
     @model_validator(mode="after")
-    def _only_a_late_fusion_is_cautious(self) -> TrainConfig:
+    def _only_a_late_fusion_limits_false_alarms(self) -> TrainConfig:
         if self.false_alarms is not None and not isinstance(self.fusion, FusionConfig):
             raise ValueError("false_alarms is for a late fusion; leave it out, or the other kind of fusion")
         return self
@@ -137,13 +137,7 @@ def load_train_config(
     Relative paths start from `data`, or from the configuration's own folder; `$NAME` stands for an environment
     variable. Raises DataError with file and field.
     """
-    try:
-        raw = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"training configuration {path} cannot be read: {error}") from error
-    if not isinstance(raw, dict):
-        raise DataError(f"training configuration {path} is no mapping of names to values")
-    raw = _rooted(raw, data or path.parent)
+    raw = _rooted(read_mapping(path, "training configuration"), data or path.parent)
     if output is not None:
         raw["output"] = output
     if seed is not None:
@@ -158,8 +152,7 @@ def load_train_config(
     try:
         return TrainConfig.model_validate(raw)
     except ValidationError as error:
-        details = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors()[:5])
-        raise DataError(f"training configuration {path} does not fit: {details}") from error
+        raise DataError(f"training configuration {path} does not fit: {problems(error)}") from error
 
 
 def _rooted(value: Any, root: Path) -> Any:

@@ -22,7 +22,8 @@ from pipeline.errors import DataError
 
 logger = logging.getLogger("faultline.training")
 
-Record = dict[str, Any]
+EpochRecord = dict[str, Any]
+"""Stage, epoch, loss and validation scores of one epoch."""
 
 
 class StageConfig(BaseModel):
@@ -55,7 +56,7 @@ class Progress:
     epochs: int
     done: float
     """Share of the epoch that is done."""
-    record: Record | None = None
+    record: EpochRecord | None = None
 
 
 OnProgress = Callable[[Progress], None]
@@ -71,7 +72,7 @@ class Stage(Protocol):
         """One epoch: for each update, the share of the epoch done after it and the loss to go down on."""
         ...
 
-    def validate(self) -> Record:
+    def validate(self) -> EpochRecord:
         """Scores on the validation split: `score` decides which epoch is best, more is better; `validation_loss` is
         None if there was nothing to validate on."""
         ...
@@ -81,7 +82,7 @@ class Stage(Protocol):
 class _Standing:
     """Everything that changes from epoch to epoch, apart from module and optimiser."""
 
-    history: list[Record]
+    history: list[EpochRecord]
     best_epoch: int
     best: dict[str, Tensor]
     mean: dict[str, Tensor]
@@ -106,7 +107,7 @@ def run_stage(
     fingerprint: str,
     resume: bool,
     on_progress: OnProgress | None,
-) -> list[Record]:
+) -> list[EpochRecord]:
     """Train the stage's module, leave it with its best weights in eval mode, and return one record an epoch.
 
     After each epoch everything goes into the file `checkpoint`; with `resume` training goes on from there, to the
@@ -143,7 +144,7 @@ def run_stage(
                 done = after
                 tell(Progress(stage.name, epoch, config.epochs, done))
         module.eval()
-        record: Record = {
+        record: EpochRecord = {
             "stage": stage.name,
             "epoch": epoch,
             "loss": float(np.mean(losses)) if losses else None,

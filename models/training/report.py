@@ -1,10 +1,11 @@
-"""What a training says about its model: scores of each part by source and modality, files, and pictures."""
+"""Reports of a training: scores of each part by source and modality, in files, and plots."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,24 +15,33 @@ from models.diagnoser import Diagnoser
 from models.evaluation.clustering import partition_scores
 from models.evaluation.plots import draw_confusion, draw_learning_curve, draw_roc
 from models.evaluation.scoring import NO_EVIDENCE, Scores, fusion_metrics, scores_by_modality
-from models.fusion.base import LearnedFusion
-from models.training.calibration import Evidence
-from models.training.loop import Record
+from models.fusion.learned import LearnedFusion
+from models.training.evidence import Evidence
+from models.training.loop import EpochRecord
 from pipeline.frames import Bools, Floats, Ints
 
 
-def part_scores(
+class ScoredPart(NamedTuple):
+    """A held-out part with its scores."""
+
+    evidence: Evidence
+    fused: Floats  # (N, C) the fusion's answers
+    scores: Scores
+    """By source, subset and system."""
+
+
+def score_part(
     network: Diagnoser, evidence: Evidence, runs: Sequence[Run], faults: Sequence[str], hard: Sequence[str]
-) -> tuple[Scores, Floats]:
-    """Scores by source and subset, and the fused probabilities (N, C) that they are about.
+) -> ScoredPart:
+    """Scores by source and subset.
 
     A learned fusion is scored as `fusion`, and the late fusion beside it as `late`.
     """
     fused = evidence.fused(network.fusion)
     present = evidence.present.numpy()
     answers: dict[str, Ints] = {
-        name: np.where(present[at], fused.modality_probabilities[at].argmax(dim=1).numpy(), NO_EVIDENCE)
-        for at, name in enumerate(network.modalities)
+        name: np.where(present[row], fused.modality_probabilities[row].argmax(dim=1).numpy(), NO_EVIDENCE)
+        for row, name in enumerate(network.modalities)
     }
     answers["fusion"] = np.where(present.any(axis=0), fused.probabilities.argmax(dim=1).numpy(), NO_EVIDENCE)
     if isinstance(network.fusion, LearnedFusion):
@@ -40,9 +50,9 @@ def part_scores(
     frames = np.concatenate([np.arange(len(run)) for run in runs])
     sources = np.array([run.source for run in runs])[evidence.runs]
     scores: Scores = sliced_scores(evidence.runs, frames, evidence.labels, sources, answers, faults, hard)
-    for source, of in scores.items():
-        rows = _of_source(sources, source)
-        of["fusion_metrics"] = fusion_metrics(
+    for source, by_subset in scores.items():
+        rows = _rows_of_source(sources, source)
+        by_subset["fusion_metrics"] = fusion_metrics(
             fused.probabilities.numpy()[rows],
             fused.modality_probabilities.numpy()[:, rows],
             fused.weights.numpy()[:, rows],
@@ -50,7 +60,7 @@ def part_scores(
             network.modalities,
             evidence.labels[rows],
         )
-    return scores, fused.probabilities.numpy()
+    return ScoredPart(evidence, fused.probabilities.numpy(), scores)
 
 
 def sliced_scores(
@@ -70,24 +80,24 @@ def sliced_scores(
         subsets[f"without_{'_'.join(hard)}"] = np.where(hidden, UNLABELLED, labels)
     scores: Scores = {}
     for source in ["all", *sorted(set(sources.tolist()))]:
-        rows = _of_source(sources, source)
-        said = {name: answer[rows] for name, answer in answers.items()}
+        rows = _rows_of_source(sources, source)
+        predicted = {name: answer[rows] for name, answer in answers.items()}
         scores[source] = {}
         for subset, truth in subsets.items():
-            found = scores_by_modality(runs[rows], frames[rows], truth[rows], said, faults)
-            for name, answer in said.items():
-                found[name]["partition"] = partition_scores(truth[rows], np.where(answer == NO_EVIDENCE, 0, answer))
-            scores[source][subset] = found
+            by_system = scores_by_modality(runs[rows], frames[rows], truth[rows], predicted, faults)
+            for name, answer in predicted.items():
+                by_system[name]["partition"] = partition_scores(truth[rows], np.where(answer == NO_EVIDENCE, 0, answer))
+            scores[source][subset] = by_system
     return scores
 
 
-def _of_source(sources: NDArray[np.str_], source: str) -> Bools:
+def _rows_of_source(sources: NDArray[np.str_], source: str) -> Bools:
     return np.ones(len(sources), bool) if source == "all" else np.asarray(sources == source, bool)
 
 
 def write_scores(
     folder: Path,
-    history: Sequence[Record],
+    history: Sequence[EpochRecord],
     scores: Scores,
     rule_scores: dict[str, float],
     fusion: str,
@@ -103,16 +113,16 @@ def write_scores(
 
 
 def draw_all(
-    folder: Path, history: Sequence[Record], drawn: tuple[str, Evidence, Floats], faults: Sequence[str]
+    folder: Path, history: Sequence[EpochRecord], part: str, scored: ScoredPart, faults: Sequence[str]
 ) -> list[Path]:
-    """Learning curve, and confusion matrix and ROC of the part that was scored last."""
-    part, evidence, fused = drawn
-    known = evidence.labels >= 0
-    truth: NDArray[np.int64] = evidence.labels[known]
+    """Learning curve, and confusion matrix and ROC of a part."""
+    labelled = scored.evidence.labels >= 0
+    truth: Ints = scored.evidence.labels[labelled]
+    fused = scored.fused[labelled]
     paths = [folder / "confusion_matrix.png", folder / "roc.png"]
     title = f"fused diagnosis, {part} runs"
-    draw_confusion(truth, fused[known].argmax(axis=1), faults, title, paths[0])
-    draw_roc(truth, fused[known], faults, title, paths[1])
+    draw_confusion(truth, fused.argmax(axis=1), faults, title, paths[0])
+    draw_roc(truth, fused, faults, title, paths[1])
     # A late fusion of another model's encoders is fitted without any stage.
     if history:
         paths.insert(0, folder / "learning_curve.png")

@@ -13,17 +13,10 @@ import pytest
 from models.data.runs import RunFiles
 from models.encoders.placed_texts import PlacedText
 from models.evaluation.clustering import cluster, partition_scores
-from models.experiments.baselines.classical import (
-    BaselineConfig,
-    BaselineKind,
-    baseline_rows,
-    baseline_scores,
-    boosting_scores,
-    ring_documents,
-    window_features,
-    word_ages,
-)
+from models.experiments.baselines.base import BaselineConfig, BaselineKind
 from models.experiments.baselines.deep import MultimodalEncoder, SharedNetwork
+from models.experiments.baselines.rows import baseline_rows, ring_documents, window_features, word_ages
+from models.experiments.baselines.scores import baseline_scores, boosting_scores
 from models.experiments.baselines.texts import TextSVM
 from models.training.config import TrainConfig
 from pipeline.errors import DataError
@@ -76,7 +69,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", get_args(BaselineKind))
 def test_every_baseline_is_scored_in_the_same_way(kind: BaselineKind, tiny: TrainConfig, tmp_path: Path) -> None:
-    small = BaselineConfig(windows=(5,), most_frames=900, epochs=12)
+    small = BaselineConfig(windows=(5,), max_frames=900, epochs=12)
     scores, history = baseline_scores(kind, tiny, small, folder=tmp_path)
     assert set(scores) == {"validation", "test"}
     assert set(scores["test"]) == {"all", "runs"}
@@ -92,7 +85,7 @@ def test_every_baseline_is_scored_in_the_same_way(kind: BaselineKind, tiny: Trai
 
 
 def test_a_baseline_answers_the_same_for_the_same_seed(tiny: TrainConfig, tmp_path: Path) -> None:
-    small = BaselineConfig(windows=(5,), most_frames=400, epochs=2)
+    small = BaselineConfig(windows=(5,), max_frames=400, epochs=2)
     first = baseline_scores("multimodal_encoder", tiny, small, folder=tmp_path / "a")[0]
     again = baseline_scores("multimodal_encoder", tiny, small, folder=tmp_path / "b")[0]
     assert first == again
@@ -101,11 +94,11 @@ def test_a_baseline_answers_the_same_for_the_same_seed(tiny: TrainConfig, tmp_pa
 
 
 def test_training_frames_are_thinned_and_held_out_ones_are_not(tiny: TrainConfig) -> None:
-    classes, rows = baseline_rows(tiny, BaselineConfig(windows=(5,), most_frames=200))
+    classes, rows = baseline_rows(tiny, BaselineConfig(windows=(5,), max_frames=200))
     assert classes == machine_type().faults
     assert 100 < len(rows["train"].labels) < 300
     assert len(rows["test"].labels) % 80 == 0
-    assert len(rows["test"].labels) == len(rows["test"].documents) == len(rows["test"].topics)
+    assert len(rows["test"].labels) == len(rows["test"].documents) == len(rows["test"].document_vectors)
     runs = [set(rows[part].runs) for part in ("train", "validation", "test")]
     assert all(runs)
 
@@ -118,7 +111,7 @@ def test_boosting_uses_every_frame(tiny: TrainConfig) -> None:
 
 def test_deep_baselines_need_a_folder(tiny: TrainConfig) -> None:
     with pytest.raises(DataError, match="folder"):
-        baseline_scores("stacked_autoencoder", tiny, BaselineConfig(windows=(5,), most_frames=50), folder=None)
+        baseline_scores("stacked_autoencoder", tiny, BaselineConfig(windows=(5,), max_frames=50), folder=None)
 
 
 def test_window_features_see_only_the_past() -> None:

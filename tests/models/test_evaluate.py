@@ -25,23 +25,17 @@ from models.experiments.base import (
     Need,
     Results,
     interval,
-    lacking,
     lookup,
     markdown,
+    missing_files,
     require_data,
     write_results,
 )
-from models.experiments.late_fusion import (
-    FaultType,
-    LateFusionConfig,
-    Reports,
-    deal_runs,
-    deal_texts,
-    distinct,
-    draw_rows,
-    read_reports,
-)
-from models.experiments.load import LateFusionExperiment, TrainingsExperiment, load_experiment, merged
+from models.experiments.late_fusion.config import FaultType, LateFusionConfig
+from models.experiments.late_fusion.experiment import LateFusionExperiment
+from models.experiments.late_fusion.pairs import draw_rows, split_reports, split_runs
+from models.experiments.late_fusion.reports import Reports, distinct, read_reports
+from models.experiments.load import load_experiment
 from models.experiments.robustness import METRICS, RobustnessExperiment, answers, spread
 from models.experiments.simulation import (
     VARIABLES,
@@ -51,10 +45,11 @@ from models.experiments.simulation import (
     simulate_run,
     simulated_table,
 )
+from models.experiments.trainings import TrainingsExperiment, merged
 from models.model_file import read_model
 from models.network_file import build_network
-from models.training.calibration import Evidence
 from models.training.config import TrainConfig, load_train_config
+from models.training.evidence import Evidence
 from models.training.train import train
 from pipeline.errors import DataError, FaultlineError, MissingExtraError
 from tests.models.test_training import plant
@@ -225,17 +220,17 @@ def test_no_report_crosses_the_split_unless_asked(data: Path) -> None:
     classes = np.arange(60) % 2
     for seed in range(5):
         config = LateFusionConfig(classes=CLASSES, frames=FRAMES)
-        runs = deal_runs(config, classes, seed)
+        runs = split_runs(config, classes, seed)
         assert sorted(np.concatenate([runs.train, runs.validation, runs.test])) == list(range(60))
         assert np.bincount(classes[runs.test]).tolist() == [6, 6]
-        texts = deal_texts(config, reports, runs, classes, seed)
+        texts = split_reports(config, reports, runs, classes, seed)
         assert texts.seen_share == 0
         assert (texts.test.classes[texts.drawn] == classes[runs.test]).all()
         assert len(texts.validation) == len(runs.validation) * config.validation_draws
-        grouped = deal_texts(config.model_copy(update={"draw": "paraphrase"}), reports, runs, classes, seed)
-        assert not {words(text) for text in grouped.known.texts} & {words(text) for text in grouped.test.texts}
+        grouped = split_reports(config.model_copy(update={"draw": "paraphrase"}), reports, runs, classes, seed)
+        assert not {words(text) for text in grouped.training.texts} & {words(text) for text in grouped.test.texts}
         leaky = config.model_copy(update={"draw": "paper"})
-        assert deal_texts(leaky, reports, runs, classes, seed).seen_share > 0.5
+        assert split_reports(leaky, reports, runs, classes, seed).seen_share > 0.5
 
 
 def test_rows_are_drawn_from_their_class() -> None:
@@ -276,8 +271,8 @@ def test_late_fusion_fills_its_table_and_goes_on_where_it_was(data: Path, monkey
     assert fused.mean > 0.9
     assert results.notes["seen_share"]["distinct"] == [0, 0]
     assert min(results.notes["seen_share"]["paper"]) > 0.5
-    assert len(results.pictures) == 3 * 3 * 2 + 2
-    assert all(path.stat().st_size > 1000 for path in results.pictures)
+    assert len(results.plots) == 3 * 3 * 2 + 2
+    assert all(path.stat().st_size > 1000 for path in results.plots)
     assert "seed 1, paper draw" in told
 
     leave_pictures_undrawn(monkeypatch)
@@ -331,9 +326,9 @@ def test_trainings_are_compared_with_baselines(plant: Path, tmp_path: Path) -> N
     path.write_text(yaml.safe_dump(described, sort_keys=False))
     experiment = load_experiment(path, data=tmp_path, out=tmp_path, work=plant)
     assert isinstance(experiment, TrainingsExperiment)
-    assert [need.path for need in lacking(experiment)] == [tmp_path / "out" / "late"]
+    assert [need.path for need in missing_files(experiment)] == [tmp_path / "out" / "late"]
     results = experiment.run((3,), tmp_path / "out", lambda what, progress: None)
-    assert lacking(experiment) == []
+    assert missing_files(experiment) == []
     rows = ["late", "early", "late, sensors", "late, validation", "stack", "stack, validation", "hybrid"]
     assert list(results.rows) == rows
     assert results.rows["late"] != results.rows["late, validation"]
@@ -410,7 +405,7 @@ def test_robustness_is_scored_level_by_level_and_goes_on_where_it_was(
     trained: Path, plant: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = robustness(trained, plant)
-    assert lacking(experiment) == []
+    assert missing_files(experiment) == []
     told: list[str] = []
     results = experiment.run((0, 1), tmp_path, lambda what, progress: told.append(f"{what} {progress.stage}"))
     rows = {tuple(name.split(": ")): of for name, of in results.rows.items()}
@@ -446,8 +441,8 @@ def test_robustness_is_scored_level_by_level_and_goes_on_where_it_was(
         assert all(one["level_100"] == other["level_100"] for one, other in zip(late, beside, strict=True))
         touched = "texts" if "text" in name or "clock" in name else "sensors"
         assert all(one["level_100"] != one["level_0"] for one in rows[name, touched]), name
-    assert [path.name for path in results.pictures] == [f"robustness_{metric}.png" for metric in METRICS]
-    assert all(path.stat().st_size > 1000 for path in results.pictures)
+    assert [path.name for path in results.plots] == [f"robustness_{metric}.png" for metric in METRICS]
+    assert all(path.stat().st_size > 1000 for path in results.plots)
 
     leave_pictures_undrawn(monkeypatch)
     quiet: list[str] = []
@@ -487,7 +482,7 @@ def test_robustness_refuses_models_that_may_know_the_runs(trained: Path, plant: 
     with pytest.raises(FaultlineError, match="no model file"):
         run(rows={"late": {"model": "$OUT/late/seed-{seed}0"}})
     above = robustness(trained, plant, rows={"late": {"model": "$OUT/later/seed-{seed}/deep"}})
-    assert lacking(above) == [Need(trained / "out" / "later", "another test")]
+    assert missing_files(above) == [Need(trained / "out" / "later", "another test")]
     for options, what in (
         ({"levels": [0, 0.5]}, "levels must rise"),
         ({"levels": [0, 0.5, 0.5, 1]}, "levels must rise"),
@@ -537,8 +532,8 @@ def test_descriptions_that_ship_are_readable(tmp_path: Path) -> None:
     assert shipped
     for path in shipped:
         experiment = load_experiment(path, data=tmp_path, out=tmp_path, work=tmp_path)
-        assert lacking(experiment)
-        with pytest.raises(DataError, match=r"data is lacking: .*"):
+        assert missing_files(experiment)
+        with pytest.raises(DataError, match=r"data is missing: .*"):
             require_data(experiment)
 
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.configs.fusion import RULES, FusionConfig, Rule
-from models.fusion.base import LateFusion
-from models.training.calibration import Evidence, balance_prior, choose_rule, fit_fusion, fit_temperature
-from models.training.stages.encoders import class_weights
+from models.fusion.late import LateFusion
+from models.training.calibration import choose_rule, fit_fusion, fit_temperature
+from models.training.evidence import Evidence
+from models.training.losses import class_weights, weighted_prior
 from pipeline.errors import DataError
 
 P_SENSORS, P_TEXT = [0.7, 0.2, 0.1], [0.1, 0.6, 0.3]
@@ -194,7 +195,7 @@ def test_class_weights_shift_the_prior_that_the_loss_sees() -> None:
     shares = np.array([0.8, 0.15, 0.05])
     weights: Tensor = class_weights(shares, "balanced")
     assert (weights.double().numpy() * shares).sum() == pytest.approx(1)
-    assert balance_prior(shares, weights) == pytest.approx([1 / 3] * 3)
-    assert balance_prior(shares, class_weights(shares, "none")) == pytest.approx(shares)
+    assert weighted_prior(shares, weights) == pytest.approx([1 / 3] * 3)
+    assert weighted_prior(shares, class_weights(shares, "none")) == pytest.approx(shares)
     root = class_weights(shares, "sqrt").numpy()
     assert root[1] / root[0] == pytest.approx((0.8 / 0.15) ** 0.5)

@@ -34,8 +34,9 @@ from models.diagnoser import Diagnoser, Texts, build_fusion
 from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import Tokenizer
 from models.fusion.adaptive import AdaptiveFusion, masked_softmax
-from models.fusion.base import Fused, Inputs, LearnedFusion
+from models.fusion.base import Fused, Inputs
 from models.fusion.concatenation import HybridFusion
+from models.fusion.learned import LearnedFusion
 from models.fusion.vae import MultimodalVAE
 from models.model_file import read_model
 from models.network_file import build_network, compile_network, round_weights, save_model
@@ -43,8 +44,9 @@ from models.stepping.load import load_model
 from models.stepping.runner import CompiledRunner
 from models.training.config import load_train_config
 from models.training.loop import OnProgress, Progress, StageConfig
-from models.training.stages.fusion import some_taken_away
-from models.training.train import TrainReport, prepare, train
+from models.training.prepare import prepare
+from models.training.stages.fusion import drop_modalities
+from models.training.train import TrainReport, train
 from pipeline.errors import DataError
 from pipeline.frames import Frames, StepResult
 from tests.support.models_tiny import CLASSES, PROFILE, TEXTS, VARIABLES, Stream, machine_type
@@ -530,13 +532,13 @@ def test_gradients_of_the_elbo_are_right() -> None:
 def test_modality_dropout_never_takes_all_that_a_frame_has(share: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     present = torch.from_numpy(rng.random((3, 50)) < 0.5)
-    left = some_taken_away(present, share, rng)
+    left = drop_modalities(present, share, rng)
     assert not (left & ~present).any()
     assert torch.equal(left.any(dim=0), present.any(dim=0))
 
 
 def test_modality_dropout_takes_its_share() -> None:
-    left = some_taken_away(torch.ones(3, 20_000, dtype=torch.bool), 0.3, np.random.default_rng(0))
+    left = drop_modalities(torch.ones(3, 20_000, dtype=torch.bool), 0.3, np.random.default_rng(0))
     # All three go in 2.7 % of the frames, where they are put back.
     assert float(left.float().mean()) == pytest.approx(0.7 + 0.3**3, abs=0.01)
 
@@ -737,8 +739,8 @@ def test_encoders_are_taken_over_without_their_caution(plant: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_texts_are_kept_for_the_fusion(plant: Path, tmp_path: Path, base: TrainReport) -> None:
     kept = plant_of.config(plant, tmp_path, kept_texts=0.5)
-    _, _, pools, _ = prepare(kept)
-    _, _, whole, _ = prepare(plant_of.config(plant, tmp_path))
+    pools = prepare(kept).pools
+    whole = prepare(plant_of.config(plant, tmp_path)).pools
     assert pools is not None and whole is not None and pools.kept is not None
     assert sorted(pools.known.texts) == sorted(whole.known.texts)
     assert (pools.validation.texts, pools.test.texts) == (whole.validation.texts, whole.test.texts)

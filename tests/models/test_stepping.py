@@ -21,7 +21,7 @@ from models.configs.fusion import (
 )
 from models.configs.sensors import CausalCNNConfig, LinearStateConfig, RingAttentionConfig, SensorConfig, SeqLSTMConfig
 from models.encoders.ring_attention import RingAttention
-from models.fusion.base import LateFusion
+from models.fusion.late import LateFusion
 from pipeline.errors import StateError
 from tests.support.models_stepping import (
     LAW,

@@ -23,7 +23,7 @@ from models.model_file import read_model
 from models.stepping.load import load_model
 from models.training.config import TrainConfig
 from models.training.loop import OnProgress, Progress, StageConfig, learning_rate
-from models.training.stages.encoders import Recovery, class_shares, settled, weighted_loss
+from models.training.losses import Recovery, class_shares, mask_recovery, weighted_loss
 from models.training.train import TrainReport, train
 from pipeline.errors import DataError
 from tests.support.models_tiny import PROFILE, Stream, machine_type
@@ -199,9 +199,9 @@ def test_the_mean_of_the_weights_is_what_is_validated(plant: Path, tmp_path: Pat
 
 def test_frames_after_a_clearing_are_not_settled() -> None:
     labels = np.array([0, 0, 1, 1, 0, 0, 0, 2, 0, UNLABELLED, 0, 0, 0])
-    left = settled(labels, 2)
+    left = mask_recovery(labels, 2)
     assert left.tolist() == [0, 0, 1, 1, -1, -1, 0, 2, -1, -1, -1, -1, 0]
-    assert settled(labels, 0).tolist() == labels.tolist()
+    assert mask_recovery(labels, 0).tolist() == labels.tolist()
     run = Run("a", "a", "a", np.zeros((len(labels), 1), np.float32), labels)
     assert Recovery(2, 0.25).weights(labels).tolist() == [1, 1, 1, 1, 0.25, 0.25, 1, 1, 0.25, 0, 0.25, 0.25, 1]
     assert Recovery().weights(labels).tolist() == [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1]

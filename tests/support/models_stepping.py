@@ -15,7 +15,7 @@ from models.diagnoser import Diagnoser
 from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import Tokenizer
 from models.evaluation.torch_reference import TorchRunner
-from models.fusion.base import LearnedFusion
+from models.fusion.learned import LearnedFusion
 from models.network_file import compile_network
 from models.stepping.runner import CompiledRunner
 from pipeline.frames import Frames, StepResult, StepRunner

@@ -9,16 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from models.evaluation.clustering import partition_scores
-from models.training.loop import OnProgress, Record, StageConfig, run_stage
-from models.training.stages.encoders import scored
+from models.training.loop import EpochRecord, OnProgress, StageConfig, run_stage
+from models.training.losses import validation_scores
 from pipeline.frames import Floats, Ints
-
-Matrix = NDArray[np.float32]
 
 _HIDDEN = (256, 128, 64)
 _CODE = 64
@@ -63,7 +60,7 @@ class _RowStage:
         """Of one batch."""
         raise NotImplementedError
 
-    def validate(self) -> Record:
+    def validate(self) -> EpochRecord:
         """See `Stage.validate`."""
         raise NotImplementedError
 
@@ -87,7 +84,7 @@ class _LayerStage(_RowStage):
             noisy = below * (torch.rand_like(below) >= _NOISE)
         return mse_loss(self._back(torch.relu(self._layer(noisy))), below)
 
-    def validate(self) -> Record:
+    def validate(self) -> EpochRecord:
         """Nothing: reconstruction has no classes."""
         return {"score": 0.0, "validation_loss": None}
 
@@ -112,11 +109,11 @@ class _ClassStage(_RowStage):
         """See `_RowStage.loss`."""
         return self._network.loss(modalities, labels)
 
-    def validate(self) -> Record:
+    def validate(self) -> EpochRecord:
         """Macro-F1, loss and partition scores on validation rows."""
         logits = _in_parts(lambda parts: self._network.classifier(self._network.code(parts)), self._validation)
         parts = partition_scores(self._validation_labels, np.asarray(logits.argmax(axis=1), np.int64))
-        return scored(logits, self._validation_labels) | parts
+        return validation_scores(logits, self._validation_labels) | parts
 
 
 class StackNetwork(CodeNetwork):
@@ -201,8 +198,8 @@ class DeepBaseline:
         self._network: CodeNetwork
 
     def fit(
-        self, train: Sequence[Matrix], labels: Ints, validation: Sequence[Matrix], validation_labels: Ints
-    ) -> list[Record]:
+        self, train: Sequence[Floats], labels: Ints, validation: Sequence[Floats], validation_labels: Ints
+    ) -> list[EpochRecord]:
         """Learn from modalities (N, F_m) of classes (N,); one record for each pass."""
         x, y = _tensors(train), torch.from_numpy(labels)
         with torch.random.fork_rng(devices=[]):
@@ -213,7 +210,7 @@ class DeepBaseline:
         digest = hashlib.sha256(f"{self._seed} {self._stage} {labels.tobytes()!r}".encode())
         for part in x:
             digest.update(part.numpy().tobytes())
-        history: list[Record] = []
+        history: list[EpochRecord] = []
         for stage in stages:
             history += run_stage(
                 stage,
@@ -226,12 +223,12 @@ class DeepBaseline:
             )
         return history
 
-    def predict(self, modalities: Sequence[Matrix]) -> Ints:
+    def predict(self, modalities: Sequence[Floats]) -> Ints:
         """Class of each row."""
         logits = _in_parts(lambda parts: self._network.classifier(self._network.code(parts)), _tensors(modalities))
         return np.asarray(logits.argmax(axis=1), np.int64)
 
-    def code(self, modalities: Sequence[Matrix]) -> Floats:
+    def code(self, modalities: Sequence[Floats]) -> Floats:
         """Code of each row (N, D)."""
         return _in_parts(self._network.code, _tensors(modalities))
 
@@ -261,7 +258,7 @@ class MultimodalEncoder(DeepBaseline):
         return SharedNetwork(sizes, self._classes)
 
 
-def _tensors(modalities: Sequence[Matrix]) -> list[Tensor]:
+def _tensors(modalities: Sequence[Floats]) -> list[Tensor]:
     """Modalities that have columns."""
     return [torch.from_numpy(np.ascontiguousarray(x)) for x in modalities if x.shape[1]]
 

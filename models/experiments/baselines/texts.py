@@ -1,16 +1,19 @@
-"""The baseline for texts: TF-IDF of words and character n-grams, and a linear support vector machine."""
+"""Texts without a network: a linear support vector machine on TF-IDF, and documents as vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.svm import LinearSVC
 
 from models.encoders.tokenizer import normalised
 from pipeline.frames import Floats, Ints
+
+_DOCUMENT_SIZE = 64
 
 
 class TextSVM:
@@ -35,10 +38,32 @@ class TextSVM:
         return np.asarray(self._pipeline.predict(list(texts)), np.int64)
 
     def scores(self, texts: Sequence[str], classes: int) -> Floats:
-        """Distance from each class's plane (N, C), for ROC; far below all others for classes never met."""
-        found = np.asarray(self._pipeline.decision_function(list(texts)), np.float32)
-        if found.ndim == 1:  # two classes have one plane between them
-            found = np.stack([-found, found], axis=1)
-        whole = np.full((len(texts), classes), found.min() - 1, np.float32)
-        whole[:, self._classes] = found
-        return whole
+        """Distance from each class's plane (N, C), for ROC; far below all others for classes without training texts."""
+        distances = np.asarray(self._pipeline.decision_function(list(texts)), np.float32)
+        if distances.ndim == 1:  # two classes have one plane between them
+            distances = np.stack([-distances, distances], axis=1)
+        scores = np.full((len(texts), classes), distances.min() - 1, np.float32)
+        scores[:, self._classes] = distances
+        return scores
+
+
+class DocumentVectors:
+    """Documents as vectors: TF-IDF of words and pairs of words, reduced by singular values; learned from training."""
+
+    def __init__(self, documents: Sequence[str], *, seed: int) -> None:
+        self._size = min(_DOCUMENT_SIZE, len(documents) - 1)
+        if self._size < 1:
+            self._size = 0
+            return
+        self._tfidf = TfidfVectorizer(preprocessor=normalised, ngram_range=(1, 2), sublinear_tf=True)
+        self._reduce = TruncatedSVD(self._size, random_state=seed).fit(self._tfidf.fit_transform(documents))
+
+    def __call__(self, documents: Sequence[str]) -> Floats:
+        """(N, D); 0 where a document is empty."""
+        vectors = np.zeros((len(documents), self._size), np.float32)
+        if self._size and (distinct := sorted({document for document in documents if document})):
+            rows = {document: row for row, document in enumerate(distinct)}
+            reduced = self._reduce.transform(self._tfidf.transform(distinct))
+            row_of = np.array([rows.get(document, -1) for document in documents])
+            vectors[row_of >= 0] = reduced[row_of[row_of >= 0]]
+        return vectors

@@ -11,11 +11,11 @@ import numpy as np
 
 from models.configs.fusion import (
     ATTENDING,
-    LEAST_TOLD,
-    NARROWEST,
+    MAX_LOG_VARIANCE,
+    MIN_LOG_VARIANCE,
+    MIN_PROBABILITY,
     RULES,
     SCORING,
-    WIDEST,
     AdaptiveConfig,
     ChannelsConfig,
     DeepConfig,
@@ -187,7 +187,7 @@ def _features(
     """What the network is told of a modality, with zeros where it is absent."""
     vector: Vector = () if config.inputs == "answers" else own
     if config.inputs != "features":
-        scaled, least = builder.work(classes), builder.numbers([LEAST_TOLD])
+        scaled, least = builder.work(classes), builder.numbers([MIN_PROBABILITY])
         builder.emit(operations.LOG_ANSWERS, builder.present(modality), answer, padded(classes), least, scaled)
         vector += at_work(scaled, classes)
     builder.zero(builder.absent(modality), vector)
@@ -324,7 +324,7 @@ def _vae(builder: ProgramBuilder, config: VAEConfig, inputs: _Inputs) -> _Mixed:
         width,
         size,
         modalities,
-        builder.numbers([NARROWEST, WIDEST]),
+        builder.numbers([MIN_LOG_VARIANCE, MAX_LOG_VARIANCE]),
         builder.mask(size),
         mean,
         weights,

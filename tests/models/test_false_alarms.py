@@ -13,9 +13,16 @@ from models.configs.fusion import RULES, FusionConfig, Rule
 from models.data.runs import Run
 from models.data.text_pools import EventDrawConfig, TextPool, split_groups
 from models.encoders.placed_texts import PlacedText
-from models.fusion.base import LateFusion
-from models.training.calibration import Evidence, fit_fusion
-from models.training.false_alarms import calm_folds, choose_cautious, doubting, fit_caution, fit_doubt
+from models.fusion.late import LateFusion
+from models.training.calibration import fit_fusion
+from models.training.evidence import Evidence
+from models.training.false_alarms import (
+    choose_rule_with_margins,
+    fault_free_folds,
+    fit_margins,
+    fit_text_temperature,
+    with_text_temperature,
+)
 from tests.support.models_tiny import network
 
 
@@ -36,7 +43,7 @@ def test_caution_is_the_least_that_is_enough_for_each_fault() -> None:
     fusion = LateFusion(FusionConfig(rule="product"), modalities=2, classes=3)
 
     def caution(share: float) -> list[list[float]]:
-        return [[round(shift, 1) for shift in row] for row in fit_caution(fusion, evidence, share).tolist()]
+        return [[round(shift, 1) for shift in row] for row in fit_margins(fusion, evidence, share).tolist()]
 
     assert caution(1.0) == [[0, 0, 0], [0, 0, 0]]
     # One frame each: the second fault needs nothing; the second modality must not help where the first one leans most.
@@ -45,7 +52,7 @@ def test_caution_is_the_least_that_is_enough_for_each_fault() -> None:
     assert caution(0.1) == [[0, 4, 1], [0, 2, 0]]
     calm = Evidence(-evidence.logits.abs(), evidence.present, evidence.labels, evidence.runs)
     calm.logits[:, :, 0] = 0
-    assert not fit_caution(fusion, calm, 0.1).any()
+    assert not fit_margins(fusion, calm, 0.1).any()
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -55,7 +62,7 @@ def test_every_rule_can_be_cautious(rule: Rule, share: float) -> None:
     fusion = LateFusion(FusionConfig(rule=rule), modalities=2, classes=3)
     fusion.temperatures.copy_(torch.tensor([2.0, 0.7]))
     fusion.temperature.fill_(1.3)
-    shifts = fit_caution(fusion, evidence, share)
+    shifts = fit_margins(fusion, evidence, share)
     assert not shifts[:, 0].any()
     cautious = Evidence(evidence.logits - shifts[:, None], evidence.present, evidence.labels, evidence.runs)
     assert int((cautious.fused(fusion).probabilities.argmax(dim=1) > 0).sum()) <= 5 * share
@@ -73,14 +80,14 @@ def test_texts_that_err_on_half_of_their_groups_are_doubted() -> None:
         return Evidence(logits, torch.ones(2, 50, dtype=torch.bool), none, none)
 
     calm, wrong, very_wrong = fold(-6.0), fold(5.0), fold(40.0)
-    assert fit_doubt(fusion, [calm, calm], 0.0) == 1
+    assert fit_text_temperature(fusion, [calm, calm], 0.0) == 1
     # What is fitted on the calm fold alone is not enough for the other, unless texts that say 5 count for less than 4.
-    assert fit_doubt(fusion, [calm, wrong], 0.0) == 1.4
+    assert fit_text_temperature(fusion, [calm, wrong], 0.0) == 1.4
     # No doubt is enough; all are equally bad.
-    assert fit_doubt(fusion, [calm, very_wrong], 0.0) == 1
-    assert fit_doubt(fusion, [wrong], 0.0) == 1
+    assert fit_text_temperature(fusion, [calm, very_wrong], 0.0) == 1
+    assert fit_text_temperature(fusion, [wrong], 0.0) == 1
     before = fusion.temperatures.tolist()
-    assert doubting(fusion, 2.0).temperatures.tolist() == [1, 2]
+    assert with_text_temperature(fusion, 2.0).temperatures.tolist() == [1, 2]
     assert fusion.temperatures.tolist() == before
 
 
@@ -94,14 +101,14 @@ def test_the_rule_is_the_one_that_is_best_under_caution() -> None:
     wrong = Evidence(evidence.logits[:, :200].clone(), evidence.present[:, :200], labels[:200], np.arange(200) % 20)
     wrong.logits[1, :, 1] += 6
     prior = np.full(3, 1 / 3)
-    fusion, shifts, scores = choose_cautious("auto", evidence, prior, [wrong, wrong], 0.005, seed=0)
+    fusion, shifts, scores = choose_rule_with_margins("auto", evidence, prior, [wrong, wrong], 0.005, seed=0)
     assert set(scores) == set(RULES) - {"stacked"}
     assert fusion.config.rule == max(scores, key=lambda rule: scores[rule])
     cautious = Evidence(wrong.logits - shifts[:, None], wrong.present, wrong.labels, wrong.runs)
     assert (cautious.fused(fusion).probabilities.argmax(dim=1) > 0).float().mean() <= 0.005
     bold = fit_fusion(fusion.config.rule, evidence, prior, seed=0)
     assert (wrong.fused(bold).probabilities.argmax(dim=1) > 0).float().mean() > 0.5
-    given, _, none = choose_cautious("uniform", evidence, prior, [wrong, wrong], 0.005, seed=0)
+    given, _, none = choose_rule_with_margins("uniform", evidence, prior, [wrong, wrong], 0.005, seed=0)
     assert (given.config.rule, none) == ("uniform", {})
 
 
@@ -114,7 +121,7 @@ def test_folds_of_calm_frames_share_no_group_of_texts() -> None:
     halves = split_groups(pool, 0.5, np.random.default_rng(0))
     assert [len(set(half.groups)) for half in halves] == [2, 2]
     assert not set(halves[0].groups) & set(halves[1].groups)
-    folds = calm_folds(network(), runs, pool, EventDrawConfig(benign_rate=0.2), hold_limit=3, seed=0)
+    folds = fault_free_folds(network(), runs, pool, EventDrawConfig(benign_rate=0.2), hold_limit=3, seed=0)
     assert len(folds) == 2
     for of in folds:
         # Four runs, of which 40 frames are calm, with texts drawn four times.
@@ -122,7 +129,7 @@ def test_folds_of_calm_frames_share_no_group_of_texts() -> None:
         assert not of.labels.any()
         assert of.present[1].any()
     own = [replace(run, texts=(PlacedText(45, 0.0, "late"), PlacedText(3, 0.0, "early"))) for run in runs[1:]]
-    first, second = calm_folds(network(), own, None, EventDrawConfig(), hold_limit=3, seed=0)
+    first, second = fault_free_folds(network(), own, None, EventDrawConfig(), hold_limit=3, seed=0)
     assert (len(first.labels), len(second.labels)) == (80, 40)
     assert int(first.present[1].sum()) == 2 * 21, (
         "an early text is heard for 20 frames more; a late one is not of the calm frames"

@@ -1,0 +1,190 @@
+"""PreparedData: the data of a training, read, split without leaks, and with its texts placed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.data.from_recordings import runs_from_records
+from models.data.runs import Run, RunSplit, read_runs, split_runs
+from models.data.scaling import Scaling, hold_frames
+from models.data.text_pools import PoolSplit, pool_of_runs, read_pool, run_events, split_groups
+from models.encoders.placed_texts import PlacedText
+from models.encoders.tokenizer import normalised
+from models.model_file import Essence, Model
+from models.training.config import TrainConfig
+from models.training.losses import class_shares, class_weights, mask_recovery, weighted_prior
+from pipeline.config.profile import MachineType, load_profile
+from pipeline.errors import DataError
+from pipeline.frames import Bools
+from pipeline.wire.recording import read_recording
+
+Part = Literal["validation", "test"]
+PARTS = ("train", "validation", "test")
+
+RunTexts = list[tuple[PlacedText, ...]]
+"""Texts of each run."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedData:
+    """What a training, a baseline or an experiment works on."""
+
+    machine_type: MachineType
+    split: RunSplit
+    pools: PoolSplit | None
+    """Labelled texts, from files or else from the runs; None without texts."""
+    drawn_pools: PoolSplit | None
+    """The pools if texts are drawn from them; None where runs only have texts of their own."""
+    texts: Mapping[str, RunTexts]
+    """Texts of the held-out parts, `validation` and `test`, run by run; those of training runs are drawn each epoch."""
+    class_weights: Tensor  # (C,) in the loss
+    class_prior: NDArray[np.float64]  # (C,) that the weighted loss sees
+    calibration_rows: Bools
+    """Validation frames that fusions are fitted on, run after run: labelled, and not recovering from a fault."""
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Names of the classes, the normal state first."""
+        return self.machine_type.faults
+
+    @property
+    def hold_limit(self) -> int:
+        """For how many frames alignment lets a value stand in for missing ones."""
+        return hold_frames(self.machine_type)
+
+    def runs(self, part: Part) -> tuple[Run, ...]:
+        """Runs of a held-out part."""
+        runs: tuple[Run, ...] = getattr(self.split, part)
+        return runs
+
+    def fit_scaling(self) -> Scaling:
+        """Scaling by the normal state of the training runs; raises DataError if none starts in it."""
+        return Scaling.fit(self.split.train)
+
+    def run_counts(self) -> dict[str, int]:
+        """Number of runs in each part."""
+        return {part: len(getattr(self.split, part)) for part in PARTS}
+
+    def text_counts(self) -> dict[str, int]:
+        """Number of distinct texts in each part; empty without texts."""
+        return {part: len(getattr(self.pools, part)) for part in PARTS} if self.pools else {}
+
+
+def prepare(config: TrainConfig) -> PreparedData:
+    """Read and split the data of a training; raises DataError or ProfileError."""
+    profile = load_profile(config.profile)
+    machine_type = _machine_type(profile.machine_types, config.machine_type)
+    runs = [run for files in config.runs for run in read_runs(files, machine_type)]
+    for path in config.recordings:
+        runs += runs_from_records(read_recording(path), profile, machine_type, path.stem)
+    if not runs:
+        raise DataError("there is nothing to train on: give runs or recordings")
+    rng = np.random.default_rng(config.seed)
+    split = split_runs(runs, validation=config.validation, test=config.test, rng=rng)
+    drawn_pools = _pools_of_files(config, machine_type, split, rng) if config.texts and machine_type.texts else None
+    distinct = _without_seen_texts(split, drawn_pools)
+    pools = _pools_of_runs(distinct) if drawn_pools is None and machine_type.texts else drawn_pools
+    if not config.repeated_texts:
+        split = distinct
+    shares = class_shares(split.train, len(machine_type.faults), config.recovery)
+    weights = class_weights(shares, config.class_weights)
+    masked = [mask_recovery(run.labels, config.recovery_frames) for run in split.validation]
+    return PreparedData(
+        machine_type=machine_type,
+        split=split,
+        pools=pools,
+        drawn_pools=drawn_pools,
+        texts={part: _held_out_texts(split, drawn_pools, config, part) for part in ("validation", "test")},
+        class_weights=weights,
+        class_prior=weighted_prior(shares, weights),
+        calibration_rows=np.concatenate(masked) >= 0,
+    )
+
+
+def provenance(config: TrainConfig, data: PreparedData) -> dict[str, Any]:
+    """What decides which runs and texts are held out, as model files record it."""
+    return {
+        "seed": config.seed,
+        "data": [path.name for files in config.runs for path in files.paths],
+        "texts": [path.name for path in config.texts],
+        **({"kept_texts": config.kept_texts} if config.kept_texts else {}),
+        "runs": data.run_counts(),
+    }
+
+
+def require_same_split(model: Model, config: TrainConfig, data: PreparedData) -> None:
+    """Raise DataError if the training of a model may have seen what is held out here."""
+    if model.header.essence.digest != Essence.of(data.machine_type).digest:
+        raise DataError(
+            f"model {model.path} is for another profile than {config.profile}; name a model that was trained for "
+            f"machine type {data.machine_type.name} of it"
+        )
+    for name, expected in provenance(config, data).items():
+        actual = model.header.training.get(name)
+        if actual != expected:
+            raise DataError(
+                f"model {model.path} comes from another split ({name} is {actual} there and {expected} here), so its "
+                "training may have seen what is held out; use the seed and the data of its training"
+            )
+
+
+def _machine_type(types: Sequence[MachineType], name: str | None) -> MachineType:
+    if name is None and len(types) == 1:
+        return types[0]
+    for machine_type in types:
+        if machine_type.name == name:
+            return machine_type
+    names = ", ".join(machine_type.name for machine_type in types)
+    raise DataError(f"say which machine type to train for ({names}); {name or 'none'} was given")
+
+
+def _pools_of_files(
+    config: TrainConfig, machine_type: MachineType, split: RunSplit, rng: np.random.Generator
+) -> PoolSplit:
+    """The pools of labelled texts, without held-out texts that training runs have as their own."""
+    shares = {"validation": config.validation, "test": config.test}
+    pools = read_pool(config.texts, machine_type.faults, **shares, rng=rng)
+    own = _own_texts(split.train)
+    validation, test = (
+        pool.take(np.flatnonzero([normalised(text) not in own for text in pool.texts]))
+        for pool in (pools.validation, pools.test)
+    )
+    if not config.kept_texts:
+        return PoolSplit(pools.train, validation, test)
+    read, kept = split_groups(pools.train, config.kept_texts, np.random.default_rng([config.seed, *b"kept"]))
+    return PoolSplit(read, validation, test, kept)
+
+
+def _pools_of_runs(split: RunSplit) -> PoolSplit | None:
+    """The runs' own texts, each with the class of its frames; None if training runs have none."""
+    pools = PoolSplit(*(pool_of_runs(part) for part in (split.train, split.validation, split.test)))
+    return pools if len(pools.train) else None
+
+
+def _own_texts(runs: Sequence[Run]) -> set[str]:
+    return {normalised(text.text) for run in runs for text in run.texts or ()}
+
+
+def _without_seen_texts(split: RunSplit, pools: PoolSplit | None) -> RunSplit:
+    """Drop from held-out runs those of their own texts that training, or an earlier held-out part, has as well."""
+    seen = _own_texts(split.train) | {normalised(text) for text in (pools.known.texts if pools else ())}
+    parts: dict[str, tuple[Run, ...]] = {"train": split.train}
+    for part in ("validation", "test"):
+        distinct = []
+        for run in getattr(split, part):
+            texts = None if run.texts is None else tuple(t for t in run.texts if normalised(t.text) not in seen)
+            distinct.append(replace(run, texts=texts))
+        parts[part] = tuple(distinct)
+        seen |= _own_texts(distinct)
+    return RunSplit(**parts)
+
+
+def _held_out_texts(split: RunSplit, pools: PoolSplit | None, config: TrainConfig, part: Part) -> RunTexts:
+    pool = getattr(pools, part) if pools else None
+    return run_events(getattr(split, part), pool, config.events, np.random.default_rng([config.seed, *part.encode()]))

@@ -1,0 +1,74 @@
+"""The training stage of the sensor encoder, on whole runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.data.augment import disturb
+from models.data.runs import UNLABELLED
+from models.diagnoser import Diagnoser
+from models.training.batches import batches_of_similar_length, draw_offsets, padded, sensor_batch
+from models.training.config import TrainConfig
+from models.training.evidence import sensor_answers
+from models.training.loop import EpochRecord
+from models.training.losses import mask_recovery, validation_scores, weighted_loss
+from models.training.prepare import PreparedData
+from pipeline.frames import Floats
+
+
+class SensorStage:
+    """Cross entropy on every frame after the burn-in, by truncated back-propagation with carried state.
+
+    In each epoch every run is disturbed, starts at a random offset, and is cut into chunks; the state is carried from
+    chunk to chunk, the gradient is not.
+    """
+
+    name = "sensors"
+
+    def __init__(self, network: Diagnoser, data: PreparedData, config: TrainConfig) -> None:
+        self.module: nn.Module = network.sensors
+        self._network = network
+        self._data = data
+        self._config = config
+        self._scaling = network.scaling()
+        self._frame_weights = [config.recovery.weights(run.labels) for run in data.split.train]
+        masked = [mask_recovery(run.labels, config.recovery_frames) for run in data.split.validation]
+        self._validation_labels = np.concatenate(masked)
+
+    def losses(self, rng: np.random.Generator) -> Iterator[tuple[float, Tensor]]:
+        """See `Stage.losses`."""
+        config, runs, chunk_frames = self._config, self._data.split.train, self._config.chunk_frames
+        offsets = draw_offsets(runs, config.most_offset_frames, rng)
+        lengths = np.array([len(run) - offset for run, offset in zip(runs, offsets, strict=True)])
+        total, finished = lengths.sum(), 0
+        for batch in batches_of_similar_length(lengths, config.sensor_stage.batch_size, 2 * chunk_frames, rng):
+            readings = [disturb(runs[row].values[offsets[row] :], self._scaling, config.augment, rng) for row in batch]
+            with torch.no_grad():
+                _, x = sensor_batch(self._network, readings, self._data.hold_limit)
+            y = padded([runs[row].labels[offsets[row] :] for row in batch], UNLABELLED)
+            weights = padded([self._weights(row, offsets[row]) for row in batch], 0)
+            state = self._network.sensors.init_state(len(batch))
+            for start in range(0, x.shape[1], chunk_frames):
+                chunk = slice(start, start + chunk_frames)
+                logits, _, state = self._network.sensors.advance(x[:, chunk], state)
+                state = {key: tensor.detach() for key, tensor in state.items()}
+                if bool((weights[:, chunk] > 0).any()):
+                    ended = np.minimum(lengths[batch], start + chunk_frames).sum()
+                    labels, frame_weights = y[:, chunk].flatten(), weights[:, chunk].flatten()
+                    loss = weighted_loss(logits.flatten(0, 1), labels, self._data.class_weights, frame_weights)
+                    yield float((finished + ended) / total), loss
+            finished += lengths[batch].sum()
+
+    def validate(self) -> EpochRecord:
+        """Macro-F1 and loss on undisturbed validation runs."""
+        answers = sensor_answers(self._network, self._data.split.validation, self._data.hold_limit)
+        return validation_scores(np.concatenate([answer.logits for answer in answers]), self._validation_labels)
+
+    def _weights(self, row: int, offset: int) -> Floats:
+        """Loss weights of a run from its first frame on; 0 within the burn-in."""
+        weights = self._frame_weights[row][offset:]
+        return np.where(np.arange(len(weights)) < self._config.burn_in_frames, np.float32(0), weights)
