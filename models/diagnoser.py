@@ -77,8 +77,8 @@ def build_fusion(config: FusionChoice, *, sizes: Sequence[int], classes: int) ->
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
-    """K texts of one round, oldest first within a row."""
+class RoundTexts:
+    """K texts of one round, oldest first per row."""
 
     rows: Tensor  # (K,) which machine of the round
     vectors: Tensor  # (K, d)
@@ -86,7 +86,7 @@ class Texts:
 
 
 class RingReading(NamedTuple):
-    """What the text modality says about N rings; zeros where a ring is empty."""
+    """The text modality's answer for N rings; zeros where a ring is empty."""
 
     logits: Tensor  # (N, C)
     filled: Tensor  # (N,) whether there is any text
@@ -96,13 +96,13 @@ class RingReading(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the network says about N frames: M modalities, C classes, E places in the ring, D features."""
+    """The network's answer for N frames: M modalities, C classes, E places in the ring, D features."""
 
     probabilities: Tensor  # (N, C) fused
     modality_probabilities: Tensor  # (M, N, C)
     weights: Tensor  # (M, N)
     present: Tensor  # (M, N)
-    logits: Tensor  # (M, N, C) before calibration; meaningless where the modality is absent
+    logits: Tensor  # (M, N, C) before calibration; meaningless for absent modalities
     features: Tensor  # (N, D) of the sensor encoder
     scaled: Tensor  # (N, V) standard scores, not clipped, 0 where unknown
     text_attention: Tensor | None
@@ -110,7 +110,7 @@ class Answer:
     attention: Tensor | None = None
     """(N, M, M) cross-modal attention, zeros in the rows of absent modalities; None for fusions without it."""
     embedding: Tensor | None = None
-    """(N, D) what the fusion classified; None for late fusion."""
+    """(N, D) what the fusion classifies; None for late fusion."""
 
 
 class Diagnoser(nn.Module):
@@ -157,18 +157,18 @@ class Diagnoser(nn.Module):
             x = torch.cat([x, observed.to(x.dtype)], dim=-1)
         return scaled, x
 
-    def step(self, values: Tensor, observed: Tensor, texts: Texts | None, state: State) -> tuple[Answer, State]:
+    def step(self, values: Tensor, observed: Tensor, texts: RoundTexts | None, state: State) -> tuple[Answer, State]:
         """One frame of B machines: values (B, V) with NaN where unknown, observed (B, V), and the frame's new texts."""
         scaled, x = self.sensor_inputs(values, observed)
         logits, features, after = self.sensors.step(x, state)
-        known = ~values.isnan().all(dim=1)
+        measured = ~values.isnan().all(dim=1)
         if self.text is None:
-            return self._answer(logits[None], known[None], (features,), scaled, None), after
+            return self._answer(logits[None], measured[None], (features,), scaled, None), after
         ring = turn_ring(state, self.config.text_ttl_frames)
         if texts is not None:
             ring = push_texts(ring, texts.rows, texts.vectors, texts.ages, self.config.text_ttl_frames)
         read = self.read_ring(ring["ring"], ring["ring_age"])
-        both, present = torch.stack([logits, read.logits]), torch.stack([known, read.filled])
+        both, present = torch.stack([logits, read.logits]), torch.stack([measured, read.filled])
         return self._answer(both, present, (features, read.features), scaled, read.attention), after | ring
 
     def forward(self, values: Tensor, observed: Tensor, texts: Sequence[Sequence[PlacedText]] | None = None) -> Answer:
@@ -176,15 +176,15 @@ class Diagnoser(nn.Module):
         batch, frames, _ = values.shape
         scaled, x = self.sensor_inputs(values, observed)
         logits, features = self.sensors(x)
-        known = ~values.isnan().all(dim=2)
+        measured = ~values.isnan().all(dim=2)
         flat = (features.flatten(0, 1),)
         if self.text is None:
-            return self._answer(logits.flatten(0, 1)[None], known.flatten()[None], flat, scaled.flatten(0, 1), None)
+            return self._answer(logits.flatten(0, 1)[None], measured.flatten()[None], flat, scaled.flatten(0, 1), None)
         runs = [self.ring_of_run(run, frames) for run in (texts or [()] * batch)]
         ring = torch.cat([vectors for vectors, _ in runs])
         read = self.read_ring(ring, torch.cat([ages for _, ages in runs]))
         both = torch.stack([logits.flatten(0, 1), read.logits])
-        present = torch.stack([known.flatten(), read.filled])
+        present = torch.stack([measured.flatten(), read.filled])
         return self._answer(both, present, (*flat, read.features), scaled.flatten(0, 1), read.attention)
 
     def ring_of_run(self, texts: Sequence[PlacedText], frames: int) -> tuple[Tensor, Tensor]:
@@ -198,9 +198,9 @@ class Diagnoser(nn.Module):
         return vectors * (age >= 0).unsqueeze(-1), age
 
     def read_ring(self, ring: Tensor, age: Tensor) -> RingReading:
-        """What rings (N, E, d) with ages (N, E) say.
+        """The text modality's answer for rings (N, E, d) with ages (N, E).
 
-        Most machines have no text most of the time, so only the others are computed.
+        Most machines have no text most of the time, so only rings with texts are computed.
         """
         assert self.text is not None
         filled = (age >= 0).any(dim=1)
@@ -209,10 +209,10 @@ class Diagnoser(nn.Module):
         attention = torch.zeros_like(age)
         rows = filled.nonzero().squeeze(1)
         if len(rows):
-            pooled, looked = self.text.pool(ring[rows], age[rows])
+            pooled, ring_attention = self.text.pool(ring[rows], age[rows])
             logits = logits.index_copy(0, rows, self.text.head(pooled))
             features = features.index_copy(0, rows, pooled)
-            attention = attention.index_copy(0, rows, looked)
+            attention = attention.index_copy(0, rows, ring_attention)
         return RingReading(logits, filled, features, attention)
 
     def _answer(

@@ -1,4 +1,4 @@
-"""The model file: one safetensors file whose header carries everything else as JSON, and never a pickle."""
+"""The model file: one safetensors file with everything else as JSON in its header; no pickle."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ FORMAT = 1
 _KEY = "faultline"
 
 _DTYPES: Final = {"F32": np.float32, "F16": np.float16}
-"""What weights are stored as, in the words of safetensors."""
+"""Number formats of stored weights, by their name in safetensors."""
 
 Storage = Literal["float32", "float16"]
 Weights = NDArray[np.float32] | NDArray[np.float16]
 
 
 class Essence(BaseModel):
-    """What a model takes from its machine type; the profile must agree with it for the model to be used."""
+    """The parts of a machine type that a model depends on; they must equal the profile's for the model to be used."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -46,7 +46,7 @@ class Essence(BaseModel):
 
     @classmethod
     def of(cls, machine_type: MachineType) -> Essence:
-        """As the profile states it."""
+        """Those of a machine type."""
         return cls(
             variables=tuple((v.name, v.aggregation, v.source) for v in machine_type.variables),
             frame_period_ms=machine_type.frame_period_ms,
@@ -56,20 +56,20 @@ class Essence(BaseModel):
         )
 
     def differences(self, other: Essence) -> list[str]:
-        """How another essence differs from this one, in words."""
-        found = []
+        """Differences of another essence from this one, in words."""
+        differences = []
         for what in ("variables", "faults"):
-            mine, theirs = getattr(self, what), getattr(other, what)
-            if mine == theirs:
+            expected, actual = getattr(self, what), getattr(other, what)
+            if expected == actual:
                 continue
-            gone, new = [x for x in mine if x not in theirs], [x for x in theirs if x not in mine]
-            said = [f"{word} {_listed(items)}" for word, items in (("without", gone), ("with", new)) if items]
-            found.append(f"{what} ({' and '.join(said) or 'in another order'})")
+            missing, new = [x for x in expected if x not in actual], [x for x in actual if x not in expected]
+            changes = [f"{word} {_listed(items)}" for word, items in (("without", missing), ("with", new)) if items]
+            differences.append(f"{what} ({' and '.join(changes) or 'in another order'})")
         if self.frame_period_ms != other.frame_period_ms:
-            found.append(f"frame period ({other.frame_period_ms} ms instead of {self.frame_period_ms} ms)")
+            differences.append(f"frame period ({other.frame_period_ms} ms instead of {self.frame_period_ms} ms)")
         if self.texts != other.texts:
-            found.append(f"texts ({'on' if other.texts else 'off'} instead of {'on' if self.texts else 'off'})")
-        return found
+            differences.append(f"texts ({'on' if other.texts else 'off'} instead of {'on' if self.texts else 'off'})")
+        return differences
 
 
 class Header(BaseModel):
@@ -85,12 +85,12 @@ class Header(BaseModel):
     vocabulary: tuple[str, ...] | None
     hash: str
     training: dict[str, Any]
-    """Seeds, names of the data, scores: for people, not part of the hash."""
+    """Seeds, names of the data, scores: information that is not part of the hash."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What a model file holds, whatever runs it."""
+    """The content of a model file."""
 
     path: Path
     header: Header
@@ -110,7 +110,7 @@ def write_model(
     name: str,
     training: Mapping[str, Any],
 ) -> str:
-    """Write a model file in one piece and return the model's hash."""
+    """Write a model file and return the model's hash."""
     essence = Essence.of(machine_type)
     header = Header(
         format=FORMAT,
@@ -130,7 +130,7 @@ def write_model(
 def read_model(path: Path) -> Model:
     """A model file, whatever profile it was made for; raises ModelFileError.
 
-    Whether it has the weights that its network needs, and of what shape, is for the builder of the network to check.
+    Whether it has the weights that its network needs, in the right shapes, is checked by the builder of the network.
     """
     if not path.is_file():
         raise ModelFileError(f"there is no model file {path}; train one, or name another")
@@ -178,25 +178,25 @@ def require_weights(model: Model, expected: Mapping[str, tuple[int, ...]]) -> No
     """Raise ModelFileError unless the model has exactly the weights of these names and shapes."""
     for key in sorted(expected.keys() | model.tensors.keys()):
         if key not in model.tensors:
-            raise lacking_weight(model.path, key)
+            raise missing_weight(model.path, key)
         if key not in expected:
             raise surplus_weight(model.path, key)
         if model.tensors[key].shape != expected[key]:
             raise misshapen_weight(model.path, key, model.tensors[key].shape, expected[key])
 
 
-def lacking_weight(path: Path, key: str) -> ModelFileError:
-    """What to raise where a network needs a weight that its file lacks."""
+def missing_weight(path: Path, key: str) -> ModelFileError:
+    """The error for a weight that a network needs and its file does not have."""
     return ModelFileError(f"model file {path} lacks weight {key}; train it again")
 
 
 def surplus_weight(path: Path, key: str) -> ModelFileError:
-    """What to raise where a file has a weight that its network has no place for."""
+    """The error for a weight that a network does not have."""
     return ModelFileError(f"model file {path} has a surplus weight {key}; train it again")
 
 
 def misshapen_weight(path: Path, key: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> ModelFileError:
-    """What to raise where a weight has another shape than its network needs."""
+    """The error for a weight of another shape than the network needs."""
     return ModelFileError(f"weight {key} of model file {path} has shape {shape} instead of {expected}; train it again")
 
 
@@ -222,7 +222,7 @@ def _content_hash(
     vocabulary: tuple[str, ...] | None,
     tensors: Mapping[str, Weights],
 ) -> str:
-    """SHA-256 over everything that shapes an answer; neither name nor training record counts."""
+    """SHA-256 over everything that affects an answer; not the name or the training record."""
     described = [FORMAT, essence.digest, config.model_dump(mode="json"), vocabulary]
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for key in sorted(tensors):

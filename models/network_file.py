@@ -1,4 +1,4 @@
-"""Networks to and from model files: weights rounded, saved, read back into a Diagnoser, and compiled."""
+"""Networks and model files: weights rounded, saved, read into a Diagnoser, and compiled."""
 
 from __future__ import annotations
 

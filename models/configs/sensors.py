@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Frames = Annotated[float, Field(gt=0)]
+FrameCount = Annotated[float, Field(gt=0)]
 Dilation = Annotated[int, Field(ge=1)]
 
 
@@ -21,9 +21,9 @@ class SeqLSTMConfig(BaseModel):
     dropout: float = Field(default=0.2, ge=0, lt=1)
     mask_inputs: bool = True
     """Append each variable's observed bit to the input; False gives the paper's plain columns."""
-    trends: tuple[Frames, ...] = ()
+    trends: tuple[FrameCount, ...] = ()
     """Time constants, in frames, of running means; the input gains each reading's distance from its mean."""
-    spreads: tuple[Frames, ...] = ()
+    spreads: tuple[FrameCount, ...] = ()
     """Time constants, in frames, of running mean absolute frame-to-frame changes, which the input gains as well."""
 
 
@@ -78,7 +78,7 @@ class LinearStateConfig(BaseModel):
     """d, the width of the network."""
     heads: int = Field(default=4, ge=1)
     layers: int = Field(default=2, ge=1)
-    horizons: tuple[Frames, Frames] = (4.0, 256.0)
+    horizons: tuple[FrameCount, FrameCount] = (4.0, 256.0)
     """Time constants, in frames, of a head's fastest and slowest row before training; the others lie between."""
     head: tuple[int, ...] = (64, 48, 32)
     """Widths of the dense layers behind the last block, not of the attention's heads."""

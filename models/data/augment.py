@@ -1,4 +1,4 @@
-"""Faults of the measuring itself, put onto training runs so that the network learns to live with them."""
+"""Augmentation of training data: noise and gaps in readings, and typing errors in texts."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pipeline.frames import Floats
 
 
 class AugmentConfig(BaseModel):
-    """How often and how hard a training run is disturbed; every run is drawn anew each epoch."""
+    """How often and how strongly a training run is disturbed, with new random numbers in each epoch."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     clean_share: float = Field(default=0.5, ge=0, le=1)
-    """Runs that stay as they are."""
+    """Share of the runs that are left unchanged."""
     noise: float = Field(default=0.05, ge=0)
     """White noise, in standard deviations of the normal state."""
     lost_variables: float = Field(default=3.0, ge=0)
-    """Mean number of variables that fall silent for a while."""
+    """Mean number of variables that are lost for a while."""
     never_share: float = Field(default=0.2, ge=0, le=1)
-    """How many of those were never there at all."""
+    """Share of these that are lost for the whole run."""
     lost_stretches: float = Field(default=1.5, ge=0)
-    """Mean number of stretches in which nothing at all is measured."""
+    """Mean number of stretches without any reading."""
     stretch_frames: float = Field(default=4.0, ge=1)
     """Mean length of such a stretch."""
     lost_readings: float = Field(default=0.02, ge=0, le=1)
@@ -53,13 +53,13 @@ def disturb(values: Floats, scaling: Scaling, config: AugmentConfig, rng: np.ran
 def with_typos(text: str, share: float, rng: np.random.Generator) -> str:
     """The text with one letter of a `share` of its words dropped, doubled or swapped with the next."""
     words = text.split()
-    for at, word in enumerate(words):
+    for index, word in enumerate(words):
         if len(word) > 3 and rng.random() < share:
-            i = int(rng.integers(1, len(word) - 1))
+            cut = int(rng.integers(1, len(word) - 1))
             changed = (
-                word[:i] + word[i + 1 :],
-                word[:i] + word[i] + word[i:],
-                word[:i] + word[i + 1] + word[i] + word[i + 2 :],
+                word[:cut] + word[cut + 1 :],
+                word[:cut] + word[cut] + word[cut:],
+                word[:cut] + word[cut + 1] + word[cut] + word[cut + 2 :],
             )
-            words[at] = changed[int(rng.integers(3))]
+            words[index] = changed[int(rng.integers(3))]
     return " ".join(words)

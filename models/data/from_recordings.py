@@ -1,4 +1,4 @@
-"""Training runs from recordings: the same decoding and alignment as live, so any plant can be trained by profile."""
+"""Training runs from recordings, decoded and aligned as in live operation."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _CHUNK = 4096
 
 
 @dataclass(slots=True)
-class _Growing:
+class _OpenRun:
     start_ms: list[int] = field(default_factory=list)
     values: list[Floats] = field(default_factory=list)
     texts: list[PlacedText] = field(default_factory=list)
 
 
 def runs_from_records(records: Iterable[Record], profile: PlantProfile, kind: MachineType, source: str) -> list[Run]:
-    """One run for each stretch of a machine between resets, grouped by machine so that splits keep machines apart.
+    """One run per stretch of a machine between resets, grouped by machine so that splits do not divide a machine.
 
     Values are NaN where a variable was not measured in its own frame. Frames without a label are UNLABELLED by the
     rule of `LabelBook`. Raises DataError if a label names a fault that the machine type does not have, or if there
     is no frame at all.
     """
-    runs: dict[str, list[_Growing]] = defaultdict(list)
+    runs: dict[str, list[_OpenRun]] = defaultdict(list)
 
     def take(line: Line, frames: Frames) -> None:
         if line.name != kind.name:
@@ -46,7 +46,7 @@ def runs_from_records(records: Iterable[Record], profile: PlantProfile, kind: Ma
             machine = line.machines[slot]
             assert machine is not None
             if frames.reset[row]:
-                runs[machine.name].append(_Growing())
+                runs[machine.name].append(_OpenRun())
             run = runs[machine.name][-1]
             run.start_ms.append(int(frames.start_ms[row]))
             run.values.append(np.where(frames.observed[row], frames.values[row], np.float32(np.nan)))
@@ -73,14 +73,14 @@ def runs_from_records(records: Iterable[Record], profile: PlantProfile, kind: Ma
     if not runs:
         raise DataError(f"{source} has no frame of machine type {kind.name}; does its profile fit?")
     index = {fault: number for number, fault in enumerate(kind.faults)}
-    made = []
+    finished = []
     for machine, parts in sorted(runs.items()):
         for number, part in enumerate(parts):
             faults = [book.fault_at(machine, start) for start in part.start_ms]
             labels = np.array([UNLABELLED if fault is None else index[fault] for fault in faults], np.int64)
             texts = tuple(part.texts) if kind.texts else ()
-            made.append(Run(f"{machine}/{number}", machine, source, np.stack(part.values), labels, texts))
-    return made
+            finished.append(Run(f"{machine}/{number}", machine, source, np.stack(part.values), labels, texts))
+    return finished
 
 
 def _label(book: LabelBook, record: Record, kind: MachineType, source: str) -> None:

@@ -18,7 +18,7 @@ from pipeline.errors import DataError
 from pipeline.frames import Floats, Ints
 
 UNLABELLED = -1
-"""Stands for "nobody knows" in class columns."""
+"""Class of frames whose class is unknown."""
 
 _RUN_COLUMNS = (("run",), ("fault", "seed"), ("seed",))
 
@@ -40,7 +40,7 @@ class RunFiles(BaseModel):
     time: str = "time"
     """Time of each frame, only needed to place texts that carry times."""
     events: tuple[Path, ...] = ()
-    """Texts already placed on these runs: the run's columns, `sample` or `time`, and `text`."""
+    """Texts placed on these runs: the run's columns, `sample` or `time`, and `text`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def read_runs(files: RunFiles, machine_type: MachineType) -> list[Run]:
 
 
 def split_runs(runs: Sequence[Run], *, validation: float, test: float, rng: np.random.Generator) -> RunSplit:
-    """Deal whole groups to the parts by share, each file and each fault by itself so that none is left out."""
+    """Split whole groups by share, within each file and each fault, so that every part has all of them."""
     strata: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     placed: set[str] = set()
     for run in runs:
@@ -148,7 +148,7 @@ def check_disjoint(parts: Mapping[str, set[str]], *, what: str) -> None:
     for index, one in enumerate(names):
         for other in names[index + 1 :]:
             if shared := sorted(parts[one] & parts[other]):
-                raise DataError(f"{what} {shared[0]!r} stands in {one} and in {other}; scores would be too good")
+                raise DataError(f"{what} {shared[0]!r} is in {one} and in {other}; scores would be too good")
 
 
 def _run_columns(files: RunFiles, table: pa.Table, path: Path) -> tuple[str, ...]:
@@ -164,7 +164,7 @@ def _run_columns(files: RunFiles, table: pa.Table, path: Path) -> tuple[str, ...
 def _classes(table: pa.Table, name: str, faults: Sequence[str], path: Path) -> Ints:
     column = table[name]
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        index = {fault: at for at, fault in enumerate(faults)} | {"": UNLABELLED, None: UNLABELLED}
+        index = {fault: label for label, fault in enumerate(faults)} | {"": UNLABELLED, None: UNLABELLED}
         texts = column.to_pylist()
         if unknown := sorted({str(text) for text in texts if text not in index}):
             raise DataError(f"{path}: column {name} names {unknown[0]!r}, which is no fault of the profile")
@@ -188,10 +188,10 @@ def _with_events(files: RunFiles, runs: Sequence[Run], times: Mapping[str, NDArr
                 raise DataError(f"{path}: texts are placed on {name}, which is no run of {files.paths[0]}")
             run = by_key[name]
             if files.sample in table.column_names:
-                at = number_column(table, files.sample, path)[rows]
+                positions = number_column(table, files.sample, path)[rows]
             elif files.time in table.column_names and run.name in times:
                 clock = times[run.name]
-                at = np.interp(
+                positions = np.interp(
                     column_ms(table[files.time], path)[rows],
                     clock,
                     np.arange(len(clock)),
@@ -199,7 +199,7 @@ def _with_events(files: RunFiles, runs: Sequence[Run], times: Mapping[str, NDArr
                 )
             else:
                 raise DataError(f"{path} places texts neither by {files.sample} nor by {files.time} of the runs")
-            for position, row in zip(at, rows, strict=True):
+            for position, row in zip(positions, rows, strict=True):
                 frame = int(np.floor(position))
                 if 0 <= frame < len(run):
                     text = str(table["text"][int(row)].as_py())

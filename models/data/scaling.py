@@ -23,7 +23,7 @@ class Scaling:
 
     @classmethod
     def fit(cls, runs: Iterable[Run]) -> Self:
-        """From the frames before each run's first fault; a plant that recovers is no longer in its normal state.
+        """From the frames before each run's first fault; a plant that recovers from one is not yet in its normal state.
 
         Where that leaves a variable without values it counts as never measured: mean 0, deviation 1. A variable
         that does not move gets a thousandth of its mean as deviation, so that rounding does not look like a fault.
@@ -35,10 +35,10 @@ class Scaling:
         clean = np.concatenate(parts).astype(np.float64) if parts else np.empty((0, 0))
         if not len(clean):
             raise DataError("no run starts in the normal state, so readings cannot be scaled; add runs that do")
-        known = ~np.isnan(clean)
-        count = known.sum(axis=0)
-        mean = np.where(known, clean, 0).sum(axis=0) / np.maximum(count, 1)
-        variance = np.where(known, (clean - mean) ** 2, 0).sum(axis=0) / np.maximum(count, 1)
+        measured = ~np.isnan(clean)
+        count = measured.sum(axis=0)
+        mean = np.where(measured, clean, 0).sum(axis=0) / np.maximum(count, 1)
+        variance = np.where(measured, (clean - mean) ** 2, 0).sum(axis=0) / np.maximum(count, 1)
         std = np.maximum(np.sqrt(variance), 1e-3 * np.abs(mean))
         return cls(mean.astype(np.float32), np.where(std > 0, std, 1).astype(np.float32))
 
@@ -46,7 +46,7 @@ class Scaling:
 def hold(values: Floats, limit: int) -> tuple[Floats, Bools]:
     """Fill NaN in (T, V) with the last value at most `limit` frames old, as alignment does.
 
-    Returns the filled values, still NaN where nothing is known, and which were measured in their own frame.
+    Returns the filled values, still NaN where unknown, and which were measured in their own frame.
     """
     observed = ~np.isnan(values)
     frames = np.arange(len(values))[:, None]
@@ -56,6 +56,6 @@ def hold(values: Floats, limit: int) -> tuple[Floats, Bools]:
 
 
 def hold_frames(machine_type: MachineType) -> int:
-    """For how many frames alignment lets a value stand in for missing ones; the shortest over the sources."""
+    """For how many frames alignment holds a value in place of missing ones; the minimum over the sources."""
     shortest = min(machine_type.hold_ms(source) for source in machine_type.sources)
     return shortest // machine_type.frame_period_ms

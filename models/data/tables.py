@@ -41,7 +41,7 @@ def rows_by_key(table: pa.Table, names: Sequence[str]) -> dict[str, Ints]:
         codes = codes * (int(code.max()) + 1) + code
     _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
     rows = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
-    keyed = {key_text(table, names, int(at)): part for at, part in zip(first, rows, strict=True)}
+    keyed = {key_text(table, names, int(row)): part for row, part in zip(first, rows, strict=True)}
     return dict(sorted(keyed.items()))
 
 

@@ -1,4 +1,4 @@
-"""Pools of event texts, their leak-free split, and streams of texts drawn onto runs (docs/guide/training.md)."""
+"""Pools of event texts, their leak-free split, and streams of texts drawn onto runs (docs/guide/models.md)."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ _RECOVERED = "recovered"
 
 
 class EventDrawConfig(BaseModel):
-    """How texts come about on a run; frames are the unit of every length and lag."""
+    """How texts are drawn onto a run; lengths and lags are in frames."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     silent_share: float = Field(default=0.15, ge=0, le=1)
-    """Fault episodes that nobody writes about."""
+    """Share of fault episodes without a text."""
     most_symptoms: int = Field(default=3, ge=1)
-    """The other episodes get one to so many symptom texts."""
+    """Maximum number of symptom texts of the other episodes; each has at least one."""
     symptom_lag: float = Field(default=10.0, gt=0)
     """Mean of the exponential lag from onset to a symptom text."""
     distractor_share: float = Field(default=0.1, ge=0, le=1)
-    """Symptom texts that tell of another fault than the true one."""
+    """Share of symptom texts about another fault than the true one."""
     benign_rate: float = Field(default=1 / 60, ge=0)
-    """Texts of the normal state, each normal frame."""
+    """Texts of the normal state per normal frame."""
     benign_rate_in_fault: float = Field(default=1 / 120, ge=0)
-    """The same while a fault is active: life goes on."""
+    """The same per frame with a fault."""
     vague_rate: float = Field(default=1 / 300, ge=0)
-    """Texts that fit any state, each frame."""
+    """Texts that fit any state, per frame."""
     recovered_share: float = Field(default=0.5, ge=0, le=1)
-    """Cleared faults after which somebody reports that all is well."""
+    """Share of cleared faults after which a text reports that all is well."""
     recovered_lag: float = Field(default=6.0, gt=0)
     """Mean of the exponential lag from clearing to that report."""
 
@@ -97,7 +97,7 @@ class PoolSplit:
 
     @property
     def unread(self) -> TextPool:
-        """Of the training texts those that encoders do not know by heart, or all if none are kept."""
+        """Training texts that encoders have not learnt from, or all if none are kept."""
         return self.train if self.kept is None else self.kept
 
     @property
@@ -116,10 +116,10 @@ def read_pool(
 ) -> PoolSplit:
     """Texts from files with columns `text`, `fault`, and if there `group` and `split`, in three parts.
 
-    Repeated texts count once, texts that appear under two faults not at all. Without a `split` column whole groups
-    (or distinct texts, if there is no `group`) are dealt by share, each class by itself.
+    Repeated texts count once; texts that appear under two faults are left out. Without a `split` column whole groups
+    (or distinct texts, if there is no `group`) are split by share within each class.
     """
-    index = {fault: at for at, fault in enumerate(faults)} | {"": UNLABELLED}
+    index = {fault: label for label, fault in enumerate(faults)} | {"": UNLABELLED}
     texts: list[str] = []
     classes: list[int] = []
     groups: list[str] = []
@@ -145,11 +145,11 @@ def read_pool(
     elif any(declared):
         raise DataError(f"{paths[0]}: some texts have a split and some have none; fill the column or drop it")
     else:
-        parts = _deal(groups, classes, validation, test, rng)
+        parts = _split_by_share(groups, classes, validation, test, rng)
 
-    # A group in two parts is refused below; keeping the first copy of a text must not hide a text in two parts.
+    # Checked before duplicates are dropped, which would hide a text in two parts.
     names = [normalised(text) for text in texts]
-    texts_of = {part: {n for n, p in zip(names, parts, strict=True) if p == at} for at, part in enumerate(_PARTS)}
+    texts_of = {part: {n for n, p in zip(names, parts, strict=True) if p == index} for index, part in enumerate(_PARTS)}
     check_disjoint(texts_of, what="text")
     seen: dict[str, set[int]] = {}
     for name, label in zip(names, classes, strict=True):
@@ -157,24 +157,24 @@ def read_pool(
     first = {name: row for row, name in reversed(list(enumerate(names)))}
     kept = np.array([row for row, name in enumerate(names) if first[name] == row and len(seen[name]) == 1], np.int64)
     pool = TextPool(tuple(texts), np.array(classes, np.int64), tuple(groups))
-    return PoolSplit(*(pool.take(kept[parts[kept] == at]) for at in range(len(_PARTS))))
+    return PoolSplit(*(pool.take(kept[parts[kept] == index]) for index in range(len(_PARTS))))
 
 
 def split_groups(pool: TextPool, share: float, rng: np.random.Generator) -> tuple[TextPool, TextPool]:
-    """The pool in two that share no group; the second one has this share of the groups of every class."""
-    of_class: dict[int, set[str]] = {}
+    """Two pools that share no group, the second with this share of the groups of every class."""
+    groups_of_class: dict[int, set[str]] = {}
     for group, label in zip(pool.groups, pool.classes.tolist(), strict=True):
-        of_class.setdefault(label, set()).add(group)
+        groups_of_class.setdefault(label, set()).add(group)
     chosen: set[str] = set()
-    for _, groups in sorted(of_class.items()):
-        left = sorted(groups - chosen)
-        chosen.update(left[at] for at in rng.permutation(len(left))[: int(share * len(groups))])
+    for _, groups in sorted(groups_of_class.items()):
+        remaining = sorted(groups - chosen)
+        chosen.update(remaining[row] for row in rng.permutation(len(remaining))[: int(share * len(groups))])
     second = np.array([group in chosen for group in pool.groups], bool)
     return pool.take(np.flatnonzero(~second)), pool.take(np.flatnonzero(second))
 
 
 def pool_of_runs(runs: Sequence[Run]) -> TextPool:
-    """The runs' own texts as a pool: each distinct text once, with the class at whose frames it stands most often."""
+    """The runs' own texts as a pool: each distinct text once, with the most frequent class of its frames."""
     counts: dict[str, Counter[int]] = {}
     first: dict[str, str] = {}
     for run in runs:
@@ -189,7 +189,7 @@ def pool_of_runs(runs: Sequence[Run]) -> TextPool:
 def draw_events(
     labels: Ints, pool: TextPool, config: EventDrawConfig, rng: np.random.Generator
 ) -> tuple[PlacedText, ...]:
-    """Texts for one run with classes `labels` (T,), oldest first; classes without texts in the pool stay silent."""
+    """Texts for one run with classes `labels` (T,), oldest first; classes without texts in the pool get none."""
     by_class = {int(label): np.flatnonzero(pool.classes == label) for label in np.unique(pool.classes)}
     recovered = np.flatnonzero(pool.recovered)
     by_class[0] = np.flatnonzero((pool.classes == 0) & ~pool.recovered)
@@ -206,26 +206,26 @@ def draw_events(
         scatter(config.vague_rate, start, end, by_class.get(UNLABELLED))
         if label == 0:
             scatter(config.benign_rate, start, end, by_class[0])
-            at = start + rng.exponential(config.recovered_lag)
-            if previous > 0 and len(recovered) and rng.random() < config.recovered_share and at < end:
-                placed.append((at, int(rng.choice(recovered))))
+            moment = start + rng.exponential(config.recovered_lag)
+            if previous > 0 and len(recovered) and rng.random() < config.recovered_share and moment < end:
+                placed.append((moment, int(rng.choice(recovered))))
         elif label > 0:
             scatter(config.benign_rate_in_fault, start, end, by_class[0])
             count = 0 if rng.random() < config.silent_share else int(rng.integers(1, config.most_symptoms + 1))
             for lag in rng.exponential(config.symptom_lag, count):
                 others = [other for other in faulty if other != label]
-                told = rng.choice(others) if others and rng.random() < config.distractor_share else label
-                rows = by_class.get(int(told))
+                reported = rng.choice(others) if others and rng.random() < config.distractor_share else label
+                rows = by_class.get(int(reported))
                 if rows is not None and len(rows) and start + lag < end:
                     placed.append((start + lag, int(rng.choice(rows))))
         previous = label
-    return tuple(PlacedText(int(at), 1 - at % 1, pool.texts[row]) for at, row in sorted(placed))
+    return tuple(PlacedText(int(moment), 1 - moment % 1, pool.texts[row]) for moment, row in sorted(placed))
 
 
 def run_events(
     runs: Sequence[Run], pool: TextPool | None, config: EventDrawConfig, rng: np.random.Generator
 ) -> list[tuple[PlacedText, ...]]:
-    """Each run's own texts if it has any, else texts drawn from the pool."""
+    """The texts of each run: its own if it has any, else drawn from the pool."""
     drawn = []
     for run in runs:
         if run.texts is not None:
@@ -235,7 +235,7 @@ def run_events(
     return drawn
 
 
-def _deal(
+def _split_by_share(
     groups: Sequence[str], classes: Sequence[int], validation: float, test: float, rng: np.random.Generator
 ) -> Ints:
     strata: dict[tuple[int, bool], list[str]] = {}

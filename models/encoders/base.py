@@ -1,38 +1,38 @@
-"""What every streaming network shares: the state's type, the encoder contract and two small building blocks."""
+"""What all sensor encoders share: the type of states, the contract, and two building blocks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
-"""What a network remembers between frames: named tensors with leading dimension B, and nothing else."""
+"""All that a network remembers between frames: named tensors with leading dimension B."""
 
 
-class SensorEncoder(Protocol):
+class SensorEncoder(nn.Module):
     """A causal network over scaled readings whose `step`, folded over a run, equals its `forward`."""
 
     feature_size: int
 
     def init_state(self, batch: int) -> State:
         """The state before the first frame of `batch` machines."""
-        ...
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Whole runs (B, T, F) to logits (B, T, C) and features (B, T, D)."""
-        ...
+        logits, features, _ = self.advance(x, self.init_state(x.shape[0]))
+        return logits, features
 
     def advance(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """Some frames (B, T, F) from a state on: logits (B, T, C), features (B, T, D), the state after them."""
-        ...
+        raise NotImplementedError
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """One frame (B, F): logits (B, C), features (B, D) and the state after it."""
-        ...
+        raise NotImplementedError
 
 
 def mlp(size_in: int, hidden: Sequence[int], size_out: int) -> nn.Sequential:
@@ -47,8 +47,8 @@ def mlp(size_in: int, hidden: Sequence[int], size_out: int) -> nn.Sequential:
 def lstm_step(layer: nn.LSTM, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """One frame of a one-layer `nn.LSTM`: x (B, F), h and c (B, H) to the next h and c.
 
-    The standard cell. Calling the layer on a sequence of length one gives the same numbers but
-    costs three times as much for small batches.
+    Calling the layer on a sequence of length one gives the same numbers but takes three times as long for small
+    batches.
     """
     input_weight, state_weight, input_bias, state_bias = layer.all_weights[0]
     h, c = torch.lstm_cell(x, (h, c), input_weight, state_weight, input_bias, state_bias)

@@ -1,4 +1,4 @@
-"""The event ring: a machine's newest texts with their ages, and the answer read from them (docs/guide/models.md)."""
+"""The event ring: newest texts of a machine with their ages, and the answer read from them (docs/guide/models.md)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def empty_ring(batch: int, config: TextConfig, like: Tensor) -> State:
 
 
 def turn_ring(state: State, ttl: int) -> State:
-    """One frame passes: every text grows older by one frame, and those older than `ttl` frames are dropped."""
+    """One frame passes: every text ages by one frame, and those older than `ttl` frames are dropped."""
     age = state["ring_age"]
     age = torch.where(age >= 0, age + 1, age)
     alive = age <= ttl
@@ -33,16 +33,16 @@ def turn_ring(state: State, ttl: int) -> State:
 def push_texts(state: State, rows: Tensor, vectors: Tensor, ages: Tensor, ttl: int) -> State:
     """Put K texts into the rings of their rows; each ring keeps its E youngest, youngest first.
 
-    rows (K,), vectors (K, d) and ages (K,) in frames, oldest first within a row. Ages below zero (a clock ahead of
-    ours) count as zero; texts older than `ttl` are not taken up. Of equally old texts the later one is the younger.
+    rows (K,), vectors (K, d) and ages (K,) in frames, oldest first within a row. Negative ages (a clock ahead of
+    ours) count as zero; texts older than `ttl` are left out. Of equally old texts the later one counts as younger.
     """
     touched, row_of, counts = torch.unique(rows, return_inverse=True, return_counts=True)
     order = torch.argsort(row_of, stable=True)
     rank = torch.arange(len(rows)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-    most = int(counts.max())
+    max_count = int(counts.max())
     place = counts[row_of[order]] - 1 - rank  # youngest first
-    new_vectors = vectors.new_zeros(len(touched), most, vectors.shape[1])
-    new_ages = ages.new_full((len(touched), most), EMPTY)
+    new_vectors = vectors.new_zeros(len(touched), max_count, vectors.shape[1])
+    new_ages = ages.new_full((len(touched), max_count), EMPTY)
     new_vectors[row_of[order], place] = vectors[order]
     fresh = ages[order].clamp_min(0)
     new_ages[row_of[order], place] = torch.where(fresh <= ttl, fresh, ages.new_tensor(EMPTY))
@@ -60,10 +60,10 @@ def push_texts(state: State, rows: Tensor, vectors: Tensor, ages: Tensor, ttl: i
 
 
 class TextModality(nn.Module):
-    """What the texts alone say: attention over the ring, scored by content and recency, into a dense head.
+    """The answer of the texts alone: attention over the ring, scored by content and recency, into a dense head.
 
-    Each text's weight is softmax_e(w·u_e + b - a_e / tau) with tau > 0 learned; it does
-    not look at the sensors, so that the modality can be trained, calibrated and shown by itself. Each text's
+    Each text's weight is softmax_e(w·u_e + b - a_e / tau) with tau > 0 learned. It does not depend on the sensors, so
+    that the modality can be trained, calibrated and explained by itself. Each text's
     value also depends on its age, so that an old report of a fault can fade into "no longer so".
     """
 
@@ -88,19 +88,19 @@ class TextModality(nn.Module):
     def forward(self, ring: Tensor, age: Tensor) -> tuple[Tensor, Tensor]:
         """Rings (N, E, d) with ages (N, E) to logits (N, C) and attention (N, E), 0 on empty places.
 
-        The logits of an empty ring are finite and mean nothing.
+        The logits of an empty ring are finite and meaningless.
         """
         pooled, attention = self.pool(ring, age)
         return self.head(pooled), attention
 
     def pool(self, ring: Tensor, age: Tensor) -> tuple[Tensor, Tensor]:
-        """Rings to what the head reads, the attended value and ages (N, D), and attention (N, E)."""
+        """Rings to the input of the head, attended values and ages (N, D), and attention (N, E)."""
         filled = age >= 0
-        known_age = age.clamp_min(0)
-        score = self.score(ring).squeeze(-1) - known_age / self.log_tau.exp()
+        text_age = age.clamp_min(0)
+        score = self.score(ring).squeeze(-1) - text_age / self.log_tau.exp()
         lowest = torch.finfo(score.dtype).min
         attention = torch.softmax(score.masked_fill(~filled, lowest), dim=1) * filled
-        age_features = self._age_features(known_age)
+        age_features = self._age_features(text_age)
         value = torch.tanh(self.value(torch.cat([ring, age_features], dim=2)))
         weight = attention.unsqueeze(-1)
         pooled = torch.cat(

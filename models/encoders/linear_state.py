@@ -1,4 +1,4 @@
-"""LinearState: gated linear attention, a matrix a head that fades and is written to each frame."""
+"""LinearState: gated linear attention, whose state is a decaying matrix per head (docs/guide/models.md)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from models.configs.sensors import LinearStateConfig
-from models.encoders.base import State, mlp
+from models.encoders.base import SensorEncoder, State, mlp
 
 _BLOCK = 8
-"""Frames that `advance` works on at once; its cost a frame grows with the block, its number of operations falls."""
+"""Frames that `advance` computes at once; larger blocks take fewer operations, each with more work per frame."""
 
 
-class LinearState(nn.Module):
+class LinearState(SensorEncoder):
     """Input x (…, F): V scaled readings, 0 where unknown, then V observed bits if `mask_inputs`.
 
     Each layer is a pre-norm block, y += Attention(LN(y)), y += FFN(LN(y)), with per head
@@ -24,7 +24,7 @@ class LinearState(nn.Module):
 
     (gated linear attention of Yang et al. 2024, arXiv 2312.06635). Keys are k_t = (1 - G_t) (x) W_k x_t,
     the input gate tied to the forget gate as in HGRN2 (Qin et al. 2024): each row of S is then a running mean of what
-    was written to it, so that it stays bounded without a norm that would magnify rounding.
+    was written to it, so that it stays bounded without a norm, which would amplify rounding errors.
     """
 
     def __init__(self, config: LinearStateConfig, *, variables: int, classes: int) -> None:
@@ -41,28 +41,26 @@ class LinearState(nn.Module):
         """Zeros: of each layer the matrices `memory` (B, H, d_k, d_v) with d_k = d_v = d / H."""
         like = self.input.weight
         wide = self.config.size // self.config.heads
-        return {f"memory{at}": like.new_zeros(batch, self.config.heads, wide, wide) for at in range(self.config.layers)}
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Whole runs (B, T, F) to logits (B, T, C) and features (B, T, D)."""
-        logits, features, _ = self.advance(x, self.init_state(x.shape[0]))
-        return logits, features
+        return {
+            f"memory{index}": like.new_zeros(batch, self.config.heads, wide, wide)
+            for index in range(self.config.layers)
+        }
 
     def advance(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """Frames (B, T, F) from a state on; see `SensorEncoder.advance`."""
         after: State = {}
         y = self.input(x)
-        for at, layer in enumerate(self._layers()):
+        for index, layer in enumerate(self._layers()):
             q, k, v, fading = (part.transpose(1, 2) for part in layer.project(y))  # (B, H, T, d_k)
-            memory = state[f"memory{at}"]
+            memory = state[f"memory{index}"]
             parts = []
             for start in range(0, x.shape[1], _BLOCK):
-                at_once = slice(start, start + _BLOCK)
+                block = slice(start, start + _BLOCK)
                 read, memory = _advance_block(
-                    q[:, :, at_once], k[:, :, at_once], v[:, :, at_once], fading[:, :, at_once], memory
+                    q[:, :, block], k[:, :, block], v[:, :, block], fading[:, :, block], memory
                 )
                 parts.append(read)
-            after[f"memory{at}"] = memory
+            after[f"memory{index}"] = memory
             y = layer.finish(y, torch.cat(parts, dim=2).transpose(1, 2))
         features = self.norm(y)
         return self.head(features), features, after
@@ -71,10 +69,10 @@ class LinearState(nn.Module):
         """One frame (B, F); see `SensorEncoder.step`. Meant for inference, in `eval` mode."""
         after: State = {}
         y = self.input(x)
-        for at, layer in enumerate(self._layers()):
+        for index, layer in enumerate(self._layers()):
             q, k, v, fading = layer.project(y)  # (B, H, d_k)
-            memory = state[f"memory{at}"] * fading.exp().unsqueeze(3)
-            memory = after[f"memory{at}"] = memory.addcmul_(k.unsqueeze(3), v.unsqueeze(2))
+            memory = state[f"memory{index}"] * fading.exp().unsqueeze(3)
+            memory = after[f"memory{index}"] = memory.addcmul_(k.unsqueeze(3), v.unsqueeze(2))
             y = layer.finish(y, (memory * q.unsqueeze(3)).sum(dim=2))
         features = self.norm(y)
         return self.head(features), features, after

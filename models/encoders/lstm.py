@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from models.configs.sensors import SeqLSTMConfig
-from models.encoders.base import State, lstm_step, mlp
+from models.encoders.base import SensorEncoder, State, lstm_step, mlp
 
 _BLOCK_FRAMES = 128
-"""Running means of so many frames are computed at once; the cost of each frame grows with it."""
+"""Frames whose running means are computed at once; the cost per frame grows with it."""
 
 
-class SeqLSTM(nn.Module):
+class SeqLSTM(SensorEncoder):
     """Input x (…, F): V scaled readings, 0 where unknown, then V observed bits if `mask_inputs`."""
 
     def __init__(self, config: SeqLSTMConfig, *, variables: int, classes: int) -> None:
@@ -45,11 +45,6 @@ class SeqLSTM(nn.Module):
             state["means"] = like.new_zeros(batch, len(self.rates), self.variables)
             state["last"] = like.new_zeros(batch, self.variables)
         return state
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Whole runs (B, T, F) to logits (B, T, C) and top-layer features (B, T, D)."""
-        logits, features, _ = self.advance(x, self.init_state(x.shape[0]))
-        return logits, features
 
     def advance(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """Frames (B, T, F) from a state on; see `SensorEncoder.advance`."""
@@ -92,19 +87,19 @@ class SeqLSTM(nn.Module):
         return list(zip(layers, hs, cs, strict=True))
 
     def _with_contexts(self, x: Tensor, means: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same as `_with_context` of frames (B, T, F), all at once: a mean is a sum of what came before, each
-        reading weighed by its age."""
+        """As `_with_context` for frames (B, T, F), all at once: a mean is a sum of earlier readings, each weighted by
+        its age."""
         readings = x[:, :, : self.variables]
         trends, frames = len(self.config.trends), x.shape[1]
         before = torch.cat([last.unsqueeze(1), readings[:, :-1]], dim=1)
         changes = (readings - before).abs()
         ages = torch.arange(frames)[:, None] - torch.arange(frames)
         context: list[Tensor] = []
-        for at, rate in enumerate(self.rates.to(x.dtype)):
-            target = readings if at < trends else changes
+        for index, rate in enumerate(self.rates.to(x.dtype)):
+            target = readings if index < trends else changes
             kept = (1 - rate) ** torch.arange(1, frames + 1)
             weights = (rate * (1 - rate) ** ages.clamp_min(0)).where(ages >= 0, x.new_zeros(()))
-            context.append(weights @ target + kept[:, None] * means[:, at].unsqueeze(1))
+            context.append(weights @ target + kept[:, None] * means[:, index].unsqueeze(1))
         columns = [readings - mean for mean in context[:trends]] + context[trends:]
         extended = torch.cat([readings, *columns, x[:, :, self.variables :]], dim=2)
         return extended, torch.stack([mean[:, -1] for mean in context], dim=1), readings[:, -1]

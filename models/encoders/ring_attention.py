@@ -1,4 +1,4 @@
-"""RingAttention: causal attention over the last W frames, which lie in a ring (docs/guide/models.md)."""
+"""RingAttention: causal attention over a ring of the last W frames (docs/guide/models.md)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from models.configs.sensors import RingAttentionConfig
-from models.encoders.base import State, mlp
+from models.encoders.base import SensorEncoder, State, mlp
 
-_LEAST_BLOCK = 64
-"""Frames that `advance` answers at once, at least; more for wide windows."""
+_MIN_BLOCK = 64
+"""Minimum number of frames that `advance` computes at once; more for wide windows."""
 
 
-class RingAttention(nn.Module):
+class RingAttention(SensorEncoder):
     """Input x (…, F): V scaled readings, 0 where unknown, then V observed bits if `mask_inputs`.
 
     Each layer is a pre-norm block, y += Attention(LN(y)), y += FFN(LN(y)), with per head h
@@ -23,11 +23,11 @@ class RingAttention(nn.Module):
         a_{t,s} = softmax over t-W < s <= t of ( q_t.k_s / sqrt(d_k) - slope_h * (t - s) ),   y_t = sum_s a_{t,s} v_s
 
     (Vaswani et al. 2017; slopes 2^(-8 h / H) of ALiBi, Press et al. 2022). Only the distance t - s
-    enters and no absolute position, so what lies in the ring stays right while it is in the window.
+    enters and no absolute position, so entries of the ring stay valid while they are in the window.
 
-    The ring holds LN(y_s) itself, of which a key and a value would be two linear images: half as many numbers to keep,
-    to save and to read at every step. q_t.(K u_s) = (K^T q_t).u_s and sum_s a_s (V u_s) = V (sum_s a_s u_s), so a step
-    takes the query to the frames and not each frame to the query; what the keys' biases add is the same for all places.
+    The ring holds LN(y_s) itself and not its key and value, two linear images: half as many numbers to keep, save and
+    read at every step. q_t.(K u_s) = (K^T q_t).u_s and sum_s a_s (V u_s) = V (sum_s a_s u_s), so a step
+    transforms the query and not each frame; the keys' biases add the same to all places and drop out.
     """
 
     def __init__(self, config: RingAttentionConfig, *, variables: int, classes: int) -> None:
@@ -50,42 +50,37 @@ class RingAttention(nn.Module):
         """Of each layer empty `inputs` (B, W, d), and `count` (B, 1).
 
         `count` is the number of frames so far, from 2W on less a multiple of W: enough to know where the next frame
-        goes and which places are filled, and small, so that a float holds it exactly however long a machine runs.
+        goes and which places are filled, and small enough for a float to hold it exactly, however long a machine runs.
         """
         like = self.input.weight
         state = {"count": like.new_zeros(batch, 1)}
-        for at in range(self.config.layers):
-            state[f"inputs{at}"] = like.new_zeros(batch, self.config.window, self.config.size)
+        for index in range(self.config.layers):
+            state[f"inputs{index}"] = like.new_zeros(batch, self.config.window, self.config.size)
         return state
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Whole runs (B, T, F) to logits (B, T, C) and features (B, T, D)."""
-        logits, features, _ = self.advance(x, self.init_state(x.shape[0]))
-        return logits, features
 
     def advance(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """Frames (B, T, F) from a state on; see `SensorEncoder.advance`.
 
-        The banded mask is applied block by block, for of all T * T pairs of frames only T * W are in the band.
+        The banded mask is applied block by block, because of all T * T pairs of frames only T * W are in the band.
         """
         window, frames = self.config.window, x.shape[1]
         count = state["count"]
         device = x.device
-        # The W-1 frames before these, oldest first: where they lie in the ring, and whether they have been at all.
+        # The W-1 frames before these, oldest first: their places in the ring, and whether they exist.
         before = torch.arange(window - 1, device=device)
         places = (count.long() + 1 + before) % window  # (B, W-1)
         there = before >= window - 1 - count  # (B, W-1)
         there = torch.cat([there, there.new_ones(len(x), frames)], dim=1)
-        # The last frames of these, and where they will lie.
+        # The last of these frames, and their places.
         kept = min(frames, window)
         slots = (count.long() + torch.arange(frames - kept, frames, device=device)) % window  # (B, kept)
 
         after: State = {"count": self._counted(count, frames)}
         y = self.input(x)
-        for at, layer in enumerate(self._layers()):
-            u, ring = layer.norm(y), state[f"inputs{at}"]
+        for index, layer in enumerate(self._layers()):
+            u, ring = layer.norm(y), state[f"inputs{index}"]
             seen = torch.cat([ring.gather(1, _over(places, ring)), u], dim=1)  # (B, W-1+T, d)
-            after[f"inputs{at}"] = ring.scatter(1, _over(slots, ring), u[:, frames - kept :])
+            after[f"inputs{index}"] = ring.scatter(1, _over(slots, ring), u[:, frames - kept :])
             q, k, v = (part.transpose(1, 2) for part in (layer.queries(u), *layer.keys_and_values(seen)))
             y = layer.finish(y, self._banded(q, k, v, there).transpose(1, 2))
         features = self.norm(y)
@@ -101,34 +96,34 @@ class RingAttention(nn.Module):
 
         after: State = {"count": self._counted(count, 1)}
         y = self.input(x)
-        for at, layer in enumerate(self._layers()):
+        for index, layer in enumerate(self._layers()):
             u = layer.norm(y)
-            ring = after[f"inputs{at}"] = state[f"inputs{at}"].index_put(here, u)
-            y = layer.finish(y, layer.look(u, ring, bias))
+            ring = after[f"inputs{index}"] = state[f"inputs{index}"].index_put(here, u)
+            y = layer.finish(y, layer.read(u, ring, bias))
         features = self.norm(y)
         return self.head(features), features, after
 
     def _banded(self, q: Tensor, k: Tensor, v: Tensor, there: Tensor) -> Tensor:
-        """Attention of q (B, H, T, d_k) over k and v (B, H, W-1+T, d_k), of which `there` (B, W-1+T) are real."""
+        """Attention of q (B, H, T, d_k) over k and v (B, H, W-1+T, d_k), of which `there` (B, W-1+T) exist."""
         window, frames = self.config.window, q.shape[2]
         parts = []
-        size = max(window, _LEAST_BLOCK)
+        size = max(window, _MIN_BLOCK)
         for start in range(0, frames, size):
-            asked = q[:, :, start : start + size]
-            count = asked.shape[2]
+            queries = q[:, :, start : start + size]
+            count = queries.shape[2]
             seen = slice(start, start + count + window - 1)
             distance = torch.arange(window - 1, window - 1 + count, device=q.device)[:, None] - torch.arange(
                 count + window - 1, device=q.device
             )
             outside = (distance < 0) | (distance >= window)
             bias = (-self.slopes[:, None, None] * distance).masked_fill(outside, -math.inf)
-            scores = asked @ k[:, :, seen].transpose(2, 3) + bias
+            scores = queries @ k[:, :, seen].transpose(2, 3) + bias
             scores = scores.masked_fill(~there[:, None, None, seen], -math.inf)
             parts.append(torch.softmax(scores, dim=3) @ v[:, :, seen])
         return torch.cat(parts, dim=2)
 
     def _counted(self, count: Tensor, frames: int) -> Tensor:
-        """`count` after so many more frames."""
+        """`count` after `frames` more frames."""
         total = count + frames
         window = self.config.window
         return torch.where(total < 2 * window, total, window + total % window)
@@ -138,7 +133,7 @@ class RingAttention(nn.Module):
 
 
 class AttentionLayer(nn.Module):
-    """The projections of one pre-norm block; which frames meet which is the network's business."""
+    """The projections of one pre-norm block; the network decides which frames attend to which."""
 
     def __init__(self, size: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -163,18 +158,18 @@ class AttentionLayer(nn.Module):
         k, v = both.reshape(*u.shape[:-1], 2, self.heads, -1).unbind(dim=-3)
         return k, v
 
-    def look(self, u: Tensor, ring: Tensor, bias: Tensor) -> Tensor:
-        """What the heads of one normalised frame (B, d) find (B, H, d_k) in a ring (B, W, d), of which `bias`
-        (B, H, W) is added to the scores."""
+    def read(self, u: Tensor, ring: Tensor, bias: Tensor) -> Tensor:
+        """What the heads of one normalised frame (B, d) read (B, H, d_k) from a ring (B, W, d); `bias` (B, H, W) is
+        added to the scores."""
         size = u.shape[-1]
         _, keys, values = self.project_in.weight.reshape(3, self.heads, -1, size)  # (H, d_k, d)
-        asked = torch.einsum("bhk,hkd->bhd", self.queries(u), keys)
-        weights = torch.softmax(asked @ ring.transpose(1, 2) + bias, dim=2)
+        queries = torch.einsum("bhk,hkd->bhd", self.queries(u), keys)
+        weights = torch.softmax(queries @ ring.transpose(1, 2) + bias, dim=2)
         shift = self.project_in.bias[2 * size :].reshape(self.heads, -1)
         return torch.einsum("bhd,hkd->bhk", weights @ ring, values) + shift
 
     def finish(self, y: Tensor, attended: Tensor) -> Tensor:
-        """Frames (…, d) and what their heads found (…, H, d_k) to the block's output (…, d)."""
+        """Frames (…, d) and what their heads read (…, H, d_k) to the block's output (…, d)."""
         y = y + self.dropout(self.project_out(attended.flatten(-2)))
         z: Tensor = y + self.dropout(self.inner(self.inner_norm(y)))
         return z

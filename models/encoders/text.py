@@ -23,7 +23,7 @@ class TextEncoder(nn.Module):
         self.lstm = nn.LSTM(config.embedding, config.hidden, batch_first=True)
         self.dropout = nn.Dropout(config.dropout)
         with torch.no_grad():
-            # Buckets and words that training never meets keep their first values: they must whisper, not shout.
+            # Buckets and words that training never sees keep their initial values, which must be small.
             self.embedding.weight.mul_(0.3)
             if self.ngrams is not None:
                 self.ngrams.weight.mul_(0.3)

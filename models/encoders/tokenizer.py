@@ -15,8 +15,8 @@ from pipeline.frames import Ints
 
 PAD, UNKNOWN = 0, 1
 _TOKEN = re.compile(r"[a-z0-9]+")
-_LONGEST_TOKEN = 32
-"""Longer tokens are cut: they are serial numbers or noise, and must not cost more than words."""
+_MAX_TOKEN_LENGTH = 32
+"""Longer tokens are truncated: they are serial numbers or noise, and must not cost more than words."""
 
 
 def normalised(text: str) -> str:
@@ -26,9 +26,9 @@ def normalised(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """N tokenised texts; W is the number of all their words together, S that of all n-grams."""
+    """N tokenised texts; W is the total number of their words, S that of their n-grams."""
 
-    words: Ints  # (N, L) word ids, PAD beyond a text's end
+    words: Ints  # (N, L) word ids, PAD after the end of a text
     lengths: Ints  # (N,)
     ngrams: Ints  # (S,) buckets, word after word
     offsets: Ints  # (W,) where each word's buckets start in `ngrams`
@@ -40,7 +40,7 @@ class Tokenizer:
     def __init__(self, vocabulary: Sequence[str], config: TextConfig) -> None:
         self.vocabulary = tuple(vocabulary)
         self.config = config
-        self._ids = {word: at for at, word in enumerate(self.vocabulary, start=UNKNOWN + 1)}
+        self._ids = {word: index for index, word in enumerate(self.vocabulary, start=UNKNOWN + 1)}
 
     @classmethod
     def fit(cls, texts: Iterable[str], config: TextConfig) -> Self:
@@ -53,22 +53,22 @@ class Tokenizer:
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """Tokenise at least one text; a text without any word becomes one unknown word."""
-        cut = [self.split(text) for text in texts]
-        words = np.full((len(cut), max(map(len, cut))), PAD, np.int64)
+        split = [self.split(text) for text in texts]
+        words = np.full((len(split), max(map(len, split))), PAD, np.int64)
         ngrams: list[int] = []
         offsets: list[int] = []
-        for row, tokens in enumerate(cut):
+        for row, tokens in enumerate(split):
             words[row, : len(tokens)] = [self._ids.get(token, UNKNOWN) for token in tokens]
             for token in tokens:
                 offsets.append(len(ngrams))
                 ngrams += self.buckets(token)
-        lengths = np.array([len(tokens) for tokens in cut], np.int64)
+        lengths = np.array([len(tokens) for tokens in split], np.int64)
         return Tokens(words, lengths, np.array(ngrams, np.int64), np.array(offsets, np.int64))
 
     def split(self, text: str) -> list[str]:
-        """The words that count, at least one."""
-        found = _TOKEN.findall(text.lower())[: self.config.max_tokens]
-        return [token[:_LONGEST_TOKEN] for token in found] or [""]
+        """The words that are used, at least one."""
+        tokens = _TOKEN.findall(text.lower())[: self.config.max_tokens]
+        return [token[:_MAX_TOKEN_LENGTH] for token in tokens] or [""]
 
     def buckets(self, token: str) -> list[int]:
         """Bucket of each character n-gram of `<token>`; the angle brackets mark the ends of the word."""

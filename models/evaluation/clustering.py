@@ -1,4 +1,4 @@
-"""How well a partition of frames matches their classes: ARI, mutual information and what is left of the entropy."""
+"""Agreement of a partition of frames with their classes: ARI, mutual information and conditional entropy."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from models.evaluation.scoring import Scores, entropy, label_scores
 from pipeline.frames import Floats, Ints
 
 _SAMPLE = 20_000
-"""Frames that the cluster centres are fitted on, at most; every frame is then assigned to one."""
+"""Maximum number of frames that the cluster centres are fitted on; every frame is then assigned to one."""
 
 
 def partition_scores(classes: Ints, parts: Ints) -> Scores:
-    """Of a partition (N,) against the classes (N,), negative ones left out; entropies in nats.
+    """Agreement of a partition (N,) with the classes (N,), negative ones left out; entropies in nats.
 
-    `ari`; `mutual_information` I(Y; P); `conditional_entropy` H(Y | P), what the partition leaves open; `entropy` H(Y),
+    `ari`; `mutual_information` I(Y; P); `conditional_entropy` H(Y | P); `entropy` H(Y),
     which is the sum of the two; and `explained`, the share I(Y; P) / H(Y). None where there is nothing to score.
     """
-    known = classes > UNLABELLED
-    y = classes[known]
-    found = label_scores(y, parts[known])
-    scores = {name: found[name] for name in ("ari", "mutual_information", "conditional_entropy")}
+    labelled = classes > UNLABELLED
+    y = classes[labelled]
+    agreement = label_scores(y, parts[labelled])
+    scores = {name: agreement[name] for name in ("ari", "mutual_information", "conditional_entropy")}
     whole = float(entropy(np.unique(y, return_counts=True)[1] / len(y))) if len(y) else None
-    told = scores["mutual_information"]
-    return scores | {"entropy": whole, "explained": told / whole if whole and told is not None else None}
+    shared = scores["mutual_information"]
+    return scores | {"entropy": whole, "explained": shared / whole if whole and shared is not None else None}
 
 
 def cluster(features: Floats, parts: int, *, seed: int) -> Ints:
-    """Partition (N,) of features (N, D) into so many parts by k-means, which knows no classes.
+    """Partition (N,) of features (N, D) into `parts` by k-means, without classes.
 
-    Features are standardised first, so that none counts more for being large.
+    Features are standardised first, so that all count the same.
     """
     spread = features.std(axis=0)
     x: NDArray[np.float32] = ((features - features.mean(axis=0)) / np.where(spread > 0, spread, 1)).astype(np.float32)

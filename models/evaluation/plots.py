@@ -1,4 +1,4 @@
-"""Pictures of a training: learning curve, confusion matrix and ROC; matplotlib is loaded only when drawing."""
+"""Plots: learning curve, confusion matrix, ROC, scores over epochs and levels; matplotlib is loaded when drawing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import auc, confusion_matrix, roc_curve
 
-from models.training.loop import EpochRecord
 from pipeline.frames import Ints
 
 if TYPE_CHECKING:
@@ -21,20 +20,20 @@ _NAMED_CURVES = 6
 
 
 class Curve(NamedTuple):
-    """A share over levels: its mean, and half the width of its interval, 0 where that is not known."""
+    """A share over levels: its mean, and half the width of its interval, 0 where unknown."""
 
     mean: Sequence[float]
     half: Sequence[float]
 
 
-def draw_learning_curve(history: Sequence[EpochRecord], path: Path) -> None:
+def draw_learning_curve(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Loss and validation score of each stage over its epochs."""
     stages = list(dict.fromkeys(record["stage"] for record in history))
     figure = _figure(6 * len(stages), 4)
-    for at, stage in enumerate(stages):
+    for column, stage in enumerate(stages, start=1):
         records = [record for record in history if record["stage"] == stage]
         epochs = [record["epoch"] for record in records]
-        axes = figure.add_subplot(1, len(stages), at + 1)
+        axes = figure.add_subplot(1, len(stages), column)
         axes.plot(epochs, [record["loss"] for record in records], label="training loss")
         axes.plot(epochs, [record["validation_loss"] for record in records], label="validation loss")
         axes.plot(epochs, [record["score"] for record in records], label="validation macro-F1")
@@ -80,16 +79,16 @@ def draw_roc(
 ) -> None:
     """ROC of each class against the rest, and of "some fault against normal" if a class is normal.
 
-    Probabilities are (N, C); a few classes are named, many stay grey.
+    Probabilities are (N, C); few classes have a legend entry each, many are grey.
     """
     figure = _figure(7, 6)
     axes = figure.add_subplot()
     areas = []
     few = len(classes) <= _NAMED_CURVES
-    for at, name in enumerate(classes):
-        positive = truth == at
+    for label, name in enumerate(classes):
+        positive = truth == label
         if positive.any() and not positive.all():
-            false_alarms, hits, _ = roc_curve(positive, probabilities[:, at])
+            false_alarms, hits, _ = roc_curve(positive, probabilities[:, label])
             areas.append(auc(false_alarms, hits))
             if few:
                 axes.plot(false_alarms, hits, label=f"{name}, AUC {areas[-1]:.4f}")
@@ -111,8 +110,8 @@ def draw_epochs(curves: Mapping[str, Sequence[Sequence[float]]], title: str, mea
     """A score over training epochs: for each system its seeds in one colour, their mean in bold."""
     figure = _figure(8, 5)
     axes = figure.add_subplot()
-    for at, (name, seeds) in enumerate(curves.items()):
-        colour = f"C{at % 10}"
+    for index, (name, seeds) in enumerate(curves.items()):
+        colour = f"C{index % 10}"
         for values in seeds:
             axes.plot(range(1, len(values) + 1), values, color=colour, alpha=0.3, linewidth=0.8)
         shortest = min(len(values) for values in seeds)
@@ -126,22 +125,21 @@ def draw_epochs(curves: Mapping[str, Sequence[Sequence[float]]], title: str, mea
 def draw_levels(
     panels: Mapping[str, Mapping[str, Curve]], levels: Sequence[float], title: str, measure: str, path: Path
 ) -> None:
-    """A share over the level of each of several disturbances, a panel each: a line for each system, its interval as a
-    band."""
+    """A share over the level of several corruptions, a panel each: one line per system, with its interval as a band."""
     columns = int(np.ceil(np.sqrt(len(panels))))
     rows = -(-len(panels) // columns)
     figure = _figure(4 * columns, 3 * rows + 0.8)
     panes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes, (name, curves) in zip(panes.flat, panels.items(), strict=False):
-        for at, (system, curve) in enumerate(curves.items()):
+        for index, (system, curve) in enumerate(curves.items()):
             mean, half = np.array(curve.mean), np.array(curve.half)
-            axes.plot(levels, mean, color=f"C{at % 10}", label=system)
-            axes.fill_between(levels, mean - half, mean + half, color=f"C{at % 10}", alpha=0.2, linewidth=0)
+            axes.plot(levels, mean, color=f"C{index % 10}", label=system)
+            axes.fill_between(levels, mean - half, mean + half, color=f"C{index % 10}", alpha=0.2, linewidth=0)
         axes.set_title(name, fontsize="medium")
     for axes in panes.flat[len(panels) :]:
         axes.set_axis_off()
     figure.suptitle(title)
-    # Intervals of few seeds reach beyond what a share can be, and would flatten the lines.
+    # Intervals of few seeds reach beyond 0 and 1, and would flatten the lines.
     bottom, top = panes.flat[0].get_ylim()
     panes.flat[0].set_ylim(max(bottom, -0.02), min(top, 1.02))
     for axes in panes[-1]:
@@ -158,6 +156,6 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    # A figure without pyplot draws with the Agg canvas and leaves no global state behind.
+    # A figure without pyplot draws with the Agg canvas and has no global state.
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -1,8 +1,9 @@
-"""Scores of diagnosis streams: classification, detection delay, return to normal, and fusion metrics."""
+"""Scores of diagnosis streams: classification, detection delay, return to normal, and behaviour of the fusion."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,12 @@ from pipeline.frames import Ints
 
 NORMAL = 0
 NO_EVIDENCE = -1
-"""A system that says nothing says nothing is wrong: scored as normal."""
+"""No answer of a system; scored as normal."""
 UNKNOWN = -2
-"""Something unfamiliar: scored as detected and, whatever the true fault, not correctly diagnosed."""
+"""An unfamiliar state: scored as detected and, whatever the true fault, not correctly diagnosed."""
 
 RECOVERY_FRAMES = 40
-"""Within so many frames after a clearing a plant counts as recovering, if nothing else is said: 2 h of 3 minutes."""
+"""Frames after a fault clears in which a plant counts as recovering, by default: 2 h of 3 minutes each."""
 
 _WORDS = {"no_evidence": NO_EVIDENCE, "unknown": UNKNOWN}
 
@@ -30,9 +31,9 @@ Scores = dict[str, Any]
 
 def class_indices(names: Sequence[str], classes: Sequence[str]) -> Ints:
     """Diagnoses as written on the wire to class indices, NO_EVIDENCE and UNKNOWN; raises DataError on others."""
-    index = {name: at for at, name in enumerate(classes)} | _WORDS
-    if unheard := sorted(set(names) - index.keys()):
-        raise DataError(f"diagnosis {unheard[0]!r} is no class of this model; it has {', '.join(classes)}")
+    index = {name: label for label, name in enumerate(classes)} | _WORDS
+    if unexpected := sorted(set(names) - index.keys()):
+        raise DataError(f"diagnosis {unexpected[0]!r} is no class of this model; it has {', '.join(classes)}")
     return np.array([index[name] for name in names], np.int64)
 
 
@@ -47,8 +48,8 @@ def stream_scores(
 ) -> Scores:
     """Scores of one diagnosis a frame: machine (N,), frame index (N,), true class (N,), diagnosis (N,), in any order.
 
-    A negative true class means unlabelled; such frames count for nothing but end the stretch before them.
-    Every delay is in frames. Where a score has nothing to stand on it is None.
+    A negative true class means unlabelled; such frames are not scored but end the stretch before them. Every delay is
+    in frames. A score without frames or episodes is None.
 
     - `accuracy`, `macro_f1`: over labelled frames; the mean F1 is over the classes that occur in the truth.
     - `detection_rate`: faulty frames with a diagnosis other than normal; `false_alarm_rate`: the same of normal
@@ -56,37 +57,37 @@ def stream_scores(
     - `detection_delay_*`: from a fault's onset to the first diagnosis other than normal while it lasts, over the
       episodes where there is one; `undetected_share`: the other episodes.
     - `return_delay_median_frames`: from a fault's clearing to the first diagnosis of normal in the normal stretch that
-      follows. A stretch without one counts with its whole length, which is the least that it can have been.
+      follows. A stretch without one counts with its whole length, the minimum possible.
     - `per_fault`: by name, its frames, episodes, and the rates and delays of its own frames and episodes.
     """
-    who, when, true, said = (np.asarray(column) for column in (machines, frames, truth, predicted))
-    if not len(who) == len(when) == len(true) == len(said):
-        raise DataError("machines, frames, true classes and diagnoses must be equally many")
-    _, who = np.unique(who, return_inverse=True)
-    order = np.lexsort((when, who))
-    who, when, true, said = (
-        who[order],
+    machine, when, true, diagnosed = (np.asarray(column) for column in (machines, frames, truth, predicted))
+    if not len(machine) == len(when) == len(true) == len(diagnosed):
+        raise DataError("machines, frames, true classes and diagnoses must have the same number of rows")
+    _, machine = np.unique(machine, return_inverse=True)
+    order = np.lexsort((when, machine))
+    machine, when, true, diagnosed = (
+        machine[order],
         when[order],
         true[order].astype(np.int64),
-        said[order].astype(np.int64),
+        diagnosed[order].astype(np.int64),
     )
     true = np.maximum(true, UNLABELLED)
-    said = np.where(said == NO_EVIDENCE, NORMAL, said)
+    diagnosed = np.where(diagnosed == NO_EVIDENCE, NORMAL, diagnosed)
 
-    detections, returns = _delays(who, when, true, said)
+    detections, returns = _delays(machine, when, true, diagnosed)
     labelled = true >= 0
-    y, p = true[labelled], said[labelled]
-    calm = _calm_frames(who, when, true)[labelled]
+    y, p = true[labelled], diagnosed[labelled]
+    fault_free = _fault_free_frames(machine, when, true)[labelled]
     alarms = p != NORMAL
     scores: Scores = {
         "accuracy": _mean(y == p),
         "macro_f1": _macro_f1(y, p),
         **_rates(y, p),
         "false_alarm_rate": _mean(alarms[y == NORMAL]),
-        "false_alarm_rate_before": _mean(alarms[calm == np.inf]),
-        "false_alarm_rate_recovering": _mean(alarms[(calm >= 0) & (calm < recovery_frames)]),
-        "false_alarm_rate_recovered": _mean(alarms[(calm >= recovery_frames) & (calm < np.inf)]),
-        **_delay_scores([d for of in detections.values() for d in of], [r for of in returns.values() for r in of]),
+        "false_alarm_rate_before": _mean(alarms[fault_free == np.inf]),
+        "false_alarm_rate_recovering": _mean(alarms[(fault_free >= 0) & (fault_free < recovery_frames)]),
+        "false_alarm_rate_recovered": _mean(alarms[(fault_free >= recovery_frames) & (fault_free < np.inf)]),
+        **_delay_scores(list(chain.from_iterable(detections.values())), list(chain.from_iterable(returns.values()))),
         "per_fault": {},
     }
     for fault in sorted(int(c) for c in np.unique(y) if c > 0):
@@ -101,7 +102,7 @@ def stream_scores(
     return scores
 
 
-def fusion_metrics(
+def fusion_scores(
     probabilities: NDArray[np.floating[Any]],
     modality_probabilities: NDArray[np.floating[Any]],
     weights: NDArray[np.floating[Any]],
@@ -109,7 +110,7 @@ def fusion_metrics(
     modalities: Sequence[str],
     labels: Ints | None = None,
 ) -> Scores:
-    """How a fusion behaves over N frames: fused (N, C), each modality's (M, N, C), weights and presence (M, N).
+    """Behaviour of a fusion over N frames: fused (N, C), each modality's (M, N, C), weights and presence (M, N).
 
     Entropy and disagreement are in nats; disagreement is the Jensen-Shannon divergence between the modalities that are
     present, over frames with at least two. With labels (N,), negative ones ignored, also how well the partition by
@@ -118,25 +119,25 @@ def fusion_metrics(
     """
     fused = np.asarray(probabilities, np.float64)
     each = np.asarray(modality_probabilities, np.float64)
-    shown = present.astype(np.float64)
+    weight = present.astype(np.float64)
     several = present.sum(axis=0) > 1
-    middle = np.einsum("mn,mnc->nc", shown, each) / np.maximum(shown.sum(axis=0), 1)[:, None]
-    inner = (shown * entropy(each)).sum(axis=0) / np.maximum(shown.sum(axis=0), 1)
+    mean = np.einsum("mn,mnc->nc", weight, each) / np.maximum(weight.sum(axis=0), 1)[:, None]
+    mean_entropy = (weight * entropy(each)).sum(axis=0) / np.maximum(weight.sum(axis=0), 1)
     metrics: Scores = {
         "mean_confidence": _mean(fused.max(axis=1)) if fused.size else None,
         "mean_entropy": _mean(entropy(fused)),
-        "mean_disagreement": _mean(np.maximum(entropy(middle) - inner, 0)[several]),
+        "mean_disagreement": _mean(np.maximum(entropy(mean) - mean_entropy, 0)[several]),
         "mean_weights": {name: _mean(row) for name, row in zip(modalities, weights, strict=True)},
     }
     if labels is not None:
-        known = labels >= 0
-        metrics |= label_scores(labels[known], fused.argmax(axis=1)[known])
+        labelled = labels >= 0
+        metrics |= label_scores(labels[labelled], fused.argmax(axis=1)[labelled])
     return metrics
 
 
 def label_scores(y: Ints, p: Ints) -> Scores:
-    """How well the partition by prediction p (N,) matches the labels y (N,); every score None for N = 0."""
-    # A live stream asks for these again and again; scikit-learn's checks of such clean input cost most of the time.
+    """Agreement of the partition by prediction p (N,) with the labels y (N,); every score None for N = 0."""
+    # Called all the time on live streams; scikit-learn's checks of the input would take most of the time.
     with config_context(assume_finite=True, skip_parameter_validation=True):
         return {
             "accuracy": _mean(y == p),
@@ -162,13 +163,15 @@ def _conditional_entropy(y: Ints, p: Ints) -> float:
     return total
 
 
-def _delays(who: Ints, when: Ints, true: Ints, said: Ints) -> tuple[dict[int, list[int | None]], dict[int, list[int]]]:
+def _delays(
+    machine: Ints, when: Ints, true: Ints, diagnosed: Ints
+) -> tuple[dict[int, list[int | None]], dict[int, list[int]]]:
     """For each fault the detection delays of its episodes, None if undetected, and its return delays."""
     detections: dict[int, list[int | None]] = {}
     returns: dict[int, list[int]] = {}
-    edges = np.flatnonzero(np.diff(who)) + 1
-    for rows in np.split(np.arange(len(who)), edges) if len(who) else []:
-        time, diagnosis = when[rows], said[rows]
+    edges = np.flatnonzero(np.diff(machine)) + 1
+    for rows in np.split(np.arange(len(machine)), edges) if len(machine) else []:
+        time, diagnosis = when[rows], diagnosed[rows]
         cleared = 0
         for start, end, label in class_runs(true[rows]):
             stretch = diagnosis[start:end]
@@ -177,23 +180,23 @@ def _delays(who: Ints, when: Ints, true: Ints, said: Ints) -> tuple[dict[int, li
                 delay = int(time[start + alarms[0]] - time[start]) if len(alarms) else None
                 detections.setdefault(label, []).append(delay)
             elif label == NORMAL and cleared:
-                calm = np.flatnonzero(stretch == NORMAL)
-                last = time[start + calm[0]] if len(calm) else time[end - 1] + 1
+                normal = np.flatnonzero(stretch == NORMAL)
+                last = time[start + normal[0]] if len(normal) else time[end - 1] + 1
                 returns.setdefault(cleared, []).append(int(last - time[start]))
             cleared = max(label, 0)
     return detections, returns
 
 
-def _calm_frames(who: Ints, when: Ints, true: Ints) -> NDArray[np.float64]:
+def _fault_free_frames(machine: Ints, when: Ints, true: Ints) -> NDArray[np.float64]:
     """For each normal frame (N,), how many frames have been normal before it since the machine's last other one:
     infinite before the first other one, and -1 for frames that are not normal."""
-    calm = np.full(len(true), -1.0)
-    edges = np.flatnonzero(np.diff(who)) + 1
-    for rows in np.split(np.arange(len(who)), edges) if len(who) else []:
+    fault_free = np.full(len(true), -1.0)
+    edges = np.flatnonzero(np.diff(machine)) + 1
+    for rows in np.split(np.arange(len(machine)), edges) if len(machine) else []:
         normal = true[rows] == NORMAL
         last = np.maximum.accumulate(np.where(normal, -np.inf, when[rows]))
-        calm[rows[normal]] = (when[rows] - last - 1)[normal]
-    return calm
+        fault_free[rows[normal]] = (when[rows] - last - 1)[normal]
+    return fault_free
 
 
 def _rates(y: Ints, p: Ints) -> Scores:
@@ -234,6 +237,6 @@ def scores_by_modality(
 ) -> dict[str, Scores]:
     """`stream_scores` of several diagnosis streams over the same frames, such as each modality's and the fusion's."""
     return {
-        name: stream_scores(machines, frames, truth, said, classes, recovery_frames=recovery_frames)
-        for name, said in predicted.items()
+        name: stream_scores(machines, frames, truth, diagnosed, classes, recovery_frames=recovery_frames)
+        for name, diagnosed in predicted.items()
     }

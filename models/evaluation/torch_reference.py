@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.diagnoser import Answer, Diagnoser, Texts
+from models.diagnoser import Answer, Diagnoser, RoundTexts
 from models.encoders.base import State
 from pipeline.errors import StateError
 from pipeline.frames import Frames, Ints, StepResult
@@ -93,7 +93,7 @@ class TorchRunner:
         )
 
     def answer(self, frames: Frames) -> Answer:
-        """As `step`, with everything the network can tell: logits, features and the attention over the texts."""
+        """As `step`, with all outputs of the network: logits, features and the attention over the texts."""
         slots = frames.slots
         if not len(slots):
             raise ValueError("a round needs at least one machine")
@@ -138,27 +138,27 @@ class TorchRunner:
                 f"machine state has version {version}, this release reads {_VERSION}; start from a fresh state"
             )
         if digest != self._digest:
-            mine, theirs = self._hash[:12], digest.hex()[:12]
-            raise StateError(f"machine state belongs to model {theirs}, not to {mine}; start from a fresh state")
+            actual, expected = digest.hex()[:12], self._hash[:12]
+            raise StateError(f"machine state belongs to model {actual}, not to {expected}; start from a fresh state")
         if size != 4 * sum(self._sizes) or len(state) != _HEADER.size + size:
-            expected = _HEADER.size + 4 * sum(self._sizes)
-            raise StateError(f"machine state has {len(state)} bytes instead of {expected}; it was cut or damaged")
+            length = _HEADER.size + 4 * sum(self._sizes)
+            raise StateError(f"machine state has {len(state)} bytes instead of {length}; it was cut or damaged")
         self.reserve(slot + 1)
         row = torch.from_numpy(np.frombuffer(state, "<f4", offset=_HEADER.size).astype(np.float32))
         with torch.inference_mode():
             for (key, initial), part in zip(self._initial.items(), torch.split(row, self._sizes), strict=True):
                 self._arena[key][slot] = part.view(initial.shape[1:])
 
-    def _texts(self, frames: Frames) -> Texts | None:
+    def _texts(self, frames: Frames) -> RoundTexts | None:
         if self._network.text is None or not frames.texts:
             return None
         rows = np.array([row for row, _ in frames.texts], np.int64)
         written = np.array([text.time_ms for _, text in frames.texts], np.int64)
         ages = (frames.end_ms[rows] - written) / frames.period_ms
-        said = [text.text for _, text in frames.texts]
-        known = self._encoded if all(text in self._encoded for text in said) else self._encode(said)
-        vectors = torch.stack([known[text] for text in said])
-        return Texts(torch.from_numpy(rows), vectors, torch.from_numpy(ages.astype(np.float32)))
+        texts = [text.text for _, text in frames.texts]
+        encoded = self._encoded if all(text in self._encoded for text in texts) else self._encode(texts)
+        vectors = torch.stack([encoded[text] for text in texts])
+        return RoundTexts(torch.from_numpy(rows), vectors, torch.from_numpy(ages.astype(np.float32)))
 
     def _encode(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Vectors of distinct texts."""

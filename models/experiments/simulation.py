@@ -1,4 +1,4 @@
-"""Simulated runs for experiments: made with the package tep-studio, part by part, and kept in one parquet file."""
+"""Simulated runs for experiments: generated with the package tep-studio in parts, and stored in one parquet file."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ VARIABLES = tuple(
 _SETTINGS = "faultline.simulation"
 _PART_RUNS = 40
 _REDRAW = 1_000_000
-"""Added to a run's seed after a shutdown of the plant; far from every other seed."""
+"""Added to a run's seed after a shutdown of the plant; larger than the range of the other seeds."""
 _ATTEMPTS = 5
 
 OnRuns = Callable[[int, int], None]
-"""Is told how many runs are done, and how many there will be."""
+"""Takes the number of finished runs, and that of all runs."""
 
 
 class SimulationConfig(BaseModel):
@@ -48,7 +48,7 @@ class SimulationConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     faults: tuple[int, ...] = Field(min_length=1)
-    """Disturbance numbers, dealt in turn, so that every 40 runs hold all of them."""
+    """Disturbance numbers, in turn, so that every 40 runs contain all of them."""
     runs_per_fault: int = Field(ge=1)
     frames: int = Field(default=500, ge=2)
     onset_frame: int = Field(default=20, ge=0)
@@ -84,36 +84,36 @@ def simulated_table(
 ) -> pa.Table:
     """The runs from `path`, or simulated and written there.
 
-    Finished parts of an interrupted simulation stay beside it and are used. Raises DataError if the file is of other
-    settings, MissingExtraError if there is something to simulate and tep-studio is not installed.
+    Finished parts of an interrupted simulation are kept next to it and used. Raises DataError if the file is of other
+    settings, MissingExtraError if runs are missing and tep-studio is not installed.
     """
     if path.is_file() and (whole := _usable(path, config, config.runs)) is not None:
         return whole
-    tell = on_runs or (lambda done, total: None)
+    report = on_runs or (lambda done, total: None)
     folder = path.with_name(path.name + ".parts")
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, config.runs, _PART_RUNS)
     part = {start: folder / f"{start:06d}.parquet" for start in starts}
     size = {start: min(_PART_RUNS, config.runs - start) for start in starts}
-    lacking = [s for s in starts if not part[s].is_file() or _usable(part[s], config, size[s]) is None]
-    if lacking and simulate is None:
+    missing = [s for s in starts if not part[s].is_file() or _usable(part[s], config, size[s]) is None]
+    if missing and simulate is None:
         require_modules("simulating runs", "tep_studio")
-    total, done = config.runs, sum(size[start] for start in set(starts) - set(lacking))
-    tell(done, total)
-    jobs = [(config, run) for start in lacking for run in range(start, start + size[start])]
+    total, done = config.runs, sum(size[start] for start in set(starts) - set(missing))
+    report(done, total)
+    jobs = [(config, run) for start in missing for run in range(start, start + size[start])]
     gathered: list[SimulatedRun] = []
-    with _mapped(simulate or simulate_run, jobs, workers) as made:
-        for run in made:
+    with _mapped(simulate or simulate_run, jobs, workers) as simulated:
+        for run in simulated:
             gathered.append(run)
             done += 1
-            tell(done, total)
+            report(done, total)
             if len(gathered) == size[gathered[0].run]:
                 _write(part[gathered[0].run], _table(gathered, config))
                 gathered = []
     table = pa.concat_tables([read_table(part[start]).slice(0, size[start] * config.frames) for start in starts])
     _write(path, table)
-    for one in part.values():
-        one.unlink()
+    for finished in part.values():
+        finished.unlink()
     folder.rmdir()
     return table
 
@@ -160,7 +160,7 @@ def _table(runs: Sequence[SimulatedRun], config: SimulationConfig) -> pa.Table:
         "seed": np.repeat(np.array([run.seed for run in runs], np.int32), frames),
         "sample": np.tile(np.arange(frames, dtype=np.int16), len(runs)),
     }
-    columns |= {name: values[:, at] for at, name in enumerate(VARIABLES)}
+    columns |= {name: values[:, column] for column, name in enumerate(VARIABLES)}
     columns["label"] = np.where(columns["sample"] >= config.onset_frame, columns["fault"], 0).astype(np.int16)
     return pa.table(columns).replace_schema_metadata({_SETTINGS: config.model_dump_json()})
 
@@ -178,9 +178,9 @@ def _usable(path: Path, config: SimulationConfig, runs: int) -> pa.Table | None:
     """
     table = read_table(path)
     text = (table.schema.metadata or {}).get(_SETTINGS.encode(), b"{}").decode()
-    mine = config.model_dump(mode="json")
-    if any(json.loads(text).get(name) != value for name, value in mine.items() if name != "runs_per_fault"):
-        raise DataError(f"{path} holds runs of other settings ({text}); delete it to simulate anew")
+    expected = config.model_dump(mode="json")
+    if any(json.loads(text).get(name) != value for name, value in expected.items() if name != "runs_per_fault"):
+        raise DataError(f"{path} holds runs of other settings ({text}); delete it to simulate again")
     return table.slice(0, runs * config.frames) if len(table) >= runs * config.frames else None
 
 

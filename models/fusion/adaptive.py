@@ -1,4 +1,4 @@
-"""AdaptiveFusion: joint representation, cross-modal attention, adaptive reconstruction, adversarial term (3.3)."""
+"""AdaptiveFusion: joint representation, cross-modal attention, adaptive reconstruction, adversarial term."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from models.fusion.base import FusionNetwork, Inputs, Mixed, shares
 
 
 class Representation(NamedTuple):
-    """N frames as the classifier sees them, and how it came about."""
+    """N frames as the classifier sees them, and the steps to it."""
 
     fused: Tensor  # (N, D)
-    joint: Tensor  # (N, M, d) each modality in the shared space, before any of them met another
+    joint: Tensor  # (N, M, d) each modality in the shared space, before attention
     weights: Tensor  # (M, N)
     attention: Tensor | None  # (N, M, M)
 
@@ -27,8 +27,7 @@ class Representation(NamedTuple):
 class ModalityScorer(nn.Module):
     """MLP_a: one score for each modality, with tanh between its two layers; a bias would change no softmax.
 
-    The second layer has one output. As a product of matrices its last bit would depend on the number of rows, and so a
-    machine's answer on how many others are in its round.
+    The second layer has one output and is no matrix product, whose last bit would depend on the number of rows.
     """
 
     def __init__(self, size: int, hidden: int) -> None:
@@ -46,7 +45,7 @@ class AdaptiveFusion(FusionNetwork):
     alpha = softmax_i(MLP(H'_i)), Ht = sum_i alpha_i H'_i;  logits = f(Ht).
 
     Both softmaxes run over the modalities that are present. Training adds the loss at Ht + Delta, where Delta has
-    length epsilon ||Ht|| and points to where the loss rises fastest; no gradient flows through Delta.
+    length epsilon ||Ht|| and the direction in which the loss rises fastest; no gradient flows through Delta.
     """
 
     def __init__(self, config: AdaptiveConfig, *, sizes: Sequence[int], classes: int) -> None:
@@ -61,50 +60,50 @@ class AdaptiveFusion(FusionNetwork):
     def mix(self, inputs: Inputs) -> Mixed:
         """See `FusionNetwork.mix`; the embedding is Ht.
 
-        Most machines have no text most of the time. Where one modality is alone, its attention and its weight are 1
-        and Ht = H_i, so all the rest is only computed for the others.
+        Most machines have no text most of the time. Where one modality is alone, its attention and weight are 1 and
+        Ht = H_i, so the rest is only computed for the other frames.
         """
         several = inputs.present.sum(dim=0) > 1
         rows = several.nonzero().squeeze(1)
         if self.training or 2 * len(rows) > len(several):
-            found = self.represent(inputs)
-            return Mixed(self.head(found.fused), found.fused, found.weights, found.attention)
+            whole = self.represent(inputs)
+            return Mixed(self.head(whole.fused), whole.fused, whole.weights, whole.attention)
         like = inputs.features[0]
         fused = like.new_zeros(len(several), self.config.size)
-        for at, shown in enumerate(inputs.present):
-            own = (shown & ~several).nonzero().squeeze(1)
-            fused = fused.index_copy(0, own, self.project_one(at, inputs.features[at][own]))
+        for modality, there in enumerate(inputs.present):
+            alone = (there & ~several).nonzero().squeeze(1)
+            fused = fused.index_copy(0, alone, self.project_one(modality, inputs.features[modality][alone]))
         if self.config.order == "parallel":
             fused = torch.cat([fused, fused], dim=1)
         weights = inputs.present.to(like.dtype)
         attention = torch.diag_embed(weights.T) if self.config.order in ATTENDING else None
         if len(rows):
             features = tuple(x[rows] for x in inputs.features)
-            found = self.represent(Inputs(features, inputs.present[:, rows], inputs.late))
-            fused = fused.index_copy(0, rows, found.fused)
-            weights = weights.index_copy(1, rows, found.weights)
-            if attention is not None and found.attention is not None:
-                attention = attention.index_copy(0, rows, found.attention)
+            part = self.represent(Inputs(features, inputs.present[:, rows], inputs.late))
+            fused = fused.index_copy(0, rows, part.fused)
+            weights = weights.index_copy(1, rows, part.weights)
+            if attention is not None and part.attention is not None:
+                attention = attention.index_copy(0, rows, part.attention)
         return Mixed(self.head(fused), fused, weights, attention)
 
-    def project_one(self, at: int, x: Tensor) -> Tensor:
+    def project_one(self, modality: int, x: Tensor) -> Tensor:
         """H_i (N, d) of modality i from its features (N, D_i)."""
-        found: Tensor = self.norms[at](torch.relu(self.project[at](self.dropout(x))))
-        return found
+        projected: Tensor = self.norms[modality](torch.relu(self.project[modality](self.dropout(x))))
+        return projected
 
     def represent(self, inputs: Inputs) -> Representation:
         """Everything up to the classifier."""
         present = inputs.present.T  # (N, M)
-        joint = torch.stack([self.project_one(at, x) for at, x in enumerate(inputs.features)], dim=1)
+        joint = torch.stack([self.project_one(modality, x) for modality, x in enumerate(inputs.features)], dim=1)
         order = self.config.order
         attention = self.attend(joint, present) if order in ATTENDING else None
         attended = joint if attention is None else attention @ joint
         source = joint if order == "parallel" else attended
-        evenly = shares(inputs.present.to(joint.dtype)).T
-        weights = evenly if self.scorer is None else masked_softmax(self.scorer(source), present)
-        fused = _weighed(source, weights)
+        equal = shares(inputs.present.to(joint.dtype)).T
+        weights = equal if self.scorer is None else masked_softmax(self.scorer(source), present)
+        fused = _weighted_sum(source, weights)
         if order == "parallel":
-            fused = torch.cat([fused, _weighed(attended, evenly)], dim=1)
+            fused = torch.cat([fused, _weighted_sum(attended, equal)], dim=1)
         return Representation(fused, joint, weights.T, attention)
 
     def attend(self, joint: Tensor, present: Tensor) -> Tensor:
@@ -116,12 +115,12 @@ class AdaptiveFusion(FusionNetwork):
     def disturbance(self, fused: Tensor, labels: Tensor) -> Tensor:
         """Delta (N, D) for representations (N, D) of frames of these classes, as a constant."""
         with torch.enable_grad():
-            at = fused.detach().requires_grad_()
-            loss = cross_entropy(self.head(at), labels, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, at)
-        length = self.config.epsilon * at.detach().norm(dim=1, keepdim=True)
-        found: Tensor = length * gradient / (gradient.norm(dim=1, keepdim=True) + 1e-12)
-        return found
+            point = fused.detach().requires_grad_()
+            loss = cross_entropy(self.head(point), labels, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, point)
+        length = self.config.epsilon * point.detach().norm(dim=1, keepdim=True)
+        disturbance: Tensor = length * gradient / (gradient.norm(dim=1, keepdim=True) + 1e-12)
+        return disturbance
 
     def loss(self, inputs: Inputs, labels: Tensor, class_weights: Tensor) -> Tensor:
         """See `FusionNetwork.loss`; gradients reach the encoders through both terms."""
@@ -139,6 +138,6 @@ def masked_softmax(scores: Tensor, present: Tensor) -> Tensor:
     return torch.softmax(scores.masked_fill(~present, lowest), dim=-1) * present
 
 
-def _weighed(vectors: Tensor, weights: Tensor) -> Tensor:
+def _weighted_sum(vectors: Tensor, weights: Tensor) -> Tensor:
     """Vectors (N, M, d) summed by weights (N, M)."""
     return (weights.unsqueeze(2) * vectors).sum(dim=1)

@@ -18,13 +18,13 @@ class Fused(NamedTuple):
     modality_probabilities: Tensor  # (M, N, C), the class prior where the modality is absent
     weights: Tensor  # (M, N), 0 where absent, else summing to 1
     attention: Tensor | None = None
-    """(N, M, M) how much each modality (row) took from each; rows sum to 1, and to 0 where the modality is absent."""
+    """(N, M, M) how much each modality (row) attends to each; rows sum to 1, and to 0 where the modality is absent."""
     embedding: Tensor | None = None
-    """(N, D) what a learned fusion classified."""
+    """(N, D) what a learned fusion classifies."""
 
 
 class Inputs(NamedTuple):
-    """What a fusion network is told about N frames."""
+    """Inputs of a fusion network for N frames."""
 
     features: tuple[Tensor, ...]  # of each modality (N, D_m), as `FusionInputs` says; 0 where it is absent
     present: Tensor  # (M, N)
@@ -32,12 +32,12 @@ class Inputs(NamedTuple):
 
     def under(self, present: Tensor) -> Inputs:
         """The features with fewer modalities; the late fusion's answer stays as it is."""
-        features = tuple(x * shown.unsqueeze(1) for x, shown in zip(self.features, present, strict=True))
+        features = tuple(x * there.unsqueeze(1) for x, there in zip(self.features, present, strict=True))
         return Inputs(features, present, self.late)
 
 
 class Mixed(NamedTuple):
-    """What a fusion network makes of N frames; where nothing is present it is finite and means nothing."""
+    """Outputs of a fusion network for N frames; finite and meaningless where nothing is present."""
 
     logits: Tensor  # (N, C)
     embedding: Tensor  # (N, D)
@@ -46,14 +46,14 @@ class Mixed(NamedTuple):
 
 
 class FusionNetwork(nn.Module):
-    """A network that classifies features frame by frame, and has no state."""
+    """A stateless network that classifies features frame by frame."""
 
     def mix(self, inputs: Inputs) -> Mixed:
-        """Logits and what there is to explain them."""
+        """Logits, and weights and attention that explain them."""
         raise NotImplementedError
 
     def loss(self, inputs: Inputs, labels: Tensor, class_weights: Tensor) -> Tensor:
-        """What training goes down on, over frames with classes `labels` (N,) and loss weights (C,)."""
+        """The training loss, over frames with classes `labels` (N,) and loss weights (C,)."""
         return cross_entropy(self.mix(inputs).logits, labels, class_weights)
 
 

@@ -13,7 +13,7 @@ from models.fusion.base import FusionNetwork, Inputs, Mixed, shares
 
 
 class EarlyFusion(FusionNetwork):
-    """[h_sensors; u_text; masks] -> dense layers with ReLU -> C. It has no weights: all present ones count alike."""
+    """[h_sensors; u_text; masks] -> dense layers with ReLU -> C. All present modalities have the same weight."""
 
     def __init__(self, hidden: Sequence[int], dropout: float, *, sizes: Sequence[int], classes: int) -> None:
         super().__init__()
@@ -25,11 +25,11 @@ class EarlyFusion(FusionNetwork):
         masks = inputs.present.T.to(inputs.features[0].dtype)
         x = torch.cat([self.dropout(torch.cat(inputs.features, dim=1)), masks], dim=1)
         embedding = self.head[:-1](x)
-        return Mixed(self.head[-1](embedding), embedding, _alike(inputs))
+        return Mixed(self.head[-1](embedding), embedding, _equal_weights(inputs))
 
 
 class HybridFusion(FusionNetwork):
-    """s(g) z_early + (1 - s(g)) log P_late with one learned number g, at first 0: the mean of both."""
+    """s(g) z_early + (1 - s(g)) log P_late with one learned number g, initially 0: the mean of both."""
 
     def __init__(self, config: HybridConfig, *, sizes: Sequence[int], classes: int) -> None:
         super().__init__()
@@ -57,10 +57,10 @@ class DeepFusion(FusionNetwork):
 
     def mix(self, inputs: Inputs) -> Mixed:
         """See `FusionNetwork.mix`; an absent modality's tower gives zeros."""
-        columns = zip(self.towers, inputs.features, inputs.present, strict=True)
-        found = [tower(self.dropout(x)) * shown.unsqueeze(1) for tower, x, shown in columns]
-        embedding: Tensor = self.trunk(torch.cat(found, dim=1))
-        return Mixed(self.head(embedding), embedding, _alike(inputs))
+        modalities = zip(self.towers, inputs.features, inputs.present, strict=True)
+        outputs = [tower(self.dropout(x)) * there.unsqueeze(1) for tower, x, there in modalities]
+        embedding: Tensor = self.trunk(torch.cat(outputs, dim=1))
+        return Mixed(self.head(embedding), embedding, _equal_weights(inputs))
 
 
 class ChannelsFusion(FusionNetwork):
@@ -75,9 +75,9 @@ class ChannelsFusion(FusionNetwork):
     def mix(self, inputs: Inputs) -> Mixed:
         """See `FusionNetwork.mix`."""
         embedding: Tensor = self.merge(self.dropout(torch.cat(inputs.features, dim=1)))
-        return Mixed(self.head(embedding), embedding, _alike(inputs))
+        return Mixed(self.head(embedding), embedding, _equal_weights(inputs))
 
 
-def _alike(inputs: Inputs) -> Tensor:
+def _equal_weights(inputs: Inputs) -> Tensor:
     """Equal weights (M, N) of what is present."""
     return shares(inputs.present.to(inputs.features[0].dtype))

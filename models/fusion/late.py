@@ -12,7 +12,7 @@ from models.fusion.base import TINY, Fused, shares
 
 
 class LateFusion(nn.Module):
-    """p_i = softmax(z_i / T_i), then one of five rules over the modalities that are present.
+    """p_i = softmax(z_i / T_i), then one of five rules over the present modalities.
 
     - `accuracy`: P = sum_i w_i p_i with w_i = acc_i / sum_j acc_j from validation;
     - `uniform`: the same with equal weights;
@@ -20,10 +20,10 @@ class LateFusion(nn.Module):
     - `product`: log P = sum_i log p_i - (n - 1) log prior, right for modalities independent given the class;
     - `stacked`: logistic regression on log p_i - log prior of all modalities, 0 for an absent one.
 
-    Weights are renormalised over what is present. Where two or more modalities are, the mixture is sharpened by the
-    fusion's own temperature; a single modality keeps the calibration of its own (and `stacked`, which was fitted to
-    full evidence, then passes that modality's answer through). Where none is, the answer is the class prior.
-    Fitted numbers live in buffers, so they are saved with the weights.
+    Weights are renormalised over what is present. Where two or more modalities are, the mixture is calibrated by the
+    fusion's own temperature; a single modality keeps its own calibration (and `stacked`, which is fitted to several
+    modalities, then passes that modality's answer through). Where none is, the answer is the class prior. Fitted
+    numbers are buffers, so they are saved with the weights.
     """
 
     def __init__(self, config: FusionConfig, *, modalities: int, classes: int) -> None:
@@ -47,10 +47,10 @@ class LateFusion(nn.Module):
     def forward(self, logits: Tensor, present: Tensor, features: Sequence[Tensor] = ()) -> Fused:
         """logits (M, N, C) and present (M, N) to the fused answer; logits of absent modalities are ignored.
 
-        A late fusion has no use for `features`; they are there to make all fusions alike.
+        `features` are not used; they make the signature that of a learned fusion.
         """
-        shown = present.unsqueeze(-1)
-        answers = torch.softmax(logits / self.temperatures[:, None, None], dim=2).where(shown, self.prior)
+        there = present.unsqueeze(-1)
+        answers = torch.softmax(logits / self.temperatures[:, None, None], dim=2).where(there, self.prior)
         mixed, weights = self._mix(answers, present)
         several = present.sum(dim=0) > 1
         sharpened = torch.softmax((mixed + TINY).log() / self.temperature, dim=1)
@@ -58,7 +58,7 @@ class LateFusion(nn.Module):
         return Fused(mixed.where(present.any(dim=0).unsqueeze(-1), self.prior), answers, weights)
 
     def _mix(self, answers: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Rule's mixture (N, C) and the weights to show for it (M, N)."""
+        """The rule's mixture (N, C) and its weights (M, N)."""
         rule = self.config.rule
         if rule in ("accuracy", "uniform"):
             weights = shares(self._weights()[:, None] * present)
@@ -67,7 +67,7 @@ class LateFusion(nn.Module):
             by_class = shares(self.recalls[:, None, :] * present.unsqueeze(-1))
             mixed = (by_class * answers).sum(dim=0)
             mixed = mixed / mixed.sum(dim=1, keepdim=True).clamp_min(TINY)
-            # Shown is each modality's weight averaged over the classes that the answer holds likely.
+            # The weight of a modality is its mean over the classes, by their probability in the answer.
             return mixed, (by_class * mixed).sum(dim=2)
 
         prior = (self.prior + TINY).log()

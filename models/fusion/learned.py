@@ -16,7 +16,7 @@ from models.fusion.late import LateFusion
 class LearnedFusion(nn.Module):
     """A fusion network beside a late fusion, whose calibrated answers remain those of the single modalities.
 
-    The network's answer is sharpened by one temperature; without any evidence it is the class prior.
+    The network's answer is calibrated by one temperature; without any evidence it is the class prior.
     """
 
     def __init__(self, config: LearnedFusionConfig, network: FusionNetwork, *, modalities: int, classes: int) -> None:
@@ -38,15 +38,15 @@ class LearnedFusion(nn.Module):
         return self.late.temperatures
 
     def inputs(self, logits: Tensor, present: Tensor, features: Sequence[Tensor]) -> Inputs:
-        """What the network is told; whatever stands in the rows of absent modalities is left out."""
+        """Inputs of the network; 0 in the rows of absent modalities."""
         late = self.late(logits, present)
-        told = []
+        columns = []
         for x, answer, there in zip(features, late.modality_probabilities, present, strict=True):
-            # Features are about as large as 1, and so are these.
+            # Scaled to be about as large as the features.
             scaled = answer.clamp_min(MIN_PROBABILITY).log() / -math.log(MIN_PROBABILITY)
-            columns = {"features": [x], "answers": [scaled], "both": [x, scaled]}[self.config.inputs]
-            told.append(torch.cat(columns, dim=1).where(there.unsqueeze(1), x.new_zeros(())))
-        return Inputs(tuple(told), present, late)
+            parts = {"features": [x], "answers": [scaled], "both": [x, scaled]}[self.config.inputs]
+            columns.append(torch.cat(parts, dim=1).where(there.unsqueeze(1), x.new_zeros(())))
+        return Inputs(tuple(columns), present, late)
 
     def forward(self, logits: Tensor, present: Tensor, features: Sequence[Tensor] = ()) -> Fused:
         """logits (M, N, C), present (M, N) and each modality's features (N, D_m) to the fused answer."""

@@ -1,4 +1,4 @@
-"""MultimodalVAE: a product of Gaussian experts over the modalities that are present, with a classifier (3.4)."""
+"""MultimodalVAE: a product of Gaussian experts over the modalities that are present, with a classifier."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Posterior(NamedTuple):
 class MultimodalVAE(FusionNetwork):
     """q_i(z | x_i) = N(mu_i, var_i);  q(z | x) with precision 1 + sum_i 1 / var_i and mean var sum_i mu_i / var_i.
 
-    Sums run over what is present, so a missing modality needs no special case; without any, z has its prior N(0, I).
-    The classifier reads the mean, so an answer involves no chance. A modality's weight is its share of the precision.
+    Sums run over the present modalities; without any, z has its prior N(0, I). The classifier reads the mean, so
+    answers are deterministic. A modality's weight is its share of the precision.
     """
 
     def __init__(self, config: VAEConfig, *, sizes: Sequence[int], classes: int) -> None:
@@ -39,7 +39,7 @@ class MultimodalVAE(FusionNetwork):
         self.noise = nn.ParameterList(nn.Parameter(torch.zeros(size)) for size in sizes)
         """Log-variance of each feature about its reconstruction."""
         self.head = mlp(config.size, config.head, classes)
-        # A buffer, so that an interrupted training goes on with the beta it had.
+        # A buffer, so that an interrupted training continues with the same beta.
         self.register_buffer("beta", torch.zeros(()))
         self.beta: Tensor  # ()
 
@@ -52,9 +52,9 @@ class MultimodalVAE(FusionNetwork):
     def posterior(self, inputs: Inputs) -> Posterior:
         """The product of the present experts and the prior."""
         means, precisions = [], []
-        for encoder, x, shown in zip(self.encoders, inputs.features, inputs.present, strict=True):
+        for encoder, x, there in zip(self.encoders, inputs.features, inputs.present, strict=True):
             mean, log_variance = encoder(self.dropout(x)).chunk(2, dim=1)
-            precision = torch.exp(-log_variance.clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE)) * shown.unsqueeze(1)
+            precision = torch.exp(-log_variance.clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE)) * there.unsqueeze(1)
             means.append(mean * precision)
             precisions.append(precision)
         each = torch.stack(precisions)
@@ -66,25 +66,27 @@ class MultimodalVAE(FusionNetwork):
         z = posterior.mean + posterior.variance.sqrt() * torch.randn_like(posterior.mean)
         divergence = 0.5 * (posterior.variance + posterior.mean**2 - 1 - posterior.variance.log()).sum(dim=1)
         total = beta * divergence
-        for decoder, noise, x, shown in zip(self.decoders, self.noise, inputs.features, inputs.present, strict=True):
+        for decoder, noise, x, there in zip(self.decoders, self.noise, inputs.features, inputs.present, strict=True):
             spread = noise.clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE)
-            unlikely = 0.5 * (spread + (x - decoder(z)) ** 2 * torch.exp(-spread) + math.log(2 * math.pi))
-            total = total + unlikely.sum(dim=1) * shown
+            negative_log_likelihood = 0.5 * (
+                spread + (x - decoder(z)) ** 2 * torch.exp(-spread) + math.log(2 * math.pi)
+            )
+            total = total + negative_log_likelihood.sum(dim=1) * there
         return total
 
     def loss(self, inputs: Inputs, labels: Tensor, class_weights: Tensor) -> Tensor:
-        """Classification and ELBO, each a mean over what is present together and every single modality of it.
+        """Classification and ELBO, each the mean over all present modalities together and each of them alone.
 
-        A single modality has to reconstruct the others too, which ties them together.
+        A single modality has to reconstruct the others too, which aligns their codes.
         """
         if self.training:
             self.beta += self.config.beta / self.config.warm_up_updates
             self.beta.clamp_(max=self.config.beta)
         subsets = [inputs.present]
         if len(inputs.present) > 1:
-            for at in range(len(inputs.present)):
+            for modality, there in enumerate(inputs.present):
                 alone = torch.zeros_like(inputs.present)
-                alone[at] = inputs.present[at]
+                alone[modality] = there
                 subsets.append(alone)
         losses = []
         for subset in subsets:
@@ -93,6 +95,6 @@ class MultimodalVAE(FusionNetwork):
                 continue
             posterior = self.posterior(inputs.under(subset))
             elbo = self.negative_elbo(inputs, posterior, float(self.beta))[rows].mean()
-            told = cross_entropy(self.head(posterior.mean[rows]), labels[rows], class_weights)
-            losses.append(told + self.config.elbo * elbo)
+            classification = cross_entropy(self.head(posterior.mean[rows]), labels[rows], class_weights)
+            losses.append(classification + self.config.elbo * elbo)
         return torch.stack(losses).mean()

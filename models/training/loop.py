@@ -27,7 +27,7 @@ EpochRecord = dict[str, Any]
 
 
 class StageConfig(BaseModel):
-    """How long and how fast one stage learns."""
+    """Length and rates of one stage."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,14 +48,14 @@ class StageConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a training stands."""
+    """Progress of a training."""
 
     stage: str
     epoch: int
-    """The epoch that runs, from 0; when it is over, `record` is set."""
+    """The current epoch, from 0; at its end `record` is set."""
     epochs: int
     done: float
-    """Share of the epoch that is done."""
+    """Finished share of the epoch."""
     record: EpochRecord | None = None
 
 
@@ -63,24 +63,24 @@ OnProgress = Callable[[Progress], None]
 
 
 class Stage(Protocol):
-    """One thing to learn."""
+    """One stage of a training."""
 
     name: str
     module: nn.Module
 
     def losses(self, rng: np.random.Generator) -> Iterator[tuple[float, Tensor]]:
-        """One epoch: for each update, the share of the epoch done after it and the loss to go down on."""
+        """One epoch: for each update, the share of the epoch done after it and the loss."""
         ...
 
     def validate(self) -> EpochRecord:
-        """Scores on the validation split: `score` decides which epoch is best, more is better; `validation_loss` is
-        None if there was nothing to validate on."""
+        """Scores on the validation split: the epoch with the highest `score` is kept; `validation_loss` is None
+        without validation data."""
         ...
 
 
 @dataclass(slots=True)
-class _Standing:
-    """Everything that changes from epoch to epoch, apart from module and optimiser."""
+class _State:
+    """What changes from epoch to epoch, apart from module and optimiser."""
 
     history: list[EpochRecord]
     best_epoch: int
@@ -110,20 +110,20 @@ def run_stage(
 ) -> list[EpochRecord]:
     """Train the stage's module, leave it with its best weights in eval mode, and return one record an epoch.
 
-    After each epoch everything goes into the file `checkpoint`; with `resume` training goes on from there, to the
-    very result of an uninterrupted one, because each epoch draws its random numbers from (seed, stage, epoch) alone.
-    `fingerprint` names configuration and data: a checkpoint of another one is refused with DataError.
+    After each epoch everything is written to `checkpoint`; with `resume` training continues from there, with the result
+    of an uninterrupted one, because the random numbers of an epoch depend on (seed, stage, epoch) alone.
+    `fingerprint` identifies configuration and data; a checkpoint with another one is refused with DataError.
     """
     module = stage.module
     optimizer = torch.optim.AdamW(module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     mean = {key: value.clone() for key, value in module.state_dict().items()} if config.average else {}
-    standing = _Standing([], -1, {}, mean, 0)
+    state = _State([], -1, {}, mean, 0)
     if resume and checkpoint.is_file():
-        standing = _restore(checkpoint, module, optimizer, fingerprint)
-    tell = on_progress or (lambda progress: None)
+        state = _restore(checkpoint, module, optimizer, fingerprint)
+    report = on_progress or (lambda progress: None)
 
-    for epoch in range(len(standing.history), config.epochs):
-        if standing.history and epoch - standing.best_epoch > config.patience:
+    for epoch in range(len(state.history), config.epochs):
+        if state.history and epoch - state.best_epoch > config.patience:
             break
         sequence = np.random.SeedSequence([seed, epoch, *stage.name.encode()])
         module.train()
@@ -139,75 +139,73 @@ def run_stage(
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(module.parameters(), config.gradient_norm)
                 optimizer.step()
-                _average(standing, module, config.average)
+                _average(state, module, config.average)
                 losses.append(loss.item())
                 done = after
-                tell(Progress(stage.name, epoch, config.epochs, done))
+                report(Progress(stage.name, epoch, config.epochs, done))
         module.eval()
         record: EpochRecord = {
             "stage": stage.name,
             "epoch": epoch,
             "loss": float(np.mean(losses)) if losses else None,
         }
-        latest = {key: value.clone() for key, value in module.state_dict().items()} if standing.mean else {}
+        latest = {key: value.clone() for key, value in module.state_dict().items()} if state.mean else {}
         if latest:
-            module.load_state_dict(standing.mean)
+            module.load_state_dict(state.mean)
         record |= stage.validate()
-        # Where there is nothing to validate on, the latest weights are the best guess.
-        blind = record["validation_loss"] is None
-        if blind or not standing.history or record["score"] > standing.history[standing.best_epoch]["score"]:
-            standing.best_epoch = epoch
-            standing.best = {key: value.clone() for key, value in module.state_dict().items()}
+        # Without validation data the latest weights are kept.
+        unvalidated = record["validation_loss"] is None
+        if unvalidated or not state.history or record["score"] > state.history[state.best_epoch]["score"]:
+            state.best_epoch = epoch
+            state.best = {key: value.clone() for key, value in module.state_dict().items()}
         if latest:
             module.load_state_dict(latest)
-        standing.history.append(record)
-        _store(checkpoint, module, optimizer, standing, fingerprint)
+        state.history.append(record)
+        _store(checkpoint, module, optimizer, state, fingerprint)
         logger.info("%s", json.dumps(record))
-        tell(Progress(stage.name, epoch, config.epochs, 1.0, record))
-    module.load_state_dict(standing.best)
+        report(Progress(stage.name, epoch, config.epochs, 1.0, record))
+    module.load_state_dict(state.best)
     module.eval()
-    return standing.history
+    return state.history
 
 
-def _average(standing: _Standing, module: nn.Module, kept: float) -> None:
-    """Take the weights after an update into their running mean, which forgets its first guess quickly."""
-    standing.updates += 1
-    share = min(kept, (1 + standing.updates) / (10 + standing.updates))
+def _average(state: _State, module: nn.Module, kept: float) -> None:
+    """Update the running mean of the weights; its first values decay quickly."""
+    state.updates += 1
+    share = min(kept, (1 + state.updates) / (10 + state.updates))
     for key, value in module.state_dict().items():
-        if key in standing.mean:
-            standing.mean[key].lerp_(value, 1 - share) if value.is_floating_point() else standing.mean[key].copy_(value)
+        if key in state.mean:
+            state.mean[key].lerp_(value, 1 - share) if value.is_floating_point() else state.mean[key].copy_(value)
 
 
-def _store(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, standing: _Standing, fingerprint: str
-) -> None:
+def _store(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, state: _State, fingerprint: str) -> None:
     tensors = {f"weights.{key}": value for key, value in module.state_dict().items()}
-    tensors |= {f"best.{key}": value for key, value in standing.best.items()}
-    tensors |= {f"mean.{key}": value for key, value in standing.mean.items()}
+    tensors |= {f"best.{key}": value for key, value in state.best.items()}
+    tensors |= {f"mean.{key}": value for key, value in state.mean.items()}
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in slots.items()}
     about = {
         "fingerprint": fingerprint,
-        "history": standing.history,
-        "best_epoch": standing.best_epoch,
-        "updates": standing.updates,
+        "history": state.history,
+        "best_epoch": state.best_epoch,
+        "updates": state.updates,
     }
     content = save({key: value.contiguous() for key, value in tensors.items()}, {"training": json.dumps(about)})
     with replacing(path) as part:
         part.write_bytes(content)
 
 
-def _restore(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str) -> _Standing:
+def _restore(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str) -> _State:
     try:
         with safe_open(path, framework="pt") as opened:
             about = json.loads((opened.metadata() or {})["training"])
             keys: list[str] = opened.keys()
             tensors = {key: opened.get_tensor(key) for key in keys}
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise DataError(f"training checkpoint {path} cannot be read ({error}); delete it to start anew") from error
+        raise DataError(f"training checkpoint {path} cannot be read ({error}); delete it to start again") from error
     if about["fingerprint"] != fingerprint:
         raise DataError(
-            f"training checkpoint {path} is of another configuration or other data; delete it to start anew"
+            f"training checkpoint {path} is of another configuration or other data; delete it to start again"
         )
 
     def part(prefix: str) -> dict[str, Tensor]:
@@ -219,4 +217,4 @@ def _restore(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, fi
         index, _, name = key.partition(".")
         slots.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-    return _Standing(about["history"], about["best_epoch"], part("best."), part("mean."), about["updates"])
+    return _State(about["history"], about["best_epoch"], part("best."), part("mean."), about["updates"])

@@ -14,7 +14,7 @@ from models.data.runs import UNLABELLED, Run
 from models.diagnoser import Diagnoser
 from models.evaluation.clustering import partition_scores
 from models.evaluation.plots import draw_confusion, draw_learning_curve, draw_roc
-from models.evaluation.scoring import NO_EVIDENCE, Scores, fusion_metrics, scores_by_modality
+from models.evaluation.scoring import NO_EVIDENCE, Scores, fusion_scores, scores_by_modality
 from models.fusion.learned import LearnedFusion
 from models.training.evidence import Evidence
 from models.training.loop import EpochRecord
@@ -52,7 +52,7 @@ def score_part(
     scores: Scores = sliced_scores(evidence.runs, frames, evidence.labels, sources, answers, faults, hard)
     for source, by_subset in scores.items():
         rows = _rows_of_source(sources, source)
-        by_subset["fusion_metrics"] = fusion_metrics(
+        by_subset["fusion_metrics"] = fusion_scores(
             fused.probabilities.numpy()[rows],
             fused.modality_probabilities.numpy()[:, rows],
             fused.weights.numpy()[:, rows],

@@ -7,10 +7,10 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped, unus
 
 
 def limit_threads(threads: int) -> None:
-    """Let torch and numpy's BLAS use so many threads, in this process and from now on.
+    """Let torch and numpy's BLAS use at most `threads` threads in this process.
 
-    Left alone, each takes every core for each product. The products of a step are far too small for that: where other
-    programs keep the cores busy, a step then waits for its slowest thread and can take fifty times as long.
+    By default each uses all cores for each product. The products of a step are far too small for that: on a busy
+    machine a step then waits for its slowest thread and can take fifty times as long.
     """
     torch.set_num_threads(threads)
     threadpool_limits(threads, user_api="blas")

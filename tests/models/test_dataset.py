@@ -192,7 +192,7 @@ def test_every_fault_comes_into_every_part() -> None:
 
 
 def test_a_split_that_leaks_cannot_be_made() -> None:
-    with pytest.raises(DataError, match="'g' stands in train and in test"):
+    with pytest.raises(DataError, match="'g' is in train and in test"):
         RunSplit((run("a", [0], "g"),), (run("b", [0]),), (run("c", [0], "g"),))
 
 

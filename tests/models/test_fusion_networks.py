@@ -30,7 +30,7 @@ from models.configs.fusion import (
 )
 from models.configs.sensors import SeqLSTMConfig
 from models.configs.text import TextConfig
-from models.diagnoser import Diagnoser, Texts, build_fusion
+from models.diagnoser import Diagnoser, RoundTexts, build_fusion
 from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import Tokenizer
 from models.fusion.adaptive import AdaptiveFusion, masked_softmax
@@ -110,7 +110,9 @@ def fold(made: Diagnoser, stream: Stream, values: Tensor, observed: Tensor) -> d
         texts = None
         if new:
             ages = torch.tensor([age for _, age, _ in new], dtype=values.dtype)
-            texts = Texts(torch.tensor([m for m, _, _ in new]), torch.stack([vectors[text] for *_, text in new]), ages)
+            texts = RoundTexts(
+                torch.tensor([m for m, _, _ in new]), torch.stack([vectors[text] for *_, text in new]), ages
+            )
         answer, state = made.step(values[:, t], observed[:, t], texts, state)
         for name in ANSWERS:
             if getattr(answer, name) is not None:

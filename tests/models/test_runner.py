@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.diagnoser import Diagnoser, Texts
+from models.diagnoser import Diagnoser, RoundTexts
 from models.encoders.placed_texts import PlacedText
 from pipeline.errors import StateError
 from pipeline.frames import StepResult, StepRunner
@@ -73,7 +73,7 @@ def fold(made: Diagnoser, stream: Stream, values: torch.Tensor, observed: torch.
         if new:
             vectors = made.text.encode([text for _, _, text in new])
             ages = torch.tensor([age for _, age, _ in new], dtype=torch.float64)
-            texts = Texts(torch.tensor([m for m, _, _ in new]), vectors, ages)
+            texts = RoundTexts(torch.tensor([m for m, _, _ in new]), vectors, ages)
         answer, state = made.step(values[:, t], observed[:, t], texts, state)
         for name in ("probabilities", "weights", "modality_probabilities", "text_attention"):
             said.setdefault(name, []).append(getattr(answer, name))

@@ -16,7 +16,7 @@ from models.evaluation.scoring import (
     Scores,
     class_indices,
     entropy,
-    fusion_metrics,
+    fusion_scores,
     label_scores,
     scores_by_modality,
     stream_scores,
@@ -178,7 +178,7 @@ def test_fusion_metrics_by_hand() -> None:
     each = np.array([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.5, 0.5]]])
     present = np.array([[True, True], [True, False]])
     weights = np.array([[0.5, 1.0], [0.5, 0.0]])
-    metrics = fusion_metrics(fused, each, weights, present, ("sensors", "text"))
+    metrics = fusion_scores(fused, each, weights, present, ("sensors", "text"))
     assert metrics["mean_confidence"] == pytest.approx(0.75)
     assert metrics["mean_entropy"] == pytest.approx(math.log(2) / 2)
     # Opposite certainties disagree by log 2; the second frame has only one modality.
@@ -188,7 +188,7 @@ def test_fusion_metrics_by_hand() -> None:
 
 def test_without_two_modalities_there_is_no_disagreement() -> None:
     one = np.array([[0.5, 0.5]])
-    metrics = fusion_metrics(one, one[None], np.ones((1, 1)), np.ones((1, 1), bool), ("sensors",))
+    metrics = fusion_scores(one, one[None], np.ones((1, 1)), np.ones((1, 1), bool), ("sensors",))
     assert metrics["mean_disagreement"] is None
 
 
@@ -218,7 +218,5 @@ def test_mutual_information_and_conditional_entropy_sum_to_the_entropy_of_the_la
 
 def test_unlabelled_frames_are_left_out_of_fusion_metrics() -> None:
     fused = np.array([[0.9, 0.1], [0.1, 0.9]])
-    metrics = fusion_metrics(
-        fused, fused[None], np.ones((1, 2)), np.ones((1, 2), bool), ("sensors",), np.array([0, -1])
-    )
+    metrics = fusion_scores(fused, fused[None], np.ones((1, 2)), np.ones((1, 2), bool), ("sensors",), np.array([0, -1]))
     assert metrics["accuracy"] == 1

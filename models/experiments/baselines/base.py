@@ -21,14 +21,14 @@ class BaselineConfig(NamedTuple):
 
     windows: tuple[int, ...] = (10, 60)
     max_frames: int = 100_000
-    """Training frames that are drawn, run by run; held-out parts are never thinned."""
+    """Maximum number of training frames, which are drawn; held-out parts are used whole."""
     epochs: int = 20
-    """Passes of the deep baselines, each stage of them."""
+    """Epochs of each stage of the deep baselines."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrameRows:
-    """N frames for a baseline that has no memory of its own."""
+    """N frames for a baseline without memory."""
 
     sensors: Floats  # (N, F) window statistics, NaN where nothing was measured
     word_ages: Floats  # (N, W) frames since each word was written, NaN before the first time
@@ -47,13 +47,13 @@ class FrameRows:
 
 
 class Baseline(Protocol):
-    """One baseline, which learns once and then answers."""
+    """One baseline: trained once, then asked for answers."""
 
     history: list[EpochRecord]
-    """One record for each pass, for those that learn in passes."""
+    """One record per epoch, of baselines that are trained in epochs."""
 
     def fit(self, train: FrameRows, validation: FrameRows) -> None:
-        """Learn from labelled frames; validation frames may only choose among passes."""
+        """Learn from labelled frames; validation frames may only choose among epochs."""
         ...
 
     def predict(self, rows: FrameRows) -> Ints:
@@ -61,5 +61,5 @@ class Baseline(Protocol):
         ...
 
     def features(self, rows: FrameRows) -> Floats | None:
-        """What the baseline makes of each frame before it decides (N, D), if it makes anything."""
+        """Intermediate features of each frame (N, D), if the baseline has any."""
         ...

@@ -22,7 +22,7 @@ _CODE = 64
 _BATCH = 256
 _PART = 8192
 _NOISE = 0.2
-_TAKEN_AWAY = 0.3
+_DROPPED = 0.3
 
 
 class CodeNetwork(nn.Module):
@@ -35,7 +35,7 @@ class CodeNetwork(nn.Module):
         raise NotImplementedError
 
     def loss(self, modalities: Sequence[Tensor], labels: Tensor) -> Tensor:
-        """What the last stage goes down on."""
+        """Loss of the last stage."""
         return cross_entropy(self.classifier(self.code(modalities)), labels)
 
 
@@ -66,21 +66,21 @@ class _RowStage:
 
 
 class _LayerStage(_RowStage):
-    """Teaches one layer of a stack to give back what the layers below it make of the rows, from a noisy copy."""
+    """Trains one layer of a stack to reconstruct the output of the layers below from a noisy copy."""
 
-    def __init__(self, stack: StackNetwork, at: int, modalities: Sequence[Tensor], labels: Tensor) -> None:
+    def __init__(self, stack: StackNetwork, index: int, modalities: Sequence[Tensor], labels: Tensor) -> None:
         self._stack = stack
-        self._at = at
-        layer = stack.layers[at]
+        self._index = index
+        layer = stack.layers[index]
         assert isinstance(layer, nn.Linear)
         self._layer = layer
         self._back = nn.Linear(layer.out_features, layer.in_features)
-        super().__init__(f"layer {at + 1}", nn.ModuleList([layer, self._back]), modalities, labels)
+        super().__init__(f"layer {index + 1}", nn.ModuleList([layer, self._back]), modalities, labels)
 
     def loss(self, modalities: Sequence[Tensor], labels: Tensor) -> Tensor:
         """See `_RowStage.loss`."""
         with torch.no_grad():
-            below = self._stack.up_to(modalities, self._at)
+            below = self._stack.up_to(modalities, self._index)
             noisy = below * (torch.rand_like(below) >= _NOISE)
         return mse_loss(self._back(torch.relu(self._layer(noisy))), below)
 
@@ -90,7 +90,7 @@ class _LayerStage(_RowStage):
 
 
 class _ClassStage(_RowStage):
-    """Teaches the whole network; validation rows choose the best pass, and give the partition scores of each."""
+    """Trains the whole network; validation rows choose the best epoch, and give the partition scores of each."""
 
     def __init__(
         self,
@@ -126,10 +126,10 @@ class StackNetwork(CodeNetwork):
         self.classifier = nn.Linear(widths[-1], classes)
 
     def up_to(self, modalities: Sequence[Tensor], layers: int) -> Tensor:
-        """What the first so many layers make of the rows."""
+        """Output of the first `layers` layers."""
         x = torch.cat(list(modalities), dim=1)
-        for at in range(layers):
-            x = torch.relu(self.layers[at](x))
+        for layer in self.layers[:layers]:
+            x = torch.relu(layer(x))
         return x
 
     def code(self, modalities: Sequence[Tensor]) -> Tensor:
@@ -138,10 +138,10 @@ class StackNetwork(CodeNetwork):
 
 
 class SharedNetwork(CodeNetwork):
-    """An encoder and a decoder for each modality around one code, which any subset of the modalities can fill.
+    """An encoder and a decoder for each modality, with one code, which any subset of the modalities gives.
 
-    The code is the mean of what the modalities at hand encode to. The loss asks for the class and for all modalities
-    back, those that were taken away as well. A modality is at hand where any of its columns is not 0.
+    The code is the mean over the encoders of the present modalities. The loss is for the class and for the
+    reconstruction of all modalities, dropped ones too. A modality is present where any of its columns is not 0.
     """
 
     def __init__(self, sizes: Sequence[int], classes: int) -> None:
@@ -157,35 +157,34 @@ class SharedNetwork(CodeNetwork):
 
     def code(self, modalities: Sequence[Tensor]) -> Tensor:
         """See `CodeNetwork.code`."""
-        return self._code(modalities, self._at_hand(modalities))
+        return self._code(modalities, self._present(modalities))
 
     def loss(self, modalities: Sequence[Tensor], labels: Tensor) -> Tensor:
         """See `CodeNetwork.loss`."""
-        there = self._at_hand(modalities)
-        left = there & (torch.rand(there.shape) >= _TAKEN_AWAY)
-        left = torch.where(left.any(dim=0), left, there)
-        code = self._code(modalities, left)
+        present = self._present(modalities)
+        kept = present & (torch.rand(present.shape) >= _DROPPED)
+        kept = torch.where(kept.any(dim=0), kept, present)
+        code = self._code(modalities, kept)
         loss = cross_entropy(self.classifier(code), labels)
-        for at, (decoder, x) in enumerate(zip(self.decoders, modalities, strict=True)):
-            rows = there[at]
+        for rows, decoder, x in zip(present, self.decoders, modalities, strict=True):
             if bool(rows.any()):
                 loss = loss + mse_loss(decoder(code[rows]), x[rows])
         return loss
 
-    def _code(self, modalities: Sequence[Tensor], there: Tensor) -> Tensor:
-        shown = there.to(modalities[0].dtype).unsqueeze(2)
+    def _code(self, modalities: Sequence[Tensor], present: Tensor) -> Tensor:
+        weight = present.to(modalities[0].dtype).unsqueeze(2)
         each = torch.stack([encoder(x) for encoder, x in zip(self.encoders, modalities, strict=True)])
-        code: Tensor = self.shared((each * shown).sum(dim=0) / shown.sum(dim=0).clamp_min(1))
+        code: Tensor = self.shared((each * weight).sum(dim=0) / weight.sum(dim=0).clamp_min(1))
         return code
 
     @staticmethod
-    def _at_hand(modalities: Sequence[Tensor]) -> Tensor:
-        """Where each modality is there, (M, N)."""
+    def _present(modalities: Sequence[Tensor]) -> Tensor:
+        """Presence of each modality, (M, N)."""
         return torch.stack([(x != 0).any(dim=1) for x in modalities])
 
 
 class DeepBaseline:
-    """A network of codes with its training, for rows of modalities that may have no columns at all."""
+    """A network with its training, for rows of modalities, some of which may have no columns."""
 
     def __init__(
         self, classes: int, *, seed: int, epochs: int, folder: Path, on_progress: OnProgress | None = None
@@ -200,13 +199,13 @@ class DeepBaseline:
     def fit(
         self, train: Sequence[Floats], labels: Ints, validation: Sequence[Floats], validation_labels: Ints
     ) -> list[EpochRecord]:
-        """Learn from modalities (N, F_m) of classes (N,); one record for each pass."""
+        """Train on modalities (N, F_m) of classes (N,); one record per epoch."""
         x, y = _tensors(train), torch.from_numpy(labels)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
-            self._network = self._built([part.shape[1] for part in x])
-            before = self._before(x, y)
-        stages = [*before, _ClassStage(self._network, x, y, _tensors(validation), validation_labels)]
+            self._network = self._build([part.shape[1] for part in x])
+            layer_stages = self._layer_stages(x, y)
+        stages = [*layer_stages, _ClassStage(self._network, x, y, _tensors(validation), validation_labels)]
         digest = hashlib.sha256(f"{self._seed} {self._stage} {labels.tobytes()!r}".encode())
         for part in x:
             digest.update(part.numpy().tobytes())
@@ -232,29 +231,29 @@ class DeepBaseline:
         """Code of each row (N, D)."""
         return _in_parts(self._network.code, _tensors(modalities))
 
-    def _built(self, sizes: Sequence[int]) -> CodeNetwork:
+    def _build(self, sizes: Sequence[int]) -> CodeNetwork:
         raise NotImplementedError
 
-    def _before(self, x: Sequence[Tensor], y: Tensor) -> list[_RowStage]:
-        """Stages before the one that learns classes."""
+    def _layer_stages(self, x: Sequence[Tensor], y: Tensor) -> list[_RowStage]:
+        """Stages before the one on classes."""
         return []
 
 
 class StackedAutoencoder(DeepBaseline):
-    """Layers that learn one after the other to give back what they are shown, and then the classes together."""
+    """Layers that are trained one after the other to reconstruct their input, and then together on the classes."""
 
-    def _built(self, sizes: Sequence[int]) -> CodeNetwork:
+    def _build(self, sizes: Sequence[int]) -> CodeNetwork:
         self._stack = StackNetwork(sizes, self._classes)
         return self._stack
 
-    def _before(self, x: Sequence[Tensor], y: Tensor) -> list[_RowStage]:
-        return [_LayerStage(self._stack, at, x, y) for at in range(len(self._stack.layers))]
+    def _layer_stages(self, x: Sequence[Tensor], y: Tensor) -> list[_RowStage]:
+        return [_LayerStage(self._stack, index, x, y) for index in range(len(self._stack.layers))]
 
 
 class MultimodalEncoder(DeepBaseline):
     """Reconstruction of all modalities from any of them, and the classes, at once."""
 
-    def _built(self, sizes: Sequence[int]) -> CodeNetwork:
+    def _build(self, sizes: Sequence[int]) -> CodeNetwork:
         return SharedNetwork(sizes, self._classes)
 
 

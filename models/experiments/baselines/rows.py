@@ -22,7 +22,7 @@ _MAX_WORDS = 40
 
 
 def baseline_rows(config: TrainConfig, baseline: BaselineConfig) -> tuple[tuple[str, ...], dict[str, FrameRows]]:
-    """Classes, and the rows of each part that has runs; those of the training part are labelled, and thinned."""
+    """Classes, and the rows of each part that has runs; those of the training part are labelled, and a sample."""
     data = prepare(config)
     rng = np.random.default_rng([config.seed, *b"baseline"])
     pool = data.drawn_pools.known if data.drawn_pools else None
@@ -105,7 +105,7 @@ def word_ages(texts: Sequence[PlacedText], frames: int, words: Sequence[str]) ->
 
 
 def ring_documents(texts: Sequence[PlacedText], frames: int, *, size: int, ttl: int) -> list[str]:
-    """For each frame the texts that a model of this ring would still remember, newest first, as one document."""
+    """For each frame the texts in the ring of a model, newest first, as one document."""
     rows, ages = ring_plan(texts, frames, size=size, ttl=ttl)
     documents: list[str] = []
     for frame in range(frames):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.model_file import Weights, lacking_weight, misshapen_weight, surplus_weight
+from models.model_file import Weights, misshapen_weight, missing_weight, surplus_weight
 from pipeline.frames import Floats
 
 
@@ -22,7 +22,7 @@ class WeightReader:
     def take(self, key: str, *shape: int) -> Floats:
         """The weight of this name in float32; raises ModelFileError if it is missing or has another shape."""
         if key not in self._tensors:
-            raise lacking_weight(self._path, key)
+            raise missing_weight(self._path, key)
         tensor = self._tensors[key]
         if tensor.shape != shape:
             raise misshapen_weight(self._path, key, tensor.shape, shape)
