@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from models.atomic_file import replacing
 from models.configs.diagnoser import DiagnoserConfig
 from models.encoders.tokenizer import Tokenizer
+from pipeline.atomic_file import replacing
 from pipeline.config.profile import MachineType
 from pipeline.errors import ModelFileError
 

@@ -10,20 +10,20 @@ import pytest
 
 from tests.support.kafka_fixtures import kafka_bootstrap_fixture
 
-TESTS = Path(__file__).parent
+ROOT = Path(__file__).parent.parent
 
 LONGEST_FILES = (
-    "kafka/test_fault_matrix.py",
-    "kafka/test_bench_stream.py",
-    "models/test_stepping_bits.py",
-    "models/test_fusion_networks.py",
-    "models/test_stepping.py",
-    "kafka/test_broker.py",
-    "models/test_evaluate.py",
-    "models/test_training.py",
-    "deploy/test_light_install.py",
-    "kafka/test_security.py",
-    "models/test_encoders.py",
+    "tests/kafka/test_fault_matrix.py",
+    "tests/kafka/test_bench_stream.py",
+    "tests/models/test_stepping_bits.py",
+    "tests/models/test_fusion_networks.py",
+    "tests/models/test_stepping.py",
+    "tests/kafka/test_broker.py",
+    "tests/models/test_evaluate.py",
+    "tests/models/test_training.py",
+    "tests/deploy/test_light_install.py",
+    "tests/kafka/test_security.py",
+    "tests/models/test_encoders.py",
 )
 
 
@@ -37,7 +37,7 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take longest come first: none of them is begun when there is nothing left for the other process."""
-    ranks = {TESTS / name: rank for rank, name in enumerate(LONGEST_FILES)}
+    ranks = {ROOT / name: rank for rank, name in enumerate(LONGEST_FILES)}
     assert all(path.is_file() for path in ranks), "LONGEST_FILES names a file that is not there"
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 

@@ -14,7 +14,6 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from models.atomic_file import replacing
 from models.configs.diagnoser import SENSORS
 from models.data.corruptions import EIGHT, CorruptionConfig, CorruptionName, Corruptor
 from models.data.runs import UNLABELLED, Run
@@ -32,6 +31,7 @@ from models.training.config import load_train_config
 from models.training.evidence import Evidence, collect_evidence
 from models.training.loop import Progress
 from models.training.prepare import Part, prepare, require_same_split
+from pipeline.atomic_file import replacing
 from pipeline.config.profile import MachineType
 from pipeline.errors import DataError
 from pipeline.extras import require_modules

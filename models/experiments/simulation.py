@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.atomic_file import replacing
 from models.data.tables import read_table
+from pipeline.atomic_file import replacing
 from pipeline.errors import DataError
 from pipeline.extras import require_modules
 from pipeline.frames import Floats

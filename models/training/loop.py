@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from models.atomic_file import replacing
+from pipeline.atomic_file import replacing
 from pipeline.errors import DataError
 
 logger = logging.getLogger("faultline.training")

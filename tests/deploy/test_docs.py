@@ -53,7 +53,7 @@ def test_every_path_that_documentation_and_deployment_name_exists() -> None:
         if folder in ("docs", "deploy", ".github") or path.parent == ROOT:
             text = path.read_text(encoding="utf-8")
         elif path.suffix == ".py":  # of the code only what it says of documentation and deployment
-            text = " ".join(re.findall(r"(?:docs|deploy)/[\w./-]*\w", path.read_text(encoding="utf-8")))
+            text = " ".join(re.findall(r"(?<![\w/])(?:docs|deploy)/[\w./-]*\w", path.read_text(encoding="utf-8")))
         else:
             continue
         # Decisions and the changelog describe their own time.
