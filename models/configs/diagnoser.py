@@ -15,7 +15,7 @@ TEXT: Final = "text"
 
 
 class DiagnoserConfig(BaseModel):
-    """Everything needed to build the network again, apart from vocabulary and weights."""
+    """Everything needed to rebuild the network, except vocabulary and weights."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

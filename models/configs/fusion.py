@@ -43,10 +43,10 @@ class LearnedFusionConfig(BaseModel):
     rule: Rule = "accuracy"
     """Rule of the late fusion that is kept beside the network, for comparison and for `hybrid`; chosen by training."""
     inputs: FusionInputs = "features"
-    """What the network is told of each modality: its encoder's features, the log-probabilities of its own calibrated
-    answer, or both. Answers say less, and carry over better to data that the encoders have not seen."""
+    """Inputs of the network from each modality: its encoder's features, the log-probabilities of its own calibrated
+    answer, or both. Answers contain less, and generalise better to data that the encoders have not seen."""
     modality_dropout: float = Field(default=0.3, ge=0, lt=1)
-    """Share of the modalities that training takes away from a frame, but never all of them."""
+    """Share of the modalities that training drops from a frame, but never all of them."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of the encoders' features that training sets to zero."""
 
@@ -106,7 +106,7 @@ class VAEConfig(LearnedFusionConfig):
 
     kind: Literal["vae"] = "vae"
     modality_dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Not needed: training goes through every single modality anyway."""
+    """0, because training covers every single modality anyway."""
     size: int = Field(default=32, ge=1)
     """Dimensions of z."""
     hidden: tuple[int, ...] = (128,)

@@ -26,5 +26,5 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
 
 def problems(error: ValidationError) -> str:
     """The first fields that do not fit, and why."""
-    found = error.errors()[:_MAX_PROBLEMS]
-    return "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in found)
+    first = error.errors()[:_MAX_PROBLEMS]
+    return "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in first)

@@ -24,7 +24,7 @@ _RUN_COLUMNS = (("run",), ("fault", "seed"), ("seed",))
 
 
 class RunFiles(BaseModel):
-    """Files of runs in one layout: one row a frame, variables named as in the profile."""
+    """Files of runs in one layout: one row per frame, variables named as in the profile."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -178,7 +178,7 @@ def _classes(table: pa.Table, name: str, faults: Sequence[str], path: Path) -> I
 def _with_events(files: RunFiles, runs: Sequence[Run], times: Mapping[str, NDArray[np.float64]]) -> list[Run]:
     by_key = {run.name.removeprefix(f"{run.source} "): run for run in runs}
     if len(by_key) < len(runs):
-        raise DataError("two files hold runs of the same name, so placed texts are ambiguous; read the files apart")
+        raise DataError("two files hold runs of the same name, so placed texts are ambiguous; read them separately")
     placed: dict[str, list[PlacedText]] = {run.name: [] for run in runs}
     for path in files.events:
         table = read_table(path)

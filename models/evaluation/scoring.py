@@ -46,7 +46,7 @@ def stream_scores(
     *,
     recovery_frames: int = RECOVERY_FRAMES,
 ) -> Scores:
-    """Scores of one diagnosis a frame: machine (N,), frame index (N,), true class (N,), diagnosis (N,), in any order.
+    """Scores of one diagnosis per frame: machine (N,), frame index (N,), true class (N,), diagnosis (N,), in any order.
 
     A negative true class means unlabelled; such frames are not scored but end the stretch before them. Every delay is
     in frames. A score without frames or episodes is None.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,20 +10,15 @@ from torch import Tensor
 
 from models.diagnoser import Answer, Diagnoser, RoundTexts
 from models.encoders.base import State
-from pipeline.errors import StateError
-from pipeline.frames import Frames, Ints, StepResult
-
-_MAGIC = b"FLST"
-_VERSION = 1
-_HEADER = struct.Struct("<4sHH32sI")
-"""Magic, version, reserved, model hash, number of payload bytes."""
+from models.stepping.saved_states import StateFormat
+from pipeline.frames import Floats, Frames, Ints, StepResult
 
 
 class TorchRunner:
     """Implements `pipeline.frames.StepRunner` on the CPU in float32; it reads and writes the same states as
     `models.stepping.runner.CompiledRunner`, and its bits depend on the round. The number of threads is the caller's.
 
-    The arena holds one row a slot in each state tensor. A step gathers the round's rows, advances them together and
+    The arena holds one row per slot in each state tensor. A step gathers the round's rows, advances them together and
     scatters them back, so a round of many machines costs little more than a round of one.
     """
 
@@ -33,13 +27,13 @@ class TorchRunner:
         self._network = network.eval()
         self._name = name
         self._hash = digest
-        self._digest = bytes.fromhex(digest)
         self._classes = classes
         with torch.inference_mode():
             self._initial = network.init_state(1)
             self._arena: State = {key: row[:0].clone() for key, row in self._initial.items()}
         self._encoded: dict[str, Tensor] = {}  # texts of the rounds at hand
         self._sizes = [row.numel() for row in self._initial.values()]
+        self._state_format = StateFormat(digest, sum(self._sizes))
 
     @property
     def name(self) -> str:
@@ -81,7 +75,7 @@ class TorchRunner:
         self._encoded = self._encode(texts)
 
     def step(self, frames: Frames) -> StepResult:
-        """Advance each machine of the round by one frame; a slot may stand in a round only once."""
+        """Advance each machine of the round by one frame; a slot may be in a round only once."""
         answer = self.answer(frames)
         return StepResult(
             probabilities=answer.probabilities.numpy(),
@@ -98,7 +92,7 @@ class TorchRunner:
         if not len(slots):
             raise ValueError("a round needs at least one machine")
         if len(set(slots.tolist())) < len(slots):
-            raise ValueError("a slot stands in this round twice; give it one frame a round")
+            raise ValueError("a slot is in this round twice; give it one frame per round")
         self.reserve(int(slots.max()) + 1)
         if frames.reset.any():
             self.reset(slots[frames.reset])
@@ -124,27 +118,14 @@ class TorchRunner:
         index = torch.from_numpy(np.ascontiguousarray(slots))
         with torch.inference_mode():
             parts = [rows.index_select(0, index).flatten(1) for rows in self._arena.values()]
-            rows = torch.cat(parts, dim=1).numpy().astype("<f4", copy=False)
-        header = _HEADER.pack(_MAGIC, _VERSION, 0, self._digest, 4 * sum(self._sizes))
-        return [header + row.tobytes() for row in rows]
+            rows: Floats = torch.cat(parts, dim=1).numpy()
+        return self._state_format.write(rows)
 
     def load(self, slot: int, state: bytes) -> None:
         """Restore one slot; raises StateError if the bytes are not a state of this very model."""
-        if len(state) < _HEADER.size or state[:4] != _MAGIC:
-            raise StateError("these bytes are not a saved machine state; start the machine from a fresh state")
-        _, version, _, digest, size = _HEADER.unpack_from(state)
-        if version != _VERSION:
-            raise StateError(
-                f"machine state has version {version}, this release reads {_VERSION}; start from a fresh state"
-            )
-        if digest != self._digest:
-            actual, expected = digest.hex()[:12], self._hash[:12]
-            raise StateError(f"machine state belongs to model {actual}, not to {expected}; start from a fresh state")
-        if size != 4 * sum(self._sizes) or len(state) != _HEADER.size + size:
-            length = _HEADER.size + 4 * sum(self._sizes)
-            raise StateError(f"machine state has {len(state)} bytes instead of {length}; it was cut or damaged")
+        numbers = self._state_format.read(state)
         self.reserve(slot + 1)
-        row = torch.from_numpy(np.frombuffer(state, "<f4", offset=_HEADER.size).astype(np.float32))
+        row = torch.from_numpy(numbers.copy())
         with torch.inference_mode():
             for (key, initial), part in zip(self._initial.items(), torch.split(row, self._sizes), strict=True):
                 self._arena[key][slot] = part.view(initial.shape[1:])

@@ -131,7 +131,7 @@ def formatted(interval: Interval | None, column: Column) -> str:
 
 
 def markdown(results: Results) -> str:
-    """The table, one row a system."""
+    """The table, one row per system."""
     head = ["", *(column.heading for column in results.columns)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in results.rows:

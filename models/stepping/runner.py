@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -21,15 +20,10 @@ from models.stepping.programs.event_ring import RingState, emit_ring, ring_state
 from models.stepping.programs.fusions import Evidence, Fused, emit_fusion
 from models.stepping.programs.sensors import SensorInputs, emit_sensors
 from models.stepping.programs.weights import WeightReader
+from models.stepping.saved_states import StateFormat
 from models.stepping.text_vectors import TextVectors
 from pipeline.compiled import Notify
-from pipeline.errors import StateError
 from pipeline.frames import Floats, Frames, Ints, StepResult
-
-_MAGIC: Final = b"FLST"
-_VERSION: Final = 1
-_HEADER: Final = struct.Struct("<4sHH32sI")
-"""Magic, version, reserved, model hash, number of payload bytes."""
 
 _NO_FLOATS: Final[Floats] = np.zeros(0, np.float32)
 _NO_TEXTS: Final = NewTexts(np.zeros(0, np.int64), np.zeros(0, np.int64), _NO_FLOATS, _NO_FLOATS)
@@ -59,7 +53,6 @@ class CompiledRunner:
         Raises ModelFileError if the weights do not fit the network; `notify` gets a line if compiling takes time.
         """
         self._name, self._hash, self._classes = name, digest, classes
-        self._digest = bytes.fromhex(digest)
         self._modalities = (SENSORS,) if config.text is None else (SENSORS, TEXT)
         self._text: TextVectors | None = None
         reader = WeightReader(path, tensors)
@@ -69,6 +62,7 @@ class CompiledRunner:
         self._layout, self._attends = _build(builder, config)
         reader.finish()
         self._program = builder.finish()
+        self._state_format = StateFormat(digest, len(self._program.saved))
         self._layout[layout_of.STATE_SIZE] = len(self._program.initial)
         self._layout[layout_of.WORK_SIZE] = self._program.work_size
         table = self._program.compiled([STEP], "the model's step", notify)
@@ -118,7 +112,7 @@ class CompiledRunner:
             self._encode(list(dict.fromkeys(text.text for frames in rounds for _, text in frames.texts)))
 
     def step(self, frames: Frames) -> StepResult:
-        """Advance each machine of the round by one frame; a slot may stand in a round only once."""
+        """Advance each machine of the round by one frame; a slot may be in a round only once."""
         count, modalities = len(frames.slots), len(self._modalities)
         if not count:
             raise ValueError("a round needs at least one machine")
@@ -154,7 +148,7 @@ class CompiledRunner:
             if status == DONE:
                 break
             if status != TOO_SMALL:
-                raise ValueError("a slot stands in this round twice; give it one frame a round")
+                raise ValueError("a slot is in this round twice; give it one frame per round")
             self.reserve(int(frames.slots.max()) + 1)
         if self._attends:
             result.attention = attention
@@ -167,32 +161,14 @@ class CompiledRunner:
 
     def save(self, slots: Ints) -> list[bytes]:
         """Header and raw little-endian float32 of each slot, always of the same length."""
-        rows = self._states[slots[:, None], self._program.saved].astype("<f4", copy=False)
-        header = _HEADER.pack(_MAGIC, _VERSION, 0, self._digest, 4 * len(self._program.saved))
-        return [header + row.tobytes() for row in rows]
+        return self._state_format.write(self._states[slots[:, None], self._program.saved])
 
     def load(self, slot: int, state: bytes) -> None:
         """Restore one slot; raises StateError if the bytes are not a state of this very model."""
-        if len(state) < _HEADER.size or state[:4] != _MAGIC:
-            raise StateError("these bytes are not a saved machine state; start the machine from a fresh state")
-        _, version, _, digest, size = _HEADER.unpack_from(state)
-        if version != _VERSION:
-            raise StateError(
-                f"machine state has version {version}, this release reads {_VERSION}; start from a fresh state"
-            )
-        if digest != self._digest:
-            raise StateError(
-                f"machine state belongs to model {digest.hex()[:12]}, not to {self._hash[:12]}; "
-                "start from a fresh state"
-            )
-        expected = 4 * len(self._program.saved)
-        if size != expected or len(state) != _HEADER.size + size:
-            raise StateError(
-                f"machine state has {len(state)} bytes instead of {_HEADER.size + expected}; it was cut or damaged"
-            )
+        numbers = self._state_format.read(state)
         self.reserve(slot + 1)
         self._states[slot] = self._program.initial
-        self._states[slot, self._program.saved] = np.frombuffer(state, "<f4", offset=_HEADER.size)
+        self._states[slot, self._program.saved] = numbers
 
     def _new_arena(self) -> Arena:
         """What the compiled step is given of the states, after they have moved."""

@@ -114,7 +114,7 @@ class TrainConfig(BaseModel):
 
     @property
     def late_rule(self) -> RuleChoice:
-        """The rule that was asked for, wherever it was said."""
+        """The requested rule, from `fusion` or from `rule`."""
         return self.fusion.rule if "rule" in self.fusion.model_fields_set else self.rule
 
 

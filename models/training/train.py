@@ -259,8 +259,8 @@ def _training_record(training: Training, calibration: Calibration, parts: dict[P
     def fused(scores: Scores) -> dict[str, Scores]:
         by_source = {source: subsets["all_faults"]["fusion"] for source, subsets in scores.items()}
         return {
-            source: {name: value for name, value in found.items() if name != "per_fault"}
-            for source, found in by_source.items()
+            source: {name: value for name, value in scores_of_source.items() if name != "per_fault"}
+            for source, scores_of_source in by_source.items()
         }
 
     return {

@@ -163,7 +163,7 @@ def test_wire_words_become_codes_and_others_are_refused() -> None:
 
 
 def test_columns_must_be_equally_long() -> None:
-    with pytest.raises(DataError, match="equally many"):
+    with pytest.raises(DataError, match="same number of rows"):
         stream_scores([0], [0], [0, 1], [0], CLASSES)
 
 

@@ -119,7 +119,7 @@ class RingSVM:
         self._model = TextSVM(seed=seed)
 
     def fit(self, train: FrameRows, validation: FrameRows) -> None:
-        """See `Baseline.fit`; each document counts once for each class at whose frames it stands."""
+        """See `Baseline.fit`; each document counts once per class of its frames."""
         has_text = train.has_text
         if not has_text.any():
             raise DataError("a text baseline needs texts; give the training a pool of texts or runs that have some")

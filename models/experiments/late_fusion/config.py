@@ -24,7 +24,7 @@ class FaultType(BaseModel):
 
 
 class LateFusionConfig(BaseModel):
-    """Everything that determines the experiment, apart from seeds and places."""
+    """Everything that determines the experiment, except seeds and paths."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,12 +40,12 @@ class LateFusionConfig(BaseModel):
     sensor_stage: StageConfig = StageConfig(epochs=12, batch_size=32, learning_rate=3e-3)
     text_stage: StageConfig = StageConfig(epochs=40, batch_size=32, learning_rate=5e-3, weight_decay=1e-2)
     loss: Literal["every_frame", "last_frame"] = "every_frame"
-    """Whether every frame after the onset must tell the fault in training, or the last one alone, as in the paper."""
+    """Whether the loss is over every frame after the onset, or over the last one alone, as in the paper."""
     chunk_frames: int = Field(default=100, ge=1)
     draw: Draw = "distinct"
-    """`distinct`: reports are split by their words before runs draw them. `paraphrase`: so are groups of reports that
-    say the same in almost the same words. `paper`: pairs are drawn and then split, so that test pairs hold reports that
-    training has read."""
+    """`distinct`: reports are split by their words before runs draw them. `paraphrase`: so are groups of reports with
+    almost the same words. `paper`: pairs are drawn and then split, so that test pairs contain
+    training reports."""
     text_folds: int = Field(default=5, ge=2)
     """Text models that are trained, each without another fold of the reports, and averaged. What validation says of a
     report comes from the one model that has not read it."""

@@ -39,7 +39,7 @@ def read_reports(path: Path, classes: Mapping[str, FaultType]) -> Reports:
         raise DataError(f"{path} cannot be read: {error}; it must be factoryReports.csv of MathWorks") from error
     if not rows or not {"Description", "Category"} <= rows[0].keys():
         raise DataError(f"{path} lacks the columns Description and Category; it must be factoryReports.csv")
-    index = {kind.category: at for at, kind in enumerate(classes.values())}
+    index = {kind.category: label for label, kind in enumerate(classes.values())}
     known = [row for row in rows if row["Category"] in index]
     if missing := index.keys() - {row["Category"] for row in known}:
         raise DataError(f"{path} has no report of category {sorted(missing)[0]!r}")

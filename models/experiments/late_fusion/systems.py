@@ -95,8 +95,8 @@ def train_texts(
             network = TextClassifier(config.text, tokenizer, classes=len(config.classes))
         stage = ReportStage(network, learnt, config)
         stage.name = f"texts {index + 1} of {config.text_folds}"
-        made_of = f"{seed} {config.model_dump_json()} {learnt}"
-        _run_stage(stage, config.text_stage, made_of, seed, folder, on_progress)
+        fingerprint_of = f"{seed} {config.model_dump_json()} {learnt}"
+        _run_stage(stage, config.text_stage, fingerprint_of, seed, folder, on_progress)
         left_out_logits[fold == index] = text_logits(network, left_out.texts)
         mean += np.exp(_log_softmax(text_logits(network, texts.test.texts))) / config.text_folds
     test = np.log(mean + 1e-12).astype(np.float32)
@@ -140,7 +140,7 @@ def answer_scores(classes: Ints, probabilities: Floats) -> Scores:
 def _run_stage(
     stage: Stage,
     stage_config: StageConfig,
-    made_of: str,
+    fingerprint_of: str,
     seed: int,
     folder: Path,
     on_progress: OnProgress | None,
@@ -150,7 +150,7 @@ def _run_stage(
         stage_config,
         seed=seed,
         checkpoint=folder / f"{stage.name.replace(' ', '-')}.checkpoint",
-        fingerprint=hashlib.sha256(made_of.encode()).hexdigest(),
+        fingerprint=hashlib.sha256(fingerprint_of.encode()).hexdigest(),
         resume=True,
         on_progress=on_progress,
     )

@@ -1,4 +1,4 @@
-"""Attention over a machine's ring of frames (docs/guide/models.md), in place: a step writes one frame and reads all."""
+"""Attention over the frames in a machine's ring, in place: each step writes one frame and reads all."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def without_dust(x: Lanes) -> Lanes:
 
 @kernel
 def lstm_cell(op: Ints, block: Block, rows: Ints) -> None:
-    """c = f c + i g, h = o tanh(c) from gates i, f, g, o before their activations.
+    """c = f c + i g, h = o tanh(c) from gates i, f, g, o before their activations (docs/guide/models.md).
 
     Operands: gates, width of one gate, h and c in the state, target for h.
     """
