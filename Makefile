@@ -64,7 +64,7 @@ format: $(VENV)/.development
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.documentation
-	$(BIN)/zensical build --strict
+	$(BIN)/zensical build --clean --strict
 
 kafka: $(VENV)/.serving
 	$(BIN)/python -m agents.local_kafka.broker --port 9092
