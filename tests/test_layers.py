@@ -16,7 +16,7 @@ ORDER: dict[str, list[set[str]]] = {
     "": [{"pipeline"}, {"models"}, {"agents"}],
     "pipeline": [
         {"errors"},
-        {"arrays", "compiled", "extras"},
+        {"arrays", "atomic_file", "compiled", "extras"},
         {"logarithm"},
         {"config"},
         {"wire"},
