@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from pipeline.arrays import Bools, Floats, Ints
 from pipeline.wire.records import Record
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float32]
-Bools = NDArray[np.bool_]
 
-NEVER_MS = -(2**62)
-"""Stands for "has not happened yet" in integer millisecond columns."""
+class Resets(IntEnum):
+    """Why a machine's state is reset."""
+
+    NONE = 0
+    START = 1
+    GAP = 2
+    REQUESTED = 3
+    RUN_END = 4
+    MODEL_CHANGED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,8 @@ class Frames:
     values: Floats  # (B, V)
     observed: Bools  # (B, V)
     age_ms: Ints  # (B, V) age of `values` at the frame's end; negative where nothing is known
-    reset: Bools  # (B,) the machine's state starts anew with this frame
-    reset_reason: Ints  # (B,) why, as alignment.Resets
+    reset: Bools  # (B,) the machine's state is reset before this frame
+    reset_reason: Ints  # (B,) why, as Resets
     revision: Ints  # (B,) 0, or how often this frame was announced before
     texts: list[tuple[int, EventText]] = field(default_factory=list)  # (row, text), oldest first in a row
 

@@ -10,9 +10,10 @@ import msgspec
 import numpy as np
 
 from models.evaluation.scoring import label_scores
+from pipeline.arrays import Bools, Ints
 from pipeline.config.topics import METRICS
 from pipeline.engine.diagnoses import NO_EVIDENCE, Answers, DiagnosedMachine
-from pipeline.frames import Bools, Frames, Ints, StepResult
+from pipeline.frames import Frames, StepResult
 from pipeline.wire import letters, messages
 from pipeline.wire.labels import LabelBook
 from pipeline.wire.messages import ModelRef, RejectedError

@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.data.scaling import Scaling
-from pipeline.frames import Floats
+from pipeline.arrays import Floats
 
 
 class AugmentConfig(BaseModel):

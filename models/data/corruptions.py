@@ -17,7 +17,7 @@ from models.data.scaling import Scaling
 from models.data.text_pools import TextPool
 from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import normalised
-from pipeline.frames import Bools, Floats, Ints
+from pipeline.arrays import Bools, Floats, Ints
 
 CorruptionName = Literal[
     "white_noise",

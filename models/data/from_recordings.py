@@ -10,12 +10,13 @@ import numpy as np
 
 from models.data.runs import UNLABELLED, Run
 from models.encoders.placed_texts import PlacedText
+from pipeline.arrays import Floats
 from pipeline.config.profile import MachineType, PlantProfile
 from pipeline.config.topics import LABELS
 from pipeline.engine.frame_stream import FrameStream
 from pipeline.engine.machines import Line
 from pipeline.errors import DataError
-from pipeline.frames import Floats, Frames
+from pipeline.frames import Frames
 from pipeline.wire.labels import LabelBook
 from pipeline.wire.messages import RejectedError
 from pipeline.wire.records import Record

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.data.tables import column_ms, key_text, number_column, read_table, require_columns, rows_by_key
 from models.encoders.placed_texts import PlacedText
+from pipeline.arrays import Floats, Ints
 from pipeline.config.profile import MachineType
 from pipeline.errors import DataError
-from pipeline.frames import Floats, Ints
 
 UNLABELLED = -1
 """Class of frames whose class is unknown."""

@@ -9,9 +9,9 @@ from typing import Self
 import numpy as np
 
 from models.data.runs import Run
+from pipeline.arrays import Bools, Floats
 from pipeline.config.profile import MachineType
 from pipeline.errors import DataError
-from pipeline.frames import Bools, Floats
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from pipeline.arrays import Ints
 from pipeline.errors import DataError
-from pipeline.frames import Ints
 
 
 def read_table(path: Path) -> pa.Table:

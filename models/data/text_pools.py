@@ -14,8 +14,8 @@ from models.data.runs import UNLABELLED, Run, check_disjoint, class_runs
 from models.data.tables import read_table, require_columns
 from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import normalised
+from pipeline.arrays import Bools, Ints
 from pipeline.errors import DataError
-from pipeline.frames import Bools, Ints
 
 _PARTS = ("train", "validation", "test")
 _RECOVERED = "recovered"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.frames import Ints
+from pipeline.arrays import Ints
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from models.configs.text import TextConfig
-from pipeline.frames import Ints
+from pipeline.arrays import Ints
 
 PAD, UNKNOWN = 0, 1
 _TOKEN = re.compile(r"[a-z0-9]+")

@@ -8,7 +8,7 @@ from sklearn.cluster import MiniBatchKMeans
 
 from models.data.runs import UNLABELLED
 from models.evaluation.scoring import Scores, entropy, label_scores
-from pipeline.frames import Floats, Ints
+from pipeline.arrays import Floats, Ints
 
 _SAMPLE = 20_000
 """Maximum number of frames that the cluster centres are fitted on; every frame is then assigned to one."""

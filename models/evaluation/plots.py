@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import auc, confusion_matrix, roc_curve
 
-from pipeline.frames import Ints
+from pipeline.arrays import Ints
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

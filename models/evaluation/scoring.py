@@ -12,8 +12,8 @@ from sklearn import config_context
 from sklearn.metrics import adjusted_rand_score, f1_score, mutual_info_score
 
 from models.data.runs import UNLABELLED, class_runs
+from pipeline.arrays import Ints
 from pipeline.errors import DataError
-from pipeline.frames import Ints
 
 NORMAL = 0
 NO_EVIDENCE = -1

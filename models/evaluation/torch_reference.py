@@ -11,7 +11,8 @@ from torch import Tensor
 from models.diagnoser import Answer, Diagnoser, RoundTexts
 from models.encoders.base import State
 from models.stepping.saved_states import StateFormat
-from pipeline.frames import Floats, Frames, Ints, StepResult
+from pipeline.arrays import Floats, Ints
+from pipeline.frames import Frames, StepResult
 
 
 class TorchRunner:

@@ -15,8 +15,8 @@ from models.stepping.kernels.block import Block
 from models.stepping.kernels.codes import FIRST_OF_MODALITIES
 from models.stepping.kernels.operation import SOURCES, call
 from models.stepping.kernels.texts import push_text, turn_ring
+from pipeline.arrays import Bools, Floats, Ints
 from pipeline.compiled import CompiledFunction, kernel
-from pipeline.frames import Bools, Floats, Ints
 
 BLOCK_ROWS: Final = 16
 """Machines of a round that are taken through the program together: enough to use each weight several times while it is

@@ -22,8 +22,9 @@ from models.stepping.programs.sensors import SensorInputs, emit_sensors
 from models.stepping.programs.weights import WeightReader
 from models.stepping.saved_states import StateFormat
 from models.stepping.text_vectors import TextVectors
+from pipeline.arrays import Floats, Ints
 from pipeline.compiled import Notify
-from pipeline.frames import Floats, Frames, Ints, StepResult
+from pipeline.frames import Frames, StepResult
 
 _NO_FLOATS: Final[Floats] = np.zeros(0, np.float32)
 _NO_TEXTS: Final = NewTexts(np.zeros(0, np.int64), np.zeros(0, np.int64), _NO_FLOATS, _NO_FLOATS)

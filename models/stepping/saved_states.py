@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
+from pipeline.arrays import Floats
 from pipeline.errors import StateError
-from pipeline.frames import Floats
 
 _MAGIC: Final = b"FLST"
 _VERSION: Final = 1

@@ -15,8 +15,8 @@ from models.stepping.kernels.operation import SOURCES, call
 from models.stepping.programs.builder import ProgramBuilder, at_state, at_work
 from models.stepping.programs.sensors import emit_lstm_gates
 from models.stepping.programs.weights import WeightReader
+from pipeline.arrays import Floats, Ints
 from pipeline.compiled import CompiledFunction, Notify
-from pipeline.frames import Floats, Ints
 
 _TEXTS: Final = 16
 """Texts that are taken through the LSTM together."""

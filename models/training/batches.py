@@ -12,7 +12,7 @@ from torch import Tensor
 from models.data.runs import Run
 from models.data.scaling import hold
 from models.diagnoser import Diagnoser
-from pipeline.frames import Floats, Ints
+from pipeline.arrays import Floats, Ints
 
 
 def draw_offsets(runs: Sequence[Run], max_offset: int, rng: np.random.Generator) -> list[int]:

@@ -17,8 +17,8 @@ from models.configs.fusion import RULES, FusionConfig, Rule, RuleChoice
 from models.fusion.late import LateFusion
 from models.fusion.learned import LearnedFusion
 from models.training.evidence import Evidence
+from pipeline.arrays import Bools
 from pipeline.errors import DataError
-from pipeline.frames import Bools
 
 _MIN_WEIGHT = 1e-3
 """Above 0, because a modality that was always wrong must still answer when it is alone."""

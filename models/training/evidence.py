@@ -18,7 +18,7 @@ from models.fusion.late import LateFusion
 from models.fusion.learned import LearnedFusion
 from models.training.batches import sensor_batch
 from models.training.prepare import Part, PreparedData
-from pipeline.frames import Bools, Floats, Ints
+from pipeline.arrays import Bools, Floats, Ints
 
 _RUN_BATCH = 32
 _RING_BATCH = 4096

@@ -17,7 +17,7 @@ from models.diagnoser import Diagnoser
 from models.fusion.late import LateFusion
 from models.training.calibration import cross_fitting_folds, fit_fusion, fit_mixed_temperature, require_labels
 from models.training.evidence import Evidence, collect_evidence
-from pipeline.frames import Ints
+from pipeline.arrays import Ints
 
 _STEP, _GROWTH, _MAX_ROUNDS = 1e-3, 1.25, 40
 _MIN_PROBABILITY = 1e-30

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from models.data.runs import UNLABELLED, Run, class_runs
-from pipeline.frames import Floats, Ints
+from pipeline.arrays import Floats, Ints
 
 ClassWeights = Literal["none", "sqrt", "balanced"]
 

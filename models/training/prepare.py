@@ -19,9 +19,9 @@ from models.encoders.tokenizer import normalised
 from models.model_file import Essence, Model
 from models.training.config import TrainConfig
 from models.training.losses import class_shares, class_weights, mask_recovery, weighted_prior
+from pipeline.arrays import Bools
 from pipeline.config.profile import MachineType, load_profile
 from pipeline.errors import DataError
-from pipeline.frames import Bools
 from pipeline.wire.recording import read_recording
 
 Part = Literal["validation", "test"]

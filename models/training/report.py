@@ -18,7 +18,7 @@ from models.evaluation.scoring import NO_EVIDENCE, Scores, fusion_scores, scores
 from models.fusion.learned import LearnedFusion
 from models.training.evidence import Evidence
 from models.training.loop import EpochRecord
-from pipeline.frames import Bools, Floats, Ints
+from pipeline.arrays import Bools, Floats, Ints
 
 
 class ScoredPart(NamedTuple):

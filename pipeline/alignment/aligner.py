@@ -12,7 +12,6 @@ whole batch at once; so how the input is cut into batches changes nothing (tests
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -21,13 +20,13 @@ from numpy.typing import NDArray
 
 from pipeline.alignment.last_values import ADVANCE_VALUES
 from pipeline.alignment.row_store import RowStore
+from pipeline.arrays import NEVER_MS, Bools, Floats, Ints, Matrix
 from pipeline.compiled import Notify
 from pipeline.config.profile import MachineType
 from pipeline.errors import StateError
-from pipeline.frames import NEVER_MS, Bools, EventText, Floats, Frames, Ints
+from pipeline.frames import EventText, Frames, Resets
 from pipeline.wire.records import Record
 
-Matrix = NDArray[np.float64]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 _GROUP_SHIFT = np.int64(2**43)
@@ -40,17 +39,6 @@ MAX_SEEN_TEXTS = 1_024
 """Texts of one machine that are remembered so that they count once; a flood makes the oldest forgotten."""
 
 _FAR_MS = np.int64(2**42)
-
-
-class Resets(IntEnum):
-    """Why a machine's state starts anew."""
-
-    NONE = 0
-    START = 1
-    GAP = 2
-    REQUESTED = 3
-    RUN_END = 4
-    MODEL_CHANGED = 5
 
 
 @dataclass(slots=True)

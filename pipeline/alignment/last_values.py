@@ -7,10 +7,9 @@ from typing import Any, Final
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 
+from pipeline.arrays import NEVER_MS, Bools, Floats, Ints, Matrix
 from pipeline.compiled import CompiledFunction
-from pipeline.frames import NEVER_MS, Bools, Floats, Ints
 
 
 def advance_values(
@@ -18,7 +17,7 @@ def advance_values(
     end_ms: Ints,
     is_reset: Bools,
     group: Ints,
-    aggregated: NDArray[np.float64],
+    aggregated: Matrix,
     observed_ms: Ints,
     hold_ms: Ints,
     value: Floats,

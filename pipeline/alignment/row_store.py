@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.frames import Ints
+from pipeline.arrays import Ints, Matrix
 
 _NONE = -1
 
@@ -18,7 +17,7 @@ class RowStore:
     """
 
     def __init__(self, variables: int) -> None:
-        self._values: NDArray[np.float64] = np.empty((0, variables))
+        self._values: Matrix = np.empty((0, variables))
         self._time: Ints = np.empty(0, np.int64)
         self._serial: Ints = np.empty(0, np.int64)  # arrival order
         self._older: Ints = np.empty(0, np.int64)  # next row of the chain
@@ -40,7 +39,7 @@ class RowStore:
         most = int(self._count[slots].max())
         return most + len(slots) > limit and bool((self._count[slots] + np.bincount(slots)[slots] > limit).any())
 
-    def add(self, slots: Ints, times: Ints, values: NDArray[np.float64], limit: int) -> Ints:
+    def add(self, slots: Ints, times: Ints, values: Matrix, limit: int) -> Ints:
         """Store rows, given grouped by slot and in arrival order within one; returns the refused rows' positions."""
         if not len(slots):
             return np.empty(0, np.int64)
@@ -67,7 +66,7 @@ class RowStore:
         self._count[slots[starts]] += members
         return refused
 
-    def take_until(self, slots: Ints, closed_ms: Ints, period_ms: int) -> tuple[Ints, Ints, NDArray[np.float64]]:
+    def take_until(self, slots: Ints, closed_ms: Ints, period_ms: int) -> tuple[Ints, Ints, Matrix]:
         """Remove the rows of frames that end by each slot's `closed_ms`.
 
         Returns `(slot, time, values)` sorted by slot, time and arrival.
@@ -84,7 +83,7 @@ class RowStore:
         self._release(rows)
         return taken
 
-    def of_machines(self, slots: Ints) -> list[tuple[Ints, NDArray[np.float64]]]:
+    def of_machines(self, slots: Ints) -> list[tuple[Ints, Matrix]]:
         """Times and values of each machine's rows, in arrival order."""
         rows, owner = self._chain(slots)
         rows = rows[np.lexsort((self._serial[rows], owner))]

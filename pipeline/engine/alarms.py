@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrays import Floats, Ints
 from pipeline.errors import StateError
-from pipeline.frames import Floats, Ints
 
 NO_ALARM = -1
 

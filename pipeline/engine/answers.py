@@ -9,8 +9,9 @@ import numba
 import numpy as np
 
 from pipeline import logarithm
+from pipeline.arrays import Bools, Floats, Ints
 from pipeline.compiled import CompiledFunction, Notify, kernel
-from pipeline.frames import Bools, Floats, Frames, Ints, StepResult
+from pipeline.frames import Frames, StepResult
 from pipeline.logarithm import log
 
 UNIT: Final = 100_000

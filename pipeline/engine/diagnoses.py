@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.alignment.aligner import Resets
+from pipeline.arrays import Floats, Ints
 from pipeline.compiled import Notify
 from pipeline.config.profile import MachineType
 from pipeline.config.topics import ALARMS, DIAGNOSES
@@ -45,7 +45,7 @@ from pipeline.engine.answers import (
     RoundAnswers,
     first_probability,
 )
-from pipeline.frames import Floats, Frames, Ints, StepResult, StepRunner
+from pipeline.frames import Frames, Resets, StepResult, StepRunner
 from pipeline.wire import messages
 from pipeline.wire.diagnosis_json import Names, RoundTexts, RoundWriter
 from pipeline.wire.messages import (

@@ -16,8 +16,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.alignment.aligner import Aligned, ArrivedText, ReadingBatch, Resets
+from pipeline.alignment.aligner import Aligned, ArrivedText, ReadingBatch
 from pipeline.alignment.last_values import ADVANCE_VALUES
+from pipeline.arrays import Ints
 from pipeline.compiled import Notify
 from pipeline.config.profile import MachineType, PlantProfile
 from pipeline.config.topics import CONTROL, EVENTS
@@ -26,7 +27,7 @@ from pipeline.engine.diagnoses import RememberedText, Watcher
 from pipeline.engine.intake import Columns, Inbox, take_block
 from pipeline.engine.machines import EVIDENCE_TEXTS, Line, Machine
 from pipeline.errors import SettingsError, StateError
-from pipeline.frames import EventText, Ints, StepRunner
+from pipeline.frames import EventText, Resets, StepRunner
 from pipeline.wire import letters, messages
 from pipeline.wire.messages import Reason, RejectedError
 from pipeline.wire.reading_json import READ_ALL

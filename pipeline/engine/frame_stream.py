@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pipeline.alignment.aligner import Aligned
+from pipeline.arrays import Ints
 from pipeline.config.profile import PlantProfile
 from pipeline.engine.engine import Engine
 from pipeline.engine.machines import Line
-from pipeline.frames import Frames, Ints, StepResult
+from pipeline.frames import Frames, StepResult
 from pipeline.wire.records import Output
 
 

@@ -11,12 +11,11 @@ from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.alignment.aligner import ArrivedText, ReadingBatch
+from pipeline.arrays import Ints, Matrix
 from pipeline.compiled import Notify
 from pipeline.engine.machines import Line, Machine
-from pipeline.frames import Ints
 from pipeline.wire import messages
 from pipeline.wire.reading_json import READ_ALL, read_readings
 from pipeline.wire.records import Record
@@ -69,7 +68,7 @@ class Block:
 
     records: list[Record]
     columns: Ints  # (5, n): slot, time, source, arrival, order
-    values: NDArray[np.float64]  # (n, V)
+    values: Matrix  # (n, V)
 
 
 class Columns(NamedTuple):

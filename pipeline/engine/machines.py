@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.alignment.aligner import Aligner
+from pipeline.arrays import Ints
 from pipeline.compiled import Notify
 from pipeline.config.profile import MachineType
 from pipeline.engine.alarms import AlarmRule, Alarms
 from pipeline.engine.diagnoses import DiagnosisWriter, RememberedText
 from pipeline.errors import SettingsError
-from pipeline.frames import Ints, StepRunner
+from pipeline.frames import StepRunner
 from pipeline.wire import messages
 from pipeline.wire.messages import Reason, RejectedError
 

@@ -15,6 +15,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrays import Bools, Floats, Ints
 from pipeline.compiled import CompiledFunction, Notify, kernel
 from pipeline.engine import answers
 from pipeline.engine.answers import (
@@ -41,7 +42,6 @@ from pipeline.engine.answers import (
     first_probability,
     modality_column,
 )
-from pipeline.frames import Bools, Floats, Ints
 from pipeline.wire import json_numbers, memory
 from pipeline.wire.json_numbers import (
     copy,

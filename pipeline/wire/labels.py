@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pipeline.arrays import Ints
 from pipeline.config.profile import NORMAL
-from pipeline.frames import Ints
 from pipeline.wire import messages
 from pipeline.wire.messages import Reason, RejectedError
 from pipeline.wire.records import Record

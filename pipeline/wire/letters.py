@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
-from pipeline.frames import NEVER_MS
+from pipeline.arrays import NEVER_MS
 from pipeline.wire.messages import Reason, RejectedError
 from pipeline.wire.records import Headers, Output, Place, Record, record_bytes
 

@@ -11,7 +11,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from pipeline.frames import Ints
+from pipeline.arrays import Ints
 
 _BYTE, _WORD = ir.IntType(8), ir.IntType(64)
 

@@ -12,14 +12,11 @@ from typing import Any, Final
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 
+from pipeline.arrays import Bools, Ints, Matrix
 from pipeline.compiled import CompiledFunction, kernel
-from pipeline.frames import Bools, Ints
 from pipeline.wire import memory
 from pipeline.wire.memory import address_of, ends_of, load_byte, load_word
-
-_Matrix = NDArray[np.float64]
 
 _SPACE, _TAB, _LINE_FEED, _RETURN = b" \t\n\r"
 _QUOTE, _COMMA, _COLON, _OBJECT, _END_OBJECT, _LIST, _END_LIST = b'",:{}[]'
@@ -62,7 +59,7 @@ _DOUBT: Final = 2.0**-93
 
 def read_readings(
     function: Any, texts: Sequence[bytes], names: Sequence[bytes], length: int
-) -> tuple[Ints, _Matrix, Bools]:
+) -> tuple[Ints, Matrix, Bools]:
     """Times (n,) and values (n, length) of readings, NaN for null, and which of them were of the usual form (n,).
 
     `names` are the machines' as they are written between quotes; a reading of another machine is not usual.
@@ -147,7 +144,7 @@ def _decimal(digits: int, exponent: int) -> float:
 
 @kernel
 def _read_values(  # noqa: PLR0912
-    at: int, end: int, row: NDArray[np.float64]
+    at: int, end: int, row: Matrix
 ) -> int:
     """Read a list of as many numbers or nulls as the row is long; the place behind it, or _NOT_PLAIN."""
     at = _after(at, end, _LIST)
@@ -255,7 +252,7 @@ def _read_key(at: int, end: int) -> tuple[int, int]:
     return key, _after(at + size, end, _COLON)
 
 
-def read_all(text: int, ends: Ints, names: int, name_ends: Ints, times: Ints, values: _Matrix, plain: Bools) -> None:
+def read_all(text: int, ends: Ints, names: int, name_ends: Ints, times: Ints, values: Matrix, plain: Bools) -> None:
     for r in range(len(times)):
         end, name, size = text + ends[r + 1], names + name_ends[r], name_ends[r + 1] - name_ends[r]
         at = _after(text + ends[r], end, _OBJECT)

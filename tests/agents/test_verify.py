@@ -24,10 +24,10 @@ from agents.delivery.partitioning import partition_of
 from agents.kafka.admin import TopicSpec, create_topics
 from agents.kafka.publisher import KafkaPublisher
 from agents.replay.replay import replay_in_memory
-from pipeline.alignment.aligner import Resets
 from pipeline.config.profile import PlantProfile, parse_profile
 from pipeline.config.settings import load_settings
 from pipeline.engine.engine import Engine
+from pipeline.frames import Resets
 from pipeline.wire import letters
 from pipeline.wire.messages import Diagnosis, Reason, RejectedError, decode_diagnosis
 from pipeline.wire.recording import RecordingWriter

@@ -27,8 +27,8 @@ from models.data.text_pools import (
 )
 from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import normalised
+from pipeline.arrays import Floats
 from pipeline.errors import DataError
-from pipeline.frames import Floats
 from tests.support.models_tiny import machine_type
 
 FAULTS = ("normal", "leak", "jam")

@@ -14,10 +14,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.alignment.aligner import Resets
 from pipeline.engine.diagnoses import NO_EVIDENCE, DiagnosisWriter, RememberedText
 from pipeline.engine.engine import Engine
-from pipeline.frames import Frames, StepResult
+from pipeline.frames import Frames, Resets, StepResult
 from pipeline.wire import messages
 from pipeline.wire.messages import Diagnosis, decode_diagnosis, encode, probability_difference, quoted
 from pipeline.wire.records import Output

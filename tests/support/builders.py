@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.arrays import Ints
 from pipeline.config.profile import MachineType, PlantProfile, parse_profile
 from pipeline.errors import StateError
-from pipeline.frames import Frames, Ints, StepResult
+from pipeline.frames import Frames, StepResult
 from pipeline.wire.messages import Diagnosis, decode_diagnosis
 from pipeline.wire.records import Output, Record
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.training.loop import EpochRecord
-from pipeline.frames import Bools, Floats, Ints
+from pipeline.arrays import Bools, Floats, Ints
 
 BaselineKind = Literal[
     "boosting", "pca_logistic", "random_forest", "stacked_autoencoder", "multimodal_encoder", "tfidf_svm"

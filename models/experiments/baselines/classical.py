@@ -12,8 +12,8 @@ from models.experiments.baselines.base import FrameRows
 from models.experiments.baselines.deep import MultimodalEncoder, StackedAutoencoder
 from models.experiments.baselines.texts import TextSVM
 from models.training.loop import EpochRecord
+from pipeline.arrays import Floats, Ints
 from pipeline.errors import DataError
-from pipeline.frames import Floats, Ints
 
 _PRINCIPAL = 64
 

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from models.evaluation.clustering import partition_scores
 from models.training.loop import EpochRecord, OnProgress, StageConfig, run_stage
 from models.training.losses import validation_scores
-from pipeline.frames import Floats, Ints
+from pipeline.arrays import Floats, Ints
 
 _HIDDEN = (256, 128, 64)
 _CODE = 64

@@ -15,8 +15,8 @@ from models.experiments.baselines.base import BaselineConfig, FrameRows
 from models.experiments.baselines.texts import DocumentVectors
 from models.training.config import TrainConfig
 from models.training.prepare import PARTS, prepare
+from pipeline.arrays import Floats
 from pipeline.errors import DataError
-from pipeline.frames import Floats
 
 _MAX_WORDS = 40
 

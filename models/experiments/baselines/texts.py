@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline, make_union
 from sklearn.svm import LinearSVC
 
 from models.encoders.tokenizer import normalised
-from pipeline.frames import Floats, Ints
+from pipeline.arrays import Floats, Ints
 
 _DOCUMENT_SIZE = 64
 

@@ -24,8 +24,8 @@ from models.experiments.late_fusion.reports import read_reports
 from models.experiments.late_fusion.systems import Outcome, PartLogits, fuse, scaled, train_sequences, train_texts
 from models.experiments.simulation import run_values, simulated_table
 from models.training.loop import EpochRecord, OnProgress, Progress
+from pipeline.arrays import Floats, Ints
 from pipeline.extras import require_modules
-from pipeline.frames import Floats, Ints
 
 
 class LateFusionExperiment(BaseModel):

@@ -9,7 +9,7 @@ import numpy as np
 from models.encoders.tokenizer import normalised
 from models.experiments.late_fusion.config import LateFusionConfig
 from models.experiments.late_fusion.reports import Reports, distinct, paraphrase_groups
-from pipeline.frames import Ints
+from pipeline.arrays import Ints
 
 
 @dataclass(frozen=True, slots=True)

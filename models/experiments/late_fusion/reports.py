@@ -13,8 +13,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from models.encoders.tokenizer import normalised
 from models.experiments.late_fusion.config import FaultType
+from pipeline.arrays import Ints
 from pipeline.errors import DataError
-from pipeline.frames import Ints
 
 _PARAPHRASE_COSINE = 0.6
 

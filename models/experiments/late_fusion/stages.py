@@ -18,7 +18,7 @@ from models.evaluation.clustering import partition_scores
 from models.experiments.late_fusion.config import LateFusionConfig
 from models.experiments.late_fusion.reports import Reports
 from models.training.loop import EpochRecord
-from pipeline.frames import Floats, Ints
+from pipeline.arrays import Floats, Ints
 
 _EVALUATION_BATCH = 100
 

@@ -25,7 +25,7 @@ from models.experiments.late_fusion.stages import ReportStage, SequenceStage, Te
 from models.training.calibration import choose_rule, fit_fusion
 from models.training.evidence import Evidence
 from models.training.loop import EpochRecord, OnProgress, Stage, StageConfig, run_stage
-from pipeline.frames import Floats, Ints
+from pipeline.arrays import Floats, Ints
 
 _CLIP = 10.0
 

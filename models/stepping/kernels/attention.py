@@ -7,8 +7,8 @@ import numpy as np
 from models.stepping.kernels.block import Block
 from models.stepping.kernels.lanes import LANES, Lanes, counting, load, pick_less, splat, store, totals
 from models.stepping.kernels.vectors import exponentiate
+from pipeline.arrays import Floats, Ints
 from pipeline.compiled import kernel
-from pipeline.frames import Floats, Ints
 
 _ZERO = np.float32(0)
 _CHUNK = 4 * LANES

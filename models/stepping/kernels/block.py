@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pipeline.frames import Floats, Ints
+from pipeline.arrays import Floats, Ints
 
 
 class Block(NamedTuple):

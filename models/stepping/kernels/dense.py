@@ -14,8 +14,8 @@ import numpy as np
 from models.stepping.kernels.block import Block
 from models.stepping.kernels.codes import STATE
 from models.stepping.kernels.lanes import Lanes, load, pick_less, splat, store
+from pipeline.arrays import Floats, Ints
 from pipeline.compiled import kernel
-from pipeline.frames import Floats, Ints
 
 PANEL: Final = 16
 _ROWS: Final = 4

@@ -13,8 +13,8 @@ from models.stepping.kernels.codes import PER_CLASS, PRODUCT, STACKED
 from models.stepping.kernels.elementary import exp, log, sigmoid
 from models.stepping.kernels.lanes import LANES, Lanes, first, load, pick_less, splat, store, total
 from models.stepping.kernels.vectors import masked, softmax_in_place
+from pipeline.arrays import Floats, Ints
 from pipeline.compiled import kernel
-from pipeline.frames import Floats, Ints
 
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 _TINY = np.float32(1e-12)

@@ -13,8 +13,8 @@ from numba.extending import intrinsic
 from models.configs import fusion
 from models.stepping.kernels.block import Block
 from models.stepping.kernels.codes import OPERANDS
+from pipeline.arrays import Ints
 from pipeline.compiled import CompiledCallback
-from pipeline.frames import Ints
 
 SOURCES: Final = [*Path(__file__).parents[1].rglob("*.py"), Path(fusion.__file__)]
 """Files that the compiled code depends on."""

@@ -7,8 +7,8 @@ import numpy as np
 from models.stepping.kernels.block import Block
 from models.stepping.kernels.elementary import sigmoid, tanh
 from models.stepping.kernels.lanes import LANES, Lanes, absolute, load, pick_less, splat, store
+from pipeline.arrays import Ints
 from pipeline.compiled import kernel
-from pipeline.frames import Ints
 
 _ZERO = np.float32(0)
 _GRAIN = np.float32(1e-30)

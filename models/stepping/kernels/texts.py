@@ -8,8 +8,8 @@ from models.stepping.kernels.block import Block
 from models.stepping.kernels.elementary import exp, log, tanh
 from models.stepping.kernels.lanes import LANES, first, load, splat, store
 from models.stepping.kernels.vectors import exponentiate
+from pipeline.arrays import Floats, Ints
 from pipeline.compiled import kernel
-from pipeline.frames import Floats, Ints
 
 _ZERO, _QUARTER, _ONE = np.float32(0), np.float32(0.25), np.float32(1)
 _EMPTY = np.float32(-1)

@@ -18,8 +18,8 @@ from models.stepping.kernels.lanes import (
     store,
     total,
 )
+from pipeline.arrays import Floats, Ints
 from pipeline.compiled import kernel
-from pipeline.frames import Floats, Ints
 
 NOWHERE = np.float32(-1e30)
 """Stands for minus infinity: e to the power of it is 0, and it does not turn into NaN."""

@@ -14,8 +14,8 @@ from models.stepping.kernels.codes import FIRST_OF_MODALITIES, OPERANDS, STATE, 
 from models.stepping.kernels.dense import PANEL, pack
 from models.stepping.kernels.lanes import LANES
 from models.stepping.programs.weights import WeightReader
+from pipeline.arrays import Floats, Ints
 from pipeline.compiled import Compiled, CompiledCallback, Notify, compile_all
-from pipeline.frames import Floats, Ints
 
 LAYER_NORM_EPS: Final = 1e-5
 """What torch's LayerNorm adds to the variance unless told otherwise."""

@@ -31,7 +31,7 @@ from models.stepping.kernels import operations
 from models.stepping.kernels.codes import ALL, NONE, SEVERAL, padded
 from models.stepping.kernels.lanes import LANES
 from models.stepping.programs.builder import ProgramBuilder, Vector, at_work
-from pipeline.frames import Floats
+from pipeline.arrays import Floats
 
 _KEY = "fusion"
 _NETWORK = "fusion.network"

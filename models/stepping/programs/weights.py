@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from models.model_file import Weights, misshapen_weight, missing_weight, surplus_weight
-from pipeline.frames import Floats
+from pipeline.arrays import Floats
 
 
 class WeightReader:

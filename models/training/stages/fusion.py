@@ -24,7 +24,7 @@ from models.training.evidence import Evidence, calibration_evidence, collect_evi
 from models.training.loop import EpochRecord
 from models.training.losses import validation_scores
 from models.training.prepare import PreparedData
-from pipeline.frames import Bools, Floats, Ints
+from pipeline.arrays import Bools, Floats, Ints
 
 
 class FusionStage:

@@ -17,7 +17,7 @@ from models.training.evidence import sensor_answers
 from models.training.loop import EpochRecord
 from models.training.losses import mask_recovery, validation_scores, weighted_loss
 from models.training.prepare import PreparedData
-from pipeline.frames import Floats
+from pipeline.arrays import Floats
 
 
 class SensorStage:

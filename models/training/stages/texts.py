@@ -19,7 +19,7 @@ from models.training.evidence import text_answers
 from models.training.loop import EpochRecord
 from models.training.losses import Recovery, mask_recovery, validation_scores, weighted_loss
 from models.training.prepare import PreparedData
-from pipeline.frames import Floats, Ints
+from pipeline.arrays import Floats, Ints
 
 _ENCODE_BATCH = 512
 _LABEL_SMOOTHING = 0.05
