@@ -12,8 +12,9 @@ import numpy as np
 from models.evaluation.scoring import label_scores
 from pipeline.arrays import Bools, Ints
 from pipeline.config.topics import METRICS
-from pipeline.engine.diagnoses import NO_EVIDENCE, Answers, DiagnosedMachine
-from pipeline.frames import Frames, StepResult
+from pipeline.engine.diagnoses import NO_EVIDENCE, DiagnosedMachine
+from pipeline.engine.rounds import Round
+from pipeline.frames import Frames
 from pipeline.wire import letters, messages
 from pipeline.wire.labels import LabelBook
 from pipeline.wire.messages import ModelRef, RejectedError
@@ -98,22 +99,14 @@ class FusionMetrics:
 
     # -- what happens -------------------------------------------------------------------------------------------
 
-    def diagnosed(
-        self,
-        model: ModelRef,
-        classes: Sequence[str],
-        modalities: tuple[str, ...],
-        machines: Sequence[DiagnosedMachine],
-        frames: Frames,
-        result: StepResult,
-        answers: Answers,
-    ) -> None:
+    def diagnosed(self, diagnosed: Round) -> None:
         """A round of frames has been diagnosed."""
-        fault_of = np.array([*map(self._fault, classes), 0])  # the last one is found at -1: no evidence
+        frames, answers = diagnosed.frames, diagnosed.answers
+        fault_of = np.array([*map(self._fault, diagnosed.classes), 0])  # the last one is found at -1: no evidence
         faults, start = fault_of[answers.faults], frames.start_ms
-        if machines is not self._machines:  # most rounds are about the same machines as the one before
-            self._machines = machines
-            self._who = np.array([self._number(machine) for machine in machines], np.int64)
+        if diagnosed.machines is not self._machines:  # most rounds are about the same machines as the one before
+            self._machines = diagnosed.machines
+            self._who = np.array([self._number(machine) for machine in self._machines], np.int64)
         who = self._who
         begin = start // self._interval_ms * self._interval_ms
         fresh = (start > self._newest_frame[who]) | (frames.revision > 0)
@@ -122,14 +115,15 @@ class FusionMetrics:
         keys, place = _numbered(self._partition[who] * _BEYOND_MS + begin)
         pairs = [divmod(key, _BEYOND_MS) for key in keys]
         intervals = [
-            self._interval(model, modalities, partition, interval_start) for partition, interval_start in pairs
+            self._interval(diagnosed.model, diagnosed.modalities, partition, interval_start)
+            for partition, interval_start in pairs
         ]
         newest = np.full(len(pairs), _NEVER)
         np.maximum.at(newest, place, frames.end_ms)
         fused = fresh & (answers.faults >= 0)
         counted = np.bincount(place[fresh], minlength=len(pairs)).tolist()
         known = np.bincount(place[fused], minlength=len(pairs)).tolist()
-        columns = [answers.confidence, answers.entropy, answers.disagreement, *result.weights]
+        columns = [answers.confidence, answers.entropy, answers.disagreement, *diagnosed.result.weights]
         sums = [np.bincount(place[fused], column[fused], len(pairs)).tolist() for column in columns]
         for at, ((partition, _), interval) in enumerate(zip(pairs, intervals, strict=True)):
             interval.diagnoses += counted[at]

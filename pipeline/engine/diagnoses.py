@@ -91,27 +91,6 @@ class Answers:
     disagreement: NDArray[np.float64]  # Jensen-Shannon divergence between the modalities, nats
 
 
-class Watcher(Protocol):
-    """Who wants to know of every diagnosis without decoding it."""
-
-    def diagnosed(
-        self,
-        model: ModelRef,
-        classes: Sequence[str],
-        modalities: tuple[str, ...],
-        machines: Sequence[DiagnosedMachine],
-        frames: Frames,
-        result: StepResult,
-        answers: Answers,
-    ) -> None:
-        """A round of frames has been diagnosed."""
-
-    def announced(
-        self, model: ModelRef, modalities: tuple[str, ...], machine: DiagnosedMachine, start_ms: int, period_ms: int
-    ) -> None:
-        """A frame of a silent machine has been announced."""
-
-
 class DiagnosedMachine(Protocol):
     """What the writer needs to know of a machine."""
 

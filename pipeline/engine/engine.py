@@ -23,9 +23,10 @@ from pipeline.compiled import Notify
 from pipeline.config.profile import MachineType, PlantProfile
 from pipeline.config.topics import CONTROL, EVENTS
 from pipeline.engine.alarms import AlarmRule
-from pipeline.engine.diagnoses import RememberedText, Watcher
+from pipeline.engine.diagnoses import RememberedText
 from pipeline.engine.intake import Columns, Inbox, take_block
 from pipeline.engine.machines import EVIDENCE_TEXTS, Line, Machine
+from pipeline.engine.rounds import Round, Watcher
 from pipeline.errors import SettingsError, StateError
 from pipeline.frames import EventText, Resets, StepRunner
 from pipeline.wire import letters, messages
@@ -479,8 +480,9 @@ class Engine:
             self.stats.masked_frames += int((~frames.observed.any(axis=1)).sum())
             answers = line.writer.write(frames, result, machines, outputs, self.stats.diagnoses)
             if self._watcher is not None:
+                runner = line.runner
                 self._watcher.diagnosed(
-                    line.writer.model, line.runner.classes, line.runner.modalities, machines, frames, result, answers
+                    Round(line.writer.model, runner.classes, runner.modalities, machines, frames, result, answers)
                 )
             faults, confidence = answers.faults, answers.confidence
             self.stats.confidence_counts += np.bincount(
