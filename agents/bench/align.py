@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.engine.frame_stream import FrameStream
-from pipeline.engine.machines import Line
+from pipeline.engine.machines import MachineGroup
+from pipeline.engine.stats import Outcome
 from pipeline.frames import Frames
 from pipeline.wire.records import Record
 
@@ -41,9 +43,9 @@ def measure(profile: PlantProfile, machines: int, readings: int, seed: int) -> f
     records = make_records(profile, machines, readings + 2 * machines, seed)
     frames_seen = 0
 
-    def take(_: Line, frames: Frames) -> None:
+    def take(_: MachineGroup, rounds: Sequence[Frames], __: Outcome) -> None:
         nonlocal frames_seen
-        frames_seen += len(frames.slots)
+        frames_seen += sum(len(frames.slots) for frames in rounds)
 
     engine = FrameStream(profile, take)
     warm, timed = records[: 2 * machines], records[2 * machines :]

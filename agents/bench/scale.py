@@ -161,9 +161,8 @@ def parts(seed: int, rows: int = 200, rounds: int = 200) -> dict[str, float]:
         revision=np.zeros(rows, np.int64),
     )
     engine = Engine(profile, {"unit": runner})
-    line = engine.lines["unit"]
-    machines = [line.add(f"m{number}", 0, _BEGIN_MS) for number in range(rows)]
-    writer, result = line.writer, runner.step(frames)
+    machines = [engine.groups["unit"].add(f"m{number}", 0, _BEGIN_MS) for number in range(rows)]
+    writer, result = engine.models["unit"].writer, runner.step(frames)
 
     def decode() -> None:
         for one in wire:

@@ -15,10 +15,10 @@ from pipeline.config.topics import METRICS
 from pipeline.engine.diagnoses import NO_EVIDENCE, DiagnosedMachine
 from pipeline.engine.rounds import Round
 from pipeline.frames import Frames
-from pipeline.wire import letters, messages
-from pipeline.wire.labels import LabelBook
-from pipeline.wire.messages import ModelRef, RejectedError
-from pipeline.wire.records import Output, Record
+from pipeline.wire import messages
+from pipeline.wire.labels import LabelBook, LabelledSpan
+from pipeline.wire.messages import ModelRef
+from pipeline.wire.records import Output
 
 _DIGITS = 7
 _NEVER = -(2**62)
@@ -167,15 +167,9 @@ class FusionMetrics:
         end = start_ms + period_ms
         self._newest_ms[machine.partition] = max(self._newest_ms.get(machine.partition, 0), end)
 
-    def labelled(self, records: Sequence[Record]) -> list[Output]:
-        """Labels have come; returns dead letters of what is none."""
-        outputs = []
-        for record in records:
-            try:
-                self._labels.add(record)
-            except RejectedError as rejected:
-                outputs.append(letters.dead_letter(record, rejected))
-        return outputs
+    def labelled(self, label: LabelledSpan) -> None:
+        """A label has come."""
+        self._labels.insert(label)
 
     # -- what is told -------------------------------------------------------------------------------------------
 

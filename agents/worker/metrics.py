@@ -12,7 +12,8 @@ from prometheus_client.registry import Collector
 from pipeline.config.profile import PlantProfile
 from pipeline.config.topics import engine_topics
 from pipeline.engine.diagnoses import NO_EVIDENCE
-from pipeline.engine.engine import CONFIDENCE_BOUNDS, Engine
+from pipeline.engine.engine import Engine
+from pipeline.engine.stats import CONFIDENCE_BOUNDS
 from pipeline.frames import Frames, StepResult, StepRunner
 from pipeline.wire.messages import Reason
 

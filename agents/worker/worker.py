@@ -265,12 +265,7 @@ class Worker:
 
     def _diagnose(self, chunk: Chunk) -> list[Output]:
         self._ticker.note_records({place.partition for place in chunk.next_offsets})
-        outputs, inputs = [], chunk.records
-        labels_topic = self._settings.topic_prefix + LABELS
-        if any(place.topic == labels_topic for place in chunk.next_offsets):
-            outputs = self._metrics.labelled([record for record in chunk.records if record.topic == LABELS])
-            inputs = [record for record in chunk.records if record.topic != LABELS]
-        outputs += self.engine.process(inputs)
+        outputs = self.engine.process(chunk.records)
         outputs += self._metrics.tell()
         if self._observer is not None:
             self._observer(chunk.records, outputs)
@@ -306,7 +301,7 @@ class Worker:
         ]
         if names:
             await store.write(dict.fromkeys(names))
-            self.engine.bury(names)
+            self.engine.drop_tombstoned(names)
 
     async def _hand_over(self) -> None:
         """Partitions are about to be revoked: checkpoint, so that the next owner need not repeat the work."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +14,8 @@ from pipeline.arrays import Floats
 from pipeline.config.profile import MachineType, PlantProfile
 from pipeline.config.topics import LABELS
 from pipeline.engine.frame_stream import FrameStream
-from pipeline.engine.machines import Line
+from pipeline.engine.machines import Machine, MachineGroup
+from pipeline.engine.stats import Outcome
 from pipeline.errors import DataError
 from pipeline.frames import Frames
 from pipeline.wire.labels import LabelBook
@@ -40,21 +41,20 @@ def runs_from_records(records: Iterable[Record], profile: PlantProfile, kind: Ma
     """
     runs: dict[str, list[_OpenRun]] = defaultdict(list)
 
-    def take(line: Line, frames: Frames) -> None:
-        if line.name != kind.name:
-            return
-        for row, slot in enumerate(frames.slots.tolist()):
-            machine = line.machines[slot]
-            assert machine is not None
+    def take(group: MachineGroup, rounds: Sequence[Frames], _: Outcome) -> None:
+        if group.name == kind.name:
+            for frames in rounds:
+                add(frames, group.in_slots(frames.slots))
+
+    def add(frames: Frames, machines: Sequence[Machine]) -> None:
+        for row, machine in enumerate(machines):
             if frames.reset[row]:
                 runs[machine.name].append(_OpenRun())
             run = runs[machine.name][-1]
             run.start_ms.append(int(frames.start_ms[row]))
             run.values.append(np.where(frames.observed[row], frames.values[row], np.float32(np.nan)))
         for row, text in frames.texts:
-            machine = line.machines[int(frames.slots[row])]
-            assert machine is not None
-            run = runs[machine.name][-1]
+            run = runs[machines[row].name][-1]
             age = (int(frames.start_ms[row]) + frames.period_ms - text.time_ms) / frames.period_ms
             run.texts.append(PlacedText(len(run.start_ms) - 1, age, text.text))
 

@@ -52,6 +52,17 @@ class ReadingBatch:
     order: Ints  # (n,) position among all records of the input, texts included
     values: Matrix  # (n, V)
 
+    def rows(self, rows: Ints | slice) -> ReadingBatch:
+        """Some of the readings."""
+        return ReadingBatch(
+            self.slots[rows],
+            self.time_ms[rows],
+            self.source[rows],
+            self.arrival_ms[rows],
+            self.order[rows],
+            self.values[rows],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ArrivedText:
@@ -106,6 +117,10 @@ class Aligner:
         self._seen_texts: dict[int, dict[str, int]] = {}  # slot -> id -> time
         self.reserve(64)
 
+    def load_code(self) -> None:
+        """Load compiled code now, instead of with the first frame."""
+        ADVANCE_VALUES.load(self._notify)
+
     def reserve(self, slots: int) -> None:
         """Make room for at least this many machines."""
         if slots <= self._size:
@@ -157,9 +172,9 @@ class Aligner:
                 until = int(batch.order[row])
                 earlier = [text for text in texts if text.order < until]
                 texts = [text for text in texts if text.order >= until]
-                one = self.push(_rows_of(batch, row, row + 1), earlier)
+                one = self.push(batch.rows(slice(row, row + 1)), earlier)
                 _append(result, one, row)
-            _append(result, self.push(_rows_of(batch, 0, 0), texts), 0)
+            _append(result, self.push(batch.rows(slice(0)), texts), 0)
             return result
         touched = np.empty(0, np.int64)
         closed_after: Ints = touched
@@ -331,8 +346,8 @@ class Aligner:
         self._reset[slots] = reason
         return result
 
-    def restart(self, slots: Ints, reason: Resets) -> None:
-        """The next frame of these machines starts their state anew."""
+    def reset(self, slots: Ints, reason: Resets) -> None:
+        """The state of these machines is reset before their next frame."""
         self._reset[slots] = reason
 
     # -- closing frames ---------------------------------------------------------------------------------------
@@ -506,7 +521,7 @@ class Aligner:
         """Up to where the frames of a machine have closed; negative before the first."""
         return int(self._closed[slot])
 
-    def has_told_silence(self, slot: int, since_ms: int) -> bool:
+    def has_announced_silence(self, slot: int, since_ms: int) -> bool:
         """Whether the silence of a machine whose newest reading arrived at `since_ms` is announced to its end."""
         return bool(self._offline[slot]) and int(self._arrived[slot].max()) >= since_ms
 
@@ -598,17 +613,6 @@ def _text_from(saved: list[Any]) -> EventText:
     pairs = tuple((name, content) for name, content in headers)
     return EventText(
         id_, time_ms, text, source, severity, late, Record(topic, partition, offset, timestamp_ms, key, value, pairs)
-    )
-
-
-def _rows_of(batch: ReadingBatch, begin: int, end: int) -> ReadingBatch:
-    return ReadingBatch(
-        batch.slots[begin:end],
-        batch.time_ms[begin:end],
-        batch.source[begin:end],
-        batch.arrival_ms[begin:end],
-        batch.order[begin:end],
-        batch.values[begin:end],
     )
 
 

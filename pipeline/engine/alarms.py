@@ -41,8 +41,9 @@ class Alarms:
 
     def reserve(self, slots: int) -> None:
         """Make room for at least this many machines."""
-        grown = slots - len(self._standing)
-        if grown > 0:
+        size = len(self._standing)
+        if slots > size:
+            grown = max(slots, 2 * size, 64) - size
             self._recent = np.concatenate([self._recent, np.zeros((grown, self._rule.n), np.int16)])
             self._standing = np.concatenate([self._standing, np.full(grown, NO_ALARM, np.int16)])
 

@@ -1,54 +1,224 @@
-"""The engine up to the frames: what training and benchmarks need of it, without a model."""
+"""The engine's front: records in, rounds of frames out; what training and benchmarks use without a model.
+
+Time is an input (tick records of the control topic), so a recorded input gives the same rounds at any speed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
+
+import numpy as np
 
 from pipeline.alignment.aligner import Aligned
-from pipeline.arrays import Ints
+from pipeline.compiled import Notify
 from pipeline.config.profile import PlantProfile
-from pipeline.engine.engine import Engine
-from pipeline.engine.machines import Line
-from pipeline.frames import Frames, StepResult
-from pipeline.wire.records import Output
+from pipeline.config.topics import CONTROL, EVENTS, LABELS
+from pipeline.engine.control import Announce, Controller, PartitionProgress
+from pipeline.engine.intake import Columns, Inbox, Intake, take_labels
+from pipeline.engine.machines import AppliedError, MachineGroup, Machines
+from pipeline.engine.stats import Outcome, Stats
+from pipeline.frames import EventText, Frames, Resets
+from pipeline.wire import letters, messages
+from pipeline.wire.labels import LabelledSpan
+from pipeline.wire.messages import Control, Reason, RejectedError
+from pipeline.wire.records import Output, Record
+
+TakeRounds = Callable[[MachineGroup, Sequence[Frames], Outcome], None]
+
+_MIN_BLOCK = 16
+"""Fewer records are not worth the preparation."""
+
+_topic_of = itemgetter(Record._fields.index("topic"))
 
 
-class NoModel:
-    """Stands where a runner must be; it has no state and is never asked to step."""
+class FrameStream:
+    """Decodes and aligns the records of a plant and hands over every round of frames as soon as it has closed."""
 
-    name, hash, modalities = "none", "0" * 64, ("sensors", "text")
+    def __init__(
+        self,
+        profile: PlantProfile,
+        take: TakeRounds,
+        *,
+        announce: Announce = lambda *_: None,
+        take_label: Callable[[LabelledSpan], None] = lambda _: None,
+        partition_of: Callable[[bytes], int] | None = None,
+        notify: Notify = lambda _: None,
+    ) -> None:
+        """`take` gets rounds, `announce` frames that silent machines let pass; see `Machines` and `Intake`."""
+        self.stats = Stats()
+        self.machines = Machines(profile, partition_of, notify)
+        self.progress = PartitionProgress()
+        self._take_rounds = take
+        self._take_label = take_label
+        self._intake = Intake(self.machines, notify)
+        self._controller = Controller(self.machines, self._advance, announce)
+        self._sensor_topics = frozenset(profile.sensor_topics)
 
-    def __init__(self, classes: tuple[str, ...]) -> None:
-        self.classes = classes
+    def load(self) -> None:
+        """Load compiled code now, instead of with the first reading."""
+        self._intake.load()
+        for group in self.machines.groups.values():
+            group.aligner.load_code()
 
-    def reserve(self, slots: int) -> None:
-        """There is no state."""
+    def process(self, records: Sequence[Record]) -> list[Output]:
+        """Take records in the order given; returns everything they lead to.
 
-    def reset(self, slots: Ints) -> None:
-        """There is no state."""
+        Order matters within a partition only. So where a control record has to wait for what came before it, its
+        partition waits while the others go on, and machines of all partitions share rounds.
+        """
+        outcome = Outcome(self.stats)
+        topics = Counter(map(_topic_of, records))
+        self.stats.records.update(topics)
+        if LABELS in topics:
+            records = take_labels(records, self._take_label, outcome)
+        while records:
+            held: dict[int, tuple[Control, Record]] = {}
+            behind = self._take(records, held, outcome)
+            for control, record in held.values():
+                try:
+                    self._controller.apply(control, record, outcome)
+                except RejectedError as rejected:
+                    outcome.reject(record, rejected)
+            records = behind
+        return outcome.outputs
 
-    def save(self, slots: Ints) -> list[bytes]:
-        """There is no state: an empty one for each slot."""
-        return [b""] * len(slots)
+    def finish(self) -> list[Output]:
+        """The input has ended for good: close every frame that still waits."""
+        outcome = Outcome(self.stats)
+        for group in self.machines.groups.values():
+            slots = np.array([machine.slot for machine in group.present()], np.int64)
+            if len(slots):
+                self._advance(group, group.aligner.finish(slots, Resets.RUN_END), outcome)
+        return outcome.outputs
 
-    def load(self, slot: int, state: bytes) -> None:
-        """There is no state."""
+    # -- intake -----------------------------------------------------------------------------------------------
 
-    def prepare(self, rounds: Sequence[Frames]) -> None:
-        """There is nothing to prepare."""
+    def _take(
+        self, records: Sequence[Record], held: dict[int, tuple[Control, Record]], outcome: Outcome
+    ) -> list[Record]:
+        """Align records up to the control records to apply then, `held`; returns those behind them."""
+        inboxes = {name: Inbox() for name in self.machines.groups}
+        behind: list[Record] = []
+        for order, record in self._take_blocks(records, inboxes):
+            topic, partition = record.topic, record.partition
+            if partition in held:
+                behind.append(record)
+                continue
+            try:
+                if not 0 <= record.timestamp_ms < messages.MAX_TIME_MS:
+                    raise RejectedError(Reason.BAD_TIME, f"its own time stamp is {record.timestamp_ms}")
+                if topic in self._sensor_topics:
+                    is_new = self._intake.reading(record, order, inboxes)
+                elif topic == EVENTS:
+                    is_new = self._intake.event(record, order, inboxes)
+                elif topic == CONTROL:
+                    if not self._take_control(record, held, outcome):
+                        continue
+                    is_new = True
+                else:
+                    raise RejectedError(Reason.UNKNOWN_TOPIC, f"the engine does not read topic {topic}")
+            except RejectedError as rejected:
+                outcome.reject(record, rejected)
+                self.machines.forget_if_new(record)
+                continue
+            except AppliedError:
+                outcome.stats.skipped[topic] += 1
+                continue
+            if not is_new:
+                outcome.stats.skipped[topic] += 1
+            # Only by valid records: one wild time stamp must not make every machine look silent.
+            self.progress.advance(partition, record.timestamp_ms)
+        self._align(inboxes, outcome)
+        return behind
 
-    def step(self, frames: Frames) -> StepResult:
-        """Never called by FrameStream."""
-        raise TypeError("a frame stream has no model to step")
+    def _take_control(self, record: Record, held: dict[int, tuple[Control, Record]], outcome: Outcome) -> bool:
+        """Hold a control record until what came before it is aligned; False if it was applied before."""
+        partition, controls = record.partition, self.progress.controls
+        control = self._controller.read(record)
+        if record.offset <= controls.get(partition, -1):
+            outcome.stats.skipped[CONTROL] += 1
+            return False
+        controls[partition] = record.offset
+        if not self._controller.is_idle_tick(control, partition):
+            held[partition] = control, record
+        return True
+
+    def _take_blocks(self, records: Sequence[Record], inboxes: dict[str, Inbox]) -> Iterable[tuple[int, Record]]:
+        """Take in together what can be; gives the rest, each with its place among all records."""
+        topics = Counter(map(_topic_of, records))
+        if CONTROL in topics or len(records) < _MIN_BLOCK:
+            return enumerate(records)  # a control record may have to wait for what is before it
+        rest: list[tuple[int, Record]] = []
+        for topic in topics:
+            orders, block = _of_topic(topic, records, alone=len(topics) == 1)
+            columns = Columns.of(block)
+            if topic in self._sensor_topics and self._intake.take_block(topic, block, columns, orders, inboxes):
+                self.progress.advance_all(columns.partitions, columns.stamps)
+            else:
+                rest += zip(orders, block, strict=True)
+        rest.sort(key=itemgetter(0))
+        return rest
+
+    # -- alignment --------------------------------------------------------------------------------------------
+
+    def _align(self, inboxes: dict[str, Inbox], outcome: Outcome) -> None:
+        for name, inbox in inboxes.items():
+            if not inbox:
+                continue
+            group = self.machines.groups[name]
+            batch, records = inbox.batch(group, outcome)
+            aligned = group.aligner.push(batch, inbox.texts)
+            for late in aligned.late:
+                record = records[late.row]
+                late_by_ms = late.closed_ms - int(batch.time_ms[late.row])
+                outcome.stats.late[record.topic] += 1
+                outcome.outputs.append(
+                    letters.late_record(
+                        record,
+                        f"came {late_by_ms} ms behind the machine's closed frames",
+                        reason=Reason.LATE,
+                        frame_end_ms=late.frame_end_ms,
+                        closed_ms=late.closed_ms,
+                        late_by_ms=late_by_ms,
+                    )
+                )
+            for row in aligned.refused:
+                text = f"the machine already holds back {group.machine_type.buffer_limit_rows} readings"
+                outcome.reject(records[row], RejectedError(Reason.BUFFER_FULL, text))
+            outcome.stats.duplicates["readings"] += aligned.duplicate_readings
+            outcome.stats.duplicates["texts"] += len(aligned.duplicate_texts)
+            self.machines.mark_changed(group.in_slots(np.unique(batch.slots)))
+            self._advance(group, aligned, outcome)
+
+    def _advance(self, group: MachineGroup, aligned: Aligned, outcome: Outcome) -> None:
+        """Hand over rounds that have closed."""
+        for slot, text in aligned.expired_texts:
+            _expire(group, slot, text, outcome)
+        self._take_rounds(group, aligned.rounds, outcome)
 
 
-class FrameStream(Engine):
-    """Decodes and aligns like the engine, and hands every round of frames to `take(line, frames)`."""
+def _of_topic(topic: str, records: Sequence[Record], *, alone: bool) -> tuple[list[int], list[Record]]:
+    """The records of one topic, and the place of each among all; `alone` if there are no others."""
+    if alone:
+        return list(range(len(records))), list(records)
+    orders = [order for order, record in enumerate(records) if record.topic == topic]
+    return orders, [records[order] for order in orders]
 
-    def __init__(self, profile: PlantProfile, take: Callable[[Line, Frames], None]) -> None:
-        super().__init__(profile, {kind.name: NoModel(kind.faults) for kind in profile.machine_types})
-        self._hand_over = take
 
-    def _step(self, line: Line, aligned: Aligned, outputs: list[Output]) -> None:
-        for frames in aligned.rounds:
-            self._hand_over(line, frames)
+def _expire(group: MachineGroup, slot: int, text: EventText, outcome: Outcome) -> None:
+    """A text that no frame could take in time goes to the late topic."""
+    assert text.record is not None
+    outcome.stats.late[EVENTS] += 1
+    closed_ms, period_ms = group.aligner.closed_until_ms(slot), group.machine_type.frame_period_ms
+    outcome.outputs.append(
+        letters.late_record(
+            text.record,
+            f"older than {group.machine_type.text_ttl_frames} frames, or too many texts wait",
+            reason=Reason.EXPIRED,
+            frame_end_ms=(text.time_ms // period_ms + 1) * period_ms,
+            closed_ms=closed_ms,
+            late_by_ms=max(closed_ms - text.time_ms, 0),
+        )
+    )

@@ -1,41 +1,60 @@
-"""A line: all machines of one type, with their alignment, model, alarms and diagnoses in equal slots."""
+"""The machines that have a state: all of a plant by key, those of each type in slots."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from pipeline.alignment.aligner import Aligner
-from pipeline.arrays import Ints
+from pipeline.arrays import Ints, Matrix
 from pipeline.compiled import Notify
-from pipeline.config.profile import MachineType
-from pipeline.engine.alarms import AlarmRule, Alarms
-from pipeline.engine.diagnoses import DiagnosisWriter, RememberedText
-from pipeline.errors import SettingsError
-from pipeline.frames import StepRunner
+from pipeline.config.profile import MachineType, PlantProfile
+from pipeline.engine.diagnoses import RememberedText
 from pipeline.wire import messages
 from pipeline.wire.messages import Reason, RejectedError
+from pipeline.wire.records import Record
+from pipeline.wire.states import Forgotten
 
 EVIDENCE_TEXTS = 8
 """Texts of a machine that its diagnoses can show as evidence."""
 
+MAX_MACHINE_ID = 200
+
+
+class AppliedError(Exception):
+    """The record is older than the point up to which its forgotten machine had been processed."""
+
 
 @dataclass(slots=True)
 class Machine:
-    """One machine that has been heard of."""
+    """One machine of which a valid record has come."""
 
     name: str
     key: bytes
     quoted: bytes  # the name as JSON has it between its quotes
-    line: Line
+    group: MachineGroup
     slot: int
     partition: int
     last_ms: int  # time stamp of its newest record
     arrived_ms: list[int]  # by source, time stamp of its newest reading
     applied: dict[str, int] = field(default_factory=dict)  # topic -> last offset whose effect is in the state
     texts: deque[RememberedText] = field(default_factory=lambda: deque(maxlen=EVIDENCE_TEXTS))
+
+    def has_applied(self, topic: str, offset: int) -> bool:
+        """Whether the effect of a record is in the state already."""
+        return offset <= self.applied.get(topic, -1)
+
+    def apply(self, topic: str, offset: int, stamp_ms: int, source: int | None = None) -> None:
+        """The effect of a topic's records up to this one is in the state; `source` if they are readings of one."""
+        self.applied[topic] = offset
+        if stamp_ms > self.last_ms:
+            self.last_ms = stamp_ms
+        if source is not None and stamp_ms > self.arrived_ms[source]:
+            self.arrived_ms[source] = stamp_ms
 
 
 class SourceColumns:
@@ -45,19 +64,20 @@ class SourceColumns:
         self.index = index
         self.length = len(by_name)
         self._by_name = by_name
-        self.columns = list(by_name.values())
+        self._columns = list(by_name.values())
         self._width = width
 
     def row(self, values: list[float | None] | dict[str, float | None], topic: str) -> list[float | None]:
-        """A full row of the machine type's variables; raises RejectedError."""
+        """One reading as a full row of the machine type's variables; raises RejectedError."""
+        row: list[float | None]
         if type(values) is list:
             if len(values) != self.length:
                 text = f"{len(values)} values; {topic} has {self.length} variables"
                 raise RejectedError(Reason.WRONG_LENGTH, text)
             if self.length == self._width:
                 return values
-            row: list[float | None] = [None] * self._width
-            for column, number in zip(self.columns, values, strict=True):
+            row = [None] * self._width
+            for column, number in zip(self._columns, values, strict=True):
                 row[column] = number
             return row
         assert type(values) is dict
@@ -70,32 +90,49 @@ class SourceColumns:
             raise RejectedError(Reason.UNKNOWN_VARIABLE, f"{topic} has no {unknown[:200]}") from None
         return row
 
+    def rows(self, values: Matrix) -> Matrix:
+        """Readings in list form (n, this source's variables) as full rows (n, V), NaN elsewhere."""
+        if self.length == self._width:
+            return values
+        rows = np.full((len(values), self._width), np.nan)
+        rows[:, self._columns] = values
+        return rows
 
-class Line:
-    """All machines of one type: their alignment, model and alarms, in equal slots."""
 
-    def __init__(self, kind: MachineType, runner: StepRunner, rule: AlarmRule, notify: Notify) -> None:
-        if runner.classes != kind.faults:
-            raise SettingsError(f"model {runner.name} knows other faults than machine type {kind.name} of the profile")
-        self.kind = kind
-        self.digest = kind.digest
-        self.name = kind.name
-        self.runner = runner
-        self.aligner = Aligner(kind, notify)
-        self.alarms = Alarms(rule)
+class SlotStates(Protocol):
+    """Something that keeps a state per machine, in the slots of its group."""
+
+    def reserve(self, slots: int) -> None:
+        """Make room for at least this many machines."""
+
+    def drop(self, slot: int) -> None:
+        """Forget a machine; its slot can serve another."""
+
+
+class MachineGroup:
+    """All machines of one type; each has the same slot in everything that keeps a state of them."""
+
+    def __init__(self, machine_type: MachineType, notify: Notify) -> None:
+        self.machine_type = machine_type
+        self.name = machine_type.name
+        self.digest = machine_type.digest
+        self.aligner = Aligner(machine_type, notify)
         self.machines: list[Machine | None] = []
-        self.writer = DiagnosisWriter(kind, runner, notify)
+        self.width = len(machine_type.variables)
+        self.max_skew_ms = machine_type.max_skew_ms
+        self.idle_after_ms = [machine_type.idle_after_ms(name) for name in machine_type.source_names]
+        self.sources: dict[str, SourceColumns] = {}  # by topic
+        for index, name in enumerate(machine_type.source_names):
+            by_name = {v.name: column for column, v in enumerate(machine_type.variables) if v.source == name}
+            self.sources[machine_type.sources[name].topic] = SourceColumns(index, by_name, self.width)
         self._free: list[int] = []
         self._last_round: tuple[Ints, list[Machine]] = np.empty(0, np.int64), []
-        self.width = len(kind.variables)
-        self.max_skew_ms = kind.max_skew_ms
-        self.idle_after_ms = [kind.idle_after_ms(name) for name in kind.source_names]
-        self.sources = {
-            kind.sources[name].topic: SourceColumns(
-                index, {v.name: column for column, v in enumerate(kind.variables) if v.source == name}, self.width
-            )
-            for index, name in enumerate(kind.source_names)
-        }
+        self._states: list[SlotStates] = [self.aligner]
+
+    def attach(self, states: SlotStates) -> None:
+        """Let the group's slots reserve and drop states there too."""
+        states.reserve(len(self.machines))
+        self._states.append(states)
 
     def add(self, name: str, partition: int, last_ms: int) -> Machine:
         """Give a machine a slot."""
@@ -104,13 +141,20 @@ class Line:
         else:
             slot = len(self.machines)
             self.machines.append(None)
-            self.aligner.reserve(slot + 1)
-            self.alarms.reserve(len(self.machines) + 64)
-            self.runner.reserve(slot + 1)
+            for states in self._states:
+                states.reserve(slot + 1)
         machine = self.machines[slot] = Machine(
             name, name.encode(), messages.quoted(name), self, slot, partition, last_ms, [last_ms] * len(self.sources)
         )
         return machine
+
+    def remove(self, machine: Machine) -> None:
+        """Forget a machine and free its slot."""
+        self._last_round = np.empty(0, np.int64), []
+        for states in self._states:
+            states.drop(machine.slot)
+        self.machines[machine.slot] = None
+        self._free.append(machine.slot)
 
     def in_slots(self, slots: Ints) -> list[Machine]:
         """The machines in slots that are taken; the same list as for the last round if that had the same slots."""
@@ -121,11 +165,98 @@ class Line:
         self._last_round = slots, machines
         return machines
 
-    def remove(self, machine: Machine) -> None:
-        """Forget a machine and free its slot."""
-        self._last_round = np.empty(0, np.int64), []
-        self.aligner.drop(machine.slot)
-        self.alarms.drop(machine.slot)
-        self.runner.reset(np.array([machine.slot]))
-        self.machines[machine.slot] = None
-        self._free.append(machine.slot)
+    def present(self) -> list[Machine]:
+        """All machines that the group has now, in the order of their slots."""
+        return [machine for machine in self.machines if machine is not None]
+
+
+class Machines:
+    """All machines of a plant, and what is left of those that were forgotten."""
+
+    def __init__(self, profile: PlantProfile, partition_of: Callable[[bytes], int] | None, notify: Notify) -> None:
+        """`partition_of` detects keys in the wrong partition; None accepts all."""
+        self._profile = profile
+        self._partition_of = partition_of
+        self.groups = {machine_type.name: MachineGroup(machine_type, notify) for machine_type in profile.machine_types}
+        self.by_key: dict[bytes, Machine] = {}
+        self.changed: dict[bytes, Machine] = {}  # since the last checkpoint
+        self.forgotten: dict[str, Forgotten] = {}  # until their last records are committed
+        self.evicted: set[str] = set()  # forgotten since the last checkpoint
+
+    def find_or_add(self, record: Record, name: str) -> Machine:
+        """The machine that a record is about; a new one gets a slot. Raises RejectedError or AppliedError."""
+        key = record.key
+        machine = self.by_key.get(key) if key is not None else None
+        if machine is not None and machine.name == name:
+            if machine.partition != record.partition:
+                text = f"machine {name[:80]} lives in partition {machine.partition}, this is {record.partition}"
+                raise RejectedError(Reason.WRONG_PARTITION, text)
+            return machine
+        machine_type = self._type_of_new(record, name)
+        before = self.forgotten.get(name)
+        if before is not None and record.offset <= before.applied.get(record.topic, -1):
+            raise AppliedError
+        machine = self.groups[machine_type.name].add(name, record.partition, record.timestamp_ms)
+        if before is not None:
+            machine.applied.update(before.applied)
+        self.by_key[machine.key] = machine
+        return machine
+
+    def _type_of_new(self, record: Record, name: str) -> MachineType:
+        """The type of a machine that has no state yet; raises RejectedError if the record cannot be its first."""
+        key = record.key
+        if key is None or key != name.encode(errors="replace"):
+            given = "no key" if key is None else repr(key[:80])
+            raise RejectedError(Reason.KEY_MISMATCH, f"the record is about {name[:80]!r} but has {given}")
+        if not name or len(name) > MAX_MACHINE_ID or not name.isprintable():
+            raise RejectedError(
+                Reason.UNKNOWN_MACHINE, f"{name[:80]!r} is not a machine id of 1 to 200 printable characters"
+            )
+        if self._partition_of is not None and (right := self._partition_of(key)) != record.partition:
+            text = f"key {name[:80]!r} belongs to partition {right} by murmur2, this is {record.partition}"
+            raise RejectedError(Reason.WRONG_PARTITION, text)
+        machine_type = self._profile.type_of(name)
+        if machine_type is None:
+            raise RejectedError(
+                Reason.UNKNOWN_MACHINE, f"no machine type of plant {self._profile.plant} matches {name[:80]!r}"
+            )
+        return machine_type
+
+    def mark_changed(self, machines: Iterable[Machine]) -> None:
+        """The next checkpoint has to save these."""
+        for machine in machines:
+            self.changed[machine.key] = machine
+
+    def forget(self, name: str) -> None:
+        """Drop a machine and its state, if it has one."""
+        machine = self.by_key.pop(name.encode(), None)
+        self.changed.pop(name.encode(), None)
+        if machine is not None:
+            machine.group.remove(machine)
+
+    def forget_if_new(self, record: Record) -> None:
+        """Drop the machine of a rejected record if no other record has had an effect on it."""
+        machine = self.by_key.get(record.key)  # type: ignore[arg-type]
+        if machine is None:
+            return
+        before = self.forgotten.get(machine.name)
+        if machine.applied == ({} if before is None else before.applied):
+            self.forget(machine.name)
+
+    def evict(self, machine: Machine, applied: dict[str, int]) -> None:
+        """Drop a machine after long silence; that its records are applied stays known until they are committed."""
+        self.forget(machine.name)
+        self.forgotten[machine.name] = Forgotten(machine.name, machine.partition, machine.last_ms, applied)
+        self.evicted.add(machine.name)
+
+    def drop_tombstoned(self, names: Sequence[str]) -> None:
+        """The last records of these forgotten machines are committed and will not come again."""
+        for name in names:
+            self.forgotten.pop(name, None)
+            self.evicted.discard(name)
+
+    def release(self, partitions: frozenset[int]) -> None:
+        """Drop all machines of partitions that now belong to another worker."""
+        for name in [machine.name for machine in self.by_key.values() if machine.partition in partitions]:
+            self.forget(name)
+        self.drop_tombstoned([name for name, gone in self.forgotten.items() if gone.partition in partitions])

@@ -1,10 +1,11 @@
-"""What technicians found, by machine and time: the truth that diagnoses are scored against."""
+"""Labels: what technicians found, by machine and time; diagnoses are scored against them."""
 
 from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +16,32 @@ from pipeline.wire.messages import Reason, RejectedError
 from pipeline.wire.records import Record
 
 _FOREVER_MS = messages.MAX_TIME_MS
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSpan:
+    """A fault of one machine from a time on until before another."""
+
+    machine: str
+    start_ms: int
+    end_ms: int
+    fault: str
+    written_ms: int
+    """Time stamp of the record."""
+
+
+def read_label(record: Record) -> LabelledSpan:
+    """The label in a record; raises RejectedError if it is none."""
+    if record.value is None:
+        raise RejectedError(Reason.EMPTY, "the record has no value")
+    label = messages.decode_label(record.value)
+    if record.key != label.machine.encode(errors="replace"):
+        raise RejectedError(Reason.KEY_MISMATCH, f"the label is about {label.machine[:80]!r}, its key is another")
+    start_ms = messages.parse_time_ms(label.start)
+    end_ms = _FOREVER_MS if label.end is None else messages.parse_time_ms(label.end)
+    if end_ms <= start_ms:
+        raise RejectedError(Reason.BAD_TIME, f"the label ends at {end_ms}, not after its start {start_ms}")
+    return LabelledSpan(label.machine, start_ms, end_ms, label.fault, record.timestamp_ms)
 
 
 class LabelBook:
@@ -37,22 +64,19 @@ class LabelBook:
 
     def add(self, record: Record) -> str:
         """Take a label record in and return its fault; raises RejectedError if it is none."""
-        if record.value is None:
-            raise RejectedError(Reason.EMPTY, "the record has no value")
-        label = messages.decode_label(record.value)
-        if record.key != label.machine.encode(errors="replace"):
-            raise RejectedError(Reason.KEY_MISMATCH, f"the label is about {label.machine[:80]!r}, its key is another")
-        start = messages.parse_time_ms(label.start)
-        end = _FOREVER_MS if label.end is None else messages.parse_time_ms(label.end)
-        if end <= start:
-            raise RejectedError(Reason.BAD_TIME, f"the label ends at {end}, not after its start {start}")
+        label = read_label(record)
+        self.insert(label)
+        return label.fault
+
+    def insert(self, label: LabelledSpan) -> None:
+        """Take in a label that has been read already."""
         self._count += 1
-        self._first_ms = min(self._first_ms, record.timestamp_ms)
+        self._first_ms = min(self._first_ms, label.written_ms)
         if label.fault == NORMAL:
             self._explicit = True
-            self._first_normal_ms = min(self._first_normal_ms, record.timestamp_ms)
-        insort(self._by_machine[label.machine], (start, self._count, end, label.fault, record.timestamp_ms))
-        return label.fault
+            self._first_normal_ms = min(self._first_normal_ms, label.written_ms)
+        entry = label.start_ms, self._count, label.end_ms, label.fault, label.written_ms
+        insort(self._by_machine[label.machine], entry)
 
     def fault_at(self, machine: str, time_ms: int) -> str | None:
         """The fault that a machine had at a time; None where nobody knows."""

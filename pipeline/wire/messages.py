@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, overload
 
 import msgspec
 
+from pipeline.arrays import Bools, Ints
 from pipeline.errors import FaultlineError
 from pipeline.wire.records import Output
 
@@ -180,10 +181,19 @@ class Alarm(msgspec.Struct, frozen=True, gc=False):
     diagnosis: str
 
 
+@overload
+def is_time_ms(value: int) -> bool: ...
+@overload
+def is_time_ms(value: Ints) -> Bools: ...
+def is_time_ms(value: int | Ints) -> bool | Bools:
+    """Whether a number, or each of a column, is a time in milliseconds between 1970 and 2109."""
+    return (value >= 0) & (value < MAX_TIME_MS)
+
+
 def parse_time_ms(value: int | str) -> int:
     """Integer milliseconds UTC of a wire time; raises RejectedError if it is none, or has no UTC offset."""
     time_ms = _from_iso(value) if isinstance(value, str) else value
-    if not 0 <= time_ms < MAX_TIME_MS:
+    if not is_time_ms(time_ms):
         raise RejectedError(Reason.BAD_TIME, f"{_shown(value)} is not a time in milliseconds between 1970 and 2109")
     return time_ms
 
@@ -228,12 +238,6 @@ def decode_reading(value: bytes) -> tuple[str, int | str, list[float | None] | d
         return reading.machine, reading.time, reading.values
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _rejected(error) from None
-
-
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What `decode_plain_reading` raises."""
-
-decode_plain_reading = _decode_reading
 
 
 def decode_event(value: bytes) -> EventMessage:

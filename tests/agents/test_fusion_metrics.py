@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipeline.engine.diagnoses import NO_EVIDENCE
 from pipeline.engine.engine import Engine
 from pipeline.wire.records import Output, Record
 from tests.support.builders import SumRunner, control, diagnoses, event, numbered, profile, reading
+from tests.support.plant import Plant
 
 T0 = 1_763_600_000_000
 S = 1_000
@@ -60,7 +62,7 @@ def run(chunk: int, metrics: FusionMetrics) -> tuple[list[dict[str, Any]], list[
         newest = max(json.loads(record.value or b"")["time"] for record in part)
         due = [one for one in labels if one.timestamp_ms <= newest]
         labels = labels[len(due) :]
-        assert metrics.labelled(due) == []
+        assert engine.process(due) == []
         outputs += engine.process(part)
         told += metrics.tell()
     return [json.loads(output.value or b"") for output in told], outputs
@@ -126,8 +128,24 @@ def test_frames_that_are_diagnosed_again_count_once() -> None:
 
 def test_what_is_no_label_is_a_dead_letter_and_partitions_go() -> None:
     metrics = FusionMetrics(INTERVAL)
-    (letter,) = metrics.labelled([Record("labels", 0, 3, T0, b"a", b"what")])
+    engine = Engine(profile(), {"pump": SumRunner()}, watcher=metrics)
+    (letter,) = engine.process([Record("labels", 0, 3, T0, b"a", b"what")])
     assert dict(letter.headers)["faultline-reason"] == b"not_json"
+    assert engine.stats.dead_letters == {"not_json": 1}
     run(64, metrics)
     metrics.release([0])
     assert metrics.tell() == []
+
+
+def test_a_worker_counts_rejected_labels_among_its_dead_letters() -> None:
+    async def test() -> None:
+        plant = Plant()
+        plant.append([LABELS[0], Record("labels", 0, 0, T0, b"a", b"what"), LABELS[1]._replace(key=b"other")])
+        worker = await plant.work()
+        letters = [dict(record.headers)["faultline-reason"] for record in plant.log("dead-letter")]
+        assert sorted(letters) == [b"key_mismatch", b"not_json"]
+        for reason in ("not_json", "key_mismatch"):
+            assert worker.registry.get_sample_value("faultline_dead_letters_total", {"reason": reason}) == 1
+        assert len(worker._metrics._labels) == 1
+
+    asyncio.run(test())

@@ -375,7 +375,7 @@ def test_every_reading_is_in_a_frame_or_late_or_a_duplicate(records: list[Record
     eng.finish()
     readings = sum(record.topic == "sensors" for record in records)
     assert eng.stats.records["sensors"] == readings
-    used = sum(line.aligner.readings_in_frames for line in eng.lines.values())
+    used = sum(group.aligner.readings_in_frames for group in eng.groups.values())
     assert used + eng.stats.late["sensors"] + eng.stats.duplicates["readings"] == readings
 
 

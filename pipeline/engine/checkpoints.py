@@ -1,0 +1,120 @@
+"""Checkpoints: machines as bytes, for the worker that goes on with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+
+from pipeline.config.profile import PlantProfile
+from pipeline.config.topics import CONTROL
+from pipeline.engine.control import PartitionProgress
+from pipeline.engine.diagnoses import RememberedText
+from pipeline.engine.machines import Machine, MachineGroup, Machines
+from pipeline.engine.rounds import GroupModel
+from pipeline.errors import StateError
+from pipeline.wire.states import STATE_VERSION, Forgotten, SavedMachine, decode_state, encode_state
+
+
+class Checkpoints:
+    """Saves machines that have changed, and restores them."""
+
+    def __init__(
+        self,
+        profile: PlantProfile,
+        machines: Machines,
+        progress: PartitionProgress,
+        models: Mapping[str, GroupModel],
+    ) -> None:
+        self._profile = profile
+        self._machines = machines
+        self._progress = progress
+        self._models = models
+
+    def take(self) -> dict[str, bytes | None]:
+        """The states of all machines that changed since the last call; None for one that was forgotten."""
+        machines = self._machines
+        machines.drop_tombstoned([machine.name for machine in machines.changed.values()])  # those that came back
+        states: dict[str, bytes | None] = dict.fromkeys(machines.evicted)
+        by_group: dict[str, list[Machine]] = {}
+        for machine in machines.changed.values():
+            by_group.setdefault(machine.group.name, []).append(machine)
+        for name, changed in by_group.items():
+            group, slots = machines.groups[name], np.array([machine.slot for machine in changed], np.int64)
+            parts = zip(changed, group.aligner.save(slots), self._models[name].save(slots), strict=True)
+            for machine, aligner, (runner, alarms) in parts:
+                states[machine.name] = self._encoded(machine, aligner, runner, alarms)
+        machines.changed.clear()
+        machines.evicted.clear()
+        return states
+
+    def _encoded(self, machine: Machine, aligner: dict[str, object], runner: bytes, alarms: bytes) -> bytes:
+        group, applied = machine.group, machine.applied
+        # Control records apply to every machine of the partition, also to those that they leave as they are.
+        control = max(applied.get(CONTROL, -1), self._progress.controls.get(machine.partition, -1))
+        if control >= 0:
+            applied = applied | {CONTROL: control}
+        saved = SavedMachine(
+            version=STATE_VERSION,
+            machine=machine.name,
+            type=group.name,
+            profile=group.digest,
+            model=self._models[group.name].runner.hash,
+            partition=machine.partition,
+            last=machine.last_ms,
+            arrived=machine.arrived_ms,
+            applied=applied,
+            aligner=aligner,
+            runner=runner,
+            alarms=alarms,
+            texts=[(t.id, t.text, t.time_ms, t.late) for t in machine.texts],
+        )
+        return encode_state(saved)
+
+    def restore(self, name: str, state: bytes) -> None:
+        """Put a machine back to where `take` saw it; raises StateError, leaving the machine without a state."""
+        machines = self._machines
+        saved = decode_state(name, state)
+        if isinstance(saved, Forgotten):
+            machines.forget(name)
+            machines.forgotten[name] = saved
+            self._progress.advance(saved.partition, saved.last)
+            return
+        group = self._group_of(saved)
+        machines.forget(name)
+        machine = group.add(name, saved.partition, saved.last)
+        try:
+            group.aligner.load(machine.slot, saved.aligner)
+            self._models[group.name].load(machine.slot, saved.runner, saved.alarms)
+        except StateError:
+            group.remove(machine)
+            raise
+        machine.applied, machine.arrived_ms = saved.applied, saved.arrived
+        machine.texts.extend(RememberedText(*text) for text in saved.texts)
+        machines.forgotten.pop(name, None)
+        machines.by_key[machine.key] = machine
+        # Time goes on from here, so that a machine that stays silent is announced after a restart too.
+        self._progress.advance(saved.partition, saved.last)
+
+    def _group_of(self, saved: SavedMachine) -> MachineGroup:
+        """Where a saved machine belongs; raises StateError if it was saved under another profile or model."""
+        machine_type = self._profile.type_of(saved.machine)
+        group = None if machine_type is None else self._machines.groups[machine_type.name]
+        if group is None or group.name != saved.type or group.digest != saved.profile:
+            raise StateError(f"state of {saved.machine} was saved under another profile")
+        model = self._models[group.name].runner.hash
+        if saved.model != model:
+            raise StateError(f"state of {saved.machine} belongs to model {saved.model[:12]}, not {model[:12]}")
+        return group
+
+    def alignment_states(self) -> dict[str, bytes]:
+        """Each machine's buffers, watermarks and last values, which are exact however the input was cut."""
+        states = {}
+        for machine in self._machines.by_key.values():
+            (state,) = machine.group.aligner.save(np.array([machine.slot]))
+            texts = state["texts"]
+            assert isinstance(texts, list)
+            state["texts"] = [text[:-1] for text in texts]  # without the record, whose offset is the broker's
+            states[machine.name] = msgspec.msgpack.encode(state)
+        return states

@@ -1,0 +1,155 @@
+"""Control records, which are time passing, a machine's reset and its run's end; and how far each partition has come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from pipeline.alignment.aligner import Aligned
+from pipeline.arrays import Ints
+from pipeline.config.topics import CONTROL
+from pipeline.engine.machines import Machine, MachineGroup, Machines
+from pipeline.engine.stats import Outcome
+from pipeline.frames import Resets
+from pipeline.wire import messages
+from pipeline.wire.messages import Reason, RejectedError
+from pipeline.wire.records import Record
+
+Advance = Callable[[MachineGroup, Aligned, Outcome], None]
+"""Takes what alignment gave for a group."""
+
+Announce = Callable[[Machine, int, bool, Outcome], None]
+"""Takes the start of a frame that a silent machine let pass, and whether the machine is offline."""
+
+
+class PartitionProgress:
+    """Of each partition the newest time stamp and the last control record that was applied."""
+
+    def __init__(self) -> None:
+        self.clock_ms: dict[int, int] = {}
+        self.controls: dict[int, int] = {}
+
+    def advance(self, partition: int, stamp_ms: int) -> None:
+        """A valid record with this time stamp has come, or was in a restored state."""
+        if stamp_ms > self.clock_ms.get(partition, -1):
+            self.clock_ms[partition] = stamp_ms
+
+    def advance_all(self, partitions: list[int], stamps: Ints) -> None:
+        """The same for many records."""
+        column = np.array(partitions)
+        for partition in set(partitions):
+            self.advance(partition, int(stamps[column == partition].max()))
+
+    def release(self, partitions: frozenset[int]) -> None:
+        """Forget partitions that now belong to another worker."""
+        for partition in partitions:
+            self.clock_ms.pop(partition, None)
+            self.controls.pop(partition, None)
+
+
+class Controller:
+    """Reads and applies control records."""
+
+    def __init__(self, machines: Machines, advance: Advance, announce: Announce) -> None:
+        self._machines = machines
+        self._advance = advance
+        self._announce = announce
+        self._max_skew_ms = max(group.max_skew_ms for group in machines.groups.values())
+
+    def read(self, record: Record) -> messages.Control:
+        """The control message of a record; raises RejectedError."""
+        if record.value is None:
+            raise RejectedError(Reason.EMPTY, "the record has no value")
+        control = messages.decode_control(record.value)
+        if control.kind == "tick":
+            if control.time is None:
+                raise RejectedError(Reason.SCHEMA, "a tick needs a time")
+            ahead = messages.parse_time_ms(control.time) - record.timestamp_ms
+            if ahead > self._max_skew_ms:  # it would make every machine of the partition look silent
+                raise RejectedError(Reason.FUTURE_TIME, f"a tick {ahead} ms ahead of its record's time stamp")
+        elif control.machine is None:
+            raise RejectedError(Reason.SCHEMA, f"'{control.kind}' needs a machine")
+        return control
+
+    def is_idle_tick(self, control: messages.Control, partition: int) -> bool:
+        """Whether a tick changes nothing, because every source has sent something lately.
+
+        Most ticks are such; acting on each would cut the input into small batches.
+        """
+        if control.kind != "tick":
+            return False
+        assert control.time is not None
+        now_ms = messages.parse_time_ms(control.time)
+        for group in self._machines.groups.values():
+            state_ttl_ms = group.machine_type.state_ttl_ms
+            for machine in group.machines:
+                if machine is None or machine.partition != partition:
+                    continue
+                if now_ms - machine.last_ms > state_ttl_ms:
+                    return False
+                if group.aligner.has_announced_silence(machine.slot, max(machine.arrived_ms)):
+                    continue
+                for arrived_ms, limit_ms in zip(machine.arrived_ms, group.idle_after_ms, strict=True):
+                    if now_ms - arrived_ms > limit_ms:
+                        return False
+        return True
+
+    def apply(self, control: messages.Control, record: Record, outcome: Outcome) -> None:
+        """Do what a control record asks for; raises RejectedError."""
+        if control.kind == "tick":
+            assert control.time is not None
+            self._tick(messages.parse_time_ms(control.time), record, outcome)
+            return
+        assert control.machine is not None
+        machine = self._machines.by_key.get(control.machine.encode())
+        if machine is None and control.kind == "end":
+            return  # a machine without a state has nothing to close
+        before = self._machines.forgotten.get(control.machine)
+        if before is not None and record.offset <= before.applied.get(CONTROL, -1):
+            outcome.stats.skipped[CONTROL] += 1
+            return
+        if machine is None or machine.partition != record.partition:
+            text = f"no machine {control.machine[:80]!r} is known in partition {record.partition}"
+            raise RejectedError(Reason.UNKNOWN_MACHINE, text)
+        if machine.has_applied(CONTROL, record.offset):
+            outcome.stats.skipped[CONTROL] += 1
+            return
+        machine.applied[CONTROL] = record.offset
+        self._machines.mark_changed([machine])
+        slot, aligner = np.array([machine.slot]), machine.group.aligner
+        if control.kind == "end":
+            self._advance(machine.group, aligner.finish(slot, Resets.RUN_END), outcome)
+        else:
+            aligner.reset(slot, Resets.REQUESTED)
+
+    def _tick(self, now_ms: int, record: Record, outcome: Outcome) -> None:
+        """Time passes in a partition: what waits for silent sources closes, silent machines are announced."""
+        for group in self._machines.groups.values():
+            # Some restored states of the partition may have this tick in them already, and others not.
+            machines = [
+                machine
+                for machine in group.present()
+                if machine.partition == record.partition and not machine.has_applied(CONTROL, record.offset)
+            ]
+            state_ttl_ms = group.machine_type.state_ttl_ms
+            expired = [machine for machine in machines if now_ms - machine.last_ms > state_ttl_ms]
+            if expired:
+                self._evict(group, expired, record.offset, outcome)
+            slots = [machine.slot for machine in machines if group.machines[machine.slot] is machine]
+            aligned, announced = group.aligner.tick(now_ms, np.array(slots, np.int64))
+            self._advance(group, aligned, outcome)
+            changed = {*aligned.fell_idle, *(slot for slot, _, _ in announced)}
+            self._machines.mark_changed(group.in_slots(np.array(sorted(changed), np.int64)))
+            for slot, start_ms, offline in announced:
+                silent = group.machines[slot]
+                assert silent is not None
+                self._announce(silent, start_ms, offline, outcome)
+
+    def _evict(self, group: MachineGroup, machines: list[Machine], offset: int, outcome: Outcome) -> None:
+        """Close what machines still hold and forget them, all together: after a flood of ids there may be many."""
+        slots = np.array([machine.slot for machine in machines], np.int64)
+        self._advance(group, group.aligner.finish(slots, Resets.RUN_END), outcome)
+        for machine in machines:
+            self._machines.evict(machine, machine.applied | {CONTROL: offset})
+            outcome.stats.evicted += 1
