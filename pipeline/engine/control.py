@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline.alignment.aligner import Aligned
+from pipeline.alignment.batches import Aligned
 from pipeline.arrays import Ints
 from pipeline.config.topics import CONTROL
 from pipeline.engine.machines import Machine, MachineGroup, Machines

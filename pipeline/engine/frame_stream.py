@@ -11,7 +11,7 @@ from operator import itemgetter
 
 import numpy as np
 
-from pipeline.alignment.aligner import Aligned
+from pipeline.alignment.batches import Aligned
 from pipeline.compiled import Notify
 from pipeline.config.profile import PlantProfile
 from pipeline.config.topics import CONTROL, EVENTS, LABELS

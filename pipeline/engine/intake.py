@@ -17,7 +17,7 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
-from pipeline.alignment.aligner import ArrivedText, ReadingBatch
+from pipeline.alignment.batches import ArrivedText, ReadingBatch
 from pipeline.arrays import Bools, Ints, Matrix
 from pipeline.compiled import Notify
 from pipeline.config.topics import EVENTS, LABELS

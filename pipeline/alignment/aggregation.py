@@ -1,0 +1,67 @@
+"""Aggregation: the readings of each frame become one value per variable."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.arrays import NEVER_MS, Bools, Ints, Matrix
+from pipeline.config.profile import Variable
+
+
+def aggregate(times: Ints, values: Matrix, starts: Ints, variables: tuple[Variable, ...]) -> tuple[Matrix, Ints]:
+    """Per frame and variable, its aggregate and when it was last observed; NaN and NEVER_MS where never.
+
+    Rows are readings, sorted by machine, time and arrival; each frame's rows begin at one of `starts`.
+    """
+    has_value = ~np.isnan(values)
+    if len(starts) == len(times):  # one reading a frame
+        aggregated = values.copy()
+        last_ms = np.where(has_value, times[:, None], NEVER_MS)
+    else:
+        index = np.where(has_value, np.arange(len(times))[:, None], -1)
+        last = np.maximum.reduceat(index, starts, axis=0)
+        aggregated = np.where(last >= 0, np.take_along_axis(values, np.maximum(last, 0), axis=0), np.nan)
+        last_ms = np.where(last >= 0, times[np.maximum(last, 0)], NEVER_MS)
+    for how in {variable.aggregation for variable in variables} - {"last"}:
+        columns = [column for column, variable in enumerate(variables) if variable.aggregation == how]
+        aggregated[:, columns] = _aggregate_as(how, values[:, columns], has_value[:, columns], starts)
+    return aggregated, last_ms
+
+
+def _aggregate_as(how: str, values: Matrix, has_value: Bools, starts: Ints) -> Matrix:
+    count = np.add.reduceat(has_value.astype(np.float64), starts, axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if how == "min":
+            out = np.minimum.reduceat(np.where(has_value, values, np.inf), starts, axis=0)
+        elif how == "max":
+            out = np.maximum.reduceat(np.where(has_value, values, -np.inf), starts, axis=0)
+        elif how == "count":
+            out = count
+        else:
+            out = np.add.reduceat(np.where(has_value, values, 0.0), starts, axis=0) / count
+            if how == "std":
+                members = np.diff(np.append(starts, len(values)))
+                difference = np.where(has_value, values - np.repeat(out, members, axis=0), 0.0)
+                out = np.sqrt(np.add.reduceat(difference * difference, starts, axis=0) / count)
+    aggregated: Matrix = np.where(count > 0, out, np.nan)
+    return aggregated
+
+
+def drop_repeats(slots: Ints, times: Ints, values: Matrix) -> int:
+    """Blank values given before for the same machine, time and variable; counts readings that gave nothing new.
+
+    Rows are sorted by machine and time, and by arrival among equals: the first to arrive counts.
+    """
+    same = np.flatnonzero((slots[1:] == slots[:-1]) & (times[1:] == times[:-1])) + 1
+    repeats = 0
+    given: Bools | None = None
+    previous = -1
+    for row in same.tolist():
+        if previous != row - 1 or given is None:
+            given = ~np.isnan(values[row - 1])
+        new = ~np.isnan(values[row]) & ~given
+        repeats += not new.any()
+        values[row, ~new] = np.nan
+        given |= new
+        previous = row
+    return repeats
