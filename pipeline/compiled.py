@@ -55,7 +55,7 @@ class Compiled:
     ) -> None:
         """`sources` are the files that the compiled code depends on; a change to any of them compiles again.
 
-        Functions that one function of Python makes need a `name` that tells them apart; `what` it does is for people.
+        Functions that one function of Python makes need a distinct `name` each; `what` it does is for people.
         """
         self.function = function
         self.signature = signature
@@ -188,7 +188,7 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types here
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         # numba's own key has the function's bytecode and what it closes over, which differs from process to process;
-        # the folder's name stands for all sources already.
+        # the folder's name already depends on all sources.
         return sig, codegen.magic_tuple()
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
@@ -203,7 +203,7 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types here
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep the code, or say in `problem` why that cannot be done."""
+        """Keep the code, or set `problem` to why that cannot be done."""
         if self.problem is not None:
             return
         try:
@@ -220,9 +220,9 @@ def _untrusted(folder: Path) -> str | None:
     """Why files in this folder should not be run, or None."""
     if not hasattr(os, "getuid"):
         return None
-    found = folder.stat()
-    if found.st_uid not in (os.getuid(), 0):
+    status = folder.stat()
+    if status.st_uid not in (os.getuid(), 0):
         return f"{folder} belongs to another user"
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return f"{folder} can be written by other users"
     return None

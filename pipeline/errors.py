@@ -1,7 +1,7 @@
 """The one exception tree: every error that a user can cause says what was wrong, where, and what to do.
 
 FaultlineError
-├── SettingsError              a setting is missing or makes no sense
+├── SettingsError              a setting is missing or invalid
 ├── ProfileError               a plant profile cannot be read or contradicts itself
 ├── RecordingError             a recording is missing, broken or not a recording
 ├── CertificateError           a run differs from the one that a certificate is about
@@ -24,7 +24,7 @@ class FaultlineError(Exception):
 
 
 class SettingsError(FaultlineError):
-    """A setting is missing or makes no sense."""
+    """A setting is missing or invalid."""
 
 
 class ProfileError(FaultlineError):

@@ -34,15 +34,15 @@ class EventText:
     late: bool = False
     """True if the frame it belongs to had closed before the text arrived."""
     record: Record | None = None
-    """As it lay in its topic."""
+    """As it was in its topic."""
 
 
 @dataclass(slots=True)
 class Frames:
-    """One round: at most one frame a machine, B machines of one type, V variables.
+    """One round: at most one frame per machine, B machines of one type, V variables.
 
     `values` holds the last known value of each variable, NaN where none is known within the hold limit;
-    `observed` says whether it was measured inside this very frame. A text stands in exactly one frame.
+    `observed` is true if it was measured inside this frame. A text belongs to exactly one frame.
     """
 
     slots: Ints  # (B,) where in the arena the machine's state lives
@@ -64,10 +64,10 @@ class Frames:
 
 @dataclass(slots=True)
 class StepResult:
-    """What a model says about a round: M modalities, C classes (class 0 is the normal state)."""
+    """A model's results for a round: M modalities, C classes (class 0 is the normal state)."""
 
     probabilities: Floats  # (B, C) fused
-    modality_probabilities: Floats  # (M, B, C) each modality's own answer; the prior where it is absent
+    modality_probabilities: Floats  # (M, B, C) of each modality alone; the prior where it is absent
     weights: Floats  # (M, B) fusion weights, 0 where the modality is absent, else summing to 1
     present: Bools  # (M, B) which modalities had evidence
     scaled: Floats  # (B, V) readings in training standard deviations from the normal state; 0 where unknown
@@ -76,7 +76,7 @@ class StepResult:
 
 
 class StepRunner(Protocol):
-    """A trained model together with the state of every machine, one arena slot each.
+    """A trained model with the state of every machine, one arena slot each.
 
     The equality law holds: stepping frame by frame gives what one run over the whole sequence gives.
     """
@@ -100,7 +100,7 @@ class StepRunner(Protocol):
         ...
 
     def prepare(self, rounds: Sequence[Frames]) -> None:
-        """These rounds come next: what does not depend on the state may be computed for all of them at once."""
+        """Called before these rounds are stepped; what does not depend on the state may be computed for all at once."""
         ...
 
     def step(self, frames: Frames) -> StepResult:
@@ -108,11 +108,11 @@ class StepRunner(Protocol):
         ...
 
     def reset(self, slots: Ints) -> None:
-        """Put the slots back to the initial state."""
+        """Reset the slots to the initial state."""
         ...
 
     def save(self, slots: Ints) -> list[bytes]:
-        """The slots' states as bytes, one a slot, bit for bit restorable."""
+        """The states of the slots as bytes, restorable bit for bit."""
         ...
 
     def load(self, slot: int, state: bytes) -> None:

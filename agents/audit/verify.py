@@ -54,7 +54,7 @@ from agents.audit.timelines import (
 from pipeline.config.profile import MachineType, PlantProfile
 from pipeline.config.topics import DIAGNOSES
 from pipeline.wire import messages
-from pipeline.wire.messages import LAST_DECIMAL, LEAST_PROBABILITY, ModelRef
+from pipeline.wire.messages import LAST_DECIMAL, MIN_PROBABILITY, ModelRef
 from pipeline.wire.records import Place, Record
 
 DERIVED_TOLERANCE = 1e-3
@@ -353,7 +353,7 @@ def _difference(one: Any, other: Any, name: str = "") -> str | None:
     """The first field in which two decoded diagnoses differ by more than is allowed; None if there is none."""
     if isinstance(one, dict) and isinstance(other, dict):
         if name == "probabilities":  # one that is left out is a small one
-            one, other = ({key: content.get(key, LEAST_PROBABILITY) for key in one | other} for content in (one, other))
+            one, other = ({key: content.get(key, MIN_PROBABILITY) for key in one | other} for content in (one, other))
         if one.keys() != other.keys():
             return f"the fields of {name or 'the diagnosis'}"
         parts = ((f"{name}.{key}".lstrip("."), one[key], other[key]) for key in one)

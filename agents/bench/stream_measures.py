@@ -12,7 +12,7 @@ import numpy as np
 
 from agents.bench.arena import FAULTLINE, PERIOD_MS, Vectors, answer
 from pipeline.errors import DataError
-from pipeline.wire.messages import LAST_DECIMAL, LEAST_PROBABILITY
+from pipeline.wire.messages import LAST_DECIMAL, MIN_PROBABILITY
 
 PER_SECOND = 1_000.0
 SETTLE_SECONDS = 3.0
@@ -30,7 +30,7 @@ def difference(vectors: Vectors, reference: Vectors, wanted: set[tuple[str, int]
         return f"{len(twice)} readings have several answers, such as {min(twice)}"
     for place in sorted(wanted):
         one, other = np.array(vectors[place][0]), np.array(reference[place][0])
-        allowed = np.where((one == 0) | (other == 0), LEAST_PROBABILITY, 1.5 * LAST_DECIMAL)
+        allowed = np.where((one == 0) | (other == 0), MIN_PROBABILITY, 1.5 * LAST_DECIMAL)
         if (np.abs(one - other) > allowed).any():
             return f"other probabilities for {place}: {vectors[place][0]} instead of {reference[place][0]}"
     return None

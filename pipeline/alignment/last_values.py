@@ -1,4 +1,4 @@
-"""Each machine's last known values, brought forward by one frame: compiled code for the rounds of alignment."""
+"""Last known values: compiled code that updates them from the readings of a round and fills the frames."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def advance_values(
             age_ms[r, v] = age if is_known else -1
 
 
-def _array(kind: Any, dimensions: int) -> Any:
-    return numba.types.Array(kind, dimensions, "C")
+def _array(dtype: Any, dimensions: int) -> Any:
+    return numba.types.Array(dtype, dimensions, "C")
 
 
 _f32, _f64, _b, _i = numba.float32, numba.float64, numba.boolean, numba.int64

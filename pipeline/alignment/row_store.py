@@ -36,8 +36,8 @@ class RowStore:
 
     def could_overflow(self, slots: Ints, limit: int) -> bool:
         """Whether these rows, were nothing taken in between, might exceed a machine's limit."""
-        most = int(self._count[slots].max())
-        return most + len(slots) > limit and bool((self._count[slots] + np.bincount(slots)[slots] > limit).any())
+        largest = int(self._count[slots].max())
+        return largest + len(slots) > limit and bool((self._count[slots] + np.bincount(slots)[slots] > limit).any())
 
     def add(self, slots: Ints, times: Ints, values: Matrix, limit: int) -> Ints:
         """Store rows, given grouped by slot and in arrival order within one; returns the refused rows' positions."""

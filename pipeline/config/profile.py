@@ -181,7 +181,7 @@ class PlantProfile(_Part):
     @property
     def sensor_topics(self) -> tuple[str, ...]:
         """Every topic of readings, each once, in the profile's order."""
-        topics = (source.topic for kind in self.machine_types for source in kind.sources.values())
+        topics = (source.topic for machine_type in self.machine_types for source in machine_type.sources.values())
         return tuple(dict.fromkeys(topics))
 
 

@@ -15,7 +15,7 @@ NO_ALARM = -1
 
 @dataclass(frozen=True, slots=True)
 class AlarmRule:
-    """Raise after `k` of the last `n` frames name the same fault with at least this confidence."""
+    """Raise when `k` of the last `n` frames name the same fault with at least this confidence."""
 
     k: int = 3
     n: int = 5
@@ -54,11 +54,11 @@ class Alarms:
         recent[:, 0], recent[:, 1:] = answers, self._recent[slots, :-1]
         self._recent[slots] = recent
         newest = recent[:, 0]
-        agree = (recent == newest[:, None]).sum(axis=1)
+        equal = (recent == newest[:, None]).sum(axis=1)
         standing = self._standing[slots]
-        settled = agree >= self._rule.k
-        raised = settled & (newest > 0) & (newest != standing)
-        cleared = (standing != NO_ALARM) & ((settled & (newest == 0)) | raised)
+        has_agreed = equal >= self._rule.k
+        raised = has_agreed & (newest > 0) & (newest != standing)
+        cleared = (standing != NO_ALARM) & ((has_agreed & (newest == 0)) | raised)
         if not (raised.any() or cleared.any()):
             return []
         changes = [AlarmChange(row, int(standing[row]), raised=False) for row in np.flatnonzero(cleared).tolist()]

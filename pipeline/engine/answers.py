@@ -1,4 +1,4 @@
-"""What the diagnoses of a round say, as whole numbers of their last decimals, computed in compiled code."""
+"""The numbers in the diagnoses of a round, as whole numbers of their last decimals, computed in compiled code."""
 
 from __future__ import annotations
 
@@ -13,57 +13,41 @@ from pipeline.arrays import Bools, Floats, Ints
 from pipeline.compiled import CompiledFunction, Notify, kernel
 from pipeline.frames import Frames, StepResult
 from pipeline.logarithm import log
+from pipeline.wire import diagnosis_columns
+from pipeline.wire.diagnosis_columns import (
+    AGE_MS,
+    CONFIDENCE,
+    DEVIATIONS,
+    DISAGREEMENT,
+    END_MS,
+    ENTROPY,
+    FAULT,
+    HUNDREDTHS,
+    LARGEST,
+    MODALITIES,
+    MODALITY_COLUMNS,
+    OWN_CONFIDENCE,
+    OWN_FAULT,
+    PRESENT,
+    RESET,
+    REVISION,
+    SILENT,
+    START_MS,
+    TOP,
+    TOP_VARIABLES,
+    UNDEFINED,
+    UNIT,
+    VARIABLES,
+    WEIGHT,
+    first_probability,
+)
 
-UNIT: Final = 100_000
-"""Probabilities, weights, entropy and disagreement have five decimals: this many units are 1."""
-
-HUNDREDTHS: Final = 100
-"""Deviations have two decimals."""
-
-UNDEFINED: Final = -1
-"""Stands for a number that is not finite, and for an age where there is nothing."""
-
-TOP_VARIABLES: Final = 3
 NOTABLE_DEVIATION: Final = 3.0
-
-# Columns of a row.
-START_MS: Final = 0
-END_MS: Final = 1
-RESET: Final = 2
-REVISION: Final = 3
-FAULT: Final = 4  # class index; -1 = no evidence
-CONFIDENCE: Final = 5  # 0 without evidence
-LARGEST: Final = 6  # of the probabilities, which are the prior ones where there is no evidence
-ENTROPY: Final = 7
-DISAGREEMENT: Final = 8
-SILENT: Final = 9  # 1 for a frame without readings
-VARIABLES: Final = 10  # how many variables stand out
-TOP: Final = 11  # their columns
-DEVIATIONS: Final = TOP + TOP_VARIABLES
-MODALITIES: Final = DEVIATIONS + TOP_VARIABLES
-
-# Columns of each modality, from MODALITIES on.
-PRESENT: Final = 0
-OWN_FAULT: Final = 1  # class index; -1 = no evidence
-OWN_CONFIDENCE: Final = 2
-WEIGHT: Final = 3
-AGE_MS: Final = 4
-MODALITY_COLUMNS: Final = 5
 
 _TOO_LARGE: Final = 1e12
 """Numbers from here on are UNDEFINED: their units might not fit into 64 bits."""
 
 _NO_ATTENTION = np.zeros((0, 0, 0), np.float32)
-
-
-def modality_column(modality: int, column: int) -> int:
-    """The place of a modality's column in a row."""
-    return MODALITIES + modality * MODALITY_COLUMNS + column
-
-
-def first_probability(modalities: int) -> int:
-    """The column of the first class's probability; the attention matrix is behind the last one's."""
-    return modality_column(modalities, 0)
 
 
 class RoundAnswers:
@@ -102,8 +86,8 @@ class RoundAnswers:
         return numbers
 
 
-def _plain(array: Any, kind: Any) -> Any:
-    return np.ascontiguousarray(array, kind)
+def _plain(array: Any, dtype: Any) -> Any:
+    return np.ascontiguousarray(array, dtype)
 
 
 @kernel
@@ -142,7 +126,7 @@ def _divergence(probabilities: Floats, present: Bools, row: int, count: int) -> 
 
 
 @kernel
-def _most(p: Floats) -> int:
+def _most_probable(p: Floats) -> int:
     best = 0
     for c in range(1, len(p)):
         if p[c] > p[best]:
@@ -213,12 +197,12 @@ def compute_answers(
             own[WEIGHT] = units(np.float64(weights[m, r]), UNIT)
             if present[m, r]:
                 count += 1
-                best = _most(modality_probabilities[m, r])
+                best = _most_probable(modality_probabilities[m, r])
                 own[PRESENT], own[OWN_FAULT] = 1, best
                 own[OWN_CONFIDENCE] = units(np.float64(modality_probabilities[m, r, best]), UNIT)
                 if m != text:
                     own[AGE_MS] = _newest(age_ms[r])
-        best = _most(p)
+        best = _most_probable(p)
         row[FAULT], row[CONFIDENCE], row[LARGEST] = -1, 0, row[first + best]
         if count > 0:
             row[FAULT], row[CONFIDENCE] = best, row[LARGEST]
@@ -239,8 +223,8 @@ def compute_answers(
                 at += 1
 
 
-def _array(kind: Any, dimensions: int) -> Any:
-    return numba.types.Array(kind, dimensions, "C")
+def _array(dtype: Any, dimensions: int) -> Any:
+    return numba.types.Array(dtype, dimensions, "C")
 
 
 _f, _b, _i = numba.float32, numba.boolean, numba.int64
@@ -250,6 +234,6 @@ _FUNCTION: Final = CompiledFunction(
         *(_array(_f, 2), _array(_f, 3), _array(_f, 2), _array(_b, 2), _array(_f, 2), _array(_f, 3)),
         *(_array(_b, 2), _array(_i, 2), _i, _array(_i, 1), _array(_i, 2)),
     ),
-    [Path(__file__), Path(logarithm.__file__)],
-    what="what diagnoses say in numbers",
+    [Path(file) for file in (__file__, logarithm.__file__, diagnosis_columns.__file__)],
+    what="the numbers in diagnoses",
 )

@@ -1,4 +1,4 @@
-"""Writes what a model says about a round of frames as diagnoses, and what changed as alarms."""
+"""Writes a model's results for a round of frames as diagnoses, and changes in alarms as alarm records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from pipeline.compiled import Notify
 from pipeline.config.profile import MachineType
 from pipeline.config.topics import ALARMS, DIAGNOSES
 from pipeline.engine.alarms import AlarmChange
-from pipeline.engine.answers import (
+from pipeline.engine.answers import RoundAnswers
+from pipeline.frames import Frames, Resets, StepResult, StepRunner
+from pipeline.wire import messages
+from pipeline.wire.diagnosis_columns import (
     AGE_MS,
     CONFIDENCE,
     DEVIATIONS,
@@ -42,14 +45,11 @@ from pipeline.engine.answers import (
     UNIT,
     VARIABLES,
     WEIGHT,
-    RoundAnswers,
     first_probability,
 )
-from pipeline.frames import Frames, Resets, StepResult, StepRunner
-from pipeline.wire import messages
 from pipeline.wire.diagnosis_json import Names, RoundTexts, RoundWriter
 from pipeline.wire.messages import (
-    LEAST_PROBABILITY,
+    MIN_PROBABILITY,
     Diagnosis,
     Evidence,
     ModalityAnswer,
@@ -83,7 +83,7 @@ class RememberedText:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What the diagnoses of a round say, in arrays of one entry a row."""
+    """The main numbers of a round's diagnoses, in arrays with one entry per row."""
 
     faults: Ints  # class index; -1 = no evidence
     confidence: Floats
@@ -106,15 +106,15 @@ class DiagnosedMachine(Protocol):
 class DiagnosisWriter:
     """Turns step results of one machine type into output records."""
 
-    def __init__(self, kind: MachineType, runner: StepRunner, notify: Notify) -> None:
+    def __init__(self, machine_type: MachineType, runner: StepRunner, notify: Notify) -> None:
         """`notify` gets a line if code has to be compiled first."""
-        self._kind = kind
+        self._type = machine_type
         self._classes = runner.classes
         self._modalities = runner.modalities
         self.model = ModelRef(runner.name, runner.hash)
-        self._variables = kind.variable_names
+        self._variables = machine_type.variable_names
         self._named = (*runner.classes, NO_EVIDENCE)  # the last one is found at index -1, too
-        self._ttl_ms = kind.text_ttl_frames * kind.frame_period_ms
+        self._ttl_ms = machine_type.text_ttl_frames * machine_type.frame_period_ms
         text = self._modalities.index(TEXT) if TEXT in self._modalities else -1
         self._machines: Sequence[DiagnosedMachine] = ()
         self._last_columns: tuple[Names, list[int], list[bytes]] = Names(()), [], []
@@ -136,13 +136,13 @@ class DiagnosisWriter:
         outputs: list[Output],
         counts: Counter[str],
     ) -> Answers:
-        """Append one diagnosis a row; returns what they say."""
+        """Append one diagnosis per row; returns their main numbers."""
         ends = (frames.start_ms + frames.period_ms).tolist()
         remembered = self._remembered(machines, ends)
         text_age_ms = np.full(len(ends), UNDEFINED)
         texts = None
         if remembered:
-            text_age_ms[list(remembered)] = [ends[row] - max(t.time_ms for t in of) for row, of in remembered.items()]
+            text_age_ms[list(remembered)] = [ends[row] - max(t.time_ms for t in own) for row, own in remembered.items()]
             texts = _round_texts(remembered, ends)
         numbers = self._answers.compute(frames, result, text_age_ms)
         names, partitions, keys = self._columns(machines)
@@ -154,8 +154,8 @@ class DiagnosisWriter:
         faults = numbers[:, FAULT]
         for fault, count in Counter(faults.tolist()).items():
             counts[self._named[fault]] += count
-        of_round = numbers[:, [LARGEST, ENTROPY, DISAGREEMENT]] / UNIT
-        return Answers(faults, of_round[:, 0].astype(np.float32), of_round[:, 1], of_round[:, 2])
+        summary = numbers[:, [LARGEST, ENTROPY, DISAGREEMENT]] / UNIT
+        return Answers(faults, summary[:, 0].astype(np.float32), summary[:, 1], summary[:, 2])
 
     def _columns(self, machines: Sequence[DiagnosedMachine]) -> tuple[Names, list[int], list[bytes]]:
         """Names, partitions and keys; most rounds are about the same machines as the one before."""
@@ -187,7 +187,7 @@ class DiagnosisWriter:
         numbers: Ints,
         remembered: Mapping[int, Sequence[RememberedText]],
     ) -> Diagnosis:
-        """A row that has a number which the round's writer does not know: far from 1, or not finite."""
+        """The diagnosis of a row with a number that the round's writer cannot write: far from 1, or not finite."""
         given = numbers[row].tolist()
         start_ms, end_ms, revision = given[START_MS], given[END_MS], given[REVISION]
         first = first_probability(len(self._modalities))
@@ -208,8 +208,9 @@ class DiagnosisWriter:
         for place in range(given[VARIABLES]):
             column, deviation = given[TOP + place], given[DEVIATIONS + place]
             # One of so many standard deviations has no decimals.
-            shown = float(result.scaled[row, column]) if deviation == UNDEFINED else _fraction(deviation, HUNDREDTHS)
-            variables.append(VariableEvidence(self._variables[column], _significant(frames.values[row, column]), shown))
+            distance = float(result.scaled[row, column]) if deviation == UNDEFINED else _fraction(deviation, HUNDREDTHS)
+            value = _significant(frames.values[row, column])
+            variables.append(VariableEvidence(self._variables[column], value, distance))
         texts = [TextEvidence(t.id, t.text, end_ms - t.time_ms, t.late) for t in remembered.get(row, ())]
         return Diagnosis(
             id=self._id(machine, end_ms, revision),
@@ -221,7 +222,7 @@ class DiagnosisWriter:
             probabilities={
                 name: share
                 for name, units in zip(self._classes, shares, strict=True)
-                if not (share := _fraction(units)) < LEAST_PROBABILITY
+                if not (share := _fraction(units)) < MIN_PROBABILITY
             },
             modalities=modalities,
             entropy=_fraction(given[ENTROPY]),
@@ -240,7 +241,7 @@ class DiagnosisWriter:
 
     def announce(self, machine: str, partition: int, start_ms: int, *, offline: bool) -> tuple[str, Output]:
         """The diagnosis of a frame that a silent machine let pass: no evidence."""
-        end = start_ms + self._kind.frame_period_ms
+        end = start_ms + self._type.frame_period_ms
         silent = ModalityAnswer(NO_EVIDENCE, 0.0, 0.0, False, None)
         diagnosis = Diagnosis(
             id=self._id(machine, end, 0),
@@ -263,7 +264,7 @@ class DiagnosisWriter:
 
     def alarm(self, machine: DiagnosedMachine, start_ms: int, change: AlarmChange, confidence: float) -> Output:
         """The record of an alarm that was raised or cleared by the frame that starts at `start_ms`."""
-        end = start_ms + self._kind.frame_period_ms
+        end = start_ms + self._type.frame_period_ms
         fault = self._classes[change.fault]
         state = "raised" if change.raised else "cleared"
         message = messages.Alarm(
@@ -282,12 +283,12 @@ class DiagnosisWriter:
 
 
 def _round_texts(remembered: Mapping[int, Sequence[RememberedText]], ends: Sequence[int]) -> RoundTexts:
-    texts = [text for of in remembered.values() for text in of]
+    texts = [text for own in remembered.values() for text in own]
     counts = np.zeros(len(ends), np.int64)
-    counts[list(remembered)] = [len(of) for of in remembered.values()]
+    counts[list(remembered)] = [len(own) for own in remembered.values()]
     return RoundTexts(
         heads=[text.head for text in texts],
-        age_ms=[ends[row] - text.time_ms for row, of in remembered.items() for text in of],
+        age_ms=[ends[row] - text.time_ms for row, own in remembered.items() for text in own],
         late=[text.late for text in texts],
         counts=counts,
     )

@@ -1,1 +1,1 @@
-"""Formats: what stands in topics and files, and how it is read and written."""
+"""Formats: the content of topics and files, and how it is read and written."""

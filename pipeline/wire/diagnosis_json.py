@@ -1,6 +1,6 @@
 """Writes the diagnoses of a round as JSON into one buffer, in compiled code: names are copied, numbers are written.
 
-The bytes are those that `messages.encode` gives of the same diagnosis (docs/guide/messages.md has the form).
+The bytes are those that `messages.encode` gives for the same diagnosis (docs/guide/messages.md has the form).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from pipeline.arrays import Bools, Floats, Ints
 from pipeline.compiled import CompiledFunction, Notify, kernel
-from pipeline.engine import answers
-from pipeline.engine.answers import (
+from pipeline.wire import diagnosis_columns, json_numbers, memory
+from pipeline.wire.diagnosis_columns import (
     AGE_MS,
     CONFIDENCE,
     DEVIATIONS,
@@ -42,7 +42,6 @@ from pipeline.engine.answers import (
     first_probability,
     modality_column,
 )
-from pipeline.wire import json_numbers, memory
 from pipeline.wire.json_numbers import (
     copy,
     is_plain,
@@ -53,9 +52,9 @@ from pipeline.wire.json_numbers import (
     write_whole_number,
 )
 from pipeline.wire.memory import address_of, ends_of, load_byte
-from pipeline.wire.messages import LEAST_PROBABILITY, ModelRef, encode
+from pipeline.wire.messages import MIN_PROBABILITY, ModelRef, encode
 
-# Operations of a form. Most copy a piece of text and go on with what the column of the row says.
+# Operations of a form. Most copy a piece of text, then write what the column of the row holds.
 _COPY: Final = 0  # nothing
 _CHOOSE: Final = 1  # the piece that is copied is so far behind the given one
 _NUMBER: Final = 2  # a whole number; UNDEFINED as null
@@ -67,7 +66,7 @@ _VARIABLE: Final = (
 _NAME: Final = 6  # the machine's name, and no text
 _TEXTS: Final = 7  # the texts that are remembered; the piece is the end of one in time, behind it that of a late one
 
-_LEAST_UNITS: Final = round(LEAST_PROBABILITY * UNIT)
+_MIN_UNITS: Final = round(MIN_PROBABILITY * UNIT)
 _LONGEST_NUMBER: Final = 24
 _MINUS, _COMMA, _OBJECT, _LIST, _END = b"-,{[}"
 
@@ -285,7 +284,7 @@ def write_diagnoses(  # noqa: PLR0912
     ends: Ints,
     whole: Bools,
 ) -> None:
-    # One loop, in which each kind of thing is done in one place: every further one would have to be compiled as well.
+    # One loop in which each operation has one place: every further place would be compiled as well.
     at = out
     for r in range(len(numbers)):
         is_whole = True
@@ -310,7 +309,7 @@ def write_diagnoses(  # noqa: PLR0912
                         continue
                     number = numbers[r, TOP + column]
                     piece += number
-                elif 0 <= number < _LEAST_UNITS:
+                elif 0 <= number < _MIN_UNITS:
                     continue
                 before = load_byte(at - 1)
                 if before not in (_OBJECT, _LIST):
@@ -334,7 +333,7 @@ def write_diagnoses(  # noqa: PLR0912
         ends[r], whole[r] = at - out, is_whole
 
 
-_ints, _floats, _bools = (numba.types.Array(kind, 1, "C") for kind in (numba.int64, numba.float32, numba.boolean))
+_ints, _floats, _bools = (numba.types.Array(dtype, 1, "C") for dtype in (numba.int64, numba.float32, numba.boolean))
 _table, _address_type = _ints.copy(ndim=2), numba.int64
 _FUNCTION: Final = CompiledFunction(
     write_diagnoses,
@@ -344,6 +343,6 @@ _FUNCTION: Final = CompiledFunction(
         numba.types.NamedTuple((_address_type, _ints, _ints, _bools, _ints), _Texts),
         *(_address_type, _ints, _bools),
     ),
-    [Path(file) for file in (__file__, answers.__file__, json_numbers.__file__, memory.__file__)],
+    [Path(file) for file in (__file__, diagnosis_columns.__file__, json_numbers.__file__, memory.__file__)],
     what="the writer of diagnoses",
 )

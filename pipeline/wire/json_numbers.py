@@ -20,7 +20,7 @@ _MIN_PLAIN: Final = 1e-5
 """Values outside of these are written with an exponent, which is left to `messages.encode`."""
 _MIN_BEFORE, _MAX_BEFORE = -4, 16
 _BOUNDS: Final = np.array([float(f"1e{before - 1}") for before in range(_MIN_BEFORE, _MAX_BEFORE + 1)])
-"""The least value with so many digits before the point."""
+"""The smallest value with so many digits before the point."""
 _POWERS_OF_10: Final = np.array([10**n for n in range(18)], np.int64)
 _POWERS_OF_5: Final = np.array([5**n for n in range(18)], np.int64)
 _ZERO, _MINUS, _POINT = b"0-."
@@ -87,8 +87,8 @@ def write_units(at: int, units: int) -> int:
 
 
 @kernel
-def _without_zeros(at: int, least: int) -> int:
-    while at > least and load_byte(at - 1) == _ZERO:
+def _without_zeros(at: int, minimum: int) -> int:
+    while at > minimum and load_byte(at - 1) == _ZERO:
         at -= 1
     return at
 

@@ -46,7 +46,7 @@ def late_record(
 
 
 def origin_headers(record: Record, reason: Reason, detail: str) -> Headers:
-    """Headers that say why a record could not be used and where it lay."""
+    """Headers with the reason why a record could not be used, and its origin."""
     return (
         ("faultline-reason", reason.value.encode()),
         ("faultline-detail", detail.encode(errors="replace")),
@@ -68,7 +68,7 @@ class Origin(NamedTuple):
 
 
 def origin_of(headers: Headers) -> Origin | None:
-    """Why a record could not be used and where it lay; None if the headers do not say."""
+    """The reason why a record could not be used, and its origin; None if the headers have none."""
     names = [name for name, _ in headers]
     if _FIRST_HEADER not in names:
         return None

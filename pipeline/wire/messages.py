@@ -1,4 +1,4 @@
-"""Wire schemas: what inputs and outputs look like as JSON bytes, and how bad input is told apart.
+"""Wire schemas: what inputs and outputs look like as JSON bytes, and how bad input is classified.
 
 Decoding is strict (no strings for numbers, no numbers for booleans) and done by msgspec, which reads a
 52-variable reading in less than half the time of pydantic; docs/decisions/0002 has the measurement.
@@ -31,8 +31,8 @@ MAX_NAME = 200
 LAST_DECIMAL = 1e-5
 """Diagnoses have five decimals; numbers that differ by the last bit of a float32 can differ by so much there."""
 
-LEAST_PROBABILITY = 0.0005
-"""Diagnoses leave out probabilities that are less, when rounded to the decimals that diagnoses have."""
+MIN_PROBABILITY = 0.0005
+"""Diagnoses leave out probabilities that are smaller after rounding to their decimals."""
 
 
 class Reason(StrEnum):
@@ -99,7 +99,7 @@ class Label(msgspec.Struct, frozen=True, gc=False):
 
 
 class Control(msgspec.Struct, frozen=True, gc=False):
-    """An input that is not data: time passing, a machine to start anew, the end of a machine's run."""
+    """An input that is not data: time passing, a machine's reset, or the end of a machine's run."""
 
     kind: Literal["tick", "reset", "end"]
     time: int | str | None = None
@@ -107,7 +107,7 @@ class Control(msgspec.Struct, frozen=True, gc=False):
 
 
 class ModalityAnswer(msgspec.Struct, frozen=True, gc=False):
-    """What one modality alone says, how much it weighed, and how old its newest evidence was."""
+    """The fault by one modality alone, its weight, and the age of its newest evidence."""
 
     fault: str
     confidence: float
@@ -134,14 +134,14 @@ class TextEvidence(msgspec.Struct, frozen=True, gc=False):
 
 
 class Evidence(msgspec.Struct, frozen=True, gc=False):
-    """On what a diagnosis rests."""
+    """The evidence that a diagnosis shows."""
 
     variables: list[VariableEvidence]
     texts: list[TextEvidence]
 
 
 class ModelRef(msgspec.Struct, frozen=True, gc=False):
-    """Which model spoke."""
+    """The model that a diagnosis comes from."""
 
     name: str
     hash: str
@@ -194,7 +194,7 @@ def parse_time_ms(value: int | str) -> int:
     """Integer milliseconds UTC of a wire time; raises RejectedError if it is none, or has no UTC offset."""
     time_ms = _from_iso(value) if isinstance(value, str) else value
     if not is_time_ms(time_ms):
-        raise RejectedError(Reason.BAD_TIME, f"{_shown(value)} is not a time in milliseconds between 1970 and 2109")
+        raise RejectedError(Reason.BAD_TIME, f"{_formatted(value)} is not a time in milliseconds between 1970 and 2109")
     return time_ms
 
 
@@ -204,11 +204,11 @@ def _from_iso(text: str) -> int:
         if moment.tzinfo is None:
             raise RejectedError(Reason.BAD_TIME, f"{text[:40]!r} has no UTC offset; write for example a final Z")
         return _to_milliseconds(moment)
-    except (ValueError, OverflowError):  # overflow: in UTC it lies before the year 1 or behind the year 9999
+    except (ValueError, OverflowError):  # overflow: in UTC it is before the year 1 or after the year 9999
         raise RejectedError(Reason.BAD_TIME, f"{text[:40]!r} is not an ISO 8601 time") from None
 
 
-def _shown(value: int | str) -> str:
+def _formatted(value: int | str) -> str:
     """A time as it was given, cut: a number may have thousands of digits."""
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:40]}…"
@@ -290,11 +290,11 @@ def quoted(name: str) -> bytes:
 
 
 def probability_difference(one: Mapping[str, float], other: Mapping[str, float]) -> float:
-    """The largest difference between two diagnoses' probabilities; one that is left out may be up to the least."""
+    """The largest difference between two diagnoses' probabilities; one that is left out may be up to the minimum."""
     largest = 0.0
     for name in one.keys() | other.keys():
-        least, most = sorted((one.get(name, LEAST_PROBABILITY), other.get(name, LEAST_PROBABILITY)))
-        largest = max(largest, most - least)
+        low, high = sorted((one.get(name, MIN_PROBABILITY), other.get(name, MIN_PROBABILITY)))
+        largest = max(largest, high - low)
     return largest
 
 
@@ -312,5 +312,5 @@ def _rejected(error: Exception) -> RejectedError:
 
 
 def tick(time_ms: int, partition: int) -> Output:
-    """The control record which says that this much time has passed in a partition."""
+    """The control record that sets a partition's time."""
     return Output("control", partition, None, _encode(Control("tick", time_ms)), time_ms)

@@ -46,7 +46,7 @@ _signed: Any = np.int64
 
 _PADDING: Final = b" " * 16
 """Behind the last text: eight bytes are read at a time."""
-_MOST_DIGITS: Final = 18
+_MAX_DIGITS: Final = 18
 """Numbers of so many digits fit into 64 bits with a sign."""
 _EXACT: Final = 2**53
 """Whole numbers up to here are float64 exactly."""
@@ -143,9 +143,63 @@ def _decimal(digits: int, exponent: int) -> float:
 
 
 @kernel
-def _read_values(  # noqa: PLR0912
-    at: int, end: int, row: Matrix
-) -> int:
+def _read_exponent(at: int) -> tuple[int, int]:
+    """An exponent of up to three digits, and the place behind it or _NOT_PLAIN."""
+    letter = load_byte(at)
+    sign = -1 if letter == _MINUS else 1
+    if letter in (_MINUS, _PLUS):
+        at += 1
+    count, digits = _digits_at(at)
+    if count == _NONE or count > _THREE:
+        return 0, _NOT_PLAIN
+    return sign * _signed(digits), at + _signed(count)
+
+
+@kernel
+def _read_number(at: int) -> tuple[float, int]:
+    """A number, and the place behind it or _NOT_PLAIN."""
+    is_negative = _signed(load_byte(at) == _MINUS)
+    begin = at + is_negative
+    place, whole, more = begin, _NONE, _EIGHT
+    while more == _EIGHT:
+        more, next_ = _digits_at(place)
+        whole = whole * _SHIFTS[more] + next_
+        place += _signed(more)
+    count = place - begin
+    if count == 0 or (count > 1 and load_byte(begin) == _ZERO):
+        return 0.0, _NOT_PLAIN
+    exponent = 0
+    if load_byte(place) == _POINT:
+        point = place = place + 1
+        more = _EIGHT
+        while more == _EIGHT:
+            more, next_ = _digits_at(place)
+            whole = whole * _SHIFTS[more] + next_
+            place += _signed(more)
+        exponent = point - place
+        count -= exponent
+        if exponent == 0:
+            return 0.0, _NOT_PLAIN
+    elif is_negative == 1 and whole == _NONE:
+        return 0.0, _NOT_PLAIN
+    if count > _MAX_DIGITS:
+        at = begin
+        while load_byte(at) == _ZERO or load_byte(at) == _POINT:
+            at += 1
+        if count - (at - begin) >= _MAX_DIGITS:  # zeros in front do not count; the point is not counted
+            return 0.0, _NOT_PLAIN
+    at = place
+    if load_byte(at) | 32 == _EXPONENT:
+        shift, at = _read_exponent(at + 1)
+        exponent += shift
+    number = _decimal(_signed(whole), exponent)
+    if at == _NOT_PLAIN or np.isnan(number):
+        return 0.0, _NOT_PLAIN
+    return number * (1 - 2 * is_negative), at
+
+
+@kernel
+def _read_values(at: int, end: int, row: Matrix) -> int:
     """Read a list of as many numbers or nulls as the row is long; the place behind it, or _NOT_PLAIN."""
     at = _after(at, end, _LIST)
     if at == _NOT_PLAIN:
@@ -164,53 +218,10 @@ def _read_values(  # noqa: PLR0912
             row[column] = np.nan
             at += 4
             continue
-        is_negative = _signed(load_byte(at) == _MINUS)
-        begin = at + is_negative
-        place, whole, more = begin, _NONE, _EIGHT
-        while more == _EIGHT:
-            more, next_ = _digits_at(place)
-            whole = whole * _SHIFTS[more] + next_
-            place += _signed(more)
-        count = place - begin
-        if count == 0 or (count > 1 and load_byte(begin) == _ZERO):
+        number, at = _read_number(at)
+        if at == _NOT_PLAIN:
             return _NOT_PLAIN
-        exponent = 0
-        if load_byte(place) == _POINT:
-            point = place = place + 1
-            more = _EIGHT
-            while more == _EIGHT:
-                more, next_ = _digits_at(place)
-                whole = whole * _SHIFTS[more] + next_
-                place += _signed(more)
-            exponent = point - place
-            count -= exponent
-            if exponent == 0:
-                return _NOT_PLAIN
-        elif is_negative == 1 and whole == _NONE:
-            return _NOT_PLAIN
-        if count > _MOST_DIGITS:
-            at = begin
-            while load_byte(at) == _ZERO or load_byte(at) == _POINT:
-                at += 1
-            if count - (at - begin) >= _MOST_DIGITS:  # zeros in front do not count; the point is not counted
-                return _NOT_PLAIN
-        at = place
-        if load_byte(at) | 32 == _EXPONENT:
-            at += 1
-            letter = load_byte(at)
-            sign = -1 if letter == _MINUS else 1
-            if letter in (_MINUS, _PLUS):
-                at += 1
-            more, next_ = _digits_at(at)
-            if more == _NONE or more > _THREE:
-                return _NOT_PLAIN
-            at += _signed(more)
-            exponent += sign * _signed(next_)
-        digits = _signed(whole)
-        number = _decimal(digits, exponent)
-        if np.isnan(number):
-            return _NOT_PLAIN
-        row[column] = number * (1 - 2 * is_negative)
+        row[column] = number
     return _after(at, end, _END_LIST)
 
 
@@ -222,7 +233,7 @@ def _read_time(at: int) -> tuple[int, int]:
         more, next_ = _digits_at(at)
         time = time * _SHIFTS[more] + next_
         at += _signed(more)
-    if at == begin or at - begin > _MOST_DIGITS or (at - begin > 1 and load_byte(begin) == _ZERO):
+    if at == begin or at - begin > _MAX_DIGITS or (at - begin > 1 and load_byte(begin) == _ZERO):
         return 0, _NOT_PLAIN
     return _signed(time), at
 

@@ -48,7 +48,7 @@ def count_records(path: str | Path) -> int:
 
 
 def has_topic(path: str | Path, topic: str) -> bool:
-    """Whether any record of a recording lies in this topic."""
+    """Whether any record of a recording is in this topic."""
     with _open(Path(path)) as file:
         return any(topic in batch.column(0).to_pylist() for batch in file.iter_batches(columns=["topic"]))
 
@@ -79,26 +79,26 @@ def _check_schema(schema: pa.Schema, path: Path) -> None:
         ("key", _is_bytes, "bytes"),
         ("value", _is_bytes, "bytes"),
     ):
-        kind = schema.field(name).type
-        if not fits(kind):
-            raise RecordingError(f"recording {path}: column {name} holds {kind}, but must hold {what}")
+        arrow_type = schema.field(name).type
+        if not fits(arrow_type):
+            raise RecordingError(f"recording {path}: column {name} holds {arrow_type}, but must hold {what}")
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+def _is_text(arrow_type: pa.DataType) -> bool:
+    if pa.types.is_dictionary(arrow_type):
+        arrow_type = arrow_type.value_type
+    return bool(pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type))
 
 
-def _is_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
+def _is_bytes(arrow_type: pa.DataType) -> bool:
+    if pa.types.is_dictionary(arrow_type):
+        arrow_type = arrow_type.value_type
     return bool(
-        pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-        or pa.types.is_string(kind)  # tools that know no bytes write text; its UTF-8 bytes are meant
-        or pa.types.is_large_string(kind)
-        or pa.types.is_null(kind)
+        pa.types.is_binary(arrow_type)
+        or pa.types.is_large_binary(arrow_type)
+        or pa.types.is_string(arrow_type)  # tools that know no bytes write text; its UTF-8 bytes are meant
+        or pa.types.is_large_string(arrow_type)
+        or pa.types.is_null(arrow_type)
     )
 
 

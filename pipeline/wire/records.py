@@ -1,4 +1,4 @@
-"""What goes into the engine and what comes out: raw records of topics and the outputs to publish."""
+"""What goes into the engine and what comes out: raw records of topics, and outputs to publish."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RECORD_OVERHEAD_BYTES = 64
 
 
 class Place(NamedTuple):
-    """Where a record lies; the topic is named without prefix."""
+    """Where a record is; the topic is named without prefix."""
 
     topic: str
     partition: int
@@ -20,7 +20,7 @@ class Place(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One record as it lay in a topic; `topic` is named without the prefix (`sensors`, `events`, …)."""
+    """One record as it was in a topic; `topic` is named without the prefix (`sensors`, `events`, …)."""
 
     topic: str
     partition: int

@@ -1,4 +1,4 @@
-"""A machine's saved state: what is in it, as bytes, and what of it can be told without restoring it."""
+"""A machine's saved state: its content, its bytes, and what can be read of it without restoring it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SavedMachine(msgspec.Struct, frozen=True, gc=False):
 
 
 class Forgotten(msgspec.Struct, frozen=True):
-    """What has to stay of a forgotten machine until its last records are committed: that they are applied."""
+    """What is kept of a forgotten machine until its last records are committed: that they are applied."""
 
     machine: str
     partition: int
@@ -44,13 +44,13 @@ class Forgotten(msgspec.Struct, frozen=True):
     version: int = STATE_VERSION
 
 
-class _Kind(msgspec.Struct):
+class _Head(msgspec.Struct):
     version: int
     forgotten: bool = False
 
 
 class SavedAt(msgspec.Struct):
-    """What of a saved state can be told without restoring it."""
+    """What can be read of a saved state without restoring it."""
 
     applied: dict[str, int] = {}
     """By topic, the last offset whose effect is in the state."""
@@ -62,7 +62,7 @@ _decode_saved_at = msgspec.msgpack.Decoder(SavedAt).decode
 
 
 def saved_at(state: bytes) -> SavedAt:
-    """Where a saved state stands; without offsets and time if it cannot be read."""
+    """Offsets and time of a saved state; empty if it cannot be read."""
     try:
         return _decode_saved_at(state)
     except msgspec.DecodeError:
@@ -70,17 +70,17 @@ def saved_at(state: bytes) -> SavedAt:
 
 
 encode_state = msgspec.msgpack.Encoder().encode
-_decode_kind = msgspec.msgpack.Decoder(_Kind).decode
+_decode_head = msgspec.msgpack.Decoder(_Head).decode
 _decode_forgotten = msgspec.msgpack.Decoder(Forgotten).decode
 _decode_machine = msgspec.msgpack.Decoder(SavedMachine).decode
 
 
 def decode_state(machine: str, state: bytes) -> SavedMachine | Forgotten:
-    """What was saved of a machine; raises StateError if it cannot be read or has another version."""
+    """The saved state of a machine; raises StateError if it cannot be read or has another version."""
     try:
-        kind = _decode_kind(state)
-        if kind.version != STATE_VERSION:
-            raise StateError(f"state of {machine} has version {kind.version}, this is {STATE_VERSION}")
-        return _decode_forgotten(state) if kind.forgotten else _decode_machine(state)
+        head = _decode_head(state)
+        if head.version != STATE_VERSION:
+            raise StateError(f"state of {machine} has version {head.version}, this is {STATE_VERSION}")
+        return _decode_forgotten(state) if head.forgotten else _decode_machine(state)
     except msgspec.DecodeError as error:
         raise StateError(f"state of {machine} cannot be read: {error}") from error

@@ -291,4 +291,4 @@ def test_what_is_left_out_is_as_good_as_anything_up_to_the_least() -> None:
     assert probability_difference({"a": 0.5}, {"a": 0.50001, "b": 0.0005}) == pytest.approx(1e-5)
     assert probability_difference({"a": 0.5}, {"a": 0.5, "b": 0.0007}) == pytest.approx(2e-4)
     assert probability_difference({}, {}) == 0
-    assert messages.LEAST_PROBABILITY == 0.0005
+    assert messages.MIN_PROBABILITY == 0.0005
