@@ -64,7 +64,7 @@ class RingAttentionConfig(BaseModel):
     @model_validator(mode="after")
     def _heads_divide_size(self) -> RingAttentionConfig:
         if self.size % self.heads:
-            raise ValueError(f"size {self.size} cannot be shared out among {self.heads} heads; make it a multiple")
+            raise ValueError(f"size {self.size} cannot be divided among {self.heads} heads; make it a multiple")
         return self
 
 
@@ -89,12 +89,12 @@ class LinearStateConfig(BaseModel):
     @model_validator(mode="after")
     def _heads_divide_size(self) -> LinearStateConfig:
         if self.size % self.heads:
-            raise ValueError(f"size {self.size} cannot be shared out among {self.heads} heads; make it a multiple")
+            raise ValueError(f"size {self.size} cannot be divided among {self.heads} heads; make it a multiple")
         return self
 
 
 def _with_kind(described: Any) -> Any:
-    """Until there was a choice, a sensor encoder's description did not have to say that it is an LSTM."""
+    """Older descriptions of sensor encoders have no `kind`; they are LSTMs."""
     return {"kind": "seq_lstm"} | described if isinstance(described, dict) else described
 
 

@@ -158,7 +158,7 @@ def _run_columns(files: RunFiles, table: pa.Table, path: Path) -> tuple[str, ...
     for names in _RUN_COLUMNS:
         if set(names) <= set(table.column_names):
             return names
-    raise DataError(f"{path} has no column that names runs; add `run`, or say which columns do")
+    raise DataError(f"{path} has no column that names runs; add `run`, or name the columns in `run`")
 
 
 def _classes(table: pa.Table, name: str, faults: Sequence[str], path: Path) -> Ints:

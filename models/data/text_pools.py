@@ -59,7 +59,7 @@ class TextPool:
 
     @property
     def recovered(self) -> Bools:
-        """Which texts say that a fault is over: benign ones of a group named `recovered…`, (N,)."""
+        """Which texts report that a fault is over: benign ones of a group named `recovered…`, (N,)."""
         named: Bools = np.array([group.startswith(_RECOVERED) for group in self.groups], bool)
         benign: Bools = self.classes == 0
         return np.logical_and(named, benign)

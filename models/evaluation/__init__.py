@@ -1,1 +1,1 @@
-"""Scores, clusters and plots of what a model says."""
+"""Scores, clusters and plots of a model's answers."""

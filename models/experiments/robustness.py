@@ -64,7 +64,7 @@ class RobustnessRow(BaseModel):
 
 
 class RobustnessExperiment(BaseModel):
-    """Trained models of one configuration on a held-out part whose runs and texts are corrupted, level by level.
+    """Trained models of one configuration, scored on a held-out part whose runs and texts are corrupted level by level.
 
     The table has a row for each corruption and system. Its scores, each by metric: `level_0` … `level_100`, in percent;
     `area`, the mean over the levels by the trapezoidal rule, and its `gain` over the reference; `kept_at_half`, the
@@ -222,7 +222,7 @@ class RobustnessExperiment(BaseModel):
         return scored
 
     def _summed(self, clean: _ByRow, measured: _ByRow) -> dict[str, Scores]:
-        """Each row's scores under one corruption, as the class says."""
+        """Each row's scores under one corruption; see the class."""
         summed: dict[str, Scores] = {}
         for row in self.rows:
             start, sensors = (clean[row][_key(0)][system] for system in ("row", "sensors"))

@@ -172,7 +172,7 @@ def _write(path: Path, table: pa.Table) -> None:
 
 
 def _usable(path: Path, config: SimulationConfig, runs: int) -> pa.Table | None:
-    """The first so many runs of a file, or None if it has fewer. Raises DataError if they are of other settings.
+    """The first `runs` runs of a file, or None if it has fewer. Raises DataError if they are of other settings.
 
     Runs do not depend on how many follow, so a file of more runs serves as well.
     """

@@ -1,1 +1,1 @@
-"""Fusions of what the encoders of several modalities say."""
+"""Fusions of the answers and features of several modalities."""

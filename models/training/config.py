@@ -29,12 +29,12 @@ class TrainConfig(BaseModel):
     profile: str
     """Name of a shipped profile or path of one."""
     machine_type: str | None = None
-    """Which of the profile's types; may be left out if there is only one."""
+    """Which of the profile's types; optional if there is only one."""
     runs: tuple[RunFiles, ...] = ()
     recordings: tuple[Path, ...] = ()
     """Labelled recordings, decoded and aligned as live; their runs are split by machine."""
     repeated_texts: bool = False
-    """True for texts that machines write: the same words come again in every part, and that is no leak."""
+    """True for texts that machines write: the same words appear in every part, and that is no leak."""
     texts: tuple[Path, ...] = ()
     """Pools of labelled texts; without texts the model has no text modality."""
     output: Path
@@ -49,8 +49,8 @@ class TrainConfig(BaseModel):
     """How the modalities become one answer; for a late fusion, a `rule` given here counts as `rule` below."""
     rule: RuleChoice = "auto"
     encoders: Path | None = None
-    """A model file whose encoders are taken over as they are, with their scaling; `sensors` and `text` then do not
-    count, and only the fusion is trained."""
+    """A model file whose encoders are used unchanged, with their scaling; `sensors` and `text` then have no effect, and
+    only the fusion is trained."""
     sensor_stage: StageConfig = StageConfig()
     word_stage: StageConfig = StageConfig(epochs=20, batch_size=64, learning_rate=5e-3, weight_decay=1e-2)
     text_stage: StageConfig = StageConfig(epochs=20, batch_size=256, learning_rate=2e-3)
@@ -62,10 +62,10 @@ class TrainConfig(BaseModel):
     most_offset_frames: int = Field(default=60, ge=0)
     """Runs start at a random frame up to this one, but within their first quarter."""
     burn_in_frames: int = Field(default=5, ge=0)
-    """First frames of a run that the loss leaves out."""
+    """First frames of a run, which the loss leaves out."""
     recovery_frames: int = Field(default=0, ge=0)
-    """First normal frames after a fault that nothing is fitted to, and that networks learn with `recovery_weight` only:
-    the plant still looks faulty while it recovers. They count in every score."""
+    """First normal frames after a fault, which calibration leaves out and networks learn with `recovery_weight`,
+    because the plant still looks faulty while it recovers. They count in every score."""
     recovery_weight: float = Field(default=0.0, ge=0, le=1)
     false_alarms: float | None = Field(default=None, gt=0, lt=1)
     """If given, a late fusion reports a fault only with a margin over the normal state. Margins are fitted so that at
@@ -81,13 +81,13 @@ class TrainConfig(BaseModel):
     fusion_frames_per_epoch: int = Field(default=150_000, ge=1)
     fusion_distractor_share: float = Field(default=0.25, ge=0, le=1)
     """`events.distractor_share` while a learned fusion is trained, if that is less: encoders err more often on texts
-    that they have not been trained on."""
+    that they have not learnt from."""
     storage: Storage = "float32"
     plots: bool = True
     score_test: bool = True
-    """False while configurations are compared: the test part is then held out but not looked at."""
+    """False while configurations are compared: the test part is then held out but not scored."""
     hard_faults: tuple[str, ...] = ()
-    """Faults that hardly show; every score is also given without them."""
+    """Faults that are hard to detect; every score is also given without them."""
 
     @model_validator(mode="after")
     def _only_a_late_fusion_limits_false_alarms(self) -> TrainConfig:
@@ -109,7 +109,7 @@ class TrainConfig(BaseModel):
 
     @property
     def recovery(self) -> Recovery:
-        """What networks learn of a plant that recovers."""
+        """How training treats frames in which a plant recovers."""
         return Recovery(self.recovery_frames, self.recovery_weight)
 
     @property
@@ -130,9 +130,9 @@ def load_train_config(
     epochs: int | None = None,
     fusion: str | None = None,
 ) -> TrainConfig:
-    """Read a configuration; the other arguments take precedence over what it says.
+    """Read a configuration; the other arguments take precedence over the file.
 
-    `fusion` is a kind of fusion; what the configuration says about this very kind stays.
+    `fusion` is a kind of fusion; settings of the file are kept if they are for the same kind.
 
     Relative paths start from `data`, or from the configuration's own folder; `$NAME` stands for an environment
     variable. Raises DataError with file and field.

@@ -141,7 +141,7 @@ def _machine_type(types: Sequence[MachineType], name: str | None) -> MachineType
         if machine_type.name == name:
             return machine_type
     names = ", ".join(machine_type.name for machine_type in types)
-    raise DataError(f"say which machine type to train for ({names}); {name or 'none'} was given")
+    raise DataError(f"choose which machine type to train for ({names}); {name or 'none'} was given")
 
 
 def _pools_of_files(

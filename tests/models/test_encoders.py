@@ -382,7 +382,7 @@ def test_wrong_descriptions_are_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"sensors\.causal_cnn\.window: Extra inputs"):
         load_train_config(path)
     for kind in (RingAttentionConfig, LinearStateConfig):
-        with pytest.raises(ValidationError, match="size 10 cannot be shared out among 4 heads"):
+        with pytest.raises(ValidationError, match="size 10 cannot be divided among 4 heads"):
             kind(size=10)
 
 

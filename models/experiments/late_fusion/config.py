@@ -47,8 +47,8 @@ class LateFusionConfig(BaseModel):
     almost the same words. `paper`: pairs are drawn and then split, so that test pairs contain
     training reports."""
     text_folds: int = Field(default=5, ge=2)
-    """Text models that are trained, each without another fold of the reports, and averaged. What validation says of a
-    report comes from the one model that has not read it."""
+    """Text models that are trained, each without another fold of the reports, and averaged. The validation logits of
+    a report come from the one model that was trained without it."""
     validation_draws: int = Field(default=5, ge=1)
     """Reports that each validation run is paired with, so that the fusion is fitted on more than a few."""
     typo_share: float = Field(default=0.1, ge=0, le=1)

@@ -1,4 +1,4 @@
-"""Factory reports and their classes, and which of them say the same."""
+"""Factory reports and their classes, without duplicates, and grouped by paraphrase."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ class JointStage(FusionStage):
     """Trains sensor encoder, event ring, heads and fusion together, starting from the earlier stages.
 
     By truncated back-propagation with carried state, as in `SensorStage`. The loss is the fusion's and each modality's
-    own, so that each modality still answers by itself. Vectors of texts are as in `TextStage`, without gradient.
+    own, so that each modality still answers on its own. Vectors of texts are as in `TextStage`, without gradient.
     """
 
     name = "joint"
