@@ -16,14 +16,17 @@ LONGEST_FILES = (
     "tests/kafka/test_fault_matrix.py",
     "tests/kafka/test_bench_stream.py",
     "tests/models/test_stepping_bits.py",
-    "tests/models/test_fusion_networks.py",
+    "tests/models/test_fusion_training.py",
     "tests/models/test_stepping.py",
     "tests/kafka/test_broker.py",
-    "tests/models/test_evaluate.py",
+    "tests/models/test_late_fusion.py",
+    "tests/models/test_fusion_stepping.py",
     "tests/models/test_training.py",
     "tests/deploy/test_light_install.py",
     "tests/kafka/test_security.py",
     "tests/models/test_encoders.py",
+    "tests/models/test_robustness.py",
+    "tests/models/test_fusion_networks.py",
 )
 
 
