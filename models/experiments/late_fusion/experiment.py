@@ -21,7 +21,7 @@ from models.experiments.baselines.texts import DocumentVectors
 from models.experiments.late_fusion.config import Draw, LateFusionConfig
 from models.experiments.late_fusion.pairs import ReportSplit, RunSplitRows, draw_rows, split_reports, split_runs
 from models.experiments.late_fusion.reports import read_reports
-from models.experiments.late_fusion.systems import Outcome, PartLogits, fuse, scaled, train_sequences, train_texts
+from models.experiments.late_fusion.systems import PartLogits, SeedResult, fuse, scaled, train_sequences, train_texts
 from models.experiments.simulation import run_values, simulated_table
 from models.training.loop import EpochRecord, OnProgress, Progress
 from pipeline.arrays import Floats, Ints
@@ -68,7 +68,7 @@ class LateFusionExperiment(BaseModel):
         rows: dict[str, list[Scores]] = {}
         notes: dict[str, Any] = {"rules": {}, "seen_share": {}}
         histories: list[list[EpochRecord]] = []
-        outcomes: dict[str, list[Outcome]] = {draw: [] for draw in self.draws}
+        results: dict[str, list[SeedResult]] = {draw: [] for draw in self.draws}
         for seed in seeds:
             runs = split_runs(settings, classes, seed)
             x = scaled(values, runs.train, settings.onset_frame)
@@ -88,24 +88,26 @@ class LateFusionExperiment(BaseModel):
                 texts = split_reports(drawn, reports, runs, classes, seed)
                 on_training = report_part(on_progress, f"seed {seed}, {draw} draw")
                 text_logits = train_texts(drawn, texts, seed=seed, folder=folder / draw, on_progress=on_training)
-                outcome = self._fused(sequences, text_logits, classes, runs, seed)
-                outcomes[draw].append(outcome)
-                self._add(rows, outcome, draw)
-                notes["rules"].setdefault(draw, []).append(outcome.rule)
+                result = self._fused(sequences, text_logits, classes, runs, seed)
+                results[draw].append(result)
+                self._add(rows, result, draw)
+                notes["rules"].setdefault(draw, []).append(result.rule)
                 notes["seen_share"].setdefault(draw, []).append(texts.seen_share)
                 if draw == "distinct":
                     for name, scores in self._baselines(x, texts, classes, runs, seed, folder, on_training):
                         rows.setdefault(name, []).append(scores)
-        plots = self._draw(outcomes, histories, out)
+        plots = self._draw(results, histories, out)
         ordered = dict(sorted(rows.items(), key=lambda row: list(rows).index(row[0])))
         return Results(self.title, tuple(seeds), ordered, self.columns, notes, tuple(plots))
 
-    def _fused(self, sequences: PartLogits, texts: PartLogits, classes: Ints, runs: RunSplitRows, seed: int) -> Outcome:
+    def _fused(
+        self, sequences: PartLogits, texts: PartLogits, classes: Ints, runs: RunSplitRows, seed: int
+    ) -> SeedResult:
         draws = self.settings.validation_draws
         return fuse(sequences, texts, classes[runs.validation], classes[runs.test], draws, seed=seed)
 
-    def _add(self, rows: dict[str, list[Scores]], outcome: Outcome, draw: Draw) -> None:
-        scores = outcome.scores()
+    def _add(self, rows: dict[str, list[Scores]], result: SeedResult, draw: Draw) -> None:
+        scores = result.scores()
         names = ["sequences"] if draw == "distinct" else []
         names += ["texts", "fused"]
         if draw == "distinct":
@@ -160,14 +162,14 @@ class LateFusionExperiment(BaseModel):
             predicted = model.predict(test)
             yield f"baseline: {kind}", label_scores(test.labels, predicted) | partition_scores(test.labels, predicted)
 
-    def _draw(self, outcomes: dict[str, list[Outcome]], histories: list[list[EpochRecord]], out: Path) -> list[Path]:
+    def _draw(self, results: dict[str, list[SeedResult]], histories: list[list[EpochRecord]], out: Path) -> list[Path]:
         """Confusion and ROC over the test parts of all seeds, and partition scores over the epochs."""
         names = list(self.settings.classes)
         plots: list[Path] = []
-        for draw, by_seed in outcomes.items():
-            truth = np.concatenate([outcome.classes for outcome in by_seed])
+        for draw, by_seed in results.items():
+            truth = np.concatenate([result.classes for result in by_seed])
             for system in ("sequences", "texts", "fused"):
-                probabilities = np.concatenate([outcome.probabilities[system] for outcome in by_seed])
+                probabilities = np.concatenate([result.probabilities[system] for result in by_seed])
                 stem = f"{system}_{draw}"
                 plots += [out / f"confusion_{stem}.png", out / f"roc_{stem}.png"]
                 title = f"{system}, {draw} reports, test parts of {len(by_seed)} seeds"

@@ -38,7 +38,7 @@ class PartLogits(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SeedResult:
     """Results of one seed on its test pairs: the fusion rule chosen on validation, and each system's answers."""
 
     rule: Rule
@@ -103,7 +103,9 @@ def train_texts(
     return PartLogits(_log_softmax(left_out_logits)[texts.validation], test[texts.drawn])
 
 
-def fuse(sequences: PartLogits, texts: PartLogits, validation: Ints, test: Ints, draws: int, *, seed: int) -> Outcome:
+def fuse(
+    sequences: PartLogits, texts: PartLogits, validation: Ints, test: Ints, draws: int, *, seed: int
+) -> SeedResult:
     """Fit every rule on the validation pairs, choose one by them, and classify the test pairs."""
     classes = sequences.test.shape[1]
     pairs = Evidence(
@@ -126,7 +128,7 @@ def fuse(sequences: PartLogits, texts: PartLogits, validation: Ints, test: Ints,
         for rule in RULES:
             fitted = fit_fusion(rule, pairs, prior, seed=seed)
             probabilities[f"fused, {rule}"] = fitted(held_out, everywhere).probabilities.numpy()
-    return Outcome(chosen.config.rule, test, probabilities)
+    return SeedResult(chosen.config.rule, test, probabilities)
 
 
 def answer_scores(classes: Ints, probabilities: Floats) -> Scores:
