@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from models.stepping import interpreter, text_vectors
+from models.stepping.kernels import operations
+from pipeline.alignment import last_values
+from pipeline.compiled import Compiled, cache_folder, compile_all
+from pipeline.engine import answers
+from pipeline.wire import diagnosis_json, reading_json
 from tests.support.kafka_fixtures import kafka_bootstrap_fixture
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +37,10 @@ LONGEST_FILES = (
 )
 
 
+COMPILED = (interpreter, text_vectors, operations, last_values, answers, diagnosis_json, reading_json)
+"""The modules that hold compiled functions."""
+
+
 def pytest_configure() -> None:
     """Before anything heavy is imported, and inherited by the processes of pytest-xdist and by brokers."""
     # Each process of tests has one core; threads of their own would only wait for each other.
@@ -43,6 +54,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks = {ROOT / name: rank for rank, name in enumerate(LONGEST_FILES)}
     assert all(path.is_file() for path in ranks), "LONGEST_FILES names a file that is not there"
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_code() -> None:
+    """Compiled before any test with a time limit, by one process; the others load what it has kept."""
+    folder = cache_folder(os.environ)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    functions = [value for module in COMPILED for value in vars(module).values() if isinstance(value, Compiled)]
+    with (folder / "tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        compile_all(functions, "what the tests run", lambda _: None)
 
 
 @pytest.fixture(scope="session")
