@@ -32,7 +32,9 @@ class _OpenRun:
     texts: list[PlacedText] = field(default_factory=list)
 
 
-def runs_from_records(records: Iterable[Record], profile: PlantProfile, kind: MachineType, source: str) -> list[Run]:
+def runs_from_records(
+    records: Iterable[Record], profile: PlantProfile, machine_type: MachineType, source: str
+) -> list[Run]:
     """One run per stretch of a machine between resets, grouped by machine so that splits do not divide a machine.
 
     Values are NaN where a variable was not measured in its own frame. Frames without a label are UNLABELLED by the
@@ -42,7 +44,7 @@ def runs_from_records(records: Iterable[Record], profile: PlantProfile, kind: Ma
     runs: dict[str, list[_OpenRun]] = defaultdict(list)
 
     def take(group: MachineGroup, rounds: Sequence[Frames], _: Outcome) -> None:
-        if group.name == kind.name:
+        if group.name == machine_type.name:
             for frames in rounds:
                 add(frames, group.in_slots(frames.slots))
 
@@ -63,7 +65,7 @@ def runs_from_records(records: Iterable[Record], profile: PlantProfile, kind: Ma
     chunk: list[Record] = []
     for record in records:
         if record.topic == LABELS:
-            _label(book, record, kind, source)
+            _label(book, record, machine_type, source)
             continue
         chunk.append(record)
         if len(chunk) == _CHUNK:
@@ -72,25 +74,25 @@ def runs_from_records(records: Iterable[Record], profile: PlantProfile, kind: Ma
     stream.process(chunk)
     stream.finish()
     if not runs:
-        raise DataError(f"{source} has no frame of machine type {kind.name}; does its profile fit?")
-    index = {fault: number for number, fault in enumerate(kind.faults)}
+        raise DataError(f"{source} has no frame of machine type {machine_type.name}; does its profile fit?")
+    index = {fault: number for number, fault in enumerate(machine_type.faults)}
     finished = []
     for machine, parts in sorted(runs.items()):
         for number, part in enumerate(parts):
             faults = [book.fault_at(machine, start) for start in part.start_ms]
             labels = np.array([UNLABELLED if fault is None else index[fault] for fault in faults], np.int64)
-            texts = tuple(part.texts) if kind.texts else ()
+            texts = tuple(part.texts) if machine_type.texts else ()
             finished.append(Run(f"{machine}/{number}", machine, source, np.stack(part.values), labels, texts))
     return finished
 
 
-def _label(book: LabelBook, record: Record, kind: MachineType, source: str) -> None:
+def _label(book: LabelBook, record: Record, machine_type: MachineType, source: str) -> None:
     try:
         fault = book.add(record)
     except RejectedError as rejected:
         raise DataError(f"{source}, labels offset {record.offset}: {rejected.detail}") from rejected
-    if fault not in kind.faults:
+    if fault not in machine_type.faults:
         raise DataError(
-            f"{source}, labels offset {record.offset}: machine type {kind.name} has no fault {fault!r}; "
-            f"it has {', '.join(kind.faults)}"
+            f"{source}, labels offset {record.offset}: machine type {machine_type.name} has no fault {fault!r}; "
+            f"it has {', '.join(machine_type.faults)}"
         )
