@@ -48,8 +48,8 @@ class Settings(BaseSettings):
     )
     state_refused: Literal["fresh", "warm_up"] = Field(
         default="fresh",
-        description="a machine whose saved state belongs to another model or profile begins anew, or reads its last "
-        "frames again",
+        description="a machine whose saved state belongs to another model or profile starts from a fresh state, or "
+        "reads its last frames again",
     )
     warm_up_frames: int = Field(default=100, ge=1, description="how many frames it reads again")
     session_timeout_ms: Milliseconds = Field(
