@@ -101,16 +101,17 @@ class FrameStream:
         """Align records up to the control records to apply then, `held`; returns those behind them."""
         inboxes = {name: Inbox() for name in self.machines.groups}
         behind: list[Record] = []
+        take_reading, advance = self._intake.reading, self.progress.advance  # once, not for each record
         for order, record in self._take_blocks(records, inboxes):
             topic, partition = record.topic, record.partition
             if partition in held:
                 behind.append(record)
                 continue
             try:
-                if not 0 <= record.timestamp_ms < messages.MAX_TIME_MS:
+                if not messages.is_time_ms(record.timestamp_ms):
                     raise RejectedError(Reason.BAD_TIME, f"its own time stamp is {record.timestamp_ms}")
                 if topic in self._sensor_topics:
-                    is_new = self._intake.reading(record, order, inboxes)
+                    is_new = take_reading(record, order, inboxes)
                 elif topic == EVENTS:
                     is_new = self._intake.event(record, order, inboxes)
                 elif topic == CONTROL:
@@ -129,7 +130,7 @@ class FrameStream:
             if not is_new:
                 outcome.stats.skipped[topic] += 1
             # Only by valid records: one wild time stamp must not make every machine look silent.
-            self.progress.advance(partition, record.timestamp_ms)
+            advance(partition, record.timestamp_ms)
         self._align(inboxes, outcome)
         return behind
 

@@ -71,6 +71,15 @@ class Inbox:
     blocks: list[Block] = field(default_factory=list)
     texts: list[ArrivedText] = field(default_factory=list)
 
+    def add(self, record: Record, columns: tuple[int, int, int, int, int], row: list[float | None]) -> None:
+        """Take one reading in."""
+        self.records.append(record)
+        self.columns.append(columns)
+        try:
+            self.values.fromlist(row)  # type: ignore[arg-type]
+        except TypeError:  # a null; nothing has been added then
+            self.values.fromlist(_floats(row))
+
     def batch(self, group: MachineGroup, outcome: Outcome) -> tuple[ReadingBatch, list[Record]]:
         """All readings in the order in which they came, and their records, less those with values beyond float32."""
         columns = np.fromiter(chain.from_iterable(self.columns), np.int64, 5 * len(self.columns))
@@ -126,10 +135,7 @@ class Intake:
             raise RejectedError(Reason.UNKNOWN_VARIABLE, text)
         time_ms, row = _time_of(time, stamp_ms, group), source.row(values, topic)
         machine.apply(topic, offset, stamp_ms, source.index)
-        inbox = inboxes[group.name]
-        inbox.records.append(record)
-        inbox.columns.append((machine.slot, time_ms, source.index, stamp_ms, order))
-        inbox.values.fromlist(_floats(row))
+        inboxes[group.name].add(record, (machine.slot, time_ms, source.index, stamp_ms, order), row)
         return True
 
     def event(self, record: Record, order: int, inboxes: Mapping[str, Inbox]) -> bool:
@@ -184,7 +190,7 @@ class Intake:
             columns[1], values = self._decode(records, fields.values, machines, source)
         except RejectedError:
             return False
-        is_timely = messages.is_time_ms(columns[1]) & ~_is_future(columns[1], columns[3], group.max_skew_ms)
+        is_timely = _is_timely(columns[1], columns[3], group.max_skew_ms)
         if not is_timely.all() or not _apply_all(topic, fields.offsets, machines, columns):
             return False
         inboxes[group.name].blocks.append(Block(records, columns, values))
@@ -241,19 +247,19 @@ def take_labels(records: Sequence[Record], take: Callable[[LabelledSpan], None],
 
 
 @overload
-def _is_future(time_ms: int, stamp_ms: int, max_skew_ms: int) -> bool: ...
+def _is_timely(time_ms: int, stamp_ms: int, max_skew_ms: int) -> bool: ...
 @overload
-def _is_future(time_ms: Ints, stamp_ms: Ints, max_skew_ms: int) -> Bools: ...
-def _is_future(time_ms: int | Ints, stamp_ms: int | Ints, max_skew_ms: int) -> bool | Bools:
-    """Whether a time is further ahead of its record's time stamp than a machine's clock may be."""
-    return time_ms > stamp_ms + max_skew_ms
+def _is_timely(time_ms: Ints, stamp_ms: Ints, max_skew_ms: int) -> Bools: ...
+def _is_timely(time_ms: int | Ints, stamp_ms: int | Ints, max_skew_ms: int) -> bool | Bools:
+    """Whether a time is one, and no further ahead of its record's time stamp than a machine's clock may be."""
+    return messages.is_time_ms(time_ms) & (time_ms <= stamp_ms + max_skew_ms)
 
 
 def _time_of(time: int | str, stamp_ms: int, group: MachineGroup) -> int:
     """The time of a reading or text in milliseconds; raises RejectedError."""
-    time_ms = messages.parse_time_ms(time)
-    if _is_future(time_ms, stamp_ms, group.max_skew_ms):
-        ahead, allowed = time_ms - stamp_ms, group.max_skew_ms
+    time_ms = time if type(time) is int else messages.parse_time_ms(time)
+    if not _is_timely(time_ms, stamp_ms, group.max_skew_ms):
+        ahead, allowed = messages.parse_time_ms(time_ms) - stamp_ms, group.max_skew_ms
         text = f"its time is {ahead} ms ahead of its record's time stamp; {group.name} allows {allowed}"
         raise RejectedError(Reason.FUTURE_TIME, text)
     return time_ms

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -68,20 +69,20 @@ class SourceColumns:
         self._width = width
 
     def row(self, values: list[float | None] | dict[str, float | None], topic: str) -> list[float | None]:
-        """One reading as a full row of the machine type's variables; raises RejectedError."""
+        """One reading as a full row, NaN for other sources' variables and None for nulls; raises RejectedError."""
         row: list[float | None]
         if type(values) is list:
+            if len(values) == self.length == self._width:
+                return values
             if len(values) != self.length:
                 text = f"{len(values)} values; {topic} has {self.length} variables"
                 raise RejectedError(Reason.WRONG_LENGTH, text)
-            if self.length == self._width:
-                return values
-            row = [None] * self._width
+            row = [math.nan] * self._width
             for column, number in zip(self._columns, values, strict=True):
                 row[column] = number
             return row
         assert type(values) is dict
-        row = [None] * self._width
+        row = [math.nan] * self._width
         try:
             for name, number in values.items():
                 row[self._by_name[name]] = number

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.engine.engine import Engine
 from pipeline.wire.messages import Reason, RejectedError, decode_label, decode_reading, parse_time_ms
 from pipeline.wire.records import Record
-from tests.support.builders import SumRunner, diagnoses, event, numbered, profile, reading, reasons
+from tests.support.builders import TWO_SOURCES, SumRunner, diagnoses, event, numbered, profile, reading, reasons
 
 T0 = 1_763_600_000_000
 
@@ -133,3 +133,12 @@ def test_no_bytes_raise_anything_but_a_rejection(value: bytes) -> None:
 def test_iso_times_become_exact_milliseconds(text: str, milliseconds: int) -> None:
     assert parse_time_ms(text) == milliseconds
     assert parse_time_ms(milliseconds) == milliseconds
+
+
+@pytest.mark.parametrize("readings", [1, 40])  # one by one, and many together
+def test_a_list_has_the_variables_of_its_topic_and_not_all_of_the_machine_type(readings: int) -> None:
+    eng = Engine(profile(TWO_SOURCES), {"mill": SumRunner()})
+    fast = [reading("m1", 1_000 * n, [1.0, 2.0], topic="sensors.fast", offset=n) for n in range(readings + 2)]
+    assert eng.process(fast[:1]) == []
+    wrong = reading("m1", 1_000 * readings, [1.0, 2.0, 3.0], topic="sensors.fast", offset=readings)
+    assert reasons(eng.process([*fast[1:readings], wrong, *fast[readings + 1 :]])) == ["wrong_length"]
