@@ -18,7 +18,7 @@ from aiokafka.errors import (
 from agents.delivery.partitioning import partition_of
 from pipeline.errors import BrokerUnavailableError, DeliveryError
 from pipeline.wire.letters import LETTER_BYTES, LETTER_TOPICS, fit_letter
-from pipeline.wire.records import RECORD_OVERHEAD_BYTES, Output, record_bytes
+from pipeline.wire.records import RECORD_OVERHEAD_BYTES, Output, sizes_of
 
 _HINTS = {
     MessageSizeTooLargeError: "; raise the topic's max.message.bytes",
@@ -105,10 +105,10 @@ class KafkaPublisher:
         for output in outputs:
             groups.setdefault(output[:2], []).append(output)
         for (topic, partition), group in groups.items():
-            sizes = [record_bytes(output) for output in group]
+            sizes = sizes_of(group)
             if max(sizes) > self._record_limit:
                 group = [self._fitting(output, size) for output, size in zip(group, sizes, strict=True)]
-                sizes = [record_bytes(output) for output in group]
+                sizes = sizes_of(group)
             queue = None if partition is None else self._queues.get((topic, partition))
             if queue is not None and self.in_flight + sum(sizes) <= self._in_flight_limit:
                 self._hand_over(queue, group, sizes)

@@ -93,6 +93,8 @@ class FusionMetrics:
         self._newest_frame: Ints = np.zeros(0, np.int64)
         self._machines: Sequence[DiagnosedMachine] = ()  # of the last round
         self._who: Ints = np.zeros(0, np.int64)  # their numbers
+        self._partitions: list[int] = []  # theirs, each once
+        self._place: Ints = np.zeros(0, np.int64)  # of each machine's partition among them
         self._run: list[_Run | None] = []  # the one that goes on
         self._run_last: Ints = np.zeros(0, np.int64)
         self._run_fault: Ints = np.zeros(0, np.int64)
@@ -107,13 +109,17 @@ class FusionMetrics:
         if diagnosed.machines is not self._machines:  # most rounds are about the same machines as the one before
             self._machines = diagnosed.machines
             self._who = np.array([self._number(machine) for machine in self._machines], np.int64)
+            self._partitions, self._place = _numbered(self._partition[self._who])
         who = self._who
         begin = start // self._interval_ms * self._interval_ms
         fresh = (start > self._newest_frame[who]) | (frames.revision > 0)
         self._newest_frame[who] = np.maximum(self._newest_frame[who], start)
-        # One number for partition and interval: numpy is much slower at finding equal pairs.
-        keys, place = _numbered(self._partition[who] * _BEYOND_MS + begin)
-        pairs = [divmod(key, _BEYOND_MS) for key in keys]
+        if begin.min() == begin.max():
+            place, pairs = self._place, [(partition, int(begin[0])) for partition in self._partitions]
+        else:
+            # One number for partition and interval: numpy is much slower at finding equal pairs.
+            keys, place = _numbered(self._partition[who] * _BEYOND_MS + begin)
+            pairs = [divmod(key, _BEYOND_MS) for key in keys]
         intervals = [
             self._interval(diagnosed.model, diagnosed.modalities, partition, interval_start)
             for partition, interval_start in pairs
@@ -122,9 +128,12 @@ class FusionMetrics:
         np.maximum.at(newest, place, frames.end_ms)
         fused = fresh & (answers.faults >= 0)
         counted = np.bincount(place[fresh], minlength=len(pairs)).tolist()
-        known = np.bincount(place[fused], minlength=len(pairs)).tolist()
         columns = [answers.confidence, answers.entropy, answers.disagreement, *diagnosed.result.weights]
-        sums = [np.bincount(place[fused], column[fused], len(pairs)).tolist() for column in columns]
+        fused_place = place
+        if not fused.all():
+            fused_place, columns = place[fused], [column[fused] for column in columns]
+        known = np.bincount(fused_place, minlength=len(pairs)).tolist()
+        sums = [np.bincount(fused_place, column, len(pairs)).tolist() for column in columns]
         for at, ((partition, _), interval) in enumerate(zip(pairs, intervals, strict=True)):
             interval.diagnoses += counted[at]
             interval.no_evidence += counted[at] - known[at]

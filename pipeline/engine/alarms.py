@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.arrays import Floats, Ints
+from pipeline.compiled import CompiledFunction, Notify
 from pipeline.errors import StateError
 
 NO_ALARM = -1
@@ -31,11 +35,54 @@ class AlarmChange:
     raised: bool
 
 
+def step_alarms(
+    slots: Ints,
+    faults: Ints,
+    confidence: Floats,
+    k: int,
+    threshold: float,
+    recent: NDArray[np.int16],
+    standing: NDArray[np.int16],
+    changes: Ints,
+) -> bool:
+    """Write the fault whose alarm each row clears, and the one that it raises (NO_ALARM if none); whether any does."""
+    any_change = False
+    for r in range(len(slots)):
+        slot, newest = slots[r], faults[r]
+        if newest > 0 and confidence[r] < threshold:
+            newest = 0
+        agree = 1
+        for place in range(recent.shape[1] - 1, 0, -1):
+            recent[slot, place] = recent[slot, place - 1]
+            agree += recent[slot, place] == newest
+        recent[slot, 0] = newest
+        changes[r, 0], changes[r, 1] = NO_ALARM, NO_ALARM
+        alarm = standing[slot]
+        if agree >= k and newest >= 0 and newest != max(alarm, 0):
+            changes[r, 0] = alarm
+            if newest > 0:
+                changes[r, 1] = newest
+            standing[slot] = changes[r, 1]
+            any_change = True
+    return any_change
+
+
+_i64, _i16, _f32 = (numba.types.Array(kind, 1, "C") for kind in (numba.int64, numba.int16, numba.float32))
+STEP_ALARMS: Final = CompiledFunction(
+    step_alarms,
+    numba.boolean(_i64, _i64, _f32, numba.int64, numba.float32, _i16.copy(ndim=2), _i16, _i64.copy(ndim=2)),
+    [Path(__file__)],
+    what="the alarm rule",
+)
+
+
 class Alarms:
     """The recent answers and the standing alarm of every machine of one type, one slot each."""
 
-    def __init__(self, rule: AlarmRule) -> None:
+    def __init__(self, rule: AlarmRule, notify: Notify) -> None:
+        """`notify` gets a line if code has to be compiled first."""
         self._rule = rule
+        self._notify = notify
         self._recent: NDArray[np.int16] = np.zeros((0, rule.n), np.int16)
         self._standing: NDArray[np.int16] = np.zeros(0, np.int16)
 
@@ -47,25 +94,23 @@ class Alarms:
             self._recent = np.concatenate([self._recent, np.zeros((grown, self._rule.n), np.int16)])
             self._standing = np.concatenate([self._standing, np.full(grown, NO_ALARM, np.int16)])
 
+    def load_code(self) -> None:
+        """Load compiled code now, instead of with the first frame."""
+        STEP_ALARMS.load(self._notify)
+
     def step(self, slots: Ints, faults: Ints, confidence: Floats) -> list[AlarmChange]:
         """Take one frame's answers (class 0 = normal; negative = no evidence) and return what changed."""
-        answers = np.where((faults > 0) & (confidence < self._rule.confidence), 0, faults)
-        recent = np.empty((len(slots), self._rule.n), np.int16)
-        recent[:, 0], recent[:, 1:] = answers, self._recent[slots, :-1]
-        self._recent[slots] = recent
-        newest = recent[:, 0]
-        equal = (recent == newest[:, None]).sum(axis=1)
-        standing = self._standing[slots]
-        has_agreed = equal >= self._rule.k
-        raised = has_agreed & (newest > 0) & (newest != standing)
-        cleared = (standing != NO_ALARM) & ((has_agreed & (newest == 0)) | raised)
-        if not (raised.any() or cleared.any()):
+        changes = np.empty((len(slots), 2), np.int64)
+        threshold = np.float32(self._rule.confidence)
+        if not STEP_ALARMS.load(self._notify)(
+            slots, faults, confidence, self._rule.k, threshold, self._recent, self._standing, changes
+        ):
             return []
-        changes = [AlarmChange(row, int(standing[row]), raised=False) for row in np.flatnonzero(cleared).tolist()]
-        changes += [AlarmChange(row, int(newest[row]), raised=True) for row in np.flatnonzero(raised).tolist()]
-        standing = np.where(raised, newest, np.where(cleared, NO_ALARM, standing))
-        self._standing[slots] = standing
-        return changes
+        return [
+            AlarmChange(row, int(changes[row, raised]), raised=bool(raised))
+            for raised in (0, 1)
+            for row in np.flatnonzero(changes[:, raised] != NO_ALARM).tolist()
+        ]
 
     def save(self, slots: Ints) -> list[bytes]:
         """Each machine's alarm state."""

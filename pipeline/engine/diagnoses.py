@@ -151,7 +151,7 @@ class DiagnosisWriter:
             diagnosis = self._diagnosis(row, machines[row].name, frames, result, numbers, remembered)
             values[row] = messages.encode(diagnosis)
         outputs += map(_new_output, zip(repeat(DIAGNOSES), partitions, keys, values, ends, repeat(())))
-        faults = numbers[:, FAULT]
+        faults = numbers[:, FAULT].copy()
         for fault, count in Counter(faults.tolist()).items():
             counts[self._named[fault]] += count
         summary = numbers[:, [LARGEST, ENTROPY, DISAGREEMENT]] / UNIT

@@ -67,6 +67,7 @@ class Engine:
         """Load compiled code now, instead of with the first frame."""
         for model in self.models.values():
             model.writer.load()
+            model.alarms.load_code()
         self._stream.load()
 
     # -- input ------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ class GroupModel:
             text = f"model {runner.name} knows other faults than machine type {group.name} of the profile"
             raise SettingsError(text)
         self.runner = runner
-        self.alarms = Alarms(rule)
+        self.alarms = Alarms(rule, notify)
         self.writer = DiagnosisWriter(machine_type, runner, notify)
         group.attach(self)
 

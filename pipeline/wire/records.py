@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 Headers = tuple[tuple[str, bytes], ...]
@@ -40,6 +42,16 @@ class Output(NamedTuple):
     value: bytes | None
     timestamp_ms: int
     headers: Headers = ()
+
+
+_headers_of = itemgetter(Output._fields.index("headers"))
+
+
+def sizes_of(outputs: Sequence[Output]) -> list[int]:
+    """`record_bytes` of each output."""
+    if any(map(_headers_of, outputs)):
+        return [record_bytes(output) for output in outputs]
+    return [RECORD_OVERHEAD_BYTES + len(key or b"") + len(value or b"") for _, _, key, value, _, _ in outputs]
 
 
 def record_bytes(output: Output) -> int:
