@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from models.stepping.kernels.block import Block
-from models.stepping.kernels.lanes import LANES, Lanes, counting, load, pick_less, splat, store, totals
+from models.stepping.kernels.lanes import LANES, Lanes, broadcast, counting, load, pick_less, splat, store, totals
 from models.stepping.kernels.vectors import exponentiate
 from pipeline.arrays import Floats, Ints
 from pipeline.compiled import kernel
@@ -33,7 +33,7 @@ def ring_attention(op: Ints, block: Block, rows: Ints) -> None:
         for j in range(0, width, LANES):
             store(states, places + here * width + j, load(work, base + frame + j))
         for head in range(heads):
-            slope = splat(block.weights[slopes + head])
+            slope = broadcast(block.weights, slopes + head)
             for place in range(0, filled, LANES):
                 found = _products(work, base + asked + head * width, states, places, place, filled, width)
                 age = splat(np.float32(here - place)) - counting()
@@ -89,7 +89,7 @@ def _mix(
             a = b = c = d = e = f = g = h = splat(_ZERO)
             frame = places + j
             for place in range(filled):
-                x, y = splat(work[one + place]), splat(work[other + place])
+                x, y = broadcast(work, one + place), broadcast(work, other + place)
                 u = load(states, frame)
                 a, e = a + x * u, e + y * u
                 u = load(states, frame + 8)
@@ -113,7 +113,7 @@ def _mix(
             frame = places + j
             for place in range(filled):
                 u = load(states, frame)
-                a, e = a + splat(work[one + place]) * u, e + splat(work[other + place]) * u
+                a, e = a + broadcast(work, one + place) * u, e + broadcast(work, other + place) * u
                 frame += width
             store(work, left + j, a)
             store(work, right + j, e)

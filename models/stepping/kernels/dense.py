@@ -13,7 +13,7 @@ import numpy as np
 
 from models.stepping.kernels.block import Block
 from models.stepping.kernels.codes import STATE
-from models.stepping.kernels.lanes import Lanes, load, pick_less, splat, store
+from models.stepping.kernels.lanes import Lanes, broadcast, load, pick_less, splat, store
 from pipeline.arrays import Floats, Ints
 from pipeline.compiled import kernel
 
@@ -94,13 +94,13 @@ def _four_rows(
     for k in range(count):
         left, right = load(weights, w), load(weights, w + 8)
         w += PANEL
-        v = splat(inputs[x0 + k])
+        v = broadcast(inputs, x0 + k)
         a0, a1 = a0 + v * left, a1 + v * right
-        v = splat(inputs[x1 + k])
+        v = broadcast(inputs, x1 + k)
         b0, b1 = b0 + v * left, b1 + v * right
-        v = splat(inputs[x2 + k])
+        v = broadcast(inputs, x2 + k)
         c0, c1 = c0 + v * left, c1 + v * right
-        v = splat(inputs[x3 + k])
+        v = broadcast(inputs, x3 + k)
         d0, d1 = d0 + v * left, d1 + v * right
     store(work, t0, _rectified(a0, relu))
     store(work, t0 + 8, _rectified(a1, relu))
@@ -135,7 +135,7 @@ def _four_panels(
         c0, c1, d0, d1 = load(weights, r), load(weights, r + 8), load(weights, s), load(weights, s + 8)
         p, q, r, s = p + PANEL, q + PANEL, r + PANEL, s + PANEL
     for k in range(count):
-        x, step = splat(inputs[x0 + k]), k * PANEL
+        x, step = broadcast(inputs, x0 + k), k * PANEL
         a0, a1 = a0 + x * load(weights, p + step), a1 + x * load(weights, p + step + 8)
         b0, b1 = b0 + x * load(weights, q + step), b1 + x * load(weights, q + step + 8)
         c0, c1 = c0 + x * load(weights, r + step), c1 + x * load(weights, r + step + 8)
@@ -161,7 +161,7 @@ def _one_panel(
         a0, a1 = load(weights, w), load(weights, w + 8)
         w += PANEL
     for k in range(count):
-        x = splat(inputs[x0 + k])
+        x = broadcast(inputs, x0 + k)
         a0, a1 = a0 + x * load(weights, w), a1 + x * load(weights, w + 8)
         w += PANEL
     store(work, t, _rectified(a0, relu))

@@ -11,7 +11,7 @@ import numpy as np
 from models.stepping.kernels.block import Block
 from models.stepping.kernels.codes import PER_CLASS, PRODUCT, STACKED
 from models.stepping.kernels.elementary import exp, log, sigmoid
-from models.stepping.kernels.lanes import LANES, Lanes, first, load, pick_less, splat, store, total
+from models.stepping.kernels.lanes import LANES, Lanes, broadcast, first, load, pick_less, splat, store, total
 from models.stepping.kernels.vectors import masked, softmax_in_place
 from pipeline.arrays import Floats, Ints
 from pipeline.compiled import kernel
@@ -66,11 +66,11 @@ def late_rule(op: Ints, block: Block, rows: Ints) -> None:
             for j in range(0, width, LANES):
                 mixed = splat(_ZERO)
                 for m in range(modalities):
-                    mixed = mixed + splat(work[shares + m]) * load(work, own + m * width + j)
+                    mixed = mixed + broadcast(work, shares + m) * load(work, own + m * width + j)
                 store(work, mixture + j, mixed)
         if several > _ONE:
             for j in range(0, width, LANES):
-                sharpened = log(load(work, mixture + j) + splat(_TINY)) / splat(numbers[parameters])
+                sharpened = log(load(work, mixture + j) + splat(_TINY)) / broadcast(numbers, parameters)
                 store(work, mixture + j, sharpened)
             softmax_in_place(work, mixture, width, mask)
         elif several == _ZERO:
@@ -121,7 +121,7 @@ def _stack_evidence(
             store(work, room + j, _evidence(block, answers + m * width + j, prior + j))
         for c in range(classes):
             column = stack_bias + (1 + m * classes + c) * width
-            counted = splat(work[room + c])
+            counted = broadcast(work, room + c)
             for j in range(0, width, LANES):
                 store(work, mixture + j, load(work, mixture + j) + counted * load(numbers, column + j))
 
@@ -144,7 +144,7 @@ def _mix_per_class(
     for j in range(0, width, LANES):
         weight, mixed = splat(_ZERO), splat(_ZERO)
         for m in range(modalities):
-            recall = load(numbers, recalls + m * width + j) * splat(work[base + block.present_at + m])
+            recall = load(numbers, recalls + m * width + j) * broadcast(work, base + block.present_at + m)
             weight = weight + recall
             mixed = mixed + recall * load(work, answers + m * width + j)
         weight = pick_less(weight, splat(_TINY), splat(_TINY), weight)
@@ -158,7 +158,7 @@ def _mix_per_class(
     for m in range(modalities):
         shown = splat(_ZERO)
         for j in range(0, width, LANES):
-            recall = load(numbers, recalls + m * width + j) * splat(work[base + block.present_at + m])
+            recall = load(numbers, recalls + m * width + j) * broadcast(work, base + block.present_at + m)
             shown = shown + recall / load(work, room + j) * load(work, mixture + j)
         work[shares + m] = total(shown)
 
@@ -221,7 +221,7 @@ def modality_attention(op: Ints, block: Block, rows: Ints) -> None:
                 found = splat(_ZERO)
                 for n in range(modalities):
                     if work[present + n] != _ZERO:
-                        found = found + splat(work[line + n]) * load(work, base + joint + n * stride + j)
+                        found = found + broadcast(work, line + n) * load(work, base + joint + n * stride + j)
                 store(work, base + attended + m * stride + j, found)
 
 
@@ -251,7 +251,7 @@ def weigh(op: Ints, block: Block, rows: Ints) -> None:
             found = splat(_ZERO)
             for m in range(modalities):
                 if work[present + m] != _ZERO:
-                    found = found + splat(work[shares + m]) * load(work, base + vectors + m * stride + j)
+                    found = found + broadcast(work, shares + m) * load(work, base + vectors + m * stride + j)
             store(work, base + target + j, found)
 
 
@@ -262,7 +262,7 @@ def blend(op: Ints, block: Block, rows: Ints) -> None:
     Operands: target, mixture, width, gate.
     """
     target, mixture, width = op[2], op[3], op[4]
-    share = sigmoid(splat(block.weights[op[5]]))
+    share = sigmoid(broadcast(block.weights, op[5]))
     for row in rows:
         base = block.at[row]
         for j in range(0, width, LANES):
@@ -280,7 +280,7 @@ def experts(op: Ints, block: Block, rows: Ints) -> None:
     mean, target for the weights.
     """
     means, variances, stride, width, size, modalities = op[2], op[3], op[4], op[5], np.float32(op[6]), op[7]
-    low, high = splat(block.weights[op[8]]), splat(block.weights[op[8] + 1])
+    low, high = broadcast(block.weights, op[8]), broadcast(block.weights, op[8] + 1)
     mask, target, weights = load(block.weights, op[9]), op[10], op[11]
     work = block.work
     for row in rows:
@@ -310,7 +310,7 @@ def experts(op: Ints, block: Block, rows: Ints) -> None:
 def log_answers(op: Ints, block: Block, rows: Ints) -> None:
     """target = log(max(answer, least)) / -log(least). Operands: answer, width, least, target."""
     answer, width, target = op[2], op[3], op[5]
-    least = splat(block.weights[op[4]])
+    least = broadcast(block.weights, op[4])
     divisor = splat(_ZERO) - log(least)
     for row in rows:
         base = block.at[row]

@@ -76,6 +76,12 @@ def _reduced(builder: Any, value: Any, combine: Callable[[Any, Any], Any]) -> An
     return builder.extract_element(value, ir.Constant(_INT, 0))
 
 
+def _in_every_lane(builder: Any, value: Any) -> Any:
+    undefined = ir.Constant(_FLOATS, ir.Undefined)
+    single = builder.insert_element(undefined, value, ir.Constant(_INT, 0))
+    return builder.shuffle_vector(single, undefined, _constant(_INTS, 0))
+
+
 @intrinsic
 def load(typing_context: Any, array: Any, index: Any) -> Any:
     """The eight numbers of a flat float32 array that begin at `index`."""
@@ -103,11 +109,22 @@ def splat(typing_context: Any, value: Any) -> Any:
     """One number in every lane."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        undefined = ir.Constant(_FLOATS, ir.Undefined)
-        single = builder.insert_element(undefined, arguments[0], ir.Constant(_INT, 0))
-        return builder.shuffle_vector(single, undefined, _constant(_INTS, 0))
+        return _in_every_lane(builder, arguments[0])
 
     return lanes(types.float32), generate
+
+
+@intrinsic
+def broadcast(typing_context: Any, array: Any, index: Any) -> Any:
+    """One number of a flat float32 array in every lane; unlike `splat(array[index])` without numba's test for negative
+    indices, which would take as long as the arithmetic of an inner loop."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        value = builder.load(builder.gep(data, [arguments[1]]), align=_ALIGNMENT)
+        return _in_every_lane(builder, value)
+
+    return lanes(array, types.intp), generate
 
 
 @intrinsic

@@ -6,7 +6,7 @@ import numpy as np
 
 from models.stepping.kernels.block import Block
 from models.stepping.kernels.elementary import sigmoid, tanh
-from models.stepping.kernels.lanes import LANES, Lanes, absolute, load, pick_less, splat, store
+from models.stepping.kernels.lanes import LANES, Lanes, absolute, broadcast, load, pick_less, splat, store
 from pipeline.arrays import Ints
 from pipeline.compiled import kernel
 
@@ -61,7 +61,7 @@ def running_means(op: Ints, block: Block, rows: Ints) -> None:
                 place = state + means + k * width + j
                 mean = load(states, place)
                 away = (x if k < trends else change) - mean
-                mean = without_dust(mean + splat(block.weights[rates + k]) * away)
+                mean = without_dust(mean + broadcast(block.weights, rates + k) * away)
                 store(states, place, mean)
                 store(work, base + target + k * width + j, x - mean if k < trends else mean)
 
@@ -101,8 +101,8 @@ def linear_memory(op: Ints, block: Block, rows: Ints) -> None:
                 value, read = load(work, base + values + offset + j), splat(_ZERO)
                 for i in range(size):
                     place = state + (head * size + i) * width + j
-                    kept = load(states, place) * splat(work[base + gates + offset + i])
-                    kept = without_dust(kept + splat(work[base + keys + offset + i]) * value)
+                    kept = load(states, place) * broadcast(work, base + gates + offset + i)
+                    kept = without_dust(kept + broadcast(work, base + keys + offset + i) * value)
                     store(states, place, kept)
-                    read = read + kept * splat(work[base + queries + offset + i])
+                    read = read + kept * broadcast(work, base + queries + offset + i)
                 store(work, base + target + offset + j, read)

@@ -6,7 +6,7 @@ import numpy as np
 
 from models.stepping.kernels.block import Block
 from models.stepping.kernels.elementary import exp, log, tanh
-from models.stepping.kernels.lanes import LANES, first, load, splat, store
+from models.stepping.kernels.lanes import LANES, broadcast, first, load, splat, store
 from models.stepping.kernels.vectors import exponentiate
 from pipeline.arrays import Floats, Ints
 from pipeline.compiled import kernel
@@ -86,7 +86,7 @@ def text_pool(op: Ints, block: Block, rows: Ints) -> None:
     values, stride, width, features, step, log_tau = op[2], op[3], op[4], op[5], op[6], op[7]
     ages, places, shares, target, aged, youngest = op[8], op[9], op[10], op[11], op[12], op[13]
     work = block.work
-    tau = first(exp(splat(block.weights[log_tau])))
+    tau = first(exp(broadcast(block.weights, log_tau)))
     for row in rows:
         base, state = block.at[row], block.state_at[row] + ages
         count = 0

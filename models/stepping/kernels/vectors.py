@@ -9,6 +9,7 @@ from models.stepping.kernels.elementary import exp, tanh
 from models.stepping.kernels.lanes import (
     LANES,
     Lanes,
+    broadcast,
     first,
     largest,
     load,
@@ -76,7 +77,7 @@ def softmax_in_place(work: Floats, start: int, width: int, mask: Lanes) -> None:
 def softmax(op: Ints, block: Block, rows: Ints) -> None:
     """target = softmax(source / temperature). Operands: source, target, width, temperature, mask."""
     source, target, width = op[2], op[3], op[4]
-    temperature, mask = splat(block.weights[op[5]]), load(block.weights, op[6])
+    temperature, mask = broadcast(block.weights, op[5]), load(block.weights, op[6])
     for row in rows:
         base = block.at[row]
         for i in range(0, width, LANES):
