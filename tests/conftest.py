@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from models.stepping import interpreter, text_vectors
 from models.stepping.kernels import operations
 from pipeline.alignment import last_values
-from pipeline.compiled import Compiled, cache_folder, compile_all
+from pipeline.compiled import Compiled, compile_all
 from pipeline.engine import answers
 from pipeline.wire import diagnosis_json, reading_json
 from tests.support.kafka_fixtures import kafka_bootstrap_fixture
@@ -58,13 +57,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _compiled_code() -> None:
-    """Compiled before any test with a time limit, by one process; the others load what it has kept."""
-    folder = cache_folder(os.environ)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Compiled before any test with a time limit; of two processes one begins at the end, and each loads what the other
+    has kept."""
     functions = [value for module in COMPILED for value in vars(module).values() if isinstance(value, Compiled)]
-    with (folder / "tests.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        compile_all(functions, "what the tests run", lambda _: None)
+    if os.environ.get("PYTEST_XDIST_WORKER") == "gw1":
+        functions.reverse()
+    compile_all(functions, "what the tests run", lambda _: None)
 
 
 @pytest.fixture(scope="session")
