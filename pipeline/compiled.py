@@ -9,6 +9,7 @@ import stat
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -63,7 +64,7 @@ class Compiled:
         self.what = what
         self.problem: str | None = None
         """Why the code could not be kept, or None."""
-        self._sources = sources
+        self._sources = tuple(sources)
         self._lock = threading.Lock()
         self._compiled: Any = None
 
@@ -76,9 +77,9 @@ class Compiled:
         """What numba made of the function; the first call takes its time."""
         with self._lock:
             if self._compiled is None:
-                cache = _Cache(self.function, self.name, cache_folder(os.environ), _digest(self._sources))
-                self._compiled = self._compile(cache)
-                self.problem = cache.problem
+                kept = _Cache(self.function, self.name, cache_folder(os.environ), _digest(self._sources))
+                self._compiled = self._compile(kept)
+                self.problem = kept.problem
             return self._compiled
 
     def _compile(self, cache: _Cache) -> Any:
@@ -146,7 +147,8 @@ def cache_folder(environment: Mapping[str, str]) -> Path:
     return Path(environment.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "faultline"  # noqa: PTH111
 
 
-def _digest(sources: Sequence[Path]) -> str:
+@cache
+def _digest(sources: tuple[Path, ...]) -> str:
     """Of everything besides the processor that shapes the compiled code."""
     digest = hashlib.sha256()
     versions = (numba.__version__, llvmlite.__version__, np.__version__, platform.python_version(), sys.byteorder)

@@ -6,7 +6,6 @@ Decoding is strict (no strings for numbers, no numbers for booleans) and done by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, overload
@@ -287,15 +286,6 @@ def text_head(id_: str, text: str) -> bytes:
 def quoted(name: str) -> bytes:
     """A name as JSON has it between its quotes."""
     return _encode(name)[1:-1]
-
-
-def probability_difference(one: Mapping[str, float], other: Mapping[str, float]) -> float:
-    """The largest difference between two diagnoses' probabilities; one that is left out may be up to the minimum."""
-    largest = 0.0
-    for name in one.keys() | other.keys():
-        low, high = sorted((one.get(name, MIN_PROBABILITY), other.get(name, MIN_PROBABILITY)))
-        largest = max(largest, high - low)
-    return largest
 
 
 def _rejected(error: Exception) -> RejectedError:

@@ -25,9 +25,10 @@ from agents.replay.replay import replay_in_memory
 from agents.replay.shipped import demo_recording
 from pipeline.config.profile import load_profile
 from pipeline.config.settings import load_settings
-from pipeline.wire.messages import LAST_DECIMAL, Diagnosis, decode_diagnosis, probability_difference
+from pipeline.wire.messages import LAST_DECIMAL, Diagnosis, decode_diagnosis
 from pipeline.wire.recording import RecordingWriter, read_recording
 from tests.support.commands import Finished, assert_one_line, faultline
+from tests.support.probabilities import probability_difference
 
 pytestmark = pytest.mark.kafka
 PARTITIONS = 4

@@ -18,9 +18,10 @@ from pipeline.engine.diagnoses import NO_EVIDENCE, DiagnosisWriter, RememberedTe
 from pipeline.engine.engine import Engine
 from pipeline.frames import Frames, Resets, StepResult
 from pipeline.wire import messages
-from pipeline.wire.messages import Diagnosis, decode_diagnosis, encode, probability_difference, quoted
+from pipeline.wire.messages import Diagnosis, decode_diagnosis, encode, quoted
 from pipeline.wire.records import Output
 from tests.support.builders import SumRunner, diagnoses, kind, numbered, profile, reading
+from tests.support.probabilities import probability_difference
 
 T0 = 1_763_600_000_000
 PLANT = """

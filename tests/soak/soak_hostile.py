@@ -34,7 +34,7 @@ from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import Settings, load_settings
 from pipeline.config.topics import DEAD_LETTER, DIAGNOSES, LATE
 from pipeline.engine.engine import Engine
-from pipeline.wire.messages import LAST_DECIMAL, decode_diagnosis, probability_difference
+from pipeline.wire.messages import LAST_DECIMAL, decode_diagnosis
 from pipeline.wire.records import Record
 from tests.support.hostile import (
     INPUT_BYTES,
@@ -48,6 +48,7 @@ from tests.support.hostile import (
     mixed_traffic,
     record_of,
 )
+from tests.support.probabilities import probability_difference
 
 TARGET = Target("te-", 40, 52, "xmeas_1", step_ms=180_000, frame_ms=180_000, max_skew_ms=3_600_000)
 WAVE = 10_000

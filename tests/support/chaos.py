@@ -18,8 +18,9 @@ from agents.memory.broker import MemoryBroker
 from agents.memory.publisher import MemoryPublisher
 from agents.worker.worker import Worker
 from pipeline.errors import DeliveryError
-from pipeline.wire.messages import LAST_DECIMAL, probability_difference
+from pipeline.wire.messages import LAST_DECIMAL
 from pipeline.wire.records import Output, Record
+from tests.support.probabilities import probability_difference
 
 POINTS = ("decode", "after_engine", "output_send", "flush", "state_write", "ack", "commit")
 """Where a worker can be made to die, in the order in which a chunk comes by.

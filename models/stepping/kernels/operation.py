@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +12,6 @@ from numba.extending import intrinsic
 from models.configs import fusion
 from models.stepping.kernels.block import Block
 from models.stepping.kernels.codes import OPERANDS
-from pipeline.arrays import Ints
 from pipeline.compiled import CompiledCallback
 
 SOURCES: Final = [*Path(__file__).parents[1].rglob("*.py"), Path(fusion.__file__)]
@@ -25,8 +23,6 @@ _ANY_SIZE: Final = 1 << 40
 _INTS, _FLOATS = types.CPointer(types.int64), types.CPointer(types.float32)
 _ARGUMENTS: Final = (_INTS, _FLOATS, _FLOATS, _FLOATS, _INTS, _INTS, _INTS, types.int64, types.int64)
 _SIGNATURE: Final = types.void(*_ARGUMENTS)
-
-Kernel = Callable[[Ints, Block, Ints], None]
 
 
 def operation(kernel: Any) -> CompiledCallback:

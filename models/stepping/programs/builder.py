@@ -125,13 +125,6 @@ class ProgramBuilder:
         self._weights_size += size
         return start
 
-    def rows_of_numbers(self, values: Floats) -> int:
-        """As `numbers`, of vectors (N, size) that each are padded to whole lanes."""
-        width = padded(values.shape[-1])
-        filled = np.zeros((values.size // values.shape[-1], width), np.float32)
-        filled[:, : values.shape[-1]] = values.reshape(-1, values.shape[-1])
-        return self.numbers(filled)
-
     def mask(self, size: int) -> int:
         """Eight numbers: 1 where the last lanes of a vector of this size hold something, else 0."""
         used = size - (padded(size) - LANES)
