@@ -17,9 +17,9 @@ from typing import Any, Self
 import msgspec
 
 from agents.audit.log import Log
-from pipeline.config.profile import parse_duration_ms
+from pipeline.config.durations import parse_duration_ms
 from pipeline.config.settings import Settings
-from pipeline.config.topics import DEAD_LETTER
+from pipeline.config.topics import DEAD_LETTER, FOREIGN
 from pipeline.errors import SettingsError
 from pipeline.wire.letters import origin_of
 from pipeline.wire.messages import Reason, RejectedError, parse_time_ms
@@ -133,14 +133,14 @@ class Filters:
         if reason is not None and reason not in (known := [one.value for one in Reason]):
             raise SettingsError(f"--reason {reason!r} is not one of {', '.join(known)}")
         if topic is not None:
-            topic = topic.removeprefix(settings.topic_prefix)
+            topic = topic.removeprefix(settings.topic_prefix).removeprefix(FOREIGN)
         return cls(reason, machine, topic, None if since is None else parse_since_ms(since, now_ms))
 
     def match(self, letter: DeadLetter) -> bool:
         """Whether a dead letter is selected. A machine matches the key, or the name in a readable value."""
         if self.reason is not None and letter.reason != self.reason:
             return False
-        if self.topic is not None and letter.origin.topic != self.topic:
+        if self.topic is not None and letter.origin.topic.removeprefix(FOREIGN) != self.topic:
             return False
         if self.since_ms is not None and letter.timestamp_ms < self.since_ms:
             return False

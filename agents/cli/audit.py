@@ -23,7 +23,7 @@ from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.security import client_security
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import Settings, load_settings
-from pipeline.config.topics import DEAD_LETTER, DIAGNOSES, LATE
+from pipeline.config.topics import DEAD_LETTER, DIAGNOSES, LATE, full_topic_name, short_topic_name
 from pipeline.errors import RecordingError, SettingsError
 from pipeline.wire.letters import LETTER_BYTES
 from pipeline.wire.recording import has_topic, read_recording
@@ -183,8 +183,8 @@ def dead_letters_replay(
         check_destination(to)
 
     def partitions_of(topics: Sequence[str]) -> dict[str, int]:
-        counts = partition_counts(settings.address, [prefix + name for name in topics], security)
-        return {name.removeprefix(prefix): count for name, count in counts.items()}
+        counts = partition_counts(settings.address, [full_topic_name(prefix, name) for name in topics], security)
+        return {short_topic_name(prefix, name): count for name, count in counts.items()}
 
     with kafka_log(settings, [DEAD_LETTER]) as log:
         report = asyncio.run(
@@ -206,7 +206,7 @@ def dead_letters_replay(
     sent = "would be sent" if dry_run else "sent"
     typer.echo(f"{report.matched:,} dead letters match")
     for name, count in sorted(report.replayed.items()):
-        typer.echo(f"{count:>12,}  {sent} to {prefix}{name}")
+        typer.echo(f"{count:>12,}  {sent} to {full_topic_name(prefix, name)}")
     if report.already_replayed:
         typer.echo(f"{report.already_replayed:>12,}  left out: sent again before (--again sends them once more)")
     if report.came_back:

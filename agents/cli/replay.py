@@ -29,7 +29,7 @@ from agents.delivery.partitioning import partition_function
 from agents.replay.shipped import demo_recording
 from pipeline.config.profile import load_profile
 from pipeline.config.settings import load_settings
-from pipeline.config.topics import LABELS, engine_topics
+from pipeline.config.topics import LABELS, engine_topics, full_topic_name
 from pipeline.errors import CertificateError, SettingsError, TopicMismatchError
 from pipeline.extras import require_modules
 from pipeline.wire.recording import count_records, read_recording
@@ -190,7 +190,7 @@ def _replay_to(recording: Path, to: str, profile_name: str | None, speed: float 
     if settings.is_memory:
         raise SettingsError("--to needs kafka://host:port; without it the replay runs in this process")
     plant = load_profile(settings.profile)
-    names = [settings.topic_prefix + topic for topic in engine_topics(plant)]
+    names = [full_topic_name(settings.topic_prefix, topic) for topic in engine_topics(plant)]
     counts = partition_counts(settings.address, names, client_security(settings))
     if len(set(counts.values())) != 1:
         shown = ", ".join(f"{name}: {count}" for name, count in counts.items())

@@ -44,6 +44,7 @@ from mode.utils.futures import notify
 
 from agents.delivery.groups import Delivery, TopicGroup
 from agents.delivery.merging import DEFAULT_LIMITS, TP, Chunk, ChunkMerger, Limits, Mark
+from pipeline.config.topics import full_topic_name
 from pipeline.wire.records import Record
 
 __all__ = [
@@ -111,7 +112,8 @@ class ChunkedConsumerMixin(Consumer):
         self._before_revoked = None if delivery is None else delivery.before_revoked
         self.groups_topics: dict[str, str] = {}
         if delivery is not None:
-            self.groups_topics = {delivery.prefix + topic: topic for topics in delivery.groups for topic in topics}
+            topics = (topic for topics in delivery.groups for topic in topics)
+            self.groups_topics = {full_topic_name(delivery.prefix, topic): topic for topic in topics}
         self._epoch = 0
         self._handed_out = 0
         self._torn = False  # records were fetched that will not be handed out

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agents.delivery.merging import TP, Chunk, ChunkMerger, Limits
+from pipeline.config.topics import full_topic_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class TopicGroup:
         self.ready: deque[Chunk] = deque()
         self.acked: dict[TP, int] = {}  # next offsets behind the acked prefix
         self.uncommitted: dict[TP, int] = {}
-        self._first_topic = delivery.prefix + topics[0]
+        self._first_topic = full_topic_name(delivery.prefix, topics[0])
         self._limit = delivery.limits.chunks_in_flight
         self._out: deque[tuple[Any, Chunk]] = deque()
 

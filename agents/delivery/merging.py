@@ -14,6 +14,7 @@ from itertools import chain, islice
 from operator import itemgetter, le
 from typing import NamedTuple
 
+from pipeline.config.topics import full_topic_name
 from pipeline.wire.records import Record
 
 _DISTRUSTED = 16
@@ -203,8 +204,8 @@ class ChunkMerger:
 
     def __init__(self, topics: Sequence[str], prefix: str = "", limits: Limits = DEFAULT_LIMITS) -> None:
         """`topics` without the prefix, in the order in which equal time stamps are taken."""
-        self._ranks = {prefix + topic: rank for rank, topic in enumerate(topics)}
-        self._names = {topic: prefix + topic for topic in topics}
+        self._ranks = {full_topic_name(prefix, topic): rank for rank, topic in enumerate(topics)}
+        self._names = {topic: full_topic_name(prefix, topic) for topic in topics}
         self._limits = limits
         # Fewer than a full partition has, or none could be fetched any more.
         self._distrusted = min(_DISTRUSTED, limits.buffered_records // 2)

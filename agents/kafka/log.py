@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from agents.kafka.admin import partition_counts, translated_errors
 from agents.kafka.security import client_security
 from pipeline.config.settings import Settings
+from pipeline.config.topics import full_topic_name
 from pipeline.errors import BrokerUnavailableError, SettingsError
 from pipeline.wire.records import Place, Record
 
@@ -65,12 +66,18 @@ class KafkaLog:
     """Topics of a real Kafka, up to where they ended when the log was opened."""
 
     def __init__(self, consumer: Any, address: str, prefix: str, counts: Mapping[str, int]) -> None:
+        """`counts` gives the partitions of each topic, by its short name."""
         from kafka import TopicPartition
 
         self._consumer = consumer
         self._address = address
         self._prefix = prefix
-        partitions = [TopicPartition(name, number) for name, count in counts.items() for number in range(count)]
+        self._names = {full_topic_name(prefix, topic): topic for topic in counts}
+        partitions = [
+            TopicPartition(full_topic_name(prefix, topic), number)
+            for topic, count in counts.items()
+            for number in range(count)
+        ]
         self._ends: dict[Any, int] = consumer.end_offsets(partitions)
         self._begins: dict[Any, int] = consumer.beginning_offsets(partitions)
 
@@ -90,7 +97,7 @@ class KafkaLog:
             partition: deque()
             for topic in topics
             for partition in self._ends
-            if partition.topic == self._prefix + topic
+            if partition.topic == full_topic_name(self._prefix, topic)
         }
         rank = {partition: number for number, partition in enumerate(waiting)}
         for polled, unread in self._polls(topics, until):
@@ -108,7 +115,7 @@ class KafkaLog:
 
         offsets: dict[Any, set[int]] = {}
         for topic, partition, offset in places:
-            offsets.setdefault(TopicPartition(self._prefix + topic, partition), set()).add(offset)
+            offsets.setdefault(TopicPartition(full_topic_name(self._prefix, topic), partition), set()).add(offset)
         found: dict[Place, Record] = {}
         with translated_errors(self._address):
             for at, wanted in offsets.items():
@@ -135,7 +142,7 @@ class KafkaLog:
 
         With `until` it continues at least to that time, and the ends move on with new records.
         """
-        names = {self._prefix + topic for topic in topics}
+        names = {full_topic_name(self._prefix, topic) for topic in topics}
         begins = {partition: begin for partition, begin in self._begins.items() if partition.topic in names}
         unread = Unread(begins, {one: self._ends[one] for one in begins}, silent_seconds=_SILENT_SECONDS)
         partitions = list(begins if until is not None else unread.partitions)
@@ -170,7 +177,7 @@ class KafkaLog:
 
     def _record(self, entry: Any) -> Record:
         headers = tuple((name, value or b"") for name, value in entry.headers)
-        name = entry.topic[len(self._prefix) :]
+        name = self._names[entry.topic]
         return Record(name, entry.partition, entry.offset, entry.timestamp, entry.key, entry.value, headers)
 
     def _silent(self) -> BrokerUnavailableError:
@@ -187,8 +194,9 @@ def kafka_log(settings: Settings, topics: Sequence[str]) -> Iterator[KafkaLog]:
 
     require_kafka(settings)
     security = client_security(settings)
-    names = [settings.topic_prefix + topic for topic in dict.fromkeys(topics)]
-    counts = partition_counts(settings.address, names, security)
+    names = {full_topic_name(settings.topic_prefix, topic): topic for topic in topics}
+    found = partition_counts(settings.address, list(names), security)
+    counts = {topic: found[name] for name, topic in names.items()}
     with translated_errors(settings.address):
         consumer = KafkaConsumer(
             bootstrap_servers=settings.address.split(","),
@@ -212,7 +220,8 @@ def committed_offsets(settings: Settings, topics: Sequence[str]) -> dict[tuple[s
 
     require_kafka(settings)
     security, prefix = client_security(settings), settings.topic_prefix
-    counts = partition_counts(settings.address, [prefix + topic for topic in topics], security)
+    names = {full_topic_name(prefix, topic): topic for topic in topics}
+    counts = partition_counts(settings.address, list(names), security)
     with translated_errors(settings.address):
         consumer = KafkaConsumer(
             bootstrap_servers=settings.address.split(","),
@@ -222,7 +231,7 @@ def committed_offsets(settings: Settings, topics: Sequence[str]) -> dict[tuple[s
         )
         try:
             return {
-                (name.removeprefix(prefix), partition): consumer.committed(TopicPartition(name, partition)) or 0
+                (names[name], partition): consumer.committed(TopicPartition(name, partition)) or 0
                 for name, count in counts.items()
                 for partition in range(count)
             }

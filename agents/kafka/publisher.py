@@ -16,6 +16,7 @@ from aiokafka.errors import (
 )
 
 from agents.delivery.partitioning import partition_of
+from pipeline.config.topics import full_topic_name
 from pipeline.errors import BrokerUnavailableError, DeliveryError
 from pipeline.wire.letters import LETTER_BYTES, LETTER_TOPICS, fit_letter
 from pipeline.wire.records import RECORD_OVERHEAD_BYTES, Output, sizes_of
@@ -161,7 +162,7 @@ class KafkaPublisher:
             raise DeliveryError("the publisher is not started")
 
     def _fail(self, topic: str, reason: str, cause: BaseException | None = None) -> NoReturn:
-        failure = DeliveryError(f"cannot publish to {self._prefix}{topic}: {reason}")
+        failure = DeliveryError(f"cannot publish to {full_topic_name(self._prefix, topic)}: {reason}")
         self._failure = self._failure or failure
         self._progress.set()
         raise failure from cause
@@ -193,14 +194,15 @@ class KafkaPublisher:
             self._check()
             assert self._producer is not None
             try:
-                found = await asyncio.wait_for(self._producer.partitions_for(self._prefix + topic), self._timeout_s)
+                name = full_topic_name(self._prefix, topic)
+                found = await asyncio.wait_for(self._producer.partitions_for(name), self._timeout_s)
             except (KafkaError, TimeoutError) as error:
                 self._fail(topic, f"{error!r}", error)
             count = self._partitions[topic] = len(found)
         return count
 
     async def _send_all(self, queue: _PartitionQueue) -> None:
-        producer = self._producer
+        producer, name = self._producer, full_topic_name(self._prefix, queue.topic)
         assert producer is not None
         try:
             while queue.outputs:
@@ -210,7 +212,7 @@ class KafkaPublisher:
                     self._fail(queue.topic, f"a record for partition {queue.partition}: {error!r}", error)
                 try:
                     async with asyncio.timeout(self._timeout_s):
-                        sent = await producer.send_batch(batch, self._prefix + queue.topic, partition=queue.partition)
+                        sent = await producer.send_batch(batch, name, partition=queue.partition)
                         await sent
                 except Exception as error:
                     records = f"{batch.record_count()} records, {batch.size()} bytes"

@@ -20,6 +20,7 @@ from pipeline.config.topics import (
     METRICS,
     STATE,
     all_topics,
+    full_topic_name,
     input_topics,
 )
 from pipeline.errors import AuthorizationError, SettingsError
@@ -82,7 +83,7 @@ def require_rights(settings: Settings, profile: PlantProfile) -> None:
     read = {*(topic.name for topic in input_topics(profile)), CONTROL, STATE}
     write = {CONTROL, DIAGNOSES, ALARMS, METRICS, LATE, DEAD_LETTER, STATE}
     wanted = {
-        settings.topic_prefix + topic.name: [
+        full_topic_name(settings.topic_prefix, topic.name): [
             *(["READ"] if topic.name in read else []),
             *(["WRITE"] if topic.name in write else []),
         ]

@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 from agents.delivery.states import Span, newest_states, write_states
 from agents.kafka.log import Unread
 from agents.kafka.publisher import KafkaPublisher
-from pipeline.config.topics import STATE
+from pipeline.config.topics import STATE, full_topic_name
 from pipeline.errors import DeliveryError
 from pipeline.wire.records import Record
 
@@ -70,8 +70,8 @@ class KafkaStateStore:
 
     async def history(self, span: Span) -> list[Record]:
         """Find the offsets by time, and read from there."""
-        ends = {TopicPartition(self._prefix + topic, span.partition): end for topic, end in span.ends.items()}
-        names = {self._prefix + topic: topic for topic in span.ends}
+        names = {full_topic_name(self._prefix, topic): topic for topic in span.ends}
+        ends = {TopicPartition(name, span.partition): span.ends[topic] for name, topic in names.items()}
         async with self._consumer(f"partition {span.partition}") as consumer:
             consumer.assign(list(ends))
             found = await consumer.offsets_for_times(dict.fromkeys(ends, span.since_ms))

@@ -7,7 +7,7 @@ from agents.kafka.security import client_security
 from agents.kafka.states import COMPACTION_LAG_MS, SEGMENT_BYTES, STATE_BYTES
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
-from pipeline.config.topics import all_topics
+from pipeline.config.topics import all_topics, full_topic_name
 from pipeline.errors import TopicMismatchError
 from pipeline.wire.letters import LETTER_BYTES, LETTER_TOPICS
 
@@ -35,17 +35,29 @@ def topic_specs(settings: Settings, profile: PlantProfile) -> list[TopicSpec]:
     }
     return [
         TopicSpec(
-            settings.topic_prefix + topic.name,
+            full_topic_name(settings.topic_prefix, topic.name),
             settings.partitions,
             settings.replication,
             compacted if topic.compacted else letters if topic.name in LETTER_TOPICS else kept,
         )
         for topic in all_topics(profile)
+        if not topic.is_foreign
     ]
+
+
+def foreign_specs(settings: Settings, profile: PlantProfile) -> list[TopicSpec]:
+    """What a worker needs of the topics that others have created."""
+    names = [full_topic_name(settings.topic_prefix, topic.name) for topic in all_topics(profile) if topic.is_foreign]
+    return [TopicSpec(name, settings.partitions) for name in names]
 
 
 def require_topics(settings: Settings, profile: PlantProfile) -> None:
     """Raise TopicMismatchError unless every topic exists with the right partition count and settings."""
-    problems = check_topics(settings.address, topic_specs(settings, profile), client_security(settings))
-    if problems:
+    security = client_security(settings)
+    if problems := check_topics(settings.address, topic_specs(settings, profile), security):
         raise TopicMismatchError(f"{'; '.join(problems)}; create missing topics with `faultline topics create`")
+    if problems := check_topics(settings.address, foreign_specs(settings, profile), security):
+        raise TopicMismatchError(
+            f"{'; '.join(problems)}; a topic with other keys or another partition count is read by `faultline ingest` "
+            "(docs/guide/connecting.md)"
+        )

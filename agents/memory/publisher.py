@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agents.memory.broker import MemoryBroker
+from pipeline.config.topics import full_topic_name
 from pipeline.errors import DeliveryError
 from pipeline.wire.records import Output
 
@@ -24,7 +25,7 @@ class MemoryPublisher:
         """Append at once."""
         await self.flush()
         for output in outputs:
-            topic = self._prefix + output.topic
+            topic = full_topic_name(self._prefix, output.topic)
             try:
                 await self._broker.faults.before_send()
                 self._broker.append(topic, *output[1:])

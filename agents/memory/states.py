@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from agents.delivery.states import Span, newest_states, write_states
 from agents.memory.broker import MemoryBroker
 from agents.memory.publisher import MemoryPublisher
-from pipeline.config.topics import STATE
+from pipeline.config.topics import STATE, full_topic_name
 from pipeline.wire.records import Record
 
 
@@ -38,7 +38,7 @@ class MemoryStateStore:
         return [
             record._replace(topic=topic)
             for topic, end in span.ends.items()
-            for record in self._broker.log(self._prefix + topic, span.partition)
+            for record in self._broker.log(full_topic_name(self._prefix, topic), span.partition)
             if record.offset < end and record.timestamp_ms >= span.since_ms
         ]
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from pipeline.config.profile import parse_duration_ms
+from pipeline.config.durations import parse_duration_ms
 from pipeline.errors import DataError
 from pipeline.wire.messages import EventMessage, Label, encode
 from pipeline.wire.recording import RecordingWriter

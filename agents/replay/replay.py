@@ -28,6 +28,7 @@ from pipeline.config.topics import (
     LATE,
     METRICS,
     all_topics,
+    full_topic_name,
     input_topics,
 )
 from pipeline.errors import DeliveryError, RecordingError
@@ -187,7 +188,7 @@ async def replay_in_memory(
     MemoryBroker.forget(name)
     broker = MemoryBroker.named(name)
     for topic in all_topics(profile):
-        broker.create(prefix + topic.name, settings.partitions)
+        broker.create(full_topic_name(prefix, topic.name), settings.partitions)
     book = ScoreBook(profile)
 
     def observe(records: Sequence[Record], outputs: Sequence[Output]) -> None:
@@ -224,9 +225,7 @@ async def replay_in_memory(
         for count, record in enumerate(source):
             await pace.until(record.timestamp_ms)
             assert record.partition is not None
-            broker.append(
-                prefix + record.topic, record.partition, record.key, record.value, record.timestamp_ms, record.headers
-            )
+            broker.append(full_topic_name(prefix, record.topic), *record[1:])
             if count % _FEED_RECORDS == _FEED_RECORDS - 1:
                 await asyncio.sleep(0)
                 if failed.done():

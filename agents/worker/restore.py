@@ -12,7 +12,7 @@ from agents.delivery.merging import TP
 from agents.delivery.states import Span, StateStore
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
-from pipeline.config.topics import CONTROL, LABELS
+from pipeline.config.topics import CONTROL, LABELS, full_topic_name
 from pipeline.engine.engine import Engine
 from pipeline.errors import DeliveryError, StateError
 from pipeline.wire.states import saved_at
@@ -93,7 +93,7 @@ class Restorer:
 
     async def _start_offset(self, topic: str, partition: int) -> int:
         """The offset at which this worker begins to read, as soon as the broker has sent it."""
-        place = TP(self._settings.topic_prefix + topic, partition)
+        place = TP(full_topic_name(self._settings.topic_prefix, topic), partition)
         until = self._wall_seconds() + _START_OFFSET_SECONDS
         while (offset := self._consumer().held_offsets.get(place)) is None:
             if self._wall_seconds() > until:

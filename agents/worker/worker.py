@@ -30,7 +30,7 @@ from agents.worker.ticks import Ticker
 from agents.worker.web import WebServer
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
-from pipeline.config.topics import LABELS, engine_topics
+from pipeline.config.topics import LABELS, engine_topics, full_topic_name
 from pipeline.engine.alarms import AlarmRule
 from pipeline.engine.engine import Engine
 from pipeline.errors import DeliveryError, FaultlineError
@@ -138,7 +138,8 @@ class Worker:
         self.app.transport.on_refusal = self._fail
         self.app.on_partitions_revoked.connect(self._note_rebalance, weak=False)
         self.app.on_partitions_assigned.connect(self._note_rebalance, weak=False)
-        channel = self.app.topic(*(prefix + topic for topic in self._topics), value_type=bytes, value_serializer="raw")
+        names = [full_topic_name(prefix, topic) for topic in self._topics]
+        channel = self.app.topic(*names, value_type=bytes, value_serializer="raw")
         self.app.agent(channel, name="faultline")(self._run)
         collector = EngineCollector(self.engine, profile, lag=self.lag, now_ms=lambda: int(wall_seconds() * 1000))
         self.registry.register(collector)
@@ -243,7 +244,7 @@ class Worker:
 
     async def _restore(self) -> None:
         """Drop the machines of partitions that went to another worker, restore those of partitions that came."""
-        topics = {self._settings.topic_prefix + topic for topic in self._topics}
+        topics = {full_topic_name(self._settings.topic_prefix, topic) for topic in self._topics}
         while self._reassigned:
             self._reassigned = False
             owned = {place.partition for place in self.app.consumer.assignment() if place.topic in topics}
@@ -297,7 +298,10 @@ class Worker:
         names = [
             name
             for name, gone in self.engine.forgotten.items()
-            if all(committed.get(TP(prefix + topic, gone.partition), 0) > at for topic, at in gone.applied.items())
+            if all(
+                committed.get(TP(full_topic_name(prefix, topic), gone.partition), 0) > at
+                for topic, at in gone.applied.items()
+            )
         ]
         if names:
             await store.write(dict.fromkeys(names))
@@ -375,8 +379,8 @@ class Worker:
         consumer = self.app.consumer
         if not self._started or consumer is None:
             return {}
-        prefix = len(self._settings.topic_prefix)
-        return {(place.topic[prefix:], place.partition): records for place, records in consumer.lag().items()}
+        names = consumer.groups_topics
+        return {(names[place.topic], place.partition): records for place, records in consumer.lag().items()}
 
     def _alive(self) -> str | None:
         return None if self._failure is None else f"failed: {self._failure}"

@@ -13,35 +13,32 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from pipeline.config.durations import DurationMs, parse_duration_ms
+from pipeline.config.form import Form
 from pipeline.errors import ProfileError
 
 NORMAL = "normal"
 DEFAULT_SOURCE = "sensors"
 Aggregation = Literal["last", "mean", "min", "max", "std", "count"]
 
-_UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*")
+_OWN_SENSORS = re.compile(r"sensors(\.[a-z0-9][a-z0-9_-]*)*")
 
-
-def parse_duration_ms(value: object) -> int:
-    """Whole milliseconds from `250ms`, `10s`, `3m`, `1.5h`, `2d`; raises ValueError for anything else."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(f"{value!r} is not a duration such as 250ms, 10s, 3m, 1.5h or 2d")
-    milliseconds = float(match[1]) * _UNIT_MS[match[2]]
-    if milliseconds != int(milliseconds):
-        raise ValueError(f"{value!r} is not a whole number of milliseconds")
-    return int(milliseconds)
-
-
-DurationMs = Annotated[int, BeforeValidator(parse_duration_ms), Field(gt=0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _topic(name: Any) -> Any:
+    """Topics outside the prefix are written with a slash in front from here on, which no topic's name can have."""
+    if not isinstance(name, str) or _OWN_SENSORS.fullmatch(name) or name.startswith("/"):
+        return name
+    return f"/{name}"
+
+
+Topic = Annotated[str, BeforeValidator(_topic), Field(pattern=r"^(sensors[a-z0-9_.-]*|/[A-Za-z0-9._-]{1,249})$")]
+"""`sensors` and `sensors.NAME` have the prefix of all our topics; any other name is a foreign topic's whole one."""
 
 
 class Variable(_Part):
@@ -52,17 +49,41 @@ class Variable(_Part):
     description: str = ""
     source: Name = DEFAULT_SOURCE
     aggregation: Aggregation = "last"
+    tag: str | None = Field(default=None, min_length=1, max_length=500)
+    """What the variable is called in the records, if not by its name."""
+    sent_unit: str | None = None
+    """The unit of the values in the records, if not `unit`; they are converted."""
+    missing: tuple[float, ...] = ()
+    """Numbers, as they are in the records, that mean "no value"; besides those of the machine type."""
+    valid: tuple[float, float] | None = None
+    """The smallest and the largest possible value, in `unit`; others are not used."""
+    frozen_after_ms: DurationMs | None = Field(default=None, alias="frozen_after")
+    """After how long without any change its sensor counts as frozen; without it only whole sources are watched."""
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if self.valid is not None and not self.valid[0] <= self.valid[1]:
+            raise ValueError(f"valid: {self.valid[0]:g} is more than {self.valid[1]:g}")
+        return self
 
 
 class Source(_Part):
     """One topic of readings: which topic, how often it is expected, and how far out of order it may be."""
 
-    topic: str = Field(default="sensors", pattern=r"^sensors(\.[a-z0-9][a-z0-9_-]*)*$")
+    topic: Topic = "sensors"
+    form: Form | None = None
+    """How its records read, if not as Faultline's own messages."""
+    strict: bool = False
+    """True: a reading with any value that cannot be used is refused as a whole."""
     expected_period_ms: DurationMs | None = Field(default=None, alias="expected_period")
     allowed_disorder_ms: int = Field(default=0, alias="allowed_disorder", ge=0)
     idle_after_ms: DurationMs | None = Field(default=None, alias="idle_after")
     holds_frames: bool = True
     """False: like texts, a source that never holds a frame back (slow laboratory values)."""
+    report: Literal["periodic", "on_change"] = "periodic"
+    """`on_change`: sent only when a value changes; until then the last one holds."""
+    heartbeat_ms: DurationMs = Field(default=86_400_000, alias="heartbeat")
+    """How long a source that reports changes may send nothing before it counts as silent."""
 
     @model_validator(mode="before")
     @classmethod
@@ -70,6 +91,36 @@ class Source(_Part):
         if isinstance(data, dict) and "allowed_disorder" in data:
             return data | {"allowed_disorder": parse_duration_ms(data["allowed_disorder"])}
         return data
+
+    @property
+    def on_change(self) -> bool:
+        """Whether it sends only when a value changes."""
+        return self.report == "on_change"
+
+
+class EventTopic(_Part):
+    """A foreign topic of texts, besides Faultline's own `events`."""
+
+    topic: Topic
+    form: Form = Form()
+
+
+class Ingest(_Part):
+    """What `faultline ingest` reads and writes again, as Faultline's own messages, keyed by machine."""
+
+    topic: Topic | None = None
+    """A Kafka topic outside the prefix."""
+    mqtt: str | None = None
+    """A topic filter of an MQTT broker, such as plant/+/values."""
+    form: Form = Form()
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.topic is None) == (self.mqtt is None):
+            raise ValueError("one of topic and mqtt is needed")
+        if self.topic is not None and not self.topic.startswith("/"):
+            raise ValueError(f"topic {self.topic} is one of Faultline's own; ingest writes those")
+        return self
 
 
 class MachineType(_Part):
@@ -89,6 +140,10 @@ class MachineType(_Part):
     """How long the last value of a variable stands in for a missing one; three expected periods if unset."""
     max_gap_frames: int = Field(default=20, ge=0)
     """Frames without any reading that are stepped through masked; a longer gap resets the machine's state."""
+    missing: tuple[float, ...] = ()
+    """Numbers, as they are in the records, that mean "no value" for any variable."""
+    frozen_after_ms: DurationMs | None = Field(default=None, alias="frozen_after")
+    """After how long without a change of any of its values a source counts as frozen; 20 frames if unset."""
     max_skew_ms: DurationMs = Field(default=3_600_000, alias="max_skew")
     """How far a reading's time may lie ahead of its record's Kafka time stamp."""
     state_ttl_ms: DurationMs = Field(default=7 * 86_400_000, alias="state_ttl")
@@ -113,6 +168,9 @@ class MachineType(_Part):
         topics = [source.topic for source in self.sources.values()]
         if len(set(topics)) != len(topics):
             raise ValueError("two sources share one topic")
+        tags = [variable.tag for variable in self.variables if variable.tag is not None]
+        if twice := sorted({tag for tag in tags if tags.count(tag) > 1}):
+            raise ValueError(f"tags given to more than one variable: {', '.join(twice)}")
         return self
 
     @property
@@ -130,10 +188,14 @@ class MachineType(_Part):
         declared = self.sources[source]
         if declared.idle_after_ms is not None:
             return declared.idle_after_ms
+        if declared.on_change:
+            return declared.heartbeat_ms
         return 3 * max(declared.expected_period_ms or 0, self.frame_period_ms) + declared.allowed_disorder_ms
 
     def hold_ms(self, source: str) -> int:
         """How long a value of this source stands in for a missing one."""
+        if self.sources[source].on_change:
+            return max(self.idle_after_ms(source), self.frame_period_ms)
         if self.hold_limit_ms is not None:
             return self.hold_limit_ms
         return 3 * max(self.sources[source].expected_period_ms or 0, self.frame_period_ms)
@@ -155,12 +217,25 @@ class PlantProfile(_Part):
 
     plant: Name
     machine_types: tuple[MachineType, ...] = Field(min_length=1)
+    events: tuple[EventTopic, ...] = ()
+    ingest: tuple[Ingest, ...] = ()
 
     @model_validator(mode="after")
-    def _unique_types(self) -> Self:
+    def _consistent(self) -> Self:
         names = [machine_type.name for machine_type in self.machine_types]
         if len(set(names)) != len(names):
             raise ValueError("machine types are named more than once")
+        forms: dict[str, Form | None] = {}
+        for machine_type in self.machine_types:
+            for source in machine_type.sources.values():
+                if forms.setdefault(source.topic, source.form) != source.form:
+                    raise ValueError(f"topic {source.topic.lstrip('/')} is declared with two forms")
+        for event_topic in self.events:
+            if not event_topic.topic.startswith("/") or event_topic.topic in forms:
+                raise ValueError(f"events: topic {event_topic.topic.lstrip('/')} is one of readings")
+            forms[event_topic.topic] = event_topic.form
+        if taken := sorted({entry.topic for entry in self.ingest if entry.topic in forms and entry.topic is not None}):
+            raise ValueError(f"ingest: topic {taken[0].lstrip('/')} is read by the worker already")
         return self
 
     def type_of(self, machine: str) -> MachineType | None:
@@ -183,6 +258,13 @@ class PlantProfile(_Part):
         """Every topic of readings, each once, in the profile's order."""
         topics = (source.topic for machine_type in self.machine_types for source in machine_type.sources.values())
         return tuple(dict.fromkeys(topics))
+
+    @property
+    def forms(self) -> dict[str, Form]:
+        """How the records of topics read that are not written as Faultline's own messages."""
+        sources = (source for machine_type in self.machine_types for source in machine_type.sources.values())
+        forms = {source.topic: source.form for source in sources if source.form is not None}
+        return forms | {event_topic.topic: event_topic.form for event_topic in self.events}
 
 
 def shipped_profiles() -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from pipeline.config.profile import parse_duration_ms
+from pipeline.config.durations import parse_duration_ms
 from pipeline.errors import SettingsError
 
 Milliseconds = Annotated[int, BeforeValidator(parse_duration_ms), Field(gt=0)]

@@ -17,19 +17,46 @@ DEAD_LETTER = "dead-letter"
 STATE = "state"
 
 
+FOREIGN = "/"
+"""Begins the short name of a topic that is not under the prefix; no topic's own name can have it."""
+
+
+def full_topic_name(prefix: str, topic: str) -> str:
+    """The name that the broker knows."""
+    return topic[len(FOREIGN) :] if topic.startswith(FOREIGN) else prefix + topic
+
+
+def short_topic_name(prefix: str, name: str) -> str:
+    """The name without prefix, or with a slash in front if it has none of ours."""
+    if name.startswith(FOREIGN) or not name.startswith(prefix):
+        return name if name.startswith(FOREIGN) else FOREIGN + name
+    return name[len(prefix) :]
+
+
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic, named without its prefix."""
+    """A topic by its short name: without the prefix, or with a slash in front if it is a foreign one."""
 
     name: str
     holds: str
     compacted: bool = False  # only the newest record of every key matters
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether somebody else creates it."""
+        return self.name.startswith(FOREIGN)
+
 
 def input_topics(profile: PlantProfile) -> tuple[Topic, ...]:
     """What plants write: readings, texts, labels."""
     sensors = tuple(Topic(name, "readings") for name in profile.sensor_topics)
-    return (*sensors, Topic(EVENTS, "event texts"), Topic(LABELS, "what technicians found"))
+    events = tuple(Topic(name, "event texts") for name in event_topics(profile))
+    return (*sensors, *events, Topic(LABELS, "what technicians found"))
+
+
+def event_topics(profile: PlantProfile) -> tuple[str, ...]:
+    """Every topic of texts, our own first."""
+    return (EVENTS, *(event_topic.topic for event_topic in profile.events))
 
 
 def all_topics(profile: PlantProfile) -> tuple[Topic, ...]:
@@ -51,4 +78,4 @@ def engine_topics(profile: PlantProfile) -> tuple[str, ...]:
 
     Readings first: a text that arrives in the same millisecond as a reading is taken after it.
     """
-    return (*profile.sensor_topics, EVENTS, CONTROL)
+    return (*profile.sensor_topics, *event_topics(profile), CONTROL)

@@ -79,7 +79,7 @@ class Consumer:
 
 
 def opened(consumer: Consumer) -> KafkaLog:
-    return KafkaLog(consumer, "broker:9092", "x.", {"x.sensors": 1, "x.events": 1})
+    return KafkaLog(consumer, "broker:9092", "x.", {"sensors": 1, "events": 1})
 
 
 def test_a_log_ends_where_its_topics_ended_when_it_was_opened() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.config.profile import load_profile, parse_duration_ms, parse_profile
+from pipeline.config.durations import parse_duration_ms
+from pipeline.config.profile import load_profile, parse_profile
 from pipeline.config.settings import load_settings
 from pipeline.errors import ProfileError, SettingsError
 from tests.support.builders import ONE_SOURCE, kind
@@ -34,7 +35,7 @@ def test_durations(text: str, ms: int) -> None:
         ("{name: load}", "{name: flow}", "more than once: flow"),
         ("{name: load}", "{name: load, source: lab}", "not declared: lab"),
         ("{name: load}", "{name: load, colour: red}", "colour"),
-        ("topic: sensors", "topic: readings", "topic"),
+        ("topic: sensors", "topic: my readings", "topic"),
     ],
 )
 def test_wrong_profiles_name_the_field(old: str, new: str, message: str) -> None:
