@@ -21,7 +21,7 @@ from models.training.threads import limit_threads
 from pipeline.config.profile import PlantProfile, parse_profile
 from pipeline.engine.engine import Engine
 from pipeline.frames import Frames, StepRunner
-from pipeline.wire import messages
+from pipeline.wire.readings import decode_reading
 from pipeline.wire.records import Record
 
 VARIABLES = 52
@@ -166,7 +166,7 @@ def parts(seed: int, rows: int = 200, rounds: int = 200) -> dict[str, float]:
 
     def decode() -> None:
         for one in wire:
-            messages.decode_reading(one)
+            decode_reading(one)
 
     def step() -> None:
         runner.step(frames)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from pipeline.config.durations import DurationMs, parse_duration_ms
 from pipeline.config.form import Form
+from pipeline.config.units import conversion
 from pipeline.errors import ProfileError
 
 NORMAL = "normal"
@@ -64,6 +65,10 @@ class Variable(_Part):
     def _range(self) -> Self:
         if self.valid is not None and not self.valid[0] <= self.valid[1]:
             raise ValueError(f"valid: {self.valid[0]:g} is more than {self.valid[1]:g}")
+        if self.sent_unit is not None:
+            if not self.unit:
+                raise ValueError(f"sent_unit {self.sent_unit!r} needs unit, to which values are converted")
+            conversion(self.sent_unit, self.unit)
         return self
 
 

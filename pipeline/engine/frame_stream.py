@@ -6,17 +6,19 @@ Time is an input (tick records of the control topic), so a recorded input gives 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
+from types import MappingProxyType
 
 import numpy as np
 
 from pipeline.alignment.batches import Aligned
 from pipeline.compiled import Notify
 from pipeline.config.profile import PlantProfile
-from pipeline.config.topics import CONTROL, EVENTS, LABELS
+from pipeline.config.topics import CONTROL, LABELS, event_topics
 from pipeline.engine.control import Announce, Controller, PartitionProgress
-from pipeline.engine.intake import Columns, Inbox, Intake, take_labels
+from pipeline.engine.inbox import Columns, Inbox
+from pipeline.engine.intake import Intake, RecordReader, take_labels
 from pipeline.engine.machines import AppliedError, MachineGroup, Machines
 from pipeline.engine.stats import Outcome, Stats
 from pipeline.frames import EventText, Frames, Resets
@@ -44,6 +46,7 @@ class FrameStream:
         announce: Announce = lambda *_: None,
         take_label: Callable[[LabelledSpan], None] = lambda _: None,
         partition_of: Callable[[bytes], int] | None = None,
+        readers: Mapping[str, RecordReader] = MappingProxyType({}),
         notify: Notify = lambda _: None,
     ) -> None:
         """`take` gets rounds, `announce` frames that silent machines let pass; see `Machines` and `Intake`."""
@@ -52,9 +55,10 @@ class FrameStream:
         self.progress = PartitionProgress()
         self._take_rounds = take
         self._take_label = take_label
-        self._intake = Intake(self.machines, notify)
+        self._intake = Intake(self.machines, readers, lambda: self.stats, notify)
         self._controller = Controller(self.machines, self._advance, announce)
         self._sensor_topics = frozenset(profile.sensor_topics)
+        self._event_topics = frozenset(event_topics(profile))
 
     def load(self) -> None:
         """Load compiled code now, instead of with the first reading."""
@@ -112,7 +116,7 @@ class FrameStream:
                     raise RejectedError(Reason.BAD_TIME, f"its own time stamp is {record.timestamp_ms}")
                 if topic in self._sensor_topics:
                     is_new = take_reading(record, order, inboxes)
-                elif topic == EVENTS:
+                elif topic in self._event_topics:
                     is_new = self._intake.event(record, order, inboxes)
                 elif topic == CONTROL:
                     if not self._take_control(record, held, outcome):
@@ -211,7 +215,7 @@ def _of_topic(topic: str, records: Sequence[Record], *, alone: bool) -> tuple[li
 def _expire(group: MachineGroup, slot: int, text: EventText, outcome: Outcome) -> None:
     """A text that no frame could take in time goes to the late topic."""
     assert text.record is not None
-    outcome.stats.late[EVENTS] += 1
+    outcome.stats.late[text.record.topic] += 1
     closed_ms, period_ms = group.aligner.closed_until_ms(slot), group.machine_type.frame_period_ms
     outcome.outputs.append(
         letters.late_record(

@@ -6,109 +6,65 @@ rejects. So a block that is not taken costs its checks once more and changes not
 
 from __future__ import annotations
 
-import math
 import zlib
-from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass
 from operator import attrgetter
-from typing import NamedTuple, overload
+from typing import Protocol, overload
 
 import numpy as np
 
-from pipeline.alignment.batches import ArrivedText, ReadingBatch
+from pipeline.alignment.batches import ArrivedText
 from pipeline.arrays import Bools, Ints, Matrix
 from pipeline.compiled import Notify
-from pipeline.config.topics import EVENTS, LABELS
-from pipeline.engine.machines import MAX_MACHINE_ID, Machine, MachineGroup, Machines, SourceColumns
-from pipeline.engine.stats import Outcome
+from pipeline.config.topics import LABELS
+from pipeline.engine.inbox import Block, Columns, Inbox, floats
+from pipeline.engine.machines import (
+    MAX_MACHINE_ID,
+    Machine,
+    MachineGroup,
+    Machines,
+    Row,
+    SourceColumns,
+)
+from pipeline.engine.stats import Outcome, Stats
 from pipeline.frames import EventText
 from pipeline.wire import messages
 from pipeline.wire.labels import LabelledSpan, read_label
 from pipeline.wire.messages import Reason, RejectedError
 from pipeline.wire.reading_json import READ_ALL, read_readings
+from pipeline.wire.readings import GivenReading, Reading, UnusedValue, decode_reading
 from pipeline.wire.records import Record
 
 _MAX_TEXT = 2_000
+_EARLIEST_MS = 946_684_800_000
+"""The year 2000."""
 _MAX_EVENT_HEADERS = 64 << 10
-_MAX_FLOAT32 = float(np.finfo(np.float32).max)
 _group_of = attrgetter("group")
 
 
-class Columns(NamedTuple):
-    """Fields of some records, each as one sequence."""
+class RecordReader(Protocol):
+    """Reads the records of a topic that are not of Faultline's own form."""
 
-    partitions: list[int]
-    offsets: Ints
-    stamps: Ints
-    keys: tuple[bytes | None, ...]
-    values: tuple[bytes | None, ...]
+    def readings(self, record: Record) -> Sequence[Reading]:
+        """The readings of a record; raises RejectedError."""
 
-    @staticmethod
-    def of(records: Sequence[Record]) -> Columns:
-        """At least one record."""
-        _, partitions, offsets, stamps, keys, values, _ = zip(*records, strict=True)
-        return Columns(list(partitions), np.array(offsets), np.array(stamps), keys, values)
+    def texts(self, record: Record) -> Sequence[messages.EventMessage]:
+        """The texts of a record; raises RejectedError."""
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Readings of one topic that were taken in together."""
-
-    records: list[Record]
-    columns: Ints  # (5, n): slot, time, source, arrival, order
-    values: Matrix  # (n, V)
-
-
-@dataclass(slots=True)
-class Inbox:
-    """Readings and texts of one machine group, decoded but not yet aligned."""
-
-    records: list[Record] = field(default_factory=list)
-    columns: list[tuple[int, int, int, int, int]] = field(default_factory=list)  # slot, time, source, arrival, order
-    values: array[float] = field(default_factory=lambda: array("d"))  # row after row, NaN where there is none
-    blocks: list[Block] = field(default_factory=list)
-    texts: list[ArrivedText] = field(default_factory=list)
-
-    def add(self, record: Record, columns: tuple[int, int, int, int, int], row: list[float | None]) -> None:
-        """Take one reading in."""
-        self.records.append(record)
-        self.columns.append(columns)
-        try:
-            self.values.fromlist(row)  # type: ignore[arg-type]
-        except TypeError:  # a null; nothing has been added then
-            self.values.fromlist(_floats(row))
-
-    def batch(self, group: MachineGroup, outcome: Outcome) -> tuple[ReadingBatch, list[Record]]:
-        """All readings in the order in which they came, and their records, less those with values beyond float32."""
-        columns = np.fromiter(chain.from_iterable(self.columns), np.int64, 5 * len(self.columns))
-        columns = columns.reshape(len(self.columns), 5).T
-        values = np.frombuffer(self.values, np.float64).reshape(len(self.columns), group.width)
-        records = self.records
-        if self.blocks and not records and len(self.blocks) == 1:
-            (block,) = self.blocks
-            columns, values, records = block.columns, block.values, block.records
-        elif self.blocks:
-            columns = np.concatenate([columns, *(block.columns for block in self.blocks)], axis=1)
-            in_order = np.argsort(columns[4], kind="stable")
-            columns = columns[:, in_order]
-            values = np.concatenate([values, *(block.values for block in self.blocks)])[in_order]
-            everything = [*records, *chain.from_iterable(block.records for block in self.blocks)]
-            records = [everything[row] for row in in_order.tolist()]
-        slots, time_ms, source, arrival_ms, order = np.ascontiguousarray(columns)
-        return _without_too_large(ReadingBatch(slots, time_ms, source, arrival_ms, order, values), records, outcome)
-
-    def __bool__(self) -> bool:
-        return bool(self.columns or self.blocks or self.texts)
+StatsOf = Callable[[], Stats]
+"""The counts that hold now; warming up has its own."""
 
 
 class Intake:
     """Takes records of known and new machines into inboxes, one for each machine group."""
 
-    def __init__(self, machines: Machines, notify: Notify) -> None:
-        """`notify` gets a line if code has to be compiled first."""
+    def __init__(self, machines: Machines, readers: Mapping[str, RecordReader], stats: StatsOf, notify: Notify) -> None:
+        """`readers` read topics that have a form of their own; `notify` gets a line if code has to be compiled."""
         self._machines = machines
+        self._readers = readers
+        self._stats = stats
         self._notify = notify
 
     def load(self) -> Callable[..., None]:
@@ -118,11 +74,13 @@ class Intake:
     # -- one record -------------------------------------------------------------------------------------------
 
     def reading(self, record: Record, order: int, inboxes: Mapping[str, Inbox]) -> bool:
-        """Take one reading in; False if its effect is in the state already. Raises RejectedError or AppliedError."""
-        topic, partition, offset, stamp_ms, key, value, _ = record
-        if value is None:
-            raise RejectedError(Reason.EMPTY, "the record has no value")
-        machine_id, time, values = messages.decode_reading(value)
+        """Take a record's readings in; False if their effect is in the state already.
+
+        Raises RejectedError or AppliedError. Of several readings those that can be used are, also if it raises.
+        """
+        topic, partition, offset, stamp_ms, key, _, _ = record
+        readings = self._given(record)
+        machine_id = _only_machine(readings)
         machine = self._machines.by_key.get(key)  # type: ignore[arg-type]
         if machine is None or machine.name != machine_id or machine.partition != partition:
             machine = self._machines.find_or_add(record, machine_id)
@@ -133,32 +91,66 @@ class Intake:
         if source is None:
             text = f"machine type {group.name} has no variables on {topic}"
             raise RejectedError(Reason.UNKNOWN_VARIABLE, text)
-        time_ms, row = _time_of(time, stamp_ms, group), source.row(values, topic)
-        machine.apply(topic, offset, stamp_ms, source.index)
-        inboxes[group.name].add(record, (machine.slot, time_ms, source.index, stamp_ms, order), row)
+        taken, unused, rejected = self._rows(readings, source, record, group)
+        if taken:
+            machine.apply(topic, offset, stamp_ms, source.index)
+            for time_ms, row in taken:
+                inboxes[group.name].add(record, (machine.slot, time_ms, source.index, stamp_ms, order), row)
+        else:
+            self._machines.forget_if_new(record)
+        self._stats().note_unused(unused)
+        if rejected is not None:
+            raise rejected
         return True
 
-    def event(self, record: Record, order: int, inboxes: Mapping[str, Inbox]) -> bool:
-        """Take one text in; False if its effect is in the state already. Raises RejectedError or AppliedError."""
+    def _given(self, record: Record) -> Sequence[GivenReading | Reading]:
+        """The readings of a record, at least one; raises RejectedError."""
         if record.value is None:
             raise RejectedError(Reason.EMPTY, "the record has no value")
-        event = messages.decode_event(record.value)
+        reader = self._readers.get(record.topic)
+        if reader is None:
+            return [decode_reading(record.value)]
+        if not (readings := reader.readings(record)):
+            raise RejectedError(Reason.EMPTY, "it holds no reading")
+        return readings
+
+    def _rows(
+        self, readings: Sequence[GivenReading | Reading], source: SourceColumns, record: Record, group: MachineGroup
+    ) -> tuple[list[tuple[int, Row]], list[UnusedValue], RejectedError | None]:
+        """Time and row of each reading that can be used, the values that cannot, and the first reading's fault."""
+        taken: list[tuple[int, Row]] = []
+        unused: list[UnusedValue] = []
+        rejected: RejectedError | None = None
+        for number, reading in enumerate(readings):
+            try:
+                time_ms = _time_of(reading[1], record.timestamp_ms, group)
+                row = source.row(reading.values, record.topic, unused)
+            except RejectedError as error:
+                where = f"reading {number + 1} of {len(readings)}: " if len(readings) > 1 else ""
+                rejected = rejected or RejectedError(error.reason, f"{where}{error.detail}")
+                continue
+            if row is not None:
+                taken.append((time_ms, row))
+        return taken, unused, rejected
+
+    def event(self, record: Record, order: int, inboxes: Mapping[str, Inbox]) -> bool:
+        """Take a record's texts in; False if their effect is in the state already. Raises as `reading` does."""
+        if record.value is None:
+            raise RejectedError(Reason.EMPTY, "the record has no value")
         if record.headers and sum(len(name) + len(value or b"") for name, value in record.headers) > _MAX_EVENT_HEADERS:
             raise RejectedError(Reason.TOO_LARGE, f"its headers have more than {_MAX_EVENT_HEADERS} bytes")
-        machine = self._machines.find_or_add(record, event.machine)
-        if machine.has_applied(EVENTS, record.offset):
+        reader = self._readers.get(record.topic)
+        events = [messages.decode_event(record.value)] if reader is None else reader.texts(record)
+        machine = self._machines.find_or_add(record, _only_machine(events))
+        if machine.has_applied(record.topic, record.offset):
             return False
         group = machine.group
         if not group.machine_type.texts:
             raise RejectedError(Reason.NO_TEXTS, f"machine type {group.name} takes no texts")
-        time_ms = _time_of(event.time, record.timestamp_ms, group)
-        machine.apply(EVENTS, record.offset, record.timestamp_ms)
+        texts = [_event_text(event, record, group) for event in events]
+        machine.apply(record.topic, record.offset, record.timestamp_ms)
         self._machines.mark_changed([machine])
-        id_ = event.id or f"{time_ms}-{zlib.crc32(event.text.encode(errors='replace')):08x}"
-        text = EventText(
-            id_[:MAX_MACHINE_ID], time_ms, event.text[:_MAX_TEXT], event.source, event.severity, record=record
-        )
-        inboxes[group.name].texts.append(ArrivedText(machine.slot, order, text))
+        inboxes[group.name].texts += [ArrivedText(machine.slot, order, text) for text in texts]
         return True
 
     # -- many readings ----------------------------------------------------------------------------------------
@@ -177,23 +169,29 @@ class Intake:
         or would be rejected.
         """
         machines = self._known(topic, fields)
-        if machines is None:
+        if machines is None or not messages.is_time_ms(fields.stamps).all():
             return False
         group = machines[0].group
         source = group.sources[topic]
-        columns = np.empty((5, len(records)), np.int64)
-        columns[0], columns[2] = [machine.slot for machine in machines], source.index
-        columns[3], columns[4] = fields.stamps, orders
-        if not messages.is_time_ms(columns[3]).all():
-            return False
         try:
-            columns[1], values = self._decode(records, fields.values, machines, source)
+            decoded = self._decode(records, fields.values, machines, source)
         except RejectedError:
             return False
-        is_timely = _is_timely(columns[1], columns[3], group.max_skew_ms)
-        if not is_timely.all() or not _apply_all(topic, fields.offsets, machines, columns):
+        of_record = decoded.of_record
+        stamps, order = fields.stamps[of_record], np.array(orders)[of_record]
+        slots = np.array([machine.slot for machine in machines])
+        if not _is_timely(decoded.times, stamps, group.max_skew_ms).all():
             return False
-        inboxes[group.name].blocks.append(Block(records, columns, values))
+        used = np.unique(of_record)
+        if not _apply_all(topic, source.index, slots[used], fields.offsets[used], fields.stamps[used], group):
+            return False
+        self._stats().note_unused(decoded.unused)
+        columns = np.empty((5, len(of_record)), np.int64)
+        columns[0], columns[1], columns[2] = slots[of_record], decoded.times, source.index
+        columns[3], columns[4] = stamps, order
+        if len(used) < len(records) or len(of_record) > len(records):
+            records = [records[at] for at in of_record.tolist()]
+        inboxes[group.name].blocks.append(Block(records, columns, decoded.values))
         return True
 
     def _known(self, topic: str, fields: Columns) -> list[Machine] | None:
@@ -214,22 +212,60 @@ class Intake:
         given: Sequence[bytes | None],
         machines: Sequence[Machine],
         source: SourceColumns,
-    ) -> tuple[Ints, Matrix]:
-        """Times (n,) and full rows of values (n, V), which only `reading` may find fault with; raises RejectedError."""
+    ) -> _Decoded:
+        """Readings of known machines; raises RejectedError, which only `reading` may do something about."""
         texts = [value for value in given if value is not None]
         if len(texts) < len(given):
             raise RejectedError(Reason.EMPTY, "a record has no value")
+        if records[0].topic in self._readers:
+            return self._decode_foreign(records, machines, source)
         names = [machine.quoted for machine in machines]
         times, numbers, is_usual = read_readings(self.load(), texts, names, source.length)
         values = source.rows(numbers)
+        unused: list[UnusedValue] = []
         for at in np.flatnonzero(~is_usual).tolist():
             record, machine = records[at], machines[at]
-            name, time, row = messages.decode_reading(texts[at])
-            if name != machine.name:
+            reading = decode_reading(texts[at])
+            if reading.machine != machine.name:
                 raise RejectedError(Reason.KEY_MISMATCH, "the key is another machine's")
-            times[at] = _time_of(time, record.timestamp_ms, machine.group)
-            values[at] = _floats(source.row(row, record.topic))
-        return times, values
+            times[at] = _time_of(reading.time, record.timestamp_ms, machine.group)
+            row = source.row(reading.values, record.topic, unused)
+            if row is None:
+                raise RejectedError(Reason.UNKNOWN_VARIABLE, "no value is of a variable")
+            values[at] = floats(row)
+        return _Decoded(np.arange(len(records)), times, values, unused)
+
+    def _decode_foreign(
+        self, records: Sequence[Record], machines: Sequence[Machine], source: SourceColumns
+    ) -> _Decoded:
+        of_record: list[int] = []
+        times: list[int] = []
+        rows: list[list[float]] = []
+        unused: list[UnusedValue] = []
+        for at, (record, machine) in enumerate(zip(records, machines, strict=True)):
+            readings = self._given(record)
+            if _only_machine(readings) != machine.name:
+                raise RejectedError(Reason.KEY_MISMATCH, "the key is another machine's")
+            taken, of_values, rejected = self._rows(readings, source, record, machine.group)
+            if rejected is not None:
+                raise rejected
+            unused += of_values
+            for time_ms, row in taken:
+                of_record.append(at)
+                times.append(time_ms)
+                rows.append(floats(row))
+        values = np.array(rows, np.float64).reshape(len(rows), source.width)
+        return _Decoded(np.array(of_record, np.int64), np.array(times, np.int64), values, unused)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """n readings of a block of records."""
+
+    of_record: Ints  # (n,) which record each is of; never decreasing
+    times: Ints  # (n,)
+    values: Matrix  # (n, V) full rows
+    unused: list[UnusedValue]
 
 
 def take_labels(records: Sequence[Record], take: Callable[[LabelledSpan], None], outcome: Outcome) -> list[Record]:
@@ -251,52 +287,62 @@ def _is_timely(time_ms: int, stamp_ms: int, max_skew_ms: int) -> bool: ...
 @overload
 def _is_timely(time_ms: Ints, stamp_ms: Ints, max_skew_ms: int) -> Bools: ...
 def _is_timely(time_ms: int | Ints, stamp_ms: int | Ints, max_skew_ms: int) -> bool | Bools:
-    """Whether a time is one, and no further ahead of its record's time stamp than a machine's clock may be."""
-    return messages.is_time_ms(time_ms) & (time_ms <= stamp_ms + max_skew_ms)
+    """Whether a time is one, no further ahead of its record's time stamp than a machine's clock may be, and not of a
+    time before there was any such plant while its record is of today: seconds look like that.
+    """
+    is_plausible = (time_ms >= _EARLIEST_MS) | (stamp_ms < _EARLIEST_MS)
+    return messages.is_time_ms(time_ms) & is_plausible & (time_ms <= stamp_ms + max_skew_ms)
 
 
 def _time_of(time: int | str, stamp_ms: int, group: MachineGroup) -> int:
     """The time of a reading or text in milliseconds; raises RejectedError."""
     time_ms = time if type(time) is int else messages.parse_time_ms(time)
     if not _is_timely(time_ms, stamp_ms, group.max_skew_ms):
-        ahead, allowed = messages.parse_time_ms(time_ms) - stamp_ms, group.max_skew_ms
+        if messages.parse_time_ms(time_ms) < _EARLIEST_MS:
+            raise RejectedError(Reason.BAD_TIME, f"{time_ms} ms is before the year 2000, though its record is of today")
+        ahead, allowed = time_ms - stamp_ms, group.max_skew_ms
         text = f"its time is {ahead} ms ahead of its record's time stamp; {group.name} allows {allowed}"
         raise RejectedError(Reason.FUTURE_TIME, text)
     return time_ms
 
 
-def _floats(row: Sequence[float | None]) -> list[float]:
-    return [math.nan if number is None else number for number in row]
-
-
-def _apply_all(topic: str, offsets: Ints, machines: Sequence[Machine], columns: Ints) -> bool:
-    """Apply readings to their machines; False, and nothing is applied, if any has been applied before."""
-    by_slot = np.argsort(columns[0], kind="stable")
-    slot_of, offset_of = columns[0][by_slot], offsets[by_slot]
+def _apply_all(topic: str, source: int, slots: Ints, offsets: Ints, stamps: Ints, group: MachineGroup) -> bool:
+    """Apply records to their machines; False, and nothing is applied, if any has been applied before."""
+    if not len(slots):
+        return True
+    by_slot = np.argsort(slots, kind="stable")
+    slot_of, offset_of = slots[by_slot], offsets[by_slot]
     same = slot_of[1:] == slot_of[:-1]
     if (same & (offset_of[1:] <= offset_of[:-1])).any():
         return False
     starts = np.flatnonzero(np.append(True, ~same))
-    touched = [machines[row] for row in by_slot[starts].tolist()]
+    touched = [group.machines[slot] for slot in slot_of[starts].tolist()]
     for machine, offset in zip(touched, offset_of[starts].tolist(), strict=True):
-        if machine.has_applied(topic, offset):
+        if machine is None or machine.has_applied(topic, offset):
             return False
     ends = np.append(starts[1:], len(slot_of)) - 1
-    newest = np.maximum.reduceat(columns[3][by_slot], starts)
-    source = int(columns[2, 0])
+    newest = np.maximum.reduceat(stamps[by_slot], starts)
     for machine, offset, stamp_ms in zip(touched, offset_of[ends].tolist(), newest.tolist(), strict=True):
+        assert machine is not None
         machine.apply(topic, offset, stamp_ms, source)
     return True
 
 
-def _without_too_large(
-    batch: ReadingBatch, records: list[Record], outcome: Outcome
-) -> tuple[ReadingBatch, list[Record]]:
-    """Frames are float32: a value beyond its range is rejected like an infinite one."""
-    if not ((batch.values > _MAX_FLOAT32).any() or (batch.values < -_MAX_FLOAT32).any()):
-        return batch, records
-    too_large = (np.abs(batch.values) > _MAX_FLOAT32).any(axis=1)
-    for row in np.flatnonzero(too_large).tolist():
-        outcome.reject(records[row], RejectedError(Reason.NOT_FINITE, "a value is beyond 3.4e38"))
-    keep = np.flatnonzero(~too_large)
-    return batch.rows(keep), [records[row] for row in keep.tolist()]
+def _only_machine(readings: Sequence[GivenReading | Reading | messages.EventMessage]) -> str:
+    """The machine that all are about; raises RejectedError."""
+    machines = {reading.machine for reading in readings}
+    if len(machines) == 1:
+        return machines.pop()
+    if not machines:
+        raise RejectedError(Reason.EMPTY, "it holds nothing")
+    shown = ", ".join(repr(name[:80]) for name in sorted(machines)[:3])
+    raise RejectedError(
+        Reason.KEY_MISMATCH, f"it is about {len(machines)} machines ({shown}); `faultline ingest` reads such topics"
+    )
+
+
+def _event_text(event: messages.EventMessage, record: Record, group: MachineGroup) -> EventText:
+    time_ms = _time_of(event.time, record.timestamp_ms, group)
+    id_ = event.id or f"{time_ms}-{zlib.crc32(event.text.encode(errors='replace')):08x}"
+    text = event.text[:_MAX_TEXT]
+    return EventText(id_[:MAX_MACHINE_ID], time_ms, text, event.source, event.severity, record=record)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from pipeline.alignment.aligner import Aligner
+from pipeline.alignment.value_rules import ValueRules
 from pipeline.arrays import Ints, Matrix
 from pipeline.compiled import Notify
 from pipeline.config.profile import MachineType, PlantProfile
 from pipeline.engine.diagnoses import RememberedText
 from pipeline.wire import messages
 from pipeline.wire.messages import Reason, RejectedError
+from pipeline.wire.readings import Given, Unused, UnusedValue, ValueReason
 from pipeline.wire.records import Record
 from pipeline.wire.states import Forgotten
 
@@ -58,44 +60,71 @@ class Machine:
             self.arrived_ms[source] = stamp_ms
 
 
+Row = list[float | None]
+"""One reading's values in all columns of a machine type."""
+
+_STRICT = {
+    ValueReason.NOT_A_NUMBER: Reason.NOT_A_NUMBER,
+    ValueReason.NOT_FINITE: Reason.NOT_FINITE,
+    ValueReason.BAD_QUALITY: Reason.NOT_A_NUMBER,
+}
+
+
 class SourceColumns:
     """Where the values of one source belong among all variables of a machine type."""
 
-    def __init__(self, index: int, by_name: dict[str, int], width: int) -> None:
+    def __init__(
+        self, index: int, columns: Mapping[str, int], tags: Mapping[str, int], width: int, strict: bool
+    ) -> None:
+        """`columns` by the names of this source's variables, `tags` by what they are called in its records."""
         self.index = index
-        self.length = len(by_name)
-        self._by_name = by_name
-        self._columns = list(by_name.values())
-        self._width = width
+        self.length = len(columns)
+        self._by_name = {**columns, **tags}
+        self._names = list(columns)
+        self._columns = list(columns.values())
+        self.width = width
+        self._strict = strict
 
-    def row(self, values: list[float | None] | dict[str, float | None], topic: str) -> list[float | None]:
-        """One reading as a full row, NaN for other sources' variables and None for nulls; raises RejectedError."""
-        row: list[float | None]
+    def row(self, values: list[Given] | dict[str, Given], topic: str, unused: list[UnusedValue]) -> Row | None:
+        """One reading as a full row, NaN for other sources' variables and None for nulls; raises RejectedError.
+
+        Values that cannot be used are None, and added to `unused`. None if there are only values of unknown variables.
+        """
         if type(values) is list:
-            if len(values) == self.length == self._width:
-                return values
             if len(values) != self.length:
                 text = f"{len(values)} values; {topic} has {self.length} variables"
                 raise RejectedError(Reason.WRONG_LENGTH, text)
-            row = [math.nan] * self._width
-            for column, number in zip(self._columns, values, strict=True):
-                row[column] = number
-            return row
+            if self.length == self.width and Unused not in set(map(type, values)):
+                return values  # type: ignore[return-value]
+            values = dict(zip(self._names, values, strict=True))
         assert type(values) is dict
-        row = [math.nan] * self._width
-        try:
-            for name, number in values.items():
-                row[self._by_name[name]] = number
-        except KeyError:
-            unknown = ", ".join(sorted(set(values) - set(self._by_name)))
-            raise RejectedError(Reason.UNKNOWN_VARIABLE, f"{topic} has no {unknown[:200]}") from None
-        return row
+        row: Row = [math.nan] * self.width
+        found = not values
+        for name, value in values.items():
+            column = self._by_name.get(name)
+            if column is None:
+                unused.append(self._unused(name, Unused(ValueReason.UNKNOWN_VARIABLE, name), topic))
+                continue
+            found = True
+            if type(value) is Unused:
+                unused.append(self._unused(self._names[self._columns.index(column)], value, topic))
+                value = None
+            row[column] = value  # type: ignore[assignment]
+        return row if found else None
+
+    def _unused(self, name: str, value: Unused, topic: str) -> UnusedValue:
+        """Raises RejectedError where the source is strict."""
+        if self._strict:
+            if value.reason == ValueReason.UNKNOWN_VARIABLE:
+                raise RejectedError(Reason.UNKNOWN_VARIABLE, f"{topic} has no {name[:200]}")
+            raise RejectedError(_STRICT[value.reason], f"{name} is {value.given}")
+        return UnusedValue(name, value.reason)
 
     def rows(self, values: Matrix) -> Matrix:
         """Readings in list form (n, this source's variables) as full rows (n, V), NaN elsewhere."""
-        if self.length == self._width:
+        if self.length == self.width:
             return values
-        rows = np.full((len(values), self._width), np.nan)
+        rows = np.full((len(values), self.width), np.nan)
         rows[:, self._columns] = values
         return rows
 
@@ -118,14 +147,17 @@ class MachineGroup:
         self.name = machine_type.name
         self.digest = machine_type.digest
         self.aligner = Aligner(machine_type, notify)
+        self.value_rules = ValueRules(machine_type)
         self.machines: list[Machine | None] = []
         self.width = len(machine_type.variables)
         self.max_skew_ms = machine_type.max_skew_ms
         self.idle_after_ms = [machine_type.idle_after_ms(name) for name in machine_type.source_names]
         self.sources: dict[str, SourceColumns] = {}  # by topic
         for index, name in enumerate(machine_type.source_names):
-            by_name = {v.name: column for column, v in enumerate(machine_type.variables) if v.source == name}
-            self.sources[machine_type.sources[name].topic] = SourceColumns(index, by_name, self.width)
+            own = {v.name: column for column, v in enumerate(machine_type.variables) if v.source == name}
+            tags = {v.tag: own[v.name] for v in machine_type.variables if v.source == name and v.tag is not None}
+            source = machine_type.sources[name]
+            self.sources[source.topic] = SourceColumns(index, own, tags, self.width, strict=source.strict)
         self._free: list[int] = []
         self._last_round: tuple[Ints, list[Machine]] = np.empty(0, np.int64), []
         self._states: list[SlotStates] = [self.aligner]

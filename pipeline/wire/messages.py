@@ -44,6 +44,7 @@ class Reason(StrEnum):
     NOT_A_NUMBER = "not_a_number"
     NOT_FINITE = "not_finite"
     WRONG_LENGTH = "wrong_length"
+    OUT_OF_RANGE = "out_of_range"
     UNKNOWN_VARIABLE = "unknown_variable"
     UNKNOWN_MACHINE = "unknown_machine"
     UNKNOWN_TOPIC = "unknown_topic"
@@ -64,14 +65,6 @@ class RejectedError(FaultlineError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
-
-
-class Reading(msgspec.Struct, frozen=True, gc=False):
-    """`values` by name, or all of the topic's variables in the profile's order; null = not observed."""
-
-    machine: str
-    time: int | str
-    values: list[float | None] | dict[str, float | None]
 
 
 class EventMessage(msgspec.Struct, frozen=True, gc=False):
@@ -222,21 +215,11 @@ def _to_milliseconds(moment: datetime) -> int:
     return delta.days * 86_400_000 + delta.seconds * 1_000 + delta.microseconds // 1_000
 
 
-_decode_reading = msgspec.json.Decoder(Reading).decode
 _decode_event = msgspec.json.Decoder(EventMessage).decode
 _decode_label = msgspec.json.Decoder(Label).decode
 _decode_control = msgspec.json.Decoder(Control).decode
 _decode_diagnosis = msgspec.json.Decoder(Diagnosis).decode
 _encode = msgspec.json.Encoder().encode
-
-
-def decode_reading(value: bytes) -> tuple[str, int | str, list[float | None] | dict[str, float | None]]:
-    """Machine, time and values of a reading's JSON bytes; raises RejectedError."""
-    try:
-        reading = _decode_reading(value)
-        return reading.machine, reading.time, reading.values
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _rejected(error) from None
 
 
 def decode_event(value: bytes) -> EventMessage:
@@ -246,7 +229,7 @@ def decode_event(value: bytes) -> EventMessage:
     try:
         return _decode_event(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _rejected(error) from None
+        raise refused(error) from None
 
 
 def decode_label(value: bytes) -> Label:
@@ -254,7 +237,7 @@ def decode_label(value: bytes) -> Label:
     try:
         return _decode_label(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _rejected(error) from None
+        raise refused(error) from None
 
 
 def decode_control(value: bytes) -> Control:
@@ -262,7 +245,7 @@ def decode_control(value: bytes) -> Control:
     try:
         return _decode_control(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _rejected(error) from None
+        raise refused(error) from None
 
 
 def decode_diagnosis(value: bytes) -> Diagnosis:
@@ -270,7 +253,7 @@ def decode_diagnosis(value: bytes) -> Diagnosis:
     try:
         return _decode_diagnosis(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _rejected(error) from None
+        raise refused(error) from None
 
 
 def encode(message: msgspec.Struct) -> bytes:
@@ -288,7 +271,8 @@ def quoted(name: str) -> bytes:
     return _encode(name)[1:-1]
 
 
-def _rejected(error: Exception) -> RejectedError:
+def refused(error: Exception) -> RejectedError:
+    """What msgspec found wrong with a message."""
     text = str(error)[:200]
     if not isinstance(error, msgspec.ValidationError):
         return RejectedError(Reason.NOT_JSON, text or "nested too deeply")

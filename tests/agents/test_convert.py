@@ -13,7 +13,8 @@ from agents.replay.convert import convert, load_conversion
 from models.data.from_recordings import runs_from_records
 from pipeline.config.profile import parse_profile
 from pipeline.errors import DataError
-from pipeline.wire.messages import decode_event, decode_label, decode_reading
+from pipeline.wire.messages import decode_event, decode_label
+from pipeline.wire.readings import decode_reading
 from pipeline.wire.recording import read_recording
 from tests.support.builders import ONE_SOURCE
 
@@ -47,7 +48,7 @@ def test_tables_become_a_recording(tables: Path) -> None:
     assert count == len(records) == 62
     assert [r.timestamp_ms for r in records] == sorted(r.timestamp_ms for r in records)
     by_topic = {topic: [r for r in records if r.topic == topic] for topic in ("sensors", "events", "labels")}
-    machine, time_ms, values = decode_reading(by_topic["sensors"][1].value or b"")
+    machine, time_ms, values, _ = decode_reading(by_topic["sensors"][1].value or b"")
     assert (machine, time_ms, values) == ("p2", 1_774_749_601_000, {"flow": 1.0, "load": -1.0})
     assert by_topic["sensors"][1].key == b"p2"
     assert decode_event(by_topic["events"][0].value or b"").text == "code e7 on log-a"

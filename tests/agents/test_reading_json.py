@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.wire import messages
 from pipeline.wire.reading_json import READ_ALL, read_readings
+from pipeline.wire.readings import decode_reading
 
 NUMBERS = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False).map(repr),
@@ -86,8 +87,8 @@ def test_what_is_read_is_what_msgspec_reads(readings: list[tuple[bytes, str, int
     times, values, plain = usual(texts, names, length)
     for text, name, time, row, is_plain in zip(texts, names, times, values, plain, strict=True):
         if is_plain:
-            assert messages.decode_reading(text)[:2] == (name, int(time))
-            expected = [math.nan if number is None else number for number in messages.decode_reading(text)[2]]
+            assert decode_reading(text)[:2] == (name, int(time))
+            expected = [math.nan if number is None else number for number in decode_reading(text)[2]]
             assert row.tobytes() == np.array(expected, np.float64).tobytes() or np.isnan(row).any()
             np.testing.assert_array_equal(row, expected)
 

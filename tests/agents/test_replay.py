@@ -151,9 +151,9 @@ def test_a_thousand_hostile_records_change_no_diagnosis(tmp_path: Path) -> None:
         if kind == 1:
             value = json.dumps({"machine": "p1", "time": stamp, "values": [1.0]}).encode()
         elif kind == 2:
-            value = json.dumps({"machine": "p1", "time": stamp, "values": {"nothing": 1.0}}).encode()
+            value = json.dumps({"machine": "p1", "time": stamp, "values": 1.0}).encode()
         elif kind == 3:
-            value = b'{"machine": "p1", "time": %d, "values": [1e999, 1]}' % stamp
+            value = json.dumps({"machine": "p1", "time": stamp // 1000, "values": [1.0, 2.0]}).encode()
         elif kind == 4:
             value = json.dumps({"machine": "p1", "time": stamp + 10**9, "values": [1.0, 2.0]}).encode()
         elif kind == 5:
@@ -175,7 +175,7 @@ def test_a_thousand_hostile_records_change_no_diagnosis(tmp_path: Path) -> None:
     assert len(letters) == 1000
     found = Counter(letter["faultline-reason"].decode() for letter in letters)
     assert set(found) >= {
-        "not_json", "wrong_length", "unknown_variable", "not_finite", "future_time", "key_mismatch", "bad_time"
+        "not_json", "wrong_length", "schema", "future_time", "key_mismatch", "bad_time"
     }  # fmt: skip
 
 

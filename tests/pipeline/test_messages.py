@@ -9,9 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.engine.engine import Engine
-from pipeline.wire.messages import Reason, RejectedError, decode_label, decode_reading, parse_time_ms
+from pipeline.wire.messages import Reason, RejectedError, decode_label, parse_time_ms
+from pipeline.wire.readings import decode_reading
 from pipeline.wire.records import Record
-from tests.support.builders import TWO_SOURCES, SumRunner, diagnoses, event, numbered, profile, reading, reasons
+from tests.support.builders import (
+    ONE_SOURCE,
+    TWO_SOURCES,
+    SumRunner,
+    diagnoses,
+    event,
+    numbered,
+    profile,
+    reading,
+    reasons,
+)
 
 T0 = 1_763_600_000_000
 
@@ -34,20 +45,17 @@ def engine() -> Engine:
         (b'{"machine":"p1","time":1,"values":' + b"[" * 100_000, b"p1", Reason.NOT_A_NUMBER),
         (body()[:-3], b"p1", Reason.NOT_JSON),
         (body() + b"{}", b"p1", Reason.NOT_JSON),
-        (b'{"machine":"p1","time":1,"values":[NaN,1]}', b"p1", Reason.NOT_JSON),
-        (b'{"machine":"p1","time":1,"values":[1e999,1]}', b"p1", Reason.NOT_FINITE),
-        (b'{"machine":"p1","time":%d,"values":[1e39,1]}' % T0, b"p1", Reason.NOT_FINITE),
-        (body(values=["1", 2]), b"p1", Reason.NOT_A_NUMBER),
-        (body(values=[True, 2]), b"p1", Reason.NOT_A_NUMBER),
-        (body(values={"flow": "wet"}), b"p1", Reason.NOT_A_NUMBER),
         (body(values=[1.0]), b"p1", Reason.WRONG_LENGTH),
         (body(values=[1.0, 2.0, 3.0]), b"p1", Reason.WRONG_LENGTH),
-        (body(values={"speed": 1.0}), b"p1", Reason.UNKNOWN_VARIABLE),
         (body(values=None), b"p1", Reason.SCHEMA),
-        (body(machine=7), b"p1", Reason.SCHEMA),
         (body(time="yesterday"), b"p1", Reason.BAD_TIME),
         (body(time="2026-11-20T00:53:20"), b"p1", Reason.BAD_TIME),
         (body(time=-5), b"p1", Reason.BAD_TIME),
+        (body(time=T0 // 1000), b"p1", Reason.BAD_TIME),
+        (body(time=T0 * 1000), b"p1", Reason.BAD_TIME),
+        (body(time=T0 / 1000), b"p1", Reason.BAD_TIME),
+        (body(time=None), b"p1", Reason.BAD_TIME),
+        (body(machine=7.5), b"p1", Reason.SCHEMA),
         (body(time=10**30), b"p1", Reason.BAD_TIME),
         (b'{"machine":"p1","time":%s,"values":[1,2]}' % (b"9" * 4_000), b"p1", Reason.BAD_TIME),
         (b'{"machine":"p1","time":%s,"values":[1,2]}' % (b"9" * 9_000), b"p1", Reason.BAD_TIME),
@@ -76,6 +84,48 @@ def test_bad_readings_are_dead_letters_with_reason_origin_and_original_bytes(
     assert eng.stats.dead_letters[reason] == 1
 
 
+@pytest.mark.parametrize(
+    ("values", "variable", "reason"),
+    [
+        (b"[NaN,1]", "flow", Reason.NOT_FINITE),
+        (b"[-Infinity,1]", "flow", Reason.NOT_FINITE),
+        (b"[1e999,1]", "flow", Reason.NOT_FINITE),
+        (b"[1e39,1]", "flow", Reason.NOT_FINITE),
+        (b"[1,%s]" % (b"9" * 30_000), "load", Reason.NOT_FINITE),
+        (b'["1",2]', "flow", Reason.NOT_A_NUMBER),
+        (b'["Bad",2]', "flow", Reason.NOT_A_NUMBER),
+        (b"[true,2]", "flow", Reason.NOT_A_NUMBER),
+        (b"[1,[2]]", "load", Reason.NOT_A_NUMBER),
+        (b'{"flow":1,"load":"wet"}', "load", Reason.NOT_A_NUMBER),
+        (b'{"flow":1,"load":2,"rssi":-61}', "", Reason.UNKNOWN_VARIABLE),
+    ],
+)
+@pytest.mark.parametrize("together", [1, 20], ids=["alone", "in a block"])
+def test_a_bad_value_costs_itself_and_is_counted_but_a_strict_source_refuses_the_reading(
+    values: bytes, variable: str, reason: Reason, together: int
+) -> None:
+    def processed(yaml: str) -> tuple[Engine, list[str]]:
+        eng = Engine(profile(yaml), {"pump": SumRunner()}, partition_of=lambda key: 0)
+        found = reasons(eng.process([reading("p1", T0, [1.0, 2.0])]))
+        times = [T0 + 1_000 * number for number in range(1, together + 1)]
+        value = b'{"machine":"p1","time":%d,"values":%s}'
+        records = [Record("sensors", 0, time - T0, time, b"p1", value % (time, values)) for time in times]
+        return eng, found + reasons(eng.process(records))
+
+    eng, found = processed(ONE_SOURCE)
+    assert found == []
+    assert dict(eng.stats.values_unused) == {(variable, reason.value): together}
+    (state,) = eng.alignment_states().values()
+    assert state  # the reading was taken
+    strict, found = processed(ONE_SOURCE.replace("topic: sensors,", "topic: sensors, strict: true,"))
+    assert found == [reason.value] * together
+    assert not strict.stats.values_unused
+
+
+def test_a_numeric_machine_id_is_taken_as_its_digits() -> None:
+    assert reasons(engine().process([Record("sensors", 0, 0, T0, b"7", body(machine=7))])) == []
+
+
 def test_a_machine_in_the_wrong_partition_is_detected() -> None:
     eng = Engine(profile(), {"pump": SumRunner()}, partition_of=lambda key: 3)
     assert reasons(eng.process([reading("p1", T0, [1.0, 2.0], partition=1)])) == ["wrong_partition"]
@@ -86,7 +136,7 @@ def test_a_thousand_hostile_records_change_no_diagnosis() -> None:
     good = [reading("p1", T0 + i * 1_000, [float(i % 7), 1.0]) for i in range(300)]
     good += [event("p1", T0 + i * 10_000, f"drip {i}") for i in range(10)]
     good.sort(key=lambda record: record.timestamp_ms)
-    bad = [b"\x00", b"{}", body(values=["x", 1]), body(machine="p9"), body(time=T0 + 10**10), b'{"a":' * 5000]
+    bad = [b"\x00", b"{}", body(values="x"), body(machine="p9"), body(time=T0 + 10**10), b'{"a":' * 5000]
     mixed = []
     for index in range(1000):
         mixed.append(Record("sensors", 0, 0, T0 + index * 300, b"p1", bad[index % len(bad)]))

@@ -170,7 +170,7 @@ class Fuzz:
 
     def raw(self, now_ms: int, template: str, reasons: str) -> Sent:
         """A reading from JSON text; `<machine>`, `<time>` and `<values>` stand for right ones."""
-        machine = self.machine()
+        machine = self.machine() if reasons else self.decoy()
         values = ",".join(["1.5"] * self.target.variables)
         text = template.replace("<machine>", machine).replace("<time>", str(now_ms)).replace("<values>", values)
         return self.sent(now_ms, machine, text.encode("latin-1"), reasons)
@@ -212,17 +212,21 @@ def _deep(f: Fuzz, now: int) -> Sent:
 
 def _huge_number(f: Fuzz, now: int) -> Sent:
     bad = f.rng.choice(["1e999", "-1e999", "1e" + "9" * 30, "9" * 400, "-" + "9" * 30_000, "1e39", "-3.5e38"])
-    return f.raw(now, f.values_with(bad), "not_finite")
+    return f.raw(now, f.values_with(bad), "")  # only the value is not used
+
+
+def _not_a_number(f: Fuzz, now: int) -> Sent:
+    return f.raw(now, f.values_with(f.rng.choice(["NaN", "Infinity", "-Infinity"])), "")
 
 
 def _no_json_number(f: Fuzz, now: int) -> Sent:
-    bad = f.rng.choice(["NaN", "Infinity", "-Infinity", "nan", "0x10", "01", "+1", ".5", "1.", "1e", "--1", "1_0"])
+    bad = f.rng.choice(["nan", "inf", "NULL", "0x10", "01", "+1", ".5", "1.", "1e", "--1", "1_0"])
     return f.raw(now, f.values_with(bad), "not_json")
 
 
 def _wrong_value_type(f: Fuzz, now: int) -> Sent:
     bad = f.rng.choice(['"1.5"', "true", "false", "{}", "[]", "[1.5]", '""', '"NaN"'])
-    return f.raw(now, f.values_with(bad), "not_a_number")
+    return f.raw(now, f.values_with(bad), "")
 
 
 def _wrong_type(f: Fuzz, now: int) -> Sent:
@@ -231,9 +235,9 @@ def _wrong_type(f: Fuzz, now: int) -> Sent:
     if choice == 0:
         value = f.rng.choice([b"null", b"7", b'"text"', b"true", b"[]", b"{}", b"[1,2,3]", b'{"machine":"x"}'])
     elif choice == 1:
-        value = f.reading(f.rng.choice([None, 7, True, [machine], {"id": machine}]), now)
+        value = f.reading(f.rng.choice([None, 7.5, True, [machine], {"id": machine}]), now)
     elif choice == 2:
-        value = f.reading(machine, f.rng.choice([None, 1.5, True, [now], {"ms": now}]))
+        return f.sent(now, machine, f.reading(machine, f.rng.choice([None, 1.5, True, [now], {"ms": now}])), "bad_time")
     else:
         value = f.reading(machine, now, f.rng.choice([True, 7, "1,2", 1.5]))
     return f.sent(now, machine, value, "schema")
@@ -246,9 +250,10 @@ def _wrong_length(f: Fuzz, now: int) -> Sent:
 
 
 def _unknown_variable(f: Fuzz, now: int) -> Sent:
-    machine = f.machine()
+    machine = f.decoy()
     name = f.rng.choice(["", "nothing", "x" * 10_000, f.target.variable + " ", f.target.variable.upper(), "\x00"])
-    return f.sent(now, machine, f.reading(machine, now, {f.target.variable: 1.0, name: 2.0}), "unknown_variable")
+    values = f.rng.choice([{f.target.variable: 1.0, name: 2.0}, {name: 2.0}])
+    return f.sent(now, machine, f.reading(machine, now, values), "")
 
 
 def _huge_value(f: Fuzz, now: int) -> Sent:
@@ -320,8 +325,14 @@ def _no_time(f: Fuzz, now: int) -> Sent:
 
 def _past_time(f: Fuzz, now: int) -> Sent:
     machine = f.machine()
-    time = f.rng.choice([0, 1, now - 3 * f.target.frame_ms, now - 365 * 86_400_000, "1970-01-01T00:00:00Z"])
+    time = f.rng.choice([now - 3 * f.target.frame_ms, now - 365 * 86_400_000, "2001-01-01T00:00:00Z"])
     return f.sent(now, machine, f.reading(machine, time), "late")
+
+
+def _other_unit(f: Fuzz, now: int) -> Sent:
+    machine = f.machine()
+    time = f.rng.choice([0, 1, now // 1000, now // 60_000, now * 1_000, now * 1_000_000, "1970-01-01T00:00:00Z"])
+    return f.sent(now, machine, f.reading(machine, time), "bad_time")
 
 
 def _duplicate_keys(f: Fuzz, now: int) -> Sent:
@@ -425,7 +436,7 @@ def _odd_but_legal(f: Fuzz, now: int) -> Sent:
             f.reading(machine, now, [1e-320, -0.0, 3.4e38, *nulls][: f.target.variables]),
             b" \n\t" * 5_000 + f.reading(machine, now),
             f.reading(machine, now, x="\x00" * 1_000),
-            f.reading(machine, f.rng.choice([0, 1, now - 1, now + f.target.max_skew_ms])),
+            f.reading(machine, f.rng.choice([now - 10**9, now - 1, now + f.target.max_skew_ms])),
         ]
     )
     return f.sent(now, machine, value, "")
@@ -437,6 +448,7 @@ KINDS: dict[str, tuple[float, Make]] = {
     "with_a_tail": (4, _with_a_tail),
     "deep": (0.2, _deep),
     "huge_number": (4, _huge_number),
+    "not_a_number": (4, _not_a_number),
     "no_json_number": (5, _no_json_number),
     "wrong_value_type": (5, _wrong_value_type),
     "wrong_type": (6, _wrong_type),
@@ -450,6 +462,7 @@ KINDS: dict[str, tuple[float, Make]] = {
     "future_time": (5, _future_time),
     "no_time": (5, _no_time),
     "past_time": (5, _past_time),
+    "other_unit": (5, _other_unit),
     "duplicate_keys": (4, _duplicate_keys),
     "not_utf8": (4, _not_utf8),
     "surrogate": (4, _surrogate),
