@@ -63,6 +63,7 @@ class Checkpoints:
             model=self._models[group.name].runner.hash,
             partition=machine.partition,
             last=machine.last_ms,
+            clock=self._progress.clocks.confirmed_ms(machine.partition),
             arrived=machine.arrived_ms,
             applied=applied,
             aligner=aligner,
@@ -79,7 +80,7 @@ class Checkpoints:
         if isinstance(saved, Forgotten):
             machines.forget(name)
             machines.forgotten[name] = saved
-            self._progress.advance(saved.partition, saved.last)
+            self._progress.clocks.restore(saved.partition, saved.last if saved.clock is None else saved.clock)
             return
         group = self._group_of(saved)
         machines.forget(name)
@@ -95,7 +96,7 @@ class Checkpoints:
         machines.forgotten.pop(name, None)
         machines.by_key[machine.key] = machine
         # Time goes on from here, so that a machine that stays silent is announced after a restart too.
-        self._progress.advance(saved.partition, saved.last)
+        self._progress.clocks.restore(saved.partition, saved.last if saved.clock is None else saved.clock)
 
     def _group_of(self, saved: SavedMachine) -> MachineGroup:
         """Where a saved machine belongs; raises StateError if it was saved under another profile or model."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from pipeline.alignment.batches import Aligned
-from pipeline.arrays import Ints
+from pipeline.alignment.partition_clock import PartitionClocks
 from pipeline.config.topics import CONTROL
 from pipeline.engine.machines import Machine, MachineGroup, Machines
 from pipeline.engine.stats import Outcome
@@ -23,36 +23,32 @@ Announce = Callable[[Machine, int, bool, Outcome], None]
 """Takes the start of a frame that a silent machine let pass, and whether the machine is offline."""
 
 
+_MIN_LEAD_MS = 1_000
+
+
 class PartitionProgress:
-    """Of each partition the newest time stamp and the last control record that was applied."""
+    """Of each partition the clock and the last control record that was applied."""
 
-    def __init__(self) -> None:
-        self.clock_ms: dict[int, int] = {}
+    def __init__(self, machines: Machines) -> None:
+        idle_after_ms = [limit for group in machines.groups.values() for limit in group.idle_after_ms]
+        # So far a machine's clock may be ahead without making another one, that has just sent something, look silent.
+        lead_ms = max(min(idle_after_ms) // 3, _MIN_LEAD_MS)
+        self.clocks = PartitionClocks(lead_ms, machines.newest_in)
         self.controls: dict[int, int] = {}
-
-    def advance(self, partition: int, stamp_ms: int) -> None:
-        """A valid record with this time stamp has come, or was in a restored state."""
-        if stamp_ms > self.clock_ms.get(partition, -1):
-            self.clock_ms[partition] = stamp_ms
-
-    def advance_all(self, partitions: list[int], stamps: Ints) -> None:
-        """The same for many records."""
-        column = np.array(partitions)
-        for partition in set(partitions):
-            self.advance(partition, int(stamps[column == partition].max()))
 
     def release(self, partitions: frozenset[int]) -> None:
         """Forget partitions that now belong to another worker."""
         for partition in partitions:
-            self.clock_ms.pop(partition, None)
             self.controls.pop(partition, None)
+        self.clocks.release(partitions)
 
 
 class Controller:
     """Reads and applies control records."""
 
-    def __init__(self, machines: Machines, advance: Advance, announce: Announce) -> None:
+    def __init__(self, machines: Machines, clocks: PartitionClocks, advance: Advance, announce: Announce) -> None:
         self._machines = machines
+        self._clocks = clocks
         self._advance = advance
         self._announce = announce
         self._max_skew_ms = max(group.max_skew_ms for group in machines.groups.values())
@@ -117,6 +113,12 @@ class Controller:
             return
         machine.applied[CONTROL] = record.offset
         self._machines.mark_changed([machine])
+        if control.kind == "forget":
+            # What it still holds is of a time that was wrong, or of a machine that is gone: nothing is closed.
+            self._machines.evict(machine, machine.applied, self._clocks.confirmed_ms(machine.partition))
+            self._clocks.forget(machine.partition, machine.key)
+            outcome.stats.forgotten += 1
+            return
         slot, aligner = np.array([machine.slot]), machine.group.aligner
         if control.kind == "end":
             self._advance(machine.group, aligner.finish(slot, Resets.RUN_END), outcome)
@@ -151,5 +153,6 @@ class Controller:
         slots = np.array([machine.slot for machine in machines], np.int64)
         self._advance(group, group.aligner.finish(slots, Resets.RUN_END), outcome)
         for machine in machines:
-            self._machines.evict(machine, machine.applied | {CONTROL: offset})
+            clock_ms = self._clocks.confirmed_ms(machine.partition)
+            self._machines.evict(machine, machine.applied | {CONTROL: offset}, clock_ms)
             outcome.stats.evicted += 1

@@ -179,11 +179,11 @@ class Engine:
     def partitions(self) -> frozenset[int]:
         """Partitions of which the engine holds machines or a clock."""
         machines = self._stream.machines.by_key.values()
-        return frozenset(self._stream.progress.clock_ms) | {machine.partition for machine in machines}
+        return self._stream.progress.clocks.partitions | {machine.partition for machine in machines}
 
     def clock_ms(self, partition: int) -> int | None:
-        """The newest Kafka time stamp of a partition's valid records."""
-        return self._stream.progress.clock_ms.get(partition)
+        """How far the Kafka time stamps of a partition's records have come."""
+        return self._stream.progress.clocks.now_ms(partition)
 
     def newest_frame_end_ms(self) -> dict[int, int]:
         """Per partition, the end of the newest frame that was diagnosed."""

@@ -52,11 +52,11 @@ class FrameStream:
         """`take` gets rounds, `announce` frames that silent machines let pass; see `Machines` and `Intake`."""
         self.stats = Stats()
         self.machines = Machines(profile, partition_of, notify)
-        self.progress = PartitionProgress()
+        self.progress = PartitionProgress(self.machines)
         self._take_rounds = take
         self._take_label = take_label
         self._intake = Intake(self.machines, readers, lambda: self.stats, notify)
-        self._controller = Controller(self.machines, self._advance, announce)
+        self._controller = Controller(self.machines, self.progress.clocks, self._advance, announce)
         self._sensor_topics = frozenset(profile.sensor_topics)
         self._event_topics = frozenset(event_topics(profile))
 
@@ -105,25 +105,14 @@ class FrameStream:
         """Align records up to the control records to apply then, `held`; returns those behind them."""
         inboxes = {name: Inbox() for name in self.machines.groups}
         behind: list[Record] = []
-        take_reading, advance = self._intake.reading, self.progress.advance  # once, not for each record
+        clocks = self.progress.clocks
         for order, record in self._take_blocks(records, inboxes):
             topic, partition = record.topic, record.partition
             if partition in held:
                 behind.append(record)
                 continue
             try:
-                if not messages.is_time_ms(record.timestamp_ms):
-                    raise RejectedError(Reason.BAD_TIME, f"its own time stamp is {record.timestamp_ms}")
-                if topic in self._sensor_topics:
-                    is_new = take_reading(record, order, inboxes)
-                elif topic in self._event_topics:
-                    is_new = self._intake.event(record, order, inboxes)
-                elif topic == CONTROL:
-                    if not self._take_control(record, held, outcome):
-                        continue
-                    is_new = True
-                else:
-                    raise RejectedError(Reason.UNKNOWN_TOPIC, f"the engine does not read topic {topic}")
+                is_new = self._take_one(record, order, inboxes)
             except RejectedError as rejected:
                 outcome.reject(record, rejected)
                 self.machines.forget_if_new(record)
@@ -133,22 +122,36 @@ class FrameStream:
                 continue
             if not is_new:
                 outcome.stats.skipped[topic] += 1
-            # Only by valid records: one wild time stamp must not make every machine look silent.
-            advance(partition, record.timestamp_ms)
+            # Only by valid records: what is refused says nothing about the time.
+            if topic != CONTROL:
+                clocks.heard(partition, record.key or b"", record.timestamp_ms)
+            else:
+                if is_new:
+                    self._hold(record, held)
+                clocks.tick(partition, record.timestamp_ms)
         self._align(inboxes, outcome)
         return behind
 
-    def _take_control(self, record: Record, held: dict[int, tuple[Control, Record]], outcome: Outcome) -> bool:
-        """Hold a control record until what came before it is aligned; False if it was applied before."""
-        partition, controls = record.partition, self.progress.controls
-        control = self._controller.read(record)
-        if record.offset <= controls.get(partition, -1):
-            outcome.stats.skipped[CONTROL] += 1
-            return False
-        controls[partition] = record.offset
+    def _take_one(self, record: Record, order: int, inboxes: dict[str, Inbox]) -> bool:
+        """Take a record in; False if its effect is in the state already. Raises RejectedError or AppliedError."""
+        topic = record.topic
+        if not messages.is_time_ms(record.timestamp_ms):
+            raise RejectedError(Reason.BAD_TIME, f"its own time stamp is {record.timestamp_ms}")
+        if topic in self._sensor_topics:
+            return self._intake.reading(record, order, inboxes)
+        if topic in self._event_topics:
+            return self._intake.event(record, order, inboxes)
+        if topic != CONTROL:
+            raise RejectedError(Reason.UNKNOWN_TOPIC, f"the engine does not read topic {topic}")
+        self._controller.read(record)
+        return record.offset > self.progress.controls.get(record.partition, -1)
+
+    def _hold(self, record: Record, held: dict[int, tuple[Control, Record]]) -> None:
+        """Hold a control record until what came before it is aligned."""
+        control, partition = self._controller.read(record), record.partition
+        self.progress.controls[partition] = record.offset
         if not self._controller.is_idle_tick(control, partition):
             held[partition] = control, record
-        return True
 
     def _take_blocks(self, records: Sequence[Record], inboxes: dict[str, Inbox]) -> Iterable[tuple[int, Record]]:
         """Take in together what can be; gives the rest, each with its place among all records."""
@@ -160,7 +163,7 @@ class FrameStream:
             orders, block = _of_topic(topic, records, alone=len(topics) == 1)
             columns = Columns.of(block)
             if topic in self._sensor_topics and self._intake.take_block(topic, block, columns, orders, inboxes):
-                self.progress.advance_all(columns.partitions, columns.stamps)
+                self.progress.clocks.heard_all(columns.partitions, columns.keys, columns.stamps)
             else:
                 rest += zip(orders, block, strict=True)
         rest.sort(key=itemgetter(0))

@@ -255,6 +255,10 @@ class Machines:
             )
         return machine_type
 
+    def newest_in(self, partition: int) -> list[tuple[bytes, int]]:
+        """Key and newest time stamp of each machine in a partition."""
+        return [(key, machine.last_ms) for key, machine in self.by_key.items() if machine.partition == partition]
+
     def mark_changed(self, machines: Iterable[Machine]) -> None:
         """The next checkpoint has to save these."""
         for machine in machines:
@@ -276,10 +280,10 @@ class Machines:
         if machine.applied == ({} if before is None else before.applied):
             self.forget(machine.name)
 
-    def evict(self, machine: Machine, applied: dict[str, int]) -> None:
-        """Drop a machine after long silence; that its records are applied stays known until they are committed."""
+    def evict(self, machine: Machine, applied: dict[str, int], clock_ms: int | None) -> None:
+        """Drop a machine; that its records are applied stays known until they are committed."""
         self.forget(machine.name)
-        self.forgotten[machine.name] = Forgotten(machine.name, machine.partition, machine.last_ms, applied)
+        self.forgotten[machine.name] = Forgotten(machine.name, machine.partition, machine.last_ms, applied, clock_ms)
         self.evicted.add(machine.name)
 
     def drop_tombstoned(self, names: Sequence[str]) -> None:

@@ -91,9 +91,9 @@ class Label(msgspec.Struct, frozen=True, gc=False):
 
 
 class Control(msgspec.Struct, frozen=True, gc=False):
-    """An input that is not data: time passing, a machine's reset, or the end of a machine's run."""
+    """An input that is not data: time passing; a machine's reset, the end of its run, or that it is to be forgotten."""
 
-    kind: Literal["tick", "reset", "end"]
+    kind: Literal["tick", "reset", "end", "forget"]
     time: int | str | None = None
     machine: str | None = None
 

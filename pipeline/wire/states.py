@@ -31,6 +31,8 @@ class SavedMachine(msgspec.Struct, frozen=True, gc=False):
     alarms: bytes
     texts: list[tuple[str, str, int, bool]]
     """Id, text, time in milliseconds and lateness of the texts that diagnoses can show."""
+    clock: int | None = None
+    """How far the partition's time had come, milliseconds; unknown in older states."""
 
 
 class Forgotten(msgspec.Struct, frozen=True):
@@ -40,6 +42,7 @@ class Forgotten(msgspec.Struct, frozen=True):
     partition: int
     last: int
     applied: dict[str, int]
+    clock: int | None = None
     forgotten: bool = True
     version: int = STATE_VERSION
 

@@ -379,7 +379,7 @@ def _event(f: Fuzz, now: int) -> Sent:
         ({"time": "0001-01-01T00:00:00+14:00"}, "bad_time"),
         ({"time": now + f.target.max_skew_ms + 1}, "future_time"),
         ({"machine": "nobody"}, "key_mismatch"),
-        ({"time": 1}, "expired"),
+        ({"time": now - 10**7}, "expired"),
     ]
     changes, reasons = f.rng.choice(wrong)
     return f.sent(now, machine, json.dumps(body | changes).encode(), reasons, topic="events")

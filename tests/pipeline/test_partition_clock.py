@@ -1,0 +1,137 @@
+"""Time of a partition: one machine's wild clock moves nobody else's, whole plants that paused go on at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pytest
+
+from pipeline.alignment.partition_clock import PartitionClocks
+from pipeline.engine.engine import Engine
+from pipeline.wire.records import Output, Record
+from tests.support.builders import SumRunner, control, diagnoses, numbered, profile, reading, reasons
+
+T0 = 1_763_600_000_000
+WILD = 1_930_000_000_000
+TEN = [f"p{number}" for number in range(10)]
+
+
+def engine() -> Engine:
+    return Engine(profile(), {"pump": SumRunner()})
+
+
+def rounds(begin_ms: int, count: int, machines: Sequence[str] = TEN) -> list[Record]:
+    """Readings of all machines, one a second each."""
+    times = [begin_ms + 1_000 * number for number in range(count)]
+    return [reading(machine, time, [1.0, 2.0]) for time in times for machine in machines]
+
+
+def ticks(eng: Engine, count: int) -> list[Output]:
+    """What a worker's ticks lead to, each five seconds after the partition's clock."""
+    outputs: list[Output] = []
+    for number in range(count):
+        clock = eng.clock_ms(0)
+        assert clock is not None
+        outputs += eng.process([control("tick", time_ms=clock + 5_000, offset=1_000 + number)])
+    return outputs
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["one by one", "in blocks"])
+@pytest.mark.parametrize("again", [1, 40], ids=["once", "again and again"])
+def test_one_wild_clock_moves_nobody_else_and_a_command_frees_its_machine(together: bool, again: int) -> None:
+    eng, clean = engine(), engine()
+    good = rounds(T0, 60)
+    wild = [reading("p3", WILD + 1_000 * number, [9.0, 9.0]) for number in range(again)]
+    mixed = numbered([*good[:300], *wild, *[record for record in good[300:] if record.key != b"p3"]])
+    parts = [mixed] if together else [[record] for record in mixed]
+    outputs = [out for part in parts for out in eng.process(part)]
+    expected = clean.process(numbered(good))
+    assert eng.clock_ms(0) == clean.clock_ms(0) == good[-1].timestamp_ms
+
+    def others(found: list[Output]) -> list[bytes | None]:
+        return sorted(out.value or b"" for out in found if out.key != b"p3" and out.topic == "diagnoses")
+
+    assert others(outputs) == others(expected)
+    assert others(ticks(eng, 3)) == others(ticks(clean, 3))
+    assert eng.stats.evicted == 0 and eng.machines == 10
+
+    late = [record._replace(offset=2_000 + at) for at, record in enumerate(rounds(T0 + 80_000, 3, ["p3"]))]
+    assert reasons(eng.process(late)) == ["late"] * 3
+    freed = Record("control", 0, 1_500, T0 + 81_000, b"p3", json.dumps({"kind": "forget", "machine": "p3"}).encode())
+    assert eng.process([freed]) == []
+    assert (eng.machines, eng.stats.forgotten) == (9, 1)
+    after = [record._replace(offset=3_000 + at) for at, record in enumerate(rounds(T0 + 90_000, 30, ["p3"]))]
+    found = diagnoses(eng.process(after))
+    assert found and {one.machine for one in found} == {"p3"} and found[0].reset == "start"
+
+
+def test_forgetting_a_machine_that_is_not_known_is_refused() -> None:
+    record = Record("control", 0, 0, T0, b"p3", json.dumps({"kind": "forget", "machine": "p3"}).encode())
+    assert reasons(engine().process([record])) == ["unknown_machine"]
+
+
+def test_a_wild_clock_that_comes_first_gives_way_to_the_others() -> None:
+    eng = engine()
+    eng.process([reading("p3", WILD, [9.0, 9.0], offset=0)])
+    assert eng.clock_ms(0) == WILD  # nothing speaks against it yet
+    eng.process([record._replace(offset=1 + at) for at, record in enumerate(rounds(T0, 2, TEN[4:]))])
+    assert eng.clock_ms(0) == T0 + 1_000
+
+
+def test_a_restart_keeps_the_partitions_clock_and_not_the_wild_one() -> None:
+    eng = engine()
+    eng.process(numbered([*rounds(T0, 5), reading("p3", WILD, [9.0, 9.0])]))
+    states = eng.checkpoint()
+    again = engine()
+    for machine, state in states.items():
+        assert state is not None
+        again.restore(machine, state)
+    assert again.clock_ms(0) == T0 + 4_000
+    assert ticks(again, 2) == []
+
+
+def test_a_plant_that_paused_goes_on_as_soon_as_most_machines_are_heard() -> None:
+    eng = engine()
+    eng.process(numbered(rounds(T0, 5)))
+    later = T0 + 3 * 3_600_000
+    for count, machine in enumerate(TEN, 1):
+        eng.process([reading(machine, later + count, [1.0, 2.0], offset=100 + count)])
+        clock = eng.clock_ms(0)
+        assert clock is not None
+        assert (clock >= later) == (count >= 6)
+
+
+def test_a_machine_alone_in_its_partition_moves_its_clock() -> None:
+    eng = engine()
+    for number, time in enumerate([T0, T0 + 10**7, T0 + 10**9]):
+        eng.process([reading("p1", time, [1.0, 2.0], offset=number)])
+        assert eng.clock_ms(0) == time
+
+
+def test_the_only_machine_that_came_back_is_believed_after_a_while() -> None:
+    clocks = PartitionClocks(10_000, lambda _: [(b"a", T0), (b"b", T0)])
+    clocks.heard(0, b"a", T0)
+    clocks.heard(0, b"b", T0)
+    for second in range(30):
+        clocks.heard(0, b"a", T0 + 10**7 + 1_000 * second)
+        assert (clocks.now_ms(0) == T0) == (second < 10)
+    clocks.heard(0, b"b", T0 + 500)  # b was there after all, so a's clock is wild
+    assert clocks.now_ms(0) == T0 + 500
+
+
+def test_a_tick_that_nobody_confirms_is_taken_back() -> None:
+    clocks = PartitionClocks(10_000, lambda _: [])
+    clocks.heard(0, b"a", T0)
+    clocks.tick(0, WILD)
+    assert (clocks.now_ms(0), clocks.confirmed_ms(0)) == (WILD, T0)
+    clocks.heard(0, b"a", T0 + 1_000)
+    assert clocks.now_ms(0) == T0 + 1_000
+
+
+def test_a_machine_ahead_by_less_than_an_hour_makes_nobody_silent() -> None:
+    eng = engine()
+    pairs = zip(rounds(T0, 120), rounds(T0 + 50_000, 120, ["ahead"] * 10), strict=True)
+    outputs = eng.process(numbered(record for pair in pairs for record in pair))
+    outputs += ticks(eng, 1)
+    assert {one.status for one in diagnoses(outputs) if one.machine != "ahead"} == {"active"}
