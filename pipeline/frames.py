@@ -55,6 +55,7 @@ class Frames:
     reset_reason: Ints  # (B,) why, as Resets
     revision: Ints  # (B,) 0, or how often this frame was announced before
     texts: list[tuple[int, EventText]] = field(default_factory=list)  # (row, text), oldest first in a row
+    frozen: Bools | None = None  # (B, V) the values have not changed for too long to be believed; None if unknown
 
     @property
     def end_ms(self) -> Ints:

@@ -121,5 +121,5 @@ def merged_holes(holes: list[tuple[int, int]]) -> list[tuple[int, int]]:
 def unexplained_holes(timeline: ModelTimeline, machine_type: MachineType) -> list[tuple[int, int]]:
     """Doubtful holes that nothing explains: not even that the machine had been forgotten after a long silence."""
     idle_ms = max(machine_type.idle_after_ms(name) for name in machine_type.source_names)
-    announced_ms = idle_ms + (machine_type.max_gap_frames + 2) * machine_type.frame_period_ms
+    announced_ms = idle_ms + (machine_type.gap_frames + 2) * machine_type.frame_period_ms
     return [(begin, end) for begin, end in timeline.doubtful if end - begin + announced_ms < machine_type.state_ttl_ms]

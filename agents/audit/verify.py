@@ -197,7 +197,7 @@ class Verifier:
                 timeline.starts.add(end)
 
     def _stepped(self, head: _Head, machine: MachineTimeline, timeline: ModelTimeline, cut: bool) -> None:
-        end, period, limit = head.frame_end, machine.machine_type.frame_period_ms, machine.machine_type.max_gap_frames
+        end, period, limit = head.frame_end, machine.machine_type.frame_period_ms, machine.machine_type.gap_frames
         last, fresh = timeline.stepped.last_ms, head.reset in _FRESH
         self.report.revised += head.revision > 0
         if end <= last:
@@ -239,7 +239,7 @@ class Verifier:
                 fill_hole(timeline.holes, end, period)
                 fill_hole(timeline.doubtful, end, period)
         elif last >= 0 and end > last + period:
-            limit = machine_type.max_gap_frames
+            limit = machine_type.gap_frames
             if timeline.quiet < limit or (limit and timeline.in_silence):
                 # A `start` may yet explain it; but before the first stepped frame there was no state to be lost.
                 (timeline.doubtful if len(timeline.stepped) else timeline.holes).append((last + period, end))

@@ -47,10 +47,11 @@ def _aggregate_as(how: str, values: Matrix, has_value: Bools, starts: Ints) -> M
     return aggregated
 
 
-def drop_repeats(slots: Ints, times: Ints, values: Matrix) -> int:
+def drop_repeats(slots: Ints, times: Ints, values: Matrix, last_counts: Bools) -> int:
     """Blank values given before for the same machine, time and variable; counts readings that gave nothing new.
 
-    Rows are sorted by machine and time, and by arrival among equals: the first to arrive counts.
+    Rows are sorted by machine and time, and by arrival among equals: the first to arrive counts, or for the variables
+    in `last_counts` (V,) the last.
     """
     same = np.flatnonzero((slots[1:] == slots[:-1]) & (times[1:] == times[:-1])) + 1
     repeats = 0
@@ -59,7 +60,7 @@ def drop_repeats(slots: Ints, times: Ints, values: Matrix) -> int:
     for row in same.tolist():
         if previous != row - 1 or given is None:
             given = ~np.isnan(values[row - 1])
-        new = ~np.isnan(values[row]) & ~given
+        new = ~np.isnan(values[row]) & (last_counts | ~given)
         repeats += not new.any()
         values[row, ~new] = np.nan
         given |= new

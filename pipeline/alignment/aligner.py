@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.alignment.aggregation import aggregate, drop_repeats
 from pipeline.alignment.batches import Aligned, ArrivedText, LateReading, ReadingBatch
-from pipeline.alignment.last_values import ADVANCE_VALUES
+from pipeline.alignment.last_values import ADVANCE_VALUES, ValueLimits
 from pipeline.alignment.layout import Layout, first_of_group, lay_out
 from pipeline.alignment.row_store import RowStore
 from pipeline.alignment.slot_table import SlotTable
@@ -49,9 +49,15 @@ class Aligner:
         names = machine_type.source_names
         sources = [machine_type.sources[name] for name in names]
         self._disorder_ms = np.array([source.allowed_disorder_ms for source in sources], np.int64)
+        self._on_change = np.array([source.on_change for source in sources], np.bool_)
+        # Where some sources send regularly, those that report changes hold nothing back.
+        self._by_time = machine_type.closes_by_time
         self._holds_back = np.array([source.holds_frames for source in sources], np.bool_)
+        if not self._by_time:
+            self._holds_back &= ~self._on_change
+        self._gap_frames = machine_type.gap_frames
         self._idle_after_ms = np.array([machine_type.idle_after_ms(name) for name in names], np.int64)
-        self._hold_ms = np.array([machine_type.hold_ms(v.source) for v in machine_type.variables], np.int64)
+        self._limits = ValueLimits.of(machine_type)
         self._rows = RowStore(len(machine_type.variables))
         self._texts = WaitingTexts(self._period_ms, machine_type.text_ttl_frames * self._period_ms)
         self._blank = SlotTable.blank(1, len(sources), len(machine_type.variables))
@@ -105,7 +111,7 @@ class Aligner:
         touched = slots[starts]
         running = _RunningMaximum(first, starts)
         self._wake(touched, arrival[starts])
-        watermark = self._watermarks(touched, times, source, running)
+        watermark, own_newest = self._watermarks(touched, times, source, running)
         self._note_arrivals(slots, touched, source, arrival, starts)
 
         closed = watermark // period_ms * period_ms
@@ -117,6 +123,10 @@ class Aligner:
 
         frame_end = (times // period_ms + 1) * period_ms
         late = frame_end <= before
+        if self._on_change.any():
+            # A change that comes after its frame has closed holds from the first frame that is open.
+            held = late & self._on_change[source] & (times >= own_newest - self._disorder_ms[source])
+            times, late = np.where(held, before, times), late & ~held
         if late.any():
             for position in np.flatnonzero(late).tolist():
                 row = int(by_slot[position])
@@ -124,7 +134,7 @@ class Aligner:
             result.late.sort(key=lambda reading: reading.row)
         keep = by_slot[~late]
         limit = self._type.buffer_limit_rows
-        refused = self._rows.add(batch.slots[keep], batch.time_ms[keep], batch.values[keep], limit)
+        refused = self._rows.add(batch.slots[keep], times[~late], batch.values[keep], limit)
         result.refused.extend(keep[refused].tolist())
         return touched, closed
 
@@ -138,13 +148,17 @@ class Aligner:
             table.arrived[silent] = np.where(table.seen[silent], back, table.arrived[silent])
             table.offline[silent] = False
 
-    def _watermarks(self, touched: Ints, times: Ints, source: Ints, running: _RunningMaximum) -> Ints:
-        """The machine's watermark after each sorted row; _FAR_MS where no source holds frames back."""
+    def _watermarks(self, touched: Ints, times: Ints, source: Ints, running: _RunningMaximum) -> tuple[Ints, Ints]:
+        """The machine's watermark after each sorted row, _FAR_MS where no source holds frames back; and the newest time
+        of the row's own source.
+        """
         table, starts = self._table, running.starts
         machine_watermark = np.full(len(times), _FAR_MS, np.int64)
+        own_newest = times.copy()
         for index in range(len(self._disorder_ms)):
             is_own = source == index
             newest = running.of(np.where(is_own, times, -1), table.newest[touched, index])
+            own_newest[is_own] = newest[is_own]
             table.newest[touched, index] = _last_of_group(newest, starts)
             active = running.of(np.where(is_own, 1, 0), table.active[touched, index]) > 0
             table.active[touched, index] = _last_of_group(active, starts)
@@ -152,7 +166,7 @@ class Aligner:
             if self._holds_back[index]:
                 watermark = np.where(newest >= 0, newest - self._disorder_ms[index], -1)
                 np.minimum(machine_watermark, np.where(active, watermark, _FAR_MS), out=machine_watermark)
-        return machine_watermark
+        return machine_watermark, own_newest
 
     def _note_arrivals(self, slots: Ints, touched: Ints, source: Ints, arrival: Ints, starts: Ints) -> None:
         arrived = self._table.arrived
@@ -162,6 +176,8 @@ class Aligner:
             # Sources that have sent nothing yet hold frames back until they have been awaited for their idle time.
             began = np.broadcast_to(arrival[starts][:, None], is_new.shape)
             arrived[touched] = np.where(is_new, began, arrived[touched])
+            first = self._table.evidence[touched] == NEVER_MS
+            self._table.evidence[touched[first]] = arrival[starts][first]
 
     def _closed_before(self, text: ArrivedText, batch: ReadingBatch, by_slot: Ints, closed_after: Ints) -> int:
         """Up to where a text's machine had closed when the text came."""
@@ -187,7 +203,7 @@ class Aligner:
             return result, []
         idle = table.active[slots] & (now_ms - table.arrived[slots] > self._idle_after_ms)
         changed = idle.any(axis=1)
-        result.fell_idle.extend(slots[changed].tolist())
+        result.moved.extend(slots[changed].tolist())
         table.active[slots] &= ~idle
         is_active = table.active[slots].any(axis=1)
         moved = slots[changed & is_active]
@@ -198,12 +214,32 @@ class Aligner:
             closed = np.where(minimum == _FAR_MS, -1, minimum // self._period_ms * self._period_ms)
             table.closed[moved] = np.maximum(table.closed[moved], closed)
             self._close(np.sort(moved), result)
+        if self._by_time:
+            self._pass_time(now_ms, np.sort(slots[is_active]), result)
         return result, self._announce(now_ms, slots[~is_active])
+
+    def _pass_time(self, now_ms: int, slots: Ints, result: Aligned) -> None:
+        """Close frames of machines that only report changes: as much time has passed for them as since their last."""
+        table, period_ms = self._table, self._period_ms
+        passed = np.maximum(now_ms - table.arrived[slots].max(axis=1), 0)
+        watermark = table.newest[slots].max(axis=1) + passed - self._disorder_ms.max()
+        closed = watermark // period_ms * period_ms
+        moved = closed > table.closed[slots]
+        slots, closed = slots[moved], closed[moved]
+        if len(slots):
+            table.closed[slots] = closed
+            result.moved.extend(slots.tolist())
+            self._close(slots, result)
+
+    @property
+    def closes_by_time(self) -> bool:
+        """Whether every tick may close frames, because sources report changes only."""
+        return self._by_time
 
     def _announce(self, now_ms: int, silent: Ints) -> list[tuple[int, int, bool]]:
         announcements: list[tuple[int, int, bool]] = []
         table, period_ms = self._table, self._period_ms
-        offline_after_ms = int(self._idle_after_ms.max()) + self._type.max_gap_frames * period_ms
+        offline_after_ms = int(self._idle_after_ms.max()) + self._gap_frames * period_ms
         for slot in silent[~table.offline[silent]].tolist():
             last_arrival = int(table.arrived[slot][table.seen[slot]].max())
             reach = int(table.newest[slot].max()) + min(now_ms - last_arrival, offline_after_ms)
@@ -245,7 +281,7 @@ class Aligner:
         if not len(slots):
             return
         row_slots, times, values = self._rows.take_until(slots, table.closed[slots], period_ms)
-        duplicates = drop_repeats(row_slots, times, values)
+        duplicates = drop_repeats(row_slots, times, values, self._limits.holds)
         result.duplicate_readings += duplicates
         self.readings_in_frames += len(times) - duplicates
         group_slots = group_frames = _NO_ROWS
@@ -256,7 +292,7 @@ class Aligner:
             starts = np.flatnonzero(first_of_group(row_slots) | first_of_group(frame_of_row))
             aggregated, observed_ms = aggregate(times, values, starts, self._type.variables)
             group_slots, group_frames = row_slots[starts], frame_of_row[starts]
-        layout = lay_out(table, slots, group_slots, group_frames, period_ms, self._type.max_gap_frames)
+        layout = lay_out(table, slots, group_slots, group_frames, period_ms, self._gap_frames)
         if layout is not None:
             for part in layout.rounds():
                 frames = self._frames(part, aggregated, observed_ms)
@@ -265,7 +301,7 @@ class Aligner:
 
     def _frames(self, part: Layout, aggregated: Matrix, observed_ms: Ints) -> Frames:
         """One round: observed values, and last known ones within their hold limit."""
-        table, shape = self._table, (len(part.slots), len(self._hold_ms))
+        table, shape = self._table, (len(part.slots), len(self._limits.hold_ms))
         frames = Frames(
             slots=part.slots,
             start_ms=part.start_ms,
@@ -276,11 +312,17 @@ class Aligner:
             reset=part.reset_reason != Resets.NONE,
             reset_reason=part.reset_reason,
             revision=(part.start_ms < table.announced[part.slots]).astype(np.int64),
+            frozen=np.empty(shape, np.bool_),
         )
         ADVANCE_VALUES.load(self._notify)(
-            *(part.slots, frames.end_ms, frames.reset, part.group, aggregated, observed_ms, self._hold_ms),
-            *(table.value, table.value_ms, frames.values, frames.observed, frames.age_ms),
+            *(part.slots, frames.end_ms, frames.reset, part.group, aggregated, observed_ms, *self._limits),
+            *(table.value, table.value_ms, table.changed_ms),
+            *(frames.values, frames.observed, frames.age_ms, frames.frozen),
         )
+        assert frames.frozen is not None
+        table.frozen[part.slots] = frames.frozen.sum(axis=1)
+        told = part.slots[frames.observed.any(axis=1)]
+        table.evidence[told] = table.arrived[told].max(axis=1)
         return frames
 
     # -- observation ------------------------------------------------------------------------------------------

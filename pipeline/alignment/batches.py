@@ -62,7 +62,7 @@ class Aligned:
     duplicate_readings: int = 0
     duplicate_texts: list[ArrivedText] = field(default_factory=list)
     expired_texts: list[tuple[int, EventText]] = field(default_factory=list)  # (slot, text)
-    fell_idle: list[int] = field(default_factory=list)  # slots of machines of which a source fell idle
+    moved: list[int] = field(default_factory=list)  # slots of machines that a tick has changed
 
     def extend(self, more: Aligned, row: int) -> None:
         """Append what a single reading, this row of the batch, led to."""

@@ -1,7 +1,7 @@
 """The clocks of partitions: how far the time stamps of their records have come, but for a single wild clock.
 
-Silence is judged by these clocks, so one machine whose clock is ahead must not move them. A stamp no further ahead than `lead_ms`
-moves the clock. One further ahead is a *jump*, and counts only
+Silence is judged by these clocks, so one machine whose clock is ahead must not move them. A stamp no further ahead
+than `lead_ms` moves the clock. One further ahead is a *jump*, and counts only
   - if most of the machines that are active by the clock have jumped as well (the whole plant had paused);
   - if no other machine is active by the clock; or
   - if the machine alone is heard for longer than `lead_ms`, no other one contradicting it.

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from pipeline.arrays import NEVER_MS, Bools, Floats, Ints
 from pipeline.frames import Resets
 
+_ADDED = frozenset({"changed_ms", "evidence", "frozen"})
+"""Columns that states of the first version lack."""
+
 
 @dataclass(slots=True)
 class SlotTable:
@@ -28,6 +31,9 @@ class SlotTable:
     reset: Ints  # (slots,) why the next frame resets the state, as Resets
     value: Floats  # (slots, V) last known value
     value_ms: Ints  # (slots, V) and when it was measured
+    changed_ms: Ints  # (slots, V) and since when it is the same
+    evidence: Ints  # (slots,) newest arrival when a frame with an observed value last closed
+    frozen: Ints  # (slots,) how many values of its newest frame count as frozen
 
     @classmethod
     def blank(cls, slots: int, sources: int, variables: int) -> SlotTable:
@@ -45,6 +51,9 @@ class SlotTable:
             reset=np.full(slots, Resets.START, np.int64),
             value=np.full((slots, variables), np.nan, np.float32),
             value_ms=np.full((slots, variables), NEVER_MS, np.int64),
+            changed_ms=np.full((slots, variables), NEVER_MS, np.int64),
+            evidence=np.full(slots, NEVER_MS, np.int64),
+            frozen=np.zeros(slots, np.int64),
         )
 
     def __len__(self) -> int:
@@ -81,6 +90,10 @@ class SlotTable:
     def load(self, slot: int, state: Mapping[str, object]) -> None:
         """Put back what `save` gave; raises KeyError, ValueError or AssertionError if it does not fit."""
         for name, column in self.columns().items():
-            raw = state[name]
+            raw = state.get(name) if name in _ADDED else state[name]
+            if raw is None:
+                continue  # what an older version did not keep begins now
             assert isinstance(raw, bytes)
             column[slot] = np.frombuffer(raw, column.dtype).reshape(column.shape[1:])
+        if "evidence" not in state:
+            self.evidence[slot] = self.arrived[slot].max()

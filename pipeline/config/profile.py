@@ -20,6 +20,7 @@ from pipeline.errors import ProfileError
 
 NORMAL = "normal"
 DEFAULT_SOURCE = "sensors"
+MIN_WATCHED_VARIABLES = 4
 Aggregation = Literal["last", "mean", "min", "max", "std", "count"]
 
 _OWN_SENSORS = re.compile(r"sensors(\.[a-z0-9][a-z0-9_-]*)*")
@@ -196,6 +197,29 @@ class MachineType(_Part):
         if declared.on_change:
             return declared.heartbeat_ms
         return 3 * max(declared.expected_period_ms or 0, self.frame_period_ms) + declared.allowed_disorder_ms
+
+    @property
+    def closes_by_time(self) -> bool:
+        """Whether frames close by time alone, because all sources that hold frames back report changes only."""
+        return all(source.on_change for source in self.sources.values() if source.holds_frames)
+
+    @property
+    def gap_frames(self) -> int:
+        """Frames without any reading that are stepped through before a machine's state is reset."""
+        if not self.closes_by_time:
+            return self.max_gap_frames
+        silent_ms = max(self.idle_after_ms(name) for name, source in self.sources.items() if source.holds_frames)
+        return max(self.max_gap_frames, -(-silent_ms // self.frame_period_ms))
+
+    def frozen_after(self, source: str) -> int | None:
+        """After how many ms without a change of any of its values a source counts as frozen; None for never.
+
+        Few variables may well stay the same for hours, so without a declaration only sources of several are watched.
+        """
+        own = sum(variable.source == source and variable.aggregation != "count" for variable in self.variables)
+        if self.frozen_after_ms is None and own < MIN_WATCHED_VARIABLES:
+            return None
+        return self.frozen_after_ms or 20 * self.frame_period_ms
 
     def hold_ms(self, source: str) -> int:
         """How long a value of this source stands in for a missing one."""

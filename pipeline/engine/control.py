@@ -82,6 +82,8 @@ class Controller:
             for machine in group.machines:
                 if machine is None or machine.partition != partition:
                     continue
+                if group.aligner.closes_by_time:
+                    return False
                 if now_ms - machine.last_ms > state_ttl_ms:
                     return False
                 if group.aligner.has_announced_silence(machine.slot, max(machine.arrived_ms)):
@@ -141,7 +143,7 @@ class Controller:
             slots = [machine.slot for machine in machines if group.machines[machine.slot] is machine]
             aligned, announced = group.aligner.tick(now_ms, np.array(slots, np.int64))
             self._advance(group, aligned, outcome)
-            changed = {*aligned.fell_idle, *(slot for slot, _, _ in announced)}
+            changed = {*aligned.moved, *(slot for slot, _, _ in announced)}
             self._machines.mark_changed(group.in_slots(np.array(sorted(changed), np.int64)))
             for slot, start_ms, offline in announced:
                 silent = group.machines[slot]

@@ -147,7 +147,8 @@ class DiagnosisWriter:
         numbers = self._answers.compute(frames, result, text_age_ms)
         names, partitions, keys = self._columns(machines)
         values, others = self._writer.write(numbers, frames.values, names, texts)
-        for row in others:
+        frozen = () if frames.frozen is None else np.flatnonzero(frames.frozen.any(axis=1)).tolist()
+        for row in sorted({*others, *frozen}):
             diagnosis = self._diagnosis(row, machines[row].name, frames, result, numbers, remembered)
             values[row] = messages.encode(diagnosis)
         outputs += map(_new_output, zip(repeat(DIAGNOSES), partitions, keys, values, ends, repeat(())))
@@ -227,7 +228,7 @@ class DiagnosisWriter:
             modalities=modalities,
             entropy=_fraction(given[ENTROPY]),
             disagreement=_fraction(given[DISAGREEMENT]),
-            evidence=Evidence(variables, texts),
+            evidence=Evidence(variables, texts, self._frozen(frames, row)),
             status="silent" if given[SILENT] else "active",
             reset=_RESET_NAMES[given[RESET]],
             revision=revision,
@@ -238,6 +239,11 @@ class DiagnosisWriter:
             ]
             or None,
         )
+
+    def _frozen(self, frames: Frames, row: int) -> list[str]:
+        if frames.frozen is None:
+            return []
+        return [self._variables[column] for column in np.flatnonzero(frames.frozen[row]).tolist()]
 
     def announce(self, machine: str, partition: int, start_ms: int, *, offline: bool) -> tuple[str, Output]:
         """The diagnosis of a frame that a silent machine let pass: no evidence."""

@@ -125,11 +125,13 @@ class TextEvidence(msgspec.Struct, frozen=True, gc=False):
     late: bool
 
 
-class Evidence(msgspec.Struct, frozen=True, gc=False):
+class Evidence(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The evidence that a diagnosis shows."""
 
     variables: list[VariableEvidence]
     texts: list[TextEvidence]
+    frozen: list[str] = []
+    """Variables that have not changed for too long to be believed."""
 
 
 class ModelRef(msgspec.Struct, frozen=True, gc=False):

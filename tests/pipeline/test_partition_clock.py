@@ -49,7 +49,7 @@ def test_one_wild_clock_moves_nobody_else_and_a_command_frees_its_machine(togeth
     expected = clean.process(numbered(good))
     assert eng.clock_ms(0) == clean.clock_ms(0) == good[-1].timestamp_ms
 
-    def others(found: list[Output]) -> list[bytes | None]:
+    def others(found: list[Output]) -> list[bytes]:
         return sorted(out.value or b"" for out in found if out.key != b"p3" and out.topic == "diagnoses")
 
     assert others(outputs) == others(expected)

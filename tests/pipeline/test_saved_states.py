@@ -68,7 +68,11 @@ def test_states_of_an_earlier_version_restore_and_go_on_as_before() -> None:
     stream = records()
     outputs = engine.process(stream[len(stream) // 2 :]) + engine.finish()
     assert [(out.topic, out.key, out.value) for out in outputs] == saved.outputs
-    assert engine.alignment_states() == saved.alignment
+    decode = msgspec.msgpack.decode
+    for name, state in engine.alignment_states().items():
+        before = decode(saved.alignment[name])
+        assert {part: value for part, value in decode(state).items() if part in before} == before
+    assert engine.alignment_states().keys() == saved.alignment.keys()
     assert {topic for topic, _, _ in saved.outputs} >= {"diagnoses", "alarms"}
 
 
