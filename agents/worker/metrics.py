@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from pipeline.alignment.machine_states import MachineState
 from pipeline.config.profile import PlantProfile
 from pipeline.config.topics import engine_topics
 from pipeline.engine.diagnoses import NO_EVIDENCE
@@ -16,6 +17,7 @@ from pipeline.engine.engine import Engine
 from pipeline.engine.stats import CONFIDENCE_BOUNDS
 from pipeline.frames import Frames, StepResult, StepRunner
 from pipeline.wire.messages import Reason
+from pipeline.wire.readings import ValueReason
 
 _LATE_REASONS = (Reason.LATE, Reason.EXPIRED)
 
@@ -68,7 +70,15 @@ class EngineCollector(Collector):
         yield CounterMetricFamily(
             "faultline_machines_evicted", "Machines evicted after long silence.", value=stats.evicted
         )
+        yield CounterMetricFamily(
+            "faultline_machines_forgotten", "Machines forgotten at somebody's request.", value=stats.forgotten
+        )
+        yield self._values_unused()
+        yield CounterMetricFamily(
+            "faultline_readings_unused", "Readings none of whose values could be used.", value=stats.readings_unused
+        )
         yield GaugeMetricFamily("faultline_machines", "Machines with a state.", value=self._engine.machines)
+        yield from self._condition()
         yield self._confidence()
         event_lag = GaugeMetricFamily(
             "faultline_event_time_lag_seconds",
@@ -87,6 +97,39 @@ class EngineCollector(Collector):
         for (topic, partition), behind in sorted(self._lag().items()):
             lag.add_metric([topic, str(partition)], behind)
         yield lag
+
+    def _values_unused(self) -> CounterMetricFamily:
+        family = CounterMetricFamily(
+            "faultline_values_unused",
+            "Values that could not be used, though their readings were; without a variable for unknown names.",
+            labels=["variable", "reason"],
+        )
+        for reason in ValueReason:
+            # Variables are many; those without a bad value are left out, but every reason is there from the start.
+            family.add_metric(["", reason.value], self._engine.stats.values_unused.get(("", reason.value), 0))
+        for (variable, reason_name), count in sorted(self._engine.stats.values_unused.items()):
+            if variable:
+                family.add_metric([variable, reason_name], count)
+        return family
+
+    def _condition(self) -> Iterator[GaugeMetricFamily]:
+        condition = self._engine.condition()
+        states = GaugeMetricFamily("faultline_machines_by_state", "Machines by how they are.", labels=["state"])
+        for state in MachineState:
+            states.add_metric([state.value], condition.by_state[state])
+        yield states
+        yield GaugeMetricFamily(
+            "faultline_machines_frozen", "Machines with values that have not changed for too long.", condition.frozen
+        )
+        oldest = GaugeMetricFamily(
+            "faultline_oldest_event_time_lag_seconds",
+            "Wall clock minus the end of the newest frame of the machine that is furthest behind and not offline.",
+            labels=["partition"],
+        )
+        now = self._now_ms()
+        for partition, end_ms in sorted(condition.oldest_frame_end_ms.items()):
+            oldest.add_metric([str(partition)], (now - end_ms) / 1000)
+        yield oldest
 
     def _confidence(self) -> HistogramMetricFamily:
         stats = self._engine.stats

@@ -11,16 +11,15 @@ whole batch at once; so how the input is cut into batches changes nothing (tests
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.alignment.aggregation import aggregate, drop_repeats
 from pipeline.alignment.batches import Aligned, ArrivedText, LateReading, ReadingBatch
 from pipeline.alignment.last_values import ADVANCE_VALUES, ValueLimits
 from pipeline.alignment.layout import Layout, first_of_group, lay_out
 from pipeline.alignment.row_store import RowStore
+from pipeline.alignment.machine_states import machine_states
+from pipeline.alignment.running_maximum import RunningMaximum, last_of_group
 from pipeline.alignment.slot_table import SlotTable
 from pipeline.alignment.waiting_texts import WaitingTexts
 from pipeline.arrays import NEVER_MS, Bools, Ints, Matrix
@@ -28,11 +27,6 @@ from pipeline.compiled import Notify
 from pipeline.config.profile import MachineType
 from pipeline.errors import StateError
 from pipeline.frames import Frames, Resets
-
-Scalar = TypeVar("Scalar", bound=np.generic)
-
-_GROUP_SHIFT = np.int64(2**43)
-"""Above any time (messages.MAX_TIME_MS), so that one running maximum serves all machines of a batch."""
 
 _FAR_MS = np.int64(2**42)
 _NO_ROWS: Ints = np.empty(0, np.int64)
@@ -109,7 +103,7 @@ class Aligner:
         first = first_of_group(slots)
         starts = np.flatnonzero(first)
         touched = slots[starts]
-        running = _RunningMaximum(first, starts)
+        running = RunningMaximum(first, starts)
         self._wake(touched, arrival[starts])
         watermark, own_newest = self._watermarks(touched, times, source, running)
         self._note_arrivals(slots, touched, source, arrival, starts)
@@ -148,7 +142,7 @@ class Aligner:
             table.arrived[silent] = np.where(table.seen[silent], back, table.arrived[silent])
             table.offline[silent] = False
 
-    def _watermarks(self, touched: Ints, times: Ints, source: Ints, running: _RunningMaximum) -> tuple[Ints, Ints]:
+    def _watermarks(self, touched: Ints, times: Ints, source: Ints, running: RunningMaximum) -> tuple[Ints, Ints]:
         """The machine's watermark after each sorted row, _FAR_MS where no source holds frames back; and the newest time
         of the row's own source.
         """
@@ -159,10 +153,10 @@ class Aligner:
             is_own = source == index
             newest = running.of(np.where(is_own, times, -1), table.newest[touched, index])
             own_newest[is_own] = newest[is_own]
-            table.newest[touched, index] = _last_of_group(newest, starts)
+            table.newest[touched, index] = last_of_group(newest, starts)
             active = running.of(np.where(is_own, 1, 0), table.active[touched, index]) > 0
-            table.active[touched, index] = _last_of_group(active, starts)
-            table.seen[touched, index] |= _last_of_group(newest, starts) >= 0
+            table.active[touched, index] = last_of_group(active, starts)
+            table.seen[touched, index] |= last_of_group(newest, starts) >= 0
             if self._holds_back[index]:
                 watermark = np.where(newest >= 0, newest - self._disorder_ms[index], -1)
                 np.minimum(machine_watermark, np.where(active, watermark, _FAR_MS), out=machine_watermark)
@@ -331,6 +325,19 @@ class Aligner:
         """Up to where the frames of a machine have closed; negative before the first."""
         return int(self._table.closed[slot])
 
+    def states(self, slots: Ints) -> Ints:
+        """How each of these machines is, as an index into `STATES`."""
+        blind_after_ms = int(self._idle_after_ms.max() + self._disorder_ms.max()) + 2 * self._period_ms
+        return machine_states(self._table, slots, blind_after_ms)
+
+    def frozen(self, slots: Ints) -> Ints:
+        """How many values of the newest frame of each of these machines count as frozen."""
+        return self._table.frozen[slots]
+
+    def handed_out_ms(self, slots: Ints) -> Ints:
+        """The end of the newest frame of each of these machines; negative before the first."""
+        return self._table.next[slots]
+
     def has_announced_silence(self, slot: int, since_ms: int) -> bool:
         """Whether the silence of a machine whose newest reading arrived at `since_ms` is announced to its end."""
         return bool(self._table.offline[slot]) and int(self._table.arrived[slot].max()) >= since_ms
@@ -368,24 +375,3 @@ class Aligner:
         self._table.clear(slot, self._blank)
         self._rows.drop(slot)
         self._texts.drop(slot)
-
-
-class _RunningMaximum:
-    """Running maxima over sorted rows, machine by machine, each from a value that the machine had before."""
-
-    def __init__(self, first: Bools, starts: Ints) -> None:
-        self.starts = starts
-        self._base = (np.cumsum(first) - 1) * _GROUP_SHIFT
-
-    def of(self, column: Ints, before: Ints | Bools) -> Ints:
-        """The maximum of a machine's value before and its rows so far."""
-        starts, base = self.starts, self._base
-        shifted = column + base
-        shifted[starts] = np.maximum(shifted[starts], before + base[starts])
-        maximum: Ints = np.maximum.accumulate(shifted) - base
-        return maximum
-
-
-def _last_of_group(column: NDArray[Scalar], starts: Ints) -> NDArray[Scalar]:
-    last: NDArray[Scalar] = column[np.append(starts[1:], len(column)) - 1]
-    return last

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.alignment.machine_states import PlantCondition
 from pipeline.arrays import Ints
 from pipeline.compiled import Notify
 from pipeline.config.profile import PlantProfile
@@ -180,6 +181,10 @@ class Engine:
         """Partitions of which the engine holds machines or a clock."""
         machines = self._stream.machines.by_key.values()
         return self._stream.progress.clocks.partitions | {machine.partition for machine in machines}
+
+    def condition(self) -> PlantCondition:
+        """How the machines are."""
+        return self._stream.machines.condition()
 
     def clock_ms(self, partition: int) -> int | None:
         """How far the Kafka time stamps of a partition's records have come."""

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.alignment.aligner import Aligner
+from pipeline.alignment.machine_states import PlantCondition
 from pipeline.alignment.value_rules import ValueRules
 from pipeline.arrays import Ints, Matrix
 from pipeline.compiled import Notify
@@ -258,6 +259,17 @@ class Machines:
     def newest_in(self, partition: int) -> list[tuple[bytes, int]]:
         """Key and newest time stamp of each machine in a partition."""
         return [(key, machine.last_ms) for key, machine in self.by_key.items() if machine.partition == partition]
+
+    def condition(self) -> PlantCondition:
+        """How all machines are, counted."""
+        condition = PlantCondition()
+        for group in self.groups.values():
+            if machines := group.present():
+                slots = np.array([machine.slot for machine in machines])
+                partitions = np.array([machine.partition for machine in machines])
+                aligner = group.aligner
+                condition.add(partitions, aligner.states(slots), aligner.frozen(slots), aligner.handed_out_ms(slots))
+        return condition
 
     def mark_changed(self, machines: Iterable[Machine]) -> None:
         """The next checkpoint has to save these."""

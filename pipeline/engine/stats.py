@@ -37,6 +37,7 @@ class Stats:
     alarms: Counter[str] = field(default_factory=Counter)
     states_refused: int = 0
     evicted: int = 0
+    readings_unused: int = 0  # none of their values could be used
     forgotten: int = 0  # at somebody's request
     confidence_counts: Ints = field(default_factory=lambda: np.zeros(len(CONFIDENCE_BOUNDS) + 1, np.int64))
     confidence_sum: float = 0.0
