@@ -16,6 +16,7 @@ from pipeline.config.hints import looks_like
 from pipeline.mapping.avro import AvroDecoder
 from pipeline.mapping.schemas import Schemas
 from pipeline.wire.messages import Reason, RejectedError
+from pipeline.wire.readings import shown
 from pipeline.wire.records import Headers, Record
 
 MAX_BODY_BYTES: Final = 16 << 20
@@ -187,17 +188,6 @@ def described(content: Any) -> str:
     if type(content) is list:
         return f"the body is an array of {len(content)}; `each: '@'` reads each of its entries"
     return f"the body is {shown(content)}"
-
-
-def shown(value: Any) -> str:
-    """A value as JSON has it, cut: it may have thousands of digits."""
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 200:
-        return f"a number of {value.bit_length()} bits"
-    try:
-        text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-    except (ValueError, RecursionError, TypeError):
-        text = str(type(value).__name__)
-    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def _lenient_json(text: str) -> Any:

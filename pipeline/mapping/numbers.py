@@ -8,8 +8,7 @@ from decimal import Decimal
 from typing import Any, Final, Literal
 
 from pipeline.config.form import QualityPlace
-from pipeline.mapping.bodies import shown
-from pipeline.wire.readings import Given, Unused, ValueReason
+from pipeline.wire.readings import Given, Unused, ValueReason, shown
 
 _TRUTH: Final = {"true": 1.0, "false": 0.0}
 _SIGNS: Final = frozenset("0123456789+-.eE")

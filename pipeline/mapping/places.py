@@ -10,8 +10,9 @@ from typing import Any, Final, NamedTuple
 
 from pipeline.config.form import Place, TimePlace
 from pipeline.config.paths import compile_path, is_from_root, without_root
-from pipeline.mapping.bodies import Body, BodyReader, shown, texts_of
+from pipeline.mapping.bodies import Body, BodyReader, texts_of
 from pipeline.wire.messages import Reason, RejectedError
+from pipeline.wire.readings import shown
 from pipeline.wire.records import Record
 
 _MAX_SEARCHED: Final = 2_000
@@ -116,7 +117,7 @@ def as_text(value: Any) -> str | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, int | Decimal):
-        return shown(value) if isinstance(value, int) else str(value)
+        return str(value)
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() and abs(value) < 2**53 else str(value)
     return value.isoformat() if isinstance(value, datetime) else None

@@ -11,8 +11,8 @@ from zoneinfo import ZoneInfo
 
 from pipeline.config.form import TimePlace, TimeUnit
 from pipeline.config.hints import describe_time
-from pipeline.mapping.bodies import shown
 from pipeline.wire.messages import MAX_TIME_MS, Reason, RejectedError
+from pipeline.wire.readings import shown
 
 YEAR_2000_MS: Final = 946_684_800_000
 _DAY_MS: Final = 86_400_000
@@ -58,7 +58,7 @@ class TimeReader:
 
     def _read(self, value: Any, stamp_ms: int) -> int:
         if self._has_digits and type(value) is int:
-            value = shown(value)
+            value = str(value)
         if isinstance(value, str):
             text = value.strip()
             if len(text) > _MAX_TEXT:

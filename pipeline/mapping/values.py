@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from pipeline.config.form import Form
-from pipeline.mapping.bodies import BodyReader, described, shown
+from pipeline.config.paths import is_from_root, simple_steps
+from pipeline.mapping.bodies import BodyReader, described
 from pipeline.mapping.numbers import quality_test
 from pipeline.mapping.places import Entry, path_finder, text_finder, time_finder
 from pipeline.mapping.times import TimeReader
 from pipeline.wire.messages import Reason, RejectedError
-from pipeline.wire.readings import Unused, ValueReason
+from pipeline.wire.readings import Unused, ValueReason, shown
 
 DEFAULT_VALUES = "values"
 
@@ -68,14 +69,31 @@ def _of_all(form: Form) -> FindValues:
     path = form.values or DEFAULT_VALUES
     find_values = path_finder(path)
     mark = _marker(form)
+    others = _other_fields(form, path)
 
     def find(entry: Entry) -> Found:
         values = find_values(entry)
+        if others and type(values) is dict:
+            values = {name: value for name, value in values.items() if name not in others}
         if type(values) is dict or type(values) is list:
             return Found(mark(entry, values), _NO_TIMES)
         raise _no_values(path, values, entry)
 
     return find
+
+
+def _other_fields(form: Form, values: str) -> frozenset[str]:
+    """Names in the object of values that are no values, because the machine, the time or the quality stands there."""
+    steps = simple_steps(values)
+    paths = [form.machine.path, form.time.path, None if form.quality is None else form.quality.path]
+    found = set()
+    for path in paths:
+        inside = None if path is None or steps is None else simple_steps(path)
+        if inside is None or steps is None or path is None or inside[: len(steps)] != steps or inside == steps:
+            continue
+        if form.each is None or is_from_root(path) == is_from_root(values):
+            found.add(inside[len(steps)])
+    return frozenset(found)
 
 
 def _of_entries(form: Form, bodies: BodyReader) -> FindValues:
