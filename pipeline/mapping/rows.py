@@ -80,6 +80,7 @@ class RowReader:
             tuples = [row if len(row) == len(self._names) else [_NAN] * len(self._names) for row in tuples]
         values = _matrix(tuples, len(self._names), self._columns)
         machines, times = self._machines(decoded, kept), self._read_times(decoded, kept)
+        fits &= ~np.isnan(values).all(axis=1)  # whether it has any value that is known is for others to say
         good = fits & (times >= 0) & np.array(list(map(bool, machines)), np.bool_)
         counts = self._counts(tuples, good)
         if len(decoded) == len(records):
