@@ -273,11 +273,13 @@ def _matrix(tuples: Sequence[Sequence[Any]], width: int, columns: Sequence[int])
     """The values of decoded records, which stand at the beginning of each tuple."""
     count = len(columns)
     numbers = array("d")
+    if tuples and len(tuples[0]) > count:
+        tuples = [row[:count] for row in tuples]
     for row in tuples:
         try:
-            numbers.fromlist(list(row[:count]))
+            numbers.fromlist(list(row))
         except TypeError:  # a null; nothing has been added then
-            numbers.fromlist([_NAN if number is None else number for number in row[:count]])
+            numbers.fromlist([_NAN if number is None else number for number in row])
     found = np.frombuffer(numbers, np.float64).reshape(len(tuples), count)
     if count == width:
         return found
