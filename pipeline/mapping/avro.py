@@ -47,8 +47,9 @@ class AvroDecoder:
             raise RejectedError(Reason.UNREADABLE, "no schema registry is set (FAULTLINE_SCHEMA_REGISTRY)")
         try:
             return parse_schema(self._schemas.schema(number))
-        except LookupError:
-            raise RejectedError(Reason.UNREADABLE, f"the schema registry has no schema {number}") from None
+        except LookupError as error:
+            told = f"schema {number} cannot be had: {error.args[0] if error.args else 'the registry has none'}"
+            raise RejectedError(Reason.UNREADABLE, told[:200]) from None
         except (SchemaParseException, UnknownType, RecursionError, TypeError, AttributeError) as error:
             told = f"schema {number} cannot be used: {str(error)[:150]}"
             raise RejectedError(Reason.UNREADABLE, told) from None

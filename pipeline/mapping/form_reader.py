@@ -42,7 +42,7 @@ class FormReader:
         self._bodies = BodyReader(form, schemas)
         self._find_each = None if form.each is None else path_finder(form.each)
         self._find_machine = text_finder(form.machine, self._bodies)
-        self._find_time, self._read_time = time_finder(form.time), TimeReader(form.time).read
+        self.given_time, self._read_time = time_finder(form.time), TimeReader(form.time).read
         self._find_values = value_finder(form, self._bodies)
         self._read_value = value_reader(form.decimal)
         self._write_text = text_writer(form)
@@ -64,9 +64,9 @@ class FormReader:
         readings: list[Reading] = []
         merged: dict[tuple[str, int], dict[str, Given]] = {}
         refused: list[RejectedError] = []
-        for number, entry in enumerate(self._entries(record), 1):
+        for number, entry in enumerate(self.entries(record), 1):
             try:
-                for reading in self._of_entry(entry):
+                for reading in self.of_entry(entry):
                     _add(reading, readings, merged)
             except RejectedError as error:
                 refused.append(error if self._find_each is None else _in_entry(number, error))
@@ -91,16 +91,20 @@ class FormReader:
     def texts(self, record: Record) -> list[EventMessage]:
         """The texts of a record; raises RejectedError if it, or any of its entries, cannot be read."""
         texts = []
-        for number, entry in enumerate(self._entries(record), 1):
+        for number, entry in enumerate(self.entries(record), 1):
             try:
-                machine, time_ms = self._machine(entry), self._time_ms(entry)
-                details = [None if find is None else find(entry) for find in self._find_details]
-                texts.append(EventMessage(machine, time_ms, self._write_text(entry), *details))
+                texts.append(self.text_of(entry))
             except RejectedError as error:
                 raise error if self._find_each is None else _in_entry(number, error) from None
         return texts
 
-    def _entries(self, record: Record) -> Iterator[Entry]:
+    def text_of(self, entry: Entry) -> EventMessage:
+        """The text of one entry; raises RejectedError."""
+        details = [None if find is None else find(entry) for find in self._find_details]
+        return EventMessage(self.machine(entry), self.time_ms(entry), self._write_text(entry), *details)
+
+    def entries(self, record: Record) -> Iterator[Entry]:
+        """What each reading or text of a record is read from, at least one; raises RejectedError."""
         count = 0
         for body in self._bodies.bodies(record):
             for content in self._contents(body, record):
@@ -119,7 +123,8 @@ class FormReader:
             )
         return found if type(found) is list else [found]
 
-    def _machine(self, entry: Entry) -> str:
+    def machine(self, entry: Entry) -> str:
+        """Raises RejectedError."""
         machine = self._find_machine(entry)
         if machine is None:
             where = place_name(self.form.machine)
@@ -130,19 +135,21 @@ class FormReader:
             raise RejectedError(Reason.SCHEMA, "the machine's name is not valid Unicode") from None
         return machine
 
-    def _time_ms(self, entry: Entry) -> int:
-        given = self._find_time(entry)
+    def time_ms(self, entry: Entry) -> int:
+        """Raises RejectedError."""
+        given = self.given_time(entry)
         if given is None:
             where = place_name(self.form.time)
             raise RejectedError(Reason.BAD_TIME, f"there is no time at {where}; {described(entry.content)}")
         return self._read_time(given, entry.record.timestamp_ms)
 
-    def _of_entry(self, entry: Entry) -> Iterator[Reading]:
-        machine = self._machine(entry)
+    def of_entry(self, entry: Entry) -> Iterator[Reading]:
+        """The readings of one entry; raises RejectedError."""
+        machine = self.machine(entry)
         if self.form.value_time is not None:
             yield from self._by_time(machine, entry)
             return
-        time_ms, values = self._time_ms(entry), self._find_values(entry).values
+        time_ms, values = self.time_ms(entry), self._find_values(entry).values
         if self.form.sample_period_ms is not None:
             yield from spread(
                 machine, time_ms, values, self._read_value, self.form.sample_period_ms, self.form.sample_time
@@ -161,7 +168,7 @@ class FormReader:
         assert isinstance(found.values, dict)
         for name, value in found.values.items():
             time_ms = found.times.get(name)
-            by_time.setdefault(self._time_ms(entry) if time_ms is None else time_ms, {})[name] = self._read_value(value)
+            by_time.setdefault(self.time_ms(entry) if time_ms is None else time_ms, {})[name] = self._read_value(value)
         for time_ms, values in by_time.items():
             yield Reading(machine, time_ms, values)
 
