@@ -20,6 +20,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"logarithm"},
         {"config"},
         {"wire"},
+        {"mapping"},
         {"frames"},
         {"alignment"},
         {"engine"},

@@ -1,4 +1,7 @@
-"""`faultline bench align`: the cost of decoding and alignment per reading, without a model, on one core."""
+"""`faultline bench align`: the cost of decoding and alignment per reading, without a model, on one core.
+
+Readings are of Faultline's own form, or of a foreign one: an object of values by the names that a plant has for them.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,11 @@ from pipeline.engine.frame_stream import FrameStream
 from pipeline.engine.machines import MachineGroup
 from pipeline.engine.stats import Outcome
 from pipeline.frames import Frames
+from pipeline.mapping.form_reader import FormReader
 from pipeline.wire.records import Record
 
 CHUNK_RECORDS = 4096
+FOREIGN_TOPIC = "/plant.readings"
 _BEGIN_MS = 1_763_600_040_000
 
 
@@ -38,16 +43,48 @@ def make_records(profile: PlantProfile, machines: int, readings: int, seed: int)
     return records
 
 
-def measure(profile: PlantProfile, machines: int, readings: int, seed: int) -> float:
+def foreign_profile(profile: PlantProfile) -> PlantProfile:
+    """The same plant with readings of a foreign form, in a topic of its own."""
+    plant = profile.model_dump(by_alias=True)
+    kind = plant["machine_types"][0]
+    for number, variable in enumerate(kind["variables"]):
+        variable["tag"] = f"Reactor.Tag{number}"
+    for source in kind["sources"].values():
+        source["topic"] = FOREIGN_TOPIC
+        source["form"] = {"machine": "device", "time": {"path": "ts", "unit": "ms"}, "values": "tags"}
+    return PlantProfile.model_validate(plant)
+
+
+def foreign_records(profile: PlantProfile, records: Sequence[Record]) -> list[Record]:
+    """The same readings in the foreign form of a profile."""
+    tags = [variable.tag for variable in profile.machine_types[0].variables]
+    found = []
+    for record in records:
+        reading = msgspec.json.decode(record.value or b"")
+        body = {
+            "ts": reading["time"],
+            "device": reading["machine"],
+            "tags": dict(zip(tags, reading["values"], strict=True)),
+        }
+        found.append(record._replace(topic=FOREIGN_TOPIC, value=msgspec.json.encode(body)))
+    return found
+
+
+def measure(profile: PlantProfile, machines: int, readings: int, seed: int, *, foreign: bool = False) -> float:
     """Seconds per reading from bytes to frames; the machines are warm before the clock starts."""
     records = make_records(profile, machines, readings + 2 * machines, seed)
+    if foreign:
+        profile = foreign_profile(profile)
+        records = foreign_records(profile, records)
     frames_seen = 0
 
     def take(_: MachineGroup, rounds: Sequence[Frames], __: Outcome) -> None:
         nonlocal frames_seen
         frames_seen += sum(len(frames.slots) for frames in rounds)
 
-    engine = FrameStream(profile, take)
+    engine = FrameStream(
+        profile, take, readers={topic: FormReader(form, topic) for topic, form in profile.forms.items()}
+    )
     warm, timed = records[: 2 * machines], records[2 * machines :]
     for begin in range(0, len(warm), CHUNK_RECORDS):
         engine.process(warm[begin : begin + CHUNK_RECORDS])
@@ -62,16 +99,19 @@ def measure(profile: PlantProfile, machines: int, readings: int, seed: int) -> f
 
 
 def bench_align(readings: int = 100_000, rounds: int = 5, seed: int = 0) -> dict[str, Any]:
-    """Medians over rounds in which 100 and 10,000 machines alternate, so that both see the same machine load."""
+    """Medians over rounds in which 100 and 10,000 machines and a foreign form alternate: all see the same load."""
     profile = load_profile("tennessee_eastman")
-    few, many = [], []
+    few, many, foreign = [], [], []
     for number in range(rounds):
         few.append(measure(profile, 100, readings, seed + number))
+        foreign.append(measure(profile, 100, readings, seed + number, foreign=True))
         many.append(measure(profile, 10_000, readings, seed + number))
     return {
         "readings_per_second": round(1 / median(few), 1),
         "readings_per_second_10000_machines": round(1 / median(many), 1),
         "cost_ratio_10000_to_100": round(median(b / a for a, b in zip(few, many, strict=True)), 3),
+        "readings_per_second_foreign_form": round(1 / median(foreign), 1),
+        "foreign_to_own_form": round(median(a / b for a, b in zip(few, foreign, strict=True)), 3),
         "microseconds_per_reading": round(median(few) * 1e6, 3),
         "variables": len(profile.machine_types[0].variables),
         "readings": readings,

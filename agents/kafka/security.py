@@ -37,7 +37,7 @@ def ssl_context(settings: Settings) -> ssl.SSLContext | None:
         raise SettingsError(f"FAULTLINE_SSL_CAFILE {cafile}: {_reason(error)}; it must be a PEM certificate") from error
     context.check_hostname = settings.ssl_check_hostname
     if certfile is not None:
-        password = _secret("SSL_KEY_PASSWORD", settings.ssl_key_password, settings.ssl_key_password_file)
+        password = secret("SSL_KEY_PASSWORD", settings.ssl_key_password, settings.ssl_key_password_file)
         try:
             # Without a password OpenSSL would ask for one at the terminal.
             context.load_cert_chain(certfile, keyfile, password=password or "")
@@ -98,13 +98,13 @@ def require_rights(settings: Settings, profile: PlantProfile) -> None:
 
 
 def _sasl_password(settings: Settings) -> str | None:
-    return _secret("SASL_PASSWORD", settings.sasl_password, settings.sasl_password_file)
+    return secret("SASL_PASSWORD", settings.sasl_password, settings.sasl_password_file)
 
 
-def _secret(name: str, secret: SecretStr | None, file: Path | None) -> str | None:
+def secret(name: str, given: SecretStr | None, file: Path | None) -> str | None:
     """A secret from its setting or from its file; no error ever shows it."""
     if file is None:
-        return None if secret is None else secret.get_secret_value()
+        return None if given is None else given.get_secret_value()
     try:
         # Editors and `echo` end a file with a newline that is not part of the password.
         found = file.read_text(encoding="utf-8").rstrip("\r\n")

@@ -14,6 +14,7 @@ from pipeline.errors import SettingsError
 
 Milliseconds = Annotated[int, BeforeValidator(parse_duration_ms), Field(gt=0)]
 
+_URL = re.compile(r"https?://[A-Za-z0-9_.\[\]:-]+(/[A-Za-z0-9_./~-]*)?")
 _BROKER = re.compile(r"(memory|kafka)://([A-Za-z0-9_.:,\[\]-]+)")
 
 
@@ -99,6 +100,13 @@ class Settings(BaseSettings):
     ssl_key_password: SecretStr | None = Field(default=None, description="password of the key")
     ssl_key_password_file: Path | None = Field(default=None, description="file with that password, instead of it")
 
+    schema_registry: str | None = Field(
+        default=None, description="http(s)://host:port of the schema registry, for topics whose form is Avro"
+    )
+    schema_registry_username: str | None = Field(default=None, description="name to log in with there")
+    schema_registry_password: SecretStr | None = Field(default=None, description="password to log in with there")
+    schema_registry_password_file: Path | None = Field(default=None, description="file with it, instead of it")
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if "@" in self.broker:  # which is not repeated here: what stands before it may be a password
@@ -107,6 +115,14 @@ class Settings(BaseSettings):
             raise ValueError(f"broker {self.broker!r} is neither kafka://host:port nor memory://name")
         if self.alarm_agree > self.alarm_frames:
             raise ValueError(f"alarm_agree {self.alarm_agree} is more than alarm_frames {self.alarm_frames}")
+        if (url := self.schema_registry) is not None:
+            if "@" in url:  # as in broker
+                raise ValueError(
+                    "schema_registry holds an '@'; a login belongs in FAULTLINE_SCHEMA_REGISTRY_USERNAME and "
+                    "FAULTLINE_SCHEMA_REGISTRY_PASSWORD_FILE"
+                )
+            if _URL.fullmatch(url) is None:
+                raise ValueError(f"schema_registry {url!r} is not http://host:port or https://host:port")
         self._check_security()
         return self
 
@@ -115,6 +131,7 @@ class Settings(BaseSettings):
         passwords = {
             "sasl_password": (self.sasl_password, self.sasl_password_file),
             "ssl_key_password": (self.ssl_key_password, self.ssl_key_password_file),
+            "schema_registry_password": (self.schema_registry_password, self.schema_registry_password_file),
         }
         for name, (password, file) in passwords.items():
             if password is not None and file is not None:

@@ -7,7 +7,7 @@ rejects. So a block that is not taken costs its checks once more and changes not
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Protocol, overload
@@ -29,11 +29,12 @@ from pipeline.engine.machines import (
 )
 from pipeline.engine.stats import Outcome, Stats
 from pipeline.frames import EventText
+from pipeline.mapping.rows import Rows
 from pipeline.wire import messages
 from pipeline.wire.labels import LabelledSpan, read_label
 from pipeline.wire.messages import Reason, RejectedError
 from pipeline.wire.reading_json import READ_ALL, read_readings
-from pipeline.wire.readings import GivenReading, Reading, UnusedValue, decode_reading
+from pipeline.wire.readings import GivenReading, Reading, UnusedValue, ValueReason, decode_reading
 from pipeline.wire.records import Record
 
 _MAX_TEXT = 2_000
@@ -48,6 +49,9 @@ class RecordReader(Protocol):
 
     def readings(self, record: Record) -> Sequence[Reading]:
         """The readings of a record; raises RejectedError."""
+
+    def rows(self, records: Sequence[Record], names: Sequence[str]) -> Rows | None:
+        """The usual ones of many records at once, with the values of these names; None if there are none."""
 
     def texts(self, record: Record) -> Sequence[messages.EventMessage]:
         """The texts of a record; raises RejectedError."""
@@ -238,11 +242,38 @@ class Intake:
     def _decode_foreign(
         self, records: Sequence[Record], machines: Sequence[Machine], source: SourceColumns
     ) -> _Decoded:
+        rows = self._readers[records[0].topic].rows(records, source.sent_names)
+        usual = None if rows is None or not source.may_ignore(rows.unknown) else rows.usual.copy()
+        if rows is None or usual is None:
+            return self._one_by_one(range(len(records)), records, machines, source)
+        usual &= [name == machine.name for name, machine in zip(rows.machines, machines, strict=True)]
+        unknown = [
+            UnusedValue(name, ValueReason.UNKNOWN_VARIABLE)
+            for name, count in rows.unknown.items()
+            for _ in range(count)
+        ]
+        whole = _Decoded(np.flatnonzero(usual), rows.times[usual], source.rows(rows.values[usual]), unknown)
+        if usual.all():
+            return whole
+        others = self._one_by_one(np.flatnonzero(~usual).tolist(), records, machines, source)
+        of_record = np.concatenate([whole.of_record, others.of_record])
+        in_order = np.argsort(of_record, kind="stable")
+        return _Decoded(
+            of_record[in_order],
+            np.concatenate([whole.times, others.times])[in_order],
+            np.concatenate([whole.values, others.values])[in_order],
+            [*unknown, *others.unused],
+        )
+
+    def _one_by_one(
+        self, places: Iterable[int], records: Sequence[Record], machines: Sequence[Machine], source: SourceColumns
+    ) -> _Decoded:
         of_record: list[int] = []
         times: list[int] = []
         rows: list[list[float]] = []
         unused: list[UnusedValue] = []
-        for at, (record, machine) in enumerate(zip(records, machines, strict=True)):
+        for at in places:
+            record, machine = records[at], machines[at]
             readings = self._given(record)
             if _only_machine(readings) != machine.name:
                 raise RejectedError(Reason.KEY_MISMATCH, "the key is another machine's")

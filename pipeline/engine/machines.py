@@ -85,6 +85,13 @@ class SourceColumns:
         self._columns = list(columns.values())
         self.width = width
         self._strict = strict
+        tag_of = {column: tag for tag, column in tags.items()}
+        self.sent_names = tuple(tag_of.get(column, name) for name, column in columns.items())
+        """What the variables are called in records."""
+
+    def may_ignore(self, names: Iterable[str]) -> bool:
+        """Whether values of these names, which are not among `sent_names`, need no closer look."""
+        return not names or (not self._strict and not any(name in self._by_name for name in names))
 
     def row(self, values: list[Given] | dict[str, Given], topic: str, unused: list[UnusedValue]) -> Row | None:
         """One reading as a full row, NaN for other sources' variables and None for nulls; raises RejectedError.

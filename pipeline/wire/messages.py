@@ -40,6 +40,7 @@ class Reason(StrEnum):
     EMPTY = "empty"
     TOO_LARGE = "too_large"
     NOT_JSON = "not_json"
+    UNREADABLE = "unreadable"
     SCHEMA = "schema"
     NOT_A_NUMBER = "not_a_number"
     NOT_FINITE = "not_finite"

@@ -136,7 +136,7 @@ def taken(value: Any) -> Given:
 def shown(value: Any) -> str:
     """A value as it was given, cut."""
     try:
-        text = json.dumps(value, ensure_ascii=False)
+        text = json.dumps(value, ensure_ascii=False, default=str)
     except (ValueError, RecursionError):  # a number of thousands of digits, or nested too deeply
         text = f"a {type(value).__name__} that is too large to show"
     return text if len(text) <= _MAX_GIVEN else f"{text[:_MAX_GIVEN]}…"

@@ -1,0 +1,1 @@
+"""Foreign topics: their records read, by a declared form, into readings and texts."""
