@@ -18,7 +18,6 @@ from pipeline.engine.frame_stream import FrameStream
 from pipeline.engine.machines import MachineGroup
 from pipeline.engine.stats import Outcome
 from pipeline.frames import Frames
-from pipeline.mapping.form_reader import FormReader
 from pipeline.wire.records import Record
 
 CHUNK_RECORDS = 4096
@@ -82,9 +81,7 @@ def measure(profile: PlantProfile, machines: int, readings: int, seed: int, *, f
         nonlocal frames_seen
         frames_seen += sum(len(frames.slots) for frames in rounds)
 
-    engine = FrameStream(
-        profile, take, readers={topic: FormReader(form, topic) for topic, form in profile.forms.items()}
-    )
+    engine = FrameStream(profile, take)
     warm, timed = records[: 2 * machines], records[2 * machines :]
     for begin in range(0, len(warm), CHUNK_RECORDS):
         engine.process(warm[begin : begin + CHUNK_RECORDS])

@@ -17,12 +17,12 @@ from pipeline.alignment.aggregation import aggregate, drop_repeats
 from pipeline.alignment.batches import Aligned, ArrivedText, LateReading, ReadingBatch
 from pipeline.alignment.last_values import ADVANCE_VALUES, ValueLimits
 from pipeline.alignment.layout import Layout, first_of_group, lay_out
-from pipeline.alignment.row_store import RowStore
 from pipeline.alignment.machine_states import machine_states
+from pipeline.alignment.row_store import RowStore
 from pipeline.alignment.running_maximum import RunningMaximum, last_of_group
 from pipeline.alignment.slot_table import SlotTable
 from pipeline.alignment.waiting_texts import WaitingTexts
-from pipeline.arrays import NEVER_MS, Bools, Ints, Matrix
+from pipeline.arrays import NEVER_MS, Ints, Matrix
 from pipeline.compiled import Notify
 from pipeline.config.profile import MachineType
 from pipeline.errors import StateError

@@ -23,6 +23,7 @@ from pipeline.engine.rounds import GroupModel, Watcher
 from pipeline.engine.stats import Outcome, Stats
 from pipeline.errors import SettingsError, StateError
 from pipeline.frames import Frames, StepRunner
+from pipeline.mapping.schemas import Schemas
 from pipeline.wire.labels import LabelledSpan
 from pipeline.wire.records import Output, Record
 from pipeline.wire.states import Forgotten
@@ -39,10 +40,11 @@ class Engine:
         alarm_rule: AlarmRule | None = None,
         partition_of: Callable[[bytes], int] | None = None,
         watcher: Watcher | None = None,
+        schemas: Schemas | None = None,
         notify: Notify = lambda _: None,
     ) -> None:
-        """`runners` holds one model for each machine type; `partition_of` detects wrongly partitioned keys; `notify`
-        gets a line if code has to be compiled first.
+        """`runners` holds one model for each machine type; `partition_of` detects wrongly partitioned keys;
+        `schemas` are needed for Avro; `notify` gets a line if code has to be compiled first.
         """
         missing = [name for name in (t.name for t in profile.machine_types) if name not in runners]
         if missing:
@@ -54,6 +56,7 @@ class Engine:
             announce=self._announce,
             take_label=self._take_label,
             partition_of=partition_of,
+            schemas=schemas,
             notify=notify,
         )
         self.groups = self._stream.machines.groups

@@ -6,9 +6,8 @@ Time is an input (tick records of the control topic), so a recorded input gives 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
-from types import MappingProxyType
 
 import numpy as np
 
@@ -18,10 +17,12 @@ from pipeline.config.profile import PlantProfile
 from pipeline.config.topics import CONTROL, LABELS, event_topics
 from pipeline.engine.control import Announce, Controller, PartitionProgress
 from pipeline.engine.inbox import Columns, Inbox
-from pipeline.engine.intake import Intake, RecordReader, take_labels
+from pipeline.engine.intake import Intake, take_labels
 from pipeline.engine.machines import AppliedError, MachineGroup, Machines
 from pipeline.engine.stats import Outcome, Stats
 from pipeline.frames import EventText, Frames, Resets
+from pipeline.mapping.form_reader import FormReader
+from pipeline.mapping.schemas import Schemas
 from pipeline.wire import letters, messages
 from pipeline.wire.labels import LabelledSpan
 from pipeline.wire.messages import Control, Reason, RejectedError
@@ -46,15 +47,18 @@ class FrameStream:
         announce: Announce = lambda *_: None,
         take_label: Callable[[LabelledSpan], None] = lambda _: None,
         partition_of: Callable[[bytes], int] | None = None,
-        readers: Mapping[str, RecordReader] = MappingProxyType({}),
+        schemas: Schemas | None = None,
         notify: Notify = lambda _: None,
     ) -> None:
-        """`take` gets rounds, `announce` frames that silent machines let pass; see `Machines` and `Intake`."""
+        """`take` gets rounds, `announce` frames that silent machines let pass; `schemas` are needed for Avro; see
+        `Machines` and `Intake` for the others.
+        """
         self.stats = Stats()
         self.machines = Machines(profile, partition_of, notify)
         self.progress = PartitionProgress(self.machines)
         self._take_rounds = take
         self._take_label = take_label
+        readers = {topic: FormReader(form, topic, schemas) for topic, form in profile.forms.items()}
         self._intake = Intake(self.machines, readers, lambda: self.stats, notify)
         self._controller = Controller(self.machines, self.progress.clocks, self._advance, announce)
         self._sensor_topics = frozenset(profile.sensor_topics)

@@ -80,6 +80,7 @@ class Inbox:
             records = [everything[row] for row in in_order.tolist()]
         slots, time_ms, source, arrival_ms, order = np.ascontiguousarray(columns)
         values, refusals = group.value_rules.apply(values, source, outcome.stats.values_unused)
+        outcome.stats.readings_unused += int(np.isnan(values).all(axis=1).sum())
         batch = ReadingBatch(slots, time_ms, source, arrival_ms, order, values)
         if not refusals:
             return batch, records

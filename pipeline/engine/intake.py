@@ -10,13 +10,14 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Protocol, overload
+from typing import overload
 
 import numpy as np
 
 from pipeline.alignment.batches import ArrivedText
 from pipeline.arrays import Bools, Ints, Matrix
 from pipeline.compiled import Notify
+from pipeline.config.hints import describe_time
 from pipeline.config.topics import LABELS
 from pipeline.engine.inbox import Block, Columns, Inbox, floats
 from pipeline.engine.machines import (
@@ -29,7 +30,7 @@ from pipeline.engine.machines import (
 )
 from pipeline.engine.stats import Outcome, Stats
 from pipeline.frames import EventText
-from pipeline.mapping.rows import Rows
+from pipeline.mapping.form_reader import FormReader
 from pipeline.wire import messages
 from pipeline.wire.labels import LabelledSpan, read_label
 from pipeline.wire.messages import Reason, RejectedError
@@ -44,19 +45,6 @@ _MAX_EVENT_HEADERS = 64 << 10
 _group_of = attrgetter("group")
 
 
-class RecordReader(Protocol):
-    """Reads the records of a topic that are not of Faultline's own form."""
-
-    def readings(self, record: Record) -> Sequence[Reading]:
-        """The readings of a record; raises RejectedError."""
-
-    def rows(self, records: Sequence[Record], names: Sequence[str]) -> Rows | None:
-        """The usual ones of many records at once, with the values of these names; None if there are none."""
-
-    def texts(self, record: Record) -> Sequence[messages.EventMessage]:
-        """The texts of a record; raises RejectedError."""
-
-
 StatsOf = Callable[[], Stats]
 """The counts that hold now; warming up has its own."""
 
@@ -64,7 +52,7 @@ StatsOf = Callable[[], Stats]
 class Intake:
     """Takes records of known and new machines into inboxes, one for each machine group."""
 
-    def __init__(self, machines: Machines, readers: Mapping[str, RecordReader], stats: StatsOf, notify: Notify) -> None:
+    def __init__(self, machines: Machines, readers: Mapping[str, FormReader], stats: StatsOf, notify: Notify) -> None:
         """`readers` read topics that have a form of their own; `notify` gets a line if code has to be compiled."""
         self._machines = machines
         self._readers = readers
@@ -83,7 +71,7 @@ class Intake:
         Raises RejectedError or AppliedError. Of several readings those that can be used are, also if it raises.
         """
         topic, partition, offset, stamp_ms, key, _, _ = record
-        readings = self._given(record)
+        readings, refused = self._given(record)
         machine_id = _only_machine(readings)
         machine = self._machines.by_key.get(key)  # type: ignore[arg-type]
         if machine is None or machine.name != machine_id or machine.partition != partition:
@@ -96,27 +84,30 @@ class Intake:
             text = f"machine type {group.name} has no variables on {topic}"
             raise RejectedError(Reason.UNKNOWN_VARIABLE, text)
         taken, unused, rejected = self._rows(readings, source, record, group)
+        rejected = rejected or next(iter(refused), None)
         if taken:
             machine.apply(topic, offset, stamp_ms, source.index)
             for time_ms, row in taken:
                 inboxes[group.name].add(record, (machine.slot, time_ms, source.index, stamp_ms, order), row)
         else:
+            self._stats().readings_unused += 1
             self._machines.forget_if_new(record)
         self._stats().note_unused(unused)
         if rejected is not None:
             raise rejected
         return True
 
-    def _given(self, record: Record) -> Sequence[GivenReading | Reading]:
-        """The readings of a record, at least one; raises RejectedError."""
+    def _given(self, record: Record) -> tuple[Sequence[GivenReading | Reading], Sequence[RejectedError]]:
+        """The readings of a record, at least one, and what is wrong with its other entries; raises RejectedError."""
         if record.value is None:
             raise RejectedError(Reason.EMPTY, "the record has no value")
         reader = self._readers.get(record.topic)
         if reader is None:
-            return [decode_reading(record.value)]
-        if not (readings := reader.readings(record)):
+            return [decode_reading(record.value)], ()
+        readings, refused = reader.read(record)
+        if not readings:
             raise RejectedError(Reason.EMPTY, "it holds no reading")
-        return readings
+        return readings, refused
 
     def _rows(
         self, readings: Sequence[GivenReading | Reading], source: SourceColumns, record: Record, group: MachineGroup
@@ -274,7 +265,9 @@ class Intake:
         unused: list[UnusedValue] = []
         for at in places:
             record, machine = records[at], machines[at]
-            readings = self._given(record)
+            readings, refused = self._given(record)
+            if refused:
+                raise refused[0]
             if _only_machine(readings) != machine.name:
                 raise RejectedError(Reason.KEY_MISMATCH, "the key is another machine's")
             taken, of_values, rejected = self._rows(readings, source, record, machine.group)
@@ -329,8 +322,10 @@ def _time_of(time: int | str, stamp_ms: int, group: MachineGroup) -> int:
     """The time of a reading or text in milliseconds; raises RejectedError."""
     time_ms = time if type(time) is int else messages.parse_time_ms(time)
     if not _is_timely(time_ms, stamp_ms, group.max_skew_ms):
-        if messages.parse_time_ms(time_ms) < _EARLIEST_MS:
-            raise RejectedError(Reason.BAD_TIME, f"{time_ms} ms is before the year 2000, though its record is of today")
+        hint = describe_time(time, stamp_ms)
+        if messages.parse_time_ms(time_ms, hint) < _EARLIEST_MS:
+            text = f"{time_ms} ms is before the year 2000, though its record is of today; {hint or 'check its unit'}"
+            raise RejectedError(Reason.BAD_TIME, text)
         ahead, allowed = time_ms - stamp_ms, group.max_skew_ms
         text = f"its time is {ahead} ms ahead of its record's time stamp; {group.name} allows {allowed}"
         raise RejectedError(Reason.FUTURE_TIME, text)

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, overload
 import msgspec
 
 from pipeline.arrays import Bools, Ints
+from pipeline.config.hints import looks_like
 from pipeline.errors import FaultlineError
 from pipeline.wire.records import Output
 
@@ -185,11 +186,15 @@ def is_time_ms(value: int | Ints) -> bool | Bools:
     return (value >= 0) & (value < MAX_TIME_MS)
 
 
-def parse_time_ms(value: int | str) -> int:
-    """Integer milliseconds UTC of a wire time; raises RejectedError if it is none, or has no UTC offset."""
+def parse_time_ms(value: int | str, hint: str | None = None) -> int:
+    """Integer milliseconds UTC of a wire time; raises RejectedError if it is none, or has no UTC offset.
+
+    `hint` says what it looks like instead.
+    """
     time_ms = _from_iso(value) if isinstance(value, str) else value
     if not is_time_ms(time_ms):
-        raise RejectedError(Reason.BAD_TIME, f"{_formatted(value)} is not a time in milliseconds between 1970 and 2109")
+        text = f"{_formatted(value)} is not a time in milliseconds between 1970 and 2109"
+        raise RejectedError(Reason.BAD_TIME, text if hint is None else f"{text}; {hint}")
     return time_ms
 
 
@@ -232,7 +237,7 @@ def decode_event(value: bytes) -> EventMessage:
     try:
         return _decode_event(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise refused(error) from None
+        raise refused(error, value) from None
 
 
 def decode_label(value: bytes) -> Label:
@@ -240,7 +245,7 @@ def decode_label(value: bytes) -> Label:
     try:
         return _decode_label(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise refused(error) from None
+        raise refused(error, value) from None
 
 
 def decode_control(value: bytes) -> Control:
@@ -248,7 +253,7 @@ def decode_control(value: bytes) -> Control:
     try:
         return _decode_control(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise refused(error) from None
+        raise refused(error, value) from None
 
 
 def decode_diagnosis(value: bytes) -> Diagnosis:
@@ -256,7 +261,7 @@ def decode_diagnosis(value: bytes) -> Diagnosis:
     try:
         return _decode_diagnosis(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise refused(error) from None
+        raise refused(error, value) from None
 
 
 def encode(message: msgspec.Struct) -> bytes:
@@ -274,11 +279,12 @@ def quoted(name: str) -> bytes:
     return _encode(name)[1:-1]
 
 
-def refused(error: Exception) -> RejectedError:
-    """What msgspec found wrong with a message."""
+def refused(error: Exception, value: bytes = b"") -> RejectedError:
+    """What msgspec found wrong with a message, and what its bytes look like instead."""
     text = str(error)[:200]
     if not isinstance(error, msgspec.ValidationError):
-        return RejectedError(Reason.NOT_JSON, text or "nested too deeply")
+        hint = looks_like(value)
+        return RejectedError(Reason.NOT_JSON, f"{text or 'nested too deeply'}{f'; it {hint}' if hint else ''}")
     if text.startswith("Integer value out of range"):  # only times are integers, this one has thousands of digits
         return RejectedError(Reason.BAD_TIME, text)
     if "out of range" in text:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from pipeline.config.hints import describe_time
 from pipeline.wire.messages import Reason, RejectedError, refused
 
 
@@ -91,7 +92,7 @@ def _decode_leniently(value: bytes, error: Exception) -> GivenReading:
     try:
         body = json.loads(value.decode(), parse_int=_whole)
     except (ValueError, RecursionError):
-        raise refused(error) from None
+        raise refused(error, value) from None
     if not isinstance(body, dict):
         raise refused(error)
     machine, time, values = body.get("machine"), body.get("time"), body.get("values")
@@ -100,7 +101,9 @@ def _decode_leniently(value: bytes, error: Exception) -> GivenReading:
     if not isinstance(machine, str) or not isinstance(values, list | dict) or not _is_unicode(machine):
         raise refused(error)
     if "time" in body and type(time) is not int and not isinstance(time, str):
-        raise RejectedError(Reason.BAD_TIME, f"{shown(time)} is neither whole milliseconds nor an ISO 8601 time")
+        hint = describe_time(time, 0)
+        text = f"{shown(time)} is neither whole milliseconds nor an ISO 8601 time"
+        raise RejectedError(Reason.BAD_TIME, text if hint is None else f"{text}; it {hint}")
     if not isinstance(time, int | str):
         raise refused(error)
     if isinstance(values, list):
