@@ -29,6 +29,9 @@ from pipeline.errors import StateError
 from pipeline.frames import Frames, Resets
 
 _FAR_MS = np.int64(2**42)
+_LEAST_BLIND_MS = 300_000
+"""So far a machine's clock may be behind its records' time stamps before it counts as blind."""
+
 _NO_ROWS: Ints = np.empty(0, np.int64)
 
 
@@ -163,15 +166,15 @@ class Aligner:
         return machine_watermark, own_newest
 
     def _note_arrivals(self, slots: Ints, touched: Ints, source: Ints, arrival: Ints, starts: Ints) -> None:
-        arrived = self._table.arrived
+        arrived, evidence = self._table.arrived, self._table.evidence
+        is_first = evidence[touched] == NEVER_MS
+        evidence[touched[is_first]] = arrival[starts][is_first]
         np.maximum.at(arrived, (slots, source), arrival)
         is_new = arrived[touched] == NEVER_MS
         if is_new.any():
             # Sources that have sent nothing yet hold frames back until they have been awaited for their idle time.
             began = np.broadcast_to(arrival[starts][:, None], is_new.shape)
             arrived[touched] = np.where(is_new, began, arrived[touched])
-            first = self._table.evidence[touched] == NEVER_MS
-            self._table.evidence[touched[first]] = arrival[starts][first]
 
     def _closed_before(self, text: ArrivedText, batch: ReadingBatch, by_slot: Ints, closed_after: Ints) -> int:
         """Up to where a text's machine had closed when the text came."""
@@ -315,8 +318,8 @@ class Aligner:
         )
         assert frames.frozen is not None
         table.frozen[part.slots] = frames.frozen.sum(axis=1)
-        told = part.slots[frames.observed.any(axis=1)]
-        table.evidence[told] = table.arrived[told].max(axis=1)
+        told = frames.observed.any(axis=1)
+        table.evidence[part.slots[told]] = np.maximum(table.evidence[part.slots[told]], frames.end_ms[told])
         return frames
 
     # -- observation ------------------------------------------------------------------------------------------
@@ -328,6 +331,7 @@ class Aligner:
     def states(self, slots: Ints) -> Ints:
         """How each of these machines is, as an index into `STATES`."""
         blind_after_ms = int(self._idle_after_ms.max() + self._disorder_ms.max()) + 2 * self._period_ms
+        blind_after_ms = max(blind_after_ms, _LEAST_BLIND_MS)
         return machine_states(self._table, slots, blind_after_ms)
 
     def frozen(self, slots: Ints) -> Ints:

@@ -1,4 +1,4 @@
-"""How machines are: active, stale, offline, or blind (readings come, but no frame has a value)."""
+"""How machines are: active, stale, offline, or blind (readings come, but say nothing of the present)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class MachineState(StrEnum):
     OFFLINE = "offline"
     """Silent for so long that its silence is announced to its end."""
     BLIND = "blind"
-    """Its readings are late, or none of their values can be used."""
+    """Readings come, but all are late, of an old time, or without a value that can be used."""
 
 
 STATES: Final = tuple(MachineState)
@@ -31,7 +31,7 @@ STATES: Final = tuple(MachineState)
 def machine_states(table: SlotTable, slots: Ints, blind_after_ms: int) -> Ints:
     """Of each slot (n,) the index of its state in `STATES`.
 
-    `blind_after_ms` is how long readings may come without a frame that has a value.
+    `blind_after_ms` is how much older the newest evidence may be than the newest arrival.
     """
     arrived = table.arrived[slots].max(axis=1)
     told = table.evidence[slots]

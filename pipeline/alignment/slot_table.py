@@ -32,7 +32,7 @@ class SlotTable:
     value: Floats  # (slots, V) last known value
     value_ms: Ints  # (slots, V) and when it was measured
     changed_ms: Ints  # (slots, V) and since when it is the same
-    evidence: Ints  # (slots,) newest arrival when a frame with an observed value last closed
+    evidence: Ints  # (slots,) end of the newest frame with an observed value; the first arrival before that
     frozen: Ints  # (slots,) how many values of its newest frame count as frozen
 
     @classmethod
