@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -19,11 +19,14 @@ from models.configs.diagnoser import DiagnoserConfig
 from models.encoders.tokenizer import Tokenizer
 from pipeline.atomic_file import replacing
 from pipeline.config.profile import MachineType
+from pipeline.config.units import conversion
 from pipeline.errors import ModelFileError
 
 SUFFIX = ".faultline"
 FORMAT = 1
 _KEY = "faultline"
+UNITS = "units"
+"""Where the record of the training has the unit of each variable; older model files have none."""
 
 _DTYPES: Final = {"F32": np.float32, "F16": np.float16}
 """Number formats of stored weights, by their name in safetensors."""
@@ -120,7 +123,7 @@ def write_model(
         network=network,
         vocabulary=vocabulary,
         hash=_content_hash(essence, network, vocabulary, tensors),
-        training=dict(training),
+        training={**training, UNITS: {v.name: v.unit for v in machine_type.variables if v.unit}},
     )
     with replacing(path) as part:
         part.write_bytes(save(dict(tensors), metadata={_KEY: header.model_dump_json()}))
@@ -172,6 +175,34 @@ def require_profile(model: Model, machine_type: MachineType) -> None:
             f"{machine_type.name}: the profile differs in {what}; use the profile of the training, or train a model "
             "for this one"
         )
+
+
+def in_units_of(model: Model, machine_type: MachineType) -> Model:
+    """The model for values in the profile's units, where these are not the training's.
+
+    Scaling takes the conversion in: (scale * x + offset - mean) / std. Raises ModelFileError if a unit cannot be
+    converted.
+    """
+    trained = model.header.training.get(UNITS, {})
+    if not trained or not {"mean", "std"} <= model.tensors.keys():
+        return model
+    mean, std = (model.tensors[name].astype(np.float64) for name in ("mean", "std"))
+    changed = False
+    for column, variable in enumerate(machine_type.variables):
+        try:
+            found = conversion(variable.unit, str(trained.get(variable.name, "")))
+        except ValueError as error:
+            raise ModelFileError(
+                f"model {model.path} was trained with {variable.name} in {trained[variable.name]!r}, the profile has "
+                f"{variable.unit!r}: {error}; correct the profile's unit, or train a model for it"
+            ) from None
+        if found is not None:
+            mean[column] = (mean[column] - found.offset) / found.scale
+            std[column] /= found.scale
+            changed = True
+    if not changed:
+        return model
+    return replace(model, tensors={**model.tensors, "mean": mean.astype(np.float32), "std": std.astype(np.float32)})
 
 
 def require_weights(model: Model, expected: Mapping[str, tuple[int, ...]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from models.model_file import read_model, require_profile
+from models.model_file import in_units_of, read_model, require_profile
 from models.stepping.runner import CompiledRunner
 from pipeline.compiled import Notify
 from pipeline.config.profile import MachineType
@@ -16,11 +16,12 @@ _log = logging.getLogger(__name__)
 def load_model(path: Path | str, machine_type: MachineType, notify: Notify = _log.warning) -> CompiledRunner:
     """A runner for this machine type; raises ModelFileError if file and profile do not fit together.
 
-    The profile's text lifetime is used, not the one of the training. `notify` gets a line if compiling takes time or
-    its result cannot be kept.
+    The profile's units and text lifetime are used, not those of the training. `notify` gets a line if compiling takes
+    time or its result cannot be kept.
     """
     model = read_model(Path(path))
     require_profile(model, machine_type)
+    model = in_units_of(model, machine_type)
     header = model.header
     return CompiledRunner(
         header.network.model_copy(update={"text_ttl_frames": machine_type.text_ttl_frames}),

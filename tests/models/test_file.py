@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def test_half_precision_halves_the_matrices_and_rounding_first_changes_nothing(t
 
 def test_the_header_tells_how_the_model_was_made(saved: Path) -> None:
     header = read_model(saved).header
-    assert header.training == {"seed": 4}
+    assert header.training == {"seed": 4, "units": {}}
     assert header.machine_type == "pump"
     assert header.essence.digest == machine_type().digest
 
@@ -201,3 +202,38 @@ def test_the_lifetime_of_texts_is_the_profiles(saved: Path) -> None:
     loaded = load_model(saved, shorter)
     present = [bool(loaded.step(stream.round(t)).present[1, 0]) for t in range(6)]
     assert present == [True, True, True, False, False, False]
+
+
+def with_unit(unit: str) -> MachineType:
+    return machine_type(PROFILE.replace("{name: heat}", f"{{name: heat, unit: {unit}}}"))
+
+
+def test_a_profile_in_other_units_than_the_training_gives_the_same_answers(tmp_path: Path) -> None:
+    path = tmp_path / f"tiny{SUFFIX}"
+    save_model(path, network(), with_unit("degC"), name="tiny", training={"seed": 4})
+    celsius, fahrenheit = load_model(path, with_unit("degC")), load_model(path, with_unit("degF"))
+    assert celsius.hash == fahrenheit.hash
+    stream = Stream(machines=2, frames=20)
+    for t in range(20):
+        frames = stream.round(t)
+        expected = celsius.step(frames)
+        values = frames.values.copy()
+        values[:, 2] = values[:, 2] * 1.8 + 32
+        answered = fahrenheit.step(replace(frames, values=values))
+        np.testing.assert_allclose(answered.probabilities, expected.probabilities, atol=1e-5)
+        np.testing.assert_allclose(answered.scaled, expected.scaled, atol=1e-4)
+
+
+@pytest.mark.parametrize("unit", ["bar", "kscmh"])
+def test_a_profile_in_units_that_cannot_be_converted_is_refused(tmp_path: Path, unit: str) -> None:
+    path = tmp_path / f"tiny{SUFFIX}"
+    save_model(path, network(), with_unit("degC"), name="tiny", training={"seed": 4})
+    with pytest.raises(ModelFileError, match=f"heat in 'degC', the profile has '{unit}'"):
+        load_model(path, with_unit(unit))
+    load_model(path, machine_type())  # a profile without units claims nothing
+
+
+def test_the_shipped_model_knows_the_units_of_its_data() -> None:
+    kind = load_profile("tennessee_eastman").machine_types[0]
+    units = read_model(demo_model()).header.training["units"]
+    assert units == {variable.name: variable.unit for variable in kind.variables}
