@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import typer
 
-from agents.cli import audit, bench, replay, topics, training, worker
+from agents.cli import audit, bench, replay, sources, topics, training, worker
 from pipeline.errors import FaultlineError
 
 
@@ -33,6 +33,7 @@ app.add_typer(
     ),
     name="topics",
 )
+app.add_typer(_group("See how foreign topics are read.", **{"try": sources.try_topic}), name="sources")
 app.add_typer(
     _group(
         "Look at records that could not be used, and send them again.",

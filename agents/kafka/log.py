@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
@@ -135,15 +135,33 @@ class KafkaLog:
                             found[Place(*record[:3])] = record
         return found
 
+    def last(self, topic: str, count: int) -> list[Record]:
+        """The newest records of a topic, by time stamp; raises BrokerUnavailableError if nothing comes."""
+        ends = {partition: end for partition, end in self._ends.items() if partition in self._of(topic)}
+        back = count
+        while True:
+            begins = {partition: max(self._begins[partition], end - back) for partition, end in ends.items()}
+            polls = self._polls([topic], begins=begins)
+            found = [record for polled, _ in polls for records in polled.values() for record in records]
+            counts = Counter(record.partition for record in found)
+            # Offsets may have gaps: of aborted transactions, and where records were compacted away.
+            if all(begins[one] == self._begins[one] or counts[one.partition] >= count for one in ends):
+                return sorted(found, key=lambda record: (record.timestamp_ms, record.offset))[-count:]
+            back *= 4
+
+    def _of(self, topic: str) -> set[Any]:
+        name = full_topic_name(self._prefix, topic)
+        return {partition for partition in self._ends if partition.topic == name}
+
     def _polls(
-        self, topics: Iterable[str], until: float | None = None
+        self, topics: Iterable[str], until: float | None = None, begins: Mapping[Any, int] | None = None
     ) -> Iterator[tuple[dict[Any, list[Record]], set[Any]]]:
-        """What each poll brought, and the partitions that are not read to their end.
+        """What each poll brought, and the partitions that are not read to their end; from `begins` on, if given.
 
         With `until` it continues at least to that time, and the ends move on with new records.
         """
         names = {full_topic_name(self._prefix, topic) for topic in topics}
-        begins = {partition: begin for partition, begin in self._begins.items() if partition.topic in names}
+        begins = {partition: begin for partition, begin in (begins or self._begins).items() if partition.topic in names}
         unread = Unread(begins, {one: self._ends[one] for one in begins}, silent_seconds=_SILENT_SECONDS)
         partitions = list(begins if until is not None else unread.partitions)
         with translated_errors(self._address):

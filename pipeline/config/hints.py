@@ -164,9 +164,10 @@ def describe_time(value: object, stamp_ms: int, place: str = "path: time") -> st
     return f"looks like {name}: {shown}{declare}"
 
 
-def shown_time(time_ms: int) -> str:
-    """A time as people read it, in whole seconds."""
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=time_ms)).strftime("%Y-%m-%dT%H:%M:%SZ")
+def shown_time(time_ms: int, *, milliseconds: bool = False) -> str:
+    """A time as people read it, in whole seconds unless milliseconds are asked for."""
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=time_ms)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}" + (f".{time_ms % 1000:03d}Z" if milliseconds else "Z")
 
 
 def _number(value: object) -> float | None:

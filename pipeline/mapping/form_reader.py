@@ -11,11 +11,10 @@ from pipeline.mapping.bodies import Body, BodyReader, described
 from pipeline.mapping.numbers import value_reader
 from pipeline.mapping.places import Entry, path_finder, place_name, text_finder, time_finder
 from pipeline.mapping.rows import RowReader, Rows, row_reader
-from pipeline.mapping.samples import spread
 from pipeline.mapping.schemas import Schemas
 from pipeline.mapping.texts import text_writer
 from pipeline.mapping.times import TimeReader
-from pipeline.mapping.values import value_finder
+from pipeline.mapping.values import spread, value_finder
 from pipeline.wire.messages import EventMessage, Reason, RejectedError
 from pipeline.wire.readings import Given, Reading
 from pipeline.wire.records import Record

@@ -1,9 +1,9 @@
-"""The values of one reading, found as a form says, with their qualities and times."""
+"""The values of a reading, found as a form says, with their qualities and times; and samples, spread over readings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from pipeline.config.form import Form
 from pipeline.config.paths import is_from_root, simple_steps
@@ -12,9 +12,11 @@ from pipeline.mapping.numbers import quality_test
 from pipeline.mapping.places import Entry, path_finder, text_finder, time_finder
 from pipeline.mapping.times import TimeReader
 from pipeline.wire.messages import Reason, RejectedError
-from pipeline.wire.readings import Unused, ValueReason, shown
+from pipeline.wire.readings import Given, Reading, Unused, ValueReason, shown
 
-DEFAULT_VALUES = "values"
+DEFAULT_VALUES: Final = "values"
+MAX_SAMPLES: Final = 65_536
+"""Samples of one variable in one record, at most."""
 
 
 class Found(NamedTuple):
@@ -168,3 +170,34 @@ def _marker(form: Form) -> Callable[[Entry, Any], Any]:
         return {name: one(quality, value) for name, value in values.items()}
 
     return mark
+
+
+def spread(
+    machine: str,
+    time_ms: int,
+    values: dict[str, Any] | list[Any],
+    read: Callable[[Any], Given],
+    period_ms: int,
+    time_of: Literal["first", "last"],
+) -> Iterator[Reading]:
+    """One reading for each time of a sample; a value that is no array is the one sample at `time_ms`."""
+    arrays = [value if type(value) is list else [value] for value in _all(values)]
+    count = max(map(len, arrays), default=0)
+    if count > MAX_SAMPLES:
+        raise RejectedError(Reason.TOO_LARGE, f"it has {count} samples of a variable; {MAX_SAMPLES} may be in a record")
+    is_last = time_of == "last"
+    starts = [count - len(array) if is_last else 0 for array in arrays]
+    for number in range(count):
+        at_ms = time_ms + (number - count + 1 if is_last else number) * period_ms
+        row: list[Given] = [
+            read(array[number - start]) if start <= number < start + len(array) else None
+            for array, start in zip(arrays, starts, strict=True)
+        ]
+        if isinstance(values, list):
+            yield Reading(machine, at_ms, row)
+        else:
+            yield Reading(machine, at_ms, dict(zip(values, row, strict=True)))
+
+
+def _all(values: dict[str, Any] | list[Any]) -> list[Any]:
+    return values if isinstance(values, list) else list(values.values())
