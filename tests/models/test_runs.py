@@ -229,6 +229,11 @@ def test_declared_splits_are_kept(tmp_path: Path) -> None:
     assert (split.train.classes[0], split.test.classes[0], split.validation.classes[0]) == (1, 0, -1)
 
 
+def test_texts_of_a_pool_are_read_without_their_markup(tmp_path: Path) -> None:
+    rows = [("<p>Pump&nbsp;leaks</p>", "leak", "", "train"), ("flow < 3", "jam", "", "train")]
+    assert pools(tmp_path / "t.parquet", rows).train.texts == ("Pump leaks", "flow < 3")
+
+
 def test_repeated_texts_count_once_and_contradictory_ones_not_at_all(tmp_path: Path) -> None:
     rows = [("Leak!", "leak", "", ""), ("leak", "leak", "", ""), ("stop", "jam", "", ""), ("STOP.", "leak", "", "")]
     split = pools(tmp_path / "t.csv", rows, validation=0, test=0)
