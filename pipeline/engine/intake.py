@@ -369,8 +369,15 @@ def _only_machine(readings: Sequence[GivenReading | Reading | messages.EventMess
 
 def _event_text(event: messages.EventMessage, record: Record, group: MachineGroup) -> EventText:
     time_ms = _time_of(event.time, record.timestamp_ms, group)
-    content = plain_text(event.text)
-    return EventText(_text_id(event, time_ms), time_ms, content, event.source, event.severity, record=record)
+    id_, content = _unicode(_text_id(event, time_ms)), plain_text(event.text)
+    source = None if event.source is None else _unicode(event.source)
+    severity = None if event.severity is None else _unicode(event.severity)
+    return EventText(id_, time_ms, content, source, severity, record=record)
+
+
+def _unicode(text: str) -> str:
+    """A text without halves of surrogate pairs, which foreign records may have, and which cannot be saved."""
+    return text.encode(errors="replace").decode()
 
 
 def _text_id(event: messages.EventMessage, time_ms: int) -> str:

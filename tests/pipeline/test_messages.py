@@ -9,6 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.engine.engine import Engine
+from pipeline.engine.frame_stream import FrameStream
+from pipeline.frames import Frames
+from pipeline.mapping.form_reader import FormReader
 from pipeline.wire.messages import (
     EventMessage,
     Reason,
@@ -212,6 +215,23 @@ def test_half_an_emoji_costs_a_text_nothing_else(sent: str, text: str) -> None:
     assert decode_event(value) == EventMessage("p1", T0, text, text)
     with pytest.raises(RejectedError, match="not_json"):
         decode_event(value[:-3])
+
+
+def test_half_an_emoji_in_a_foreign_topic_costs_nothing_either() -> None:
+    fields = "{machine: {path: dev}, time: {path: ts}, text: msg, id: {path: nr}, severity: {path: sev}}"
+    plant = profile(f"{ONE_SOURCE}events: [{{topic: /log, form: {fields}}}]")
+    (topic,) = plant.forms
+    rounds: list[Frames] = []
+    stream = FrameStream(
+        plant,
+        lambda group, more, outcome: rounds.extend(more),
+        readers={topic: FormReader(form, topic) for topic, form in plant.forms.items()},
+    )
+    value = f'{{"dev":"p1","ts":{T0},"msg":"<p>hot \\ud83d</p>","nr":"a\\ud83d","sev":"\\ud83d"}}'.encode()
+    stream.process(numbered([reading("p1", T0, [1.0, 2.0]), Record(topic, 0, 0, T0, b"p1", value)]))
+    stream.finish()
+    (text,) = [text for frames in rounds for _, text in frames.texts]
+    assert (text.id, text.text, text.severity) == ("a?", "hot ?", "?")
 
 
 @pytest.mark.parametrize("text", ["leaks", r"\ud800"])
