@@ -130,7 +130,7 @@ def test_texts_are_placed_by_sample_with_their_age_at_the_frames_end(tmp_path: P
 
 def test_texts_are_placed_by_time(tmp_path: Path) -> None:
     path = written(tmp_path / "runs.parquet", table(run=[1, 1], time=[10_000, 20_000], label=[0, 1]))
-    events = written(tmp_path / "events.parquet", pa.table({"run": [1], "time": [15_000], "text": ["a"]}))
+    events = written(tmp_path / "events.parquet", pa.table({"run": [1], "time": [15_000], "text": ["<b>a</b>"]}))
     assert read(path, events=(events,))[0].texts == (PlacedText(0, 0.5, "a"),)
 
 
