@@ -188,8 +188,12 @@ class Diagnoser(nn.Module):
         return self._answer(both, present, (*flat, read.features), scaled.flatten(0, 1), read.attention)
 
     def ring_of_run(self, texts: Sequence[PlacedText], frames: int) -> tuple[Tensor, Tensor]:
-        """The ring at every frame of one run: vectors (T, E, d) and ages (T, E)."""
+        """The ring at every frame of one run: vectors (T, E, d) and ages (T, E).
+
+        Texts without a known word do not enter it.
+        """
         assert self.text is not None
+        texts = [text for text in texts if self.text.knows(text.text)]
         rows, ages = ring_plan(texts, frames, size=self.text.config.ring, ttl=self.config.text_ttl_frames)
         age = torch.from_numpy(ages).to(self.mean.dtype)
         if not texts:

@@ -74,6 +74,8 @@ class StepResult:
     scaled: Floats  # (B, V) readings in training standard deviations from the normal state; 0 where unknown
     attention: Floats | None = None
     """(B, M, M) how much each modality (row) took from each; None for models without cross-modal attention."""
+    unknown_texts: Sequence[int] = ()
+    """Indices of the frames' texts in which the model knows no word; they have no effect."""
 
 
 class StepRunner(Protocol):

@@ -65,6 +65,12 @@ class EngineCollector(Collector):
         yield CounterMetricFamily("faultline_frames", "Closed frames.", value=stats.frames)
         yield CounterMetricFamily("faultline_masked_frames", "Frames without any reading.", value=stats.masked_frames)
         yield CounterMetricFamily(
+            "faultline_revised_texts", "Texts whose id had come with another text before.", value=stats.revised_texts
+        )
+        yield CounterMetricFamily(
+            "faultline_texts_without_known_words", "Texts in which the model knows no word.", value=stats.unknown_texts
+        )
+        yield CounterMetricFamily(
             "faultline_states_refused", "Saved states that were refused.", value=stats.states_refused
         )
         yield CounterMetricFamily(

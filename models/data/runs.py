@@ -16,6 +16,7 @@ from models.encoders.placed_texts import PlacedText
 from pipeline.arrays import Floats, Ints
 from pipeline.config.profile import MachineType
 from pipeline.errors import DataError
+from pipeline.wire.plain_text import plain_text
 
 UNLABELLED = -1
 """Class of frames whose class is unknown."""
@@ -202,7 +203,7 @@ def _with_events(files: RunFiles, runs: Sequence[Run], times: Mapping[str, NDArr
             for position, row in zip(positions, rows, strict=True):
                 frame = int(np.floor(position))
                 if 0 <= frame < len(run):
-                    text = str(table["text"][int(row)].as_py())
+                    text = plain_text(str(table["text"][int(row)].as_py()))
                     placed[run.name].append(PlacedText(frame, float(frame + 1 - position), text))
     ordered = {name: tuple(sorted(texts, key=lambda text: (text.frame, -text.age))) for name, texts in placed.items()}
     return [replace(run, texts=ordered[run.name]) for run in runs]

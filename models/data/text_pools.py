@@ -16,6 +16,7 @@ from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import normalised
 from pipeline.arrays import Bools, Ints
 from pipeline.errors import DataError
+from pipeline.wire.plain_text import plain_text
 
 _PARTS = ("train", "validation", "test")
 _RECOVERED = "recovered"
@@ -134,7 +135,7 @@ def read_pool(
                 raise DataError(f"{path} labels a text with {fault!r}, which is no fault of the profile")
             if (part := row.get("split") or "") not in ("", *_PARTS):
                 raise DataError(f"{path} puts a text into split {part!r}; it must be one of {', '.join(_PARTS)}")
-            texts.append(str(row["text"]))
+            texts.append(plain_text(str(row["text"])))
             classes.append(index[fault])
             groups.append(str(row.get("group") or "") or normalised(texts[-1]))
             declared.append(part)

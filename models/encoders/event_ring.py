@@ -80,6 +80,10 @@ class TextModality(nn.Module):
         self.feature_size = size + 2 * AGE_FEATURES
         self.head = mlp(self.feature_size, config.head, classes)
 
+    def knows(self, text: str) -> bool:
+        """Whether the model knows a word of the text; a text without one is no evidence."""
+        return self.tokenizer.knows(text)
+
     def encode(self, texts: list[str]) -> Tensor:
         """Vectors (N, d) of at least one text."""
         vectors: Tensor = self.encoder(self.tokenizer(texts))

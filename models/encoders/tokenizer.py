@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,17 +10,17 @@ from typing import Self
 import numpy as np
 
 from models.configs.text import TextConfig
+from models.encoders.words import is_telling, is_unspaced, words
 from pipeline.arrays import Ints
 
 PAD, UNKNOWN = 0, 1
-_TOKEN = re.compile(r"[a-z0-9]+")
 _MAX_TOKEN_LENGTH = 32
 """Longer tokens are truncated: they are serial numbers or noise, and must not cost more than words."""
 
 
 def normalised(text: str) -> str:
     """The text as the tokenizer sees it: lower-case words and numbers, one space apart."""
-    return " ".join(_TOKEN.findall(text.lower()))
+    return " ".join(words(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class Tokens:
 
 
 class Tokenizer:
-    """Splits texts into words of `[a-z0-9]+` and knows each word's id and its n-gram buckets."""
+    """Splits texts into words and knows each word's id and its n-gram buckets."""
 
     def __init__(self, vocabulary: Sequence[str], config: TextConfig) -> None:
         self.vocabulary = tuple(vocabulary)
@@ -45,7 +44,7 @@ class Tokenizer:
     @classmethod
     def fit(cls, texts: Iterable[str], config: TextConfig) -> Self:
         """With every word of the texts, in alphabetical order."""
-        return cls(sorted({word for text in texts for word in _TOKEN.findall(text.lower())}), config)
+        return cls(sorted({word for text in texts for word in words(text)}), config)
 
     def __len__(self) -> int:
         """Number of word ids, with those for padding and unknown words."""
@@ -66,18 +65,33 @@ class Tokenizer:
         return Tokens(words, lengths, np.array(ngrams, np.int64), np.array(offsets, np.int64))
 
     def split(self, text: str) -> list[str]:
-        """The words that are used, at least one."""
-        tokens = _TOKEN.findall(text.lower())[: self.config.max_tokens]
+        """The words that are used, at least one; of a long text as many from its beginning as from its end."""
+        tokens, limit = words(text), self.config.max_tokens
+        if len(tokens) > limit:
+            tokens = tokens[: limit - limit // 2] + tokens[len(tokens) - limit // 2 :]
         return [token[:_MAX_TOKEN_LENGTH] for token in tokens] or [""]
 
+    def knows(self, text: str) -> bool:
+        """Whether the text has a known word; numbers and single letters count only where there is nothing else."""
+        tokens = self.split(text)
+        telling = [token for token in tokens if is_telling(token)]
+        return any(token in self._ids for token in telling or tokens)
+
     def buckets(self, token: str) -> list[int]:
-        """Bucket of each character n-gram of `<token>`; the angle brackets mark the ends of the word."""
+        """Bucket of each character n-gram of `<token>`; the angle brackets mark the ends of the word.
+
+        A word of a script without spaces is a pair of characters already; its n-grams are the two characters.
+        """
         config = self.config
         if not config.subword_buckets:
             return []
-        marked = f"<{token}>".encode()
-        return [
-            zlib.crc32(marked[start : start + size]) % config.subword_buckets
-            for size in range(config.shortest_ngram, config.longest_ngram + 1)
-            for start in range(len(marked) - size + 1)
-        ]
+        if is_unspaced(token):
+            ngrams = list(token)
+        else:
+            marked = f"<{token}>"
+            ngrams = [
+                marked[start : start + size]
+                for size in range(config.shortest_ngram, config.longest_ngram + 1)
+                for start in range(len(marked) - size + 1)
+            ]
+        return [zlib.crc32(ngram.encode()) % config.subword_buckets for ngram in ngrams]

@@ -78,6 +78,7 @@ class TorchRunner:
     def step(self, frames: Frames) -> StepResult:
         """Advance each machine of the round by one frame; a slot may be in a round only once."""
         answer = self.answer(frames)
+        known = set(self._known(frames))
         return StepResult(
             probabilities=answer.probabilities.numpy(),
             modality_probabilities=answer.modality_probabilities.numpy(),
@@ -85,6 +86,7 @@ class TorchRunner:
             present=answer.present.numpy(),
             scaled=answer.scaled.numpy(),
             attention=None if answer.attention is None else answer.attention.numpy(),
+            unknown_texts=[] if self._network.text is None else sorted(set(range(len(frames.texts))) - known),
         )
 
     def answer(self, frames: Frames) -> Answer:
@@ -131,22 +133,29 @@ class TorchRunner:
             for (key, initial), part in zip(self._initial.items(), torch.split(row, self._sizes), strict=True):
                 self._arena[key][slot] = part.view(initial.shape[1:])
 
+    def _known(self, frames: Frames) -> list[int]:
+        """The indices of the texts with a known word."""
+        text = self._network.text
+        return [] if text is None else [index for index, (_, one) in enumerate(frames.texts) if text.knows(one.text)]
+
     def _texts(self, frames: Frames) -> RoundTexts | None:
-        if self._network.text is None or not frames.texts:
+        known = [frames.texts[index] for index in self._known(frames)]
+        if not known:
             return None
-        rows = np.array([row for row, _ in frames.texts], np.int64)
-        written = np.array([text.time_ms for _, text in frames.texts], np.int64)
+        rows = np.array([row for row, _ in known], np.int64)
+        written = np.array([text.time_ms for _, text in known], np.int64)
         ages = (frames.end_ms[rows] - written) / frames.period_ms
-        texts = [text.text for _, text in frames.texts]
+        texts = [text.text for _, text in known]
         encoded = self._encoded if all(text in self._encoded for text in texts) else self._encode(texts)
         vectors = torch.stack([encoded[text] for text in texts])
         return RoundTexts(torch.from_numpy(rows), vectors, torch.from_numpy(ages.astype(np.float32)))
 
     def _encode(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Vectors of distinct texts."""
-        assert self._network.text is not None
-        distinct = list(dict.fromkeys(texts))
+        """Vectors of the distinct texts with a known word."""
+        text = self._network.text
+        assert text is not None
+        distinct = [one for one in dict.fromkeys(texts) if text.knows(one)]
         if not distinct:
             return {}
         with torch.inference_mode():
-            return dict(zip(distinct, self._network.text.encode(distinct), strict=True))
+            return dict(zip(distinct, text.encode(distinct), strict=True))

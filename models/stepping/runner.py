@@ -74,7 +74,7 @@ class CompiledRunner:
         self._arena = self._new_arena()
         self._vectors: Floats = _NO_FLOATS
         self._lines: dict[str, int] = {}
-        """Where the vectors of the texts of the rounds at hand are."""
+        """Where the vectors of the texts of the rounds at hand are; -1 of a text without a known word."""
 
     @property
     def name(self) -> str:
@@ -134,7 +134,7 @@ class CompiledRunner:
             result.scaled,
             attention,
         )
-        texts = self._new_texts(frames) if frames.texts and self._text is not None else _NO_TEXTS
+        texts, result.unknown_texts = self._new_texts(frames)
         while True:
             status = self._step(
                 *self._model,
@@ -175,20 +175,25 @@ class CompiledRunner:
         """What the compiled step is given of the states, after they have moved."""
         return Arena(self._states.reshape(-1), np.zeros(len(self._states) + 1, np.int64), self._work)
 
-    def _new_texts(self, frames: Frames) -> NewTexts:
-        texts = sorted(frames.texts, key=lambda text: text[0])
-        if any(text.text not in self._lines for _, text in texts):
-            self._encode(list(dict.fromkeys(text.text for _, text in texts)))
+    def _new_texts(self, frames: Frames) -> tuple[NewTexts, list[int]]:
+        """The texts with a known word, and the indices of those without one."""
+        if self._text is None or not frames.texts:
+            return _NO_TEXTS, []
+        if any(text.text not in self._lines for _, text in frames.texts):
+            self._encode(list(dict.fromkeys(text.text for _, text in frames.texts)))
+        unknown = [index for index, (_, text) in enumerate(frames.texts) if self._lines[text.text] < 0]
+        texts = sorted((one for one in frames.texts if self._lines[one[1].text] >= 0), key=lambda text: text[0])
         rows = np.array([row for row, _ in texts], np.int64)
         written = np.array([text.time_ms for _, text in texts], np.int64)
         ages = ((frames.end_ms[rows] - written) / frames.period_ms).astype(np.float32)
         lines = np.array([self._lines[text.text] for _, text in texts], np.int64)
-        return NewTexts(rows, lines, ages, self._vectors)
+        return NewTexts(rows, lines, ages, self._vectors), unknown
 
     def _encode(self, texts: list[str]) -> None:
         assert self._text is not None
-        self._lines = {text: line for line, text in enumerate(texts)}
-        self._vectors = self._text.encode(texts).ravel() if texts else _NO_FLOATS
+        known = [text for text in texts if self._text.knows(text)]
+        self._lines = dict.fromkeys(texts, -1) | {text: line for line, text in enumerate(known)}
+        self._vectors = self._text.encode(known).ravel() if known else _NO_FLOATS
 
 
 def _build(builder: ProgramBuilder, config: DiagnoserConfig) -> tuple[Ints, bool]:

@@ -105,6 +105,10 @@ class TextVectors:
         self._table = self._program.compiled([ENCODE], "the text encoder", notify)
         self._encode = ENCODE.compile()
 
+    def knows(self, text: str) -> bool:
+        """Whether the model knows a word of the text."""
+        return self._tokenizer.knows(text)
+
     def encode(self, texts: Sequence[str]) -> Floats:
         """Vectors (N, d) of at least one text."""
         tokens = self._tokenizer(texts)

@@ -61,6 +61,7 @@ class Aligned:
     refused: list[int] = field(default_factory=list)  # rows that did not fit into their machine's buffer
     duplicate_readings: int = 0
     duplicate_texts: list[ArrivedText] = field(default_factory=list)
+    revised_texts: int = 0
     expired_texts: list[tuple[int, EventText]] = field(default_factory=list)  # (slot, text)
     moved: list[int] = field(default_factory=list)  # slots of machines that a tick has changed
 
@@ -71,4 +72,5 @@ class Aligned:
         self.refused.extend(row for _ in more.refused)
         self.duplicate_readings += more.duplicate_readings
         self.duplicate_texts.extend(more.duplicate_texts)
+        self.revised_texts += more.revised_texts
         self.expired_texts.extend(more.expired_texts)

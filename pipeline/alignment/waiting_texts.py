@@ -1,7 +1,8 @@
-"""Texts that wait for a frame to close, and the ids by which a repeated text is recognised."""
+"""Texts that wait for a frame to close, and the ids by which repeated and revised texts are recognised."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,11 @@ MAX_WAITING_TEXTS = 64
 MAX_SEEN_TEXTS = 1_024
 """Text ids of one machine that are remembered, so that each text counts once; beyond that the oldest is forgotten."""
 
+MAX_VERSIONS = 8
+"""Contents of one text id that are remembered; beyond that the oldest is forgotten."""
+
+_DIGEST_BYTES = 8
+
 
 class WaitingTexts:
     """The texts of all machines of one type, by slot."""
@@ -26,27 +32,48 @@ class WaitingTexts:
         self._ttl_ms = ttl_ms
         self._waiting: dict[int, list[tuple[int, EventText]]] = {}  # slot -> [(first frame that may take it, text)]
         self._seen: dict[int, dict[str, int]] = {}  # slot -> id -> time
+        self._versions: dict[int, dict[str, bytes]] = {}  # slot -> id -> digests of its contents, oldest first
 
     def add(self, arrived: ArrivedText, closed_ms: int, result: Aligned) -> None:
-        """Let a text wait for the first frame that may take it: its own, or the next if that has closed."""
+        """Let a text wait for the first frame that may take it: its own, or the next if that has closed.
+
+        A text whose id has come before is a duplicate if its content has, too; else it is a revision, and replaces
+        the earlier text if no frame may have taken that yet.
+        """
         slot, text = arrived.slot, arrived.text
-        seen = self._seen.setdefault(slot, {})
+        seen, versions = self._seen.setdefault(slot, {}), self._versions.setdefault(slot, {})
+        digest = _digest(text.text)
         if text.id in seen:
-            result.duplicate_texts.append(arrived)
-            return
+            if _has(versions.get(text.id, b""), digest):
+                result.duplicate_texts.append(arrived)
+                return
+            result.revised_texts += 1
+            self._withdraw(slot, text.id, closed_ms)
         for old in [id_ for id_, time_ms in seen.items() if time_ms < text.time_ms - self._ttl_ms]:
-            del seen[old]
+            _forget(old, seen, versions)
         seen[text.id] = text.time_ms
+        versions[text.id] = (versions.get(text.id, b"") + digest)[-MAX_VERSIONS * _DIGEST_BYTES :]
         if len(seen) > MAX_SEEN_TEXTS:
-            del seen[next(iter(seen))]
+            _forget(next(iter(seen)), seen, versions)
         own = text.time_ms // self._period_ms * self._period_ms
         if own + self._period_ms <= closed_ms:
             text = replace(text, late=True)
         waiting = self._waiting.setdefault(slot, [])
         waiting.append((max(own, closed_ms), text))
         waiting.sort(key=lambda entry: (entry[1].time_ms, entry[1].id))
-        if len(waiting) > MAX_WAITING_TEXTS:
-            result.expired_texts.append((slot, waiting.pop(0)[1]))
+        # Texts of earlier frames are on their way into these, and are still here only because the batch is not closed.
+        still_open = [entry for entry in waiting if entry[0] >= closed_ms]
+        if len(still_open) > MAX_WAITING_TEXTS:
+            waiting.remove(still_open[0])
+            result.expired_texts.append((slot, still_open[0][1]))
+
+    def _withdraw(self, slot: int, id_: str, closed_ms: int) -> None:
+        """Remove the texts of this id whose first frame is still open.
+
+        Only by that, and not by whether a text still waits, does it not matter how the input is cut into batches.
+        """
+        waiting = self._waiting.get(slot, [])
+        waiting[:] = [entry for entry in waiting if entry[1].id != id_ or entry[0] < closed_ms]
 
     def join(self, frames: Frames, result: Aligned) -> None:
         """Move texts into the frames that take them; those that are too old by then expire."""
@@ -74,19 +101,38 @@ class WaitingTexts:
             [first_frame, t.id, t.time_ms, t.text, t.source, t.severity, t.late, t.record]
             for first_frame, t in self._waiting.get(slot, [])
         ]
-        return {"texts": waiting, "seen_texts": self._seen.get(slot, {})}
+        seen, versions = self._seen.get(slot, {}), self._versions.get(slot, {})
+        return {"texts": waiting, "seen_texts": seen, "text_versions": versions}
 
-    def load(self, slot: int, waiting: list[Any], seen: dict[str, int]) -> None:
-        """Put back what `save` gave."""
+    def load(self, slot: int, waiting: list[Any], seen: dict[str, int], versions: dict[str, bytes]) -> None:
+        """Put back what `save` gave; an earlier release did not save `versions`."""
         if waiting:
             self._waiting[slot] = [(first_frame, _text_from(saved)) for first_frame, *saved in waiting]
         if seen:
             self._seen[slot] = dict(seen)
+            given = {text.id: _digest(text.text) for _, text in self._waiting.get(slot, [])}
+            self._versions[slot] = given | versions
 
     def drop(self, slot: int) -> None:
         """Forget a machine."""
         self._waiting.pop(slot, None)
         self._seen.pop(slot, None)
+        self._versions.pop(slot, None)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(errors="replace"), digest_size=_DIGEST_BYTES).digest()
+
+
+def _has(digests: bytes, digest: bytes) -> bool:
+    """Whether a content has come before; of an id without digests, which an earlier version saved, any has."""
+    starts = range(0, len(digests), _DIGEST_BYTES)
+    return not digests or any(digests.startswith(digest, start) for start in starts)
+
+
+def _forget(id_: str, seen: dict[str, int], versions: dict[str, bytes]) -> None:
+    del seen[id_]
+    versions.pop(id_, None)
 
 
 def _text_from(saved: list[Any]) -> EventText:

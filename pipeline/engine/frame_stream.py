@@ -201,6 +201,7 @@ class FrameStream:
                 outcome.reject(records[row], RejectedError(Reason.BUFFER_FULL, text))
             outcome.stats.duplicates["readings"] += aligned.duplicate_readings
             outcome.stats.duplicates["texts"] += len(aligned.duplicate_texts)
+            outcome.stats.revised_texts += aligned.revised_texts
             self.machines.mark_changed(group.in_slots(np.unique(batch.slots)))
             self._advance(group, aligned, outcome)
 

@@ -21,7 +21,6 @@ from pipeline.config.hints import describe_time
 from pipeline.config.topics import LABELS
 from pipeline.engine.inbox import Block, Columns, Inbox, floats
 from pipeline.engine.machines import (
-    MAX_MACHINE_ID,
     Machine,
     MachineGroup,
     Machines,
@@ -34,11 +33,12 @@ from pipeline.mapping.form_reader import FormReader
 from pipeline.wire import messages
 from pipeline.wire.labels import LabelledSpan, read_label
 from pipeline.wire.messages import Reason, RejectedError
+from pipeline.wire.plain_text import plain_text
 from pipeline.wire.reading_json import READ_ALL, read_readings
 from pipeline.wire.readings import GivenReading, Reading, UnusedValue, ValueReason, decode_reading
 from pipeline.wire.records import Record
 
-_MAX_TEXT = 2_000
+_MAX_TEXT_ID = 200
 _EARLIEST_MS = 946_684_800_000
 """The year 2000."""
 _MAX_EVENT_HEADERS = 64 << 10
@@ -369,6 +369,21 @@ def _only_machine(readings: Sequence[GivenReading | Reading | messages.EventMess
 
 def _event_text(event: messages.EventMessage, record: Record, group: MachineGroup) -> EventText:
     time_ms = _time_of(event.time, record.timestamp_ms, group)
-    id_ = event.id or f"{time_ms}-{zlib.crc32(event.text.encode(errors='replace')):08x}"
-    text = event.text[:_MAX_TEXT]
-    return EventText(id_[:MAX_MACHINE_ID], time_ms, text, event.source, event.severity, record=record)
+    id_, content = _unicode(_text_id(event, time_ms)), plain_text(event.text)
+    source = None if event.source is None else _unicode(event.source)
+    severity = None if event.severity is None else _unicode(event.severity)
+    return EventText(id_, time_ms, content, source, severity, record=record)
+
+
+def _unicode(text: str) -> str:
+    """A text without halves of surrogate pairs, which foreign records may have, and which cannot be saved."""
+    return text.encode(errors="replace").decode()
+
+
+def _text_id(event: messages.EventMessage, time_ms: int) -> str:
+    """A text's own id, a checksum for its end if it is too long; without one, its time and content."""
+    if not event.id:
+        return f"{time_ms}-{zlib.crc32(event.text.encode(errors='replace')):08x}"
+    if len(event.id) <= _MAX_TEXT_ID:
+        return event.id
+    return f"{event.id[: _MAX_TEXT_ID - 9]}-{zlib.crc32(event.id.encode(errors='replace')):08x}"

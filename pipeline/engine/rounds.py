@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,7 +12,7 @@ from pipeline.arrays import Ints
 from pipeline.compiled import Notify
 from pipeline.engine.alarms import AlarmRule, Alarms
 from pipeline.engine.diagnoses import Answers, DiagnosedMachine, DiagnosisWriter, RememberedText
-from pipeline.engine.machines import EVIDENCE_TEXTS, Machine, MachineGroup
+from pipeline.engine.machines import Machine, MachineGroup
 from pipeline.engine.stats import CONFIDENCE_BOUNDS, Outcome
 from pipeline.errors import SettingsError
 from pipeline.frames import Frames, StepResult, StepRunner
@@ -76,8 +75,9 @@ class GroupModel:
         """Step the model over a round, and write its diagnoses and what changed in the alarms."""
         stats, outputs, runner = outcome.stats, outcome.outputs, self.runner
         result = runner.step(frames)
-        _remember_texts(frames, machines)
+        _remember_texts(frames, machines, result.unknown_texts)
         stats.frames += len(machines)
+        stats.unknown_texts += len(result.unknown_texts)
         stats.masked_frames += int((~frames.observed.any(axis=1)).sum())
         answers = self.writer.write(frames, result, machines, outputs, stats.diagnoses)
         confidence = answers.confidence
@@ -101,11 +101,10 @@ class GroupModel:
         self.alarms.load(slot, alarms)
 
 
-def _remember_texts(frames: Frames, machines: Sequence[Machine]) -> None:
-    """Keep the texts that frames have taken, as evidence to show; a reset leaves those of its own frame."""
-    for row, text in frames.texts:
-        machines[row].texts.append(RememberedText(text.id, text.text, text.time_ms, text.late))
+def _remember_texts(frames: Frames, machines: Sequence[Machine], unknown: Sequence[int]) -> None:
+    """Keep the texts that the model has taken in, as evidence to show; a reset leaves those of its own frame."""
     for row in np.flatnonzero(frames.reset).tolist():
-        machine = machines[row]
-        own = {text.id for index, text in frames.texts if index == row}
-        machine.texts = deque((text for text in machine.texts if text.id in own), maxlen=EVIDENCE_TEXTS)
+        machines[row].texts.clear()
+    for index, (row, text) in enumerate(frames.texts):
+        if index not in unknown:
+            machines[row].texts.append(RememberedText(text.id, text.text, text.time_ms, text.late))

@@ -33,6 +33,8 @@ class Stats:
     unknown_names: Counter[str] = field(default_factory=Counter)  # names in readings that are no variable's, a few
     late: Counter[str] = field(default_factory=Counter)
     duplicates: Counter[str] = field(default_factory=Counter)
+    revised_texts: int = 0
+    unknown_texts: int = 0  # in which the model knows no word
     skipped: Counter[str] = field(default_factory=Counter)  # records already applied before a restart
     alarms: Counter[str] = field(default_factory=Counter)
     states_refused: int = 0

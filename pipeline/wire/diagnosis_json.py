@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.arrays import Bools, Floats, Ints
 from pipeline.compiled import CompiledFunction, Notify, kernel
-from pipeline.wire import diagnosis_columns, json_numbers, memory
+from pipeline.wire import diagnosis_columns
 from pipeline.wire.diagnosis_columns import (
     AGE_MS,
     CONFIDENCE,
@@ -42,7 +42,10 @@ from pipeline.wire.diagnosis_columns import (
     first_probability,
     modality_column,
 )
-from pipeline.wire.json_numbers import (
+from pipeline.wire.json import memory
+from pipeline.wire.json import numbers as json_numbers
+from pipeline.wire.json.memory import address_of, ends_of, load_byte
+from pipeline.wire.json.numbers import (
     copy,
     is_plain,
     write_decimal,
@@ -51,7 +54,6 @@ from pipeline.wire.json_numbers import (
     write_units,
     write_whole_number,
 )
-from pipeline.wire.memory import address_of, ends_of, load_byte
 from pipeline.wire.messages import MIN_PROBABILITY, ModelRef, encode
 
 # Operations of a form. Most copy a piece of text, then write what the column of the row holds.

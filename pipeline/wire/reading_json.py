@@ -15,8 +15,8 @@ import numpy as np
 
 from pipeline.arrays import Bools, Ints, Matrix
 from pipeline.compiled import CompiledFunction, kernel
-from pipeline.wire import memory
-from pipeline.wire.memory import address_of, ends_of, load_byte, load_word
+from pipeline.wire.json import memory
+from pipeline.wire.json.memory import address_of, ends_of, load_byte, load_word
 
 _SPACE, _TAB, _LINE_FEED, _RETURN = b" \t\n\r"
 _QUOTE, _COMMA, _COLON, _OBJECT, _END_OBJECT, _LIST, _END_LIST = b'",:{}[]'

@@ -71,7 +71,9 @@ def hostile_records() -> list[Record]:
             *good[:10],
             good[9],
             event("p1", start + 50_000, 'a "quoted" \\ text\nof two lines', id="t1"),
-            event("p1", start + 50_000, "the same again", id="t1"),
+            event("p1", start + 50_000, 'a "quoted" \\ text\nof two lines', id="t1"),
+            event("p1", start + 50_000, "another text, and twice", id="t1"),
+            event("p1", start + 50_000, "another text, and twice", id="t1"),
             *good[10:],
             reading("p1", start, [5.0, 5.0], timestamp_ms=start + 200_000),
             reading("p1", start + 90_000_000, [0.0, 0.0], timestamp_ms=start + 200_000),
@@ -192,7 +194,9 @@ def test_the_scrape_shows_what_happened(scrape: Scrape) -> None:
     assert found["faultline_states_refused_total",] == 1
     assert found["faultline_consumer_lag_records", "1", "diagnoses"] == 7
     assert found["faultline_late_total", "sensors"] == 1
-    assert found["faultline_duplicates_total", "texts"] == 1
+    assert found["faultline_duplicates_total", "texts"] == 2
+    assert found["faultline_revised_texts_total",] == 1
+    assert found["faultline_texts_without_known_words_total",] == 0
     assert found["faultline_frames_total",] == found["faultline_confidence_count",] > 0
     assert found["faultline_step_seconds_count",] > 0
     for reason in ("empty", "not_json", "wrong_length", "unknown_variable", "future_time", "bad_time", "key_mismatch"):

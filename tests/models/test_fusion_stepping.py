@@ -86,6 +86,7 @@ def fold(made: Diagnoser, stream: Stream, values: Tensor, observed: Tensor) -> d
     said: dict[str, list[Tensor]] = {name: [] for name in ANSWERS}
     for t in range(stream.frames):
         new = [(m, age, text) for m in range(stream.machines) for age, text in stream.texts.get((m, t), [])]
+        new = [one for one in new if made.text.knows(one[2])]
         texts = None
         if new:
             ages = torch.tensor([age for _, age, _ in new], dtype=values.dtype)

@@ -69,6 +69,7 @@ def fold(made: Diagnoser, stream: Stream, values: torch.Tensor, observed: torch.
     said: dict[str, list[torch.Tensor]] = {}
     for t in range(stream.frames):
         new = [(m, age, text) for m in range(stream.machines) for age, text in stream.texts.get((m, t), [])]
+        new = [one for one in new if made.text.knows(one[2])]
         texts = None
         if new:
             vectors = made.text.encode([text for _, _, text in new])

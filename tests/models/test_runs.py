@@ -130,7 +130,7 @@ def test_texts_are_placed_by_sample_with_their_age_at_the_frames_end(tmp_path: P
 
 def test_texts_are_placed_by_time(tmp_path: Path) -> None:
     path = written(tmp_path / "runs.parquet", table(run=[1, 1], time=[10_000, 20_000], label=[0, 1]))
-    events = written(tmp_path / "events.parquet", pa.table({"run": [1], "time": [15_000], "text": ["a"]}))
+    events = written(tmp_path / "events.parquet", pa.table({"run": [1], "time": [15_000], "text": ["<b>a</b>"]}))
     assert read(path, events=(events,))[0].texts == (PlacedText(0, 0.5, "a"),)
 
 
@@ -227,6 +227,11 @@ def test_declared_splits_are_kept(tmp_path: Path) -> None:
         ("odd noise",),
     )
     assert (split.train.classes[0], split.test.classes[0], split.validation.classes[0]) == (1, 0, -1)
+
+
+def test_texts_of_a_pool_are_read_without_their_markup(tmp_path: Path) -> None:
+    rows = [("<p>Pump&nbsp;leaks</p>", "leak", "", "train"), ("flow < 3", "jam", "", "train")]
+    assert pools(tmp_path / "t.parquet", rows).train.texts == ("Pump leaks", "flow < 3")
 
 
 def test_repeated_texts_count_once_and_contradictory_ones_not_at_all(tmp_path: Path) -> None:

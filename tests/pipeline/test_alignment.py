@@ -269,9 +269,11 @@ def streams(draw: st.DrawFn, disorder_s: int = 5) -> list[Record]:
         for second in times:
             value = draw(st.floats(-5, 5, width=32))
             records.append((second + draw(st.integers(0, disorder_s)), at(second, value, machine)))
-        for second in draw(st.lists(st.integers(0, 300), max_size=3, unique=True)):
+        for second in draw(st.lists(st.integers(0, 300), max_size=5, unique=True)):
             arrives = second + draw(st.integers(0, 60))
-            records.append((arrives, event(machine, T0 + second * S, f"text {second}", timestamp_ms=T0 + arrives * S)))
+            # Some ids come again, with the same text or another.
+            text, id_ = "text" * draw(st.integers(1, 3)), draw(st.sampled_from([None, "a", "b"]))
+            records.append((arrives, event(machine, T0 + second * S, text, timestamp_ms=T0 + arrives * S, id=id_)))
     for second in draw(st.lists(st.integers(0, 400), max_size=4, unique=True)):
         records.append((second, control("tick", time_ms=T0 + second * S)))
     records.sort(key=lambda entry: entry[0])

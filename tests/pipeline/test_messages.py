@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.engine.engine import Engine
-from pipeline.wire.messages import Reason, RejectedError, decode_label, parse_time_ms
+from pipeline.engine.frame_stream import FrameStream
+from pipeline.frames import Frames
+from pipeline.mapping.form_reader import FormReader
+from pipeline.wire.messages import (
+    EventMessage,
+    Reason,
+    RejectedError,
+    decode_event,
+    decode_label,
+    parse_time_ms,
+)
 from pipeline.wire.readings import decode_reading
 from pipeline.wire.records import Record
 from tests.support.builders import (
@@ -155,6 +165,84 @@ def test_an_event_may_have_64_kib_since_it_is_kept_with_its_machines_state() -> 
     assert dict(letter.headers)["faultline-reason"] == b"too_large"
     assert len(letter.value or b"") > 70_000
     assert engine().process([event("p1", T0, "x" * 60_000)]) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "digits"),
+    [("10023", "10023"), ("10023.0", "10023"), ("0", "0"), ("1.5", "1.5"), ("-7", "-7"), (f"{10**30}", f"{10**30}")],
+)
+def test_numbers_in_an_event_are_taken_as_their_digits(given: str, digits: str) -> None:
+    value = f'{{"machine":{given},"time":{T0},"text":{given},"id":{given},"source":{given},"severity":{given}}}'
+    event_message = decode_event(value.encode())
+    assert event_message == EventMessage(digits, T0, digits, digits, digits, digits)
+
+
+def test_an_event_of_a_numbered_machine_joins_the_readings_with_its_digits_as_key() -> None:
+    body = json.dumps({"machine": 7, "time": T0, "text": "leaks", "id": 10023}).encode()
+    sent = Record("events", 0, 0, T0, b"7", body)
+    outputs = engine().process(numbered([reading("7", T0, [1.0, 2.0]), sent, reading("7", T0 + 15_000, [1.0, 2.0])]))
+    (diagnosis,) = diagnoses(outputs)
+    assert [(text.id, text.text) for text in diagnosis.evidence.texts] == [("10023", "leaks")]
+    assert diagnosis.machine == "7"
+    assert reasons(engine().process([sent._replace(key=b"8")])) == ["key_mismatch"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"id": True}, "schema"),
+        ({"id": ["10023"]}, "schema"),
+        ({"text": None}, "schema"),
+        ({"machine": {}}, "schema"),
+        ({"source": False}, "schema"),
+        ({"machine": ""}, "key_mismatch"),
+    ],
+)
+def test_what_is_neither_text_nor_number_is_no_identifier(changes: dict[str, object], reason: str) -> None:
+    sent = event("p1", T0, "leaks")
+    value = json.dumps(json.loads(sent.value or b"") | changes).encode()
+    eng = engine()
+    assert reasons(eng.process([sent._replace(value=value)])) == [reason]
+    assert eng.machines == 0
+
+
+@pytest.mark.parametrize(
+    ("sent", "text"),
+    [(r"hot \ud83d", "hot ?"), (r"\ude00 hot", "? hot"), (r"\ud83d\ude00", "😀"), (r"C:\\ud800", "C:\\ud800")],
+)
+def test_half_an_emoji_costs_a_text_nothing_else(sent: str, text: str) -> None:
+    value = f'{{"machine":"p1","time":{T0},"text":"{sent}","id":"{sent}"}}'.encode()
+    assert decode_event(value) == EventMessage("p1", T0, text, text)
+    with pytest.raises(RejectedError, match="not_json"):
+        decode_event(value[:-3])
+
+
+def test_half_an_emoji_in_a_foreign_topic_costs_nothing_either() -> None:
+    fields = "{machine: {path: dev}, time: {path: ts}, text: msg, id: {path: nr}, severity: {path: sev}}"
+    plant = profile(f"{ONE_SOURCE}events: [{{topic: /log, form: {fields}}}]")
+    (topic,) = plant.forms
+    rounds: list[Frames] = []
+    stream = FrameStream(
+        plant,
+        lambda group, more, outcome: rounds.extend(more),
+        readers={topic: FormReader(form, topic) for topic, form in plant.forms.items()},
+    )
+    value = f'{{"dev":"p1","ts":{T0},"msg":"<p>hot \\ud83d</p>","nr":"a\\ud83d","sev":"\\ud83d"}}'.encode()
+    stream.process(numbered([reading("p1", T0, [1.0, 2.0]), Record(topic, 0, 0, T0, b"p1", value)]))
+    stream.finish()
+    (text,) = [text for frames in rounds for _, text in frames.texts]
+    assert (text.id, text.text, text.severity) == ("a?", "hot ?", "?")
+
+
+@pytest.mark.parametrize("text", ["leaks", r"\ud800"])
+@pytest.mark.parametrize("size", [4_000, 4_300, 4_301, 9_000])
+def test_a_number_of_thousands_of_digits_is_no_identifier_or_all_its_digits(text: str, size: int) -> None:
+    value = f'{{"machine":"p1","time":{T0},"text":"{text}","id":{"9" * size}}}'.encode()
+    try:
+        assert decode_event(value).id == "9" * size
+    except RejectedError as rejected:
+        assert size > 4_000
+        assert rejected.reason in (Reason.NOT_FINITE, Reason.NOT_JSON)
 
 
 def test_a_label_names_its_machine_and_fault_in_at_most_200_characters() -> None:

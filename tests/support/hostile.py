@@ -366,6 +366,10 @@ def _headers(f: Fuzz, now: int) -> Sent:
     return f.sent(now, f.machine(), b"{", "not_json", headers=tuple(headers))
 
 
+_MARKUP = ("<", "<!", "<a b='", "</", "&", "&lt;", "<![CDATA[", "<!--", "<p>", "<script>", "\x00\u202e", "\ud800", "ﷺ")
+"""What a reader of markup may take too long over, or lose."""
+
+
 def _event(f: Fuzz, now: int) -> Sent:
     machine = f.machine()
     body: dict[str, object] = {"machine": machine, "time": now, "text": "smells", "id": f"h{f._count}"}
@@ -373,13 +377,16 @@ def _event(f: Fuzz, now: int) -> Sent:
         ({"text": None}, "schema"),
         ({"text": ["smells"]}, "schema"),
         ({"machine": None}, "schema"),
-        ({"id": 7}, "schema"),
+        ({"id": [7]}, "schema"),
+        ({"id": True}, "schema"),
         ({"severity": {}}, "schema"),
         ({"time": "late"}, "bad_time"),
         ({"time": "0001-01-01T00:00:00+14:00"}, "bad_time"),
         ({"time": now + f.target.max_skew_ms + 1}, "future_time"),
         ({"machine": "nobody"}, "key_mismatch"),
         ({"time": now - 10**7}, "expired"),
+        ({"time": now - 10**7, "id": 10**400 + f._count}, "expired"),
+        ({"time": now - 10**7, "text": f.rng.choice(_MARKUP) * f.rng.randrange(2_000)}, "expired"),
     ]
     changes, reasons = f.rng.choice(wrong)
     return f.sent(now, machine, json.dumps(body | changes).encode(), reasons, topic="events")

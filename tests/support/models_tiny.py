@@ -30,6 +30,8 @@ machine_types:
     variables: [{name: flow}, {name: load}, {name: heat}, {name: noise}]
 """
 TEXTS = ("pump leaks badly", "shaft jam", "all is well again", "strange noise")
+UNKNOWN_TEXT = "一切正常"
+"""A text in which the network knows no word."""
 
 
 def machine_type(text: str = PROFILE) -> MachineType:
@@ -75,11 +77,12 @@ class Stream:
         self.values[rng.random(self.values.shape) < 0.1] = np.nan
         self.values[rng.random((machines, frames)) < 0.1] = np.nan
         self.observed = ~np.isnan(self.values) & (rng.random(self.values.shape) < 0.8)
+        written = (*TEXTS, UNKNOWN_TEXT)
         self.texts: dict[tuple[int, int], list[tuple[float, str]]] = {}
         for machine in range(machines):
             for frame in np.flatnonzero(rng.random(frames) < 0.06):
                 ages = np.sort(rng.uniform(0, 4, rng.integers(1, 3)))[::-1]
-                self.texts[machine, int(frame)] = [(float(age), str(rng.choice(TEXTS))) for age in ages]
+                self.texts[machine, int(frame)] = [(float(age), str(rng.choice(written))) for age in ages]
 
     def round(self, frame: int, machines: list[int] | None = None, *, reset: bool = False) -> Frames:
         """The round of one frame for some machines; machine k lives in slot k."""

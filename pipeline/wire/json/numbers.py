@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.compiled import kernel
-from pipeline.wire.memory import copy_bytes, load_byte, store_byte
+from pipeline.wire.json.memory import copy_bytes, load_byte, store_byte
 
 _SIGNIFICANT: Final = 7
 """Digits of a variable's value: what a float32 has."""
