@@ -285,9 +285,14 @@ def convert(
     description: Annotated[Path, typer.Argument(help="YAML that names the columns of readings, texts and labels")],
     data: Annotated[Path, typer.Option("--data", help="folder of the tables; FAULTLINE_DATA", envvar="FAULTLINE_DATA")],
     out: Annotated[Path, typer.Option("--out", help="recording to write")],
+    force: ForceOption = False,
 ) -> None:
-    """Turn tables (CSV, parquet) into a recording."""
+    """Turn tables (CSV, parquet, Excel) into a recording."""
     from agents.replay.convert import convert as write
-    from agents.replay.convert import load_conversion
+    from agents.replay.tables.description import load_conversion
 
-    print(f"{write(load_conversion(description), data, out):,} records written to {out}")
+    require_new_file(out, force=force, inputs=[description])
+    report = write(load_conversion(description), data, out)
+    print(f"{report.records:,} records written to {out}")
+    for line in report.unused.lines():
+        print(line)
