@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import lzma
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,9 +53,7 @@ def read_csv(path: Path, table: Table, wanted: Sequence[str]) -> Iterator[Row]:
         with io.TextIOWrapper(open_content(path), encoding=encoding, newline="") as file:
             yield from _rows(_Lines(file, path), path, table, wanted)
     except UnicodeError:
-        raise undecodable(path, encoding) from None
-    except (EOFError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"{path} cannot be unpacked: {error}; it may be cut off") from error
+        raise undecodable(path, encoding, wanted) from None
 
 
 def _rows(lines: _Lines, path: Path, table: Table, wanted: Sequence[str]) -> Iterator[Row]:

@@ -23,11 +23,13 @@ _CANDIDATES = ("utf-8", "utf-16-le", "utf-16-be", "cp1252", "latin-1", "cp437", 
 
 def encoding_of(path: Path, declared: str | None) -> str:
     """The encoding to read a file with; raises DataError if its byte order mark and the description differ."""
-    head = read_head(path)[:4]
+    head = read_head(path)
     marked = next((encoding for mark, encoding in _MARKS if head.startswith(mark)), None)
     if marked is None:
-        if declared is not None and not declared.startswith("utf") and _is_utf8(read_head(path)):
+        if declared is not None and not declared.startswith("utf") and _is_utf8(head):
             raise DataError(f"{path} is in UTF-8, and {declared} would give wrong letters; leave encoding out")
+        if declared is None and (wide := _wide(head)) is not None:
+            raise DataError(f"{path} has NUL bytes between its letters, as UTF-16 has: set encoding: {wide}")
         return declared or "utf-8"
     family = marked.removesuffix("-sig")
     if declared is not None and not declared.replace("_", "-").startswith(family):
@@ -38,8 +40,8 @@ def encoding_of(path: Path, declared: str | None) -> str:
     return marked
 
 
-def undecodable(path: Path, encoding: str) -> DataError:
-    """What to say of a file that is not in this encoding: the line, and which to try."""
+def undecodable(path: Path, encoding: str, names: Collection[str]) -> DataError:
+    """What to say of a file that is not in this encoding: the line, and which to try, first one with these columns."""
     decoder = codecs.getincrementaldecoder(encoding)()
     line, bad = 1, b""
     try:
@@ -53,7 +55,9 @@ def undecodable(path: Path, encoding: str) -> DataError:
     except (OSError, EOFError, UnicodeError):
         pass
     which = f" (byte 0x{bad.hex()})" if bad else ""
-    tried = [candidate for candidate in _decodable(read_head(path)) if codecs.lookup(candidate).name != encoding][:2]
+    fitting = [found] if (found := encoding_with(path, names)) else []
+    others = [candidate for candidate in _decodable(read_head(path)) if codecs.lookup(candidate).name != encoding]
+    tried = list(dict.fromkeys([*fitting, *others]))[:2]
     return DataError(
         f"{path}, line {line}: the text is not {encoding.removesuffix('-sig')}{which}; set encoding to that of the "
         f"program that wrote it, such as {' or '.join(tried)}"
@@ -68,6 +72,14 @@ def encoding_with(path: Path, names: Collection[str]) -> str | None:
         if "\0" not in text[:200] and all(name in text for name in names):
             return candidate
     return None
+
+
+def _wide(head: bytes) -> str | None:
+    """The byte order of UTF-16 if every other byte is zero, as in western letters."""
+    sample = head[: min(len(head), 64) & ~1]
+    if any(sample[0::2]) and not any(sample[1::2]):
+        return "utf-16-le"
+    return "utf-16-be" if any(sample[1::2]) and not any(sample[0::2]) else None
 
 
 def _is_utf8(head: bytes) -> bool:

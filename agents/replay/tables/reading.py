@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import lzma
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +93,8 @@ class TableReader:
             for row in _READERS[kind_of(path)](path, self._table, wanted):
                 row.cells.update(file=_stem(path), folder=path.parent.name)
                 yield row
+        except (EOFError, zlib.error, lzma.LZMAError) as error:
+            raise DataError(f"{path} cannot be unpacked: {error}; it may be cut off") from error
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 

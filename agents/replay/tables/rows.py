@@ -52,7 +52,8 @@ def find_columns(
 
 def _has(header: Sequence[str], missing: Sequence[str]) -> str:
     names = [name.strip() or "(no name)" for name in header]
-    if close := [match for name in missing for match in get_close_matches(name, names, 1, 0.8)]:
+    folded = {name.casefold(): name for name in names}
+    if close := [folded[match] for name in missing for match in get_close_matches(name.casefold(), folded, 1, 0.8)]:
         return f"did you mean {', '.join(close)}?"
     shown = [name if len(name) <= 60 else f"{name[:60]}…" for name in names[:_SHOWN_COLUMNS]]
     more = f" and {len(names) - _SHOWN_COLUMNS} more" if len(names) > _SHOWN_COLUMNS else ""

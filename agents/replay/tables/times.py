@@ -104,8 +104,7 @@ class Clock:
         if self._unit is None:
             raise CellError("is a number without unit", f"is a number without a unit; {_what_it_looks_like(number)}")
         if self._unit in _EXCEL_1970:
-            ms = (number - _EXCEL_1970[self._unit]) * _DAY_MS
-            return self._utc_ms(_EPOCH + timedelta(milliseconds=int(ms.to_integral_value(ROUND_HALF_UP))))
+            return self._utc_ms(_EPOCH + timedelta(milliseconds=_excel_ms(number, self._unit)))
         time_ms = _in_ms(number, self._unit)
         if not self._checked:
             self._checked = True
@@ -182,6 +181,10 @@ def _in_ms(number: Decimal, unit: str) -> int:
     return int((number * _PER_MS[unit]).to_integral_value("ROUND_FLOOR"))
 
 
+def _excel_ms(number: Decimal, system: str) -> int:
+    return int(((number - _EXCEL_1970[system]) * _DAY_MS).to_integral_value(ROUND_HALF_UP))
+
+
 def _likely_units(number: Decimal) -> list[str]:
     return [unit for unit in _PER_MS if _LIKELY_MS[0] <= _in_ms(number, unit) < _LIKELY_MS[1]]
 
@@ -196,7 +199,7 @@ def _what_it_looks_like(number: Decimal) -> str:
             pass
     for unit in _likely_units(number):
         return f"it looks like {_UNIT_NAMES[unit]} ({_shown(_in_ms(number, unit))}): set time_unit: {unit}"
-    days_ms = int((number - _EXCEL_1970["excel"]) * _DAY_MS)
+    days_ms = _excel_ms(number, "excel")
     if _LIKELY_MS[0] <= days_ms < _LIKELY_MS[1]:
         return f"it looks like a date of Excel ({_shown(days_ms, zone='')}): set time_unit: excel"
     return "set time_unit to s, ms, us, ns or excel"
