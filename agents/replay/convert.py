@@ -12,9 +12,9 @@ from pathlib import Path
 import msgspec
 
 from agents.replay.tables.description import Conversion, Labels, Readings, Table, Texts
+from agents.replay.tables.files.rows import Row
 from agents.replay.tables.problems import CellError, Unused
 from agents.replay.tables.reading import TableReader, TimedRow
-from agents.replay.tables.rows import Row
 from pipeline.errors import DataError
 from pipeline.wire.messages import EventMessage, Label, encode
 from pipeline.wire.recording import new_recording

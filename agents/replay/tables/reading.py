@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from agents.replay.tables.csv_files import read_csv
 from agents.replay.tables.description import Table
-from agents.replay.tables.excel_files import read_excel
-from agents.replay.tables.files import kind_of
+from agents.replay.tables.files.contents import kind_of
+from agents.replay.tables.files.csv_rows import read_csv
+from agents.replay.tables.files.excel_rows import read_excel
+from agents.replay.tables.files.parquet_rows import read_parquet
+from agents.replay.tables.files.rows import Row
 from agents.replay.tables.numbers import Numbers
-from agents.replay.tables.parquet_files import read_parquet
 from agents.replay.tables.problems import CellError, Place, Unused
-from agents.replay.tables.rows import Row
 from agents.replay.tables.summer_time import decided_by_order
 from agents.replay.tables.templates import OF_PATH
 from agents.replay.tables.times import Ambiguous, Clock
@@ -96,7 +96,7 @@ class TableReader:
         except (EOFError, zlib.error, lzma.LZMAError) as error:
             raise DataError(f"{path} cannot be unpacked: {error}; it may be cut off") from error
         except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+            raise DataError(f"{path} cannot be read: {error.strerror or ' '.join(str(error).split())}") from error
 
     def _pending(self, row: Row, clock: Clock, take: Callable[[Row], Content | None]) -> _Pending[Content] | None:
         table = self._table

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from agents.replay.tables.description import Table
-from agents.replay.tables.encodings import encoding_of, encoding_with, undecodable
-from agents.replay.tables.files import open_content
+from agents.replay.tables.files.contents import open_content
+from agents.replay.tables.files.encodings import encoding_of, encoding_with, undecodable
+from agents.replay.tables.files.rows import Row, find_columns
 from agents.replay.tables.problems import CellError, Place
-from agents.replay.tables.rows import Row, find_columns
 from pipeline.errors import DataError
 
 _DELIMITERS = (",", ";", "\t", "|")

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Collection
 from pathlib import Path
 
-from agents.replay.tables.files import HEAD_BYTES, open_content, read_head
+from agents.replay.tables.files.contents import HEAD_BYTES, open_content, read_head
 from pipeline.errors import DataError
 
 _MARKS = (

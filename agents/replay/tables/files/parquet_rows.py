@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from agents.replay.tables.description import Table
+from agents.replay.tables.files.rows import Row, find_columns
 from agents.replay.tables.problems import Place
-from agents.replay.tables.rows import Row, find_columns
 from pipeline.errors import DataError
 
 _BATCH_ROWS = 8_192

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from agents.replay.tables.description import Table
+from agents.replay.tables.files.rows import Row, find_columns
 from agents.replay.tables.problems import CellError, Place
-from agents.replay.tables.rows import Row, find_columns
 from pipeline.errors import DataError
 from pipeline.extras import require_modules
 
@@ -30,9 +30,8 @@ def read_excel(path: Path, table: Table, wanted: Sequence[str]) -> Iterator[Row]
     except (DataError, OSError):
         raise
     except Exception as error:  # whatever a broken workbook makes the library stumble over
-        raise DataError(
-            f"{path} cannot be read as an Excel file: {type(error).__name__}: {str(error)[:120]}"
-        ) from error
+        what = f"{type(error).__name__} {' '.join(str(error).split())[:120]}"
+        raise DataError(f"{path} cannot be read as an Excel file: {what}") from error
 
 
 def _check(path: Path) -> None:
