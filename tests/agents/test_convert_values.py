@@ -117,8 +117,8 @@ def test_rows_without_machine_or_time_or_with_other_cells_are_refused_or_skipped
         ",1,2": "column at: the empty cell holds no time",
         "n/a,1,2": "column at: 'n/a' holds no time",
         "Total,1,2": "column at: 'Total' is not an ISO 8601 time",
-        "2026-03-01 00:00:01,1": "there are 2 cells, and 3 columns",
-        "2026-03-01 00:00:01,1,2,5": "there are 4 cells, and 3 columns; a delimiter in a cell needs quotes",
+        "2026-03-01 00:00:01,1": "the row has 2 of 3 cells; is the file cut off?",
+        "2026-03-01 00:00:01,1,2,5": "the row has 4 cells for 3 columns; a delimiter in a cell needs quotes",
         "2026-03-01 00:00:01,1,2\0": "the line holds NUL bytes",
         f"2026-03-01 00:00:01,{'m' * 250},2": "gives no machine id",
     }.items():
@@ -173,4 +173,7 @@ def test_cells_are_taken_as_they_are_written(tmp_path: Path) -> None:
     content = "at,id,Flow [m3/h],Reactor.Temp\n2026-03-01,a,1,5\n"
     found = converted(tmp_path, content, 'machine: "{Reactor.Temp}-{Flow [m3/h]}"\nvalues: {flow: Reactor.Temp}')
     assert found.readings == [("5-1", 1_772_323_200_000, {"flow": 5.0})]
-    assert_one_line(run_convert(tmp_path, content, 'machine: "{id:03d}"\nvalues: {flow: Reactor.Temp}'), "'03d'")
+    assert_one_line(
+        run_convert(tmp_path, content, 'machine: "{id:03d}"\nvalues: {flow: Reactor.Temp}'),
+        "column id: 'a' does not fit the format '03d'",
+    )

@@ -47,6 +47,12 @@ def _encoding(value: object) -> object:
     return value
 
 
+def _null_markers(value: object) -> object:
+    if isinstance(value, list) and any(marker is None or isinstance(marker, bool) for marker in value):
+        raise ValueError('YAML reads words such as No, Off and null as something else; put quotes around them: "No"')
+    return value
+
+
 def parse_zone(name: object) -> tzinfo:
     """A zone by its name, or a fixed offset such as +01:00; raises ValueError."""
     if isinstance(name, tzinfo):
@@ -103,7 +109,7 @@ class Table(BaseModel):
     """Names of all columns, for a table without header."""
     sheet: str | None = None
     """Of an Excel file with several sheets."""
-    null_markers: list[str | float] = []
+    null_markers: Annotated[list[str | float], BeforeValidator(_null_markers)] = []
     """What else stands for "no value"."""
     bad_values: Literal["refuse", "unknown"] = "refuse"
     """Values that are no numbers: `unknown` takes them as not observed, and counts them."""
@@ -122,6 +128,8 @@ class Table(BaseModel):
             raise ValueError(
                 f"time_format {self.time_format!r} has no year; if the date has its own column: time: [DATE, TIME]"
             )
+        if self.time_format is not None and "%Z" in self.time_format:
+            raise ValueError("time_format cannot read names of zones (%Z); %z reads offsets such as +0100")
         if self.time_format is not None:
             try:
                 datetime.strptime(datetime(2025, 11, 20, tzinfo=UTC).strftime(self.time_format), self.time_format)

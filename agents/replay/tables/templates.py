@@ -41,13 +41,14 @@ class Template:
     def fill(self, cells: Mapping[str, Any]) -> str:
         """The text for a row; an empty cell gives nothing. Raises CellError if a format does not suit its cell."""
         return "".join(
-            literal if name is None else literal + self._formatted(cells[name], spec or "", conversion)
+            literal if name is None else literal + self._formatted(name, cells[name], spec or "", conversion)
             for literal, name, spec, conversion in self._parts
         )
 
-    def _formatted(self, cell: Any, spec: str, conversion: str | None) -> str:
+    def _formatted(self, name: str, cell: Any, spec: str, conversion: str | None) -> str:
         if not _has_content(cell):
             return ""
+        content = cell
         if isinstance(cell, bytes):
             cell = cell.decode("utf-8", "replace")
         if isinstance(cell, str):
@@ -59,7 +60,8 @@ class Template:
         try:
             return format(cell, spec)
         except (ValueError, TypeError, OverflowError):
-            raise CellError("does not fit its template", f"does not fit the format {spec!r} of {self.text!r}") from None
+            error = CellError("does not fit its template", f"does not fit the format {spec!r} of {self.text!r}")
+            raise error.of(name, content) from None
 
 
 def _has_content(cell: Any) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.replay.tables.description import Table
-from agents.replay.tables.files.contents import open_content
+from agents.replay.tables.files.contents import open_content, read_head
 from agents.replay.tables.files.encodings import encoding_of, encoding_with, undecodable
 from agents.replay.tables.files.rows import Row, find_columns
 from agents.replay.tables.problems import CellError, Place
@@ -25,6 +25,7 @@ class _Lines:
 
     def __init__(self, file: io.TextIOWrapper, path: Path) -> None:
         self._file, self._path = file, path
+        self.encoding = file.encoding
         self.number = 0
         self.damaged: set[int] = set()
 
@@ -72,7 +73,7 @@ def _rows(lines: _Lines, path: Path, table: Table, wanted: Sequence[str]) -> Ite
     try:
         header = next(reader) if table.columns is None else table.columns
         _skip(reader, table.skip_rows_after_header)
-        at = find_columns(path, header, wanted, lambda: _advice(path, table, first, wanted))
+        at = find_columns(path, header, wanted, lambda: _advice(path, table, lines.encoding, first, wanted))
         width = max((number for number, name in enumerate(header, 1) if name.strip()), default=0)
         start = before + reader.line_num + 1
         for cells in reader:
@@ -92,11 +93,11 @@ def _row(place: Place, cells: list[str], wanted: Sequence[str], at: list[int], w
     if damaged:
         problem = CellError("NUL bytes", "the line holds NUL bytes, so the file is damaged there")
     elif len(cells) < width:
-        problem = CellError("too few cells", f"there are {len(cells)} cells, and {width} columns")
+        problem = CellError("too few cells", f"the row has {len(cells)} of {width} cells; is the file cut off?")
     elif any(cell.strip() for cell in cells[width:]):
         problem = CellError(
             "too many cells",
-            f"there are {len(cells)} cells, and {width} columns; a delimiter in a cell needs quotes around the cell",
+            f"the row has {len(cells)} cells for {width} columns; a delimiter in a cell needs quotes around the cell",
         )
     found: dict[str, Any] = {} if problem else {name: cells[place] for name, place in zip(wanted, at, strict=True)}
     return Row(place, found, problem)
@@ -141,12 +142,18 @@ def _detected(line: str, table: Table, wanted: Sequence[str]) -> str:
     return max(_DELIMITERS, key=lambda mark: len(_split(line, mark, table)))
 
 
-def _advice(path: Path, table: Table, line: str, wanted: Sequence[str]) -> str:
+def _advice(path: Path, table: Table, encoding: str, line: str, wanted: Sequence[str]) -> str:
     """What to try where the header lacks wanted columns."""
     if all(name in line for name in wanted):
         other = _detected(line, table, wanted)
         if other != table.delimiter and set(wanted) <= set(_split(line, other, table)):
             return f"it has them with delimiter: {other!r}"
-    elif (encoding := encoding_with(path, wanted)) is not None:
-        return f"it has them with encoding: {encoding}"
-    return ""
+        return ""
+    if table.columns is None:
+        for number, other_line in enumerate(read_head(path).decode(encoding, "ignore").splitlines()):
+            if any(set(wanted) <= set(_split(other_line, mark, table)) for mark in _DELIMITERS):
+                return f"line {number + 1} has them: set skip_rows: {number}"
+    other_encoding = encoding_with(path, wanted)
+    if other_encoding is None or encoding.startswith(other_encoding):
+        return ""
+    return f"it has them with encoding: {other_encoding}"

@@ -93,7 +93,7 @@ def _of_sheet(
             continue
         problem = None
         if any(not _is_blank(cell) for cell in cells[width:]):
-            problem = CellError("too many cells", f"there are cells beyond the {width} columns of the header")
+            problem = CellError("too many cells", f"the row has cells beyond the {width} columns")
         found = {name: cells[place] if place < len(cells) else None for name, place in zip(wanted, at, strict=True)}
         yield Row(Place(path, "row", number), found, problem)
     if at is None:
