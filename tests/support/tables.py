@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.wire.messages import decode_reading
 from pipeline.wire.recording import read_recording
 from tests.support.commands import Finished, faultline
 
@@ -14,16 +14,16 @@ class Converted(NamedTuple):
     """What a conversion printed, and machine, time and values of its readings."""
 
     said: str
-    readings: list[tuple[str, int | str, object]]
+    readings: list[tuple[str, int, dict[str, float | None]]]
 
     @property
-    def times(self) -> list[int | str]:
+    def times(self) -> list[int]:
         return [time for _, time, _ in self.readings]
 
     @property
-    def flows(self) -> list[object]:
+    def flows(self) -> list[float | None]:
         """The values of the variable `flow`."""
-        return [values["flow"] for _, _, values in self.readings if isinstance(values, dict)]
+        return [values["flow"] for _, _, values in self.readings]
 
 
 def run_convert(folder: Path, content: bytes | str, options: str = "", *, name: str = "readings.csv") -> Finished:
@@ -43,5 +43,5 @@ def converted(folder: Path, content: bytes | str, options: str = "", *, name: st
     """The readings of a table that can be converted."""
     done = run_convert(folder, content, options, name=name)
     assert done.returncode == 0, done.stderr
-    records = read_recording(folder / "out.parquet")
-    return Converted(done.stdout, [decode_reading(record.value or b"") for record in records])
+    bodies = [json.loads(record.value or b"") for record in read_recording(folder / "out.parquet")]
+    return Converted(done.stdout, [(body["machine"], body["time"], body["values"]) for body in bodies])
