@@ -268,7 +268,10 @@ def record(
     profile: ProfileOption = None,
     follow_seconds: Annotated[
         float | None,
-        typer.Option("--for", help="keep recording for this many seconds; by default stop where the topics end now"),
+        typer.Option(
+            "--for",
+            help="keep recording for so many seconds, or until Ctrl-C; by default stop where the topics end now",
+        ),
     ] = None,
     force: ForceOption = False,
 ) -> None:

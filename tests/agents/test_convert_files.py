@@ -93,8 +93,8 @@ def test_the_line_of_a_wrong_byte_is_counted(tmp_path: Path) -> None:
     assert_one_line(run_convert(tmp_path, content), "line 20002: the text is not utf-8 (byte 0xff)")
 
 
-def test_letters_may_be_composed_in_two_ways(tmp_path: Path) -> None:
-    decomposed = GERMAN.replace("ü", "u\u0308")
+def test_letters_may_be_composed_and_blanks_written_in_two_ways(tmp_path: Path) -> None:
+    decomposed = GERMAN.replace("ü", "u\u0308").replace("r [", "r\u00a0[")
     assert converted(tmp_path, decomposed, COOLING).flows == [1.5]
 
 
@@ -276,6 +276,7 @@ def test_times_in_excel_may_be_texts_numbers_or_two_columns(tmp_path: Path) -> N
     serial = excel(HEADER, [45981.037037037036, 1, 1.5])
     assert_one_line(run_convert(tmp_path, serial, name="r.xlsx"), "set time_unit: excel")
     assert converted(tmp_path, serial, "time_unit: excel", name="r.xlsx").times == [T]
+    assert converted(tmp_path, serial, "time_unit: excel", name="r.csv").times == [T]  # whatever its name
     two = excel(["date", "hour", "id", "Flow"], [date(2025, 11, 20), time(0, 53, 20), 1, 1.5])
     assert converted(tmp_path, two, "time: [date, hour]", name="r.xlsx").times == [T]
     assert converted(tmp_path, serial, "time_unit: excel\ncolumns: [at, id, Flow]\nskip_rows: 1", name="r.xlsx").times

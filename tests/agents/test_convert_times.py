@@ -31,6 +31,10 @@ def ms(text: str) -> int:
         ("2025-11-20 01:53:20 +0100", "", T),
         ("2025-11-20 00:53:20 UTC", BERLIN, T),
         ("2025-11-20 00:53:20.123456789", "", T + 123),
+        ("2025-11-20 01:53:20 CET", BERLIN, T),
+        ("2025-07-20 02:53:20 CEST", BERLIN, ms("2025-07-20 00:53:20")),
+        ("2025-07-20 01:53:20CET", BERLIN, ms("2025-07-20 00:53:20")),
+        ("20.11.2025 00:53:20 UTC", f"time_format: '%d.%m.%Y %H:%M:%S'\n{BERLIN}", T),
         ("2025-11-20 00:53:20,123", "decimal: ','", T + 123),
         ("2025-11-20 01:53:20", BERLIN, T),
         ("2025-07-20 02:53:20", BERLIN, ms("2025-07-20 00:53:20")),
@@ -84,6 +88,7 @@ def test_times_as_plants_write_them(tmp_path: Path, cell: str, options: str, tim
         ("20.11.2025 00:53", "", "is not an ISO 8601 time; it fits time_format: '%d.%m.%Y %H:%M'"),
         ("03/04/2026 10:00", "", "it fits time_format: '%d/%m/%Y %H:%M' or '%m/%d/%Y %H:%M'"),
         ("2026-3-1 7:05", "", "it fits time_format: '%Y-%m-%d %H:%M'"),
+        ("2025-11-20 01:53:20 CET", "", "is not an ISO 8601 time"),
         ("yesterday", "", "say with time_format how it is written"),
         ("2025-02-30 00:00:00", "", "is not an ISO 8601 time"),
         ("2025-11-20 00:53", "time_format: '%d.%m.%Y %H:%M'", "does not fit time_format: '%d.%m.%Y %H:%M'; it fits"),
@@ -166,6 +171,8 @@ def test_the_repeated_hour_is_refused_until_the_description_decides(tmp_path: Pa
     assert converted(tmp_path, content, "time_zone: '+01:00'").times == [second]
     with_offset = table("2025-10-26T02:00:00+02:00", "2025-10-26T02:00:00+01:00")
     assert converted(tmp_path, with_offset, BERLIN).times == [first, second]
+    with_names = table("2025-10-26 02:00:00 CEST", "2025-10-26 02:00:00 CET")
+    assert converted(tmp_path, with_names, BERLIN).times == [first, second]
     skipped = converted(tmp_path, autumn(*AUTUMN), f"{BERLIN}\nbad_rows: skip")
     assert skipped.times == [IN_ORDER[0], IN_ORDER[-1]]
     assert "rows skipped: 6 (column at is ambiguous), first '2025-10-26 02:00:00' in" in skipped.said

@@ -93,6 +93,7 @@ def test_bad_values_can_be_taken_as_unknown_and_are_counted_by_column_and_reason
         "2026-03-01 00:00:02,1,inf,3\n"
         "2026-03-01 00:00:03,1,4,--\n"
         "2026-03-01 00:00:04,1,n/a,5\n"
+        '2026-03-01 00:00:05,1,"120,4",6\n'
     )
     done = converted(tmp_path, content, "bad_values: unknown\nvalues: {flow: Flow, load: Load}")
     assert [values for _, _, values in done.readings] == [
@@ -101,12 +102,14 @@ def test_bad_values_can_be_taken_as_unknown_and_are_counted_by_column_and_reason
         {"flow": None, "load": 3.0},
         {"flow": 4.0, "load": None},
         {"flow": None, "load": 5.0},
+        {"flow": None, "load": 6.0},
     ]
     where = f"{tmp_path / 'readings.csv'}, line"
     assert done.said.splitlines()[1:] == [
         f"values taken as unknown: 2 of column Flow (not a number), first 'Bad Input' in {where} 2",
         f"values taken as unknown: 1 of column Flow (not finite), first 'inf' in {where} 4",
         f"values taken as unknown: 1 of column Load (not a number), first '--' in {where} 5",
+        f"values taken as unknown: 1 of column Flow (a number with decimal: ','), first '120,4' in {where} 7",
     ]
 
 

@@ -79,17 +79,22 @@ class Numbers:
             return None
         parsed = _parsed(cell, self._decimal, self._thousands)
         if parsed is None:
-            raise CellError("not a number", f"is not a number; {self._advice(cell)}")
+            raise _not_a_number(cell)
         return parsed
 
-    def _advice(self, cell: str) -> str:
-        found = [
-            f"{number:.10g} with decimal: {decimal!r}" + (f" and thousands: {thousands!r}" if thousands else "")
-            for decimal, thousands in _OTHER_FORMS
-            if (thousands is None or thousands in cell.translate(_SPACES).strip())
-            and (number := _parsed(cell, decimal, thousands)) is not None
-        ]
-        return f"it would be {', or '.join(found)}" if found else _ADVICE
+
+def _not_a_number(cell: str) -> CellError:
+    """The error of a text, which may be a number in another form than that of its table."""
+    forms = {
+        f"decimal: {decimal!r}" + (f" and thousands: {thousands!r}" if thousands else ""): number
+        for decimal, thousands in _OTHER_FORMS
+        if (thousands is None or thousands in cell.translate(_SPACES).strip())
+        and (number := _parsed(cell, decimal, thousands)) is not None
+    }
+    if not forms:
+        return CellError("not a number", f"is not a number; {_ADVICE}")
+    shown = ", or ".join(f"{number:.10g} with {form}" for form, number in forms.items())
+    return CellError(f"a number with {next(iter(forms))}", f"is not a number; it would be {shown}")
 
 
 _ADVICE = "add it to null_markers if it means that there is no value, or set bad_values: unknown"

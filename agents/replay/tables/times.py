@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ _LIKELY_MS = (datetime(1990, 1, 1) - _EPOCH).days * _DAY_MS, (datetime(2070, 1, 
 
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d{1,3})?")
 _LONG_FRACTION = re.compile(r"(\d[.,]\d{6})\d+")
-_ZONE_WORD = re.compile(r" ?(?:UTC|GMT)$")
+_ZONE_WORD = re.compile(r" ?(?<![A-Z])([A-Z]{3,5})$")
 _COMMON_FORMATS = (
     "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d/%m/%Y %H:%M:%S", "%m/%d/%Y %H:%M:%S", "%d/%m/%Y %H:%M",
     "%m/%d/%Y %H:%M", "%d/%m/%Y %I:%M:%S %p", "%m/%d/%Y %I:%M:%S %p", "%m/%d/%Y %I:%M %p", "%d-%m-%Y %H:%M:%S",
@@ -51,6 +51,7 @@ class Clock:
         self._format = table.time_format
         self._zone = table.time_zone
         self._fixed = table.time_zone.utcoffset(None) is not None or str(table.time_zone) == "UTC"
+        self._zone_words = _zone_words(table.time_zone)
         self._ambiguous = table.ambiguous
         self._numbers = numbers
         self._checked = False
@@ -80,9 +81,10 @@ class Clock:
         raise CellError("is not a time", f"({type(cell).__name__}) is not a time")
 
     def _from_text(self, text: str) -> int | Ambiguous:
+        text, zone = self._without_zone(text)
         if self._format is not None:
             try:
-                return self._utc_ms(_parsed(text, self._format))
+                return self._utc_ms(_parsed(text, self._format), zone)
             except ValueError:
                 raise CellError(
                     "is not a time", f"does not fit time_format: {self._format!r}{_suggested(text)}"
@@ -94,9 +96,16 @@ class Clock:
                 raise CellError("is not a time", "is a time of which digits are lost; export the column in full")
             return self._from_number(Decimal(number))
         try:
-            return self._utc_ms(datetime.fromisoformat(_ZONE_WORD.sub("+00:00", text)))
+            return self._utc_ms(datetime.fromisoformat(text), zone)
         except ValueError:
             raise CellError("is not a time", f"is not an ISO 8601 time{_suggested(text)}") from None
+
+    def _without_zone(self, text: str) -> tuple[str, tzinfo | None]:
+        """A time, and the zone that a name at its end stands for: UTC, or the plant's in summer or winter."""
+        found = _ZONE_WORD.search(text)
+        if found is None or (zone := self._zone_words.get(found[1])) is None:
+            return text, None
+        return text[: found.start()], zone
 
     def _from_number(self, number: Decimal) -> int | Ambiguous:
         if not number.is_finite() or number.adjusted() > 20:
@@ -112,7 +121,9 @@ class Clock:
                 _refuse_other_unit(number, self._unit)
         return time_ms
 
-    def _utc_ms(self, moment: datetime) -> int | Ambiguous:
+    def _utc_ms(self, moment: datetime, zone: tzinfo | None = None) -> int | Ambiguous:
+        if moment.tzinfo is None and zone is not None:
+            moment = moment.replace(tzinfo=zone)
         if moment.tzinfo is not None:
             return _since_1970(moment.replace(tzinfo=None)) - _offset_ms(moment)
         local = _since_1970(moment)
@@ -138,6 +149,15 @@ class Clock:
         if self._ambiguous == "in_order":
             return Ambiguous(earlier, later)
         return earlier if self._ambiguous == "earlier" else later
+
+
+def _zone_words(zone: tzinfo) -> dict[str, tzinfo]:
+    """The names that a zone has in winter and in summer, such as CET and CEST, and what they stand for."""
+    words: dict[str, tzinfo] = {"UTC": UTC, "GMT": UTC}
+    for month in (1, 7):
+        moment = datetime(2025, month, 1, tzinfo=zone)
+        words.setdefault(moment.tzname() or "", timezone(moment.utcoffset() or timedelta()))
+    return words
 
 
 def _joined(day: Any, hour: Any) -> Any:

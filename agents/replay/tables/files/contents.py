@@ -21,7 +21,7 @@ _OPENERS: dict[bytes, Callable[[Path], BufferedIOBase]] = {
     b"\xfd7zXZ\x00": lzma.LZMAFile,
 }
 _FOREIGN = {
-    b"\xd0\xcf\x11\xe0": "is an Excel file of the old kind; save it as .xlsx",
+    b"\xd0\xcf\x11\xe0": "is an Excel file of the old kind, or one with a password; save it as .xlsx without",
     b"\x28\xb5\x2f\xfd": "is compressed with zstd; unpack it, or compress it with gzip",
     b"7z\xbc\xaf": "is a 7z archive; unpack it",
     b"Rar!": "is a RAR archive; unpack it",

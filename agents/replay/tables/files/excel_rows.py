@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,11 @@ def _check(path: Path) -> None:
 def _rows(path: Path, table: Table, wanted: Sequence[str]) -> Iterator[Row]:
     import openpyxl
 
-    workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    try:
+    with path.open("rb") as file, closing(openpyxl.load_workbook(file, read_only=True, data_only=True)) as workbook:
         sheet = _sheet(path, workbook, table.sheet)
         sheet.reset_dimensions()  # programs write wrong ones, and cells beyond them would be left out
         rows = enumerate(sheet.iter_rows(values_only=True), start=1)
         yield from _of_sheet(path, rows, table, wanted)
-    finally:
-        workbook.close()
 
 
 def _sheet(path: Path, workbook: Any, name: str | None) -> Any:

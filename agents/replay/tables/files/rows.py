@@ -30,11 +30,11 @@ def find_columns(
     """Where the wanted columns are; raises DataError if one is missing, or occurs twice."""
     positions: dict[str, list[int]] = {}
     for at, name in enumerate(header):
-        positions.setdefault(unicodedata.normalize("NFC", name).strip(), []).append(at)
+        positions.setdefault(_normalized(name), []).append(at)
     found = []
     missing = []
     for name in wanted:
-        places = positions.get(unicodedata.normalize("NFC", name).strip(), [])
+        places = positions.get(_normalized(name), [])
         if len(places) > 1:
             shown = " and ".join(str(at + 1) for at in places)
             raise DataError(
@@ -48,6 +48,11 @@ def find_columns(
     if missing:
         raise DataError(f"{path} has no column {', '.join(missing)}; {advice() or _has(header, missing)}")
     return found
+
+
+def _normalized(name: str) -> str:
+    """A column's name with composed letters and plain blanks, as it is compared."""
+    return " ".join(unicodedata.normalize("NFC", name).split())
 
 
 def _has(header: Sequence[str], missing: Sequence[str]) -> str:
