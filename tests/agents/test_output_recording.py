@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from agents.replay.output_recording import OutputRecorder
 from agents.replay.replay import replay_in_memory
 from agents.replay.shipped import demo_recording
 from pipeline.config.profile import load_profile, parse_profile
-from pipeline.config.settings import load_settings
+from pipeline.config.settings import Settings, load_settings
 from pipeline.errors import FaultlineError, RecordingError
 from pipeline.wire.recording import RecordingWriter, new_recording, read_recording
 from pipeline.wire.records import Output, Record
@@ -162,3 +164,29 @@ def test_a_worker_that_cannot_record_stops(tmp_path: Path) -> None:
     )
     with pytest.raises(FaultlineError, match="no space left"):
         asyncio.run(replaying)
+
+
+class InterruptedLog:
+    """Topics that someone stops reading with Ctrl-C after three records."""
+
+    def merged(self, *topics: str, follow_seconds: float | None) -> Iterator[Record]:
+        for number in range(3):
+            yield Record("sensors", 0, number, number, b"p", b"{}")
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def interrupted_log(settings: Settings, topics: Sequence[str]) -> Iterator[InterruptedLog]:
+    yield InterruptedLog()
+
+
+def test_ctrl_c_ends_a_recording_that_follows_topics_and_drops_one_that_is_not_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.kafka.record.kafka_log", interrupted_log)
+    out = tmp_path / "out.parquet"
+    done = faultline("record", "--out", out, "--for", "60")
+    assert done.stdout == f"3 records written to {out}\n"
+    assert len(list(read_recording(out))) == 3
+    assert faultline("record", "--out", tmp_path / "other.parquet").returncode == 130
+    assert list(tmp_path.iterdir()) == [out]
