@@ -117,6 +117,7 @@ def check(content: bytes, options: str, name: str) -> None:
         assert not list(Path(folder).glob("*.part"))
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(content=st.binary(max_size=300) | st.text(max_size=200).map(str.encode), options=OPTIONS,
        name=st.sampled_from(["r.csv", "r.csv.gz", "r.parquet", "r.xlsx"]))  # fmt: skip
@@ -124,12 +125,14 @@ def test_any_bytes_are_converted_or_refused_in_one_line(content: bytes, options:
     check(content, options, name)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(content=changed(csv_bytes()), options=OPTIONS, name=st.sampled_from(["r.csv", "r.txt"]))
 def test_damaged_csv_files_are_converted_or_refused_in_one_line(content: bytes, options: str, name: str) -> None:
     check(content, options, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("original", "name"),
     [(parquet_bytes(), "r.parquet"), (excel_bytes(), "r.xlsx"), (gzip.compress(csv_bytes()), "r.csv.gz")],

@@ -46,6 +46,7 @@ def ms(text: str) -> int:
         ("20.11.2025 01:53:20 +0100", "time_format: '%d.%m.%Y %H:%M:%S %z'", T),
         ("2025-11-20 00:53:20.1230000", "time_format: '%Y-%m-%d %H:%M:%S.%f'", T + 123),
         ("20251120005320", "time_format: '%Y%m%d%H%M%S'", T),
+        ("20251120 005320", "time_format: '%Y%m%d %H%M%S'", T),
         ("1763600000", "time_unit: s", T),
         ("1763600000.123", "time_unit: s", T + 123),
         ("1763600000,123", "time_unit: s\ndecimal: ','", T + 123),
@@ -91,6 +92,7 @@ def test_times_as_plants_write_them(tmp_path: Path, cell: str, options: str, tim
         ("2025-11-20 01:53:20 CET", "", "is not an ISO 8601 time"),
         ("yesterday", "", "say with time_format how it is written"),
         ("2025-02-30 00:00:00", "", "is not an ISO 8601 time"),
+        ("20251120 5320", "time_format: '%Y%m%d %H%M%S'", "does not fit time_format: '%Y%m%d %H%M%S'"),  # not 05:32:00
         ("2025-11-20 00:53", "time_format: '%d.%m.%Y %H:%M'", "does not fit time_format: '%d.%m.%Y %H:%M'; it fits"),
     ],
 )  # fmt: skip

@@ -15,8 +15,6 @@ from agents.replay.tables.templates import Template
 from pipeline.config.durations import parse_duration_ms
 from pipeline.errors import DataError
 
-TIME_UNITS = ("s", "ms", "us", "ns", "excel", "excel_1904")
-
 _DELIMITERS = {"tab": "\t", "\\t": "\t", "space": " "}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
@@ -21,7 +20,6 @@ _LARGEST = 3.4028235677973366e38
 
 _SPACES = dict.fromkeys(map(ord, "\u00a0\u2007\u2009\u202f"), " ") | {ord("’"): "'", ord("−"): "-"}
 _OTHER_FORMS = ((".", None), (",", None), (",", "."), (",", " "), (".", ","), (".", " "), (".", "'"))
-_SIGNIFICANT = re.compile(r"[+-]?[\d.,' ]*\d[\d.,' ]*(?:[eE][+-]?\d+)?")
 
 
 class Numbers:
@@ -131,8 +129,3 @@ def _with_point(text: str, decimal: str, thousands: str | None) -> str | None:
     if decimal == ".":
         return text
     return None if "." in text else text.replace(decimal, ".")
-
-
-def looks_like_number(text: str) -> bool:
-    """Whether a text has only digits, a sign, separators and an exponent."""
-    return _SIGNIFICANT.fullmatch(text.translate(_SPACES).strip()) is not None

@@ -75,11 +75,6 @@ class Unused:
             tally = tallies[error.column, error.reason] = _Tally(first)
         tally.count += 1
 
-    @property
-    def counts(self) -> dict[tuple[str, str], int]:
-        """How many cells and rows by column and reason; the column is empty where a whole row is wrong."""
-        return {key: tally.count for tallies in (self._cells, self._rows) for key, tally in tallies.items()}
-
     def lines(self) -> Iterator[str]:
         """A sentence for each column and reason."""
         for (column, reason), tally in self._cells.items():

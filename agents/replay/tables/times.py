@@ -30,6 +30,7 @@ _LIKELY_MS = (datetime(1990, 1, 1) - _EPOCH).days * _DAY_MS, (datetime(2070, 1, 
 """Between these a number is taken for a time in messages about it."""
 
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d{1,3})?")
+_ADJACENT = re.compile(r"%[ymdHMS]%[ymdHMS]")
 _LONG_FRACTION = re.compile(r"(\d[.,]\d{6})\d+")
 _ZONE_WORD = re.compile(r" ?(?<![A-Z])([A-Z]{3,5})$")
 _COMMON_FORMATS = (
@@ -178,10 +179,13 @@ def _joined(day: Any, hour: Any) -> Any:
 
 
 def _parsed(text: str, form: str) -> datetime:
-    """As strptime, with more than six digits of a second too, of which the last are cut off."""
+    """As strptime, but strict where numbers follow each other, and with more than six digits of a second, cut off."""
     if "%f" in form:
         text = _LONG_FRACTION.sub(r"\1", text)
-    return datetime.strptime(text, form)
+    moment = datetime.strptime(text, form)
+    if _ADJACENT.search(form) and "%f" not in form and len(text) != len(moment.strftime(form)):
+        raise ValueError("leading zeros are missing")  # strptime takes 5320 for 05:32:00
+    return moment
 
 
 def _suggested(text: str) -> str:
