@@ -164,6 +164,8 @@ def test_lines_are_counted_as_an_editor_does(tmp_path: Path) -> None:
 def test_the_delimiter_is_found_by_the_columns(tmp_path: Path, delimiter: str) -> None:
     content = "at;id;Flow;a,b,c,d,e\n2026-03-01;1;2;\n".replace(";", delimiter)
     assert converted(tmp_path, content.replace(",b,c,d,e", "") if delimiter == "," else content).flows == [2.0]
+    named = f"sep={delimiter}\n{content}"
+    assert converted(tmp_path, named.replace(",b,c,d,e", "") if delimiter == "," else named).flows == [2.0]
     without_header = f"2026-03-01{delimiter}1{delimiter}2\n"
     assert converted(tmp_path, without_header, "columns: [at, id, Flow]").flows == [2.0]
 

@@ -55,10 +55,8 @@ class TableReader:
         self._unused = unused
         self.numbers = Numbers(table.decimal, table.thousands, table.null_markers)
 
-    def rows(
-        self, path: Path, columns: Sequence[str], take: Callable[[Row], Content | None]
-    ) -> list[TimedRow[Content]]:
-        """The wanted rows of a file in the order of their times; `take` gives a row's content, None for a row without.
+    def rows(self, path: Path, columns: Sequence[str], take: Callable[[Row], Content]) -> list[TimedRow[Content]]:
+        """The wanted rows of a file in the order of their times; `take` gives a row's content, or raises CellError.
 
         Raises DataError with file, row and column.
         """
@@ -98,7 +96,7 @@ class TableReader:
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror or ' '.join(str(error).split())}") from error
 
-    def _pending(self, row: Row, clock: Clock, take: Callable[[Row], Content | None]) -> _Pending[Content] | None:
+    def _pending(self, row: Row, clock: Clock, take: Callable[[Row], Content]) -> _Pending[Content] | None:
         table = self._table
         if row.problem is not None:
             raise row.problem
@@ -112,8 +110,7 @@ class TableReader:
             moment = clock.moment(times)
         except CellError as error:
             raise error.of(" and ".join(table.time), _shown_together(times)) from None
-        content = take(row)
-        return None if content is None else _Pending(row.place, times, machine, moment, content)
+        return _Pending(row.place, times, machine, moment, take(row))
 
     def _machine(self, row: Row) -> str:
         template = self._table.machine

@@ -11,7 +11,7 @@ from typing import Any
 from agents.replay.tables.description import Table
 from agents.replay.tables.files.contents import open_content, read_head
 from agents.replay.tables.files.encodings import encoding_of, encoding_with, undecodable
-from agents.replay.tables.files.rows import Row, find_columns
+from agents.replay.tables.files.rows import Row, find_columns, normalized
 from agents.replay.tables.problems import CellError, Place
 from pipeline.errors import DataError
 
@@ -64,7 +64,7 @@ def _rows(lines: _Lines, path: Path, table: Table, wanted: Sequence[str]) -> Ite
     first = next((line for line in lines if line.strip()), None)
     if first is None:
         raise DataError(f"{path} has no row")
-    if lines.number == 1 and first.lower().startswith("sep=") and len(first.strip()) == 5:  # Excel writes it
+    if lines.number == 1 and first.lower().startswith("sep=") and len(first.rstrip("\r\n")) == 5:  # Excel writes it
         delimiter, first = delimiter or first[4], next((line for line in lines if line.strip()), "")
     delimiter = delimiter or _detected(first, table, wanted)
     before = lines.number - 1
@@ -82,10 +82,12 @@ def _rows(lines: _Lines, path: Path, table: Table, wanted: Sequence[str]) -> Ite
             if damaged or any(cell.strip() for cell in cells):
                 yield _row(Place(path, "line", row), cells, wanted, at, width, damaged)
     except csv.Error as error:
-        raise DataError(
-            f"{path}, line {start}: {error}; a quote ({table.quote}) may not be closed, or is part of a text: "
-            "set quote: '' if cells are not quoted"
-        ) from None
+        advice = (
+            f"; a quote ({table.quote}) may not be closed, or is part of a text: set quote: '' if cells are not quoted"
+            if table.quote
+            else ""
+        )
+        raise DataError(f"{path}, line {start}: {error}{advice}") from None
 
 
 def _row(place: Place, cells: list[str], wanted: Sequence[str], at: list[int], width: int, damaged: bool) -> Row:
@@ -126,9 +128,13 @@ def _reader(lines: Iterable[str], delimiter: str, table: Table, *, strict: bool)
 
 def _split(line: str, delimiter: str, table: Table) -> list[str]:
     try:
-        return [cell.strip() for cell in next(_reader([line], delimiter, table, strict=False), [])]
+        return list(next(_reader([line], delimiter, table, strict=False), []))
     except csv.Error:
         return []
+
+
+def _has_columns(line: str, delimiter: str, table: Table, wanted: Sequence[str]) -> bool:
+    return set(map(normalized, wanted)) <= set(map(normalized, _split(line, delimiter, table)))
 
 
 def _detected(line: str, table: Table, wanted: Sequence[str]) -> str:
@@ -137,7 +143,7 @@ def _detected(line: str, table: Table, wanted: Sequence[str]) -> str:
         width = len(table.columns)
         return next((mark for mark in _DELIMITERS if len(_split(line, mark, table)) == width), ",")
     for mark in _DELIMITERS:
-        if set(wanted) <= set(_split(line, mark, table)):
+        if _has_columns(line, mark, table, wanted):
             return mark
     return max(_DELIMITERS, key=lambda mark: len(_split(line, mark, table)))
 
@@ -146,12 +152,12 @@ def _advice(path: Path, table: Table, encoding: str, line: str, wanted: Sequence
     """What to try where the header lacks wanted columns."""
     if all(name in line for name in wanted):
         other = _detected(line, table, wanted)
-        if other != table.delimiter and set(wanted) <= set(_split(line, other, table)):
+        if other != table.delimiter and _has_columns(line, other, table, wanted):
             return f"it has them with delimiter: {other!r}"
         return ""
     if table.columns is None:
-        for number, other_line in enumerate(read_head(path).decode(encoding, "ignore").splitlines()):
-            if any(set(wanted) <= set(_split(other_line, mark, table)) for mark in _DELIMITERS):
+        for number, other_line in enumerate(read_head(path).decode(encoding, "ignore").split("\n")):
+            if any(_has_columns(other_line, mark, table, wanted) for mark in _DELIMITERS):
                 return f"line {number + 1} has them: set skip_rows: {number}"
     other_encoding = encoding_with(path, wanted)
     if other_encoding is None or encoding.startswith(other_encoding):

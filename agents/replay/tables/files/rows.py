@@ -30,11 +30,11 @@ def find_columns(
     """Where the wanted columns are; raises DataError if one is missing, or occurs twice."""
     positions: dict[str, list[int]] = {}
     for at, name in enumerate(header):
-        positions.setdefault(_normalized(name), []).append(at)
+        positions.setdefault(normalized(name), []).append(at)
     found = []
     missing = []
     for name in wanted:
-        places = positions.get(_normalized(name), [])
+        places = positions.get(normalized(name), [])
         if len(places) > 1:
             shown = " and ".join(str(at + 1) for at in places)
             raise DataError(
@@ -50,7 +50,7 @@ def find_columns(
     return found
 
 
-def _normalized(name: str) -> str:
+def normalized(name: str) -> str:
     """A column's name with composed letters and plain blanks, as it is compared."""
     return " ".join(unicodedata.normalize("NFC", name).split())
 
