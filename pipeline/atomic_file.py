@@ -9,8 +9,12 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes the place of `path` if the block ends without an error."""
+    """A path beside `path` to write to: it replaces `path` if the block ends without an error, and else is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    yield part
+    try:
+        yield part
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     part.replace(path)

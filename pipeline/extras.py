@@ -17,6 +17,7 @@ class _Package(NamedTuple):
 _PACKAGES: Final = {
     "torch": _Package("PyTorch", "train"),
     "matplotlib": _Package("Matplotlib", "train"),
+    "openpyxl": _Package("openpyxl", "excel"),
     "tep_studio": _Package("tep-studio", "demo"),
 }
 """By the name of their module."""

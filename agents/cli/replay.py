@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,12 +20,14 @@ from agents.audit.certificate import Certificate, read_certificate, write_certif
 from agents.cli.live_view import LiveView
 from agents.cli.options import (
     BrokerOption,
+    ForceOption,
     JsonOption,
     ModelOption,
     ProfileOption,
     SpeedOption,
     load_runners,
     parse_speed,
+    require_new_file,
 )
 from agents.delivery.partitioning import partition_function
 from agents.replay.shipped import demo_recording
@@ -32,7 +36,7 @@ from pipeline.config.settings import load_settings
 from pipeline.config.topics import LABELS, engine_topics, full_topic_name
 from pipeline.errors import CertificateError, SettingsError, TopicMismatchError
 from pipeline.extras import require_modules
-from pipeline.wire.recording import count_records, read_recording
+from pipeline.wire.recording import count_records, new_recording, read_recording
 
 DEMO_SECONDS = 30.0
 
@@ -56,13 +60,19 @@ def replay(
     certify: Annotated[
         Path | None, typer.Option("--certify", help="compare with this certificate; write it if it does not exist")
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="record the outputs: diagnoses, alarms, metrics, late, dead letters")
+    ] = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Replay a recording: through the pipeline in this process, or into the topics of a real Kafka."""
     if to is None:
-        _replay(recording, profile, model, speed, as_json=as_json, stress=(stress, seed), certify=certify)
-    elif stress or certify:
-        raise SettingsError("--stress and --certify are for a replay in this process, without --to")
+        if out is not None:
+            require_new_file(out, force=force, inputs=[recording])
+        _replay(recording, profile, model, speed, as_json=as_json, stress=(stress, seed), certify=certify, out=out)
+    elif stress or certify or out:
+        raise SettingsError("--stress, --certify and --out are for a replay in this process, without --to")
     else:
         _replay_to(recording, to, profile, parse_speed(speed), as_json=as_json)
 
@@ -77,8 +87,10 @@ def _replay(
     paced_seconds: float | None = None,
     stress: tuple[str | None, int] = (None, 0),
     certify: Path | None = None,
+    out: Path | None = None,
 ) -> None:
     from agents.audit.certificate import CertificateBuilder
+    from agents.replay.output_recording import OutputRecorder
     from agents.replay.replay import replay_in_memory
 
     settings = load_settings(profile=profile_name)
@@ -93,38 +105,44 @@ def _replay(
     if certify is not None:
         builder = CertificateBuilder(runners)
     change = stress_function(*stress)
-    if as_json or not sys.stdout.isatty():
+    with contextlib.ExitStack() as stack:
+        writer = None if out is None else stack.enter_context(new_recording(out))
+        on_output = None if writer is None else OutputRecorder(writer, partition_of).add
+        view = None if as_json or not sys.stdout.isatty() else stack.enter_context(_live_view(recording))
         report = asyncio.run(
             replay_in_memory(
-                recording, settings, plant, runners, partition_of, speed=speed, change=change, builder=builder
+                recording,
+                settings,
+                plant,
+                runners,
+                partition_of,
+                speed=speed,
+                change=change,
+                on_diagnosis=None if view is None else view.add,
+                on_output=on_output,
+                builder=builder,
             )
         )
-    else:
-        view = LiveView(f"faultline · {recording.name}")
-        for record in read_recording(recording):
-            if record.topic == LABELS:
-                view.labels.add(record)
-        with Live(get_renderable=view.table, refresh_per_second=8, screen=False) as live:
-            report = asyncio.run(
-                replay_in_memory(
-                    recording,
-                    settings,
-                    plant,
-                    runners,
-                    partition_of,
-                    speed=speed,
-                    change=change,
-                    on_diagnosis=view.add,
-                    builder=builder,
-                )
-            )
-            live.refresh()
     if as_json:
         print(json.dumps(report.as_dict(), indent=2))
     else:
         _print_summary(report.as_dict())
+    if writer is not None:
+        print(f"{writer.count:,} output records written to {out}", file=sys.stderr)
     if builder is not None and certify is not None:
         _certify(builder.certificate, certify)
+
+
+@contextlib.contextmanager
+def _live_view(recording: Path) -> Iterator[LiveView]:
+    """The table of a replay's machines on the terminal, with the recording's labels."""
+    view = LiveView(f"faultline · {recording.name}")
+    for record in read_recording(recording):
+        if record.topic == LABELS:
+            view.labels.add(record)
+    with Live(get_renderable=view.table, refresh_per_second=8, screen=False) as live:
+        yield view
+        live.refresh()
 
 
 def stress_function(text: str | None, seed: int) -> Any:
@@ -250,12 +268,17 @@ def record(
     profile: ProfileOption = None,
     follow_seconds: Annotated[
         float | None,
-        typer.Option("--for", help="keep recording for this many seconds; by default stop where the topics end now"),
+        typer.Option(
+            "--for",
+            help="keep recording for so many seconds, or until Ctrl-C; by default stop where the topics end now",
+        ),
     ] = None,
+    force: ForceOption = False,
 ) -> None:
     """Record the input topics of a real Kafka to a file, from their beginning, in order of time stamps."""
     from agents.kafka.record import record_topics
 
+    require_new_file(out, force=force)
     settings = load_settings(broker=broker, profile=profile)
     count = record_topics(settings, load_profile(settings.profile), out, follow_seconds=follow_seconds)
     print(f"{count:,} records written to {out}")
@@ -265,9 +288,14 @@ def convert(
     description: Annotated[Path, typer.Argument(help="YAML that names the columns of readings, texts and labels")],
     data: Annotated[Path, typer.Option("--data", help="folder of the tables; FAULTLINE_DATA", envvar="FAULTLINE_DATA")],
     out: Annotated[Path, typer.Option("--out", help="recording to write")],
+    force: ForceOption = False,
 ) -> None:
-    """Turn tables (CSV, parquet) into a recording."""
+    """Turn tables (CSV, parquet, Excel) into a recording."""
     from agents.replay.convert import convert as write
-    from agents.replay.convert import load_conversion
+    from agents.replay.tables.description import load_conversion
 
-    print(f"{write(load_conversion(description), data, out):,} records written to {out}")
+    require_new_file(out, force=force, inputs=[description])
+    report = write(load_conversion(description), data, out)
+    print(f"{report.records:,} records written to {out}")
+    for line in report.unused.lines():
+        print(line)

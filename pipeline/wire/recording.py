@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -10,6 +11,7 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.atomic_file import replacing
 from pipeline.errors import RecordingError
 from pipeline.wire.records import Record
 
@@ -143,7 +145,7 @@ class RecordingWriter:
         try:
             self._file = pq.ParquetWriter(self._path, SCHEMA, compression="zstd", compression_level=9)
         except OSError as error:
-            raise RecordingError(f"cannot write recording {path}: {error}") from error
+            raise _unwritable(path, error) from error
         self._rows: list[Record] = []
         self.count = 0
 
@@ -160,17 +162,42 @@ class RecordingWriter:
         columns = list(zip(*self._rows, strict=True))
         columns[6] = tuple([{"key": key, "value": value} for key, value in head] for head in columns[6])
         arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
-        self._file.write_table(pa.table(arrays, schema=SCHEMA))
+        try:
+            self._file.write_table(pa.table(arrays, schema=SCHEMA))
+        except OSError as error:
+            raise _unwritable(self._path, error) from error
         self.count += len(self._rows)
         self._rows.clear()
 
     def close(self) -> None:
         """Write what is left and finish the file."""
-        self._flush()
-        self._file.close()
+        try:
+            self._flush()
+        finally:
+            try:
+                self._file.close()
+            except OSError as error:
+                raise _unwritable(self._path, error) from error
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+@contextmanager
+def new_recording(path: Path) -> Iterator[RecordingWriter]:
+    """Writes a recording that appears, complete, when the block ends without an error; else `path` stays as it was."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    if path.is_dir():
+        raise RecordingError(f"cannot write recording {path}: it is a folder")
+    with replacing(path) as part, RecordingWriter(part) as writer:
+        yield writer
+
+
+def _unwritable(path: str | Path, error: OSError) -> RecordingError:
+    return RecordingError(f"cannot write recording {path}: {error}")

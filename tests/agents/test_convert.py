@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agents.replay.convert import convert, load_conversion
+from agents.replay.convert import convert
+from agents.replay.tables.description import load_conversion
 from models.data.from_recordings import runs_from_records
 from pipeline.config.profile import parse_profile
 from pipeline.errors import DataError
@@ -43,7 +44,7 @@ def tables(tmp_path: Path) -> Path:
 
 def test_tables_become_a_recording(tables: Path) -> None:
     out = tables / "out.parquet"
-    count = convert(load_conversion(tables / "plant.yaml"), tables, out)
+    count = convert(load_conversion(tables / "plant.yaml"), tables, out).records
     records = list(read_recording(out))
     assert count == len(records) == 62
     assert [r.timestamp_ms for r in records] == sorted(r.timestamp_ms for r in records)
@@ -54,15 +55,6 @@ def test_tables_become_a_recording(tables: Path) -> None:
     assert decode_event(by_topic["events"][0].value or b"").text == "code e7 on log-a"
     label = decode_label(by_topic["labels"][0].value or b"")
     assert (label.fault, label.start, label.end) == ("leak", 1_774_749_620_000, 1_774_749_640_000)
-
-
-def test_local_times_are_told_apart_by_their_zone(tables: Path) -> None:
-    text = DESCRIPTION.replace("time: at, delimiter", "time: at, time_zone: Europe/Berlin, delimiter")
-    (tables / "plant.yaml").write_text(text.replace("2026-03-29", "2026-06-01"))
-    convert(load_conversion(tables / "plant.yaml"), tables, tables / "out.parquet")
-    first = min(r.timestamp_ms for r in read_recording(tables / "out.parquet") if r.topic == "sensors")
-    # Two o'clock does not exist on that day in Berlin: it is read as before the change.
-    assert first == 1_774_749_600_000 - 3_600_000
 
 
 def test_a_recording_becomes_training_runs_with_texts_and_labels(tables: Path) -> None:

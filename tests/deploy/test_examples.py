@@ -18,15 +18,18 @@ from models.stepping.load import load_model
 from pipeline.config.profile import load_profile
 from pipeline.engine.engine import Engine
 from pipeline.wire.recording import read_recording
+from tests.support.commands import faultline
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
 TUTORIAL = ROOT / "docs" / "guide" / "first-plant.md"
+TABLES = ROOT / "docs" / "guide" / "tables.md"
 
 
-def blocks(language: str) -> list[str]:
-    """The tutorial's blocks of code in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", TUTORIAL.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: Path = TUTORIAL) -> list[str]:
+    """A page's blocks of code in one language."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [text for name, text in found if name == language]
 
 
 @pytest.mark.slow
@@ -68,7 +71,7 @@ def test_the_tutorial_leads_from_tables_to_scores(tmp_path: Path) -> None:
     commands = "".join(blocks("sh")).split("make kafka")[0].splitlines()
     skipped = ("make ", ". .venv/")  # the environment of these tests takes their place
     script = "\n".join(command for command in commands if not command.startswith(skipped))
-    assert script.count("faultline ") == 4
+    assert script.count("\nfaultline ") == 4
     done = subprocess.run(
         ["bash", "-euc", script],
         cwd=tmp_path,
@@ -83,3 +86,32 @@ def test_the_tutorial_leads_from_tables_to_scores(tmp_path: Path) -> None:
     accuracy = re.search(r"accuracy\s+│\s+([\d.]+)", done.stdout)
     assert accuracy is not None
     assert float(accuracy[1]) > 0.9
+    (reading,) = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", reading],
+        cwd=tmp_path / "runs" / "bottling",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"4320 diagnoses, [1-9]\d* of them leaks, of [1-4] machines\n", done.stdout)
+
+
+def test_the_page_on_tables_shows_what_the_command_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error, table, summary = blocks("", TABLES)
+    (description,) = blocks("yaml", TABLES)
+    monkeypatch.chdir(tmp_path)
+    Path("pumps.csv").write_text(table, encoding="cp1252")
+    Path("tables.yaml").write_text(description, encoding="utf-8")
+    arguments = ("convert", "tables.yaml", "--data", ".", "--out", "pumps.parquet")
+    done = faultline(*arguments)
+    assert done.stdout == summary, done.stderr
+    readings = [
+        json.loads(record.value or b"") for record in read_recording("pumps.parquet") if record.topic == "sensors"
+    ]
+    assert [reading["values"]["flow"] for reading in readings] == [1204.5, None, 1198.0]
+    assert [reading["time"] - readings[0]["time"] for reading in readings] == [0, 10_000, 20_000]
+    Path("tables.yaml").write_text(description.replace("    bad_values: unknown\n", ""), encoding="utf-8")
+    assert faultline(*arguments, "--force").stderr == error

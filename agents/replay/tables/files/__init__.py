@@ -1,0 +1,1 @@
+"""The kinds of files that hold tables: CSV, parquet and Excel."""
