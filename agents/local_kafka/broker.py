@@ -102,6 +102,7 @@ class KafkaBroker:
         cls,
         jars_dir: Path | None = None,
         *,
+        version: str | None = None,
         overrides: Mapping[str, str] | None = None,
         users: Mapping[str, str] | None = None,
         doors: Mapping[str, Door] | None = None,
@@ -110,11 +111,11 @@ class KafkaBroker:
     ) -> KafkaBroker:
         """Starts a broker and returns once it takes requests.
 
-        `overrides` are added to server.properties; `users` (name to password) makes clients log in
-        (SASL/PLAIN, no TLS). `doors` are further listeners, by lower-case name, for the same users; `address` says
-        where they are.
+        `version` is that of Kafka, the pom's if not given. `overrides` are added to server.properties; `users` (name to
+        password) makes clients log in (SASL/PLAIN, no TLS). `doors` are further listeners, by lower-case name, for the
+        same users; `address` says where they are.
         """
-        jars = ensure_jars(jars_dir)
+        jars = ensure_jars(jars_dir, version)
         doors = doors or {}
         free_port, *others = free_ports(2 + len(doors))
         broker = cls(jars, (port or free_port, *others), overrides or {}, users, doors)
@@ -329,11 +330,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a broker in the foreground until Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m agents.local_kafka.broker", description=main.__doc__)
     parser.add_argument("--port", type=int, default=9092, help="port for clients (default: 9092)")
-    port = parser.parse_args(arguments).port
+    parser.add_argument("--kafka", metavar="VERSION", help="version of Kafka (default: the one in kafka-pom.xml)")
+    chosen = parser.parse_args(arguments)
     # A supervisor's SIGTERM should stop the broker as orderly as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with KafkaBroker.start(port=port) as broker:
+        with KafkaBroker.start(port=chosen.port, version=chosen.kafka) as broker:
             print(broker.bootstrap, flush=True)
             while broker.running:
                 time.sleep(0.5)
