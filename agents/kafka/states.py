@@ -89,6 +89,7 @@ class KafkaStateStore:
             enable_auto_commit=False,
             max_partition_fetch_bytes=_FETCH_BYTES,
             fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
+            isolation_level="read_committed",
             **self._security,
         )
         try:
