@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 
+from agents.delivery.topic_logs import TopicLog
 from pipeline.errors import (
     AuthorizationError,
     BrokerUnavailableError,
@@ -164,6 +166,24 @@ def partition_counts(bootstrap: str, names: Sequence[str], security: Security | 
             f"topic {', '.join(missing)} does not exist at {bootstrap}; create it with `faultline topics create`"
         )
     return counts
+
+
+def topic_logs(bootstrap: str, names: Sequence[str], security: Security | None = None) -> dict[str, TopicLog]:
+    """Id and partitions of the topics that exist; raises FaultlineError."""
+    with _admin(bootstrap, security) as admin:
+        found = admin.describe_topics(list(names))
+    logs = {}
+    for topic in found:
+        error = kafka_errors.for_code(topic["error_code"])
+        if error is kafka_errors.TopicAuthorizationFailedError:
+            raise _refusal(bootstrap, f"describe topic {topic['name']!r}", error())
+        if topic["partitions"]:
+            logs[topic["name"]] = TopicLog(_known_id(topic.get("topic_id")), len(topic["partitions"]))
+    return logs
+
+
+def _known_id(topic_id: Any) -> str:
+    return "" if topic_id is None or uuid.UUID(str(topic_id)).int == 0 else str(topic_id)
 
 
 @contextmanager

@@ -33,6 +33,8 @@ class SavedMachine(msgspec.Struct, frozen=True, gc=False):
     """Id, text, time in milliseconds and lateness of the texts that diagnoses can show."""
     clock: int | None = None
     """How far the partition's time had come, milliseconds; unknown in older states."""
+    logs: dict[str, str] = {}
+    """By topic, the id of the log that the offset in `applied` belongs to, where it is known."""
 
 
 class Forgotten(msgspec.Struct, frozen=True):
@@ -45,6 +47,7 @@ class Forgotten(msgspec.Struct, frozen=True):
     clock: int | None = None
     forgotten: bool = True
     version: int = STATE_VERSION
+    logs: dict[str, str] = {}
 
 
 class _Head(msgspec.Struct):
@@ -59,6 +62,8 @@ class SavedAt(msgspec.Struct):
     """By topic, the last offset whose effect is in the state."""
     last: int | None = None
     """Time stamp of the machine's newest record, milliseconds."""
+    logs: dict[str, str] = {}
+    """By topic, the id of the log that the offset in `applied` belongs to, where it is known."""
 
 
 _decode_saved_at = msgspec.msgpack.Decoder(SavedAt).decode
