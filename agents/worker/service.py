@@ -15,7 +15,7 @@ from agents.kafka.codecs import WORKER_MODULES, require_codecs
 from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.security import client_security, faust_credentials, require_rights
 from agents.kafka.states import KafkaStateStore
-from agents.kafka.topics import require_topics
+from agents.kafka.topics import WANTED_LIMITS, RecordLimits, require_topics
 from agents.worker.worker import Observer, Worker
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
@@ -34,6 +34,7 @@ def kafka_worker(
     runners: Mapping[str, StepRunner],
     partition_of: Callable[[bytes], int],
     observer: Observer | None = None,
+    limits: RecordLimits = WANTED_LIMITS,
 ) -> Worker:
     """A worker with everything that it needs of a Kafka broker; it connects when it starts."""
     security, prefix = client_security(settings), settings.topic_prefix
@@ -42,12 +43,12 @@ def kafka_worker(
         settings,
         profile,
         runners,
-        KafkaPublisher(settings.address, prefix, **security),
+        KafkaPublisher(settings.address, prefix, letter_bytes=limits.letter_bytes, **security),
         partition_of=partition_of,
         wall_seconds=time.time,
         credentials=faust_credentials(settings),
         observer=observer,
-        store=KafkaStateStore(settings.address, prefix, partition_of, **security),
+        store=KafkaStateStore(settings.address, prefix, partition_of, state_bytes=limits.state_bytes, **security),
         topic_logs=lambda: asyncio.to_thread(topic_logs, settings.address, names, security),
     )
 
@@ -69,7 +70,9 @@ async def serve(
     if settings.is_memory:
         raise SettingsError("a worker needs FAULTLINE_BROKER=kafka://host:port; memory:// is for `faultline replay`")
     require_codecs(*WORKER_MODULES)
-    await asyncio.to_thread(require_topics, settings, profile)
+    limits = await asyncio.to_thread(require_topics, settings, profile)
+    for note in limits.notes:
+        log.warning("%s", note)
     await asyncio.to_thread(require_rights, settings, profile)
     recorder = RecordingWriter(record) if record is not None else None
     builder = CertificateBuilder(runners)
@@ -81,7 +84,7 @@ async def serve(
             builder.add(outputs)
 
     observer = observe if recorder is not None or certify is not None else None
-    worker = kafka_worker(settings, profile, runners, partition_of, observer)
+    worker = kafka_worker(settings, profile, runners, partition_of, observer, limits)
     stop_requested = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -92,3 +92,10 @@ def decode_state(machine: str, state: bytes) -> SavedMachine | Forgotten:
         return _decode_forgotten(state) if head.forgotten else _decode_machine(state)
     except msgspec.DecodeError as error:
         raise StateError(f"state of {machine} cannot be read: {error}") from error
+
+
+def without_state(machine: str, state: bytes) -> bytes:
+    """What is kept of a saved state that is too large to be saved: that its records are applied."""
+    saved = _decode_machine(state)
+    gone = Forgotten(machine, saved.partition, saved.last, saved.applied, saved.clock, logs=saved.logs)
+    return encode_state(gone)

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from kafka import KafkaAdminClient
-from kafka.admin import ConfigResource, ConfigResourceType
 
 from agents.kafka.record import record_topics
 from pipeline.wire.recording import read_recording
@@ -22,32 +20,22 @@ pytestmark = pytest.mark.kafka
 CODECS = ("gzip", "lz4", "snappy", "zstd")
 
 
-def compress_on_the_broker(site: KafkaSite, codec: str) -> None:
-    """Let the broker compress a topic's batches with its own, Java's, codec."""
-    admin = KafkaAdminClient(bootstrap_servers=site.bootstrap)
-    try:
-        admin.alter_configs(
-            [ConfigResource(ConfigResourceType.TOPIC, site.name("sensors"), {"compression.type": codec})]
-        )
-    finally:
-        admin.close()
-
-
 @pytest.mark.parametrize("codec", CODECS)
 def test_batches_of_every_codec_are_read_by_the_worker_and_by_the_commands(
     kafka: str, codec: str, tmp_path: Path
 ) -> None:
-    run(_compressed(kafka, codec, tmp_path))
+    run(compressed(kafka, codec, tmp_path))
 
 
-async def _compressed(bootstrap: str, codec: str, folder: Path) -> None:
+async def compressed(bootstrap: str, codec: str, folder: Path) -> None:
     site = KafkaSite(bootstrap)
     first, second = readings("p1", 3), readings("p1", 3, start_ms=T + 3 * FRAME_MS, value=2.0)
     # Large enough that Java writes more than one block of it.
     texts = [event("p1", T + 1_000, f"pump leaks {'x' * 30_000}")]
     await site.send(first, compression_type=codec)
     await site.send(texts, compression_type=codec)
-    compress_on_the_broker(site, codec)
+    # From here on the broker compresses, with Java's codecs.
+    site.configure("sensors", {"compression.type": codec})
     await site.send(second)
     count = len(first) + len(second)
     async with site.working() as worker:
@@ -84,10 +72,10 @@ def test_a_codec_that_is_not_installed_is_named_before_anything_is_read(
 
 
 def test_records_of_an_aborted_transaction_never_happened(kafka: str, tmp_path: Path) -> None:
-    run(_aborted(kafka, tmp_path))
+    run(aborted(kafka, tmp_path))
 
 
-async def _aborted(bootstrap: str, folder: Path) -> None:
+async def aborted(bootstrap: str, folder: Path) -> None:
     site = KafkaSite(bootstrap)
     right = readings("p1", 4)
     wrong = [

@@ -62,10 +62,10 @@ async def second_log(site: KafkaSite, frames: int = NEW_FRAMES, start_ms: int = 
 def test_a_topic_recreated_while_the_worker_is_stopped_is_read_from_its_beginning(
     kafka: str, frames: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run(_stopped(kafka, frames, caplog), 120)
+    run(recreated_while_stopped(kafka, frames, caplog), 120)
 
 
-async def _stopped(bootstrap: str, frames: int, caplog: pytest.LogCaptureFixture) -> None:
+async def recreated_while_stopped(bootstrap: str, frames: int, caplog: pytest.LogCaptureFixture) -> None:
     site = KafkaSite(bootstrap)
     count = await first_log(site)
     async with site.working() as worker:
@@ -92,10 +92,10 @@ def test_a_topic_recreated_under_a_running_worker_is_read_from_its_beginning(
     kafka: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("agents.worker.worker.LOOK_SECONDS", 1.0)
-    run(_running(kafka, caplog), 120)
+    run(recreated_while_running(kafka, caplog), 120)
 
 
-async def _running(bootstrap: str, caplog: pytest.LogCaptureFixture) -> None:
+async def recreated_while_running(bootstrap: str, caplog: pytest.LogCaptureFixture) -> None:
     site = KafkaSite(bootstrap)
     count = await first_log(site)
     async with site.working() as worker:

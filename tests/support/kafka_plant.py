@@ -13,11 +13,12 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
 
 from agents.delivery.partitioning import partition_function
 from agents.kafka.admin import create_topics
 from agents.kafka.log import kafka_log
-from agents.kafka.topics import topic_specs
+from agents.kafka.topics import WANTED_LIMITS, RecordLimits, topic_specs
 from agents.worker.service import kafka_worker
 from agents.worker.worker import Worker
 from pipeline.config.profile import parse_profile
@@ -82,6 +83,21 @@ class KafkaSite:
         self.delete(*topics)
         self.create()
 
+    def configure(self, topic: str, settings: dict[str, str]) -> None:
+        """Change settings of a topic, and wait until they are in force."""
+        name, deadline = self.name(topic), time.monotonic() + 20
+        admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
+        try:
+            admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, settings)])
+            wanted = ConfigResource(ConfigResourceType.TOPIC, name, list(settings))
+            while settings != {
+                key: one["value"] for key, one in admin.describe_configs([wanted], "all")["topic"][name].items()
+            }:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        finally:
+            admin.close()
+
     async def send(self, records: Iterable[Record], **producer: Any) -> None:
         """Produce with a client of its own, `producer` being its settings."""
         async with self.producer(**producer) as client:
@@ -110,9 +126,10 @@ class KafkaSite:
         )
 
     @asynccontextmanager
-    async def working(self) -> AsyncIterator[Worker]:
+    async def working(self, limits: RecordLimits = WANTED_LIMITS) -> AsyncIterator[Worker]:
         """A worker, stopped in order in the end."""
-        worker = kafka_worker(self.settings, self.profile, {"pump": SumRunner()}, self.partition_of)
+        runners = {"pump": SumRunner()}
+        worker = kafka_worker(self.settings, self.profile, runners, self.partition_of, limits=limits)
         await worker.start()
         try:
             yield worker
