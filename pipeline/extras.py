@@ -26,12 +26,13 @@ _PACKAGES: Final = {
 def require_modules(purpose: str, *modules: str) -> None:
     """Raise MissingExtraError if one of these optional modules is not installed; `purpose` is what needs it."""
     for module in modules:
-        if not _installed(module):
+        if not is_installed(module):
             name, extra = _PACKAGES[module]
             raise MissingExtraError(f"{purpose} needs {name}: run  pip install 'faultline[{extra}]'")
 
 
-def _installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
+    """Whether this process can import it."""
     try:
         return find_spec(module) is not None
     except (ImportError, ValueError):  # hidden from this process

@@ -17,8 +17,9 @@ import numpy as np
 
 from agents.bench.host import cpu_seconds
 from agents.delivery.partitioning import partition_of
-from agents.kafka.admin import TopicSpec, create_topics, translated_errors
+from agents.kafka.admin import create_topics, translated_errors
 from agents.kafka.publisher import KafkaPublisher
+from agents.kafka.topic_settings import TopicSpec
 from agents.kafka.topics import topic_specs
 from agents.local_kafka.broker import KafkaBroker
 from agents.local_kafka.jars import missing_tools

@@ -18,6 +18,8 @@ def create(broker: BrokerOption = None, profile: ProfileOption = None, partition
     report = create_topics(settings.address, topic_specs(settings, plant), client_security(settings))
     for name in report.created:
         print(f"created  {name}")
+        for note in report.notes.get(name, ()):
+            print(f"         {note}")
     for name in report.existing:
         print(f"exists   {name}")
     require_topics(settings, plant)
@@ -29,5 +31,6 @@ def check(broker: BrokerOption = None, profile: ProfileOption = None, partitions
 
     settings = load_settings(broker=broker, profile=profile, partitions=partitions)
     plant = load_profile(settings.profile)
-    require_topics(settings, plant)
+    for note in require_topics(settings, plant).notes:
+        print(note)
     print(f"{len(topic_specs(settings, plant))} topics are set up correctly")

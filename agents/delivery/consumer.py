@@ -33,7 +33,8 @@ records come again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
@@ -44,6 +45,7 @@ from mode.utils.futures import notify
 
 from agents.delivery.groups import Delivery, TopicGroup
 from agents.delivery.merging import DEFAULT_LIMITS, TP, Chunk, ChunkMerger, Limits, Mark
+from agents.delivery.topic_logs import LogPosition
 from pipeline.config.topics import full_topic_name
 from pipeline.wire.records import Record
 
@@ -73,6 +75,10 @@ class Fetched(NamedTuple):
     records: dict[TP, list[Record]]
     others: dict[TP, list[Any]]
     marks: dict[TP, Mark]
+    lost: Sequence[tuple[TP, int, int]] = ()
+    """Ranges of offsets that were deleted before they could be read: partition, first, and the first that is there."""
+    behind: AbstractSet[TP] = frozenset()
+    """Partitions whose logs end before the position from which they should be read: it is that of another log."""
 
 
 def install(
@@ -81,17 +87,20 @@ def install(
     prefix: str,
     limits: Limits = DEFAULT_LIMITS,
     before_revoked: Callable[[], Awaitable[None]] | None = None,
+    on_log_behind: Callable[[AbstractSet[TP]], None] | None = None,
 ) -> None:
     """Make `app` read its topic groups in chunks; call it before the app starts or defines agents.
 
     Topics are named without `prefix`; within a group their order is the order of equal time stamps. `before_revoked`
-    is awaited when partitions are about to go: what is acked then is still committed.
+    is awaited when partitions are about to go: what is acked then is still committed. `on_log_behind` is told of
+    partitions whose logs end before what was read of them, again and again until it lets the consumer `read_again`;
+    without it, they are read from their beginnings.
     """
     topics = [topic for group in groups for topic in group]
     if len(set(topics)) != len(topics):
         raise ValueError(f"a topic may be in only one group: {topics}")
     TRANSPORTS.aliases.update(_TRANSPORTS)
-    app.transport.delivery = Delivery(tuple(map(tuple, groups)), prefix, limits, before_revoked)
+    app.transport.delivery = Delivery(tuple(map(tuple, groups)), prefix, limits, before_revoked, on_log_behind)
 
 
 class ChunkedConsumerMixin(Consumer):
@@ -110,6 +119,10 @@ class ChunkedConsumerMixin(Consumer):
         self._groups = [] if delivery is None else [TopicGroup(topics, delivery) for topics in delivery.groups]
         self._managed: set[TP] = set()
         self._before_revoked = None if delivery is None else delivery.before_revoked
+        self._on_log_behind = None if delivery is None else delivery.on_log_behind
+        self.log_ids: Mapping[str, str] = {}  # by the topics' names on the broker; they go with what is committed
+        self.records_lost: Counter[str] = Counter()  # by topic, deleted before they could be read
+        self._lost_up_to: dict[TP, int] = {}
         self.groups_topics: dict[str, str] = {}
         if delivery is not None:
             topics = (topic for topics in delivery.groups for topic in topics)
@@ -118,6 +131,10 @@ class ChunkedConsumerMixin(Consumer):
         self._handed_out = 0
         self._torn = False  # records were fetched that will not be handed out
         super().__init__(transport, *args, **kwargs)
+
+    async def log_positions(self, places: Sequence[TP]) -> Mapping[TP, LogPosition]:
+        """Ends and committed offsets of partitions; raises DeliveryError."""
+        raise NotImplementedError
 
     async def _fetch(self, wanted: AbstractSet[TP], timeout: float) -> Fetched:
         """Records of `wanted` as soon as there are any or `timeout` is over; none at once if `wanted` is empty.
@@ -200,11 +217,23 @@ class ChunkedConsumerMixin(Consumer):
         finally:
             self._torn |= not complete
 
+    def _note_lost(self, lost: Sequence[tuple[TP, int, int]]) -> None:
+        for tp, first, end in lost:
+            begin = max(first, self._lost_up_to.get(tp, 0))  # what is read again may be lost again
+            if begin < end:
+                self._lost_up_to[tp] = end
+                self.records_lost[self.groups_topics[tp.topic]] += end - begin
+                self.log.warning(
+                    "topic %s, partition %d: %d records (offsets %d to %d) were deleted before they could be read",
+                    *tp,
+                    end - begin,
+                    begin,
+                    end - 1,
+                )
+
     def _merge(self, fetched: Fetched) -> None:
         for group in self._groups:
-            for tp, begin, end in group.merger.feed(fetched.records, fetched.marks):
-                # Transaction markers and compaction also cause this, but not on the topics of a plant.
-                self.log.warning("%s: offsets %d to %d were deleted before they could be read", tp, begin, end - 1)
+            group.merger.feed(fetched.records, fetched.marks)
             group.ready += group.merger.release()
 
     async def _next_fetch(self, active: AbstractSet[TP], timeout: float) -> Fetched:
@@ -219,7 +248,11 @@ class ChunkedConsumerMixin(Consumer):
             timeout = 0.02
         elif any(group.merger.waiting for group in self._groups):
             timeout = 0.005
-        return await self._fetch(wanted, timeout)
+        fetched = await self._fetch(wanted, timeout)
+        self._note_lost(fetched.lost)
+        if fetched.behind:
+            await self._tell_behind(fetched.behind)
+        return fetched
 
     def _chunk_message(self, group: TopicGroup, chunk: Chunk) -> Any:
         chunk.epoch = self._epoch
@@ -261,6 +294,25 @@ class ChunkedConsumerMixin(Consumer):
             group.restart(self._managed)
         self._progress()
 
+    async def _tell_behind(self, behind: AbstractSet[TP]) -> None:
+        if self._on_log_behind is None:
+            await self.read_again(behind)
+        else:
+            self._on_log_behind(behind)
+
+    async def read_again(self, from_beginning: AbstractSet[TP] = frozenset()) -> bool:
+        """Forget what was read, and begin at the committed offsets again; with some logs at their beginnings instead.
+
+        Returns whether these are committed, without which another worker might begin elsewhere.
+        """
+        self._forget()
+        self._torn = True
+        for tp in from_beginning:
+            self._lost_up_to.pop(tp, None)
+        # A commit under way may still write the offset of a former log.
+        await self.maybe_wait_for_commit_to_finish()
+        return not from_beginning or await self._commit(dict.fromkeys(from_beginning, 0))
+
     async def _read_again(self) -> bool:
         try:
             await self.perform_seek()
@@ -284,10 +336,7 @@ class ChunkedConsumerMixin(Consumer):
         for tp in self._managed:
             # Messages of groups have numbers of their own, which offsets of logs must not be compared with.
             self._read_offset.pop(tp, None)
-            committed = self._committed_offset.pop(tp, None)
-            for group in self._groups:
-                if committed:
-                    group.merger.expect(tp, committed)
+            self._committed_offset.pop(tp, None)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Commit what is acked, forget the rest: its next owner begins at the committed offsets."""

@@ -20,6 +20,7 @@ class Delivery:
     prefix: str
     limits: Limits
     before_revoked: Callable[[], Awaitable[None]] | None = None
+    on_log_behind: Callable[[AbstractSet[TP]], None] | None = None
 
 
 class TopicGroup:
@@ -62,15 +63,21 @@ class TopicGroup:
             _, chunk = self._out.popleft()
             self.acked.update(chunk.next_offsets)
             self.uncommitted.update(chunk.next_offsets)
+        if not self._out and not self.ready:
+            # Transaction markers and aborted records make no chunk.
+            known = {**self.merger.starts, **self.acked}
+            passed = {tp: offset for tp, offset in self.merger.passed.items() if offset > known.get(tp, offset)}
+            self.acked.update(passed)
+            self.uncommitted.update(passed)
 
     def processed(self) -> dict[TP, int]:
         """Next offsets behind the processed prefix of chunks."""
         positions = self.held()
         for message, chunk in self._out:
             if not (chunk.processed or message.acked):
-                break
+                return positions
             positions.update(chunk.next_offsets)
-        return positions
+        return positions if self.ready else positions | self.merger.passed
 
     def held(self) -> dict[TP, int]:
         """Next offsets behind the acked prefix of chunks."""

@@ -84,14 +84,13 @@ class Mark(NamedTuple):
 class _Buffer:
     """The buffered records of one topic's partition."""
 
-    __slots__ = ("_keys", "arrivals", "bytes", "expected", "mark", "rank", "records", "start", "tp")
+    __slots__ = ("_keys", "arrivals", "bytes", "mark", "rank", "records", "start", "tp")
 
     def __init__(self, tp: TP, rank: int) -> None:
         self.tp = tp
         self.rank = rank
         self.mark: Mark | None = None
         self.start: int | None = None  # where reading began
-        self.expected: int | None = None  # the next record's offset, if none is missing
         self.records: list[Record] = []
         self.bytes = 0  # of the values and keys of the records
         self.arrivals: deque[tuple[int, int]] = deque()  # (answer, how many records came with it)
@@ -111,7 +110,6 @@ class _Buffer:
     def feed(self, records: list[Record], mark: Mark) -> None:
         if self.start is None:
             self.start = records[0].offset if records else mark.position
-        self.expected = mark.position
         self.mark = mark
         if records:
             self.records += records
@@ -221,25 +219,11 @@ class ChunkMerger:
         for buffer in self._buffers.values():
             self._partitions.setdefault(buffer.tp.partition, []).append(buffer)
 
-    def expect(self, tp: TP, offset: int) -> None:
-        """Say where reading will begin if nothing is missing."""
-        if tp in self._buffers:
-            self._buffers[tp].expected = offset
-
-    def feed(self, records: Mapping[TP, list[Record]], marks: Mapping[TP, Mark]) -> list[tuple[TP, int, int]]:
-        """Take what was fetched; a partition with records must have a mark, taken at the same moment.
-
-        Returns ranges of offsets that were skipped: partition, first, and the first that is there again.
-        """
-        skipped = []
+    def feed(self, records: Mapping[TP, list[Record]], marks: Mapping[TP, Mark]) -> None:
+        """Take what was fetched; a partition with records must have a mark, taken at the same moment."""
         for tp, mark in marks.items():
-            buffer = self._buffers.get(tp)
-            if buffer is not None:
-                fetched = records.get(tp, [])
-                if fetched and buffer.expected is not None and fetched[0].offset > buffer.expected:
-                    skipped.append((tp, buffer.expected, fetched[0].offset))
-                buffer.feed(fetched, mark)
-        return skipped
+            if (buffer := self._buffers.get(tp)) is not None:
+                buffer.feed(records.get(tp, []), mark)
 
     def release(self) -> list[Chunk]:
         """Everything whose place in the order is known, cut into chunks over which all partitions are spread evenly."""
@@ -279,6 +263,11 @@ class ChunkMerger:
     def tps(self) -> AbstractSet[TP]:
         """The assigned partitions of this group."""
         return self._buffers.keys()
+
+    @property
+    def passed(self) -> dict[TP, int]:
+        """Where reading has come to, of partitions of which nothing is buffered."""
+        return {tp: one.mark.position for tp, one in self._buffers.items() if one.mark is not None and not one.records}
 
     @property
     def starts(self) -> dict[TP, int]:

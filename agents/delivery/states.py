@@ -89,4 +89,8 @@ def newest_states(records: Iterable[tuple[bytes | None, bytes | None]]) -> dict[
 
 
 def _is_behind(at: SavedAt, other: SavedAt) -> bool:
-    return any(at.applied[topic] < other.applied[topic] for topic in at.applied.keys() & other.applied.keys())
+    return any(
+        at.applied[topic] < other.applied[topic]
+        for topic in at.applied.keys() & other.applied.keys()
+        if at.logs.get(topic) == other.logs.get(topic)  # offsets of two logs cannot be compared
+    )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import socket
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from kafka import KafkaAdminClient
@@ -17,6 +18,16 @@ from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 
+from agents.delivery.topic_logs import TopicLog
+from agents.kafka.topic_settings import (
+    MAX_MESSAGE_BYTES,
+    POLICY,
+    CreateReport,
+    TopicReport,
+    TopicSpec,
+    setting_problem,
+    settle,
+)
 from pipeline.errors import (
     AuthorizationError,
     BrokerUnavailableError,
@@ -27,29 +38,14 @@ from pipeline.errors import (
 
 BOOTSTRAP_TIMEOUT_MS = 5_000
 REQUEST_TIMEOUT_MS = 5_000
-POLICY = "cleanup.policy"
-MAX_MESSAGE_BYTES = "max.message.bytes"
+_REFUSED_SETTINGS = (
+    kafka_errors.InvalidConfigurationError,
+    kafka_errors.InvalidRequestError,
+    kafka_errors.PolicyViolationError,
+)
 LOGIN_ERRORS = (kafka_errors.SaslAuthenticationFailedError, kafka_errors.UnsupportedSaslMechanismError)
 
 Security = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class TopicSpec:
-    """The required partitions, replication and settings of a topic; `config` holds settings such as cleanup.policy."""
-
-    name: str
-    partitions: int
-    replication: int = 1
-    config: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class CreateReport:
-    """Names of the topics that were created and of those that existed already."""
-
-    created: tuple[str, ...]
-    existing: tuple[str, ...]
 
 
 def create_topics(bootstrap: str, specs: Sequence[TopicSpec], security: Security | None = None) -> CreateReport:
@@ -58,36 +54,59 @@ def create_topics(bootstrap: str, specs: Sequence[TopicSpec], security: Security
     Call `check_topics` afterwards, which reports how existing topics differ. `security` holds kafka-python's
     client settings (security_protocol, sasl_mechanism, ...).
     """
+    if not specs:
+        return CreateReport((), ())
+    created, existing, notes = [], [], {}
+    with _admin(bootstrap, security) as admin:
+        answers = _create(admin, [(spec, spec.config) for spec in specs])
+        for spec in specs:
+            error, _ = answers[spec.name]
+            if error in _REFUSED_SETTINGS:
+                settled = settle(spec, partial(_refuses, admin, spec))
+                notes[spec.name] = tuple(settled.notes)
+                answers |= _create(admin, [(spec, settled.config)])
+            error, message = answers[spec.name]
+            if error is kafka_errors.NoError:
+                created.append(spec.name)
+            elif error is kafka_errors.TopicAlreadyExistsError:
+                existing.append(spec.name)
+            else:
+                raise _refusal(bootstrap, f"create topic {spec.name!r}", error(message))
+        # The broker confirms before every partition has a leader; a worker that starts at once would fail.
+        admin.wait_for_topics(created, timeout_ms=REQUEST_TIMEOUT_MS)
+    return CreateReport(tuple(created), tuple(existing), notes)
+
+
+def _create(
+    admin: KafkaAdminClient, configs: Sequence[tuple[TopicSpec, Mapping[str, str]]], *, validate_only: bool = False
+) -> dict[str, tuple[type[kafka_errors.KafkaError], str | None]]:
+    """By topic, the broker's error and its message."""
     wanted = {
         spec.name: {
             "num_partitions": spec.partitions,
             "replication_factor": spec.replication,
-            "configs": dict(spec.config),
+            "configs": dict(config),
         }
-        for spec in specs
+        for spec, config in configs
     }
-    if not wanted:
-        return CreateReport((), ())
-    with _admin(bootstrap, security) as admin:
-        answer = admin.create_topics(wanted, timeout_ms=REQUEST_TIMEOUT_MS, raise_errors=False)
-        created, existing = [], []
-        for topic in answer["topics"]:
-            error = kafka_errors.for_code(topic["error_code"])
-            if error is kafka_errors.NoError:
-                created.append(topic["name"])
-            elif error is kafka_errors.TopicAlreadyExistsError:
-                existing.append(topic["name"])
-            else:
-                raise _refusal(bootstrap, f"create topic {topic['name']!r}", error(topic["error_message"]))
-        # The broker confirms before every partition has a leader; a worker that starts at once would fail.
-        admin.wait_for_topics(created, timeout_ms=REQUEST_TIMEOUT_MS)
-    return CreateReport(tuple(created), tuple(existing))
+    answer = admin.create_topics(wanted, timeout_ms=REQUEST_TIMEOUT_MS, raise_errors=False, validate_only=validate_only)
+    return {one["name"]: (kafka_errors.for_code(one["error_code"]), one["error_message"]) for one in answer["topics"]}
+
+
+def _refuses(admin: KafkaAdminClient, spec: TopicSpec, config: Mapping[str, str]) -> str | None:
+    error, message = _create(admin, [(spec, config)], validate_only=True)[spec.name]
+    return None if error is kafka_errors.NoError else message or error.__name__
 
 
 def check_topics(bootstrap: str, specs: Sequence[TopicSpec], security: Security | None = None) -> list[str]:
     """The problems of the topics, one sentence each; empty if there are none."""
+    return list(examine_topics(bootstrap, specs, security).problems)
+
+
+def examine_topics(bootstrap: str, specs: Sequence[TopicSpec], security: Security | None = None) -> TopicReport:
+    """The problems of the topics, and their limits as far as they were wanted."""
     if not specs:
-        return []
+        return TopicReport((), {})
     with _admin(bootstrap, security) as admin:
         found = {topic["name"]: topic for topic in admin.describe_topics([spec.name for spec in specs])}
         present: list[TopicSpec] = []
@@ -108,8 +127,9 @@ def check_topics(bootstrap: str, specs: Sequence[TopicSpec], security: Security 
                     "Faultline never changes this, because keys would move between partitions"
                 )
             present.append(spec)
-        problems += _setting_problems(admin, bootstrap, present)
-    return problems
+        limits: dict[str, int] = {}
+        problems += _setting_problems(admin, bootstrap, present, limits)
+    return TopicReport(tuple(problems), limits)
 
 
 def missing_rights(
@@ -166,6 +186,24 @@ def partition_counts(bootstrap: str, names: Sequence[str], security: Security | 
     return counts
 
 
+def topic_logs(bootstrap: str, names: Sequence[str], security: Security | None = None) -> dict[str, TopicLog]:
+    """Id and partitions of the topics that exist; raises FaultlineError."""
+    with _admin(bootstrap, security) as admin:
+        found = admin.describe_topics(list(names))
+    logs = {}
+    for topic in found:
+        error = kafka_errors.for_code(topic["error_code"])
+        if error is kafka_errors.TopicAuthorizationFailedError:
+            raise _refusal(bootstrap, f"describe topic {topic['name']!r}", error())
+        if topic["partitions"]:
+            logs[topic["name"]] = TopicLog(_known_id(topic.get("topic_id")), len(topic["partitions"]))
+    return logs
+
+
+def _known_id(topic_id: Any) -> str:
+    return "" if topic_id is None or uuid.UUID(str(topic_id)).int == 0 else str(topic_id)
+
+
 @contextmanager
 def translated_errors(bootstrap: str) -> Iterator[None]:
     """Turns kafka-python's errors into Faultline's."""
@@ -175,10 +213,14 @@ def translated_errors(bootstrap: str) -> Iterator[None]:
         raise _translated(bootstrap, error, None) from error
 
 
-def _setting_problems(admin: KafkaAdminClient, bootstrap: str, specs: Sequence[TopicSpec]) -> list[str]:
-    """Topics with the wrong cleanup policy or a maximum message size that is too small."""
+def _setting_problems(
+    admin: KafkaAdminClient, bootstrap: str, specs: Sequence[TopicSpec], limits: dict[str, int]
+) -> list[str]:
+    """Topics with the wrong cleanup policy or a maximum message size that is too small; fills in the `limits`."""
     wanted = {
-        spec.name: names for spec in specs if (names := [n for n in (POLICY, MAX_MESSAGE_BYTES) if n in spec.config])
+        spec.name: names
+        for spec in specs
+        if (names := [n for n in (POLICY, MAX_MESSAGE_BYTES) if n in spec.config or (n == POLICY and spec.is_input)])
     }
     if not wanted:
         return []
@@ -190,18 +232,14 @@ def _setting_problems(admin: KafkaAdminClient, bootstrap: str, specs: Sequence[T
         for name in wanted.get(spec.name, ()):
             # kafka-python drops the error of a refused description and returns an empty one.
             if name not in settings[spec.name]:
+                if spec.is_foreign:
+                    continue
                 error = kafka_errors.TopicAuthorizationFailedError()
                 raise _refusal(bootstrap, f"describe the settings of topic {spec.name!r}", error)
-            actual, needed = settings[spec.name][name]["value"], spec.config[name]
-            if name == POLICY and _policies(actual) != _policies(needed):
-                problems.append(f"topic {spec.name!r} has {name} {actual!r} but needs {needed!r}")
-            elif name == MAX_MESSAGE_BYTES and int(actual) < int(needed):
-                problems.append(f"topic {spec.name!r} has {name} {actual} but needs {needed} or more")
+            problems += setting_problem(spec, name, settings[spec.name][name]["value"])
+            if name == MAX_MESSAGE_BYTES:
+                limits[spec.name] = int(settings[spec.name][name]["value"])
     return problems
-
-
-def _policies(text: str) -> frozenset[str]:
-    return frozenset(part.strip() for part in text.split(","))
 
 
 def _count(partitions: int) -> str:

@@ -50,6 +50,10 @@ class _Batch:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batch, name)
 
+    def __next__(self) -> Any:
+        """The next record; aiokafka takes the only one of a control batch so."""
+        return next(self._batch)
+
     def __iter__(self) -> Iterator[Any]:
         # A list, and not one after the other: a generator would cost each record another call.
         try:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from agents.kafka.admin import partition_counts, translated_errors
+from agents.kafka.codecs import LOG_MODULES, require_codecs
 from agents.kafka.security import client_security
 from pipeline.config.settings import Settings
 from pipeline.config.topics import full_topic_name
@@ -211,6 +212,7 @@ def kafka_log(settings: Settings, topics: Sequence[str]) -> Iterator[KafkaLog]:
     from kafka import KafkaConsumer
 
     require_kafka(settings)
+    require_codecs(*LOG_MODULES)
     security = client_security(settings)
     names = {full_topic_name(settings.topic_prefix, topic): topic for topic in topics}
     found = partition_counts(settings.address, list(names), security)
@@ -224,6 +226,7 @@ def kafka_log(settings: Settings, topics: Sequence[str]) -> Iterator[KafkaLog]:
             # The broker has checked them; in pure Python it takes twenty times as long as all the rest.
             check_crcs=False,
             max_partition_fetch_bytes=_FETCH_BYTES,
+            isolation_level="read_committed",
             **security,
         )
         try:

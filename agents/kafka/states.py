@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,7 +15,10 @@ from agents.kafka.log import Unread
 from agents.kafka.publisher import KafkaPublisher
 from pipeline.config.topics import STATE, full_topic_name
 from pipeline.errors import DeliveryError
-from pipeline.wire.records import Record
+from pipeline.wire.records import RECORD_OVERHEAD_BYTES, Record
+from pipeline.wire.states import without_state
+
+log = logging.getLogger("faultline.worker")
 
 STATE_BYTES = 64 << 20
 """Maximum size of a state; one with 100,000 held-back readings of 80 variables is about as large."""
@@ -41,16 +45,21 @@ class KafkaStateStore:
         partition_of: Callable[[bytes], int],
         *,
         timeout_s: float = 60.0,
+        state_bytes: int = STATE_BYTES,
         **security: Any,
     ) -> None:
-        """`timeout_s` is how long the broker may be away; `security` is aiokafka's."""
+        """`timeout_s` is how long the broker may be away, `state_bytes` how large a state may be; `security` is
+        aiokafka's.
+        """
+        self._state_bytes = state_bytes
+        self._too_large: set[str] = set()
         self._bootstrap = bootstrap
         self._prefix = prefix
         self._topic = prefix + STATE
         self._partition_of = partition_of
         self._timeout_s = timeout_s
         self._security = security
-        self._publisher = KafkaPublisher(bootstrap, prefix, record_bytes=STATE_BYTES, **security)
+        self._publisher = KafkaPublisher(bootstrap, prefix, record_bytes=state_bytes, **security)
 
     async def start(self) -> None:
         """Connect the producer."""
@@ -58,7 +67,23 @@ class KafkaStateStore:
 
     async def write(self, states: Mapping[str, bytes | None]) -> None:
         """Publish and wait for the broker."""
-        await write_states(self._publisher, states, self._partition_of)
+        fitting = {machine: self._fitting(machine, state) for machine, state in states.items()}
+        await write_states(self._publisher, fitting, self._partition_of)
+
+    def _fitting(self, machine: str, state: bytes | None) -> bytes | None:
+        """The state, or if the topic does not take it only that its records are applied."""
+        if state is None or RECORD_OVERHEAD_BYTES + len(machine.encode()) + len(state) <= self._state_bytes:
+            return state
+        if machine not in self._too_large:
+            self._too_large.add(machine)
+            log.warning(
+                "the state of %s has %d bytes, and %s takes %d: after a restart it begins with a fresh one",
+                machine[:80],
+                len(state),
+                self._topic,
+                self._state_bytes,
+            )
+        return without_state(machine, state)
 
     async def read(self, partitions: Sequence[int]) -> dict[str, bytes]:
         """Read the partitions from their beginning to where they end now, in no consumer group."""
@@ -89,6 +114,7 @@ class KafkaStateStore:
             enable_auto_commit=False,
             max_partition_fetch_bytes=_FETCH_BYTES,
             fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
+            isolation_level="read_committed",
             **self._security,
         )
         try:

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-from agents.kafka.admin import TopicSpec, check_topics
+from typing import NamedTuple
+
+from agents.kafka.admin import check_topics, examine_topics
 from agents.kafka.security import client_security
 from agents.kafka.states import COMPACTION_LAG_MS, SEGMENT_BYTES, STATE_BYTES
+from agents.kafka.topic_settings import MAX_MESSAGE_BYTES, POLICY, TopicSpec
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
-from pipeline.config.topics import all_topics, full_topic_name
+from pipeline.config.topics import CONTROL, DEAD_LETTER, LATE, STATE, Topic, all_topics, full_topic_name, input_topics
 from pipeline.errors import TopicMismatchError
 from pipeline.wire.letters import LETTER_BYTES, LETTER_TOPICS
+
+_BATCH_OVERHEAD = 1024
+"""What a batch has beyond the keys, values and headers of its records."""
+
+_LEAST_BYTES = 1_000_000
+"""A limit of records that is enough to work with; Kafka's default is a little more."""
+
+
+class RecordLimits(NamedTuple):
+    """How large records may be."""
+
+    letter_bytes: int = LETTER_BYTES
+    state_bytes: int = STATE_BYTES
+    notes: tuple[str, ...] = ()
+    """Where this is less than was wanted, and what follows, one sentence each."""
+
+
+WANTED_LIMITS = RecordLimits()
 
 
 def topic_specs(settings: Settings, profile: PlantProfile) -> list[TopicSpec]:
@@ -18,46 +39,69 @@ def topic_specs(settings: Settings, profile: PlantProfile) -> list[TopicSpec]:
     Retention is by size, not by time: a broker uses the records' own time stamps and would delete a replayed old
     recording within minutes.
     """
+    prefix, inputs = settings.topic_prefix, _input_names(profile)
     kept = {
         "retention.ms": "-1",
         "retention.bytes": str(settings.retention_bytes),
         # The broker must not refuse diagnoses of a machine whose clock is ahead; max_skew checks clocks.
         "message.timestamp.after.max.ms": str(2**63 - 1),
     }
-    letters = kept | {"max.message.bytes": str(LETTER_BYTES + 1024)}
+    letters = kept | {MAX_MESSAGE_BYTES: str(LETTER_BYTES + _BATCH_OVERHEAD)}
     compacted = {
-        "cleanup.policy": "compact",
+        POLICY: "compact",
         "retention.ms": "-1",
         "segment.bytes": str(SEGMENT_BYTES),
         # A late state of a suspended worker must not be the only one left of a machine (agents/delivery/states.py).
         "min.compaction.lag.ms": str(COMPACTION_LAG_MS),
-        "max.message.bytes": str(STATE_BYTES + 1024),
+        MAX_MESSAGE_BYTES: str(STATE_BYTES + _BATCH_OVERHEAD),
     }
-    return [
-        TopicSpec(
-            full_topic_name(settings.topic_prefix, topic.name),
-            settings.partitions,
-            settings.replication,
-            compacted if topic.compacted else letters if topic.name in LETTER_TOPICS else kept,
-        )
-        for topic in all_topics(profile)
-        if not topic.is_foreign
-    ]
+
+    def spec(topic: Topic) -> TopicSpec:
+        name, count = full_topic_name(prefix, topic.name), (settings.partitions, settings.replication)
+        if topic.compacted:
+            larger = "a machine with a larger state begins with a fresh one after a restart"
+            return TopicSpec(name, *count, compacted, least_bytes=_LEAST_BYTES, larger_records=larger)
+        if topic.name in LETTER_TOPICS:
+            larger = "larger dead letters and late records are cut"
+            return TopicSpec(name, *count, letters, least_bytes=_LEAST_BYTES, larger_records=larger)
+        return TopicSpec(name, *count, kept, is_input=topic.name in inputs)
+
+    return [spec(topic) for topic in all_topics(profile) if not topic.is_foreign]
+
+
+def _input_names(profile: PlantProfile) -> frozenset[str]:
+    return frozenset((*(topic.name for topic in input_topics(profile)), CONTROL))
 
 
 def foreign_specs(settings: Settings, profile: PlantProfile) -> list[TopicSpec]:
     """What a worker needs of the topics that others have created."""
     names = [full_topic_name(settings.topic_prefix, topic.name) for topic in all_topics(profile) if topic.is_foreign]
-    return [TopicSpec(name, settings.partitions) for name in names]
+    return [TopicSpec(name, settings.partitions, is_input=True, is_foreign=True) for name in names]
 
 
-def require_topics(settings: Settings, profile: PlantProfile) -> None:
-    """Raise TopicMismatchError unless every topic exists with the right partition count and settings."""
+def require_topics(settings: Settings, profile: PlantProfile) -> RecordLimits:
+    """Raise TopicMismatchError unless every topic exists with the right partition count and settings.
+
+    Returns how large records may be, which is less than was wanted where the broker allows no more.
+    """
     security = client_security(settings)
-    if problems := check_topics(settings.address, topic_specs(settings, profile), security):
-        raise TopicMismatchError(f"{'; '.join(problems)}; create missing topics with `faultline topics create`")
+    specs = topic_specs(settings, profile)
+    report = examine_topics(settings.address, specs, security)
+    if report.problems:
+        raise TopicMismatchError(f"{'; '.join(report.problems)}; create missing topics with `faultline topics create`")
     if problems := check_topics(settings.address, foreign_specs(settings, profile), security):
         raise TopicMismatchError(
             f"{'; '.join(problems)}; a topic with other keys or another partition count is read by `faultline ingest` "
             "(docs/guide/connecting.md)"
         )
+    limits = report.max_message_bytes
+    letters = min(limits[full_topic_name(settings.topic_prefix, topic)] for topic in (DEAD_LETTER, LATE))
+    state = limits[full_topic_name(settings.topic_prefix, STATE)]
+    notes = [
+        f"topic {spec.name!r} has {MAX_MESSAGE_BYTES} {limits[spec.name]} instead of {wanted}: {spec.larger_records}"
+        for spec in specs
+        if (wanted := int(spec.config.get(MAX_MESSAGE_BYTES, 0))) > limits.get(spec.name, wanted)
+    ]
+    return RecordLimits(
+        min(letters - _BATCH_OVERHEAD, LETTER_BYTES), min(state - _BATCH_OVERHEAD, STATE_BYTES), tuple(notes)
+    )

@@ -9,20 +9,28 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.consumer.fetcher import FetchResult
-from aiokafka.errors import CommitFailedError, GroupAuthorizationFailedError, TopicAuthorizationFailedError
+from aiokafka.consumer.fetcher import FetchResult, OffsetResetStrategy
+from aiokafka.errors import (
+    CommitFailedError,
+    GroupAuthorizationFailedError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
+)
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import TRANSPORTS, aiokafka
 
 from agents.delivery.consumer import TP, ChunkedConsumerMixin, Delivery, Fetched, Mark
+from agents.delivery.topic_logs import LogPosition
 from agents.kafka import header_names
-from pipeline.errors import AuthorizationError, FaultlineError
+from pipeline.errors import AuthorizationError, DeliveryError, FaultlineError
 from pipeline.wire.records import Record
 
 _FETCH_MAX_WAIT_MS = 20
@@ -33,6 +41,9 @@ _COMMIT_TIMEOUT_S = 5.0
 
 _STOP_TIMEOUT_S = 10.0
 """How long a stopping worker waits for the broker's answers."""
+
+_RETRY_S = 0.1
+"""Pause after the broker has refused an offset."""
 
 _REFUSALS = (GroupAuthorizationFailedError, TopicAuthorizationFailedError)
 
@@ -74,6 +85,7 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):
     def __post_init__(self) -> None:
         super().__post_init__()
         delivery: Delivery | None = self.transport.delivery
+        self._lost: list[tuple[TP, int, int]] = []
         self._at_most = None if delivery is None else delivery.limits.buffered_records
         self._assignment: Any = None
         self._answers = 0
@@ -84,6 +96,9 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         # Private; aiokafka 0.14.0. Faust 0.15.3 sets 1,500 and has no setting for it.
         consumer._fetch_max_wait_ms = _FETCH_MAX_WAIT_MS
+        # Records of an aborted transaction never happened. Faust sets this for its exactly-once mode only. Private;
+        # aiokafka 0.14.0.
+        consumer._isolation_level = "read_committed"
         if self.consumer.groups_topics:
             # Without tables Faust assigns partitions topic by topic, and a machine's texts may go to another worker
             # than its readings. Its own assignor keeps partitions of one number together. Private; aiokafka 0.14.0
@@ -114,6 +129,8 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):
         # are taken as fast as possible, and merging needs the quiet ones soon. Private; aiokafka 0.14.0.
         fetcher = self._ensure_consumer()._fetcher
         fetcher._prefetch_backoff = 0.0
+        # aiokafka would go to the beginning of a log whatever the reason is, and tell nobody. Private; aiokafka 0.14.0.
+        fetcher._default_reset_strategy = OffsetResetStrategy.NONE
         fetcher._records = _Prefetched(self.consumer.groups_topics)
 
     async def on_thread_stop(self) -> None:
@@ -135,9 +152,15 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):
 
     async def _fetch(self, wanted: AbstractSet[TP], timeout: float) -> Fetched:
         found: Mapping[TP, list[Any]] = {}
+        behind: set[TP] = set()
         if wanted:  # to aiokafka none means all
             consumer = self._ensure_consumer()
-            found = await self._fetch_records(consumer, wanted, timeout=timeout, max_records=self._at_most)
+            try:
+                found = await self._fetch_records(consumer, wanted, timeout=timeout, max_records=self._at_most)
+            except OffsetOutOfRangeError as error:
+                behind = await self._find_positions(consumer, error.args[0])
+            except NoOffsetForPartitionError as error:
+                await consumer._fetcher.request_offset_reset([error.args[0]], OffsetResetStrategy.EARLIEST)
             # aiokafka returns records of one partition until none are left, so others would wait for long.
             # Private; aiokafka 0.14.0.
             for place in found:
@@ -151,7 +174,22 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):
         for topic_partition, taken in found.items():
             tp = ensure_TP(topic_partition)
             (records if tp.topic in names else others)[tp] = taken
-        return Fetched(records, others, marks)
+        lost, self._lost = self._lost, []
+        return Fetched(records, others, marks, lost, behind)
+
+    async def _find_positions(self, consumer: AIOKafkaConsumer, places: Mapping[TopicPartition, int]) -> set[TP]:
+        """Go on where the broker deleted what should be read next; returns partitions that end before that."""
+        begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
+        behind = set()
+        for place, position in places.items():
+            if position < begins[place]:
+                if place.topic in self.consumer.groups_topics:
+                    self._lost.append((ensure_TP(place), position, begins[place]))
+                consumer.seek(place, begins[place])
+            elif position > ends[place]:
+                behind.add(ensure_TP(place))
+        await asyncio.sleep(_RETRY_S)
+        return behind
 
     def _marks(self) -> dict[TP, Mark]:
         subscription = self._ensure_consumer()._subscription.subscription  # private; aiokafka 0.14.0
@@ -170,7 +208,8 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):
             state = assignment.state_value(topic_partition)
             if state.timestamp != self._answered.get(tp, (None, 0))[0]:
                 self._answered[tp] = (state.timestamp, self._answers)
-            end = state.lso if self.consumer.in_transaction else state.highwater
+            # Brokers before Kafka 0.11, which know no transactions, send no last stable offset.
+            end = state.highwater if state.lso is None else state.lso
             if end is not None and state.has_valid_position:
                 marks[tp] = Mark(state.position, end, self._answered[tp][1])
         return marks
@@ -185,20 +224,47 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):
         committed: Mapping[TP, int | None] = await consumer.seek_to_committed()
         # aiokafka does not seek where nothing was committed; what was fetched and dropped would be lost. Private;
         # aiokafka 0.14.0.
-        fresh = [tp for tp, offset in committed.items() if not offset and tp.topic in self.consumer.groups_topics]
-        strategy = consumer._fetcher._default_reset_strategy
-        if fresh and strategy:
-            await consumer._fetcher.request_offset_reset(fresh, strategy)
+        if fresh := [tp for tp, offset in committed.items() if not offset and tp.topic in self.consumer.groups_topics]:
+            await consumer._fetcher.request_offset_reset(fresh, OffsetResetStrategy.EARLIEST)
         return committed
+
+    async def find_topics(self) -> None:
+        """Ask the broker now which topics there are; aiokafka does it every five minutes."""
+        await self.call_thread(self._find_topics)
+
+    async def _find_topics(self) -> None:
+        self._ensure_consumer()._client.force_metadata_update()  # private; aiokafka 0.14.0
+
+    async def log_positions(self, places: Sequence[TP]) -> Mapping[TP, LogPosition]:
+        """Ends and committed offsets of partitions; raises DeliveryError."""
+        found: Mapping[TP, LogPosition] = await self.call_thread(self._log_positions, places)
+        return found
+
+    async def _log_positions(self, places: Sequence[TP]) -> Mapping[TP, LogPosition]:
+        consumer, partitions = self._ensure_consumer(), [TopicPartition(*place) for place in places]
+        try:
+            ends = await consumer.end_offsets(partitions)
+            # Private; aiokafka 0.14.0, whose `committed` leaves the metadata out.
+            committed = await consumer._coordinator.fetch_committed_offsets(partitions)
+        except KafkaError as error:
+            raise DeliveryError(f"cannot find out how far the input topics were read: {error!r}") from error
+        nothing = OffsetAndMetadata(-1, "")
+        found = {}
+        for place, partition in zip(places, partitions, strict=True):
+            at = committed.get(partition, nothing)
+            found[place] = LogPosition(ends[partition], at.offset, at.metadata or "")
+        return found
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         # As Faust's 0.15.3, which crashes with a traceback if the broker refuses or does not answer.
         consumer, assigned = self._ensure_consumer(), self.assignment()
         places = {
-            TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(offset, "")
+            TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(offset, self.consumer.log_ids.get(tp.topic, ""))
             for tp, offset in offsets.items()
             if tp in assigned
         }
+        if not places:
+            return False
         self.tp_last_committed_at.update(dict.fromkeys(offsets, time.monotonic()))
         try:
             await asyncio.wait_for(consumer.commit(places), _COMMIT_TIMEOUT_S)
@@ -229,6 +295,14 @@ class Consumer(ChunkedConsumerMixin, aiokafka.Consumer):
             self.refuse(error)
             await asyncio.sleep(timeout)
             return Fetched({}, {}, {})
+
+    async def find_topics(self) -> None:
+        """Ask the broker now which topics there are, and let the group share out the partitions of new ones."""
+        await self._thread.find_topics()
+
+    async def log_positions(self, places: Sequence[TP]) -> Mapping[TP, LogPosition]:
+        """Ends and committed offsets of partitions; raises DeliveryError."""
+        return await self._thread.log_positions(places)
 
     def refuse(self, error: BaseException) -> None:
         """Fail: the broker refuses this user a topic or the group, and retrying would not help."""

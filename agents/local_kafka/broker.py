@@ -81,9 +81,10 @@ class KafkaBroker:
         overrides: Mapping[str, str],
         users: Mapping[str, str] | None,
         doors: Mapping[str, Door],
+        classes: Path | None = None,
     ) -> None:
         self.port, self._controller_port, *door_ports = ports
-        self._jars = jars
+        self._classpath = f"{jars}/*" if classes is None else f"{jars}/*:{classes}"
         self._users = users
         self._doors = doors
         self._door_ports = dict(zip(doors, door_ports, strict=True))
@@ -102,6 +103,8 @@ class KafkaBroker:
         cls,
         jars_dir: Path | None = None,
         *,
+        version: str | None = None,
+        classes: Path | None = None,
         overrides: Mapping[str, str] | None = None,
         users: Mapping[str, str] | None = None,
         doors: Mapping[str, Door] | None = None,
@@ -110,14 +113,14 @@ class KafkaBroker:
     ) -> KafkaBroker:
         """Starts a broker and returns once it takes requests.
 
-        `overrides` are added to server.properties; `users` (name to password) makes clients log in
-        (SASL/PLAIN, no TLS). `doors` are further listeners, by lower-case name, for the same users; `address` says
-        where they are.
+        `version` is that of Kafka, the pom's if not given, and `classes` a folder of further Java classes. `overrides`
+        are added to server.properties; `users` (name to password) makes clients log in (SASL/PLAIN, no TLS). `doors`
+        are further listeners, by lower-case name, for the same users; `address` says where they are.
         """
-        jars = ensure_jars(jars_dir)
+        jars = ensure_jars(jars_dir, version)
         doors = doors or {}
         free_port, *others = free_ports(2 + len(doors))
-        broker = cls(jars, (port or free_port, *others), overrides or {}, users, doors)
+        broker = cls(jars, (port or free_port, *others), overrides or {}, users, doors, classes)
         try:
             broker._format()
             broker._launch(timeout_s)
@@ -235,7 +238,7 @@ class KafkaBroker:
             "-Xmx512m",
             f"-Dlog4j2.configurationFile={self.data_dir / 'log4j2.properties'}",
             "-cp",
-            f"{self._jars}/*",
+            self._classpath,
             main,
             *arguments,
         ]
@@ -329,11 +332,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a broker in the foreground until Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m agents.local_kafka.broker", description=main.__doc__)
     parser.add_argument("--port", type=int, default=9092, help="port for clients (default: 9092)")
-    port = parser.parse_args(arguments).port
+    parser.add_argument("--kafka", metavar="VERSION", help="version of Kafka (default: the one in kafka-pom.xml)")
+    chosen = parser.parse_args(arguments)
     # A supervisor's SIGTERM should stop the broker as orderly as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with KafkaBroker.start(port=port) as broker:
+        with KafkaBroker.start(port=chosen.port, version=chosen.kafka) as broker:
             print(broker.bootstrap, flush=True)
             while broker.running:
                 time.sleep(0.5)

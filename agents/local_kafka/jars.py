@@ -24,28 +24,31 @@ def kafka_version() -> str:
     return found.group(1)
 
 
-def default_jars_dir() -> Path:
-    """Where the jars are cached: FAULTLINE_KAFKA_JARS, or a checkout's `.cache`, or the user's cache folder."""
-    if chosen := os.environ.get("FAULTLINE_KAFKA_JARS"):
+def default_jars_dir(version: str | None = None) -> Path:
+    """Where the jars are cached: FAULTLINE_KAFKA_JARS, or a checkout's `.cache`, or the user's cache folder.
+
+    FAULTLINE_KAFKA_JARS holds the version that the pom asks for; `version` chooses another.
+    """
+    if version is None and (chosen := os.environ.get("FAULTLINE_KAFKA_JARS")):
         return Path(chosen).resolve()
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "faultline"
     folder = ROOT / ".cache" if (ROOT / "pyproject.toml").is_file() else user
-    return folder / f"kafka-jars-{kafka_version()}"
+    return folder / f"kafka-jars-{version or kafka_version()}"
 
 
-def missing_tools(jars_dir: Path | None = None) -> str | None:
+def missing_tools(jars_dir: Path | None = None, version: str | None = None) -> str | None:
     """Why no broker can be started here, or None if nothing is missing."""
     if shutil.which("java") is None:
         return "java is not installed"
-    folder = jars_dir or default_jars_dir()
+    folder = jars_dir or default_jars_dir(version)
     if not _has_jars(folder) and shutil.which("mvn") is None:
         return f"the Kafka jars are not in {folder} and mvn, which would fetch them, is not installed"
     return None
 
 
-def ensure_jars(jars_dir: Path | None = None) -> Path:
-    """The folder with the broker's jars, fetched with Maven the first time."""
-    folder = jars_dir or default_jars_dir()
+def ensure_jars(jars_dir: Path | None = None, version: str | None = None) -> Path:
+    """The folder with the broker's jars, fetched with Maven the first time; `version` is the pom's if not given."""
+    folder = jars_dir or default_jars_dir(version)
     if _has_jars(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +56,8 @@ def ensure_jars(jars_dir: Path | None = None) -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as scratch:
         fetched = Path(scratch) / "jars"
         command = ["mvn", "-q", "-B", "-f", str(POM), "dependency:copy-dependencies"]
+        if version is not None:
+            command.append(f"-Dkafka.version={version}")
         try:
             done = subprocess.run(
                 [*command, f"-DoutputDirectory={fetched}"],

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from pipeline.alignment.machine_states import MachineState
 from pipeline.config.profile import PlantProfile
-from pipeline.config.topics import engine_topics
+from pipeline.config.topics import LABELS, engine_topics
 from pipeline.engine.diagnoses import NO_EVIDENCE
 from pipeline.engine.engine import Engine
 from pipeline.engine.stats import CONFIDENCE_BOUNDS
@@ -31,13 +31,19 @@ class EngineCollector(Collector):
         profile: PlantProfile,
         *,
         lag: Callable[[], Mapping[tuple[str, int], int]],
+        lost: Callable[[], Mapping[str, int]],
+        recreated: Callable[[], Mapping[str, int]],
         now_ms: Callable[[], int],
     ) -> None:
-        """`lag` gives records not yet processed per topic and partition; `now_ms` the wall clock."""
+        """`lag` gives records not yet processed per topic and partition, `lost` and `recreated` counts per topic;
+        `now_ms` the wall clock.
+        """
         self._engine = engine
         self._topics = engine_topics(profile)
         self._faults = tuple(dict.fromkeys(fault for kind in profile.machine_types for fault in kind.faults))
         self._lag = lag
+        self._lost = lost
+        self._recreated = recreated
         self._now_ms = now_ms
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
@@ -58,6 +64,17 @@ class EngineCollector(Collector):
             "topic",
             self._topics,
             stats.skipped,
+        )
+        inputs = (*self._topics, LABELS)
+        yield _counter(
+            "faultline_records_lost", "Records deleted before they could be read.", "topic", inputs, self._lost()
+        )
+        yield _counter(
+            "faultline_topics_recreated",
+            "Input topics that were deleted and created again.",
+            "topic",
+            inputs,
+            self._recreated(),
         )
         faults = (*self._faults, NO_EVIDENCE)
         yield _counter("faultline_diagnoses", "Diagnoses published.", "fault", faults, stats.diagnoses)

@@ -6,10 +6,12 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from agents.delivery.merging import TP
 from agents.delivery.states import Span, StateStore
+from agents.worker.topic_watch import TopicWatch
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
 from pipeline.config.topics import CONTROL, LABELS, full_topic_name
@@ -52,13 +54,20 @@ class Restorer:
         self._consumer = consumer
         self._wall_seconds = wall_seconds
 
-    async def restore(self, partitions: Sequence[int]) -> None:
-        """Give the engine all machines of these partitions; raises DeliveryError."""
+    async def restore(self, partitions: Sequence[int], watch: TopicWatch | None) -> bool:
+        """Give the engine all machines of these partitions; raises FaultlineError.
+
+        Returns whether states have to be written at once, because they belong to topics that are gone.
+        """
         states = await self._store.read(partitions)
+        stale: Mapping[str, AbstractSet[str]] = {}
+        if watch is not None:
+            stale = await watch.settle(partitions, states)
+            self._engine.note_logs(watch.log_ids())
         refused: dict[str, str] = {}
         for count, (machine, state) in enumerate(states.items(), 1):
             try:
-                self._engine.restore(machine, state)
+                self._engine.restore(machine, state, stale.get(machine, frozenset()))
             except StateError as error:
                 # Messages differ only in the machine's name, so one line per reason is enough.
                 refused[machine] = str(error).replace(machine, "a machine")
@@ -71,7 +80,10 @@ class Restorer:
             log.warning("%s: %d machines %s", reason, machines, action)
         if warm_up:
             await self._warm_up({machine: states[machine] for machine in refused})
+        if stale:
+            log.warning("%d machines begin with a fresh state or read a topic from its beginning", len(stale))
         log.info("restored the states of %d machines", len(states) - len(refused))
+        return bool(stale)
 
     async def _warm_up(self, states: Mapping[str, bytes]) -> None:
         """Read the last frames of machines again whose states belong to another model, without any output."""

@@ -10,19 +10,47 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from agents.audit.certificate import CertificateBuilder, write_certificate
+from agents.kafka.admin import topic_logs
+from agents.kafka.codecs import WORKER_MODULES, require_codecs
 from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.security import client_security, faust_credentials, require_rights
 from agents.kafka.states import KafkaStateStore
-from agents.kafka.topics import require_topics
-from agents.worker.worker import Worker
+from agents.kafka.topics import WANTED_LIMITS, RecordLimits, require_topics
+from agents.worker.worker import Observer, Worker
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
+from pipeline.config.topics import LABELS, engine_topics, full_topic_name
 from pipeline.errors import SettingsError
 from pipeline.frames import StepRunner
 from pipeline.wire.recording import RecordingWriter
 from pipeline.wire.records import Output, Record
 
 log = logging.getLogger("faultline.service")
+
+
+def kafka_worker(
+    settings: Settings,
+    profile: PlantProfile,
+    runners: Mapping[str, StepRunner],
+    partition_of: Callable[[bytes], int],
+    observer: Observer | None = None,
+    limits: RecordLimits = WANTED_LIMITS,
+) -> Worker:
+    """A worker with everything that it needs of a Kafka broker; it connects when it starts."""
+    security, prefix = client_security(settings), settings.topic_prefix
+    names = [full_topic_name(prefix, topic) for topic in (*engine_topics(profile), LABELS)]
+    return Worker(
+        settings,
+        profile,
+        runners,
+        KafkaPublisher(settings.address, prefix, letter_bytes=limits.letter_bytes, **security),
+        partition_of=partition_of,
+        wall_seconds=time.time,
+        credentials=faust_credentials(settings),
+        observer=observer,
+        store=KafkaStateStore(settings.address, prefix, partition_of, state_bytes=limits.state_bytes, **security),
+        topic_logs=lambda: asyncio.to_thread(topic_logs, settings.address, names, security),
+    )
 
 
 async def serve(
@@ -41,10 +69,11 @@ async def serve(
     """
     if settings.is_memory:
         raise SettingsError("a worker needs FAULTLINE_BROKER=kafka://host:port; memory:// is for `faultline replay`")
-    await asyncio.to_thread(require_topics, settings, profile)
+    require_codecs(*WORKER_MODULES)
+    limits = await asyncio.to_thread(require_topics, settings, profile)
+    for note in limits.notes:
+        log.warning("%s", note)
     await asyncio.to_thread(require_rights, settings, profile)
-    security = client_security(settings)
-    publisher = KafkaPublisher(settings.address, settings.topic_prefix, **security)
     recorder = RecordingWriter(record) if record is not None else None
     builder = CertificateBuilder(runners)
 
@@ -54,17 +83,8 @@ async def serve(
         if certify is not None:
             builder.add(outputs)
 
-    worker = Worker(
-        settings,
-        profile,
-        runners,
-        publisher,
-        partition_of=partition_of,
-        wall_seconds=time.time,
-        credentials=faust_credentials(settings),
-        observer=observe if recorder is not None or certify is not None else None,
-        store=KafkaStateStore(settings.address, settings.topic_prefix, partition_of, **security),
-    )
+    observer = observe if recorder is not None or certify is not None else None
+    worker = kafka_worker(settings, profile, runners, partition_of, observer, limits)
     stop_requested = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -14,19 +14,23 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
-import msgspec
 from prometheus_client import CollectorRegistry
 
-from agents.delivery.app import App, Tables
+from agents.delivery.app import worker_app
 from agents.delivery.consumer import TP, Chunk, Limits, install
 from agents.delivery.publisher import Publisher
 from agents.delivery.states import StateStore
+from agents.delivery.topic_logs import TopicLogs
 from agents.worker.fusion_metrics import FusionMetrics
 from agents.worker.metrics import EngineCollector, TimedRunner, step_seconds
+from agents.worker.progress import Progress
 from agents.worker.restore import Restorer
+from agents.worker.state_writer import StateWriter
 from agents.worker.ticks import Ticker
+from agents.worker.topic_watch import LOOK_SECONDS, TopicWatch
 from agents.worker.web import WebServer
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
@@ -69,10 +73,12 @@ class Worker:
         observer: Observer | None = None,
         ticks: bool = True,
         store: StateStore | None = None,
+        topic_logs: TopicLogs | None = None,
     ) -> None:
         """`observer` gets every chunk with its outputs before they are published; `ticks` is False in replay.
 
-        Without a `store`, states are lost when the worker stops.
+        Without a `store`, states are lost when the worker stops; without `topic_logs`, it does not notice when topics
+        are deleted and created again.
         """
         self.registry = CollectorRegistry()
         self._settings = settings
@@ -92,56 +98,46 @@ class Worker:
         self._ticker = Ticker(self.engine.clock_ms, wall_seconds)
         self._held: list[Any] = []  # events that are processed, but not acknowledged
         self._held_records = 0
-        self._unsaved: dict[str, bytes] = {}  # states on their way to the store
         self._reassigned = True  # states have yet to be read
-        self._progress: tuple[object, float] = (None, wall_seconds())  # offsets processed, and since when
+        self._progress = Progress(lambda: sum(self.lag().values()), lambda: self.app.consumer.positions, wall_seconds)
         self._working = asyncio.Lock()  # one chunk, checkpoint or restoring at a time
         self._failure: BaseException | None = None
         self._failed = asyncio.Event()
+        self._look_at_topics = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         prefix = settings.topic_prefix
         self._topics = (*engine_topics(profile), LABELS)
-        self._restorer = None
+        self.app = worker_app(settings, credentials)
+        self._restorer: Restorer | None = None
+        self._writer: StateWriter | None = None
+        self._watch_logs: TopicWatch | None = None
+        part: dict[str, Any] = {"partition_of": partition_of, "consumer": lambda: self.app.consumer}
+        if topic_logs is not None:
+            self._watch_logs = TopicWatch(topic_logs, self._topics, prefix, **part)
         if store is not None:
+            ids = dict if self._watch_logs is None else self._watch_logs.log_ids
+            self._writer = StateWriter(self.engine, store, prefix, part["consumer"], ids)
             self._restorer = Restorer(
-                self.engine,
-                store,
-                settings,
-                profile,
-                self._topics,
-                partition_of=partition_of,
-                consumer=lambda: self.app.consumer,
-                wall_seconds=wall_seconds,
+                self.engine, store, settings, profile, self._topics, wall_seconds=wall_seconds, **part
             )
-        self.app = App(
-            settings.group,
-            broker=settings.broker if settings.is_memory else f"kafka://{settings.address.replace(',', ';kafka://')}",
-            broker_credentials=credentials,
-            broker_commit_interval=settings.commit_interval_ms / 1000,
-            broker_session_timeout=settings.session_timeout_ms / 1000,
-            broker_heartbeat_interval=settings.session_timeout_ms / 10_000,
-            consumer_group_instance_id=settings.group_instance_id,
-            store="memory://",
-            TableManager=Tables,
-            topic_partitions=settings.partitions,
-            topic_allow_declare=False,
-            topic_disable_leader=True,
-            consumer_auto_offset_reset="earliest",
-            stream_wait_empty=False,
-            web_enabled=False,
-            autodiscover=False,
-            loghandlers=[],
-        )
         # Waiting records of one partition are processed before those of another: small chunks need short queues.
+        behind = None if topic_logs is None else self._note_behind
         limits = Limits(chunk_records=settings.chunk_records, buffered_records=2 * settings.chunk_records)
-        install(self.app, [self._topics], prefix, limits, before_revoked=self._hand_over)
+        install(self.app, [self._topics], prefix, limits, self._hand_over, behind)
         self.app.transport.on_refusal = self._fail
         self.app.on_partitions_revoked.connect(self._note_rebalance, weak=False)
         self.app.on_partitions_assigned.connect(self._note_rebalance, weak=False)
         names = [full_topic_name(prefix, topic) for topic in self._topics]
         channel = self.app.topic(*names, value_type=bytes, value_serializer="raw")
         self.app.agent(channel, name="faultline")(self._run)
-        collector = EngineCollector(self.engine, profile, lag=self.lag, now_ms=lambda: int(wall_seconds() * 1000))
+        collector = EngineCollector(
+            self.engine,
+            profile,
+            lag=self.lag,
+            lost=lambda: {} if self.app.consumer is None else self.app.consumer.records_lost,
+            recreated=lambda: {} if self._watch_logs is None else self._watch_logs.recreated,
+            now_ms=lambda: int(wall_seconds() * 1000),
+        )
         self.registry.register(collector)
         self.web = WebServer(self.registry, alive=self._alive, ready=self._ready)
         self._started = False
@@ -157,6 +153,8 @@ class Worker:
         self._started = True
         self._tasks.append(asyncio.create_task(self._checkpoint_regularly()))
         self._tasks.append(asyncio.create_task(self._watch()))
+        if self._watch_logs is not None:
+            self._tasks.append(asyncio.create_task(self._watch_topics(self._watch_logs)))
         if self._ticks:
             self._tasks.append(asyncio.create_task(self._tick_regularly()))
 
@@ -255,14 +253,20 @@ class Worker:
                 continue
             self.engine.release(sorted(self.engine.partitions))
             self._ticker.keep_only(set())
-            self._unsaved.clear()
             try:
                 if owned:
-                    await self._restorer.restore(sorted(owned))
+                    await self._restore_states(self._restorer, sorted(owned))
                     self._ticker.note_records(self.engine.partitions)
             except BaseException:  # for example cancelled by `stop` while chunks still arrive
                 self._reassigned = True
                 raise
+
+    async def _restore_states(self, restorer: Restorer, owned: Sequence[int]) -> None:
+        assert self._writer is not None
+        self._writer.clear()
+        if await restorer.restore(owned, self._watch_logs):
+            # States of former logs must not be restored once more, even if nothing comes from the new ones.
+            await self._writer.write()
 
     def _diagnose(self, chunk: Chunk) -> list[Output]:
         self._ticker.note_records({place.partition for place in chunk.next_offsets})
@@ -276,36 +280,14 @@ class Worker:
         """Wait until the broker has all outputs, then all changed states, then acknowledge their inputs."""
         if self._held:
             await self._publisher.flush()
-            if self._store is not None:
-                for machine, state in self.engine.checkpoint().items():
-                    gone = self.engine.forgotten.get(machine)
-                    self._unsaved[machine] = state if state is not None else msgspec.msgpack.encode(gone)
-                await self._store.write(self._unsaved)
-                self._unsaved.clear()  # not earlier: if this is cancelled, the next checkpoint must write them
+            if self._writer is not None:
+                await self._writer.write()
             for event in self._held:
                 event.ack()
             self._held.clear()
             self._held_records = 0
-        if self._store is not None and self.engine.forgotten:
-            await self._drop_tombstoned(self._store)
-
-    async def _drop_tombstoned(self, store: StateStore) -> None:
-        """Write tombstones for forgotten machines once their last records are committed."""
-        consumer, prefix = self.app.consumer, self._settings.topic_prefix
-        if not await consumer.commit():  # nothing to commit, or another commit is under way without the last acks
-            await consumer.commit()
-        committed = consumer.committed_offsets
-        names = [
-            name
-            for name, gone in self.engine.forgotten.items()
-            if all(
-                committed.get(TP(full_topic_name(prefix, topic), gone.partition), 0) > at
-                for topic, at in gone.applied.items()
-            )
-        ]
-        if names:
-            await store.write(dict.fromkeys(names))
-            self.engine.drop_tombstoned(names)
+        if self._writer is not None:
+            await self._writer.drop_tombstoned()
 
     async def _hand_over(self) -> None:
         """Partitions are about to be revoked: checkpoint, so that the next owner need not repeat the work."""
@@ -336,27 +318,39 @@ class Worker:
                 self._fail(error)
                 return
 
+    def _note_behind(self, partitions: AbstractSet[TP]) -> None:
+        assert self._watch_logs is not None
+        self._watch_logs.note_behind(partitions)
+        self._look_at_topics.set()
+
+    async def _watch_topics(self, watch: TopicWatch) -> None:
+        """Begin again with the states in the store when a topic has another log."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._look_at_topics.wait(), LOOK_SECONDS)
+            self._look_at_topics.clear()
+            try:
+                if self._reassigned or not await watch.has_changed():
+                    continue
+                async with self._working:
+                    await self._checkpoint()
+                    await self.app.consumer.read_again()
+                    self._reassigned = True
+                    await self._restore()
+            except FaultlineError as error:
+                self._fail(error)
+                return
+
     async def _watch(self) -> None:
         """Fail if there are unread records and no progress: the supervisor has to start another worker."""
         limit = self._settings.stall_timeout_ms / 1000
         while True:
             await asyncio.sleep(min(limit / 10, 1.0))
-            stalled = self._stalled_seconds()
+            stalled = self._progress.stalled_seconds()
             if stalled > limit:
                 behind = sum(self.lag().values())
                 self._fail(DeliveryError(f"no progress in {stalled:.0f} s, with {behind:,} records unread"))
                 return
-
-    def _stalled_seconds(self) -> float:
-        """How long nothing has been processed although there are unread records."""
-        now = self._wall_seconds()
-        if not self._started or not any(self.lag().values()):
-            self._progress = None, now
-            return 0.0
-        positions = self.app.consumer.positions
-        if positions != self._progress[0]:
-            self._progress = positions, now
-        return now - self._progress[1]
 
     async def _tick_regularly(self) -> None:
         while True:
@@ -390,9 +384,11 @@ class Worker:
             return f"failed: {self._failure}"
         if not self._started or not self.app.consumer.assignment():
             return "waiting for partitions"
+        if self._watch_logs is not None and self._watch_logs.missing:
+            return f"topic {', '.join(self._watch_logs.missing)} does not exist"
         if self._reassigned:
             return "restoring the states of its partitions"
-        stalled = self._stalled_seconds()
+        stalled = self._progress.stalled_seconds()
         if stalled > self._settings.stall_timeout_ms / 2000:
             return f"no progress in {stalled:.0f} s, with {sum(self.lag().values()):,} records unread"
         return None

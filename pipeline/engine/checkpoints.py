@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 
 import msgspec
 import numpy as np
 
+from pipeline.arrays import NEVER_MS
 from pipeline.config.profile import PlantProfile
 from pipeline.config.topics import CONTROL
 from pipeline.engine.control import PartitionProgress
@@ -31,6 +33,7 @@ class Checkpoints:
         self._machines = machines
         self._progress = progress
         self._models = models
+        self.log_ids: Mapping[str, str] = {}
 
     def take(self) -> dict[str, bytes | None]:
         """The states of all machines that changed since the last call; None for one that was forgotten."""
@@ -70,17 +73,26 @@ class Checkpoints:
             runner=runner,
             alarms=alarms,
             texts=[(t.id, t.text, t.time_ms, t.late) for t in machine.texts],
+            logs={topic: self.log_ids[topic] for topic in applied if topic in self.log_ids},
         )
         return encode_state(saved)
 
-    def restore(self, name: str, state: bytes) -> None:
-        """Put a machine back to where `take` saw it; raises StateError, leaving the machine without a state."""
+    def restore(self, name: str, state: bytes, recreated: AbstractSet[str] = frozenset()) -> None:
+        """Put a machine back to where `take` saw it; raises StateError, leaving the machine without a state.
+
+        Of topics that were `recreated` since then, no record is applied. If readings come from one of them, the
+        machine begins with a fresh state: their times may begin anywhere.
+        """
         machines = self._machines
         saved = decode_state(name, state)
+        applied = {topic: offset for topic, offset in saved.applied.items() if topic not in recreated}
         if isinstance(saved, Forgotten):
             machines.forget(name)
-            machines.forgotten[name] = saved
-            self._progress.clocks.restore(saved.partition, saved.last if saved.clock is None else saved.clock)
+            machines.forgotten[name] = msgspec.structs.replace(saved, applied=applied)
+            self._restore_clock(saved)
+            return
+        if not recreated.isdisjoint(saved.applied.keys() & set(self._profile.sensor_topics)):
+            machines.begin_again(name, saved.partition, applied)
             return
         group = self._group_of(saved)
         machines.forget(name)
@@ -91,12 +103,19 @@ class Checkpoints:
         except StateError:
             group.remove(machine)
             raise
-        machine.applied, machine.arrived_ms = saved.applied, saved.arrived
+        machine.applied, machine.arrived_ms = applied, saved.arrived
         machine.texts.extend(RememberedText(*text) for text in saved.texts)
         machines.forgotten.pop(name, None)
         machines.by_key[machine.key] = machine
         # Time goes on from here, so that a machine that stays silent is announced after a restart too.
-        self._progress.clocks.restore(saved.partition, saved.last if saved.clock is None else saved.clock)
+        self._restore_clock(saved)
+        if applied != saved.applied:
+            machines.mark_changed([machine])
+
+    def _restore_clock(self, saved: SavedMachine | Forgotten) -> None:
+        now_ms = saved.last if saved.clock is None else saved.clock
+        if now_ms > NEVER_MS:
+            self._progress.clocks.restore(saved.partition, now_ms)
 
     def _group_of(self, saved: SavedMachine) -> MachineGroup:
         """Where a saved machine belongs; raises StateError if it was saved under another profile or model."""

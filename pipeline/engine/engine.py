@@ -7,6 +7,7 @@ stream, makes rounds of frames from records; here models step over them, which g
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,10 +139,17 @@ class Engine:
         """Each machine's buffers, watermarks and last values, which are exact however the input was cut."""
         return self._checkpoints.alignment_states()
 
-    def restore(self, machine: str, state: bytes) -> None:
-        """Put a machine back to where `checkpoint` saw it; raises StateError, leaving it without a state."""
+    def note_logs(self, ids: Mapping[str, str]) -> None:
+        """By topic, the id of the log that is read: states say which one their offsets belong to."""
+        self._checkpoints.log_ids = ids
+
+    def restore(self, machine: str, state: bytes, recreated: AbstractSet[str] = frozenset()) -> None:
+        """Put a machine back to where `checkpoint` saw it; raises StateError, leaving it without a state.
+
+        `recreated` topics have another log since then.
+        """
         try:
-            self._checkpoints.restore(machine, state)
+            self._checkpoints.restore(machine, state, recreated)
         except StateError:
             self.stats.states_refused += 1
             raise

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.alignment.aligner import Aligner
 from pipeline.alignment.machine_states import PlantCondition
 from pipeline.alignment.value_rules import ValueRules
-from pipeline.arrays import Ints, Matrix
+from pipeline.arrays import NEVER_MS, Ints, Matrix
 from pipeline.compiled import Notify
 from pipeline.config.profile import MachineType, PlantProfile
 from pipeline.engine.diagnoses import RememberedText
@@ -304,6 +304,12 @@ class Machines:
         self.forget(machine.name)
         self.forgotten[machine.name] = Forgotten(machine.name, machine.partition, machine.last_ms, applied, clock_ms)
         self.evicted.add(machine.name)
+
+    def begin_again(self, name: str, partition: int, applied: dict[str, int]) -> None:
+        """Drop a machine whose readings come from another log now; `applied` is what stays so of other topics."""
+        self.forget(name)
+        self.forgotten[name] = Forgotten(name, partition, NEVER_MS, applied)
+        self.evicted.add(name)
 
     def drop_tombstoned(self, names: Sequence[str]) -> None:
         """The last records of these forgotten machines are committed and will not come again."""

@@ -33,6 +33,8 @@ class SavedMachine(msgspec.Struct, frozen=True, gc=False):
     """Id, text, time in milliseconds and lateness of the texts that diagnoses can show."""
     clock: int | None = None
     """How far the partition's time had come, milliseconds; unknown in older states."""
+    logs: dict[str, str] = {}
+    """By topic, the id of the log that the offset in `applied` belongs to, where it is known."""
 
 
 class Forgotten(msgspec.Struct, frozen=True):
@@ -45,6 +47,7 @@ class Forgotten(msgspec.Struct, frozen=True):
     clock: int | None = None
     forgotten: bool = True
     version: int = STATE_VERSION
+    logs: dict[str, str] = {}
 
 
 class _Head(msgspec.Struct):
@@ -59,6 +62,8 @@ class SavedAt(msgspec.Struct):
     """By topic, the last offset whose effect is in the state."""
     last: int | None = None
     """Time stamp of the machine's newest record, milliseconds."""
+    logs: dict[str, str] = {}
+    """By topic, the id of the log that the offset in `applied` belongs to, where it is known."""
 
 
 _decode_saved_at = msgspec.msgpack.Decoder(SavedAt).decode
@@ -87,3 +92,10 @@ def decode_state(machine: str, state: bytes) -> SavedMachine | Forgotten:
         return _decode_forgotten(state) if head.forgotten else _decode_machine(state)
     except msgspec.DecodeError as error:
         raise StateError(f"state of {machine} cannot be read: {error}") from error
+
+
+def without_state(machine: str, state: bytes) -> bytes:
+    """What is kept of a saved state that is too large to be saved: that its records are applied."""
+    saved = _decode_machine(state)
+    gone = Forgotten(machine, saved.partition, saved.last, saved.applied, saved.clock, logs=saved.logs)
+    return encode_state(gone)

@@ -26,8 +26,9 @@ from agents.audit.dead_letters import (
 from agents.audit.letter_replay import ReplayedLetters, replay_dead_letters
 from agents.audit.log import RecordLog
 from agents.cli.main import app
-from agents.kafka.admin import TopicSpec, create_topics
+from agents.kafka.admin import create_topics
 from agents.kafka.publisher import KafkaPublisher
+from agents.kafka.topic_settings import TopicSpec
 from agents.memory.broker import MemoryBroker
 from agents.memory.publisher import MemoryPublisher
 from pipeline.config.settings import load_settings

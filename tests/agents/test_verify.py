@@ -21,8 +21,9 @@ from agents.audit.verify import MAX_SHOWN, VerifyReport, verify_diagnoses
 from agents.audit.verify_inputs import verify_inputs
 from agents.cli.audit import verify
 from agents.delivery.partitioning import partition_of
-from agents.kafka.admin import TopicSpec, create_topics
+from agents.kafka.admin import create_topics
 from agents.kafka.publisher import KafkaPublisher
+from agents.kafka.topic_settings import TopicSpec
 from agents.replay.replay import replay_in_memory
 from pipeline.config.profile import PlantProfile, parse_profile
 from pipeline.config.settings import load_settings

@@ -103,7 +103,15 @@ def scrape() -> Iterator[Scrape]:
     with pytest.raises(StateError):
         engine.restore("p2", b"not a state")
     lag = {("sensors", 0): 3, ("events", 0): 0, ("diagnoses", 1): 7}
-    registry.register(EngineCollector(engine, plant, lag=lambda: lag, now_ms=lambda: 2_000_000))
+    collector = EngineCollector(
+        engine,
+        plant,
+        lag=lambda: lag,
+        lost=lambda: {"sensors": 12},
+        recreated=lambda: {"events": 1},
+        now_ms=lambda: 2_000_000,
+    )
+    registry.register(collector)
     server = WebServer(registry, alive=lambda: None, ready=lambda: "waiting for partitions")
     port = server.start("127.0.0.1", 0)
     try:

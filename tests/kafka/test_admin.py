@@ -9,7 +9,8 @@ import uuid
 
 import pytest
 
-from agents.kafka.admin import TopicSpec, check_topics, create_topics
+from agents.kafka.admin import check_topics, create_topics
+from agents.kafka.topic_settings import TopicSpec
 from agents.local_kafka import broker as kafka_broker
 from pipeline.errors import BrokerUnavailableError, SettingsError, TopicMismatchError
 

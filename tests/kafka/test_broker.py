@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
-from agents.kafka.admin import TopicSpec, create_topics
+from agents.kafka.admin import create_topics
+from agents.kafka.topic_settings import TopicSpec
 from agents.local_kafka import broker as kafka_broker
 from agents.local_kafka import jars as kafka_jars
 from agents.local_kafka.broker import KafkaBroker

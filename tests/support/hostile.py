@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from aiokafka.partitioner import DefaultPartitioner
 
-from agents.kafka.admin import TopicSpec, create_topics
+from agents.kafka.admin import create_topics
+from agents.kafka.topic_settings import TopicSpec
 from agents.kafka.topics import topic_specs
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings

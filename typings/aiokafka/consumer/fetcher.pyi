@@ -8,6 +8,10 @@ class Fetcher:
     _records: Any
     async def request_offset_reset(self, partitions: Any, strategy: Any) -> None: ...
 
+class OffsetResetStrategy:
+    EARLIEST: int
+    NONE: int
+
 class PartitionRecords:
     _consumer_record: Any
 
