@@ -81,17 +81,22 @@ def install(
     prefix: str,
     limits: Limits = DEFAULT_LIMITS,
     before_revoked: Callable[[], Awaitable[None]] | None = None,
+    *,
+    commits_itself: bool = False,
 ) -> None:
     """Make `app` read its topic groups in chunks; call it before the app starts or defines agents.
 
     Topics are named without `prefix`; within a group their order is the order of equal time stamps. `before_revoked`
-    is awaited when partitions are about to go: what is acked then is still committed.
+    is awaited when partitions are about to go: what is acked then is still committed. With `commits_itself` the agent
+    has committed a chunk's offsets before it acks the chunk, in a transaction, and the consumer commits none.
     """
     topics = [topic for group in groups for topic in group]
     if len(set(topics)) != len(topics):
         raise ValueError(f"a topic may be in only one group: {topics}")
     TRANSPORTS.aliases.update(_TRANSPORTS)
-    app.transport.delivery = Delivery(tuple(map(tuple, groups)), prefix, limits, before_revoked)
+    app.transport.delivery = Delivery(
+        tuple(map(tuple, groups)), prefix, limits, before_revoked, commits_itself=commits_itself
+    )
 
 
 class ChunkedConsumerMixin(Consumer):
@@ -110,6 +115,7 @@ class ChunkedConsumerMixin(Consumer):
         self._groups = [] if delivery is None else [TopicGroup(topics, delivery) for topics in delivery.groups]
         self._managed: set[TP] = set()
         self._before_revoked = None if delivery is None else delivery.before_revoked
+        self._agent_commits = delivery is not None and delivery.commits_itself
         self.groups_topics: dict[str, str] = {}
         if delivery is not None:
             topics = (topic for topics in delivery.groups for topic in topics)
@@ -328,6 +334,11 @@ class ChunkedConsumerMixin(Consumer):
             self._acked.pop(tp, None)
             self._acked_index.pop(tp, None)
         if not offsets:
+            return False
+        if self._agent_commits:
+            # Committed again it might be behind what the agent has committed since.
+            for group in self._groups:
+                group.uncommitted.clear()
             return False
         committed = await self._commit_offsets(offsets, start_new_transaction=start_new_transaction)
         for tp in offsets:

@@ -20,6 +20,7 @@ class Delivery:
     prefix: str
     limits: Limits
     before_revoked: Callable[[], Awaitable[None]] | None = None
+    commits_itself: bool = False
 
 
 class TopicGroup:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from agents.kafka.admin import TopicSpec, check_topics
+from agents.kafka.admin import TopicSpec, check_topics, partition_counts
 from agents.kafka.security import client_security
 from agents.kafka.states import COMPACTION_LAG_MS, SEGMENT_BYTES, STATE_BYTES
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
-from pipeline.config.topics import all_topics, full_topic_name
+from pipeline.config.topics import all_topics, full_topic_name, ingest_outputs, ingest_topics
 from pipeline.errors import TopicMismatchError
 from pipeline.wire.letters import LETTER_BYTES, LETTER_TOPICS
 
@@ -61,3 +61,15 @@ def require_topics(settings: Settings, profile: PlantProfile) -> None:
             f"{'; '.join(problems)}; a topic with other keys or another partition count is read by `faultline ingest` "
             "(docs/guide/connecting.md)"
         )
+
+
+def require_ingest_topics(settings: Settings, profile: PlantProfile, *, from_kafka: bool) -> None:
+    """Raise TopicMismatchError unless the topics that ingest writes are set up, and those that it reads exist."""
+    security = client_security(settings)
+    names = {full_topic_name(settings.topic_prefix, topic) for topic in ingest_outputs(profile)}
+    outputs = [spec for spec in topic_specs(settings, profile) if spec.name in names]
+    if problems := check_topics(settings.address, outputs, security):
+        raise TopicMismatchError(f"{'; '.join(problems)}; create missing topics with `faultline topics create`")
+    if from_kafka:
+        inputs = [full_topic_name(settings.topic_prefix, topic) for topic in ingest_topics(profile)]
+        partition_counts(settings.address, inputs, security, hint="correct `ingest` in the profile, or create it")
