@@ -83,19 +83,21 @@ def install(
     before_revoked: Callable[[], Awaitable[None]] | None = None,
     *,
     commits_itself: bool = False,
+    across_partitions: bool = False,
 ) -> None:
     """Make `app` read its topic groups in chunks; call it before the app starts or defines agents.
 
     Topics are named without `prefix`; within a group their order is the order of equal time stamps. `before_revoked`
     is awaited when partitions are about to go: what is acked then is still committed. With `commits_itself` the agent
-    has committed a chunk's offsets before it acks the chunk, in a transaction, and the consumer commits none.
+    has committed a chunk's offsets before it acks the chunk, in a transaction, and the consumer commits none. With
+    `across_partitions` all partitions of a group are merged by time, not only those of one number.
     """
     topics = [topic for group in groups for topic in group]
     if len(set(topics)) != len(topics):
         raise ValueError(f"a topic may be in only one group: {topics}")
     TRANSPORTS.aliases.update(_TRANSPORTS)
     app.transport.delivery = Delivery(
-        tuple(map(tuple, groups)), prefix, limits, before_revoked, commits_itself=commits_itself
+        tuple(map(tuple, groups)), prefix, limits, before_revoked, commits_itself, across_partitions
     )
 
 

@@ -21,13 +21,16 @@ class Delivery:
     limits: Limits
     before_revoked: Callable[[], Awaitable[None]] | None = None
     commits_itself: bool = False
+    across_partitions: bool = False
 
 
 class TopicGroup:
     """The chunks of a topic group: what is being merged, ready, handed out and acked."""
 
     def __init__(self, topics: Sequence[str], delivery: Delivery) -> None:
-        self.merger = ChunkMerger(topics, delivery.prefix, delivery.limits)
+        self.merger = ChunkMerger(
+            topics, delivery.prefix, delivery.limits, across_partitions=delivery.across_partitions
+        )
         self.ready: deque[Chunk] = deque()
         self.acked: dict[TP, int] = {}  # next offsets behind the acked prefix
         self.uncommitted: dict[TP, int] = {}

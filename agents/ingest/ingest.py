@@ -1,9 +1,10 @@
 """Ingest from Kafka: a Faust agent that rewrites foreign topics, each record's outputs exactly once.
 
-The topics may have any number of partitions, as each is a group of its own. Where a record lies says nothing about its
-machine, so what counts is the order within each input partition: it is kept. What a chunk's records of one partition
-lead to is one transaction, which also commits the offset behind them (agents/kafka/transactions.py); Faust's own
-commits are not used.
+The topics may have any number of partitions, and a machine's records may be in any of them. All that are assigned to
+this process are merged by time and cut into slices of a short time. What a slice's records of one partition lead to is
+one transaction, which also commits the offset behind them (agents/kafka/transactions.py); Faust's own commits are not
+used. The transactions of a slice run side by side. So records of one partition stay in order, and those of different
+partitions, read by one process, are out of order by no more than a slice.
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Protocol
 
@@ -35,6 +35,8 @@ log = logging.getLogger("faultline.ingest")
 
 _HAND_OVER_SECONDS = 5.0
 """How long a stopping process, or one whose partitions are revoked, waits for transactions under way."""
+
+_SHORTEST_SLICE_MS = 1_000
 
 _CLAIM_AGAIN_SECONDS = 0.5
 """Pause before claiming a partition again: by then a process that was suspended knows that it has lost it."""
@@ -73,9 +75,11 @@ class Ingest:
         self._forms = forms
         self._claim = claim
         self._claims: dict[TP, PartitionClaim] = {}
-        self._epochs: dict[str, int] = {}  # by full topic name, in which its claims were looked through
+        self._epoch = 0  # in which claims were looked through
         self._rewriter = Rewriter(profile, settings.partitions)
-        self._working = {topic: asyncio.Lock() for topic in forms}  # one chunk of each topic at a time
+        self._working = asyncio.Lock()  # one chunk at a time
+        disorder = (s.allowed_disorder_ms for kind in profile.machine_types for s in kind.sources.values())
+        self._slice_ms = max(_SHORTEST_SLICE_MS, min(disorder) // 2)
         self._progress = Progress(lambda: sum(self.lag().values()), lambda: self.app.consumer.positions, wall_seconds)
         self._failure: BaseException | None = None
         self._failed = asyncio.Event()
@@ -85,17 +89,17 @@ class Ingest:
         limits = Limits(chunk_records=settings.chunk_records, buffered_records=2 * settings.chunk_records)
         install(
             self.app,
-            [[topic] for topic in forms],
+            [list(forms)],
             settings.topic_prefix,
             limits,
             before_revoked=self._hand_over,
             commits_itself=True,
+            across_partitions=True,
         )
         self.app.transport.on_refusal = self._fail
-        for topic in forms:
-            name = full_topic_name(settings.topic_prefix, topic)
-            channel = self.app.topic(name, value_type=bytes, value_serializer="raw")
-            self.app.agent(channel, name=f"ingest {name}")(self._run)
+        names = [full_topic_name(settings.topic_prefix, topic) for topic in forms]
+        channel = self.app.topic(*names, value_type=bytes, value_serializer="raw")
+        self.app.agent(channel, name="ingest")(self._run)
         collector = IngestCollector(
             profile, self.tally, tuple(forms), claims_lost=lambda: self.claims_lost, lag=self.lag
         )
@@ -151,25 +155,45 @@ class Ingest:
 
     async def _process(self, event: Any) -> None:
         chunk: Chunk = event.value
-        topic = chunk.records[0].topic
-        async with self._working[topic]:
-            parts = {
-                partition: list(records) for partition, records in groupby(chunk.records, itemgetter(1))
-            }  # a chunk holds partition after partition
-            name = full_topic_name(self._settings.topic_prefix, topic)
-            await self._release_others(name, chunk.epoch)
-            places = [TP(name, partition) for partition in parts]
-            written = await asyncio.gather(
-                *(self._write(place, parts[place.partition], chunk) for place in places), return_exceptions=True
-            )
-            if failures := [found for found in written if isinstance(found, BaseException)]:
-                raise failures[0]
-            if all(written):
+        async with self._working:
+            if self._epoch != chunk.epoch:
+                self._epoch = chunk.epoch
+                owned = self.app.consumer.assignment()
+                await self._release([place for place in self._claims if place not in owned])
+            for records in self._slices(chunk.records):
+                if not await self._write_slice(records, chunk):
+                    break  # its records come again, here or in another process
+            else:
                 event.ack()
         chunk.processed = True
 
+    def _slices(self, records: Sequence[Record]) -> Iterator[Sequence[Record]]:
+        """A chunk's records, in parts that the order of transactions may mix up; of one partition it cannot."""
+        if len(set(map(itemgetter(0, 1), records))) == 1:
+            yield records
+            return
+        begin, newest = 0, records[0].timestamp_ms
+        for at, record in enumerate(records):
+            if abs(record.timestamp_ms - newest) > self._slice_ms:
+                yield records[begin:at]
+                begin, newest = at, record.timestamp_ms
+        yield records[begin:]
+
+    async def _write_slice(self, records: Sequence[Record], chunk: Chunk) -> bool:
+        parts: dict[TP, list[Record]] = {}
+        for record in records:
+            name = full_topic_name(self._settings.topic_prefix, record.topic)
+            parts.setdefault(TP(name, record.partition), []).append(record)
+        written = await asyncio.gather(
+            *(self._write(place, part, chunk) for place, part in parts.items()), return_exceptions=True
+        )
+        for found in written:
+            if isinstance(found, BaseException):
+                raise found
+        return all(written)
+
     async def _write(self, place: TP, records: list[Record], chunk: Chunk) -> bool:
-        """Write what a chunk's records of one partition lead to; False if they come again, here or elsewhere."""
+        """Write what records of one partition lead to; False if they come again, here or elsewhere."""
         while chunk.epoch == self.app.consumer.epoch:
             claim = self._claims.get(place)
             if claim is not None and records[0].offset < claim.next_offset:
@@ -182,7 +206,7 @@ class Ingest:
             outputs, tally = self._rewriter.rewrite(fresh, self._forms[topic], topic)
             try:
                 if fresh:
-                    await claim.write(outputs, chunk.next_offsets[place])
+                    await claim.write(outputs, records[-1].offset + 1)
             except ClaimLostError as error:
                 self.claims_lost += 1
                 log.warning("%s; claiming the partition again, unless it has gone to another process", error)
@@ -193,13 +217,6 @@ class Ingest:
             return True
         return False
 
-    async def _release_others(self, name: str, epoch: int) -> None:
-        """After a rebalance, let go of a topic's partitions that went to another process."""
-        if self._epochs.get(name) != epoch:
-            self._epochs[name] = epoch
-            owned = self.app.consumer.assignment()
-            await self._release([place for place in self._claims if place.topic == name and place not in owned])
-
     async def _release(self, places: Sequence[TP]) -> None:
         claims = [claim for place in places if (claim := self._claims.pop(place, None)) is not None]
         await asyncio.gather(*(claim.release() for claim in claims))
@@ -209,10 +226,8 @@ class Ingest:
         if self._failure is not None or not self._started:
             return
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_HAND_OVER_SECONDS):
-                for lock in self._working.values():
-                    async with lock:
-                        pass
+            async with asyncio.timeout(_HAND_OVER_SECONDS), self._working:
+                pass
 
     async def _watch(self) -> None:
         """Fail if there are unread records and no progress: the supervisor has to start another process."""

@@ -208,7 +208,8 @@ class Rewriter:
 
     def _rewrite_text(self, record: Record, text: EventMessage, outputs: list[Output]) -> None:
         self._machines(text.machine)
-        body = messages.encode(text)
+        found = {name: content for name in text.__struct_fields__ if (content := getattr(text, name)) is not None}
+        body = _encode(found)
         if len(body) > MAX_EVENT_BYTES:
             raise RejectedError(Reason.TOO_LARGE, f"{len(body)} bytes; an event may have {MAX_EVENT_BYTES}")
         stamp = record.timestamp_ms if record.timestamp_ms >= 0 else messages.parse_time_ms(text.time)
