@@ -1,10 +1,12 @@
 """Ingest from Kafka: a Faust agent that rewrites foreign topics, each record's outputs exactly once.
 
+What a chunk's records of one partition lead to is one transaction, which also commits the offset behind them
+(agents/kafka/transactions.py); Faust's own commits are not used.
+
 The topics may have any number of partitions, and a machine's records may be in any of them. All that are assigned to
-this process are merged by time and cut into slices of a short time. What a slice's records of one partition lead to is
-one transaction, which also commits the offset behind them (agents/kafka/transactions.py); Faust's own commits are not
-used. The transactions of a slice run side by side. So records of one partition stay in order, and those of different
-partitions, read by one process, are out of order by no more than a slice.
+this process are merged by time. The transactions of a chunk are open side by side, and written to in slices of a short
+time, one slice after the other. So records of one partition stay in order, and those of different partitions, read by
+one process, are out of order by no more than a slice.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Protocol
 
@@ -47,11 +49,35 @@ class PartitionClaim(Protocol):
 
     next_offset: int
 
-    async def write(self, outputs: Sequence[Output], next_offset: int) -> None:
-        """Write the outputs of all records before `next_offset`; raises ClaimLostError or DeliveryError."""
+    async def begin(self) -> None:
+        """Begin a transaction; this and the next two raise ClaimLostError or DeliveryError."""
+
+    async def publish(self, outputs: Sequence[Output]) -> None:
+        """Return when the broker has these outputs; nobody sees them before the commit."""
+
+    async def commit(self, next_offset: int) -> None:
+        """The outputs of all records before `next_offset` are published."""
 
     async def release(self) -> None:
         """Disconnect."""
+
+
+class _Part:
+    """A chunk's records of one partition, on their way through a transaction."""
+
+    def __init__(self, place: TP, records: Sequence[Record], claim: PartitionClaim) -> None:
+        self.place = place
+        self.records = records
+        self.tally = Tally()
+        self.lost: ClaimLostError | None = None
+        self.claim = claim
+
+    async def attempt(self, step: Awaitable[None]) -> None:
+        """Take a step of the transaction, unless the claim was or is lost."""
+        try:
+            await step
+        except ClaimLostError as error:
+            self.lost = error
 
 
 class Ingest:
@@ -160,62 +186,79 @@ class Ingest:
                 self._epoch = chunk.epoch
                 owned = self.app.consumer.assignment()
                 await self._release([place for place in self._claims if place not in owned])
-            for records in self._slices(chunk.records):
-                if not await self._write_slice(records, chunk):
-                    break  # its records come again, here or in another process
-            else:
+            records: Sequence[Record] = chunk.records
+            while records and chunk.epoch == self.app.consumer.epoch:
+                records = await self._write(records)
+            if not records:  # else they come again, here or in another process
                 event.ack()
         chunk.processed = True
 
+    async def _write(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Write what records lead to; returns those of partitions of which the claim was lost."""
+        by_place: dict[TP, list[Record]] = {}
+        for record in records:
+            by_place.setdefault(self._place(record), []).append(record)
+        found = await asyncio.gather(*(self._part(place, own) for place, own in by_place.items()))
+        parts = {part.place: part for part in found if part.records}
+        fresh = {record[:3] for part in parts.values() for record in part.records}
+        await _all(part.attempt(part.claim.begin()) for part in parts.values())
+        for some in self._slices([record for record in records if record[:3] in fresh]):
+            await self._publish(some, parts)
+        await _all(
+            part.attempt(part.claim.commit(part.records[-1].offset + 1)) for part in parts.values() if not part.lost
+        )
+        again: list[Record] = []
+        for part in parts.values():
+            if part.lost is None:
+                self.tally.add(part.tally)
+                continue
+            self.claims_lost += 1
+            log.warning("%s; claiming the partition again, unless it has gone to another process", part.lost)
+            await self._release([part.place])
+            again += part.records
+        if again:
+            await asyncio.sleep(_CLAIM_AGAIN_SECONDS)
+        return again
+
+    async def _part(self, place: TP, records: Sequence[Record]) -> _Part:
+        """The records of a partition that are not done yet."""
+        claim = self._claims.get(place)
+        if claim is not None and records[0].offset < claim.next_offset:
+            # Read again after a rebalance, or from a new topic of this name. The broker knows what is done.
+            await self._release([place])
+            claim = None
+        if claim is None:
+            claim = self._claims[place] = await self._claim(place)
+        return _Part(place, [record for record in records if record.offset >= claim.next_offset], claim)
+
     def _slices(self, records: Sequence[Record]) -> Iterator[Sequence[Record]]:
-        """A chunk's records, in parts that the order of transactions may mix up; of one partition it cannot."""
-        if len(set(map(itemgetter(0, 1), records))) == 1:
-            yield records
+        """Records that are in order of time, cut into slices; those of one partition need no slices."""
+        if len(set(map(itemgetter(0, 1), records))) <= 1:
+            yield from (records,) if records else ()
             return
-        begin, newest = 0, records[0].timestamp_ms
+        begin = 0
         for at, record in enumerate(records):
-            if abs(record.timestamp_ms - newest) > self._slice_ms:
+            if abs(record.timestamp_ms - records[begin].timestamp_ms) > self._slice_ms:
                 yield records[begin:at]
-                begin, newest = at, record.timestamp_ms
+                begin = at
         yield records[begin:]
 
-    async def _write_slice(self, records: Sequence[Record], chunk: Chunk) -> bool:
-        parts: dict[TP, list[Record]] = {}
+    async def _publish(self, records: Sequence[Record], parts: Mapping[TP, _Part]) -> None:
+        by_place: dict[TP, list[Record]] = {}
         for record in records:
-            name = full_topic_name(self._settings.topic_prefix, record.topic)
-            parts.setdefault(TP(name, record.partition), []).append(record)
-        written = await asyncio.gather(
-            *(self._write(place, part, chunk) for place, part in parts.items()), return_exceptions=True
-        )
-        for found in written:
-            if isinstance(found, BaseException):
-                raise found
-        return all(written)
+            by_place.setdefault(self._place(record), []).append(record)
+        steps = []
+        for place, own in by_place.items():
+            part = parts[place]
+            if part.lost is None:
+                topic = own[0].topic
+                outputs, tally = self._rewriter.rewrite(own, self._forms[topic], topic)
+                part.tally.add(tally)
+                steps.append(part.attempt(part.claim.publish(outputs)))
+        await _all(steps)
 
-    async def _write(self, place: TP, records: list[Record], chunk: Chunk) -> bool:
-        """Write what records of one partition lead to; False if they come again, here or elsewhere."""
-        while chunk.epoch == self.app.consumer.epoch:
-            claim = self._claims.get(place)
-            if claim is not None and records[0].offset < claim.next_offset:
-                # Read again after a rebalance, or from a new topic of this name. The broker knows what is done.
-                await self._release([place])
-                claim = None
-            if claim is None:
-                claim = self._claims[place] = await self._claim(place)
-            topic, fresh = records[0].topic, [record for record in records if record.offset >= claim.next_offset]
-            outputs, tally = self._rewriter.rewrite(fresh, self._forms[topic], topic)
-            try:
-                if fresh:
-                    await claim.write(outputs, records[-1].offset + 1)
-            except ClaimLostError as error:
-                self.claims_lost += 1
-                log.warning("%s; claiming the partition again, unless it has gone to another process", error)
-                await self._release([place])
-                await asyncio.sleep(_CLAIM_AGAIN_SECONDS)
-                continue
-            self.tally.add(tally)
-            return True
-        return False
+    def _place(self, record: Record) -> TP:
+        return TP(full_topic_name(self._settings.topic_prefix, record.topic), record.partition)
 
     async def _release(self, places: Sequence[TP]) -> None:
         claims = [claim for place in places if (claim := self._claims.pop(place, None)) is not None]
@@ -265,3 +308,10 @@ class Ingest:
         if stalled > self._settings.stall_timeout_ms / 2000:
             return f"no progress in {stalled:.0f} s, with {sum(self.lag().values()):,} records unread"
         return None
+
+
+async def _all(steps: Iterable[Awaitable[None]]) -> None:
+    """Take steps side by side; raises the first error when all have ended."""
+    for found in await asyncio.gather(*steps, return_exceptions=True):
+        if isinstance(found, BaseException):
+            raise found

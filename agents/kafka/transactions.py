@@ -9,10 +9,11 @@ of its consumer group does not matter.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import (
     InvalidProducerEpoch,
     InvalidProducerIdMapping,
@@ -55,12 +56,20 @@ class Claim:
         self._group = group
         self._publisher = publisher
 
-    async def write(self, outputs: Sequence[Output], next_offset: int) -> None:
-        """Write the outputs of all records before `next_offset`; raises ClaimLostError or DeliveryError.
+    async def begin(self) -> None:
+        """Begin a transaction; this and the next two raise ClaimLostError or DeliveryError.
 
-        After an error nobody knows whether they were committed, except who claims the partition next.
+        After an error nobody knows whether it was committed, except who claims the partition next.
         """
-        await self._publisher.write(outputs, self._tp, next_offset, self._group)
+        await self._publisher.begin()
+
+    async def publish(self, outputs: Sequence[Output]) -> None:
+        """Return when the broker has these outputs; nobody sees them before the commit."""
+        await self._publisher.publish_all(outputs)
+
+    async def commit(self, next_offset: int) -> None:
+        """The outputs of all records before `next_offset` are published."""
+        await self._publisher.commit(self._tp, next_offset, self._group)
         self.next_offset = next_offset
 
     async def release(self) -> None:
@@ -149,17 +158,30 @@ class TransactionalPublisher(KafkaPublisher):
         except (KafkaError, TimeoutError) as error:
             raise DeliveryError(f"cannot begin transactions of {self._transactional_id}: {error!r}") from error
 
-    async def write(self, outputs: Sequence[Output], tp: TP, next_offset: int, group: str) -> None:
-        """Publish in one transaction with a committed offset; raises ClaimLostError or DeliveryError."""
+    async def begin(self) -> None:
+        """Begin a transaction; this and the next two raise ClaimLostError or DeliveryError."""
+        async with self._translated() as producer:
+            await producer.begin_transaction()
+
+    async def publish_all(self, outputs: Sequence[Output]) -> None:
+        """Publish in the transaction that has begun."""
+        async with self._translated():
+            await self.publish(outputs)
+            await self.flush()
+
+    async def commit(self, tp: TP, next_offset: int, group: str) -> None:
+        """Commit the transaction, and with it an offset."""
+        async with self._translated() as producer:
+            await producer.send_offsets_to_transaction({TopicPartition(*tp): next_offset}, group)
+            await producer.commit_transaction()
+
+    @asynccontextmanager
+    async def _translated(self) -> AsyncIterator[AIOKafkaProducer]:
         self._check()
         assert self._producer is not None
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._producer.begin_transaction()
-                await self.publish(outputs)
-                await self.flush()
-                await self._producer.send_offsets_to_transaction({TopicPartition(*tp): next_offset}, group)
-                await self._producer.commit_transaction()
+                yield self._producer
         except (KafkaError, DeliveryError, TimeoutError) as error:
             if any(isinstance(cause, _LOST) for cause in _causes(error)):
                 raise ClaimLostError(f"{self._transactional_id}: the broker refuses its transactions") from error

@@ -24,8 +24,9 @@ from pipeline.errors import FaultlineError
 from pipeline.wire.records import Output
 
 POINTS = ("claimed", "begun", "published", "offsets", "committed", "acked")
-"""Where an ingest process can be made to die: behind the claim of a partition, before a transaction, when its outputs
-are with the broker, when the offset is too, when it is committed, and when the chunk is acknowledged."""
+"""Where an ingest process can be made to die: behind the claim of a partition, at the beginning of a transaction, when
+some of its outputs are with the broker, when the offset is too, when it is committed, and when the chunk is
+acknowledged."""
 
 log = logging.getLogger("faultline.mortal")
 _hits: Counter[str] = Counter()
@@ -43,24 +44,27 @@ class MortalPublisher(TransactionalPublisher):
     async def start(self) -> None:
         await super().start()
         producer: Any = self._producer
-        send_offsets, commit = producer.send_offsets_to_transaction, producer.commit_transaction
+        send_offsets = producer.send_offsets_to_transaction
 
         async def probed_offsets(*arguments: Any) -> None:
-            _hit("published")
             await send_offsets(*arguments)
             _hit("offsets")
 
-        async def probed_commit() -> None:
-            await commit()
-            _hit("committed")
-
-        producer.send_offsets_to_transaction, producer.commit_transaction = probed_offsets, probed_commit
+        producer.send_offsets_to_transaction = probed_offsets
         _hit("claimed")
 
-    async def write(self, outputs: Sequence[Output], *arguments: Any) -> None:
+    async def begin(self) -> None:
         await asyncio.sleep(float(os.environ.get("CHAOS_PACE_S", "0")))
+        await super().begin()
         _hit("begun")
-        await super().write(outputs, *arguments)
+
+    async def publish_all(self, outputs: Sequence[Output]) -> None:
+        await super().publish_all(outputs)
+        _hit("published")
+
+    async def commit(self, *arguments: Any) -> None:
+        await super().commit(*arguments)
+        _hit("committed")
 
 
 class MortalIngest(Ingest):
