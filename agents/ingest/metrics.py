@@ -9,7 +9,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from agents.ingest.rewriting import UNKNOWN, Tally
-from pipeline.config.profile import PlantProfile
 from pipeline.wire.messages import Reason
 from pipeline.wire.readings import ValueReason
 
@@ -29,7 +28,6 @@ class IngestCollector(Collector):
 
     def __init__(
         self,
-        profile: PlantProfile,
         tally: Tally,
         topics: Sequence[str],
         *,
@@ -40,8 +38,6 @@ class IngestCollector(Collector):
         """`topics` are those that it reads; `lag` gives records not yet processed per topic and partition."""
         self._tally = tally
         self._topics = tuple(topics)
-        names = dict.fromkeys(v.name for kind in profile.machine_types for v in kind.variables)
-        self._variables = (*names, UNKNOWN)
         self._claims_lost = claims_lost
         self._lag = lag
         self._mqtt = mqtt
@@ -67,10 +63,10 @@ class IngestCollector(Collector):
         unused = CounterMetricFamily(
             "faultline_values_unused", "Values of readings that could not be used.", labels=["variable", "reason"]
         )
-        for reason in ValueReason:
-            for variable in self._variables:
-                if count := tally.unused[variable, reason.value]:
-                    unused.add_metric([variable, reason.value], count)
+        # Variables are many; those without a bad value are left out, but every reason is there from the start.
+        known = {(UNKNOWN, reason.value): 0 for reason in ValueReason} | dict(tally.unused)
+        for (variable, reason_name), count in sorted(known.items()):
+            unused.add_metric([variable, reason_name], count)
         yield unused
         yield CounterMetricFamily(
             "faultline_claims_lost",

@@ -41,6 +41,10 @@ _INBOX = 20_000
 """Messages that may wait here; only those of QoS 0, which nobody has promised anything about, can be more."""
 
 _RECONNECT_SECONDS = (1, 30)
+_SHORT_SECONDS = 5.0
+_SHORT_CONNECTIONS = 5
+"""So many connections of less than these seconds, one after the other, are no accident."""
+
 _KEEPALIVE_SECONDS = 30
 
 _REFUSALS = {
@@ -108,6 +112,8 @@ class MqttInbox:
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._subscribed = False
+        self._connected_at = 0.0
+        self._short_connections = 0  # in a row
         self._problem = "it does not answer"
         self._client = self._new_client()
 
@@ -207,13 +213,16 @@ class MqttInbox:
     def _on_disconnect(
         self, _: Client, __: Any, flags: DisconnectFlags, reason: ReasonCode, properties: Properties | None
     ) -> None:
+        was_short = self.connected and time.monotonic() - self._connected_at < _SHORT_SECONDS
+        self._short_connections = self._short_connections + 1 if was_short else 0
         self.connected = False
         self._connection += 1
-        if str(reason) == "Session taken over":
+        # Not every broker says why it gives one client's session to another.
+        if str(reason) == "Session taken over" or self._short_connections >= _SHORT_CONNECTIONS:
             self._fail(
                 FaultlineError(
-                    f"another client of {self._address} calls itself {self.client_id!r}; run one ingest for an MQTT "
-                    "broker, or give each its own FAULTLINE_MQTT_CLIENT_ID"
+                    f"{self._address} ends each connection of client {self.client_id!r} at once; if another client "
+                    "has this name, give each its own FAULTLINE_MQTT_CLIENT_ID"
                 )
             )
         elif self._subscribed and reason.is_failure:
@@ -231,7 +240,10 @@ class MqttInbox:
                 )
             )
             return
+        if not self._subscribed:
+            log.info("subscribed to %s at %s", ", ".join(self._filters), self._address)
         self._subscribed = self.connected = True
+        self._connected_at = time.monotonic()
         self._tell()
 
     def _on_message(self, _: Client, __: Any, message: MQTTMessage) -> None:

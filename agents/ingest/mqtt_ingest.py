@@ -60,7 +60,7 @@ class MqttIngest:
         self._failed = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
-        collector = IngestCollector(profile, self.tally, [MQTT + name for name in forms], mqtt=self._mqtt_status)
+        collector = IngestCollector(self.tally, [MQTT + name for name in forms], mqtt=self._mqtt_status)
         self.registry.register(collector)
         self.web = WebServer(self.registry, alive=self._alive, ready=self._ready)
 
@@ -126,7 +126,9 @@ class MqttIngest:
 
     def _record(self, message: Message) -> Record:
         self._received += 1
-        return Record(FOREIGN + message.topic, 0, self._received, message.arrived_ms, None, message.payload)
+        # An empty payload is how a retained message is deleted: as a record without a value is in Kafka.
+        value = message.payload or None
+        return Record(FOREIGN + message.topic, 0, self._received, message.arrived_ms, None, value)
 
     # -- status -------------------------------------------------------------------------------------------------
 

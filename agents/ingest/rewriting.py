@@ -25,7 +25,7 @@ from pipeline.wire.messages import MAX_EVENT_BYTES, EventMessage, Reason, Reject
 from pipeline.wire.readings import Given, Reading, Unused, ValueReason
 from pipeline.wire.records import Output, Record
 
-UNKNOWN = "unknown"
+UNKNOWN = ""
 """Where values are counted, stands for all names that the profile does not have: there may be any number of them."""
 
 _STRICT_REASONS = {

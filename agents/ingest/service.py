@@ -12,6 +12,7 @@ from agents.ingest.ingest import Ingest
 from agents.ingest.mqtt import MqttAddress, MqttInbox
 from agents.ingest.mqtt_ingest import MqttIngest
 from agents.kafka.publisher import KafkaPublisher
+from agents.kafka.schema_registry import schema_registry
 from agents.kafka.security import client_security, faust_credentials, require_ingest_rights
 from agents.kafka.topics import require_ingest_topics
 from agents.kafka.transactions import KafkaTransactions
@@ -40,7 +41,8 @@ async def serve(settings: Settings, profile: PlantProfile, mqtt: str | None = No
         raise SettingsError("ingest needs FAULTLINE_BROKER=kafka://host:port; memory:// is for `faultline replay`")
     settings = settings.of_ingest
     address = None if mqtt is None else MqttAddress.parse(mqtt)
-    forms = kafka_forms(profile) if address is None else mqtt_forms(profile)
+    schemas = schema_registry(settings)
+    forms = kafka_forms(profile, schemas) if address is None else mqtt_forms(profile, schemas)
     await asyncio.to_thread(require_ingest_topics, settings, profile, from_kafka=address is None)
     await asyncio.to_thread(require_ingest_rights, settings, profile, from_kafka=address is None)
     security = client_security(settings)

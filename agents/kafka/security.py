@@ -118,7 +118,7 @@ def require_ingest_rights(settings: Settings, profile: PlantProfile, *, from_kaf
 
 def mqtt_password(settings: Settings) -> str | None:
     """The password for the MQTT broker, from its setting or its file; raises SettingsError."""
-    return _secret("MQTT_PASSWORD", settings.mqtt_password, settings.mqtt_password_file)
+    return secret("MQTT_PASSWORD", settings.mqtt_password, settings.mqtt_password_file)
 
 
 def _sasl_password(settings: Settings) -> str | None:

@@ -86,7 +86,7 @@ def main() -> int:
     """Serve until told to stop, or until death."""
     logging.basicConfig(level=logging.INFO, format="%(created).3f %(name)s: %(message)s", stream=sys.stderr)
     transactions.TransactionalPublisher = MortalPublisher  # type: ignore[misc]
-    service.Ingest = MortalIngest  # type: ignore[attr-defined, assignment]
+    service.Ingest = MortalIngest  # type: ignore[attr-defined]
     settings = load_settings()
     try:
         asyncio.run(service.serve(settings, load_profile(settings.profile), os.environ.get("CHAOS_MQTT")))
