@@ -42,7 +42,7 @@ _INBOX = 20_000
 
 _RECONNECT_SECONDS = (1, 30)
 _SHORT_SECONDS = 5.0
-_SHORT_CONNECTIONS = 5
+_SHORT_CONNECTIONS = 3
 """So many connections of less than these seconds, one after the other, are no accident."""
 
 _KEEPALIVE_SECONDS = 30
