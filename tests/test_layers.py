@@ -43,6 +43,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"kafka", "memory"},
         {"audit"},
         {"worker"},
+        {"ingest"},
         {"replay"},
         {"bench"},
         {"cli"},

@@ -59,6 +59,7 @@ for command in (
     replay.record,
     replay.convert,
     worker.run,
+    worker.ingest,
     training.train,
     training.baseline,
     training.evaluate,

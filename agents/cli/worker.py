@@ -1,4 +1,4 @@
-"""The commands of a worker: `faultline run` and `faultline settings`."""
+"""The commands that run until they are stopped, `faultline run` and `faultline ingest`, and `faultline settings`."""
 
 from __future__ import annotations
 
@@ -39,6 +39,24 @@ def run(
     runners = load_runners(settings, plant, model)
     partition_of = partition_function(settings.partitions)
     asyncio.run(serve(settings, plant, runners, partition_of, record=record_to, certify=certify))
+
+
+def ingest(
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+    mqtt: Annotated[
+        str | None, typer.Option(help="read the profile's MQTT topics instead: mqtt://host[:port] or mqtts://...")
+    ] = None,
+    web_port: Annotated[
+        int | None, typer.Option(help="port of /metrics, /healthz, /readyz; FAULTLINE_WEB_PORT")
+    ] = None,
+) -> None:
+    """Write foreign topics again as Faultline's own messages, keyed by machine, until it is stopped."""
+    from agents.ingest.service import serve
+
+    settings = load_settings(broker=broker, profile=profile, web_port=web_port)
+    logging.getLogger("faultline").setLevel(settings.log_level.upper())
+    asyncio.run(serve(settings, load_profile(settings.profile), mqtt))
 
 
 def show_settings() -> None:

@@ -34,73 +34,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, NamedTuple
+from typing import Any
 
 from faust.transport.consumer import Consumer
-from faust.transport.drivers import TRANSPORTS
 from faust.types import ConsumerMessage
 from mode.utils.futures import notify
 
-from agents.delivery.groups import Delivery, TopicGroup
-from agents.delivery.merging import DEFAULT_LIMITS, TP, Chunk, ChunkMerger, Limits, Mark
+from agents.delivery.groups import Delivery, Fetched, TopicGroup
+from agents.delivery.merging import TP, Chunk
 from agents.delivery.topic_logs import LogPosition
 from pipeline.config.topics import full_topic_name
-from pipeline.wire.records import Record
-
-__all__ = [
-    "DEFAULT_LIMITS",
-    "TP",
-    "Chunk",
-    "ChunkMerger",
-    "ChunkedConsumerMixin",
-    "Delivery",
-    "Fetched",
-    "Limits",
-    "Mark",
-    "install",
-]
-
-_TRANSPORTS = {
-    "kafka": "agents.kafka.transport:Transport",
-    "aiokafka": "agents.kafka.transport:Transport",
-    "memory": "agents.memory.transport:Transport",
-}
-
-
-class Fetched(NamedTuple):
-    """The result of one fetch: records of topic groups, other records, and marks of the groups' partitions."""
-
-    records: dict[TP, list[Record]]
-    others: dict[TP, list[Any]]
-    marks: dict[TP, Mark]
-    lost: Sequence[tuple[TP, int, int]] = ()
-    """Ranges of offsets that were deleted before they could be read: partition, first, and the first that is there."""
-    behind: AbstractSet[TP] = frozenset()
-    """Partitions whose logs end before the position from which they should be read: it is that of another log."""
-
-
-def install(
-    app: Any,
-    groups: Sequence[Sequence[str]],
-    prefix: str,
-    limits: Limits = DEFAULT_LIMITS,
-    before_revoked: Callable[[], Awaitable[None]] | None = None,
-    on_log_behind: Callable[[AbstractSet[TP]], None] | None = None,
-) -> None:
-    """Make `app` read its topic groups in chunks; call it before the app starts or defines agents.
-
-    Topics are named without `prefix`; within a group their order is the order of equal time stamps. `before_revoked`
-    is awaited when partitions are about to go: what is acked then is still committed. `on_log_behind` is told of
-    partitions whose logs end before what was read of them, again and again until it lets the consumer `read_again`;
-    without it, they are read from their beginnings.
-    """
-    topics = [topic for group in groups for topic in group]
-    if len(set(topics)) != len(topics):
-        raise ValueError(f"a topic may be in only one group: {topics}")
-    TRANSPORTS.aliases.update(_TRANSPORTS)
-    app.transport.delivery = Delivery(tuple(map(tuple, groups)), prefix, limits, before_revoked, on_log_behind)
 
 
 class ChunkedConsumerMixin(Consumer):
@@ -123,6 +68,7 @@ class ChunkedConsumerMixin(Consumer):
         self.log_ids: Mapping[str, str] = {}  # by the topics' names on the broker; they go with what is committed
         self.records_lost: Counter[str] = Counter()  # by topic, deleted before they could be read
         self._lost_up_to: dict[TP, int] = {}
+        self._agent_commits = delivery is not None and delivery.commits_itself
         self.groups_topics: dict[str, str] = {}
         if delivery is not None:
             topics = (topic for topics in delivery.groups for topic in topics)
@@ -377,6 +323,11 @@ class ChunkedConsumerMixin(Consumer):
             self._acked.pop(tp, None)
             self._acked_index.pop(tp, None)
         if not offsets:
+            return False
+        if self._agent_commits:
+            # Committed again it might be behind what the agent has committed since.
+            for group in self._groups:
+                group.uncommitted.clear()
             return False
         committed = await self._commit_offsets(offsets, start_new_transaction=start_new_transaction)
         for tp in offsets:

@@ -6,10 +6,19 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from agents.delivery.merging import TP, Chunk, ChunkMerger, Limits
+from faust.transport.drivers import TRANSPORTS
+
+from agents.delivery.merging import DEFAULT_LIMITS, TP, Chunk, ChunkMerger, Limits, Mark
 from pipeline.config.topics import full_topic_name
+from pipeline.wire.records import Record
+
+_TRANSPORTS = {
+    "kafka": "agents.kafka.transport:Transport",
+    "aiokafka": "agents.kafka.transport:Transport",
+    "memory": "agents.memory.transport:Transport",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +30,17 @@ class Delivery:
     limits: Limits
     before_revoked: Callable[[], Awaitable[None]] | None = None
     on_log_behind: Callable[[AbstractSet[TP]], None] | None = None
+    commits_itself: bool = False
+    across_partitions: bool = False
 
 
 class TopicGroup:
     """The chunks of a topic group: what is being merged, ready, handed out and acked."""
 
     def __init__(self, topics: Sequence[str], delivery: Delivery) -> None:
-        self.merger = ChunkMerger(topics, delivery.prefix, delivery.limits)
+        self.merger = ChunkMerger(
+            topics, delivery.prefix, delivery.limits, across_partitions=delivery.across_partitions
+        )
         self.ready: deque[Chunk] = deque()
         self.acked: dict[TP, int] = {}  # next offsets behind the acked prefix
         self.uncommitted: dict[TP, int] = {}
@@ -83,3 +96,44 @@ class TopicGroup:
         """Next offsets behind the acked prefix of chunks."""
         self.collect_acked()
         return {**self.merger.starts, **self.acked}
+
+
+class Fetched(NamedTuple):
+    """The result of one fetch: records of topic groups, other records, and marks of the groups' partitions."""
+
+    records: dict[TP, list[Record]]
+    others: dict[TP, list[Any]]
+    marks: dict[TP, Mark]
+    lost: Sequence[tuple[TP, int, int]] = ()
+    """Ranges of offsets that were deleted before they could be read: partition, first, and the first that is there."""
+    behind: AbstractSet[TP] = frozenset()
+    """Partitions whose logs end before the position from which they should be read: it is that of another log."""
+
+
+def install(
+    app: Any,
+    groups: Sequence[Sequence[str]],
+    prefix: str,
+    limits: Limits = DEFAULT_LIMITS,
+    before_revoked: Callable[[], Awaitable[None]] | None = None,
+    on_log_behind: Callable[[AbstractSet[TP]], None] | None = None,
+    *,
+    commits_itself: bool = False,
+    across_partitions: bool = False,
+) -> None:
+    """Make `app` read its topic groups in chunks; call it before the app starts or defines agents.
+
+    Topics are named without `prefix`; within a group their order is the order of equal time stamps. `before_revoked`
+    is awaited when partitions are about to go: what is acked then is still committed. `on_log_behind` is told of
+    partitions whose logs end before what was read of them, again and again until it lets the consumer `read_again`;
+    without it, they are read from their beginnings. With `commits_itself` the agent
+    has committed a chunk's offsets before it acks the chunk, in a transaction, and the consumer commits none. With
+    `across_partitions` all partitions of a group are merged by time, not only those of one number.
+    """
+    topics = [topic for group in groups for topic in group]
+    if len(set(topics)) != len(topics):
+        raise ValueError(f"a topic may be in only one group: {topics}")
+    TRANSPORTS.aliases.update(_TRANSPORTS)
+    app.transport.delivery = Delivery(
+        tuple(map(tuple, groups)), prefix, limits, before_revoked, on_log_behind, commits_itself, across_partitions
+    )

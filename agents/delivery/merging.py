@@ -200,9 +200,20 @@ class ChunkMerger:
     ends earliest is released up to its last few records, and one that has been read to its end holds no other back.
     """
 
-    def __init__(self, topics: Sequence[str], prefix: str = "", limits: Limits = DEFAULT_LIMITS) -> None:
-        """`topics` without the prefix, in the order in which equal time stamps are taken."""
+    def __init__(
+        self,
+        topics: Sequence[str],
+        prefix: str = "",
+        limits: Limits = DEFAULT_LIMITS,
+        *,
+        across_partitions: bool = False,
+    ) -> None:
+        """`topics` without the prefix, in the order in which equal time stamps are taken.
+
+        With `across_partitions` all partitions are merged into one sequence, as if each were a topic of its own.
+        """
         self._ranks = {full_topic_name(prefix, topic): rank for rank, topic in enumerate(topics)}
+        self._across = across_partitions
         self._names = {topic: full_topic_name(prefix, topic) for topic in topics}
         self._limits = limits
         # Fewer than a full partition has, or none could be fetched any more.
@@ -213,9 +224,15 @@ class ChunkMerger:
     def assign(self, tps: Iterable[TP]) -> None:
         """Forget everything and begin again with these partitions; those of other groups are left out."""
         own = [tp for tp in tps if tp.topic in self._ranks]
+        self._partitions = {}
+        if self._across:
+            own.sort(key=lambda tp: (self._ranks[tp.topic], tp.partition))
+            self._buffers = {tp: _Buffer(tp, rank) for rank, tp in enumerate(own)}
+            if own:
+                self._partitions[0] = list(self._buffers.values())
+            return
         own.sort(key=lambda tp: (tp.partition, self._ranks[tp.topic]))
         self._buffers = {tp: _Buffer(tp, self._ranks[tp.topic]) for tp in own}
-        self._partitions = {}
         for buffer in self._buffers.values():
             self._partitions.setdefault(buffer.tp.partition, []).append(buffer)
 
@@ -311,9 +328,7 @@ class ChunkMerger:
     def _next_offsets(self, pieces: list[list[Record]]) -> dict[TP, int]:
         offsets = {}
         for piece in pieces:
-            if piece:
-                partition = piece[0].partition
-                for topic in set(map(itemgetter(0), piece)):
-                    last = next(record for record in reversed(piece) if record.topic == topic)
-                    offsets[TP(self._names[topic], partition)] = last.offset + 1
+            for topic, partition in set(map(itemgetter(0, 1), piece)):
+                last = next(r for r in reversed(piece) if r.topic == topic and r.partition == partition)
+                offsets[TP(self._names[topic], partition)] = last.offset + 1
         return offsets

@@ -133,7 +133,7 @@ def examine_topics(bootstrap: str, specs: Sequence[TopicSpec], security: Securit
 
 
 def missing_rights(
-    bootstrap: str, topics: Mapping[str, Sequence[str]], group: str, security: Security | None = None
+    bootstrap: str, topics: Mapping[str, Sequence[str]], group: str | None, security: Security | None = None
 ) -> list[str]:
     """The rights that this user lacks on topics ("READ", "WRITE" by name) and on a consumer group, one phrase each.
 
@@ -149,7 +149,7 @@ def missing_rights(
             if granted is not None:
                 wanted = topics[topic["name"]]
                 missing += [f"{right.title()} on topic {topic['name']}" for right in wanted if right not in granted]
-        granted = _group_rights(admin, group)
+        granted = None if group is None else _group_rights(admin, group)
         if granted is not None and "READ" not in granted:
             missing.append(f"Read on group {group}")
     return missing
@@ -170,8 +170,13 @@ def _group_rights(admin: KafkaAdminClient, group: str) -> Sequence[str] | None:
             time.sleep(0.1)
 
 
-def partition_counts(bootstrap: str, names: Sequence[str], security: Security | None = None) -> dict[str, int]:
-    """How many partitions each topic has; raises TopicMismatchError or AuthorizationError."""
+def partition_counts(
+    bootstrap: str,
+    names: Sequence[str],
+    security: Security | None = None,
+    hint: str = "create it with `faultline topics create`",
+) -> dict[str, int]:
+    """How many partitions each topic has; raises TopicMismatchError, with the hint, or AuthorizationError."""
     with _admin(bootstrap, security) as admin:
         found = admin.describe_topics(list(names))
         for topic in found:
@@ -180,9 +185,7 @@ def partition_counts(bootstrap: str, names: Sequence[str], security: Security | 
                 raise _refusal(bootstrap, f"describe topic {topic['name']!r}", error)
         counts = {topic["name"]: len(topic["partitions"]) for topic in found}
     if missing := [name for name in names if not counts.get(name)]:
-        raise TopicMismatchError(
-            f"topic {', '.join(missing)} does not exist at {bootstrap}; create it with `faultline topics create`"
-        )
+        raise TopicMismatchError(f"topic {', '.join(missing)} does not exist at {bootstrap}; {hint}")
     return counts
 
 

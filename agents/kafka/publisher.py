@@ -61,11 +61,13 @@ class KafkaPublisher:
         record_bytes: int = 1_000_000,
         letter_bytes: int = LETTER_BYTES,
         timeout_s: float = 120.0,
+        transactional_id: str | None = None,
         **security: Any,
     ) -> None:
         """`record_bytes` is what the topics take, `letter_bytes` what those of dead letters and late records take;
         `timeout_s` is how long the broker may be away; `security` is aiokafka's.
         """
+        self._transactional_id = transactional_id
         self._bootstrap = bootstrap
         self._prefix = prefix
         self._in_flight_limit = in_flight_bytes
@@ -86,6 +88,7 @@ class KafkaPublisher:
             bootstrap_servers=self._bootstrap,
             acks="all",
             enable_idempotence=True,
+            transactional_id=self._transactional_id,
             max_batch_size=min(_BATCH_BYTES, self._record_limit),
             max_request_size=max(self._record_limit, self._letter_limit) + RECORD_OVERHEAD_BYTES,
             **self._security,
@@ -97,6 +100,9 @@ class KafkaPublisher:
             raise BrokerUnavailableError(
                 f"no Kafka broker answers at {self._bootstrap}, or it refuses the security settings: {error}"
             ) from error
+        except BaseException:
+            await producer.stop()
+            raise
         self._producer = producer
 
     async def publish(self, outputs: Sequence[Output]) -> None:

@@ -21,6 +21,8 @@ from pipeline.config.topics import (
     STATE,
     all_topics,
     full_topic_name,
+    ingest_outputs,
+    ingest_topics,
     input_topics,
 )
 from pipeline.errors import AuthorizationError, SettingsError
@@ -95,6 +97,28 @@ def require_rights(settings: Settings, profile: PlantProfile) -> None:
             f"the Kafka broker at {settings.address} denies this user rights that a worker needs: "
             f"{', '.join(missing)}; grant them (docs/operations/security.md)"
         )
+
+
+def require_ingest_rights(settings: Settings, profile: PlantProfile, *, from_kafka: bool) -> None:
+    """Raise AuthorizationError unless this user has the rights of ingest listed in docs/operations/security.md.
+
+    `settings.group` is ingest's own group. Rights on transactional ids cannot be asked for.
+    """
+    wanted = {full_topic_name(settings.topic_prefix, topic): ["WRITE"] for topic in ingest_outputs(profile)}
+    if from_kafka:
+        wanted |= {full_topic_name(settings.topic_prefix, topic): ["READ"] for topic in ingest_topics(profile)}
+    group = settings.group if from_kafka else None
+    missing = missing_rights(settings.address, wanted, group, client_security(settings))
+    if missing:
+        raise AuthorizationError(
+            f"the Kafka broker at {settings.address} denies this user rights that ingest needs: "
+            f"{', '.join(missing)}; grant them (docs/operations/security.md)"
+        )
+
+
+def mqtt_password(settings: Settings) -> str | None:
+    """The password for the MQTT broker, from its setting or its file; raises SettingsError."""
+    return secret("MQTT_PASSWORD", settings.mqtt_password, settings.mqtt_password_file)
 
 
 def _sasl_password(settings: Settings) -> str | None:

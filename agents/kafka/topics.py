@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from agents.kafka.admin import check_topics, examine_topics
+from agents.kafka.admin import check_topics, examine_topics, partition_counts
 from agents.kafka.security import client_security
 from agents.kafka.states import COMPACTION_LAG_MS, SEGMENT_BYTES, STATE_BYTES
 from agents.kafka.topic_settings import MAX_MESSAGE_BYTES, POLICY, TopicSpec
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
-from pipeline.config.topics import CONTROL, DEAD_LETTER, LATE, STATE, Topic, all_topics, full_topic_name, input_topics
+from pipeline.config.topics import (
+    CONTROL,
+    DEAD_LETTER,
+    LATE,
+    STATE,
+    Topic,
+    all_topics,
+    full_topic_name,
+    ingest_outputs,
+    ingest_topics,
+    input_topics,
+)
 from pipeline.errors import TopicMismatchError
 from pipeline.wire.letters import LETTER_BYTES, LETTER_TOPICS
 
@@ -105,3 +116,15 @@ def require_topics(settings: Settings, profile: PlantProfile) -> RecordLimits:
     return RecordLimits(
         min(letters - _BATCH_OVERHEAD, LETTER_BYTES), min(state - _BATCH_OVERHEAD, STATE_BYTES), tuple(notes)
     )
+
+
+def require_ingest_topics(settings: Settings, profile: PlantProfile, *, from_kafka: bool) -> None:
+    """Raise TopicMismatchError unless the topics that ingest writes are set up, and those that it reads exist."""
+    security = client_security(settings)
+    names = {full_topic_name(settings.topic_prefix, topic) for topic in ingest_outputs(profile)}
+    outputs = [spec for spec in topic_specs(settings, profile) if spec.name in names]
+    if problems := check_topics(settings.address, outputs, security):
+        raise TopicMismatchError(f"{'; '.join(problems)}; create missing topics with `faultline topics create`")
+    if from_kafka:
+        inputs = [full_topic_name(settings.topic_prefix, topic) for topic in ingest_topics(profile)]
+        partition_counts(settings.address, inputs, security, hint="correct `ingest` in the profile, or create it")

@@ -27,7 +27,9 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import TRANSPORTS, aiokafka
 
-from agents.delivery.consumer import TP, ChunkedConsumerMixin, Delivery, Fetched, Mark
+from agents.delivery.consumer import ChunkedConsumerMixin
+from agents.delivery.groups import Delivery, Fetched
+from agents.delivery.merging import TP, Mark
 from agents.delivery.topic_logs import LogPosition
 from agents.kafka import header_names
 from pipeline.errors import AuthorizationError, DeliveryError, FaultlineError

@@ -17,7 +17,9 @@ from faust.transport import base
 from faust.transport.drivers import TRANSPORTS
 from faust.types import ConsumerMessage, RecordMetadata
 
-from agents.delivery.consumer import TP, ChunkedConsumerMixin, Delivery, Fetched, Mark
+from agents.delivery.consumer import ChunkedConsumerMixin
+from agents.delivery.groups import Delivery, Fetched
+from agents.delivery.merging import TP, Mark
 from agents.delivery.partitioning import partition_of
 from agents.memory.broker import ConsumerGroup, MemoryBroker
 from pipeline.wire.records import Record

@@ -20,7 +20,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from agents.delivery.app import worker_app
-from agents.delivery.consumer import TP, Chunk, Limits, install
+from agents.delivery.groups import install
+from agents.delivery.merging import TP, Chunk, Limits
 from agents.delivery.publisher import Publisher
 from agents.delivery.states import StateStore
 from agents.delivery.topic_logs import TopicLogs

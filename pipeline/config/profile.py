@@ -265,6 +265,9 @@ class PlantProfile(_Part):
             forms[event_topic.topic] = event_topic.form
         if taken := sorted({entry.topic for entry in self.ingest if entry.topic in forms and entry.topic is not None}):
             raise ValueError(f"ingest: topic {taken[0].lstrip('/')} is read by the worker already")
+        origins = [entry.topic or entry.mqtt or "" for entry in self.ingest]
+        if twice := sorted({origin for origin in origins if origins.count(origin) > 1}):
+            raise ValueError(f"ingest: {twice[0].lstrip('/')} is named more than once")
         return self
 
     def type_of(self, machine: str) -> MachineType | None:

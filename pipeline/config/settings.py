@@ -106,6 +106,23 @@ class Settings(BaseSettings):
     schema_registry_username: str | None = Field(default=None, description="name to log in with there")
     schema_registry_password: SecretStr | None = Field(default=None, description="password to log in with there")
     schema_registry_password_file: Path | None = Field(default=None, description="file with it, instead of it")
+    mqtt_client_id: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="name under which the MQTT broker keeps what ingest has not read yet; group-ingest if unset",
+    )
+    mqtt_session_expiry_ms: Milliseconds = Field(
+        default=7 * 86_400_000, description="how long the MQTT broker keeps it while ingest is away"
+    )
+    mqtt_username: str | None = Field(default=None, description="name to log in with at the MQTT broker")
+    mqtt_password: SecretStr | None = Field(default=None, description="password to log in with there")
+    mqtt_password_file: Path | None = Field(default=None, description="file with that password, instead of it")
+    mqtt_cafile: Path | None = Field(
+        default=None, description="certificate authority that signed the MQTT broker's certificate; else the system's"
+    )
+    mqtt_certfile: Path | None = Field(
+        default=None, description="certificate to show to the MQTT broker, with its key in the same file"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -132,6 +149,7 @@ class Settings(BaseSettings):
             "sasl_password": (self.sasl_password, self.sasl_password_file),
             "ssl_key_password": (self.ssl_key_password, self.ssl_key_password_file),
             "schema_registry_password": (self.schema_registry_password, self.schema_registry_password_file),
+            "mqtt_password": (self.mqtt_password, self.mqtt_password_file),
         }
         for name, (password, file) in passwords.items():
             if password is not None and file is not None:
@@ -148,6 +166,11 @@ class Settings(BaseSettings):
                     )
         if self.ssl_keyfile is not None and self.ssl_certfile is None:
             raise ValueError("ssl_keyfile is set without ssl_certfile, the certificate that it belongs to")
+
+    @property
+    def of_ingest(self) -> Self:
+        """The same settings with the consumer group of `faultline ingest`."""
+        return self.model_copy(update={"group": f"{self.group}-ingest"})
 
     @property
     def is_memory(self) -> bool:

@@ -21,6 +21,10 @@ FOREIGN = "/"
 """Begins the short name of a topic that is not under the prefix; no topic's own name can have it."""
 
 
+MQTT = "mqtt:"
+"""Begins the name of an MQTT topic where that of a Kafka topic would stand: in metrics and in dead letters."""
+
+
 def full_topic_name(prefix: str, topic: str) -> str:
     """The name that the broker knows."""
     return topic[len(FOREIGN) :] if topic.startswith(FOREIGN) else prefix + topic
@@ -57,6 +61,17 @@ def input_topics(profile: PlantProfile) -> tuple[Topic, ...]:
 def event_topics(profile: PlantProfile) -> tuple[str, ...]:
     """Every topic of texts, our own first."""
     return (EVENTS, *(event_topic.topic for event_topic in profile.events))
+
+
+def ingest_topics(profile: PlantProfile) -> tuple[str, ...]:
+    """Every foreign Kafka topic that `faultline ingest` reads, in the profile's order."""
+    return tuple(entry.topic for entry in profile.ingest if entry.topic is not None)
+
+
+def ingest_outputs(profile: PlantProfile) -> tuple[str, ...]:
+    """Every topic that `faultline ingest` writes."""
+    sensors = (name for name in profile.sensor_topics if not name.startswith(FOREIGN))
+    return (*sensors, EVENTS, DEAD_LETTER)
 
 
 def all_topics(profile: PlantProfile) -> tuple[Topic, ...]:

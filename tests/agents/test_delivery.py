@@ -10,7 +10,8 @@ import faust
 import pytest
 
 from agents.delivery.app import Tables
-from agents.delivery.consumer import TP, Chunk, Limits, install
+from agents.delivery.groups import install
+from agents.delivery.merging import TP, Chunk, Limits
 from agents.memory.broker import MemoryBroker
 from tests.support.delivery_apps import PREFIX, TOPICS, Reader, memory_broker, places, run, until
 

@@ -135,7 +135,7 @@ USED: list[tuple[str, str, str, Any, tuple[str, ...]]] = [
             "verify_event_path",
         ),
     ),
-    ("faust-streaming", "0.15.3", "agents/delivery/consumer.py", TRANSPORTS, ("aliases",)),
+    ("faust-streaming", "0.15.3", "agents/delivery/groups.py", TRANSPORTS, ("aliases",)),
     ("mode-streaming", "0.7.1", "agents/delivery/consumer.py", futures, ("notify",)),
     (
         "faust-streaming",

@@ -13,7 +13,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from agents.delivery.consumer import TP, Limits
+from agents.delivery.merging import TP, Limits
 from agents.kafka.publisher import KafkaPublisher
 from pipeline.wire.records import Output
 from tests.support.delivery_apps import TOPICS, Reader, places, run, until

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from pipeline.engine.engine import Engine
 from pipeline.engine.frame_stream import FrameStream
 from pipeline.frames import Frames
-from pipeline.mapping.form_reader import FormReader
 from pipeline.wire.messages import (
     EventMessage,
     Reason,
@@ -225,7 +224,6 @@ def test_half_an_emoji_in_a_foreign_topic_costs_nothing_either() -> None:
     stream = FrameStream(
         plant,
         lambda group, more, outcome: rounds.extend(more),
-        readers={topic: FormReader(form, topic) for topic, form in plant.forms.items()},
     )
     value = f'{{"dev":"p1","ts":{T0},"msg":"<p>hot \\ud83d</p>","nr":"a\\ud83d","sev":"\\ud83d"}}'.encode()
     stream.process(numbered([reading("p1", T0, [1.0, 2.0]), Record(topic, 0, 0, T0, b"p1", value)]))

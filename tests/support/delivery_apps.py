@@ -12,7 +12,8 @@ from typing import Any
 import faust
 
 from agents.delivery.app import Tables
-from agents.delivery.consumer import DEFAULT_LIMITS, TP, Chunk, Limits, install
+from agents.delivery.groups import install
+from agents.delivery.merging import DEFAULT_LIMITS, TP, Chunk, Limits
 from agents.memory.broker import MemoryBroker
 from pipeline.wire.records import Record
 

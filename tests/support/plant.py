@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from agents.delivery.consumer import TP
+from agents.delivery.merging import TP
 from agents.delivery.partitioning import partition_of
 from agents.delivery.publisher import Publisher
 from agents.delivery.states import StateStore
