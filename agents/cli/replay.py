@@ -276,7 +276,7 @@ def record(
     force: ForceOption = False,
 ) -> None:
     """Record the input topics of a real Kafka to a file, from their beginning, in order of time stamps."""
-    from agents.kafka.record import record_topics
+    from agents.replay.record import record_topics
 
     require_new_file(out, force=force)
     settings = load_settings(broker=broker, profile=profile)

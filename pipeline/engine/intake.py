@@ -89,7 +89,7 @@ class Intake:
             machine.apply(topic, offset, stamp_ms, source.index)
             for time_ms, row in taken:
                 inboxes[group.name].add(record, (machine.slot, time_ms, source.index, stamp_ms, order), row)
-        else:
+        elif rejected is None:
             self._stats().readings_unused += 1
             self._machines.forget_if_new(record)
         self._stats().note_unused(unused)
@@ -323,7 +323,7 @@ def _time_of(time: int | str, stamp_ms: int, group: MachineGroup) -> int:
     time_ms = time if type(time) is int else messages.parse_time_ms(time)
     if not _is_timely(time_ms, stamp_ms, group.max_skew_ms):
         hint = describe_time(time, stamp_ms)
-        if messages.parse_time_ms(time_ms, hint) < _EARLIEST_MS:
+        if messages.parse_time_ms(time_ms, hint) < _EARLIEST_MS <= stamp_ms:
             text = f"{time_ms} ms is before the year 2000, though its record is of today; {hint or 'check its unit'}"
             raise RejectedError(Reason.BAD_TIME, text)
         ahead, allowed = time_ms - stamp_ms, group.max_skew_ms

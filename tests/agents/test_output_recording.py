@@ -183,7 +183,7 @@ def interrupted_log(settings: Settings, topics: Sequence[str]) -> Iterator[Inter
 def test_ctrl_c_ends_a_recording_that_follows_topics_and_drops_one_that_is_not_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.kafka.record.kafka_log", interrupted_log)
+    monkeypatch.setattr("agents.replay.record.kafka_log", interrupted_log)
     out = tmp_path / "out.parquet"
     done = faultline("record", "--out", out, "--for", "60")
     assert done.stdout == f"3 records written to {out}\n"

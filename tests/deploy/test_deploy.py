@@ -23,13 +23,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from agents.local_kafka.jars import kafka_version
 from agents.worker.metrics import EngineCollector, TimedRunner, step_seconds
 from agents.worker.web import WebServer
+from pipeline.alignment.machine_states import MachineState
 from pipeline.compiled import CACHE_VARIABLE
 from pipeline.config.profile import load_profile
 from pipeline.config.settings import Settings, load_settings
 from pipeline.engine.engine import Engine
 from pipeline.errors import StateError
 from pipeline.wire.records import Record
-from tests.support.builders import SumRunner, control, event, numbered, profile, reading
+from tests.support.builders import ONE_SOURCE, SumRunner, control, event, numbered, profile, reading
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -84,8 +85,10 @@ def hostile_records() -> list[Record]:
             Record("sensors", 0, 0, start, b"p1", None),
             Record("sensors", 0, 0, start, b"other", b'{"machine": "p1", "time": 1, "values": [1, 2]}'),
             Record("sensors", 0, 0, start, b"p1", b'{"machine": "p1", "time": "yesterday", "values": [1, 2]}'),
-            Record("sensors", 0, 0, start, b"p1", b'{"machine": "p1", "time": 1, "values": [1e999, 2]}'),
+            reading("p1", start + 210_000, {"flow": float("nan"), "load": 2.0}),
             Record('odd"topic\\\n', 0, 0, start, b"p1", b"{}"),
+            reading("p3", start + 370_000, [1.0, 1.0]),
+            reading("p3", start + 395_000, [1.0, 1.0]),
             control("tick", time_ms=start + 400_000),
         ]
     )
@@ -95,7 +98,7 @@ def hostile_records() -> list[Record]:
 def scrape() -> Iterator[Scrape]:
     """What Prometheus gets from a worker's web server after good and hostile records."""
     registry = CollectorRegistry()
-    plant = profile()
+    plant = profile(f"{ONE_SOURCE}events: [{{topic: plant.alarms, form: {{}}}}]")
     ticks = iter(range(1_000_000))
     runner = TimedRunner(SumRunner(), step_seconds(registry), lambda: next(ticks) / 1000)
     engine = Engine(plant, {"pump": runner})
@@ -198,7 +201,7 @@ def test_the_scrape_shows_what_happened(scrape: Scrape) -> None:
         for family in text_string_to_metric_families(scrape.text)
         for sample in family.samples
     }
-    assert found["faultline_machines",] == 1
+    assert found["faultline_machines",] == 2
     assert found["faultline_states_refused_total",] == 1
     assert found["faultline_consumer_lag_records", "1", "diagnoses"] == 7
     assert found["faultline_late_total", "sensors"] == 1
@@ -207,7 +210,12 @@ def test_the_scrape_shows_what_happened(scrape: Scrape) -> None:
     assert found["faultline_texts_without_known_words_total",] == 0
     assert found["faultline_frames_total",] == found["faultline_confidence_count",] > 0
     assert found["faultline_step_seconds_count",] > 0
-    for reason in ("empty", "not_json", "wrong_length", "unknown_variable", "future_time", "bad_time", "key_mismatch"):
+    assert found["faultline_values_unused_total", "not_finite", "flow"] == 1
+    assert found["faultline_values_unused_total", "unknown_variable", ""] == 1
+    assert found["faultline_readings_unused_total",] == 1
+    assert sum(found["faultline_machines_by_state", state] for state in MachineState) == 2
+    assert found["faultline_oldest_event_time_lag_seconds", "0"] > 0
+    for reason in ("empty", "not_json", "wrong_length", "future_time", "bad_time", "key_mismatch"):
         assert found["faultline_dead_letters_total", reason] > 0, reason
 
 

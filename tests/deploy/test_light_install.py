@@ -34,7 +34,7 @@ SERVING_MODULES = (
     "agents.bench.align",
     "agents.replay.convert",
     "agents.audit.dead_letters",
-    "agents.kafka.record",
+    "agents.replay.record",
     "agents.replay.replay",
     "agents.replay.scores",
     "agents.worker.service",

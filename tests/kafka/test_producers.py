@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from agents.kafka.record import record_topics
+from agents.replay.record import record_topics
 from pipeline.wire.recording import read_recording
 from pipeline.wire.records import Record
 from tests.support.delivery_apps import run
