@@ -54,14 +54,14 @@ def shown(trial: Trial) -> str:
     return out.getvalue()
 
 
-def readings(device: str = "te-01", **tags: Any) -> Record:
+def readings(tags: dict[str, Any], device: str = "te-01") -> Record:
     return foreign_record({"device": device, "ts": T // 1000, "tags": tags}, key=b"k", topic="/plant.line1")
 
 
 def test_each_field_is_shown_with_what_is_wrong(plant: PlantProfile) -> None:
-    good = readings(**{"Reactor.Temp": "120,4", "rssi": -61, "level": float("nan")})
+    good = readings({"Reactor.Temp": "120,4", "rssi": -61, "level": float("nan")})
     late = foreign_record({"device": "te-01", "ts": T, "tags": {}}, topic="/plant.line1")
-    trial = trial_of(plant, "plant.line1", good, late, readings("xy-1", **{"Reactor.Temp": 1}))
+    trial = trial_of(plant, "plant.line1", good, late, readings({"Reactor.Temp": 1}, "xy-1"))
     text = shown(trial)
     lines = [line for line in text.splitlines() if "│" in line]
     assert any("machine" in line and "path device" in line and "te-01" in line for line in lines)
@@ -79,7 +79,7 @@ def test_each_field_is_shown_with_what_is_wrong(plant: PlantProfile) -> None:
 
 
 def test_json_holds_the_same(plant: PlantProfile) -> None:
-    found = trial_of(plant, "plant.line1", readings(**{"Reactor.Temp": 1, "x": 2})).as_dict()
+    found = trial_of(plant, "plant.line1", readings({"Reactor.Temp": 1, "x": 2})).as_dict()
     assert (found["topic"], found["refused"], found["machines"]) == ("plant.line1", 0, {"te-01": 1})
     assert found["values_used"] == 1
     assert found["values_unused"] == [{"name": "x", "reason": "unknown_variable", "count": 1}]
