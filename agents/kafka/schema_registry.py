@@ -135,6 +135,8 @@ def _parsed(answer: Any) -> Any:
     if kind != "AVRO":
         raise LookupError(f"the schema is of type {kind}, not Avro")
     text = _fields(answer).get("schema")
+    if text is None:
+        raise LookupError("the schema registry's answer holds no schema")
     try:
         return json.loads(text) if isinstance(text, str) else text
     except (ValueError, RecursionError):
@@ -147,7 +149,10 @@ def _resolved(schema: Any, definitions: dict[str, Any]) -> Any:
 
     def resolve(part: Any) -> Any:
         if isinstance(part, str) and part in left:
-            return resolve(left.pop(part))
+            definition = resolve(left.pop(part))
+            is_nameless = isinstance(definition, dict) and "." not in str(definition.get("name"))
+            # Without a namespace of its own it would get that of the schema that it is put into.
+            return {"namespace": ""} | definition if is_nameless else definition
         if isinstance(part, list):
             return [resolve(one) for one in part]
         if isinstance(part, dict):

@@ -84,6 +84,7 @@ class EngineCollector(Collector):
         yield CounterMetricFamily(
             "faultline_revised_texts", "Texts whose id had come with another text before.", value=stats.revised_texts
         )
+        yield CounterMetricFamily("faultline_texts", "Texts that frames have taken.", value=stats.texts)
         yield CounterMetricFamily(
             "faultline_texts_without_known_words", "Texts in which the model knows no word.", value=stats.unknown_texts
         )

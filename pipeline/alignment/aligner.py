@@ -363,16 +363,16 @@ class Aligner:
         try:
             self._table.load(slot, state)
             times, values = state["row_times"], state["row_values"]
-            texts, seen, versions = state["texts"], state["seen_texts"], state.get("text_versions", {})
+            texts, seen, digests = state["texts"], state["seen_texts"], state.get("text_versions", [])
             assert isinstance(times, bytes) and isinstance(values, bytes)
-            assert isinstance(texts, list) and isinstance(seen, dict) and isinstance(versions, dict)
+            assert isinstance(texts, list) and isinstance(seen, dict) and isinstance(digests, list)
             time_ms = np.frombuffer(times, np.int64)
             matrix = np.frombuffer(values, np.float64).reshape(len(time_ms), len(self._type.variables))
         except (KeyError, ValueError, AssertionError) as error:
             self.drop(slot)
             raise StateError(f"saved alignment state does not fit machine type {self._type.name}: {error!r}") from error
         self._rows.add(np.full(len(time_ms), slot, np.int64), time_ms, matrix, len(time_ms))
-        self._texts.load(slot, texts, seen, versions)
+        self._texts.load(slot, texts, seen, digests)
 
     def drop(self, slot: int) -> None:
         """Forget a machine; its slot can serve another."""

@@ -102,16 +102,18 @@ class WaitingTexts:
             for first_frame, t in self._waiting.get(slot, [])
         ]
         seen, versions = self._seen.get(slot, {}), self._versions.get(slot, {})
-        return {"texts": waiting, "seen_texts": seen, "text_versions": versions}
+        digests = [versions.get(id_, b"") for id_ in seen]
+        return {"texts": waiting, "seen_texts": seen, "text_versions": digests}
 
-    def load(self, slot: int, waiting: list[Any], seen: dict[str, int], versions: dict[str, bytes]) -> None:
-        """Put back what `save` gave; an earlier release did not save `versions`."""
+    def load(self, slot: int, waiting: list[Any], seen: dict[str, int], digests: list[bytes]) -> None:
+        """Put back what `save` gave; an earlier release did not save `digests`."""
         if waiting:
             self._waiting[slot] = [(first_frame, _text_from(saved)) for first_frame, *saved in waiting]
         if seen:
             self._seen[slot] = dict(seen)
-            given = {text.id: _digest(text.text) for _, text in self._waiting.get(slot, [])}
-            self._versions[slot] = given | versions
+            versions = {text.id: _digest(text.text) for _, text in self._waiting.get(slot, [])}
+            versions.update((id_, own) for id_, own in zip(seen, digests, strict=False) if own)
+            self._versions[slot] = versions
 
     def drop(self, slot: int) -> None:
         """Forget a machine."""

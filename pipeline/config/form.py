@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -18,7 +18,7 @@ Envelope = Literal["connect", "cloudevents"]
 TimeUnit = Literal["s", "ms", "us", "ns", "filetime", "ticks", "excel"]
 """Since 1970; or Windows' units of 100 ns since 1601, .NET's since the year 1, and days of a spreadsheet."""
 
-_EXAMPLE = datetime(2025, 11, 20, 0, 53, 20)
+_EXAMPLE = datetime(2025, 11, 20, 0, 53, 20, tzinfo=UTC)
 
 
 class _Part(BaseModel):

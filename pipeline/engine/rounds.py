@@ -77,6 +77,7 @@ class GroupModel:
         result = runner.step(frames)
         _remember_texts(frames, machines, result.unknown_texts)
         stats.frames += len(machines)
+        stats.texts += len(frames.texts)
         stats.unknown_texts += len(result.unknown_texts)
         stats.masked_frames += int((~frames.observed.any(axis=1)).sum())
         answers = self.writer.write(frames, result, machines, outputs, stats.diagnoses)

@@ -34,7 +34,8 @@ class Stats:
     late: Counter[str] = field(default_factory=Counter)
     duplicates: Counter[str] = field(default_factory=Counter)
     revised_texts: int = 0
-    unknown_texts: int = 0  # in which the model knows no word
+    texts: int = 0  # that frames have taken
+    unknown_texts: int = 0  # of these, in which the model knows no word
     skipped: Counter[str] = field(default_factory=Counter)  # records already applied before a restart
     alarms: Counter[str] = field(default_factory=Counter)
     states_refused: int = 0

@@ -154,7 +154,7 @@ class RowReader:
             values = attrgetter(built.leaves[_LIST])
             return lambda decoded: list(map(values, decoded))
         if closed is None:
-            paths = [path for attribute, path in built.leaves.items() if attribute not in (_MACHINE, _TIME)]
+            paths = [built.leaves[f"v{at}"] for at in range(len(self._columns) + len(self._extra))]
             fields = attrgetter(*paths)
             return lambda decoded: list(map(fields, decoded)) if len(paths) > 1 else [(fields(one),) for one in decoded]
         as_tuple = msgspec.structs.astuple
@@ -189,7 +189,10 @@ class RowReader:
         """Take note of what nobody expected, other names or an array: records with it are usual from now on."""
         if value is None or self._closed is None or not isinstance(error, msgspec.ValidationError):
             return False
-        content = msgspec.json.decode(value)
+        try:
+            content = msgspec.json.decode(value)
+        except _NOT_DECODED:  # it is broken behind what is unexpected
+            return False
         for step in self._closed:
             content = content.get(step) if type(content) is dict else None
         if type(content) is list and self._closed and not self._extra:

@@ -129,6 +129,7 @@ def test_a_text_in_another_language_is_no_evidence_and_counted(chinese: Compiled
     plant = parse_profile(PROFILE, where="test")
     registry.register(EngineCollector(engine, plant, lag=dict, lost=dict, recreated=dict, now_ms=lambda: T0))
     assert registry.get_sample_value("faultline_texts_without_known_words_total") == 4
+    assert registry.get_sample_value("faultline_texts_total") == 4
     _, without = diagnosed(chinese)
     assert (diagnosis.probabilities, diagnosis.fault) == (without.probabilities, without.fault)
 

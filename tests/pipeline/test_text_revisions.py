@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from pipeline.engine.engine import Engine
@@ -141,3 +142,21 @@ def test_more_texts_than_may_wait_are_no_loss_where_each_has_its_frame() -> None
 def test_a_hundred_texts_for_one_frame_are_too_many() -> None:
     texts = [text(3, f"note {n}", id_=f"e{n:03}") for n in range(100)]
     assert reasons(engine().process(numbered([at(0), *texts, at(15)]))) == ["expired"] * 36
+
+
+def test_a_state_of_an_earlier_release_knows_the_contents_of_texts_that_wait() -> None:
+    """
+    "leaks" has been taken, "noise" waits; of the first only the id is known, so each text of it is a duplicate
+    """
+    before = [at(0), text(3, "leaks"), at(15), text(14, "noise", id_="e2")]
+    later = [text(3, "dry", 16), text(14, "noise", 16, id_="e2"), text(14, "silence", 17, id_="e2")]
+    records = numbered([*before, *later, at(26)])
+    first, second = engine(), engine()
+    first.process(records[:4])
+    saved = msgspec.msgpack.decode(first.checkpoint()["p1"] or b"")
+    del saved["aligner"]["text_versions"]
+    second.restore("p1", msgspec.msgpack.encode(saved))
+    outputs = second.process(records[4:])
+    assert second.stats.duplicates["texts"] == 2
+    assert second.stats.revised_texts == 1
+    assert shown(outputs)[10] == [("e1", "leaks", False), ("e2", "silence", False)]
