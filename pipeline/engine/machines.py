@@ -28,6 +28,8 @@ EVIDENCE_TEXTS = 8
 
 MAX_MACHINE_ID = 200
 
+_REWRITTEN = "`faultline ingest` keys and places such records (docs/guide/connecting.md)"
+
 
 class AppliedError(Exception):
     """The record is older than the point up to which its forgotten machine had been processed."""
@@ -231,7 +233,7 @@ class Machines:
         if machine is not None and machine.name == name:
             if machine.partition != record.partition:
                 text = f"machine {name[:80]} lives in partition {machine.partition}, this is {record.partition}"
-                raise RejectedError(Reason.WRONG_PARTITION, text)
+                raise RejectedError(Reason.WRONG_PARTITION, f"{text}; {_REWRITTEN}")
             return machine
         machine_type = self._type_of_new(record, name)
         before = self.forgotten.get(name)
@@ -248,13 +250,15 @@ class Machines:
         key = record.key
         if key is None or key != name.encode(errors="replace"):
             given = "no key" if key is None else repr(key[:80])
-            raise RejectedError(Reason.KEY_MISMATCH, f"the record is about {name[:80]!r} but has {given}")
+            raise RejectedError(Reason.KEY_MISMATCH, f"the record is about {name[:80]!r} but has {given}; {_REWRITTEN}")
         if not name or len(name) > MAX_MACHINE_ID or not name.isprintable():
             raise RejectedError(
                 Reason.UNKNOWN_MACHINE, f"{name[:80]!r} is not a machine id of 1 to 200 printable characters"
             )
         if self._partition_of is not None and (right := self._partition_of(key)) != record.partition:
-            text = f"key {name[:80]!r} belongs to partition {right} by murmur2, this is {record.partition}"
+            text = (
+                f"key {name[:80]!r} belongs to partition {right} by murmur2, this is {record.partition}; {_REWRITTEN}"
+            )
             raise RejectedError(Reason.WRONG_PARTITION, text)
         machine_type = self._profile.type_of(name)
         if machine_type is None:

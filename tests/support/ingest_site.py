@@ -77,7 +77,7 @@ def fnv1a_partition(key: str, partitions: int) -> int:
     for byte in key.encode():
         found = (found ^ byte) * 0x01000193 & 0xFFFFFFFF
     signed = found - (1 << 32) if found >= 1 << 31 else found
-    return abs(signed) % partitions if signed >= 0 else -(-abs(signed) % -partitions) % partitions
+    return abs(signed) % partitions
 
 
 class Story(NamedTuple):
@@ -103,18 +103,20 @@ def story(name: str, frames: int, *, partitions: int = 3, machines: int = 6, see
             expected = {"flow": values["F.PV"], "load": values["L.PV"]}
             if rng.random() < 0.2:
                 values["F.PV"], expected["flow"] = "Bad", None
-            native.append(_native("sensors", machine, time_s * 1000, {"values": expected}))
+            native.append(native_record("sensors", machine, time_s * 1000, {"values": expected}))
             if rng.random() < 0.1:
                 values["Lab.H2O"] = round(rng.random(), 3)
-                native.append(_native("sensors.lab", machine, time_s * 1000, {"values": {"water": values["Lab.H2O"]}}))
+                native.append(
+                    native_record("sensors.lab", machine, time_s * 1000, {"values": {"water": values["Lab.H2O"]}})
+                )
             values["rssi"] = -61
             body = {"dev": {"id": machine}, "ts": time_s, "m": values}
-            foreign.append(_foreign(f"/{name}.values", at, f"gw-{rng.random()}", time_s * 1000, body))
+            foreign.append(foreign_record(f"/{name}.values", at, f"gw-{rng.random()}", time_s * 1000, body))
         if rng.random() < 0.1:
             nr, time_ms = f"T{frame}-{number}", T0_MS + FRAME_MS * frame
             ticket = {"asset": machine, "at": time_ms, "code": f"E{rng.randrange(9)}", "note": "leaks", "nr": nr}
-            foreign.append(_foreign(f"/{name}.tickets", at, nr, time_ms, ticket))
-            native.append(_native("events", machine, time_ms, {"text": f"{ticket['code']} leaks", "id": nr}))
+            foreign.append(foreign_record(f"/{name}.tickets", at, nr, time_ms, ticket))
+            native.append(native_record("events", machine, time_ms, {"text": f"{ticket['code']} leaks", "id": nr}))
         if rng.random() < 0.02:
             letters += 1
             body = {"dev": {"id": "nobody"}, "ts": 1, "m": {}}
@@ -124,11 +126,13 @@ def story(name: str, frames: int, *, partitions: int = 3, machines: int = 6, see
     return Story(foreign, native, letters)
 
 
-def _foreign(topic: str, partition: int, key: str, stamp_ms: int, body: Mapping[str, Any]) -> Record:
+def foreign_record(topic: str, partition: int, key: str, stamp_ms: int, body: Mapping[str, Any]) -> Record:
+    """A record of somebody else's topic."""
     return Record(topic, partition, 0, stamp_ms, key.encode(), json.dumps(body).encode())
 
 
-def _native(topic: str, machine: str, time_ms: int, more: Mapping[str, Any]) -> Record:
+def native_record(topic: str, machine: str, time_ms: int, more: Mapping[str, Any]) -> Record:
+    """What a producer that knows Faultline writes."""
     body = json.dumps({"machine": machine, "time": time_ms, **more}).encode()
     return Record(topic, partition_of(machine.encode(), PARTITIONS), 0, time_ms, machine.encode(), body)
 
