@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import typer
 
-from agents.cli import audit, bench, replay, sources, topics, training, worker
+from agents.cli import audit, bench, machines, replay, sources, topics, training, worker
 from pipeline.errors import FaultlineError
 
 
@@ -19,6 +19,8 @@ def _group(text: str, **commands: Callable[..., None]) -> typer.Typer:
         group.command(name)(command)
     return group
 
+
+_sources: dict[str, Callable[..., None]] = {"try": sources.try_topic, "check": sources.check}
 
 app = typer.Typer(
     name="faultline",
@@ -33,7 +35,20 @@ app.add_typer(
     ),
     name="topics",
 )
-app.add_typer(_group("See how foreign topics are read.", **{"try": sources.try_topic}), name="sources")
+app.add_typer(
+    _group(
+        "See how machines are, and reset or forget one.",
+        list=machines.list_machines,
+        reset=machines.reset,
+        end=machines.end,
+        forget=machines.forget,
+    ),
+    name="machines",
+)
+app.add_typer(
+    _group("See how topics are read, and how their sources are.", **_sources),
+    name="sources",
+)
 app.add_typer(
     _group(
         "Look at records that could not be used, and send them again.",

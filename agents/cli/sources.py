@@ -1,8 +1,10 @@
-"""The command about foreign topics: `faultline sources try`."""
+"""The commands about sources: `faultline sources try` and `faultline sources check`."""
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -10,12 +12,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from agents.audit.machine_list import summarize_machines
+from agents.audit.source_check import SourceReport, check_source, declared_topics
 from agents.audit.source_trial import Trial, record_title, topic_form, try_records
-from agents.cli.options import JsonOption
-from agents.kafka.log import kafka_log, require_kafka
+from agents.cli.options import BrokerOption, JsonOption, ProfileOption
+from agents.delivery.partitioning import partition_function
+from agents.delivery.states import newest_states
+from agents.kafka.log import committed_offsets, kafka_log, require_kafka
 from agents.kafka.schema_registry import schema_registry
 from pipeline.config.profile import load_profile
 from pipeline.config.settings import load_settings
+from pipeline.config.topics import FOREIGN, STATE
 from pipeline.mapping.explain import Explanation
 from pipeline.wire.records import Record
 
@@ -43,6 +50,72 @@ def try_topic(
         show_trial(trial, Console())
     if not records or trial.refused:
         raise typer.Exit(1)
+
+
+def check(
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+    last: Annotated[int, typer.Option("--last", min=10, max=100_000, help="records of each topic, the newest")] = 1_000,
+    as_json: JsonOption = False,
+) -> None:
+    """Report per source of a live plant: rate, lag, share used, top reasons, machines seen and absent; read-only."""
+    settings = load_settings(broker=broker, profile=profile)
+    plant = load_profile(settings.profile)
+    require_kafka(settings)
+    declared = declared_topics(plant)
+    now_ms, schemas = int(time.time() * 1000), schema_registry(settings)
+    reports = []
+    with kafka_log(settings, [*(form.topic for _, form in declared), STATE]) as log:
+        states = newest_states((record.key, record.value) for record in log.records(STATE))
+        machines, _ = summarize_machines(states, plant)
+        for holds, form in declared:
+            partition_of = partition_function(log.partitions(form.topic))
+            records = log.last(form.topic, last)
+            report = check_source(
+                plant, holds, form, records, machines, now_ms=now_ms, partition_of=partition_of, schemas=schemas
+            )
+            reading = settings.of_ingest if holds == "for ingest" else settings
+            done = committed_offsets(reading, [form.topic])
+            ends = log.ends(form.topic)
+            report.lag = sum(max(0, end - done[form.topic, partition]) for partition, end in ends.items())
+            reports.append(report)
+    if as_json:
+        typer.echo(json.dumps([report.as_dict() for report in reports], indent=2))
+    else:
+        show_reports(reports, Console())
+    if any(report.has_problem for report in reports):
+        raise typer.Exit(1)
+
+
+def show_reports(reports: Sequence[SourceReport], console: Console) -> None:
+    """Print one table, and below it what is wrong."""
+    table = Table("topic", "holds", "records/s", "newest", "lag", "used", "machines", "absent")
+    for one in reports:
+        cells = (
+            one.topic.removeprefix(FOREIGN),
+            one.holds,
+            "" if one.per_second is None else f"{one.per_second:,.2f}",
+            "none" if one.newest_age_seconds is None else f"{one.newest_age_seconds:,.0f} s ago",
+            "" if one.lag is None else f"{one.lag:,}",
+            "" if one.share_used is None else f"{one.share_used:.1%}",
+            f"{len(one.machines):,}",
+            f"{len(one.absent):,}" if one.absent else "",
+        )
+        table.add_row(*(Text(cell) for cell in cells))
+    console.print(table)
+    for one in reports:
+        name = one.topic.removeprefix(FOREIGN)
+        for what, counts in (
+            ("records not used", one.reasons),
+            ("values not used", one.unused),
+            ("names of no variable", one.unknown),
+        ):
+            if counts:
+                top = ", ".join(f"{_cut(text)} ({count:,})" for text, count in counts.most_common(10))
+                console.print(Text(f"{name}: {what}: {top}"))
+        if one.absent:
+            more = f" and {len(one.absent) - 20:,} more" if len(one.absent) > 20 else ""
+            console.print(Text(f"{name}: absent: {', '.join(map(_cut, one.absent[:20]))}{more}"))
 
 
 def show_trial(trial: Trial, console: Console) -> None:

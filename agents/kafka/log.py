@@ -150,6 +150,14 @@ class KafkaLog:
                 return sorted(found, key=lambda record: (record.timestamp_ms, record.offset))[-count:]
             back *= 4
 
+    def partitions(self, topic: str) -> int:
+        """How many partitions a topic has."""
+        return len(self._of(topic))
+
+    def ends(self, topic: str) -> dict[int, int]:
+        """Where each partition ended when the log was opened."""
+        return {partition.partition: self._ends[partition] for partition in self._of(topic)}
+
     def _of(self, topic: str) -> set[Any]:
         name = full_topic_name(self._prefix, topic)
         return {partition for partition in self._ends if partition.topic == name}
@@ -236,7 +244,7 @@ def kafka_log(settings: Settings, topics: Sequence[str]) -> Iterator[KafkaLog]:
 
 
 def committed_offsets(settings: Settings, topics: Sequence[str]) -> dict[tuple[str, int], int]:
-    """Up to where the workers' group has committed each partition, by topic (without prefix) and partition."""
+    """Up to where the settings' group has committed each partition, by short topic and partition."""
     from kafka import KafkaConsumer, TopicPartition
 
     require_kafka(settings)

@@ -13,6 +13,7 @@ from agents.audit.certificate import CertificateBuilder, write_certificate
 from agents.kafka.admin import topic_logs
 from agents.kafka.codecs import WORKER_MODULES, require_codecs
 from agents.kafka.publisher import KafkaPublisher
+from agents.kafka.schema_registry import schema_registry
 from agents.kafka.security import client_security, faust_credentials, require_rights
 from agents.kafka.states import KafkaStateStore
 from agents.kafka.topics import WANTED_LIMITS, RecordLimits, require_topics
@@ -48,6 +49,7 @@ def kafka_worker(
         wall_seconds=time.time,
         credentials=faust_credentials(settings),
         observer=observer,
+        schemas=schema_registry(settings),
         store=KafkaStateStore(settings.address, prefix, partition_of, state_bytes=limits.state_bytes, **security),
         topic_logs=lambda: asyncio.to_thread(topic_logs, settings.address, names, security),
     )

@@ -40,6 +40,7 @@ from pipeline.engine.alarms import AlarmRule
 from pipeline.engine.engine import Engine
 from pipeline.errors import DeliveryError, FaultlineError
 from pipeline.frames import StepRunner
+from pipeline.mapping.schemas import Schemas
 from pipeline.wire.records import Output, Record
 
 log = logging.getLogger("faultline.worker")
@@ -74,6 +75,7 @@ class Worker:
         observer: Observer | None = None,
         ticks: bool = True,
         store: StateStore | None = None,
+        schemas: Schemas | None = None,
         topic_logs: TopicLogs | None = None,
     ) -> None:
         """`observer` gets every chunk with its outputs before they are published; `ticks` is False in replay.
@@ -93,7 +95,13 @@ class Worker:
         rule = AlarmRule(settings.alarm_agree, settings.alarm_frames, settings.alarm_confidence)
         self._metrics = FusionMetrics(settings.metrics_interval_ms)
         self.engine = Engine(
-            profile, timed, alarm_rule=rule, partition_of=partition_of, watcher=self._metrics, notify=log.warning
+            profile,
+            timed,
+            alarm_rule=rule,
+            partition_of=partition_of,
+            watcher=self._metrics,
+            schemas=schemas,
+            notify=log.warning,
         )
         self.engine.load()
         self._ticker = Ticker(self.engine.clock_ms, wall_seconds)

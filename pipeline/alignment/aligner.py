@@ -29,9 +29,6 @@ from pipeline.errors import StateError
 from pipeline.frames import Frames, Resets
 
 _FAR_MS = np.int64(2**42)
-_LEAST_BLIND_MS = 300_000
-"""So far a machine's clock may be behind its records' time stamps before it counts as blind."""
-
 _NO_ROWS: Ints = np.empty(0, np.int64)
 
 
@@ -330,9 +327,7 @@ class Aligner:
 
     def states(self, slots: Ints) -> Ints:
         """How each of these machines is, as an index into `STATES`."""
-        blind_after_ms = int(self._idle_after_ms.max() + self._disorder_ms.max()) + 2 * self._period_ms
-        blind_after_ms = max(blind_after_ms, _LEAST_BLIND_MS)
-        return machine_states(self._table, slots, blind_after_ms)
+        return machine_states(self._table, slots, self._type.blind_after_ms)
 
     def frozen(self, slots: Ints) -> Ints:
         """How many values of the newest frame of each of these machines count as frozen."""

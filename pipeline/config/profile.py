@@ -21,6 +21,7 @@ from pipeline.errors import ProfileError
 NORMAL = "normal"
 DEFAULT_SOURCE = "sensors"
 MIN_WATCHED_VARIABLES = 4
+_LEAST_BLIND_MS = 300_000
 Aggregation = Literal["last", "mean", "min", "max", "std", "count"]
 
 _OWN_SENSORS = re.compile(r"sensors(\.[a-z0-9][a-z0-9_-]*)*")
@@ -202,6 +203,12 @@ class MachineType(_Part):
     def closes_by_time(self) -> bool:
         """Whether frames close by time alone, because all sources that hold frames back report changes only."""
         return all(source.on_change for source in self.sources.values() if source.holds_frames)
+
+    @property
+    def blind_after_ms(self) -> int:
+        """How much older a machine's newest evidence may be than its newest arrival; clocks may be behind a little."""
+        limits = [self.idle_after_ms(name) + source.allowed_disorder_ms for name, source in self.sources.items()]
+        return max(max(limits) + 2 * self.frame_period_ms, _LEAST_BLIND_MS)
 
     @property
     def gap_frames(self) -> int:

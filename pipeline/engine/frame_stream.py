@@ -130,9 +130,11 @@ class FrameStream:
             if topic != CONTROL:
                 clocks.heard(partition, record.key or b"", record.timestamp_ms)
             else:
+                control = self._controller.read(record)
                 if is_new:
-                    self._hold(record, held)
-                clocks.tick(partition, record.timestamp_ms)
+                    self._hold(control, record, held)
+                if control.kind == "tick":  # others are sent by people, who may be of another time than the data
+                    clocks.tick(partition, record.timestamp_ms)
         self._align(inboxes, outcome)
         return behind
 
@@ -150,9 +152,9 @@ class FrameStream:
         self._controller.read(record)
         return record.offset > self.progress.controls.get(record.partition, -1)
 
-    def _hold(self, record: Record, held: dict[int, tuple[Control, Record]]) -> None:
+    def _hold(self, control: Control, record: Record, held: dict[int, tuple[Control, Record]]) -> None:
         """Hold a control record until what came before it is aligned."""
-        control, partition = self._controller.read(record), record.partition
+        partition = record.partition
         self.progress.controls[partition] = record.offset
         if not self._controller.is_idle_tick(control, partition):
             held[partition] = control, record

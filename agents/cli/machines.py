@@ -1,0 +1,139 @@
+"""The commands about single machines: `faultline machines list`, `reset`, `end` and `forget`."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import json
+import time
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from agents.audit.machine_list import MachineSummary, summarize_machines
+from agents.cli.options import BrokerOption, JsonOption, ProfileOption
+from agents.delivery.partitioning import partition_function
+from agents.delivery.states import newest_states
+from agents.kafka.admin import partition_counts
+from agents.kafka.log import kafka_log, require_kafka
+from agents.kafka.publisher import KafkaPublisher
+from agents.kafka.security import client_security
+from pipeline.alignment.machine_states import MachineState
+from pipeline.config.hints import shown_time
+from pipeline.config.profile import load_profile
+from pipeline.config.settings import Settings, load_settings
+from pipeline.config.topics import CONTROL, STATE, full_topic_name
+from pipeline.errors import SettingsError
+from pipeline.wire import messages
+from pipeline.wire.records import Output
+
+MachineArgument = Annotated[str, typer.Argument(help="the machine's id")]
+ForceOption = Annotated[bool, typer.Option("--force", help="also if no state of the machine is saved")]
+
+
+def list_machines(
+    state: Annotated[MachineState | None, typer.Option("--state", help="only machines that are so")] = None,
+    machine: Annotated[str, typer.Option("--machine", help="only ids that fit this pattern, such as pump-*")] = "*",
+    limit: Annotated[int, typer.Option("--limit", min=1, help="how many to show")] = 50,
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how machines are, worst first, as their states were saved last; nothing is written."""
+    settings = load_settings(broker=broker, profile=profile)
+    plant = load_profile(settings.profile)
+    found, unreadable = summarize_machines(_states(settings), plant)
+    chosen = [one for one in found if state in (None, one.state) and fnmatch.fnmatchcase(one.machine, machine)]
+    if as_json:
+        shown = {"machines": [one.as_dict() for one in chosen[:limit]], "unreadable": unreadable}
+        typer.echo(json.dumps(shown, indent=2))
+        return
+    console = Console()
+    if chosen:
+        console.print(_table(chosen[:limit], int(time.time() * 1000)))
+    console.print(Text(f"{len(chosen)} of {len(found)} machines"))
+    for name, reason in list(unreadable.items())[:limit]:
+        console.print(Text(f"the state of {name!r} cannot be read: {reason}"))
+
+
+def reset(machine: MachineArgument, broker: BrokerOption = None, profile: ProfileOption = None) -> None:
+    """Reset the model's state of a machine with its next frame."""
+    _send("reset", machine, broker, profile, force=False)
+
+
+def end(machine: MachineArgument, broker: BrokerOption = None, profile: ProfileOption = None) -> None:
+    """Close all waiting frames of a machine and reset it: its run has ended."""
+    _send("end", machine, broker, profile, force=False)
+
+
+def forget(
+    machine: MachineArgument, broker: BrokerOption = None, profile: ProfileOption = None, force: ForceOption = False
+) -> None:
+    """Forget a machine with all that is known of it; its next reading begins anew, at whatever time it is.
+
+    This frees a machine whose clock was ahead: until real time has caught up, all of its readings would be late.
+    """
+    _send("forget", machine, broker, profile, force=force)
+
+
+def _states(settings: Settings) -> dict[str, bytes]:
+    require_kafka(settings)
+    with kafka_log(settings, [STATE]) as log:
+        return newest_states((record.key, record.value) for record in log.records(STATE))
+
+
+def _table(machines: list[MachineSummary], now_ms: int) -> Table:
+    table = Table("machine", "type", "partition", "state", "newest reading", "arrived", "diagnosed until", "frozen")
+    for one in machines:
+        cells = (
+            one.machine,
+            one.type,
+            str(one.partition),
+            one.state,
+            _shown(one.newest_reading_ms),
+            f"{_duration(now_ms - one.last_record_ms)} ago" if one.last_record_ms <= now_ms else "in the future",
+            _shown(one.diagnosed_until_ms),
+            str(one.frozen) if one.frozen else "",
+        )
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _shown(time_ms: int | None) -> str:
+    return "" if time_ms is None else shown_time(time_ms)
+
+
+def _duration(ms: int) -> str:
+    for size, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min")):
+        if ms >= 2 * size:
+            return f"{ms // size} {unit}"
+    return f"{ms // 1000} s"
+
+
+def _send(kind: str, machine: str, broker: str | None, profile: str | None, *, force: bool) -> None:
+    settings = load_settings(broker=broker, profile=profile)
+    require_kafka(settings)
+    if not force and machine not in _states(settings):
+        raise SettingsError(
+            f"no state of machine {machine!r} is saved; `faultline machines list` shows the machines that are known"
+        )
+    security = client_security(settings)
+    name = full_topic_name(settings.topic_prefix, CONTROL)
+    count = partition_counts(settings.address, [name], security)[name]
+    partition = partition_function(count)(machine.encode())
+    value = messages.encode(messages.Control(kind, machine=machine))  # type: ignore[arg-type]
+    output = Output(CONTROL, partition, machine.encode(), value, int(time.time() * 1000))
+    asyncio.run(_publish(KafkaPublisher(settings.address, settings.topic_prefix, **security), output))
+    typer.echo(f"{kind} of machine {machine} is sent to {name}, partition {partition}")
+
+
+async def _publish(publisher: KafkaPublisher, output: Output) -> None:
+    await publisher.start()
+    try:
+        await publisher.publish([output])
+        await publisher.flush()
+    finally:
+        await publisher.stop()
