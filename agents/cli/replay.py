@@ -17,7 +17,6 @@ from rich.live import Live
 from rich.table import Table
 
 from agents.audit.certificate import Certificate, read_certificate, write_certificate
-from agents.cli.live_view import LiveView
 from agents.cli.options import (
     BrokerOption,
     ForceOption,
@@ -29,6 +28,7 @@ from agents.cli.options import (
     parse_speed,
     require_new_file,
 )
+from agents.cli.views.live_view import LiveView
 from agents.delivery.partitioning import partition_function
 from agents.replay.shipped import demo_recording
 from pipeline.config.profile import load_profile

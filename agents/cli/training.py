@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from agents.cli.progress import StageBars, training_progress
+from agents.cli.views.progress import StageBars, training_progress
 from pipeline.config.settings import load_settings
 from pipeline.errors import SettingsError
 from pipeline.extras import require_modules

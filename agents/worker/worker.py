@@ -51,10 +51,7 @@ _MAX_HELD = 256
 _READ_OUT_SECONDS = 2.0
 _READ_OUT_RECORDS = 1_000
 _LAST_CHECKPOINT_SECONDS = 5.0
-"""How long a stopping worker waits for the broker to confirm its last outputs and states."""
-
-_HAND_OVER_SECONDS = 5.0
-"""The same for a worker whose partitions are revoked; all members of the group wait for it."""
+"""How long a worker that stops, or whose partitions are revoked, waits for the broker to confirm outputs and states."""
 
 Observer = Callable[[Sequence[Record], Sequence[Output]], None]
 
@@ -303,7 +300,7 @@ class Worker:
         if self._failure is not None or not self._started:
             return
         try:
-            async with asyncio.timeout(_HAND_OVER_SECONDS), self._working:
+            async with asyncio.timeout(_LAST_CHECKPOINT_SECONDS), self._working:
                 await self._checkpoint()
         except TimeoutError:
             log.warning(

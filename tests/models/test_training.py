@@ -14,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from agents.cli.progress import training_progress
+from agents.cli.views.progress import training_progress
 from models.configs.sensors import SeqLSTMConfig
 from models.configs.text import TextConfig
 from models.data.augment import with_typos
