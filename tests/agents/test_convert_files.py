@@ -124,6 +124,7 @@ def test_compressed_tables_are_read(tmp_path: Path, compress: Callable[[bytes], 
         (b"at,id,Flow,Flow\n2025-11-20,1,2,3\n", "readings.csv", "column Flow more than once (columns 3 and 4)"),
         (b"at,id,flow\n2025-11-20,1,2\n", "readings.csv", "has no column Flow; did you mean flow?"),
         (b"Export\n\nat;id;Flow\n2025-11-20;1;2\n", "readings.csv", "line 3 has them: set skip_rows: 2"),
+        (b"at,id,F\x0blow\n2025-11-20,1,2\n", "readings.csv", "has no column Flow; it has at, id, F\\x0blow"),
         (b"at,id,x\n2025-11-20,1,2\n", "readings.csv", "has no column Flow; it has at, id, x"),
         (b'at,id,Flow\n2025-11-20,1,"2\n' + b"2025-11-20,1,2\n" * 9, "readings.csv", "line 2: unexpected end of data"),
         (b'at,id,Flow\n2025-11-20,1,"2"3\n', "readings.csv", "line 2: ',' expected after '\"'; a quote"),
@@ -290,7 +291,9 @@ def test_a_cell_of_excel_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     content = excel(HEADER, [MOMENT, 1, 1.5, "more"])
     assert_one_line(run_convert(tmp_path, content, name="r.xlsx"), "row 2: the row has cells beyond the 3 columns")
     several = excel(HEADER, [MOMENT, 1, 1.5], sheets=("Data", "Notes"))
-    assert_one_line(run_convert(tmp_path, several, name="r.xlsx"), "several sheets; set sheet to one of Data, Notes")
+    assert_one_line(
+        run_convert(tmp_path, several, name="r.xlsx"), "several sheets; set sheet to one of 'Data', 'Notes'"
+    )
     assert_one_line(run_convert(tmp_path, several, "sheet: data", name="r.xlsx"), "has no sheet 'data'")
     assert_one_line(run_convert(tmp_path, several, "sheet: Notes", name="r.xlsx"), "has no row")
     assert converted(tmp_path, several, "sheet: Data", name="r.xlsx").flows == [1.5]

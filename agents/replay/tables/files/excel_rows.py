@@ -64,7 +64,7 @@ def _sheet(path: Path, workbook: Any, name: str | None) -> Any:
     if name in names:
         return workbook.worksheets[names.index(name)]
     lacks = f"has no sheet {name!r}" if name is not None else "has several sheets"
-    raise DataError(f"{path} {lacks}; set sheet to one of {', '.join(names)}")
+    raise DataError(f"{path} {lacks}; set sheet to one of {', '.join(map(repr, names))}")
 
 
 def _of_sheet(

@@ -13,6 +13,7 @@ from agents.replay.tables.problems import CellError, Place
 from pipeline.errors import DataError
 
 _SHOWN_COLUMNS = 30
+_SHOWN_CHARACTERS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +57,15 @@ def normalized(name: str) -> str:
 
 
 def _has(header: Sequence[str], missing: Sequence[str]) -> str:
-    names = [name.strip() or "(no name)" for name in header]
+    names = [_shown(name.strip()) or "(no name)" for name in header]
     folded = {name.casefold(): name for name in names}
     if close := [folded[match] for name in missing for match in get_close_matches(name.casefold(), folded, 1, 0.8)]:
         return f"did you mean {', '.join(close)}?"
-    shown = [name if len(name) <= 60 else f"{name[:60]}…" for name in names[:_SHOWN_COLUMNS]]
     more = f" and {len(names) - _SHOWN_COLUMNS} more" if len(names) > _SHOWN_COLUMNS else ""
-    text = f"it has {', '.join(shown)}{more}"
-    return text if text.isprintable() else ascii(text)[1:-1]
+    return f"it has {', '.join(names[:_SHOWN_COLUMNS])}{more}"
+
+
+def _shown(name: str) -> str:
+    """A column's name as errors have it: cut, and without characters that would break the line."""
+    name = name if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]}…"
+    return name if name.isprintable() else ascii(name)[1:-1]
