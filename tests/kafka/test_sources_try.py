@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 
-from agents.kafka.admin import TopicSpec, create_topics
+from agents.kafka.admin import create_topics
+from agents.kafka.topic_settings import TopicSpec
 from tests.support.commands import assert_one_line, faultline
 from tests.support.forms import T
 
