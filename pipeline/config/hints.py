@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -47,7 +48,7 @@ _SCALES: Final = (
 
 
 def looks_like(value: bytes) -> str | None:
-    """What a record's value looks like that is not plain JSON, and what to do about it; None if that is unclear."""
+    """What a record's value looks like that cannot be read, and what to do about it; None if that is unclear."""
     head = value[:_PEEK]
     for magic, hint in _MAGIC:
         if head.startswith(magic):
@@ -61,8 +62,8 @@ def looks_like(value: bytes) -> str | None:
         return "looks like XML or HTML, which is not read; have it sent as JSON"
     if len(head) >= 4 and b"\x00" in (head[:1], head[1:2]) and head[:4].count(0) in (2, 3):
         return "looks like UTF-16; declare charset: utf-16-le or utf-16-be"
-    if text[:1] in (b"{", b"["):
-        return _broken_json(value)
+    if text[:1] in (b"{", b"[", b'"') or text[:1].isdigit():
+        return _unusual_json(value)
     if _is_like_protobuf(value):
         return "looks like Protobuf, which is not read; have it sent as JSON or Avro"
     if _is_text(value) and text:
@@ -78,15 +79,29 @@ def _behind_registry(head: bytes) -> str:
     return f"looks like Avro of a schema registry (schema {number}); declare encoding: avro"
 
 
-def _broken_json(value: bytes) -> str | None:
+def shape_of(content: object) -> str | None:
+    """What a decoded body looks like that is not a reading or text by itself; None if that is unclear."""
+    if isinstance(content, dict):
+        if content.keys() >= {"schema", "payload"}:
+            return "looks like Kafka Connect's envelope; declare envelope: connect"
+        return "looks like a CloudEvent; declare envelope: cloudevents" if "specversion" in content else None
+    if isinstance(content, list):
+        return f"looks like an array of {len(content)}; declare each: '@', which reads each of its entries"
+    if isinstance(content, str):
+        return "looks like JSON written twice; declare a form, which reads it" if content[:1] in ("{", "[") else None
+    is_number = isinstance(content, int | float) and not isinstance(content, bool)
+    return "looks like one bare value; declare value: '@', and where its name and machine stand" if is_number else None
+
+
+def _unusual_json(value: bytes) -> str | None:
     try:
         text = value.decode()
     except UnicodeDecodeError as error:
         return f"is not UTF-8 at byte {error.start}; declare its charset, for example charset: latin-1"
-    for literal in ("NaN", "Infinity"):
-        if literal in text:
-            return f"has {literal}, which JSON does not know"
-    return None
+    try:
+        return shape_of(json.loads(text, parse_int=float))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _plain_text(text: bytes) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from pipeline.config.form import Form
-from pipeline.config.hints import looks_like
+from pipeline.config.hints import looks_like, shape_of
 from pipeline.mapping.avro import AvroDecoder
 from pipeline.mapping.schemas import Schemas
 from pipeline.wire.messages import Reason, RejectedError
@@ -181,13 +181,13 @@ def _payload(content: Any) -> Any:
 
 
 def described(content: Any) -> str:
-    """What a body is, for a refusal: its kind and its first names."""
+    """What a body is, for a refusal: its first names, and what it looks like."""
+    hint = shape_of(content)
     if type(content) is dict:
         names = ", ".join(str(name)[:40] for name in list(content)[:8])
-        return f"the body has {names}{', …' if len(content) > 8 else ''}" if names else "the body is an empty object"
-    if type(content) is list:
-        return f"the body is an array of {len(content)}; `each: '@'` reads each of its entries"
-    return f"the body is {shown(content)}"
+        has = f"the body has {names}{', …' if len(content) > 8 else ''}" if names else "the body is an empty object"
+        return has if hint is None else f"{has} and {hint}"
+    return f"the body is {shown(content)}" if hint is None else f"the body {hint}"
 
 
 def _lenient_json(text: str) -> Any:

@@ -6,6 +6,7 @@ A record is only read here if it is as usual: any that needs a closer look is le
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
@@ -27,6 +28,8 @@ from pipeline.wire.records import Record
 _MAX_EXTRA: Final = 256
 """Names that nobody asked for, of which note is taken at most; records with others are not usual."""
 _MAX_ORIGINS: Final = 100_000
+_PART_RECORDS: Final = 256
+"""So many decoded records fit into a processor's cache."""
 _REGISTRY_BYTES: Final = 5
 _NAN: Final = float("nan")
 _NO_BODY: Final = Body(None, {})
@@ -72,6 +75,21 @@ class RowReader:
 
     def rows(self, records: Sequence[Record]) -> Rows:
         """The readings of these records."""
+        parts = [self._part(records[at : at + _PART_RECORDS]) for at in range(0, max(len(records), 1), _PART_RECORDS)]
+        if len(parts) == 1:
+            return parts[0]
+        unknown: Counter[str] = Counter()
+        for part in parts:
+            unknown.update(part.unknown)
+        return Rows(
+            [machine for part in parts for machine in part.machines],
+            np.concatenate([part.times for part in parts]),
+            np.concatenate([part.values for part in parts]),
+            np.concatenate([part.usual for part in parts]),
+            dict(unknown),
+        )
+
+    def _part(self, records: Sequence[Record]) -> Rows:
         usual, decoded = self._decoded(records)
         kept = records if len(decoded) == len(records) else [records[at] for at in np.flatnonzero(usual).tolist()]
         tuples, fits = self._tuples(decoded), np.ones(len(decoded), np.bool_)

@@ -331,9 +331,10 @@ def quoted(name: str) -> bytes:
 def refused(error: Exception, value: bytes = b"") -> RejectedError:
     """What msgspec found wrong with a message, and what its bytes look like instead."""
     text = str(error)[:200]
+    hint = looks_like(value)
+    told = f"; it {hint}" if hint else ""
     if not isinstance(error, msgspec.ValidationError):
-        hint = looks_like(value)
-        return RejectedError(Reason.NOT_JSON, f"{text or 'nested too deeply'}{f'; it {hint}' if hint else ''}")
+        return RejectedError(Reason.NOT_JSON, f"{text or 'nested too deeply'}{told}")
     if text.startswith("Integer value out of range") and any(field in text for field in _TIMES):
         # A time of thousands of digits.
         return RejectedError(Reason.BAD_TIME, text)
@@ -341,7 +342,7 @@ def refused(error: Exception, value: bytes = b"") -> RejectedError:
         return RejectedError(Reason.NOT_FINITE, text)
     if "`$.values[" in text and "Expected `float" in text:
         return RejectedError(Reason.NOT_A_NUMBER, text)
-    return RejectedError(Reason.SCHEMA, text)
+    return RejectedError(Reason.SCHEMA, text + told)
 
 
 def tick(time_ms: int, partition: int) -> Output:

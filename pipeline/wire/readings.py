@@ -94,18 +94,18 @@ def _decode_leniently(value: bytes, error: Exception) -> GivenReading:
     except (ValueError, RecursionError):
         raise refused(error, value) from None
     if not isinstance(body, dict):
-        raise refused(error)
+        raise refused(error, value)
     machine, time, values = body.get("machine"), body.get("time"), body.get("values")
     if type(machine) is int:
         machine = str(machine)  # a numeric id is taken as its digits
     if not isinstance(machine, str) or not isinstance(values, list | dict) or not _is_unicode(machine):
-        raise refused(error)
+        raise refused(error, value)
     if "time" in body and type(time) is not int and not isinstance(time, str):
         hint = describe_time(time, 0)
         text = f"{shown(time)} is neither whole milliseconds nor an ISO 8601 time"
         raise RejectedError(Reason.BAD_TIME, text if hint is None else f"{text}; it {hint}")
     if not isinstance(time, int | str):
-        raise refused(error)
+        raise refused(error, value)
     if isinstance(values, list):
         return GivenReading(machine, time, [taken(one) for one in values], False)
     return GivenReading(machine, time, {name: taken(one) for name, one in values.items()}, False)

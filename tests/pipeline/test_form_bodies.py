@@ -17,6 +17,7 @@ import pytest
 from pipeline.config.hints import looks_like
 from pipeline.mapping.bodies import MAX_BODY_BYTES
 from pipeline.wire.messages import Reason, RejectedError
+from pipeline.wire.readings import decode_reading
 from tests.support.forms import T, foreign_record, lines_of, read_lines, reader_of
 
 OWN = {"machine": "te-01", "time": T, "values": {"a": 1}}
@@ -95,6 +96,10 @@ def test_declared_wrappings_are_taken_off(form: dict[str, Any], value: bytes) ->
         ({}, b"cpu,host=a usage=1.2 1763600000", Reason.NOT_JSON, "looks like InfluxDB's line protocol"),
         ({}, b"{'machine': 'te-01'}", Reason.NOT_JSON, ""),
         ({}, b"\x0a\x05te-01\x10\x80\xa0\xa5\xc0\xa9\x33", Reason.NOT_JSON, "looks like Protobuf"),
+        ({}, b'{"schema": {}, "payload": {"machine": "m"}}', Reason.SCHEMA, "declare envelope: connect"),
+        ({}, b'{"specversion": "1.0", "data": {}}', Reason.SCHEMA, "declare envelope: cloudevents"),
+        ({}, b'[{"machine": "m"}]', Reason.SCHEMA, "looks like an array of 1; declare each: '@'"),
+        ({}, b"12.5", Reason.SCHEMA, "looks like one bare value; declare value: '@'"),
         ({"compression": "gzip"}, PLAIN, Reason.UNREADABLE, "it is not gzip"),
         ({"compression": "gzip"}, zlib.compress(PLAIN), Reason.UNREADABLE, "looks like zlib"),
         ({"compression": "gzip"}, gzip.compress(PLAIN)[:-9], Reason.UNREADABLE, "ends too early"),
@@ -129,8 +134,26 @@ def test_a_body_that_grows_without_end_is_refused() -> None:
 
 
 def test_plain_values_and_texts_look_like_nothing_else() -> None:
-    assert [looks_like(value) for value in (PLAIN, b"[1, 2]", b"12.5", b"", b"true", b"null")] == [None] * 6
+    assert [looks_like(value) for value in (PLAIN, b"", b"true", b"null", b'"text"', b"{", b"[1,")] == [None] * 7
     assert looks_like(b"Pump leaks") == "looks like a text; declare encoding: text if it is one"
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        (json.dumps({"schema": None, "payload": OWN}).encode(), "declare envelope: connect"),
+        (json.dumps({"specversion": "1.0", "data": OWN}).encode(), "declare envelope: cloudevents"),
+        (json.dumps([OWN, OWN]).encode(), "looks like an array of 2; declare each: '@'"),
+        (json.dumps(json.dumps(OWN)).encode(), "looks like JSON written twice"),
+        (b"12.5", "looks like one bare value"),
+        (gzip.compress(PLAIN), "declare compression: gzip"),
+        (framed(PLAIN), "declare registry: true"),
+    ],
+)
+def test_undeclared_wrappings_of_faultlines_own_readings_are_named(value: bytes, hint: str) -> None:
+    with pytest.raises(RejectedError) as caught:
+        decode_reading(value)
+    assert hint in caught.value.detail
 
 
 def test_cloudevents_in_headers_in_the_body_and_in_batches() -> None:

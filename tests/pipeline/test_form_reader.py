@@ -141,8 +141,8 @@ def test_a_machine_of_half_a_character_is_refused() -> None:
     [
         (None, Reason.EMPTY, "no value"),
         (b"", Reason.NOT_JSON, "truncated"),
-        (b"[1, 2]", Reason.SCHEMA, "`each: '@'` reads each of its entries"),
-        (b"7", Reason.SCHEMA, "the body is 7"),
+        (b"[1, 2]", Reason.SCHEMA, "declare each: '@', which reads each of its entries"),
+        (b"7", Reason.SCHEMA, "the body looks like one bare value"),
         (json.dumps({"d": "a", "t": T}).encode(), Reason.SCHEMA, "there are no values at path v; the body has d, t"),
         (json.dumps({"d": "a", "t": T, "v": 5}).encode(), Reason.SCHEMA, "path v is 5, not object or array"),
         (json.dumps({"d": "a", "v": {}}).encode(), Reason.BAD_TIME, "there is no time at path t"),
