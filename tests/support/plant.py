@@ -21,7 +21,7 @@ from agents.memory.states import MemoryStateStore
 from agents.worker.worker import Worker
 from pipeline.config.profile import parse_profile
 from pipeline.config.settings import load_settings
-from pipeline.config.topics import all_topics, engine_topics
+from pipeline.config.topics import all_topics, engine_topics, full_topic_name
 from pipeline.errors import DeliveryError
 from pipeline.frames import StepRunner
 from pipeline.wire.records import Record
@@ -50,7 +50,7 @@ class Plant:
         self.settings = load_settings(**options | settings)
         self._probes: weakref.WeakKeyDictionary[Worker, Probes] = weakref.WeakKeyDictionary()
         for topic in all_topics(self.profile):
-            self.broker.create(topic.name, partitions)
+            self.broker.create(full_topic_name("", topic.name), partitions)
 
     def partition_of(self, key: bytes) -> int:
         return partition_of(key, self.partitions)
@@ -58,12 +58,14 @@ class Plant:
     def append(self, records: Iterable[Record]) -> None:
         """As producers do."""
         for record in records:
-            self.broker.append(record.topic, None, record.key, record.value, record.timestamp_ms, record.headers)
+            topic = full_topic_name("", record.topic)
+            self.broker.append(topic, None, record.key, record.value, record.timestamp_ms, record.headers)
 
     def place(self, records: Iterable[Record]) -> None:
         """As producers do that choose the partition."""
         for one in records:
-            self.broker.append(one.topic, one.partition, one.key, one.value, one.timestamp_ms, one.headers)
+            topic = full_topic_name("", one.topic)
+            self.broker.append(topic, one.partition, one.key, one.value, one.timestamp_ms, one.headers)
 
     def log(self, topic: str) -> list[Record]:
         return [record for partition in range(self.partitions) for record in self.broker.log(topic, partition)]
@@ -148,9 +150,10 @@ class Plant:
     def read_by(self, *workers: Worker) -> bool:
         """Whether all that has been appended is processed, by these workers together."""
         positions = {place: at for worker in workers for place, at in worker.app.consumer.positions.items()}
+        names = [full_topic_name("", topic) for topic in (*engine_topics(self.profile), "labels")]
         return all(
-            positions.get(TP(topic, partition)) == self.broker.end(TP(topic, partition))
-            for topic in (*engine_topics(self.profile), "labels")
+            positions.get(TP(name, partition)) == self.broker.end(TP(name, partition))
+            for name in names
             for partition in range(self.partitions)
         )
 
