@@ -59,7 +59,7 @@ class Restorer:
 
         Returns whether states have to be written at once, because they belong to topics that are gone.
         """
-        states = await self._store.read(partitions)
+        states = self._without_moved(await self._store.read(partitions))
         stale: Mapping[str, AbstractSet[str]] = {}
         if watch is not None:
             stale = await watch.settle(partitions, states)
@@ -73,17 +73,29 @@ class Restorer:
                 refused[machine] = str(error).replace(machine, "a machine")
             if count % _MACHINES_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        self.restored += len(states) - len(refused)
+        fresh = sum(machine in self._engine.forgotten for machine in stale)
+        self.restored += len(states) - len(refused) - fresh
         warm_up = self._settings.state_refused == "warm_up"
         for reason, machines in Counter(refused.values()).items():
             action = "are warmed up from their last frames" if warm_up else "start with empty states"
             log.warning("%s: %d machines %s", reason, machines, action)
         if warm_up:
             await self._warm_up({machine: states[machine] for machine in refused})
-        if stale:
-            log.warning("%d machines begin with a fresh state or read a topic from its beginning", len(stale))
-        log.info("restored the states of %d machines", len(states) - len(refused))
+        if fresh:
+            log.warning("%d machines begin with a fresh state: their readings come from another topic now", fresh)
+        log.info("restored the states of %d machines", len(states) - len(refused) - fresh)
         return bool(stale)
+
+    def _without_moved(self, states: Mapping[str, bytes]) -> dict[str, bytes]:
+        """The states without those of machines whose keys belong to another partition since the topics have more."""
+        kept = {
+            machine: state
+            for machine, state in states.items()
+            if saved_at(state).partition in (-1, self._partition_of(machine.encode()))
+        }
+        if len(kept) < len(states):
+            log.warning("%d machines were saved in partitions that are not theirs any more", len(states) - len(kept))
+        return kept
 
     async def _warm_up(self, states: Mapping[str, bytes]) -> None:
         """Read the last frames of machines again whose states belong to another model, without any output."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -17,7 +17,7 @@ from agents.delivery.merging import TP
 from agents.delivery.topic_logs import LogPosition, TopicLog, TopicLogs
 from pipeline.config.topics import full_topic_name
 from pipeline.errors import FaultlineError, TopicMismatchError
-from pipeline.wire.states import SavedAt, saved_at
+from pipeline.wire.states import saved_at
 
 log = logging.getLogger("faultline.worker")
 
@@ -55,6 +55,10 @@ class TopicWatch:
     def note_behind(self, partitions: AbstractSet[TP]) -> None:
         """The logs of these partitions end before what was read of them."""
         self._behind |= partitions
+
+    def is_back(self, places: Iterable[TP]) -> bool:
+        """Whether records come from a topic that did not exist when this was last looked at."""
+        return bool(self.missing) and any(place.topic in self.missing for place in places)
 
     async def has_changed(self) -> bool:
         """Whether a topic has another log than is read; raises TopicMismatchError if one has other partitions."""
@@ -103,19 +107,22 @@ class TopicWatch:
         self._logs |= {place.topic: found[place.topic] for place in places}
         consumer.log_ids = {name: log.id for name, log in self._logs.items() if log.id}
         positions: Mapping[TP, LogPosition] = await consumer.log_positions(places)
-        others = {
+        saved = [
+            (machine, topic, TP(self._names.get(topic, topic), self._partition_of(machine.encode())), offset, at)
+            for machine, state in states.items()
+            for at in (saved_at(state),)
+            for topic, offset in at.applied.items()
+        ]
+        others = self._others(positions, before)
+        others |= {
             place
-            for place, position in positions.items()
-            if place in self._behind
-            or (place.topic in before and before[place.topic].id != self._logs[place.topic].id)
-            or position.committed > position.end
-            or _differ(position.committed_log, self._logs[place.topic].id)
+            for _, topic, place, offset, at in saved
+            if place in positions
+            and (offset >= positions[place].end or _differ(self._logs[place.topic].id, at.logs.get(topic, "")))
         }
-        stale: dict[str, set[str]] = {}
-        for machine, state in states.items():
-            for place in self._stale(saved_at(state), self._partition_of(machine.encode()), positions):
-                stale.setdefault(machine, set()).add(topics[place.topic])
-                others.add(place)
+        # A topic is created again with all its partitions, but where ids show that only records of one are lost.
+        again = {place.topic for place in others if not self._is_of_this_log(place, positions[place])}
+        others |= {place for place in positions if place.topic in again}
         # Where the present log is committed already, reading began at its beginning before.
         begin = frozenset(place for place in others if not self._is_committed(place, positions[place]))
         self._behind.clear()
@@ -123,22 +130,30 @@ class TopicWatch:
             self._tell(begin, topics)
             if not await consumer.read_again(begin):
                 self._behind |= begin  # tried again
+        stale: dict[str, set[str]] = {}
+        for machine, topic, place, offset, at in saved:
+            if place in others and not (
+                offset < positions[place].end and _same(self._logs[place.topic].id, at.logs.get(topic, ""))
+            ):
+                stale.setdefault(machine, set()).add(topic)
         return stale
 
-    def _stale(self, at: SavedAt, partition: int, positions: Mapping[TP, LogPosition]) -> list[TP]:
-        stale = []
-        for topic, offset in at.applied.items():
-            place = TP(self._names.get(topic, topic), partition)
-            if (position := positions.get(place)) is None:
-                continue
-            now, then = self._logs[place.topic].id, at.logs.get(topic, "")
-            if _differ(now, then) or offset >= position.end or (place in self._behind and not (now and now == then)):
-                stale.append(place)
-        return stale
+    def _others(self, positions: Mapping[TP, LogPosition], before: Mapping[str, TopicLog]) -> set[TP]:
+        """Partitions whose logs are not those that were read before, by what is known without the states."""
+        return {
+            place
+            for place, position in positions.items()
+            if place in self._behind
+            or (place.topic in before and before[place.topic].id != self._logs[place.topic].id)
+            or position.committed > position.end
+            or _differ(position.committed_log, self._logs[place.topic].id)
+        }
+
+    def _is_of_this_log(self, place: TP, position: LogPosition) -> bool:
+        return _same(position.committed_log, self._logs[place.topic].id)
 
     def _is_committed(self, place: TP, position: LogPosition) -> bool:
-        now = self._logs[place.topic].id
-        return now != "" and position.committed_log == now and position.committed <= position.end
+        return self._is_of_this_log(place, position) and position.committed <= position.end
 
     def _tell(self, begin: AbstractSet[TP], topics: Mapping[str, str]) -> None:
         for name in sorted({place.topic for place in begin}):
@@ -153,3 +168,7 @@ class TopicWatch:
 
 def _differ(id_: str, other: str) -> bool:
     return "" not in (id_, other) and id_ != other
+
+
+def _same(id_: str, other: str) -> bool:
+    return id_ == other != ""

@@ -229,6 +229,8 @@ class Worker:
         chunk: Chunk = event.value
         if self._reassigned:
             await self._restore()
+        elif self._watch_logs is not None and self._watch_logs.is_back(chunk.next_offsets):
+            await self._begin_again()
         if chunk.epoch != self.app.consumer.epoch:
             chunk.processed = True  # its records come again, here or in another worker
             return
@@ -339,13 +341,17 @@ class Worker:
                 if self._reassigned or not await watch.has_changed():
                     continue
                 async with self._working:
-                    await self._checkpoint()
-                    await self.app.consumer.read_again()
-                    self._reassigned = True
-                    await self._restore()
+                    await self._begin_again()
             except FaultlineError as error:
                 self._fail(error)
                 return
+
+    async def _begin_again(self) -> None:
+        """Go on with the states in the store, and from the committed offsets."""
+        await self._checkpoint()
+        await self.app.consumer.read_again()
+        self._reassigned = True
+        await self._restore()
 
     async def _watch(self) -> None:
         """Fail if there are unread records and no progress: the supervisor has to start another worker."""

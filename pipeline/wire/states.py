@@ -62,6 +62,7 @@ class SavedAt(msgspec.Struct):
     """By topic, the last offset whose effect is in the state."""
     last: int | None = None
     """Time stamp of the machine's newest record, milliseconds."""
+    partition: int = -1
     logs: dict[str, str] = {}
     """By topic, the id of the log that the offset in `applied` belongs to, where it is known."""
 

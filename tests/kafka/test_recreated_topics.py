@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from kafka import KafkaAdminClient
+from kafka import KafkaConsumer, TopicPartition
 
+from agents.delivery.topic_logs import TopicLog
+from agents.kafka.admin import topic_logs
 from agents.worker.worker import Worker
 from pipeline.errors import TopicMismatchError
 from tests.support.delivery_apps import run
@@ -32,19 +34,24 @@ async def wait_for(condition: Callable[[], bool], seconds: float = 40.0) -> None
         await asyncio.sleep(0.05)
 
 
-async def seen(site: KafkaSite, worker: Worker, machine: str, start_ms: int, frames: int) -> None:
-    """Wait until these frames of a machine are diagnosed, and nothing is skipped."""
+async def seen(
+    site: KafkaSite, worker: Worker, machine: str, start_ms: int, frames: int, *, rebalanced: bool = False
+) -> None:
+    """Wait until these frames of a machine are diagnosed, and nothing is skipped.
+
+    After a rebalance, records come again that are in the saved states already.
+    """
     wanted = [start_ms + n * FRAME_MS for n in range(1, frames + 1)]
     deadline = time.monotonic() + 60
     while [end for end in ends(await site.diagnoses(), machine) if end > start_ms][:frames] != wanted:
         assert worker._failure is None, worker._failure
         assert time.monotonic() < deadline, ends(await site.diagnoses(), machine)
         await asyncio.sleep(0.2)
-    assert metric(worker, "faultline_skipped_total", topic="sensors") == 0
+    assert rebalanced or metric(worker, "faultline_skipped_total", topic="sensors") == 0
     assert metric(worker, "faultline_records_lost_total", topic="sensors") == 0
 
 
-MACHINES = ("p1", "p2", "p3", "p4")  # in both partitions
+MACHINES = ("p1", "p2", "p6", "p7")  # in both partitions
 
 
 async def first_log(site: KafkaSite) -> int:
@@ -178,6 +185,90 @@ async def _events(bootstrap: str) -> None:
     assert last.reset is None
 
 
+def test_only_the_control_topic_is_created_again(kafka: str) -> None:
+    run(_control(kafka))
+
+
+async def _control(bootstrap: str) -> None:
+    site = KafkaSite(bootstrap, tick_interval_ms=50)
+    count = await first_log(site)
+    async with site.working() as worker:
+        await processed(worker, count)
+        await processed(worker, 10, topic="control")
+    await asyncio.to_thread(site.recreate, "control")
+    async with site.working() as worker:
+        await processed(worker, 5, topic="control")
+        assert recreated(worker, "control") == 1
+        assert metric(worker, "faultline_skipped_total", topic="control") == 0
+        assert metric(worker, "faultline_machines") == len(MACHINES)
+
+
+def test_an_offset_of_the_old_log_that_was_committed_late_does_not_count(kafka: str) -> None:
+    run(_late_commit(kafka))
+
+
+async def _late_commit(bootstrap: str) -> None:
+    site = KafkaSite(bootstrap)
+    # Of records that cannot be used there are no states either, which would show it.
+    rubbish = [one._replace(value=b"{}") for one in readings("p1", 2)]
+    await site.send(rubbish)
+    async with site.working() as worker:
+        await processed(worker, len(rubbish))
+    place = TopicPartition(site.name("sensors"), site.partition_of(b"p1"))
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id=site.settings.group, enable_auto_commit=False)
+    try:
+        consumer.assign([place])
+        old = consumer.committed(place, metadata=True)
+        assert old.offset == len(rubbish)
+        await asyncio.to_thread(site.recreate, "sensors")
+        await second_log(site)
+        consumer.commit({place: old})
+    finally:
+        consumer.close()
+    async with site.working() as worker:
+        await seen(site, worker, "p1", LATER, NEW_FRAMES)
+        assert recreated(worker) == 1
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["stopped", "running"])
+def test_a_broker_that_gives_no_ids_shows_it_by_a_shorter_log(
+    kafka: str, running: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def without_ids(*arguments: Any) -> dict[str, TopicLog]:
+        return {name: log._replace(id="") for name, log in topic_logs(*arguments).items()}
+
+    monkeypatch.setattr("agents.worker.service.topic_logs", without_ids)
+    monkeypatch.setattr("agents.worker.worker.LOOK_SECONDS", 1.0)
+    recreate = recreated_while_running if running else recreated_while_stopped
+    run(
+        recreate(kafka, caplog) if recreate is recreated_while_running else recreated_while_stopped(kafka, 20, caplog),
+        120,
+    )
+
+
+def test_each_of_two_workers_notices_it(kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.worker.worker.LOOK_SECONDS", 1.0)
+    run(_two(kafka), 120)
+
+
+async def _two(bootstrap: str) -> None:
+    site = KafkaSite(bootstrap)
+    await first_log(site)
+    async with site.working() as one, site.working() as other:
+        await wait_for(lambda: all(one_._ready() is None for one_ in (one, other)))
+        await wait_for(
+            lambda: all(len({place.partition for place in w.app.consumer.assignment()}) == 1 for w in (one, other))
+        )
+        await wait_for(lambda: not any((*one.lag().values(), *other.lag().values())))
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(site.recreate, "sensors")
+        await second_log(site)
+        for machine in MACHINES:
+            await seen(site, one, machine, LATER, NEW_FRAMES, rebalanced=True)
+        assert recreated(one) + recreated(other) >= 2
+        assert other._failure is None
+
+
 def test_a_topic_that_is_deleted_is_waited_for(kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.worker.worker.LOOK_SECONDS", 0.5)
     run(_deleted(kafka))
@@ -210,8 +301,13 @@ async def _altered(bootstrap: str) -> None:
     with pytest.raises(TopicMismatchError, match=r"sensors has 8 partitions now, and had 2 .*FAULTLINE_PARTITIONS"):
         async with site.working() as worker:
             await processed(worker, count)
-            admin = KafkaAdminClient(bootstrap_servers=bootstrap)
-            admin.create_partitions({site.name("sensors"): 8})
-            admin.close()
+            await asyncio.to_thread(site.widen, 8, "sensors")
             await asyncio.wait_for(worker.wait_failed(), 20)
-    logging.getLogger("faultline.worker").info("stopped")
+    # With the same number everywhere machines go on in their new partitions, with fresh states.
+    wider = KafkaSite(bootstrap, partitions=8, topic_prefix=site.settings.topic_prefix, group=site.settings.group)
+    wider.widen(8)
+    await second_log(wider)
+    async with wider.working() as worker:
+        for machine in MACHINES:
+            await seen(wider, worker, machine, LATER, NEW_FRAMES)
+    assert wider.records("dead-letter") == []

@@ -78,6 +78,21 @@ class KafkaSite:
         finally:
             admin.close()
 
+    def widen(self, partitions: int, *topics: str) -> None:
+        """Give topics more partitions, all of them if none is named, as `kafka-topics --alter` does."""
+        names = [self.name(topic) for topic in topics]
+        names = names or [spec.name for spec in topic_specs(self.settings, self.profile)]
+        admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
+        try:
+            counts = {one["name"]: len(one["partitions"]) for one in admin.describe_topics(names)}
+            admin.create_partitions({name: partitions for name in names if counts[name] < partitions})
+            deadline = time.monotonic() + 20
+            while any(len(one["partitions"]) < partitions for one in admin.describe_topics(names)):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        finally:
+            admin.close()
+
     def recreate(self, *topics: str) -> None:
         """Delete topics and create them again."""
         self.delete(*topics)
@@ -179,5 +194,5 @@ async def processed(worker: Worker, records: int, topic: str = "sensors", second
 
 
 def ends(found: Sequence[Diagnosis], machine: str) -> list[Any]:
-    """The frames of a machine that were diagnosed."""
-    return [one.frame_end for one in found if one.machine == machine]
+    """The ends of the frames of a machine that were diagnosed, each once: repeats are allowed."""
+    return list(dict.fromkeys(one.frame_end for one in found if one.machine == machine))
