@@ -22,7 +22,10 @@ def create(broker: BrokerOption = None, profile: ProfileOption = None, partition
             print(f"         {note}")
     for name in report.existing:
         print(f"exists   {name}")
-    require_topics(settings, plant)
+    limits = require_topics(settings, plant)
+    if not report.notes:  # else they are said already
+        for note in limits.notes:
+            print(note)
 
 
 def check(broker: BrokerOption = None, profile: ProfileOption = None, partitions: int | None = None) -> None:

@@ -106,8 +106,9 @@ def require_topics(settings: Settings, profile: PlantProfile) -> RecordLimits:
             "(docs/guide/connecting.md)"
         )
     limits = report.max_message_bytes
-    letters = min(limits[full_topic_name(settings.topic_prefix, topic)] for topic in (DEAD_LETTER, LATE))
-    state = limits[full_topic_name(settings.topic_prefix, STATE)]
+    unknown = STATE_BYTES + _BATCH_OVERHEAD
+    letters = min(limits.get(full_topic_name(settings.topic_prefix, topic), unknown) for topic in (DEAD_LETTER, LATE))
+    state = limits.get(full_topic_name(settings.topic_prefix, STATE), unknown)
     notes = [
         f"topic {spec.name!r} has {MAX_MESSAGE_BYTES} {limits[spec.name]} instead of {wanted}: {spec.larger_records}"
         for spec in specs
