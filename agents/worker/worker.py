@@ -112,30 +112,24 @@ class Worker:
         self._look_at_topics = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         prefix = settings.topic_prefix
-        self._topics = (*engine_topics(profile), LABELS)
+        topics = self._topics = (*engine_topics(profile), LABELS)
         self.app = worker_app(settings, credentials)
         self._restorer: Restorer | None = None
         self._writer: StateWriter | None = None
-        self._watch_logs: TopicWatch | None = None
         part: dict[str, Any] = {"partition_of": partition_of, "consumer": lambda: self.app.consumer}
-        if topic_logs is not None:
-            self._watch_logs = TopicWatch(topic_logs, self._topics, prefix, **part)
+        self._watch_logs = None if topic_logs is None else TopicWatch(topic_logs, topics, prefix, **part)
         if store is not None:
             ids = dict if self._watch_logs is None else self._watch_logs.log_ids
             self._writer = StateWriter(self.engine, store, prefix, part["consumer"], ids)
-            self._restorer = Restorer(
-                self.engine, store, settings, profile, self._topics, wall_seconds=wall_seconds, **part
-            )
+            self._restorer = Restorer(self.engine, store, settings, profile, topics, wall_seconds=wall_seconds, **part)
         # Waiting records of one partition are processed before those of another: small chunks need short queues.
-        behind = None if topic_logs is None else self._note_behind
         limits = Limits(chunk_records=settings.chunk_records, buffered_records=2 * settings.chunk_records)
-        install(self.app, [self._topics], prefix, limits, self._hand_over, behind)
+        install(self.app, [self._topics], prefix, limits, self._hand_over, self._note_behind if topic_logs else None)
         self.app.transport.on_refusal = self._fail
         self.app.on_partitions_revoked.connect(self._note_rebalance, weak=False)
         self.app.on_partitions_assigned.connect(self._note_rebalance, weak=False)
-        names = [full_topic_name(prefix, topic) for topic in self._topics]
-        channel = self.app.topic(*names, value_type=bytes, value_serializer="raw")
-        self.app.agent(channel, name="faultline")(self._run)
+        names = (full_topic_name(prefix, topic) for topic in topics)
+        self.app.agent(self.app.topic(*names, value_type=bytes, value_serializer="raw"), name="faultline")(self._run)
         collector = EngineCollector(
             self.engine,
             profile,
