@@ -11,7 +11,7 @@ from typing import Any
 from agents.audit.dead_letters import DeadLetter, Filters, Summary, matching_letters, oldest_first, summarize
 from agents.audit.log import Log
 from agents.delivery.publisher import Publisher
-from pipeline.config.topics import ALARMS, DEAD_LETTER, DIAGNOSES, LATE, METRICS, STATE
+from pipeline.config.topics import ALARMS, DEAD_LETTER, DIAGNOSES, LATE, METRICS, MQTT, STATE
 from pipeline.errors import DeliveryError, SettingsError
 from pipeline.wire.messages import Reason
 
@@ -31,7 +31,7 @@ class ReplayedLetters:
     truncated: int = 0
     """Those that were truncated for the dead-letter topic: they no longer contain the original record."""
     refused: int = 0
-    """Those from topics that only Faultline may write to."""
+    """Those from topics that only Faultline may write to, or from MQTT."""
     notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -43,6 +43,10 @@ def check_destination(topic: str) -> None:
     """Raises SettingsError for a topic that only Faultline may write to."""
     if topic in _OWN_TOPICS:
         raise SettingsError(f"--to {topic}: only Faultline writes to this topic; choose an input topic")
+
+
+def _may_be_sent_to(topic: str) -> bool:
+    return topic not in _OWN_TOPICS and not topic.startswith(MQTT)
 
 
 async def replay_dead_letters(
@@ -69,7 +73,7 @@ async def replay_dead_letters(
     chosen = _chosen(log, filters, before, report, to, again)
     if limit is not None:
         chosen = iter(heapq.nsmallest(limit, chosen, key=lambda pair: oldest_first(pair[0])))
-    targets = [to] if to is not None else [topic for topic in before.origins if topic not in _OWN_TOPICS]
+    targets = [to] if to is not None else [topic for topic in before.origins if _may_be_sent_to(topic)]
     counts = partitions_of(targets) if before.matched and targets else {}
     reasons: Counter[str] = Counter()
     unstamped = 0
@@ -101,7 +105,7 @@ def _chosen(
     """Matching letters that may be sent, with their topics; counts those that may not."""
     for letter in matching_letters(log, filters, Summary()):
         target = to or letter.origin.topic
-        if target in _OWN_TOPICS:
+        if not _may_be_sent_to(target):
             report.refused += 1
         elif letter.whole_bytes is not None:
             report.truncated += 1

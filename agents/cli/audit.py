@@ -215,6 +215,6 @@ def dead_letters_replay(
         text = "left out: truncated, being too large for the dead-letter topic; `list` shows their origin"
         typer.echo(f"{report.truncated:>12,}  {text}")
     if report.refused:
-        typer.echo(f"{report.refused:>12,}  left out: from topics that only Faultline writes to")
+        typer.echo(f"{report.refused:>12,}  left out: from topics that only Faultline writes to, or from MQTT")
     for note in report.notes:
         typer.echo(f"{'note':>12}  {note}")

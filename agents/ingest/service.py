@@ -11,6 +11,7 @@ from agents.ingest.forms import kafka_forms, mqtt_forms
 from agents.ingest.ingest import Ingest
 from agents.ingest.mqtt import MqttAddress, MqttInbox
 from agents.ingest.mqtt_ingest import MqttIngest
+from agents.kafka.codecs import WORKER_MODULES, require_codecs
 from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.schema_registry import schema_registry
 from agents.kafka.security import client_security, faust_credentials, require_ingest_rights
@@ -43,15 +44,18 @@ async def serve(settings: Settings, profile: PlantProfile, mqtt: str | None = No
     address = None if mqtt is None else MqttAddress.parse(mqtt)
     schemas = schema_registry(settings)
     forms = kafka_forms(profile, schemas) if address is None else mqtt_forms(profile, schemas)
-    await asyncio.to_thread(require_ingest_topics, settings, profile, from_kafka=address is None)
+    require_codecs(*WORKER_MODULES)
+    letter_bytes = await asyncio.to_thread(require_ingest_topics, settings, profile, from_kafka=address is None)
     await asyncio.to_thread(require_ingest_rights, settings, profile, from_kafka=address is None)
     security = client_security(settings)
     if address is not None:
         inbox = MqttInbox(address, tuple(forms), settings)
-        publisher = KafkaPublisher(settings.address, settings.topic_prefix, **security)
+        publisher = KafkaPublisher(settings.address, settings.topic_prefix, letter_bytes=letter_bytes, **security)
         await _run(settings, MqttIngest(settings, profile, forms, inbox, publisher), str(address))
         return
-    transactions = KafkaTransactions(settings.address, settings.topic_prefix, settings.group, **security)
+    transactions = KafkaTransactions(
+        settings.address, settings.topic_prefix, settings.group, letter_bytes=letter_bytes, **security
+    )
     ingest = Ingest(
         settings,
         profile,

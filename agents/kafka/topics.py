@@ -119,13 +119,23 @@ def require_topics(settings: Settings, profile: PlantProfile) -> RecordLimits:
     )
 
 
-def require_ingest_topics(settings: Settings, profile: PlantProfile, *, from_kafka: bool) -> None:
-    """Raise TopicMismatchError unless the topics that ingest writes are set up, and those that it reads exist."""
+def require_ingest_topics(settings: Settings, profile: PlantProfile, *, from_kafka: bool) -> int:
+    """Raise TopicMismatchError unless the topics that ingest writes are set up, and those that it reads exist.
+
+    Returns how large dead letters may be.
+    """
     security = client_security(settings)
     names = {full_topic_name(settings.topic_prefix, topic) for topic in ingest_outputs(profile)}
     outputs = [spec for spec in topic_specs(settings, profile) if spec.name in names]
-    if problems := check_topics(settings.address, outputs, security):
-        raise TopicMismatchError(f"{'; '.join(problems)}; create missing topics with `faultline topics create`")
+    report = examine_topics(settings.address, outputs, security)
+    if report.problems:
+        raise TopicMismatchError(f"{'; '.join(report.problems)}; create missing topics with `faultline topics create`")
     if from_kafka:
         inputs = [full_topic_name(settings.topic_prefix, topic) for topic in ingest_topics(profile)]
-        partition_counts(settings.address, inputs, security, hint="correct `ingest` in the profile, or create it")
+        hint = "correct `ingest` in the profile, or create it"
+        counts = partition_counts(settings.address, inputs, security, hint=hint)
+        specs = [TopicSpec(name, count, is_input=True, is_foreign=True) for name, count in counts.items()]
+        if problems := check_topics(settings.address, specs, security):
+            raise TopicMismatchError("; ".join(problems))
+    letters = report.max_message_bytes[full_topic_name(settings.topic_prefix, DEAD_LETTER)]
+    return min(letters - _BATCH_OVERHEAD, LETTER_BYTES)

@@ -30,6 +30,7 @@ from aiokafka.structs import TopicPartition
 from agents.delivery.merging import TP
 from agents.kafka.publisher import KafkaPublisher
 from pipeline.errors import AuthorizationError, BrokerUnavailableError, DeliveryError
+from pipeline.wire.letters import LETTER_BYTES
 from pipeline.wire.records import Output
 
 _LOST = (
@@ -80,8 +81,20 @@ class Claim:
 class KafkaTransactions:
     """Makes claims on input partitions for a consumer group."""
 
-    def __init__(self, bootstrap: str, prefix: str, group: str, *, timeout_s: float = 120.0, **security: Any) -> None:
-        """`timeout_s` is how long the broker may be away; `security` is aiokafka's."""
+    def __init__(
+        self,
+        bootstrap: str,
+        prefix: str,
+        group: str,
+        *,
+        letter_bytes: int = LETTER_BYTES,
+        timeout_s: float = 120.0,
+        **security: Any,
+    ) -> None:
+        """`letter_bytes` is what the topic of dead letters takes, `timeout_s` how long the broker may be away;
+        `security` is aiokafka's.
+        """
+        self._letter_bytes = letter_bytes
         self._bootstrap = bootstrap
         self._prefix = prefix
         self._group = group
@@ -106,6 +119,7 @@ class KafkaTransactions:
         publisher = TransactionalPublisher(
             self._bootstrap,
             self._prefix,
+            letter_bytes=self._letter_bytes,
             timeout_s=self._timeout_s,
             transactional_id=f"{self._group}/{tp.topic}/{tp.partition}",
             **self._security,

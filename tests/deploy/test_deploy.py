@@ -20,6 +20,8 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from agents.ingest.metrics import IngestCollector, MqttStatus
+from agents.ingest.rewriting import Tally
 from agents.local_kafka.jars import kafka_version
 from agents.worker.metrics import EngineCollector, TimedRunner, step_seconds
 from agents.worker.web import WebServer
@@ -274,8 +276,11 @@ def test_the_guide_explains_every_metric_and_no_other(scrape: Scrape) -> None:
         for name, kind in scrape.families.items()
         if name.startswith("faultline_") and not name.endswith("_created")
     }
+    registry = CollectorRegistry()
+    registry.register(IngestCollector(Tally(), [], mqtt=lambda: MqttStatus(True, 0, 0)))
+    of_ingest = {f"{family.name}_total" if family.type == "counter" else family.name for family in registry.collect()}
     explained = set(re.findall(r"^\| `(faultline_\w+)", GUIDE.read_text(encoding="utf-8"), re.MULTILINE))
-    assert explained == exposed
+    assert explained == exposed | of_ingest
 
 
 def test_every_alert_says_what_to_do() -> None:
@@ -323,7 +328,7 @@ def test_compose_mounts_only_what_is_there() -> None:
 
 def test_compose_publishes_ports_on_loopback_only() -> None:
     published = {name: service["ports"] for name, service in services().items() if "ports" in service}
-    assert set(published) == {"kafka", "worker", "prometheus", "grafana"}
+    assert set(published) == {"kafka", "worker", "ingest", "prometheus", "grafana"}
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
 
 
@@ -336,13 +341,14 @@ def test_compose_waits_for_services_that_exist() -> None:
             if how.get("condition") == "service_healthy" and other != "worker":
                 assert "test" in known[other]["healthcheck"]
     assert known["replay"]["profiles"] == ["demo"]
-    assert [name for name, service in known.items() if "profiles" in service] == ["replay"]
+    assert known["ingest"]["profiles"] == ["ingest"]
+    assert [name for name, service in known.items() if "profiles" in service] == ["ingest", "replay"]
 
 
 def test_compose_gives_workers_settings_that_exist_and_fit_the_broker() -> None:
     known = services()
     inside = known["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"].split(",")[0]
-    for name in ("topics", "worker", "replay"):
+    for name in ("topics", "worker", "ingest", "replay"):
         values = {key: default_of(value) for key, value in known[name]["environment"].items()}
         unknown = [key for key in values if key.removeprefix("FAULTLINE_").lower() not in Settings.model_fields]
         assert unknown == [], name
@@ -365,11 +371,13 @@ def test_images_are_pinned() -> None:
 
 
 def test_prometheus_finds_the_workers() -> None:
-    (job,) = load(MONITORING / "prometheus.yml")["scrape_configs"]
-    (names,) = job["dns_sd_configs"]
-    assert job["job_name"] == "faultline"
+    job, of_ingest = load(MONITORING / "prometheus.yml")["scrape_configs"]
+    (names,), (names_of_ingest,) = job["dns_sd_configs"], of_ingest["dns_sd_configs"]
+    assert (job["job_name"], of_ingest["job_name"]) == ("faultline", "faultline-ingest")
     assert names["names"] == ["worker"]
-    assert "worker" in services()
+    assert names_of_ingest == names | {"names": ["ingest"]}
+    assert {"worker", "ingest"} <= set(services())
+    assert services()["ingest"]["ports"] == services()["worker"]["ports"]
     dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
     assert f"FAULTLINE_WEB_PORT={names['port']}" in dockerfile
     assert services()["worker"]["ports"] == [f"127.0.0.1::{names['port']}"]

@@ -53,6 +53,7 @@ def documented_rights() -> list[Right]:
     resource = parser.add_mutually_exclusive_group(required=True)
     resource.add_argument("--topic")
     resource.add_argument("--group")
+    resource.add_argument("--transactional-id")
     parser.add_argument("--resource-pattern-type", choices=["literal", "prefixed"], default="literal")
     rights = []
     for line in found[1].splitlines():
@@ -60,7 +61,8 @@ def documented_rights() -> list[Right]:
             continue
         options = parser.parse_args(words)
         user = options.allow_principal.removeprefix("User:")
-        kind, name = ("topic", options.topic) if options.topic is not None else ("group", options.group)
+        given = {"topic": options.topic, "group": options.group, "transactional_id": options.transactional_id}
+        kind, name = next((kind, name) for kind, name in given.items() if name is not None)
         prefixed = options.resource_pattern_type == "prefixed"
         rights += [Right(user, operation, kind, name, prefixed) for operation in options.operation]
     return rights
