@@ -61,7 +61,7 @@ class Intake:
         self._notify = notify
 
     def load(self) -> Callable[..., None]:
-        """The compiled reader of readings, at once if it was loaded before; and that of foreign ones, if there are any."""
+        """The compiled reader of readings, at once if it was loaded before; with foreign topics also theirs."""
         if self._readers:
             READ_BY_LAYOUT.load(self._notify)
         return READ_ALL.load(self._notify)
