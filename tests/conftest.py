@@ -13,6 +13,7 @@ from models.stepping.kernels import operations
 from pipeline.alignment import last_values
 from pipeline.compiled import Compiled, compile_all
 from pipeline.engine import answers
+from pipeline.mapping.rows import layouts
 from pipeline.wire import diagnosis_json, reading_json
 from tests.support.kafka_fixtures import kafka_bootstrap_fixture
 
@@ -38,7 +39,7 @@ LONGEST_FILES = (
 )
 
 
-COMPILED = (interpreter, text_vectors, operations, last_values, answers, diagnosis_json, reading_json)
+COMPILED = (interpreter, text_vectors, operations, last_values, answers, diagnosis_json, reading_json, layouts)
 """The modules that hold compiled functions."""
 
 

@@ -30,6 +30,7 @@ from pipeline.engine.machines import (
 from pipeline.engine.stats import Outcome, Stats
 from pipeline.frames import EventText
 from pipeline.mapping.form_reader import FormReader
+from pipeline.mapping.rows.layouts import READ_BY_LAYOUT
 from pipeline.wire import messages
 from pipeline.wire.labels import LabelledSpan, read_label
 from pipeline.wire.messages import Reason, RejectedError
@@ -60,7 +61,9 @@ class Intake:
         self._notify = notify
 
     def load(self) -> Callable[..., None]:
-        """The compiled reader of readings, at once if it was loaded before."""
+        """The compiled reader of readings, at once if it was loaded before; with foreign topics also theirs."""
+        if self._readers:
+            READ_BY_LAYOUT.load(self._notify)
         return READ_ALL.load(self._notify)
 
     # -- one record -------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pipeline.config.form import Form, Place
 from pipeline.mapping.bodies import Body, BodyReader, described
 from pipeline.mapping.numbers import value_reader
 from pipeline.mapping.places import Entry, path_finder, place_name, text_finder, time_finder
-from pipeline.mapping.rows import RowReader, Rows, row_reader
+from pipeline.mapping.rows.reader import RowReader, Rows, row_reader
 from pipeline.mapping.schemas import Schemas
 from pipeline.mapping.texts import text_writer
 from pipeline.mapping.times import TimeReader

@@ -48,7 +48,8 @@ def _of_fields(form: Form) -> FindValues:
     mark = _marker(form)
 
     def find(entry: Entry) -> Found:
-        return Found(mark(entry, {name: find_one(entry) for name, find_one in finders}), _NO_TIMES)
+        values = {name: value for name, find_one in finders if (value := find_one(entry)) is not None}
+        return Found(mark(entry, values), _NO_TIMES)
 
     return find
 

@@ -21,7 +21,7 @@ from pipeline.wire.json.memory import address_of, ends_of, load_byte, load_word
 _SPACE, _TAB, _LINE_FEED, _RETURN = b" \t\n\r"
 _QUOTE, _COMMA, _COLON, _OBJECT, _END_OBJECT, _LIST, _END_LIST = b'",:{}[]'
 _MINUS, _PLUS, _POINT, _ZERO, _EXPONENT = b"-+.0e"
-_NOT_PLAIN: Final = -1
+NOT_PLAIN: Final = -1
 
 # The first eight bytes of words, as `load_word` has them.
 _MACHINE, _TIME, _VALUES, _NULL = (
@@ -88,10 +88,10 @@ def _skip(at: int, end: int) -> int:
 
 @kernel
 def _after(at: int, end: int, letter: int) -> int:
-    """The place behind this letter and the blanks around it, or _NOT_PLAIN."""
+    """The place behind this letter and the blanks around it, or NOT_PLAIN."""
     at = _skip(at, end)
     if at >= end or load_byte(at) != letter:
-        return _NOT_PLAIN
+        return NOT_PLAIN
     return _skip(at + 1, end)
 
 
@@ -144,20 +144,20 @@ def _decimal(digits: int, exponent: int) -> float:
 
 @kernel
 def _read_exponent(at: int) -> tuple[int, int]:
-    """An exponent of up to three digits, and the place behind it or _NOT_PLAIN."""
+    """An exponent of up to three digits, and the place behind it or NOT_PLAIN."""
     letter = load_byte(at)
     sign = -1 if letter == _MINUS else 1
     if letter in (_MINUS, _PLUS):
         at += 1
     count, digits = _digits_at(at)
     if count == _NONE or count > _THREE:
-        return 0, _NOT_PLAIN
+        return 0, NOT_PLAIN
     return sign * _signed(digits), at + _signed(count)
 
 
 @kernel
-def _read_number(at: int) -> tuple[float, int]:
-    """A number, and the place behind it or _NOT_PLAIN."""
+def read_number(at: int) -> tuple[float, int]:
+    """A number, and the place behind it or NOT_PLAIN."""
     is_negative = _signed(load_byte(at) == _MINUS)
     begin = at + is_negative
     place, whole, more = begin, _NONE, _EIGHT
@@ -167,7 +167,7 @@ def _read_number(at: int) -> tuple[float, int]:
         place += _signed(more)
     count = place - begin
     if count == 0 or (count > 1 and load_byte(begin) == _ZERO):
-        return 0.0, _NOT_PLAIN
+        return 0.0, NOT_PLAIN
     exponent = 0
     if load_byte(place) == _POINT:
         point = place = place + 1
@@ -179,31 +179,31 @@ def _read_number(at: int) -> tuple[float, int]:
         exponent = point - place
         count -= exponent
         if exponent == 0:
-            return 0.0, _NOT_PLAIN
+            return 0.0, NOT_PLAIN
     elif is_negative == 1 and whole == _NONE:
-        return 0.0, _NOT_PLAIN
+        return 0.0, NOT_PLAIN
     if count > _MAX_DIGITS:
         at = begin
         while load_byte(at) == _ZERO or load_byte(at) == _POINT:
             at += 1
         if count - (at - begin) >= _MAX_DIGITS:  # zeros in front do not count; the point is not counted
-            return 0.0, _NOT_PLAIN
+            return 0.0, NOT_PLAIN
     at = place
     if load_byte(at) | 32 == _EXPONENT:
         shift, at = _read_exponent(at + 1)
         exponent += shift
     number = _decimal(_signed(whole), exponent)
-    if at == _NOT_PLAIN or np.isnan(number):
-        return 0.0, _NOT_PLAIN
+    if at == NOT_PLAIN or np.isnan(number):
+        return 0.0, NOT_PLAIN
     return number * (1 - 2 * is_negative), at
 
 
 @kernel
 def _read_values(at: int, end: int, row: Matrix) -> int:
-    """Read a list of as many numbers or nulls as the row is long; the place behind it, or _NOT_PLAIN."""
+    """Read a list of as many numbers or nulls as the row is long; the place behind it, or NOT_PLAIN."""
     at = _after(at, end, _LIST)
-    if at == _NOT_PLAIN:
-        return _NOT_PLAIN
+    if at == NOT_PLAIN:
+        return NOT_PLAIN
     for column in range(len(row)):
         if column > 0:
             if at < end and load_byte(at) == _COMMA:
@@ -212,29 +212,29 @@ def _read_values(at: int, end: int, row: Matrix) -> int:
                     at = _skip(at, end)
             else:
                 at = _after(at, end, _COMMA)
-                if at == _NOT_PLAIN:
-                    return _NOT_PLAIN
+                if at == NOT_PLAIN:
+                    return NOT_PLAIN
         if load_word(at) & _NULL_BYTES == _NULL:
             row[column] = np.nan
             at += 4
             continue
-        number, at = _read_number(at)
-        if at == _NOT_PLAIN:
-            return _NOT_PLAIN
+        number, at = read_number(at)
+        if at == NOT_PLAIN:
+            return NOT_PLAIN
         row[column] = number
     return _after(at, end, _END_LIST)
 
 
 @kernel
-def _read_time(at: int) -> tuple[int, int]:
-    """A whole number, and the place behind it."""
+def read_whole(at: int) -> tuple[int, int]:
+    """A whole number, and the place behind it or NOT_PLAIN."""
     time, begin, more = _NONE, at, _EIGHT
     while more == _EIGHT:
         more, next_ = _digits_at(at)
         time = time * _SHIFTS[more] + next_
         at += _signed(more)
     if at == begin or at - begin > _MAX_DIGITS or (at - begin > 1 and load_byte(begin) == _ZERO):
-        return 0, _NOT_PLAIN
+        return 0, NOT_PLAIN
     return _signed(time), at
 
 
@@ -242,10 +242,10 @@ def _read_time(at: int) -> tuple[int, int]:
 def _read_name(at: int, name: int, size: int) -> int:
     """The place behind this name between quotes."""
     if load_byte(at) != _QUOTE or load_byte(at + size + 1) != _QUOTE:
-        return _NOT_PLAIN
+        return NOT_PLAIN
     for place in range(size):
         if load_byte(at + 1 + place) != load_byte(name + place):
-            return _NOT_PLAIN
+            return NOT_PLAIN
     return at + size + 2
 
 
@@ -269,18 +269,18 @@ def read_all(text: int, ends: Ints, names: int, name_ends: Ints, times: Ints, va
         at = _after(text + ends[r], end, _OBJECT)
         keys = 0
         plain[r] = False
-        while at != _NOT_PLAIN:
+        while at != NOT_PLAIN:
             key, at = _read_key(at, end)
-            if key == 0 or at == _NOT_PLAIN or keys & key != 0:
+            if key == 0 or at == NOT_PLAIN or keys & key != 0:
                 break
             keys |= key
             if key == 1:
-                at = _read_name(at, name, size) if at + size + 2 < end else _NOT_PLAIN
+                at = _read_name(at, name, size) if at + size + 2 < end else NOT_PLAIN
             elif key == 2:
-                times[r], at = _read_time(at)
+                times[r], at = read_whole(at)
             else:
                 at = _read_values(at, end, values[r])
-            if at == _NOT_PLAIN:
+            if at == NOT_PLAIN:
                 break
             at = _skip(at, end)
             if at < end and load_byte(at) == _END_OBJECT:

@@ -180,6 +180,11 @@ def test_rows_are_what_single_records_read_as(form: dict[str, Any], bodies: list
         foreign_record(wrapped(form, dict(body)), key=f"k{at % 2}/x".encode(), headers=(("t", str(T + at).encode()),))
         for at, body in enumerate(bodies)
     ]
+    for _ in range(2):  # the second time by the layout of a record of the first
+        check_rows(form, reader, records)
+
+
+def check_rows(form: dict[str, Any], reader: FormReader, records: list[Record]) -> None:
     rows = reader.rows(records, NAMES)
     assert rows is not None
     assert len(rows.machines) == len(rows.times) == len(rows.values) == len(rows.usual) == len(records)
@@ -192,11 +197,64 @@ def test_rows_are_what_single_records_read_as(form: dict[str, Any], bodies: list
         else:
             expected = [reading.values.get(name) for name in NAMES]
             for name in reading.values.keys() - set(NAMES):
-                if "fields" not in form or reading.values[name] is not None:
-                    unknown[name] = unknown.get(name, 0) + 1
+                unknown[name] = unknown.get(name, 0) + 1
         read = [None if math.isnan(value) else value for value in rows.values[at].tolist()]
         assert read == expected
     assert rows.unknown == unknown
+
+
+LAID_OUT = '{{"m": {}, "n": {}, "t": {}, "v": {{"a": {}, "rssi": {}, "b.c": {}}}, "e": {{}}, "l": [1, {}]}} '
+SCALAR_TEXTS = st.sampled_from(
+    [
+        *(
+            "1",
+            "-1.5",
+            "1e3",
+            "1E-2",
+            "-0.0",
+            "0",
+            "01",
+            "1.",
+            ".5",
+            "-",
+            "nul",
+            "null",
+            "true",
+            "false",
+            "fals",
+            "NaN",
+        ),
+        *("123456789012345678", "1234567890123456789012", "0.1000000000000000055511151231257827", "1e400", "5e-324"),
+        *('"x"', '"é"', '"\\n"', '"\\ud800"', '""', '"', "[]", "{}", "12 ", " 12", "1,2", '"te-01"', str(T)),
+        '"2025-11-20T00:53:20Z"',
+    ]
+) | st.floats(allow_nan=False, allow_infinity=False).map(repr)
+USUAL = ('"te-01"', '"C"', str(T), "1.5", "-61", "2", '"z"')
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    changed=st.lists(
+        st.tuples(
+            st.dictionaries(st.integers(0, 6), SCALAR_TEXTS, max_size=3),
+            st.none() | st.tuples(st.integers(0, 120), st.binary(max_size=2)),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_records_of_a_known_layout_read_as_single_records(changed: list[Any]) -> None:
+    form = {"machine": "m", "time": "t", "values": "v"}
+    reader = reader_of(form)
+    usual = foreign_record(LAID_OUT.format(*USUAL).encode())
+    records = [usual]
+    for scalars, damage in changed:
+        value = LAID_OUT.format(*[scalars.get(at, given) for at, given in enumerate(USUAL)]).encode()
+        if damage is not None:
+            value = value[: damage[0]] + damage[1] + value[damage[0] + len(damage[1]) :]
+        records.append(foreign_record(value))
+    for batch in ([usual], records, records[::-1], [*records, *records]):
+        check_rows(form, reader, batch)
 
 
 def test_usual_records_are_read_as_rows_also_after_unusual_ones() -> None:

@@ -6,7 +6,6 @@ A record is only read here if it is as usual: any that needs a closer look is le
 from __future__ import annotations
 
 from array import array
-from collections import Counter
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
@@ -19,7 +18,8 @@ from pipeline.config.form import Form
 from pipeline.config.paths import simple_steps
 from pipeline.mapping.bodies import Body, BodyReader
 from pipeline.mapping.places import Entry, text_finder, time_finder
-from pipeline.mapping.structs import Leaf, StructType, struct_type
+from pipeline.mapping.rows.layouts import MACHINE, READ_BY_LAYOUT, SKIPPED, TIME, Layout, Steps
+from pipeline.mapping.rows.structs import Leaf, StructType, struct_type
 from pipeline.mapping.times import YEAR_2000_MS, TimeReader
 from pipeline.mapping.values import DEFAULT_VALUES
 from pipeline.wire.messages import RejectedError, is_time_ms
@@ -47,6 +47,22 @@ class Rows(NamedTuple):
     unknown: dict[str, int]
     """How many of the usual records have a value of a name that nobody asked for, by name."""
 
+    @staticmethod
+    def empty(count: int, width: int) -> Rows:
+        """Rows of which none is usual yet."""
+        values = np.full((count, width), np.nan)
+        return Rows([""] * count, np.zeros(count, np.int64), values, np.zeros(count, np.bool_), {})
+
+    def take(self, part: Rows, chosen: Bools) -> None:
+        """Put rows in the places that are chosen: as many as these are, or of as many from their own places."""
+        source = chosen if len(part.usual) == len(self.usual) else np.ones(len(part.usual), np.bool_)
+        self.times[chosen], self.values[chosen] = part.times[source], part.values[source]
+        self.usual[chosen] = part.usual[source]
+        for to, origin in zip(np.flatnonzero(chosen).tolist(), np.flatnonzero(source).tolist(), strict=True):
+            self.machines[to] = part.machines[origin]
+        for name, count in part.unknown.items():
+            self.unknown[name] = self.unknown.get(name, 0) + count
+
 
 def row_reader(form: Form, names: Sequence[str]) -> RowReader | None:
     """The reader of rows with the values of these names, as they are in the records; None if the form has none."""
@@ -67,6 +83,8 @@ class RowReader:
         self._names = tuple(names)
         self._extra = [] if form.fields is None else [name for name in form.fields if name not in self._names]
         self._is_list = False
+        self._layout: Layout | None = None
+        self._layout_unknown: tuple[str, ...] = ()
         self._machine_of = text_finder(form.machine, BodyReader(form, None))
         self._machine_by_origin: dict[Any, str] = {}
         self._times = TimeReader(form.time)
@@ -75,41 +93,74 @@ class RowReader:
 
     def rows(self, records: Sequence[Record]) -> Rows:
         """The readings of these records."""
-        parts = [self._part(records[at : at + _PART_RECORDS]) for at in range(0, max(len(records), 1), _PART_RECORDS)]
-        if len(parts) == 1:
-            return parts[0]
-        unknown: Counter[str] = Counter()
-        for part in parts:
-            unknown.update(part.unknown)
-        return Rows(
-            [machine for part in parts for machine in part.machines],
-            np.concatenate([part.times for part in parts]),
-            np.concatenate([part.values for part in parts]),
-            np.concatenate([part.usual for part in parts]),
-            dict(unknown),
-        )
+        payloads = self._payloads(records)
+        others: Sequence[int] = range(len(records))
+        found: Rows | None = None
+        if self._layout is not None:
+            found, fits = self._by_layout(self._layout, records, payloads)
+            others = np.flatnonzero(~fits).tolist()
+        if found is None:
+            found = Rows.empty(len(records), len(self._names))
+        last_usual: int | None = None
+        for begin in range(0, len(others), _PART_RECORDS):
+            places = others[begin : begin + _PART_RECORDS]
+            part = self._decoded_part([records[at] for at in places], [payloads[at] for at in places])
+            chosen = np.zeros(len(records), np.bool_)
+            chosen[places] = True
+            found.take(part, chosen)
+            if part.usual.any():
+                last_usual = places[int(np.flatnonzero(part.usual)[-1])]
+        if last_usual is not None and 2 * len(others) > len(records):
+            self._learn_layout(payloads[last_usual] or b"")
+        return found
 
-    def _part(self, records: Sequence[Record]) -> Rows:
-        usual, decoded = self._decoded(records)
+    def _payloads(self, records: Sequence[Record]) -> list[bytes | None]:
+        """Their JSON."""
+        values = [record.value for record in records]
+        if not self._form.registry:
+            return values
+        return [None if value is None or value[:1] != b"\x00" else value[_REGISTRY_BYTES:] for value in values]
+
+    def _by_layout(
+        self, layout: Layout, records: Sequence[Record], payloads: Sequence[bytes | None]
+    ) -> tuple[Rows, Bools]:
+        """Rows of the records with a layout, and which these are."""
+        read = layout.read(READ_BY_LAYOUT.load(lambda _: None), [payload or b"" for payload in payloads])
+        names = None if read.machines is None else [_text(name) for name in read.machines]
+        times = None if read.times is None else [_text(at) if isinstance(at, bytes) else at for at in read.times]
+        rows = self._checked(read.values, names, times, records)
+        good = rows.usual & read.fits
+        count = int(good.sum())
+        return rows._replace(usual=good, unknown=dict.fromkeys(self._layout_unknown, count) if count else {}), read.fits
+
+    def _decoded_part(self, records: Sequence[Record], payloads: Sequence[bytes | None]) -> Rows:
+        """Rows of records that are decoded by msgspec."""
+        usual, decoded = self._decoded(payloads)
         kept = records if len(decoded) == len(records) else [records[at] for at in np.flatnonzero(usual).tolist()]
         tuples, fits = self._tuples(decoded), np.ones(len(decoded), np.bool_)
         if self._is_list:
             fits = np.array([len(row) == len(self._names) for row in tuples], np.bool_)
             tuples = [row if len(row) == len(self._names) else [_NAN] * len(self._names) for row in tuples]
         values = _matrix(tuples, len(self._names), self._columns)
-        machines, times = self._machines(decoded, kept), self._read_times(decoded, kept)
-        fits &= ~np.isnan(values).all(axis=1)  # whether it has any value that is known is for others to say
-        good = fits & (times >= 0) & np.array(list(map(bool, machines)), np.bool_)
-        counts = self._counts(tuples, good)
+        names = None if self._get_machine is None else list(map(self._get_machine, decoded))
+        times = None if self._get_time is None else list(map(self._get_time, decoded))
+        rows = self._checked(values, names, times, kept)
+        good = rows.usual & fits
+        rows = rows._replace(usual=good, unknown=self._counts(tuples, good))
         if len(decoded) == len(records):
-            return Rows(machines, times, values, good, counts)
-        places = np.flatnonzero(usual)
-        all_machines, all_times = [""] * len(records), np.zeros(len(records), np.int64)
-        all_values = np.full((len(records), len(self._names)), np.nan)
-        all_times[places], all_values[places], usual[places] = times, values, good
-        for at, machine in zip(places.tolist(), machines, strict=True):
-            all_machines[at] = machine
-        return Rows(all_machines, all_times, all_values, usual, counts)
+            return rows
+        found = Rows.empty(len(records), len(self._names))
+        found.take(rows, usual)
+        return found
+
+    def _checked(
+        self, values: Matrix, names: list[Any] | None, times: list[Any] | None, records: Sequence[Record]
+    ) -> Rows:
+        """Rows, of which those are usual that have a machine, a time and any value."""
+        machines, times_ms = self._machines(names, records), self._read_times(times, records)
+        # Whether a record has any value that is known is for others to say.
+        usual = ~np.isnan(values).all(axis=1) & (times_ms >= 0) & np.array(list(map(bool, machines)), np.bool_)
+        return Rows(machines, times_ms, values, usual, {})
 
     # -- types ------------------------------------------------------------------------------------------------
 
@@ -120,13 +171,14 @@ class RowReader:
         if found is None:
             return False
         leaves, closed = found
-        time_kind = int if self._times.is_milliseconds else int | float | str
-        for attribute, path, kind in ((_MACHINE, form.machine.path, str | int), (_TIME, form.time.path, time_kind)):
+        places = ((_MACHINE, form.machine.path, str | int), (_TIME, form.time.path, int | float | str))
+        for attribute, path, kind in places:
             if path is not None:
                 steps = simple_steps(path)
                 if steps is None:
                     return False
                 leaves.append(Leaf((*self._prefix, *steps), attribute, kind))
+        self._kinds: dict[Steps, int] = {leaf.steps: _kind(leaf, self._columns) for leaf in leaves}
         depth = 0 if closed is None else len(closed)
         self._closed, self._known = closed, {leaf.steps[depth] for leaf in leaves if leaf.steps[:depth] == closed}
         built = struct_type(leaves, closed)
@@ -145,7 +197,8 @@ class RowReader:
         if self._is_list:
             array_steps = simple_steps(self._form.values or DEFAULT_VALUES) or ()
             self._columns = list(range(len(self._names)))
-            return [Leaf((*self._prefix, *array_steps), _LIST, list[float | None])], None
+            self._list_steps = (*self._prefix, *array_steps)
+            return [Leaf(self._list_steps, _LIST, list[float | None])], None
         if fields is None:
             steps = simple_steps(self._form.values or DEFAULT_VALUES)
             if steps is None:
@@ -183,11 +236,8 @@ class RowReader:
 
     # -- records ----------------------------------------------------------------------------------------------
 
-    def _decoded(self, records: Sequence[Record]) -> tuple[Bools, list[Any]]:
-        """Which records can be decoded, and these decoded."""
-        given = [record.value for record in records]
-        if self._form.registry:
-            given = [None if value is None or value[:1] != b"\x00" else value[_REGISTRY_BYTES:] for value in given]
+    def _decoded(self, given: Sequence[bytes | None]) -> tuple[Bools, list[Any]]:
+        """Which of these can be decoded, and these decoded."""
         decode: Callable[[Any], Any] = self._decode
         try:
             return np.ones(len(given), np.bool_), [decode(value) for value in given]
@@ -198,7 +248,7 @@ class RowReader:
                 decoded.append(decode(value))
             except _NOT_DECODED as error:
                 if self._learns(error, value):
-                    return self._decoded(records)
+                    return self._decoded(given)
             else:
                 usual[at] = True
         return usual, decoded
@@ -224,16 +274,13 @@ class RowReader:
         self._extra += new
         return self.build()
 
-    def _machines(self, decoded: Sequence[Any], records: Sequence[Record]) -> list[str]:
-        """Their machines; empty where that is unclear."""
-        if self._get_machine is not None and self._form.machine.pattern is None:
-            return [name.strip() if type(name) is str else str(name) for name in map(self._get_machine, decoded)]
-        if self._get_machine is not None:
-            origins: list[Any] = list(map(self._get_machine, decoded))
-        elif self._form.machine.header is not None:
+    def _machines(self, names: list[Any] | None, records: Sequence[Record]) -> list[str]:
+        """Their machines, of what stands in the bodies if it does so there; empty where that is unclear."""
+        if names is not None and self._form.machine.pattern is None:
+            return [name.strip() if type(name) is str else str(name) for name in names]
+        if names is None and self._form.machine.header is not None:
             return [self._machine(record, None) for record in records]
-        else:
-            origins = [(record.topic, record.key) for record in records]
+        origins: list[Any] = [(record.topic, record.key) for record in records] if names is None else names
         known = self._machine_by_origin
         if len(known) > _MAX_ORIGINS:
             known.clear()
@@ -251,36 +298,68 @@ class RowReader:
         except RejectedError:
             return ""
 
-    def _read_times(self, decoded: Sequence[Any], records: Sequence[Record]) -> Ints:
-        """Their times; -1 where there is none."""
-        get_time, read = self._get_time, self._times.read
-        if get_time is None:
-            given = [self._find_time(Entry(None, _NO_BODY, record)) for record in records]
-        else:
-            given = list(map(get_time, decoded))
-        if self._times.is_milliseconds:
+    def _read_times(self, times: list[Any] | None, records: Sequence[Record]) -> Ints:
+        """Their times, of what stands in the bodies if it does so there; -1 where there is none."""
+        if times is None:
+            times = [self._find_time(Entry(None, _NO_BODY, record)) for record in records]
+        if self._times.is_milliseconds and set(map(type, times)) == {int}:
             try:
-                times = np.array(given, np.int64)
-            except (OverflowError, TypeError, ValueError):
+                times_ms = np.array(times, np.int64)
+            except OverflowError:
                 pass
             else:
-                return np.where((times >= YEAR_2000_MS) & is_time_ms(times), times, -1)
+                return np.where((times_ms >= YEAR_2000_MS) & is_time_ms(times_ms), times_ms, -1)
+        read = self._times.read
         return np.array(
-            [_time_or_none(read, time, record.timestamp_ms) for time, record in zip(given, records, strict=True)],
+            [_time_or_none(read, time, record.timestamp_ms) for time, record in zip(times, records, strict=True)],
             np.int64,
         )
 
+    def _learn_layout(self, payload: bytes) -> None:
+        """Read further records by the layout of a usual one, if that is possible."""
+        self._layout, self._layout_unknown = None, ()
+        content = msgspec.json.decode(payload)
+        at = self._closed or ()
+        for step in at:
+            content = content[step]
+        extra = () if self._closed is None else tuple(name for name in content if name in self._extra)
+        if self._form.fields is not None and self._extra:
+            return
+
+        def kind_of(path: Steps) -> int:
+            if self._is_list and path[:-1] == self._list_steps:
+                return int(path[-1])
+            return self._kinds.get(path, SKIPPED)
+
+        try:
+            self._layout, self._layout_unknown = Layout(payload, kind_of, len(self._names)), extra
+        except ValueError:
+            self._layout = None
+
     def _counts(self, tuples: Sequence[Sequence[Any]], good: Bools) -> dict[str, int]:
-        begin = len(self._columns)
-        if not self._extra:
-            return {}
+        """How many of the good ones have each extra name; a path that leads to null leads to nothing."""
+        absent = (msgspec.UNSET,) if self._form.fields is None else (msgspec.UNSET, None)
+        rows = [row for row, is_good in zip(tuples, good.tolist(), strict=True) if is_good] if self._extra else []
         counts = {
-            name: sum(
-                row[at] is not msgspec.UNSET for row, is_good in zip(tuples, good.tolist(), strict=True) if is_good
-            )
-            for at, name in enumerate(self._extra, begin)
+            name: sum(not any(row[at] is nothing for nothing in absent) for row in rows)
+            for at, name in enumerate(self._extra, len(self._columns))
         }
         return {name: count for name, count in counts.items() if count}
+
+
+def _kind(leaf: Leaf, columns: Sequence[int]) -> int:
+    """What a layout does with the scalar of a leaf."""
+    if leaf.attribute in (_MACHINE, _TIME):
+        return MACHINE if leaf.attribute == _MACHINE else TIME
+    number = leaf.attribute.removeprefix("v")
+    return columns[int(number)] if number.isdecimal() and int(number) < len(columns) else SKIPPED
+
+
+def _text(found: bytes) -> str:
+    try:
+        return found.decode()
+    except UnicodeDecodeError:
+        return ""
 
 
 def _time_or_none(read: Callable[[Any, int], int], time: Any, stamp_ms: int) -> int:
