@@ -10,7 +10,7 @@ import pytest
 
 from models.stepping import interpreter, text_vectors
 from models.stepping.kernels import operations
-from pipeline.alignment import last_values
+from pipeline.alignment import last_values, value_rules
 from pipeline.compiled import Compiled, compile_all
 from pipeline.engine import answers
 from pipeline.mapping.rows import layouts
@@ -39,7 +39,17 @@ LONGEST_FILES = (
 )
 
 
-COMPILED = (interpreter, text_vectors, operations, last_values, answers, diagnosis_json, reading_json, layouts)
+COMPILED = (
+    interpreter,
+    text_vectors,
+    operations,
+    last_values,
+    value_rules,
+    answers,
+    diagnosis_json,
+    reading_json,
+    layouts,
+)
 """The modules that hold compiled functions."""
 
 

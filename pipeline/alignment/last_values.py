@@ -55,6 +55,8 @@ def _mark_frozen(
             if source[v] == s and seen[v] != NEVER_MS:
                 known = True
                 still = still and seen[v] - changed[v] >= source_frozen_ms[s]
+                if not still:
+                    break  # of values that live most often the first
         if known and still:
             for v in range(len(seen)):
                 frozen[v] = frozen[v] or (source[v] == s and seen[v] != NEVER_MS)

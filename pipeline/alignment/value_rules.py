@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
+import numba
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.arrays import Bools, Ints, Matrix
+from pipeline.compiled import CompiledFunction, Notify
 from pipeline.config.profile import MachineType
 from pipeline.config.units import conversion
 from pipeline.wire.messages import Reason, RejectedError
@@ -15,6 +21,8 @@ from pipeline.wire.readings import ValueReason
 
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
 """Frames are float32: what is beyond its range is not finite there."""
+
+Floats64 = NDArray[np.float64]
 
 ValueCounts = Counter[tuple[str, str]]
 """How many values were not used, by variable and reason."""
@@ -31,7 +39,9 @@ class Refusal:
 class ValueRules:
     """The rules of one machine type, applied to whole columns of readings."""
 
-    def __init__(self, machine_type: MachineType) -> None:
+    def __init__(self, machine_type: MachineType, notify: Notify) -> None:
+        """`notify` gets a line if code has to be compiled first."""
+        self._notify = notify
         variables = machine_type.variables
         self._names = machine_type.variable_names
         self._codes = {
@@ -52,8 +62,13 @@ class ValueRules:
         strict = [machine_type.sources[name].strict for name in machine_type.source_names]
         self._strict = np.array(strict, np.bool_)
 
-    def apply(self, values: Matrix, source: Ints, counts: ValueCounts) -> tuple[Matrix, list[Refusal]]:
-        """Values (n, V) as frames take them, NaN where one is not used, which is counted; and the readings to refuse.
+    def load(self) -> Callable[..., int]:
+        """The compiled check of values, at once if it was loaded before."""
+        return CHECK_VALUES.load(self._notify)
+
+    def apply(self, values: Matrix, source: Ints, counts: ValueCounts) -> tuple[Matrix, int, list[Refusal]]:
+        """Values (n, V) as frames take them, NaN where one is not used, which is counted; how many readings have no
+        value at all; and the readings to refuse.
 
         `source` (n,) is each reading's, among those of the type.
         """
@@ -61,16 +76,18 @@ class ValueRules:
             values = values.copy()
             self._blank_codes(values, counts)
             values[:, self._converted] = values[:, self._converted] * self._scale + self._offset
+        empty = np.zeros(1, np.int64)
+        if not self.load()(values, self._low, self._high, empty):
+            return values, int(empty[0]), []
         outside = (values < self._low) | (values > self._high)
-        if not outside.any():
-            return values, []
         refused = outside.any(axis=1) & self._strict[source]
         refusals = [Refusal(row, self._rejected(values[row], outside[row])) for row in np.flatnonzero(refused).tolist()]
         outside &= ~refused[:, None]
         too_large = outside & (np.abs(values) > MAX_FLOAT32)
         self._count(too_large, ValueReason.NOT_FINITE, counts)
         self._count(outside & ~too_large, ValueReason.OUT_OF_RANGE, counts)
-        return np.where(outside, np.nan, values), refusals
+        values = np.where(outside, np.nan, values)
+        return values, int(np.isnan(values).all(axis=1).sum()), refusals
 
     def _blank_codes(self, values: Matrix, counts: ValueCounts) -> None:
         for column, codes in self._codes.items():
@@ -92,3 +109,25 @@ class ValueRules:
             return RejectedError(Reason.NOT_FINITE, f"{name} is {value:g}, beyond 3.4e38")
         low, high = self._low[column], self._high[column]
         return RejectedError(Reason.OUT_OF_RANGE, f"{name} is {value:g}; valid is {low:g} to {high:g}")
+
+
+def check_values(values: Matrix, low: Floats64, high: Floats64, empty: Ints) -> bool:
+    """Whether any value is outside its range; `empty` (1,) gets the number of rows that have none."""
+    outside = False
+    for r in range(len(values)):
+        known = False
+        for v in range(len(low)):
+            value = values[r, v]
+            outside |= (value < low[v]) | (value > high[v])
+            known |= not np.isnan(value)
+        empty[0] += not known
+    return outside
+
+
+_matrix, _row = numba.types.Array(numba.float64, 2, "C"), numba.types.Array(numba.float64, 1, "C")
+CHECK_VALUES: Final = CompiledFunction(
+    check_values,
+    numba.boolean(_matrix, _row, _row, numba.types.Array(numba.int64, 1, "C")),
+    [Path(__file__)],
+    what="the check of values",
+)

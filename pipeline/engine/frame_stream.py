@@ -69,6 +69,7 @@ class FrameStream:
         self._intake.load()
         for group in self.machines.groups.values():
             group.aligner.load_code()
+            group.value_rules.load()
 
     def process(self, records: Sequence[Record]) -> list[Output]:
         """Take records in the order given; returns everything they lead to.

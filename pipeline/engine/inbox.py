@@ -79,8 +79,8 @@ class Inbox:
             everything = [*records, *chain.from_iterable(block.records for block in self.blocks)]
             records = [everything[row] for row in in_order.tolist()]
         slots, time_ms, source, arrival_ms, order = np.ascontiguousarray(columns)
-        values, refusals = group.value_rules.apply(values, source, outcome.stats.values_unused)
-        outcome.stats.readings_unused += int(np.isnan(values).all(axis=1).sum())
+        values, unused, refusals = group.value_rules.apply(values, source, outcome.stats.values_unused)
+        outcome.stats.readings_unused += unused
         batch = ReadingBatch(slots, time_ms, source, arrival_ms, order, values)
         if not refusals:
             return batch, records

@@ -157,7 +157,7 @@ class MachineGroup:
         self.name = machine_type.name
         self.digest = machine_type.digest
         self.aligner = Aligner(machine_type, notify)
-        self.value_rules = ValueRules(machine_type)
+        self.value_rules = ValueRules(machine_type, notify)
         self.machines: list[Machine | None] = []
         self.width = len(machine_type.variables)
         self.max_skew_ms = machine_type.max_skew_ms
