@@ -14,7 +14,7 @@ from pipeline.config.profile import MachineType, PlantProfile
 from pipeline.errors import StateError
 from pipeline.wire.states import Forgotten, SavedMachine, decode_state
 
-_WORST_FIRST = (MachineState.BLIND, MachineState.OFFLINE, MachineState.STALE, MachineState.ACTIVE)
+_WORST_FIRST = (MachineState.BLIND, MachineState.AHEAD, MachineState.OFFLINE, MachineState.STALE, MachineState.ACTIVE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,12 +51,11 @@ def topic_specs(settings: Settings, profile: PlantProfile) -> list[TopicSpec]:
     recording within minutes.
     """
     prefix, inputs = settings.topic_prefix, _input_names(profile)
-    kept = {
-        "retention.ms": "-1",
-        "retention.bytes": str(settings.retention_bytes),
-        # The broker must not refuse diagnoses of a machine whose clock is ahead; max_skew checks clocks.
-        "message.timestamp.after.max.ms": str(2**63 - 1),
-    }
+    own = {CONTROL, *(ingest_outputs(profile) if profile.ingest else ())}
+    given = {"retention.ms": "-1", "retention.bytes": str(settings.retention_bytes)}
+    # Brokers since Kafka 3.6 refuse records of the future, and inputs should be. What Faultline writes must not be: a
+    # clock that is ahead by less, or that was ahead before, leads to outputs that are.
+    kept = given | {"message.timestamp.after.max.ms": str(2**63 - 1)}
     letters = kept | {MAX_MESSAGE_BYTES: str(LETTER_BYTES + _BATCH_OVERHEAD)}
     compacted = {
         POLICY: "compact",
@@ -75,7 +74,8 @@ def topic_specs(settings: Settings, profile: PlantProfile) -> list[TopicSpec]:
         if topic.name in LETTER_TOPICS:
             larger = "larger dead letters and late records are cut"
             return TopicSpec(name, *count, letters, least_bytes=_LEAST_BYTES, larger_records=larger)
-        return TopicSpec(name, *count, kept, is_input=topic.name in inputs)
+        is_guarded = topic.name in inputs and topic.name not in own
+        return TopicSpec(name, *count, given if is_guarded else kept, is_input=topic.name in inputs)
 
     return [spec(topic) for topic in all_topics(profile) if not topic.is_foreign]
 

@@ -9,18 +9,18 @@ class Progress:
     """Measures how long nothing has been processed although there are unread records."""
 
     def __init__(
-        self, unread: Callable[[], int], positions: Callable[[], object], wall_seconds: Callable[[], float]
+        self, unread: Callable[[], int], positions: Callable[[], object], monotonic_seconds: Callable[[], float]
     ) -> None:
         """`unread` counts records; `positions` are different ones whenever some were processed."""
         self._unread = unread
         self._positions = positions
-        self._wall_seconds = wall_seconds
+        self._monotonic_seconds = monotonic_seconds
         self._last: object = None
-        self._since = wall_seconds()
+        self._since = monotonic_seconds()
 
     def stalled_seconds(self) -> float:
         """0 while everything is processed; to be asked often."""
-        now = self._wall_seconds()
+        now = self._monotonic_seconds()
         if not self._unread():
             self._last, self._since = None, now
             return 0.0

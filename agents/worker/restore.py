@@ -40,7 +40,7 @@ class Restorer:
         *,
         partition_of: Callable[[bytes], int],
         consumer: Callable[[], Any],
-        wall_seconds: Callable[[], float],
+        monotonic_seconds: Callable[[], float],
     ) -> None:
         """`topics` are those that the worker reads, in the order of equal time stamps."""
         self.restored = 0
@@ -52,7 +52,7 @@ class Restorer:
         self._topics = topics
         self._partition_of = partition_of
         self._consumer = consumer
-        self._wall_seconds = wall_seconds
+        self._monotonic_seconds = monotonic_seconds
 
     async def restore(self, partitions: Sequence[int], watch: TopicWatch | None) -> bool:
         """Give the engine all machines of these partitions; raises FaultlineError.
@@ -118,9 +118,9 @@ class Restorer:
     async def _start_offset(self, topic: str, partition: int) -> int:
         """The offset at which this worker begins to read, as soon as the broker has sent it."""
         place = TP(full_topic_name(self._settings.topic_prefix, topic), partition)
-        until = self._wall_seconds() + _START_OFFSET_SECONDS
+        until = self._monotonic_seconds() + _START_OFFSET_SECONDS
         while (offset := self._consumer().held_offsets.get(place)) is None:
-            if self._wall_seconds() > until:
+            if self._monotonic_seconds() > until:
                 raise DeliveryError(
                     f"the broker has not sent a start offset for {place.topic}, partition {partition}, "
                     f"in {_START_OFFSET_SECONDS:.0f} s"

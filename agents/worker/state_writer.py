@@ -50,15 +50,15 @@ class StateWriter:
 
     async def drop_tombstoned(self) -> None:
         """Write tombstones for forgotten machines once their last records are committed."""
-        if not self._engine.forgotten:
+        if not (outdated := self._engine.outdated()):
             return
         consumer = self._consumer()
         if not await consumer.commit():  # nothing to commit, or another commit is under way without the last acks
             await consumer.commit()
         committed = consumer.committed_offsets
         names = [
-            name
-            for name, gone in self._engine.forgotten.items()
+            gone.machine
+            for gone in outdated
             if all(
                 committed.get(TP(full_topic_name(self._prefix, topic), gone.partition), 0) > at
                 for topic, at in gone.applied.items()

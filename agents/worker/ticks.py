@@ -13,33 +13,34 @@ from pipeline.wire.records import Output
 class Ticker:
     """Knows when each partition had its last record, and which partitions need a tick.
 
-    The time of a partition goes on from its newest record's time stamp at the pace of the wall clock. A partition
-    with records yet to read is not idle but behind: it gets no tick.
+    The time of a partition goes on from its newest record's time stamp at the pace of a clock that nobody sets, so a
+    host whose time is corrected lets no time pass. A partition with records yet to read is not idle but behind: it
+    gets no tick.
     """
 
-    def __init__(self, clock_ms: Callable[[int], int | None], wall_seconds: Callable[[], float]) -> None:
+    def __init__(self, clock_ms: Callable[[int], int | None], monotonic_seconds: Callable[[], float]) -> None:
         """`clock_ms` gives the newest time stamp of a partition, None if there is none."""
         self._clock_ms = clock_ms
-        self._wall_seconds = wall_seconds
-        self._seen_wall: dict[int, float] = {}  # partition -> wall time of its last record
+        self._monotonic_seconds = monotonic_seconds
+        self._seen: dict[int, float] = {}  # partition -> when its last record came
 
     def note_records(self, partitions: Iterable[int]) -> None:
         """Records of these partitions are processed now."""
-        now = self._wall_seconds()
+        now = self._monotonic_seconds()
         for partition in partitions:
-            self._seen_wall[partition] = now
+            self._seen[partition] = now
 
     def keep_only(self, partitions: AbstractSet[int]) -> None:
         """Forget all partitions but these."""
-        for partition in self._seen_wall.keys() - partitions:
-            del self._seen_wall[partition]
+        for partition in self._seen.keys() - partitions:
+            del self._seen[partition]
 
     def due(self, lag: Mapping[tuple[str, int], int]) -> list[Output]:
         """A tick for every idle partition; `lag` gives unprocessed records per topic and partition."""
         ticks = []
-        for partition, wall in self._seen_wall.items():
+        for partition, seen in self._seen.items():
             clock_ms = self._clock_ms(partition)
             behind = any(records for (topic, p), records in lag.items() if p == partition and topic != CONTROL)
             if clock_ms is not None and not behind and (CONTROL, partition) in lag:
-                ticks.append(messages.tick(clock_ms + int((self._wall_seconds() - wall) * 1000), partition))
+                ticks.append(messages.tick(clock_ms + int((self._monotonic_seconds() - seen) * 1000), partition))
         return ticks

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -25,6 +26,7 @@ from agents.delivery.merging import TP, Chunk, Limits
 from agents.delivery.publisher import Publisher
 from agents.delivery.states import StateStore
 from agents.delivery.topic_logs import TopicLogs
+from agents.worker.clock_guard import ClockGuard
 from agents.worker.fusion_metrics import FusionMetrics
 from agents.worker.metrics import EngineCollector, TimedRunner, step_seconds
 from agents.worker.progress import Progress
@@ -68,6 +70,7 @@ class Worker:
         *,
         partition_of: Callable[[bytes], int],
         wall_seconds: Callable[[], float],
+        monotonic_seconds: Callable[[], float] = time.monotonic,
         credentials: Any = None,
         observer: Observer | None = None,
         ticks: bool = True,
@@ -83,12 +86,12 @@ class Worker:
         self.registry = CollectorRegistry()
         self._settings = settings
         self._publisher = publisher
-        self._wall_seconds = wall_seconds
+        self._monotonic_seconds = monotonic_seconds
         self._observer = observer
         self._ticks = ticks
         self._store = store
         seconds = step_seconds(self.registry)
-        timed = {name: TimedRunner(runner, seconds, wall_seconds) for name, runner in runners.items()}
+        timed = {name: TimedRunner(runner, seconds, monotonic_seconds) for name, runner in runners.items()}
         rule = AlarmRule(settings.alarm_agree, settings.alarm_frames, settings.alarm_confidence)
         self._metrics = FusionMetrics(settings.metrics_interval_ms)
         self.engine = Engine(
@@ -101,11 +104,14 @@ class Worker:
             notify=log.warning,
         )
         self.engine.load()
-        self._ticker = Ticker(self.engine.clock_ms, wall_seconds)
+        self._guard = ClockGuard(settings.future_limit_ms, wall_seconds, self.engine.clock_ms)
+        self._ticker = Ticker(self.engine.clock_ms, monotonic_seconds)
         self._held: list[Any] = []  # events that are processed, but not acknowledged
         self._held_records = 0
         self._reassigned = True  # states have yet to be read
-        self._progress = Progress(lambda: sum(self.lag().values()), lambda: self.app.consumer.positions, wall_seconds)
+        self._progress = Progress(
+            lambda: sum(self.lag().values()), lambda: self.app.consumer.positions, monotonic_seconds
+        )
         self._working = asyncio.Lock()  # one chunk, checkpoint or restoring at a time
         self._failure: BaseException | None = None
         self._failed = asyncio.Event()
@@ -121,7 +127,9 @@ class Worker:
         if store is not None:
             ids = dict if self._watch_logs is None else self._watch_logs.log_ids
             self._writer = StateWriter(self.engine, store, prefix, part["consumer"], ids)
-            self._restorer = Restorer(self.engine, store, settings, profile, topics, wall_seconds=wall_seconds, **part)
+            self._restorer = Restorer(
+                self.engine, store, settings, profile, topics, monotonic_seconds=monotonic_seconds, **part
+            )
         # Waiting records of one partition are processed before those of another: small chunks need short queues.
         limits = Limits(chunk_records=settings.chunk_records, buffered_records=2 * settings.chunk_records)
         install(self.app, [self._topics], prefix, limits, self._hand_over, self._note_behind if topic_logs else None)
@@ -193,8 +201,8 @@ class Worker:
 
     async def _read_out(self) -> None:
         """Process the last few unread records, such as this worker's own last tick; not a backlog."""
-        until = self._wall_seconds() + _READ_OUT_SECONDS
-        while 0 < sum(self.lag().values()) <= _READ_OUT_RECORDS and self._wall_seconds() < until:
+        until = self._monotonic_seconds() + _READ_OUT_SECONDS
+        while 0 < sum(self.lag().values()) <= _READ_OUT_RECORDS and self._monotonic_seconds() < until:
             await asyncio.sleep(0.02)
 
     def _fail(self, error: BaseException) -> None:
@@ -272,11 +280,12 @@ class Worker:
 
     def _diagnose(self, chunk: Chunk) -> list[Output]:
         self._ticker.note_records({place.partition for place in chunk.next_offsets})
-        outputs = self.engine.process(chunk.records)
+        records, refused = self._guard.check(chunk.records) if self._ticks else (chunk.records, [])
+        outputs = self.engine.process(records)
         outputs += self._metrics.tell()
         if self._observer is not None:
-            self._observer(chunk.records, outputs)
-        return outputs
+            self._observer(records, outputs)
+        return outputs + [self.engine.refuse(record, rejected) for record, rejected in refused]
 
     async def _checkpoint(self) -> None:
         """Wait until the broker has all outputs, then all changed states, then acknowledge their inputs."""

@@ -266,6 +266,10 @@ class Aligner:
         """The state of these machines is reset before their next frame."""
         self._table.reset[slots] = reason
 
+    def begin_after(self, slot: int, closed_ms: int) -> None:
+        """The frames of a machine that is new to this slot had closed up to here before it was forgotten."""
+        self._table.closed[slot] = self._table.next[slot] = closed_ms
+
     # -- closing frames ---------------------------------------------------------------------------------------
 
     def _close(self, slots: Ints, result: Aligned) -> None:

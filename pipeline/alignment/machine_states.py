@@ -1,4 +1,4 @@
-"""How machines are: active, stale, offline, or blind (readings come, but say nothing of the present)."""
+"""How machines are: active, stale, offline, ahead of time, or blind (readings come, but say nothing of the present)."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ class MachineState(StrEnum):
     """Silent for longer than its sources may be."""
     OFFLINE = "offline"
     """Silent for so long that its silence is announced to its end."""
+    AHEAD = "ahead"
+    """Its readings are of a time that has not come yet; once its clock is right, they will be late."""
     BLIND = "blind"
     """Readings come, but all are late, of an old time, or without a value that can be used."""
 
@@ -31,12 +33,15 @@ STATES: Final = tuple(MachineState)
 def machine_states(table: SlotTable, slots: Ints, blind_after_ms: int) -> Ints:
     """Of each slot (n,) the index of its state in `STATES`.
 
-    `blind_after_ms` is how much older the newest evidence may be than the newest arrival.
+    `blind_after_ms` is how much older than the newest arrival the newest evidence may be, and how much newer the newest
+    reading.
     """
     arrived = table.arrived[slots].max(axis=1)
     told = table.evidence[slots]
     is_blind = (told != NEVER_MS) & (arrived - told > blind_after_ms)
     states = np.where(is_blind, STATES.index(MachineState.BLIND), STATES.index(MachineState.ACTIVE))
+    is_ahead = table.newest[slots].max(axis=1) - arrived > blind_after_ms
+    states = np.where(is_ahead, STATES.index(MachineState.AHEAD), states)
     is_silent = ~table.active[slots].any(axis=1)
     states = np.where(is_silent, STATES.index(MachineState.STALE), states)
     return np.where(table.offline[slots], STATES.index(MachineState.OFFLINE), states)

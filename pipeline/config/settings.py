@@ -64,6 +64,10 @@ class Settings(BaseSettings):
     stall_timeout_ms: Milliseconds = Field(
         default=60_000, description="time without progress, though there are records to read, after which a worker ends"
     )
+    future_limit_ms: Milliseconds = Field(
+        default=3_600_000,
+        description="how far ahead of this worker's clock a record's time stamp may be",
+    )
     tick_interval_ms: Milliseconds = Field(
         default=5_000, description="how often quiet partitions are told that time passes"
     )

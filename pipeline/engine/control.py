@@ -115,7 +115,7 @@ class Controller:
             return
         machine.applied[CONTROL] = record.offset
         self._machines.mark_changed([machine])
-        if control.kind == "forget":
+        if control.kind == "forget" or self._is_ahead(machine):
             # What it still holds is of a time that was wrong, or of a machine that is gone: nothing is closed.
             self._machines.evict(machine, machine.applied, self._clocks.confirmed_ms(machine.partition))
             self._clocks.forget(machine.partition, machine.key)
@@ -126,6 +126,11 @@ class Controller:
             self._advance(machine.group, aligner.finish(slot, Resets.RUN_END), outcome)
         else:
             aligner.reset(slot, Resets.REQUESTED)
+
+    def _is_ahead(self, machine: Machine) -> bool:
+        """Whether a machine's frames have closed for a time that has not come yet; only forgetting it would free it."""
+        clock_ms = self._clocks.confirmed_ms(machine.partition)
+        return clock_ms is not None and machine.group.aligner.closed_until_ms(machine.slot) > clock_ms
 
     def _tick(self, now_ms: int, record: Record, outcome: Outcome) -> None:
         """Time passes in a partition: what waits for silent sources closes, silent machines are announced."""

@@ -26,6 +26,7 @@ from pipeline.errors import SettingsError, StateError
 from pipeline.frames import Frames, StepRunner
 from pipeline.mapping.schemas import Schemas
 from pipeline.wire.labels import LabelledSpan
+from pipeline.wire.messages import RejectedError
 from pipeline.wire.records import Output, Record
 from pipeline.wire.states import Forgotten
 
@@ -80,6 +81,13 @@ class Engine:
     def process(self, records: Sequence[Record]) -> list[Output]:
         """Take records in the order given; return everything they lead to."""
         return self._stream.process(records)
+
+    def refuse(self, record: Record, rejected: RejectedError) -> Output:
+        """Count a record that must not be processed; returns its dead letter."""
+        outcome = Outcome(self.stats)
+        outcome.stats.records[record.topic] += 1
+        outcome.reject(record, rejected)
+        return outcome.outputs[0]
 
     def finish(self) -> list[Output]:
         """The input has ended for good: close every frame that still waits."""
@@ -170,6 +178,11 @@ class Engine:
     def forgotten(self) -> Mapping[str, Forgotten]:
         """Machines that were forgotten, until they are tombstoned; saved, they keep a crash from reviving them."""
         return self._stream.machines.forgotten
+
+    def outdated(self) -> list[Forgotten]:
+        """Forgotten machines of which nothing has to be known any more, as soon as their last records are committed."""
+        clocks = self._stream.progress.clocks
+        return [gone for gone in self.forgotten.values() if (clocks.now_ms(gone.partition) or -1) >= gone.keep_until]
 
     def drop_tombstoned(self, machines: Sequence[str]) -> None:
         """The last records of these forgotten machines are committed and will not come again."""

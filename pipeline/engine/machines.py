@@ -242,6 +242,7 @@ class Machines:
         machine = self.groups[machine_type.name].add(name, record.partition, record.timestamp_ms)
         if before is not None:
             machine.applied.update(before.applied)
+            machine.group.aligner.begin_after(machine.slot, before.closed)
         self.by_key[machine.key] = machine
         return machine
 
@@ -304,9 +305,23 @@ class Machines:
             self.forget(machine.name)
 
     def evict(self, machine: Machine, applied: dict[str, int], clock_ms: int | None) -> None:
-        """Drop a machine; that its records are applied stays known until they are committed."""
+        """Drop a machine; that its records are applied and its frames closed stays known for a while.
+
+        Its frames count as closed no further than the partition's time has come, whatever its own clock said.
+        """
+        kind = machine.group.machine_type
+        time_ms = machine.last_ms if clock_ms is None else clock_ms
+        closed_ms = min(machine.group.aligner.closed_until_ms(machine.slot), _frame_start(time_ms, kind))
         self.forget(machine.name)
-        self.forgotten[machine.name] = Forgotten(machine.name, machine.partition, machine.last_ms, applied, clock_ms)
+        self.forgotten[machine.name] = Forgotten(
+            machine.name,
+            machine.partition,
+            machine.last_ms,
+            applied,
+            clock_ms,
+            closed=closed_ms,
+            keep_until=time_ms + kind.state_ttl_ms,
+        )
         self.evicted.add(machine.name)
 
     def begin_again(self, name: str, partition: int, applied: dict[str, int]) -> None:
@@ -326,3 +341,7 @@ class Machines:
         for name in [machine.name for machine in self.by_key.values() if machine.partition in partitions]:
             self.forget(name)
         self.drop_tombstoned([name for name, gone in self.forgotten.items() if gone.partition in partitions])
+
+
+def _frame_start(time_ms: int, kind: MachineType) -> int:
+    return time_ms // kind.frame_period_ms * kind.frame_period_ms

@@ -38,7 +38,9 @@ class SavedMachine(msgspec.Struct, frozen=True, gc=False):
 
 
 class Forgotten(msgspec.Struct, frozen=True):
-    """What is kept of a forgotten machine until its last records are committed: that they are applied."""
+    """What is kept of a forgotten machine: that its records are applied, until they are committed; and up to where it
+    was diagnosed, so that no diagnosis is made a second time with other contents, until `keep_until`.
+    """
 
     machine: str
     partition: int
@@ -48,6 +50,10 @@ class Forgotten(msgspec.Struct, frozen=True):
     forgotten: bool = True
     version: int = STATE_VERSION
     logs: dict[str, str] = {}
+    closed: int = -1
+    """Up to where its frames had closed, milliseconds; negative if none had."""
+    keep_until: int = -1
+    """Until the partition's time has come here, milliseconds."""
 
 
 class _Head(msgspec.Struct):
