@@ -68,6 +68,12 @@ def framed(value: bytes) -> bytes:
         ({"registry": True, "compression": "gzip"}, gzip.compress(framed(PLAIN))),
         ({"envelope": "connect"}, json.dumps({"schema": {"type": "struct"}, "payload": OWN}).encode()),
         ({"envelope": "connect"}, json.dumps({"schema": None, "payload": OWN}).encode()),
+        ({"envelope": "connect"}, json.dumps({"schema": {"type": "string"}, "payload": json.dumps(OWN)}).encode()),
+        (
+            {"envelope": "connect"},
+            json.dumps({"schema": {"type": "bytes"}, "payload": base64.b64encode(PLAIN).decode()}).encode(),
+        ),
+        ({}, json.dumps(base64.b64encode(PLAIN).decode()).encode()),
         ({"charset": "utf-16"}, PLAIN.decode().encode("utf-16")),
         ({"charset": "latin-1"}, PLAIN),
         ({}, b"\xef\xbb\xbf" + PLAIN),
@@ -154,6 +160,16 @@ def test_undeclared_wrappings_of_faultlines_own_readings_are_named(value: bytes,
     with pytest.raises(RejectedError) as caught:
         decode_reading(value)
     assert hint in caught.value.detail
+
+
+@pytest.mark.parametrize("text", ["ab12", "e30=", "W10=", "e2E=", "{", "[1", "e30", "%%", "x" * 1000])
+def test_texts_that_hold_no_json_stay_texts(text: str) -> None:
+    form = {"machine": {"key": True}, "time": {"record": True}, "text": "@"}
+    (line,) = read_lines(form, text, key=b"m")
+    if text in ("e30=", "W10="):  # an empty object and array, in base64
+        assert line.startswith("refused: schema")
+    else:
+        assert line == f'm  2025-11-20T00:53:20.000Z  "{text}"'
 
 
 def test_cloudevents_in_headers_in_the_body_and_in_batches() -> None:
