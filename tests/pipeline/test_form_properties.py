@@ -257,6 +257,18 @@ def test_records_of_a_known_layout_read_as_single_records(changed: list[Any]) ->
         check_rows(form, reader, batch)
 
 
+@pytest.mark.parametrize("name", ['\\"', "\\\\", "\\n", "\\ud800", "", "a.b"])
+def test_odd_names_are_counted_in_rows_or_left_alone(name: str) -> None:
+    reader = reader_of({"machine": "m", "time": "t", "values": "v"})
+    usual = foreign_record({"m": "te-01", "t": T, "v": {"a": 1.5, "new": 1}})
+    odd = foreign_record(f'{{"m": "te-01", "t": {T}, "v": {{"a": 1.5, "{name}": 1}}}}'.encode())
+    for batch in ([usual, odd], [odd, usual, odd], [usual]):
+        check_rows({"values": "v"}, reader, batch)
+    rows = reader.rows([usual], NAMES)
+    assert rows is not None
+    assert rows.usual.all()
+
+
 @pytest.mark.parametrize(
     "odd", [b'"\xb0C"', '"°C"'.encode(), b"1e999", b'"\\ud800"', b"[1e999]", b'{"\xb0": 1}', b"01"]
 )

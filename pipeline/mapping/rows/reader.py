@@ -264,7 +264,7 @@ class RowReader:
         for step in self._closed:
             content = content.get(step) if type(content) is dict else None
         if type(content) is list and self._closed and not self._extra:
-            self._is_list, self._closed = True, None
+            self._is_list = True
             return self.build()
         if type(content) is not dict:
             return False
@@ -272,7 +272,10 @@ class RowReader:
         if not new or len(new) + len(self._extra) > _MAX_EXTRA:
             return False
         self._extra += new
-        return self.build()
+        if not (is_built := self.build()):
+            self._extra = self._extra[: -len(new)]
+            self.build()
+        return is_built
 
     def _machines(self, names: list[Any] | None, records: Sequence[Record]) -> list[str]:
         """Their machines, of what stands in the bodies if it does so there; empty where that is unclear."""
