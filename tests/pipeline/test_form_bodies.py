@@ -94,6 +94,7 @@ def test_declared_wrappings_are_taken_off(form: dict[str, Any], value: bytes) ->
         ({}, b"\x04\x22\x4d\x18\x60", Reason.NOT_JSON, "looks like lz4"),
         ({}, framed(PLAIN), Reason.NOT_JSON, "schema registry (schema 7); declare registry: true"),
         ({}, framed(b"\x0ate-01"), Reason.NOT_JSON, "looks like Avro of a schema registry (schema 7)"),
+        ({}, framed(b"\x00\x0a\x05te-01\x10\x01"), Reason.NOT_JSON, "looks like Protobuf of a schema registry"),
         ({}, b"Obj\x01\x04\x14avro.codec", Reason.NOT_JSON, "looks like an Avro file"),
         ({}, PLAIN.decode().encode("utf-16"), Reason.NOT_JSON, "looks like UTF-16; declare charset: utf-16"),
         ({}, PLAIN.decode().encode("utf-16-le"), Reason.NOT_JSON, "utf-16-le"),
