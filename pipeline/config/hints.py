@@ -56,7 +56,7 @@ def looks_like(value: bytes) -> str | None:
     if head[:2] in _ZLIB:
         return "looks like zlib; declare compression: zlib"
     if head[:1] == b"\x00" and len(head) > _REGISTRY_BYTES:
-        return _behind_registry(head)
+        return _behind_registry(value)
     text = head.lstrip(_BLANK)
     if text.startswith(b"<"):
         return "looks like XML or HTML, which is not read; have it sent as JSON"
@@ -71,11 +71,13 @@ def looks_like(value: bytes) -> str | None:
     return None
 
 
-def _behind_registry(head: bytes) -> str:
-    body = head[_REGISTRY_BYTES:].lstrip(_BLANK)[:1]
-    number = int.from_bytes(head[1:_REGISTRY_BYTES], "big")
-    if body in (b"{", b"["):
+def _behind_registry(value: bytes) -> str:
+    body = value[_REGISTRY_BYTES:]
+    number = int.from_bytes(value[1:_REGISTRY_BYTES], "big")
+    if body.lstrip(_BLANK)[:1] in (b"{", b"["):
         return f"looks like JSON behind the five bytes of a schema registry (schema {number}); declare registry: true"
+    if body[:1] == b"\x00" and _is_like_protobuf(body[1:]):  # which of the schema's messages it is comes first
+        return f"looks like Protobuf of a schema registry (schema {number}), which is not read; use Avro or JSON"
     return f"looks like Avro of a schema registry (schema {number}); declare encoding: avro"
 
 
@@ -116,9 +118,10 @@ def _plain_text(text: bytes) -> str | None:
 
 def _is_text(value: bytes) -> bool:
     try:
-        return value[: 4 * _PEEK].decode(errors="strict").isprintable() or b"\n" in value
+        text = value[: 4 * _PEEK].decode()
     except UnicodeDecodeError:
         return False
+    return all(letter.isprintable() or letter in "\t\r\n" for letter in text)
 
 
 def _is_like_protobuf(value: bytes) -> bool:

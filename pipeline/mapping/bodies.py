@@ -55,6 +55,8 @@ class BodyReader:
         content = self._decoded(record.value)
         if envelope == "connect":
             content = _payload(content)
+            if type(content) is str and self._form.encoding == "json":
+                content = _within(content)
             if content is None:
                 raise RejectedError(Reason.EMPTY, "its payload is null")
         return [Body(content, {})]
@@ -114,12 +116,7 @@ class BodyReader:
                 hint = looks_like(value)
                 told = str(strict)[:200] or "nested too deeply"
                 raise RejectedError(Reason.NOT_JSON, told if hint is None else f"it {hint} ({told})") from None
-        if type(content) is str and content[:1] in ("{", "["):  # written twice
-            try:
-                return _lenient_json(content)
-            except (ValueError, RecursionError):
-                return content
-        return content
+        return content if type(content) is not str else _within(content)
 
     def _events(self, record: Record) -> list[Body]:
         """CloudEvents: one in the record's headers and value, or one or a batch of them in its value."""
@@ -178,6 +175,15 @@ def _payload(content: Any) -> Any:
     if type(content) is not dict or "payload" not in content:
         raise RejectedError(Reason.UNREADABLE, f"there is no payload of Kafka Connect: {described(content)}")
     return content["payload"]
+
+
+def _within(text: str) -> Any:
+    """What a text holds that is JSON itself, also in base64 as Kafka Connect writes bytes; else the text."""
+    try:
+        inner = text if text[:1] in ("{", "[") else base64.b64decode(text, validate=True).decode()
+        return _lenient_json(inner) if inner[:1] in ("{", "[") else text
+    except (ValueError, RecursionError):
+        return text
 
 
 def described(content: Any) -> str:

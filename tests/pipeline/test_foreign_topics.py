@@ -203,3 +203,16 @@ events:
     assert reasons(found.outputs) == []
     texts = [text for diagnosis in diagnoses(found.outputs) for text in diagnosis.evidence.texts]
     assert {(text.id, text.text) for text in texts} == {("17", "PI-7 HH raised, severity 800")}
+
+
+@pytest.mark.parametrize("at_once", [1, 10])
+def test_an_entry_that_cannot_be_read_does_not_cost_the_others(at_once: int) -> None:
+    chunks = [[one(number) for number in range(begin, begin + 4)] for begin in range(0, len(ROWS), 4)]
+    chunks[2].insert(1, one(9) | {"ts": "yesterday"})
+    records = numbered(foreign(chunk, chunk[-1]["ts"]) for chunk in chunks)
+    batches = [records[begin : begin + at_once] for begin in range(0, len(records), at_once)]
+    found = run(plant("{each: '@', machine: device, time: ts, values: tags}"), batches)
+    assert found.answers == own()
+    (letter,) = [dict(out.headers) for out in found.outputs if out.topic == "dead-letter"]
+    assert letter["faultline-reason"] == b"bad_time"
+    assert letter["faultline-detail"].startswith(b'entry 2: time "yesterday" is not an ISO 8601 time')

@@ -68,6 +68,12 @@ def framed(value: bytes) -> bytes:
         ({"registry": True, "compression": "gzip"}, gzip.compress(framed(PLAIN))),
         ({"envelope": "connect"}, json.dumps({"schema": {"type": "struct"}, "payload": OWN}).encode()),
         ({"envelope": "connect"}, json.dumps({"schema": None, "payload": OWN}).encode()),
+        ({"envelope": "connect"}, json.dumps({"schema": {"type": "string"}, "payload": json.dumps(OWN)}).encode()),
+        (
+            {"envelope": "connect"},
+            json.dumps({"schema": {"type": "bytes"}, "payload": base64.b64encode(PLAIN).decode()}).encode(),
+        ),
+        ({}, json.dumps(base64.b64encode(PLAIN).decode()).encode()),
         ({"charset": "utf-16"}, PLAIN.decode().encode("utf-16")),
         ({"charset": "latin-1"}, PLAIN),
         ({}, b"\xef\xbb\xbf" + PLAIN),
@@ -88,6 +94,7 @@ def test_declared_wrappings_are_taken_off(form: dict[str, Any], value: bytes) ->
         ({}, b"\x04\x22\x4d\x18\x60", Reason.NOT_JSON, "looks like lz4"),
         ({}, framed(PLAIN), Reason.NOT_JSON, "schema registry (schema 7); declare registry: true"),
         ({}, framed(b"\x0ate-01"), Reason.NOT_JSON, "looks like Avro of a schema registry (schema 7)"),
+        ({}, framed(b"\x00\x0a\x05te-01\x10\x01"), Reason.NOT_JSON, "looks like Protobuf of a schema registry"),
         ({}, b"Obj\x01\x04\x14avro.codec", Reason.NOT_JSON, "looks like an Avro file"),
         ({}, PLAIN.decode().encode("utf-16"), Reason.NOT_JSON, "looks like UTF-16; declare charset: utf-16"),
         ({}, PLAIN.decode().encode("utf-16-le"), Reason.NOT_JSON, "utf-16-le"),
@@ -154,6 +161,16 @@ def test_undeclared_wrappings_of_faultlines_own_readings_are_named(value: bytes,
     with pytest.raises(RejectedError) as caught:
         decode_reading(value)
     assert hint in caught.value.detail
+
+
+@pytest.mark.parametrize("text", ["ab12", "e30=", "W10=", "e2E=", "{", "[1", "e30", "%%", "x" * 1000])
+def test_texts_that_hold_no_json_stay_texts(text: str) -> None:
+    form = {"machine": {"key": True}, "time": {"record": True}, "text": "@"}
+    (line,) = read_lines(form, text, key=b"m")
+    if text in ("e30=", "W10="):  # an empty object and array, in base64
+        assert line.startswith("refused: schema")
+    else:
+        assert line == f'm  2025-11-20T00:53:20.000Z  "{text}"'
 
 
 def test_cloudevents_in_headers_in_the_body_and_in_batches() -> None:

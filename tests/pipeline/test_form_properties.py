@@ -257,6 +257,30 @@ def test_records_of_a_known_layout_read_as_single_records(changed: list[Any]) ->
         check_rows(form, reader, batch)
 
 
+@pytest.mark.parametrize("name", ['\\"', "\\\\", "\\n", "\\ud800", "", "a.b"])
+def test_odd_names_are_counted_in_rows_or_left_alone(name: str) -> None:
+    reader = reader_of({"machine": "m", "time": "t", "values": "v"})
+    usual = foreign_record({"m": "te-01", "t": T, "v": {"a": 1.5, "new": 1}})
+    odd = foreign_record(f'{{"m": "te-01", "t": {T}, "v": {{"a": 1.5, "{name}": 1}}}}'.encode())
+    for batch in ([usual, odd], [odd, usual, odd], [usual]):
+        check_rows({"values": "v"}, reader, batch)
+    rows = reader.rows([usual], NAMES)
+    assert rows is not None
+    assert rows.usual.all()
+
+
+@pytest.mark.parametrize(
+    "odd", [b'"\xb0C"', '"°C"'.encode(), b"1e999", b'"\\ud800"', b"[1e999]", b'{"\xb0": 1}', b"01"]
+)
+def test_what_nobody_asked_for_is_judged_the_same_in_rows(odd: bytes) -> None:
+    value = b'{"m": "te-01", "t": %d, "v": {"a": 1.5}, "unit": %s}'
+    for first in (b'"C"', odd):
+        reader = reader_of({"machine": "m", "time": "t", "values": "v"})
+        for _ in range(2):
+            check_rows(reader.form.model_dump(exclude_unset=True), reader, [foreign_record(value % (T, first))] * 3)
+            check_rows(reader.form.model_dump(exclude_unset=True), reader, [foreign_record(value % (T, odd))] * 3)
+
+
 def test_usual_records_are_read_as_rows_also_after_unusual_ones() -> None:
     reader = reader_of(ROW_FORMS[0])
     usual = foreign_record({"m": "te-01", "t": T, "v": {"a": 1.5, "b.c": None, "ü": 2}})

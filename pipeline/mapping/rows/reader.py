@@ -240,12 +240,12 @@ class RowReader:
         """Which of these can be decoded, and these decoded."""
         decode: Callable[[Any], Any] = self._decode
         try:
-            return np.ones(len(given), np.bool_), [decode(value) for value in given]
+            return np.ones(len(given), np.bool_), [decode(_valid(value)) for value in given]
         except _NOT_DECODED:
             usual, decoded = np.zeros(len(given), np.bool_), []
         for at, value in enumerate(given):
             try:
-                decoded.append(decode(value))
+                decoded.append(decode(_valid(value)))
             except _NOT_DECODED as error:
                 if self._learns(error, value):
                     return self._decoded(given)
@@ -264,7 +264,7 @@ class RowReader:
         for step in self._closed:
             content = content.get(step) if type(content) is dict else None
         if type(content) is list and self._closed and not self._extra:
-            self._is_list, self._closed = True, None
+            self._is_list = True
             return self.build()
         if type(content) is not dict:
             return False
@@ -272,7 +272,10 @@ class RowReader:
         if not new or len(new) + len(self._extra) > _MAX_EXTRA:
             return False
         self._extra += new
-        return self.build()
+        if not (is_built := self.build()):
+            self._extra = self._extra[: -len(new)]
+            self.build()
+        return is_built
 
     def _machines(self, names: list[Any] | None, records: Sequence[Record]) -> list[str]:
         """Their machines, of what stands in the bodies if it does so there; empty where that is unclear."""
@@ -318,11 +321,6 @@ class RowReader:
     def _learn_layout(self, payload: bytes) -> None:
         """Read further records by the layout of a usual one, if that is possible."""
         self._layout, self._layout_unknown = None, ()
-        content = msgspec.json.decode(payload)
-        at = self._closed or ()
-        for step in at:
-            content = content[step]
-        extra = () if self._closed is None else tuple(name for name in content if name in self._extra)
         if self._form.fields is not None and self._extra:
             return
 
@@ -332,9 +330,14 @@ class RowReader:
             return self._kinds.get(path, SKIPPED)
 
         try:
-            self._layout, self._layout_unknown = Layout(payload, kind_of, len(self._names)), extra
-        except ValueError:
-            self._layout = None
+            content = msgspec.json.decode(payload)
+            for step in self._closed or ():
+                content = content[step]
+            layout = Layout(payload, kind_of, len(self._names))
+        except (*_NOT_DECODED, ValueError):  # numbers beyond float64, for one, where nobody looks
+            return
+        self._layout_unknown = () if self._closed is None else tuple(name for name in content if name in self._extra)
+        self._layout = layout
 
     def _counts(self, tuples: Sequence[Sequence[Any]], good: Bools) -> dict[str, int]:
         """How many of the good ones have each extra name; a path that leads to null leads to nothing."""
@@ -353,6 +356,13 @@ def _kind(leaf: Leaf, columns: Sequence[int]) -> int:
         return MACHINE if leaf.attribute == _MACHINE else TIME
     number = leaf.attribute.removeprefix("v")
     return columns[int(number)] if number.isdecimal() and int(number) < len(columns) else SKIPPED
+
+
+def _valid(value: bytes | None) -> bytes | str:
+    """UTF-8, also where msgspec does not look; raises UnicodeDecodeError, or TypeError if there is no value."""
+    if value is None:
+        raise TypeError("there is no value")
+    return value if value.isascii() else value.decode()
 
 
 def _text(found: bytes) -> str:

@@ -26,7 +26,7 @@ class StructType(NamedTuple):
 
 
 def struct_type(leaves: Sequence[Leaf], closed: tuple[str, ...] | None) -> StructType | None:
-    """The type of objects with these leaves; None if one path goes through another's field.
+    """The type of objects with these leaves; None if one path goes through another's field, or has an odd name.
 
     The object at the path `closed` is to have no other fields.
     """
@@ -37,7 +37,10 @@ def struct_type(leaves: Sequence[Leaf], closed: tuple[str, ...] | None) -> Struc
     if through.intersection(paths):
         return None
     found = StructType(msgspec.Struct, {}, {})
-    return found._replace(kind=_object(leaves, (), "", closed, found))
+    try:
+        return found._replace(kind=_object(leaves, (), "", closed, found))
+    except ValueError:  # a name with a sign that has to be escaped
+        return None
 
 
 def _object(
