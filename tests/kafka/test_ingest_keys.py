@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,12 +56,13 @@ PLACES: dict[str, Placed] = {
 def test_keys_and_partitions_of_other_clients(kafka: str, tmp_path: Path, placed: str) -> None:
     site = IngestSite(kafka, tmp_path, plant=PLANT, partitions=FOREIGN_PARTITIONS)
     rng = random.Random(1)
-    foreign, native = [], []
+    foreign: list[Record] = []
+    native: list[Record] = []
     for second in range(0, 600, 5):
         for number in range(4):
             machine, time_ms, at = f"pump-{number}", T0_MS + 1000 * second, len(foreign)
             key, partition = PLACES[placed](machine, at)
-            fields = {"values": {"flow": round(rng.gauss(0, 2), 3), "load": None}}
+            fields: dict[str, Any] = {"values": {"flow": round(rng.gauss(0, 2), 3), "load": None}}
             name = "sensors"
             if rng.random() < 0.05:
                 name, fields = "events", {"text": f"leaks at flange {at}"}

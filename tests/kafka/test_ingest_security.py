@@ -10,9 +10,10 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 
 from agents.ingest.service import serve
-from agents.kafka.admin import TopicSpec, create_topics
+from agents.kafka.admin import create_topics
 from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.security import client_security, require_ingest_rights
+from agents.kafka.topic_settings import TopicSpec
 from agents.kafka.topics import require_ingest_topics
 from agents.local_kafka.jars import missing_tools
 from pipeline.config.profile import PlantProfile, parse_profile
