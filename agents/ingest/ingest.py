@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from operator import itemgetter
 from typing import Any, Protocol
 
@@ -40,6 +41,9 @@ _HAND_OVER_SECONDS = 5.0
 """How long a stopping process, or one whose partitions are revoked, waits for transactions under way."""
 
 _SHORTEST_SLICE_MS = 1_000
+_SLICES = 64
+"""Slices of one transaction, at most: each takes an answer of the broker, which aborts transactions after a minute."""
+
 
 _CLAIM_AGAIN_SECONDS = 0.5
 """Pause before claiming a partition again: by then a process that was suspended knows that it has lost it."""
@@ -185,10 +189,12 @@ class Ingest:
                 self._epoch = chunk.epoch
                 owned = self.app.consumer.assignment()
                 await self._release([place for place in self._claims if place not in owned])
-            records: Sequence[Record] = chunk.records
-            while records and chunk.epoch == self.app.consumer.epoch:
-                records = await self._write(records)
-            if not records:  # else they come again, here or in another process
+            slices = list(self._slices(chunk.records))
+            for at in range(0, len(slices), _SLICES):
+                records: Sequence[Record] = list(chain.from_iterable(slices[at : at + _SLICES]))
+                while records and chunk.epoch == self.app.consumer.epoch:
+                    records = await self._write(records)
+            if chunk.epoch == self.app.consumer.epoch:  # else its records come again, here or in another process
                 event.ack()
         chunk.processed = True
 
