@@ -118,6 +118,10 @@ class ChunkedConsumerMixin(Consumer):
         positions, ends = self.positions, self._ends()
         return {tp: max(0, end - positions[tp]) for tp, end in ends.items() if tp in positions}
 
+    def lag_by_name(self) -> dict[tuple[str, int], int]:
+        """The same of the groups' topics, by short name and partition."""
+        return {(self.groups_topics[place.topic], place.partition): records for place, records in self.lag().items()}
+
     def _ends(self) -> dict[TP, int]:
         return {tp: end for group in self._groups for tp, end in group.merger.ends.items()}
 

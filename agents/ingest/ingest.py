@@ -285,10 +285,8 @@ class Ingest:
             if self.app.crashed:
                 self._fail(DeliveryError("Faust has crashed; see its log for the reason"))
                 return
-            stalled = self._progress.stalled_seconds()
-            if stalled > limit:
-                behind = sum(self.lag().values())
-                self._fail(DeliveryError(f"no progress in {stalled:.0f} s, with {behind:,} records unread"))
+            if (problem := self._progress.problem(limit)) is not None:
+                self._fail(DeliveryError(problem))
                 return
 
     # -- status -------------------------------------------------------------------------------------------------
@@ -296,23 +294,17 @@ class Ingest:
     def lag(self) -> dict[tuple[str, int], int]:
         """Unprocessed records by topic (short name) and partition."""
         consumer = self.app.consumer
-        if not self._started or consumer is None:
-            return {}
-        names = consumer.groups_topics
-        return {(names[place.topic], place.partition): records for place, records in consumer.lag().items()}
+        return consumer.lag_by_name() if self._started and consumer is not None else {}
 
     def _alive(self) -> str | None:
         return None if self._failure is None else f"failed: {self._failure}"
 
     def _ready(self) -> str | None:
-        if self._failure is not None:
-            return f"failed: {self._failure}"
+        if (failed := self._alive()) is not None:
+            return failed
         if not self._started or not self.app.consumer.assignment():
             return "waiting for partitions"
-        stalled = self._progress.stalled_seconds()
-        if stalled > self._settings.stall_timeout_ms / 2000:
-            return f"no progress in {stalled:.0f} s, with {sum(self.lag().values()):,} records unread"
-        return None
+        return self._progress.problem(self._settings.stall_timeout_ms / 2000)
 
 
 async def _all(steps: Iterable[Awaitable[None]]) -> None:

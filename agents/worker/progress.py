@@ -28,3 +28,12 @@ class Progress:
         if positions != self._last:
             self._last, self._since = positions, now
         return now - self._since
+
+    def problem(self, limit_seconds: float) -> str | None:
+        """What is wrong if nothing has been processed for longer than this."""
+        stalled = self.stalled_seconds()
+        return (
+            None
+            if stalled <= limit_seconds
+            else f"no progress in {stalled:.0f} s, with {self._unread():,} records unread"
+        )
