@@ -383,8 +383,7 @@ class Worker:
 
     def lag(self) -> dict[tuple[str, int], int]:
         """Unprocessed records by topic (without prefix) and partition."""
-        consumer = self.app.consumer
-        return consumer.lag_by_name() if self._started and consumer is not None else {}
+        return self.app.consumer.lag_by_name() if self._started and self.app.consumer is not None else {}
 
     def _alive(self) -> str | None:
         return None if self._failure is None else f"failed: {self._failure}"
