@@ -311,7 +311,7 @@ class Machines:
         """
         kind = machine.group.machine_type
         time_ms = machine.last_ms if clock_ms is None else clock_ms
-        closed_ms = min(machine.group.aligner.closed_until_ms(machine.slot), _frame_start(time_ms, kind))
+        closed_ms = min(machine.group.aligner.closed_until_ms(machine.slot), _frame_end(time_ms, kind))
         self.forget(machine.name)
         self.forgotten[machine.name] = Forgotten(
             machine.name,
@@ -343,5 +343,5 @@ class Machines:
         self.drop_tombstoned([name for name, gone in self.forgotten.items() if gone.partition in partitions])
 
 
-def _frame_start(time_ms: int, kind: MachineType) -> int:
-    return time_ms // kind.frame_period_ms * kind.frame_period_ms
+def _frame_end(time_ms: int, kind: MachineType) -> int:
+    return (time_ms // kind.frame_period_ms + 1) * kind.frame_period_ms

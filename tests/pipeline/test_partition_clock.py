@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+import msgspec
+import numpy as np
 import pytest
 
+from agents.worker.clock_guard import ClockGuard
+from pipeline.alignment.machine_states import STATES
 from pipeline.alignment.partition_clock import PartitionClocks
 from pipeline.engine.engine import Engine
 from pipeline.wire.records import Output, Record
-from tests.support.builders import SumRunner, control, diagnoses, numbered, profile, reading, reasons
+from tests.support.builders import ONE_SOURCE, SumRunner, control, diagnoses, numbered, profile, reading, reasons
 
 T0 = 1_763_600_000_000
 WILD = 1_930_000_000_000
@@ -135,3 +139,87 @@ def test_a_machine_ahead_by_less_than_an_hour_makes_nobody_silent() -> None:
     outputs = eng.process(numbered(record for pair in pairs for record in pair))
     outputs += ticks(eng, 1)
     assert {one.status for one in diagnoses(outputs) if one.machine != "ahead"} == {"active"}
+
+
+# -- machines that are ahead, and what is kept of those that were forgotten ------------------------------------------
+
+
+def send(eng: Engine, kind: str, machine: str, *, offset: int) -> list[Output]:
+    body = json.dumps({"kind": kind, "machine": machine}).encode()
+    return eng.process([Record("control", 0, offset, T0, machine.encode(), body)])
+
+
+def state_of(eng: Engine, machine: str) -> str:
+    (found,) = (one for one in eng.groups["pump"].machines if one is not None and one.name == machine)
+    return STATES[int(found.group.aligner.states(np.array([found.slot]))[0])].value
+
+
+@pytest.mark.parametrize("kind", ["reset", "end", "forget"])
+def test_a_machine_whose_clock_was_ahead_is_freed_by_any_command(kind: str) -> None:
+    eng = Engine(profile(ONE_SOURCE.replace("max_skew: 1m", "max_skew: 1h")), {"pump": SumRunner()})
+    ahead_ms = 50 * 60_000
+    stamps = [T0 + 1_000 * n for n in range(60)]
+    records = [reading("p0", t, [1.0, 2.0]) for t in stamps]
+    records += [reading("p1", t + ahead_ms, [1.0, 2.0], timestamp_ms=t) for t in stamps]
+    first = diagnoses(eng.process(numbered(sorted(records, key=lambda one: one.timestamp_ms))))
+    assert state_of(eng, "p1") == "ahead" and state_of(eng, "p0") == "active"
+    corrected = [
+        reading(m, T0 + 60_000 + 1_000 * n, [3.0, 4.0], offset=200 + 2 * n + at)
+        for n in range(60)
+        for at, m in enumerate(["p0", "p1"])
+    ]
+    assert reasons(eng.process(corrected[:40])) == ["late"] * 20  # without a command, until real time catches up
+    assert send(eng, kind, "p1", offset=0) == []
+    found = diagnoses(eng.process(corrected[40:]))
+    assert [one.reset for one in found if one.machine == "p1"][:1] == ["start"]
+    assert state_of(eng, "p1") == "active"
+    ids = [one.id for one in [*first, *found]]
+    assert len(ids) == len(set(ids))
+
+
+def test_no_frame_is_diagnosed_twice_when_everybody_is_evicted_by_a_wild_tick() -> None:
+    eng = engine()
+    outputs = eng.process(numbered(rounds(T0, 47)))
+    outputs += eng.process([control("tick", time_ms=WILD, offset=0)])
+    assert (eng.machines, eng.stats.evicted) == (0, 10)
+    # The broker sends some of the readings again, and new ones follow.
+    later = rounds(T0 + 30_000, 60)
+    after = eng.process([record._replace(offset=1_000 + at) for at, record in enumerate(later)])
+    found = diagnoses(outputs) + diagnoses(after)
+    assert {one.machine for one in diagnoses(after)} == set(TEN)
+    assert len(found) == len({one.id for one in found})
+    assert eng.clock_ms(0) == later[-1].timestamp_ms
+
+
+def test_what_is_known_of_a_forgotten_machine_is_saved_and_forgotten_in_its_time() -> None:
+    eng, again = engine(), engine()
+    eng.process(numbered(rounds(T0, 47)))
+    send(eng, "forget", "p3", offset=0)
+    assert [gone.machine for gone in eng.outdated()] == []
+    for machine, state in eng.checkpoint().items():
+        again.restore(machine, msgspec.msgpack.encode(eng.forgotten[machine]) if state is None else state)
+    early = [reading("p3", T0 + 1_000 * n, [1.0, 2.0], offset=1_000 + n) for n in range(40)]
+    assert set(reasons(again.process(early))) == {"late"}
+    week = 7 * 86_400_000
+    everybody = [record._replace(offset=2_000 + at) for at, record in enumerate(rounds(T0 + 2 * week, 2, TEN[4:]))]
+    eng.process(everybody)
+    assert [gone.machine for gone in eng.outdated()] == ["p3"]
+
+
+# -- stamps of the future in live work --------------------------------------------------------------------------------
+
+
+def test_the_workers_clock_refuses_stamps_of_the_future_unless_the_whole_partition_is_there() -> None:
+    clocks: dict[int, int] = {0: T0, 1: T0 + 10 * 86_400_000}
+    guard = ClockGuard(3_600_000, lambda: T0 / 1000, clocks.get)
+    fine, wild = reading("p1", T0 + 3_599_000, [1.0]), reading("p1", WILD, [1.0])
+    assert guard.check([fine]) == ([fine], [])
+    kept, refused = guard.check([fine, wild, reading("p2", WILD, [1.0], partition=9)])
+    assert [record.partition for record in kept] == [0, 9]  # nothing is known of partition 9 yet
+    ((record, error),) = refused
+    assert (record, error.reason) == (wild, "future_time")
+    assert "2031-02-27T" in error.detail and "2025-11-20T" in error.detail
+    # This host's clock is ten days behind: all of partition 1 says so.
+    ahead = reading("p1", clocks[1] + 1_000, [1.0], partition=1)
+    assert guard.check([ahead]) == ([ahead], [])
+    assert guard.check([]) == ([], [])
