@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 
 from pipeline.config.hints import shown_time
-from pipeline.wire.messages import Reason, RejectedError
+from pipeline.wire.messages import MAX_TIME_MS, Reason, RejectedError
 from pipeline.wire.records import Record
 
 _stamp_of = itemgetter(Record._fields.index("timestamp_ms"))
@@ -37,7 +37,8 @@ class ClockGuard:
         kept: list[Record] = []
         refused: list[tuple[Record, RejectedError]] = []
         for record in records:
-            clock_ms = self._clock_ms(record.partition) if record.timestamp_ms > latest_ms else None
+            is_ahead = latest_ms < record.timestamp_ms < MAX_TIME_MS  # beyond, it is no time at all: the engine says so
+            clock_ms = self._clock_ms(record.partition) if is_ahead else None
             if clock_ms is None or record.timestamp_ms <= clock_ms + self._limit_ms:
                 kept.append(record)
             else:
@@ -45,7 +46,6 @@ class ClockGuard:
         return kept, refused
 
     def _described(self, record: Record, now_ms: int) -> str:
-        stamp_ms = record.timestamp_ms
-        shown = shown_time(stamp_ms) if stamp_ms < 2**47 else str(stamp_ms)
-        ahead_s = (stamp_ms - now_ms) // 1000
+        ahead_s = (record.timestamp_ms - now_ms) // 1000
+        shown = shown_time(record.timestamp_ms)
         return f"its Kafka time stamp {shown} is {ahead_s} s ahead of the worker's clock, {shown_time(now_ms)}"
