@@ -563,7 +563,7 @@ def record_of(one: Sent, place: tuple[str, int, int]) -> Record:
 
 
 def create_wide_topics(bootstrap: str, settings: Settings, profile: PlantProfile) -> None:
-    """A plant's topics on a real broker, where the input topics and those for letters take large records, of any time."""
+    """A plant's topics on a real broker; inputs and letters take large records, of any time."""
     limit = {"max.message.bytes": str(INPUT_BYTES), "message.timestamp.after.max.ms": str(2**63 - 1)}
     wide = {settings.topic_prefix + name for name in (*profile.sensor_topics, EVENTS, CONTROL, DEAD_LETTER, LATE)}
     create_topics(
