@@ -33,13 +33,17 @@ class IngestCollector(Collector):
         *,
         claims_lost: Callable[[], int] = lambda: 0,
         lag: Callable[[], Mapping[tuple[str, int], int]] = dict,
+        lost: Callable[[], Mapping[str, int]] = dict,
         mqtt: Callable[[], MqttStatus] | None = None,
     ) -> None:
-        """`topics` are those that it reads; `lag` gives records not yet processed per topic and partition."""
+        """`topics` are those that it reads; `lag` gives records not yet processed per topic and partition, `lost` those
+        that were deleted before they could be read, per topic.
+        """
         self._tally = tally
         self._topics = tuple(topics)
         self._claims_lost = claims_lost
         self._lag = lag
+        self._lost = lost
         self._mqtt = mqtt
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
@@ -52,6 +56,9 @@ class IngestCollector(Collector):
             "topic",
             self._topics,
             tally.without_use,
+        )
+        yield _counter(
+            "faultline_records_lost", "Records deleted before they could be read.", "topic", self._topics, self._lost()
         )
         reasons = [reason.value for reason in Reason]
         yield _counter(

@@ -40,6 +40,7 @@ async def serve(settings: Settings, profile: PlantProfile, mqtt: str | None = No
     """
     if settings.is_memory:
         raise SettingsError("ingest needs FAULTLINE_BROKER=kafka://host:port; memory:// is for `faultline replay`")
+    require_codecs(*WORKER_MODULES)
     settings = settings.of_ingest
     address = None if mqtt is None else MqttAddress.parse(mqtt)
     schemas = schema_registry(settings)

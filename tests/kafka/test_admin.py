@@ -58,6 +58,13 @@ def test_other_cleanup_policy_is_reported(kafka: str) -> None:
     assert check_topics(kafka, [wanted]) == [f"topic '{made.name}' has cleanup.policy 'delete' but needs 'compact'"]
 
 
+def test_a_compacted_input_of_others_is_refused_as_well(kafka: str) -> None:
+    made = spec(cleanup_policy="compact,delete")
+    create_topics(kafka, [made])
+    (problem,) = check_topics(kafka, [TopicSpec(made.name, 2, is_input=True, is_foreign=True)])
+    assert problem.startswith(f"topic '{made.name}' has cleanup.policy 'compact,delete': compaction deletes all but")
+
+
 def test_too_little_room_for_a_record_is_reported(kafka: str) -> None:
     made = spec()
     create_topics(kafka, [made])

@@ -67,16 +67,7 @@ class KafkaSite:
 
     def delete(self, *topics: str) -> None:
         """Delete topics, and wait until they are gone."""
-        with_names = [self.name(topic) for topic in topics]
-        admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
-        try:
-            admin.delete_topics(with_names)
-            deadline = time.monotonic() + 20
-            while any(topic["partitions"] for topic in admin.describe_topics(with_names)):
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-        finally:
-            admin.close()
+        delete_topics(self.bootstrap, [self.name(topic) for topic in topics])
 
     def widen(self, partitions: int, *topics: str) -> None:
         """Give topics more partitions, all of them if none is named, as `kafka-topics --alter` does."""
@@ -161,6 +152,19 @@ class KafkaSite:
         """All records of a topic, as our commands read them."""
         with kafka_log(self.settings, [topic]) as log:
             return list(log.records(topic))
+
+
+def delete_topics(bootstrap: str, names: Sequence[str]) -> None:
+    """Delete topics, and wait until they are gone."""
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    try:
+        admin.delete_topics(names)
+        deadline = time.monotonic() + 20
+        while any(topic["partitions"] for topic in admin.describe_topics(names)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        admin.close()
 
 
 def readings(machine: str, frames: int, *, start_ms: int = T, value: float = 1.0) -> list[Record]:
