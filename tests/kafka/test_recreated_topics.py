@@ -195,6 +195,10 @@ async def _control(bootstrap: str) -> None:
     async with site.working() as worker:
         await processed(worker, count)
         await processed(worker, 10, topic="control")
+        # Saved again, with the ticks that came until then.
+        more = readings("p1", 1, start_ms=T + OLD_FRAMES * FRAME_MS + 7_000)
+        await site.send(more)
+        await processed(worker, count + len(more))
     await asyncio.to_thread(site.recreate, "control")
     async with site.working() as worker:
         await processed(worker, 5, topic="control")
