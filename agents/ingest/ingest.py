@@ -131,7 +131,13 @@ class Ingest:
         names = [full_topic_name(settings.topic_prefix, topic) for topic in forms]
         channel = self.app.topic(*names, value_type=bytes, value_serializer="raw")
         self.app.agent(channel, name="ingest")(self._run)
-        collector = IngestCollector(self.tally, tuple(forms), claims_lost=lambda: self.claims_lost, lag=self.lag)
+        collector = IngestCollector(
+            self.tally,
+            tuple(forms),
+            claims_lost=lambda: self.claims_lost,
+            lag=self.lag,
+            lost=lambda: {} if self.app.consumer is None else self.app.consumer.records_lost,
+        )
         self.registry.register(collector)
         self.web = WebServer(self.registry, alive=self._alive, ready=self._ready)
 

@@ -33,13 +33,17 @@ class IngestCollector(Collector):
         *,
         claims_lost: Callable[[], int] = lambda: 0,
         lag: Callable[[], Mapping[tuple[str, int], int]] = dict,
+        lost: Callable[[], Mapping[str, int]] = dict,
         mqtt: Callable[[], MqttStatus] | None = None,
     ) -> None:
-        """`topics` are those that it reads; `lag` gives records not yet processed per topic and partition."""
+        """`topics` are those that it reads; `lag` gives records not yet processed per topic and partition, `lost` by
+        topic those that were deleted before they could be read.
+        """
         self._tally = tally
         self._topics = tuple(topics)
         self._claims_lost = claims_lost
         self._lag = lag
+        self._lost = lost
         self._mqtt = mqtt
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
@@ -53,7 +57,10 @@ class IngestCollector(Collector):
             self._topics,
             tally.without_use,
         )
-        reasons = [reason.value for reason in Reason]
+        yield _counter(
+            "faultline_records_lost", "Records deleted before they could be read.", "topic", self._topics, self._lost()
+        )
+        reasons = [reason.value for reason in Reason if reason not in (Reason.LATE, Reason.EXPIRED)]
         yield _counter(
             "faultline_dead_letters", "Records that could not be used.", "reason", reasons, tally.dead_letters
         )
