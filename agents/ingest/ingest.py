@@ -40,6 +40,8 @@ log = logging.getLogger("faultline.ingest")
 _HAND_OVER_SECONDS = 5.0
 """How long a stopping process, or one whose partitions are revoked, waits for transactions under way."""
 
+_FIND_TOPICS_SECONDS = 5.0
+
 _SHORTEST_SLICE_MS = 1_000
 _SLICES = 64
 """Slices of one transaction, at most: each takes an answer of the broker, which aborts transactions after a minute."""
@@ -95,7 +97,7 @@ class Ingest:
         forms: Mapping[str, OpenForm],
         claim: Callable[[TP], Awaitable[PartitionClaim]],
         *,
-        wall_seconds: Callable[[], float],
+        monotonic_seconds: Callable[[], float],
         credentials: Any = None,
     ) -> None:
         """`forms` are those of the topics to read, by short names; `settings.group` is ingest's own group."""
@@ -111,7 +113,9 @@ class Ingest:
         self._working = asyncio.Lock()  # one chunk at a time
         disorder = (s.allowed_disorder_ms for kind in profile.machine_types for s in kind.sources.values())
         self._slice_ms = max(_SHORTEST_SLICE_MS, min(disorder) // 2)
-        self._progress = Progress(lambda: sum(self.lag().values()), lambda: self.app.consumer.positions, wall_seconds)
+        self._progress = Progress(
+            lambda: sum(self.lag().values()), lambda: self.app.consumer.positions, monotonic_seconds
+        )
         self._failure: BaseException | None = None
         self._failed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -148,6 +152,7 @@ class Ingest:
         await self.app.start()
         self._started = True
         self._tasks.append(asyncio.create_task(self._watch()))
+        self._tasks.append(asyncio.create_task(self._find_topics_regularly()))
 
     async def wait_failed(self) -> None:
         """Return when it has failed and only a restart helps; `stop` raises the error."""
@@ -294,6 +299,14 @@ class Ingest:
             if (problem := self._progress.problem(limit)) is not None:
                 self._fail(DeliveryError(problem))
                 return
+
+    async def _find_topics_regularly(self) -> None:
+        """Look for topics of which there is nothing to read: they may have been deleted, and created again."""
+        consumer = self.app.consumer
+        while True:
+            await asyncio.sleep(_FIND_TOPICS_SECONDS)
+            if consumer.groups_topics.keys() - {place.topic for place in consumer.assignment()}:
+                await consumer.find_topics()
 
     # -- status -------------------------------------------------------------------------------------------------
 

@@ -165,11 +165,7 @@ def test_a_topic_that_is_deleted_and_created_again_is_read_from_its_beginning(
         wait_until(lambda: "assigned 6 partitions" in again.text)
         site.recreate()
         second = told(site, 30, seed=7)
-        try:
-            wait_until(lambda: not again.alive or site.left() == 0, 30)
-        except TimeoutError:
-            print(again.text[-6000:], site.left())
-            raise
+        wait_until(lambda: not again.alive or site.left() == 0)
         assert again.alive, again.text[-3000:]
         again.end()
     finally:
