@@ -101,7 +101,8 @@ def test_two_processes_share_the_partitions_and_one_takes_over(broker: KafkaBrok
         wait_until(lambda: second is not None and "assigned 6 partitions" in second.text)
         left = site.left()
         assert left > 0
-        wait_until(lambda: site.left() < left)
+        wait_until(lambda: second is not None and (not second.alive or site.left() < left))
+        assert second.alive, second.text[-3000:]
         second.end()
     finally:
         first.kill()
