@@ -228,13 +228,15 @@ class Ingest:
             if part.lost is None:
                 self.tally.add(part.tally)
                 continue
-            self.claims_lost += 1
-            log.warning("%s; claiming the partition again, unless it has gone to another process", part.lost)
             await self._release([part.place])
+            await self._note_lost(part.lost)
             again += part.records
-        if again:
-            await asyncio.sleep(_CLAIM_AGAIN_SECONDS)
         return again
+
+    async def _note_lost(self, error: ClaimLostError) -> None:
+        self.claims_lost += 1
+        log.warning("%s; claiming the partition again, unless it has gone to another process", error)
+        await asyncio.sleep(_CLAIM_AGAIN_SECONDS)
 
     async def _part(self, place: TP, records: Sequence[Record]) -> _Part:
         """The records of a partition that are not done yet."""
@@ -243,8 +245,11 @@ class Ingest:
             # Read again after a rebalance, or from a new topic of this name. The broker knows what is done.
             await self._release([place])
             claim = None
-        if claim is None:
-            claim = self._claims[place] = await self._claim(place)
+        while claim is None:
+            try:
+                claim = self._claims[place] = await self._claim(place)
+            except ClaimLostError as error:
+                await self._note_lost(error)
         return _Part(place, [record for record in records if record.offset >= claim.next_offset], claim)
 
     def _slices(self, records: Sequence[Record]) -> Iterator[Sequence[Record]]:
