@@ -21,6 +21,8 @@ ROOT = Path(__file__).parent.parent
 
 LONGEST_FILES = (
     "tests/kafka/test_fault_matrix.py",
+    "tests/kafka/test_ingest.py",
+    "tests/kafka/test_mqtt_ingest.py",
     "tests/kafka/test_bench_stream.py",
     "tests/kafka/test_brokers.py",
     "tests/kafka/test_deleted_records.py",

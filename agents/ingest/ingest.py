@@ -40,6 +40,8 @@ log = logging.getLogger("faultline.ingest")
 _HAND_OVER_SECONDS = 5.0
 """How long a stopping process, or one whose partitions are revoked, waits for transactions under way."""
 
+_FIND_TOPICS_SECONDS = 5.0
+
 _SHORTEST_SLICE_MS = 1_000
 _SLICES = 64
 """Slices of one transaction, at most: each takes an answer of the broker, which aborts transactions after a minute."""
@@ -95,7 +97,7 @@ class Ingest:
         forms: Mapping[str, OpenForm],
         claim: Callable[[TP], Awaitable[PartitionClaim]],
         *,
-        wall_seconds: Callable[[], float],
+        monotonic_seconds: Callable[[], float],
         credentials: Any = None,
     ) -> None:
         """`forms` are those of the topics to read, by short names; `settings.group` is ingest's own group."""
@@ -111,7 +113,9 @@ class Ingest:
         self._working = asyncio.Lock()  # one chunk at a time
         disorder = (s.allowed_disorder_ms for kind in profile.machine_types for s in kind.sources.values())
         self._slice_ms = max(_SHORTEST_SLICE_MS, min(disorder) // 2)
-        self._progress = Progress(lambda: sum(self.lag().values()), lambda: self.app.consumer.positions, wall_seconds)
+        self._progress = Progress(
+            lambda: sum(self.lag().values()), lambda: self.app.consumer.positions, monotonic_seconds
+        )
         self._failure: BaseException | None = None
         self._failed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -148,6 +152,7 @@ class Ingest:
         await self.app.start()
         self._started = True
         self._tasks.append(asyncio.create_task(self._watch()))
+        self._tasks.append(asyncio.create_task(self._find_topics_regularly()))
 
     async def wait_failed(self) -> None:
         """Return when it has failed and only a restart helps; `stop` raises the error."""
@@ -223,13 +228,15 @@ class Ingest:
             if part.lost is None:
                 self.tally.add(part.tally)
                 continue
-            self.claims_lost += 1
-            log.warning("%s; claiming the partition again, unless it has gone to another process", part.lost)
             await self._release([part.place])
+            await self._note_lost(part.lost)
             again += part.records
-        if again:
-            await asyncio.sleep(_CLAIM_AGAIN_SECONDS)
         return again
+
+    async def _note_lost(self, error: ClaimLostError) -> None:
+        self.claims_lost += 1
+        log.warning("%s; claiming the partition again, unless it has gone to another process", error)
+        await asyncio.sleep(_CLAIM_AGAIN_SECONDS)
 
     async def _part(self, place: TP, records: Sequence[Record]) -> _Part:
         """The records of a partition that are not done yet."""
@@ -238,8 +245,11 @@ class Ingest:
             # Read again after a rebalance, or from a new topic of this name. The broker knows what is done.
             await self._release([place])
             claim = None
-        if claim is None:
-            claim = self._claims[place] = await self._claim(place)
+        while claim is None:
+            try:
+                claim = self._claims[place] = await self._claim(place)
+            except ClaimLostError as error:
+                await self._note_lost(error)
         return _Part(place, [record for record in records if record.offset >= claim.next_offset], claim)
 
     def _slices(self, records: Sequence[Record]) -> Iterator[Sequence[Record]]:
@@ -294,6 +304,14 @@ class Ingest:
             if (problem := self._progress.problem(limit)) is not None:
                 self._fail(DeliveryError(problem))
                 return
+
+    async def _find_topics_regularly(self) -> None:
+        """Look for topics of which there is nothing to read: they may have been deleted, and created again."""
+        consumer = self.app.consumer
+        while True:
+            await asyncio.sleep(_FIND_TOPICS_SECONDS)
+            if consumer.groups_topics.keys() - {place.topic for place in consumer.assignment()}:
+                await consumer.find_topics()
 
     # -- status -------------------------------------------------------------------------------------------------
 

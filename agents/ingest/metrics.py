@@ -36,8 +36,8 @@ class IngestCollector(Collector):
         lost: Callable[[], Mapping[str, int]] = dict,
         mqtt: Callable[[], MqttStatus] | None = None,
     ) -> None:
-        """`topics` are those that it reads; `lag` gives records not yet processed per topic and partition, `lost` those
-        that were deleted before they could be read, per topic.
+        """`topics` are those that it reads; `lag` gives records not yet processed per topic and partition, `lost` by
+        topic those that were deleted before they could be read.
         """
         self._tally = tally
         self._topics = tuple(topics)
@@ -60,7 +60,7 @@ class IngestCollector(Collector):
         yield _counter(
             "faultline_records_lost", "Records deleted before they could be read.", "topic", self._topics, self._lost()
         )
-        reasons = [reason.value for reason in Reason]
+        reasons = [reason.value for reason in Reason if reason not in (Reason.LATE, Reason.EXPIRED)]
         yield _counter(
             "faultline_dead_letters", "Records that could not be used.", "reason", reasons, tally.dead_letters
         )

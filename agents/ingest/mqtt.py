@@ -7,6 +7,7 @@ thread fills an inbox; everything else happens in the event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import ssl
@@ -105,6 +106,7 @@ class MqttInbox:
         self.failure: FaultlineError | None = None
         """Why this connection is over for good, if it is."""
         self._address = address
+        self._tls = _tls(settings) if address.tls else None
         self._filters = tuple(filters)
         self._settings = settings
         self._messages: deque[Message] = deque()
@@ -124,8 +126,8 @@ class MqttInbox:
         )
         if settings.mqtt_username is not None:
             client.username_pw_set(settings.mqtt_username, mqtt_password(settings))
-        if self._address.tls:
-            client.tls_set_context(_tls(settings))
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
         client.reconnect_delay_set(*_RECONNECT_SECONDS)
         client.on_connect = self._on_connect
         client.on_connect_fail = self._on_connect_fail
@@ -138,6 +140,7 @@ class MqttInbox:
 
     async def start(self) -> None:
         """Connect and subscribe; raises BrokerUnavailableError or AuthorizationError."""
+        await self._require_listener()
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = self._settings.mqtt_session_expiry_ms // 1000
         properties.ReceiveMaximum = _RECEIVE_MAXIMUM
@@ -154,6 +157,24 @@ class MqttInbox:
         if self.failure is not None:
             await self.stop()
             raise self.failure
+
+    async def _require_listener(self) -> None:
+        # paho does not say why it cannot connect.
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                _, writer = await asyncio.open_connection(self._address.host, self._address.port, ssl=self._tls)
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+        except ssl.SSLError as error:
+            reason = getattr(error, "verify_message", "") or (error.reason or str(error)).replace("_", " ").lower()
+            raise AuthorizationError(
+                f"no TLS with the MQTT broker at {self._address}: {reason}; FAULTLINE_MQTT_CAFILE must contain the CA "
+                "that signed its certificate, and the port must be one with TLS"
+            ) from error
+        except (OSError, TimeoutError) as error:
+            reason = getattr(error, "strerror", None) or "it does not answer"
+            raise BrokerUnavailableError(f"no MQTT broker at {self._address}: {reason}") from error
 
     async def messages(self, at_most: int) -> list[Message]:
         """The next messages, as soon as there are any; empty if the connection is over for good."""

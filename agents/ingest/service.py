@@ -62,7 +62,7 @@ async def serve(settings: Settings, profile: PlantProfile, mqtt: str | None = No
         profile,
         forms,
         transactions.claim,
-        wall_seconds=time.time,
+        monotonic_seconds=time.monotonic,
         credentials=faust_credentials(settings),
     )
     await transactions.start()

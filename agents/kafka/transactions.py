@@ -115,7 +115,10 @@ class KafkaTransactions:
         self._consumer = consumer
 
     async def claim(self, tp: TP) -> Claim:
-        """Become the only one that writes what this partition leads to; raises DeliveryError or AuthorizationError."""
+        """Become the only one that writes what this partition leads to.
+
+        Raises ClaimLostError, DeliveryError or AuthorizationError.
+        """
         publisher = TransactionalPublisher(
             self._bootstrap,
             self._prefix,
@@ -160,7 +163,7 @@ class TransactionalPublisher(KafkaPublisher):
     """A publisher whose outputs are committed together with the offset of the input that they come from."""
 
     async def start(self) -> None:
-        """Connect, and fence every older publisher of the same transactional id."""
+        """Connect, and fence every older publisher of this transactional id; raises as `KafkaTransactions.claim`."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 await super().start()
@@ -170,7 +173,10 @@ class TransactionalPublisher(KafkaPublisher):
                 "this user Write and Describe on it (docs/operations/security.md)"
             ) from error
         except (KafkaError, TimeoutError) as error:
-            raise DeliveryError(f"cannot begin transactions of {self._transactional_id}: {error!r}") from error
+            text = f"cannot begin transactions of {self._transactional_id}: {error!r}"
+            if isinstance(error, _LOST):  # another process claims the partition at the same moment
+                raise ClaimLostError(text) from error
+            raise DeliveryError(text) from error
 
     async def begin(self) -> None:
         """Begin a transaction; this and the next two raise ClaimLostError or DeliveryError."""

@@ -222,6 +222,13 @@ def test_a_replay_sends_what_there_was_and_says_so_in_headers() -> None:
     )
 
 
+def test_what_came_from_mqtt_is_not_sent_again() -> None:
+    plant = Plant(letter(bad(1)._replace(topic="mqtt:plant/p1/values")), letter(bad(2)))
+    report = plant.replay()
+    assert (report.matched, report.refused, report.replayed) == (2, 1, {"sensors": 1})
+    assert report.notes == []
+
+
 def test_a_second_replay_sends_nothing_unless_told() -> None:
     plant = Plant(*(letter(bad(second)) for second in range(3)))
     assert plant.replay(limit=2).replayed == {"sensors": 2}

@@ -101,7 +101,8 @@ def test_two_processes_share_the_partitions_and_one_takes_over(broker: KafkaBrok
         wait_until(lambda: second is not None and "assigned 6 partitions" in second.text)
         left = site.left()
         assert left > 0
-        wait_until(lambda: site.left() < left)
+        wait_until(lambda: second is not None and (not second.alive or site.left() < left))
+        assert second.alive, second.text[-3000:]
         second.end()
     finally:
         first.kill()
@@ -152,3 +153,39 @@ def test_the_broker_stops_and_comes_back(broker: KafkaBroker, tmp_path: Path) ->
         process.kill()
     site.finish()
     verify(site, one)
+
+
+def test_a_topic_that_is_deleted_and_created_again_is_read_from_its_beginning(
+    broker: KafkaBroker, tmp_path: Path
+) -> None:
+    site = IngestSite(broker.bootstrap, tmp_path)
+    one = told(site, 60, seed=6)
+    site.finish()
+    again = site.ingest()
+    try:
+        wait_until(lambda: "assigned 6 partitions" in again.text)
+        site.recreate()
+        second = told(site, 30, seed=7)
+        wait_until(lambda: not again.alive or site.left() == 0)
+        assert again.alive, again.text[-3000:]
+        again.end()
+    finally:
+        again.kill()
+    found = contents(site.committed("sensors", "sensors.lab", "events"))
+    assert found == contents([*one.native, *second.native])
+    assert len(site.committed("dead-letter")) == one.letters + second.letters
+
+
+def test_records_of_an_aborted_transaction_never_happened(broker: KafkaBroker, tmp_path: Path) -> None:
+    site = IngestSite(broker.bootstrap, tmp_path)
+    one = story(site.name, 5, seed=8)
+    site.write(one.foreign, commit=False)
+    site.write(one.foreign, commit=True)
+    process = site.ingest()
+    try:
+        wait_until(lambda: len(site.committed("sensors", "sensors.lab", "events")) >= len(one.native))
+        process.end()
+    finally:
+        process.kill()
+    assert contents(site.committed("sensors", "sensors.lab", "events")) == contents(one.native)
+    assert len(site.committed("dead-letter")) == one.letters

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from agents.local_kafka.broker import KafkaBroker
+from agents.local_kafka.doors import Certificates
 from agents.local_kafka.jars import missing_tools
 from pipeline.wire.letters import origin_of
 from pipeline.wire.records import Record
@@ -242,6 +243,25 @@ def test_who_cannot_read_the_mqtt_broker_is_told_why(site: IngestSite, tmp_path:
             again.kill()
     mqtt.stop()
     refused(f"no MQTT broker at mqtt://127.0.0.1:{mqtt.port}", mqtt.url)
+
+
+def test_tls_needs_the_right_authority(site: IngestSite, tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path / "certificates", "127.0.0.1")
+    with mosquitto(tmp_path, tls=certificates) as broker:
+        for ca in (None, certificates.other_ca):
+            env = site.environment() | ({} if ca is None else {"FAULTLINE_MQTT_CAFILE": str(ca)})
+            done = faultline("ingest", "--mqtt", broker.url, env=env)
+            assert_one_line(done, "FAULTLINE_MQTT_CAFILE must contain the CA")
+        plain = broker.url.replace("mqtts", "mqtt")
+        assert_one_line(faultline("ingest", "--mqtt", plain, env=site.environment()), f"no MQTT broker at {plain}")
+        missing = site.environment() | {"FAULTLINE_MQTT_CAFILE": str(tmp_path / "nowhere.pem")}
+        assert_one_line(faultline("ingest", "--mqtt", broker.url, env=missing), "FAULTLINE_MQTT_CAFILE")
+        process = site.ingest(mqtt=broker.url, mqtt_cafile=certificates.ca)
+        try:
+            wait_until(lambda: not process.alive or "subscribed" in process.text)
+            process.end()
+        finally:
+            process.kill()
 
 
 def tmp_path_for(folder: Path, name: str) -> Path:

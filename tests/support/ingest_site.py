@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 from agents.delivery.partitioning import partition_of
 from agents.kafka.admin import create_topics
@@ -209,17 +209,34 @@ class IngestSite:
         names = [topic.removeprefix("/") for topic in ingest_topics(self.profile)]
         create_topics(bootstrap, [TopicSpec(topic, partitions) for topic in names])
 
-    def write(self, records: Iterable[Record]) -> None:
-        """Append to topics, foreign ones too, in the given order."""
+    def write(self, records: Iterable[Record], *, commit: bool | None = None) -> None:
+        """Append to topics, foreign ones too, in the given order; with `commit` in a transaction that ends so."""
 
         async def publish() -> None:
-            publisher = KafkaPublisher(self.settings.address, self.settings.topic_prefix)
+            name = None if commit is None else f"{self.name}-producer"
+            publisher = KafkaPublisher(self.settings.address, self.settings.topic_prefix, transactional_id=name)
             await publisher.start()
+            producer: Any = publisher._producer
+            if commit is not None:
+                await producer.begin_transaction()
             await publisher.publish([Output(r.topic, r.partition, r.key, r.value, r.timestamp_ms) for r in records])
             await publisher.flush()
+            if commit is not None:
+                await (producer.commit_transaction() if commit else producer.abort_transaction())
             await publisher.stop()
 
         asyncio.run(publish())
+
+    def recreate(self) -> None:
+        """Delete the foreign topics, and create them again."""
+        names = [topic.removeprefix("/") for topic in ingest_topics(self.profile)]
+        admin = KafkaAdminClient(bootstrap_servers=self.settings.address)
+        try:
+            admin.delete_topics(names)
+            wait_until(lambda: not set(names) & set(admin.list_topics()))
+        finally:
+            admin.close()
+        create_topics(self.settings.address, [TopicSpec(name, self.foreign_partitions) for name in names])
 
     def environment(self, **settings: Any) -> dict[str, str]:
         wanted: dict[str, Any] = self.settings.model_dump(exclude_none=True, exclude_defaults=True) | settings

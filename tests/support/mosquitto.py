@@ -18,6 +18,8 @@ import pytest
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from agents.local_kafka.doors import Certificates
+
 USERNAME, PASSWORD = "faultline", "mqtt-never-shown"
 
 _CONFIG = """
@@ -45,7 +47,7 @@ def mosquitto_or_skip() -> str:
 class Mosquitto:
     """One broker; what it has acknowledged survives `stop` and `start`."""
 
-    def __init__(self, folder: Path, *, login: bool = False) -> None:
+    def __init__(self, folder: Path, *, login: bool = False, tls: Certificates | None = None) -> None:
         self._program = mosquitto_or_skip()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -58,6 +60,10 @@ class Mosquitto:
             subprocess.run(["mosquitto_passwd", "-U", passwords], check=True)
             (folder / "acl").write_text(f"user {USERNAME}\ntopic read plant/#\n")
             access = f"allow_anonymous false\npassword_file {passwords}\nacl_file {folder}/acl"
+        self._scheme = "mqtt" if tls is None else "mqtts"
+        if tls is not None:
+            certificate, key = tls.server
+            access += f"\ncafile {tls.ca}\ncertfile {certificate}\nkeyfile {key}"
         self._config = folder / "mosquitto.conf"
         self._config.write_text(_CONFIG.format(port=self.port, folder=folder, access=access))
         self._log = folder / "mosquitto.log"
@@ -66,7 +72,7 @@ class Mosquitto:
 
     @property
     def url(self) -> str:
-        return f"mqtt://127.0.0.1:{self.port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         """Begin to listen."""
@@ -93,9 +99,9 @@ class Mosquitto:
 
 
 @contextmanager
-def mosquitto(folder: Path, *, login: bool = False) -> Iterator[Mosquitto]:
+def mosquitto(folder: Path, *, login: bool = False, tls: Certificates | None = None) -> Iterator[Mosquitto]:
     """A broker of the test's own."""
-    one = Mosquitto(folder, login=login)
+    one = Mosquitto(folder, login=login, tls=tls)
     try:
         yield one
     finally:
