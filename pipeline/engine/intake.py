@@ -137,6 +137,9 @@ class Intake:
             raise RejectedError(Reason.EMPTY, "the record has no value")
         if record.headers and sum(len(name) + len(value or b"") for name, value in record.headers) > _MAX_EVENT_HEADERS:
             raise RejectedError(Reason.TOO_LARGE, f"its headers have more than {_MAX_EVENT_HEADERS} bytes")
+        if len(record.value) > messages.MAX_EVENT_BYTES:
+            text = f"{len(record.value)} bytes; an event may have {messages.MAX_EVENT_BYTES}"
+            raise RejectedError(Reason.TOO_LARGE, text)
         reader = self._readers.get(record.topic)
         events = [messages.decode_event(record.value)] if reader is None else reader.texts(record)
         machine = self._machines.find_or_add(record, _only_machine(events))
