@@ -17,7 +17,7 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from agents.kafka.admin import create_topics
 from agents.kafka.topic_settings import TopicSpec
-from agents.kafka.topics import topic_specs
+from agents.kafka.topics import foreign_specs, topic_specs
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
 from pipeline.config.topics import CONTROL, DEAD_LETTER, EVENTS, LATE
@@ -421,9 +421,9 @@ def _event(f: Fuzz, now: int) -> Sent:
         ({"time": "0001-01-01T00:00:00+14:00"}, "bad_time"),
         ({"time": now + f.target.max_skew_ms + 1}, "future_time"),
         ({"machine": "nobody"}, "key_mismatch"),
-        ({"time": now - 10**7}, "expired"),
-        ({"time": now - 10**7, "id": 10**400 + f._count}, "expired"),
-        ({"time": now - 10**7, "text": f.rng.choice(_MARKUP) * f.rng.randrange(2_000)}, "expired"),
+        ({"time": now - 10**8}, "expired"),
+        ({"time": now - 10**8, "id": 10**400 + f._count}, "expired"),
+        ({"time": now - 10**8, "text": f.rng.choice(_MARKUP) * f.rng.randrange(2_000)}, "expired"),
     ]
     changes, reasons = f.rng.choice(wrong)
     return f.sent(now, machine, json.dumps(body | changes).encode(), reasons, topic="events")
@@ -601,13 +601,13 @@ def record_of(one: Sent, place: tuple[str, int, int]) -> Record:
 
 
 def create_wide_topics(bootstrap: str, settings: Settings, profile: PlantProfile) -> None:
-    """A plant's topics on a real broker, where the input topics and those for letters take large records."""
+    """A plant's topics on a real broker, foreign ones too; input topics and those for letters take large records."""
     limit = {"max.message.bytes": str(INPUT_BYTES)}
+    any_time = {"message.timestamp.after.max.ms": str(2**63 - 1)}
     wide = {settings.topic_prefix + name for name in (*profile.sensor_topics, EVENTS, CONTROL, DEAD_LETTER, LATE)}
-    create_topics(
-        bootstrap,
-        [
-            TopicSpec(spec.name, spec.partitions, 1, (limit if spec.name in wide else {}) | dict(spec.config))
-            for spec in topic_specs(settings, profile)
-        ],
-    )
+    specs = [
+        TopicSpec(spec.name, spec.partitions, 1, (limit if spec.name in wide else {}) | dict(spec.config))
+        for spec in topic_specs(settings, profile)
+    ]
+    specs += [TopicSpec(spec.name, spec.partitions, 1, limit | any_time) for spec in foreign_specs(settings, profile)]
+    create_topics(bootstrap, specs)

@@ -289,7 +289,7 @@ def _alarm(f: Fuzz, now: int) -> Sent:
     machine = f.machine()
     body = alarm(machine, now, f.rng.randrange(10**9), f.rng)
     bare = {"tag": machine, "raised": body["raised"]}
-    late = alarm(machine, now - 10**7, f.rng.randrange(10**9), f.rng)
+    late = alarm(machine, now - 10**8, f.rng.randrange(10**9), f.rng)
     far = alarm(machine, now + f.target.max_skew_ms + 1_000, 1, f.rng)
     wrong: Any
     wrong, reasons = f.rng.choice(
