@@ -7,6 +7,25 @@ import numpy as np
 from pipeline.arrays import NEVER_MS, Bools, Ints, Matrix
 from pipeline.config.profile import Variable
 
+UNCHANGED = -np.inf
+"""Stands in waiting readings of sources that report changes for the values that they do not give."""
+
+
+def mark_unchanged(values: Matrix, is_own: Bools) -> Matrix:
+    """Readings as they wait; `is_own` (n, V) says which variables are of a reading's source, if it reports changes."""
+    return np.where(np.isnan(values) & is_own, UNCHANGED, values)
+
+
+def newest_heard(times: Ints, values: Matrix, starts: Ints) -> Ints:
+    """Per frame and variable, when its source last told of it, though it be that it has not changed; else NEVER_MS.
+
+    Rows are as in `aggregate`; in `values` there is NaN afterwards for what has not changed.
+    """
+    index = np.where(np.isnan(values), -1, np.arange(len(times))[:, None])
+    values[values == UNCHANGED] = np.nan
+    last = np.maximum.reduceat(index, starts, axis=0)
+    return np.where(last >= 0, times[np.maximum(last, 0)], NEVER_MS)
+
 
 def aggregate(times: Ints, values: Matrix, starts: Ints, variables: tuple[Variable, ...]) -> tuple[Matrix, Ints]:
     """Per frame and variable, its aggregate and when it was last observed; NaN and NEVER_MS where never.

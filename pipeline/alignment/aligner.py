@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.alignment.aggregation import aggregate, drop_repeats
+from pipeline.alignment.aggregation import aggregate, drop_repeats, mark_unchanged, newest_heard
 from pipeline.alignment.batches import Aligned, ArrivedText, LateReading, ReadingBatch
 from pipeline.alignment.last_values import ADVANCE_VALUES, ValueLimits
 from pipeline.alignment.layout import Layout, first_of_group, lay_out
@@ -128,7 +128,10 @@ class Aligner:
             result.late.sort(key=lambda reading: reading.row)
         keep = by_slot[~late]
         limit = self._type.buffer_limit_rows
-        refused = self._rows.add(batch.slots[keep], times[~late], batch.values[keep], limit)
+        values = batch.values[keep]
+        if self._on_change.any():
+            values = mark_unchanged(values, self._limits.holds & (source[~late][:, None] == self._limits.source))
+        refused = self._rows.add(batch.slots[keep], times[~late], values, limit)
         result.refused.extend(keep[refused].tolist())
         return touched, closed
 
@@ -279,25 +282,30 @@ class Aligner:
         if not len(slots):
             return
         row_slots, times, values = self._rows.take_until(slots, table.closed[slots], period_ms)
-        duplicates = drop_repeats(row_slots, times, values, self._limits.holds)
-        result.duplicate_readings += duplicates
-        self.readings_in_frames += len(times) - duplicates
         group_slots = group_frames = _NO_ROWS
         aggregated: Matrix = values
         observed_ms: Ints = np.empty(values.shape, np.int64)
+        heard_ms = observed_ms
         if len(times):
             frame_of_row = times // period_ms * period_ms
             starts = np.flatnonzero(first_of_group(row_slots) | first_of_group(frame_of_row))
+            if self._on_change.any():
+                heard_ms = newest_heard(times, values, starts)
+            duplicates = drop_repeats(row_slots, times, values, self._limits.holds)
+            result.duplicate_readings += duplicates
+            self.readings_in_frames += len(times) - duplicates
             aggregated, observed_ms = aggregate(times, values, starts, self._type.variables)
+            if not self._on_change.any():
+                heard_ms = observed_ms
             group_slots, group_frames = row_slots[starts], frame_of_row[starts]
         layout = lay_out(table, slots, group_slots, group_frames, period_ms, self._gap_frames)
         if layout is not None:
             for part in layout.rounds():
-                frames = self._frames(part, aggregated, observed_ms)
+                frames = self._frames(part, aggregated, observed_ms, heard_ms)
                 self._texts.join(frames, result)
                 result.rounds.append(frames)
 
-    def _frames(self, part: Layout, aggregated: Matrix, observed_ms: Ints) -> Frames:
+    def _frames(self, part: Layout, aggregated: Matrix, observed_ms: Ints, heard_ms: Ints) -> Frames:
         """One round: observed values, and last known ones within their hold limit."""
         table, shape = self._table, (len(part.slots), len(self._limits.hold_ms))
         frames = Frames(
@@ -313,8 +321,8 @@ class Aligner:
             frozen=np.empty(shape, np.bool_),
         )
         ADVANCE_VALUES.load(self._notify)(
-            *(part.slots, frames.end_ms, frames.reset, part.group, aggregated, observed_ms, *self._limits),
-            *(table.value, table.value_ms, table.changed_ms),
+            *(part.slots, frames.end_ms, frames.reset, part.group, aggregated, observed_ms, heard_ms, *self._limits),
+            *(table.value, table.value_ms, table.heard_ms, table.changed_ms),
             *(frames.values, frames.observed, frames.age_ms, frames.frozen),
         )
         assert frames.frozen is not None

@@ -17,7 +17,7 @@ class ValueLimits(NamedTuple):
     """What the last known values of a machine type are measured by; each has V entries but `source_frozen`, S."""
 
     hold_ms: Ints
-    """After how long without an observation a value is not known any more."""
+    """After how long without an observation, or a word of its source if that reports changes, a value is not known."""
     holds: Bools
     """Whether a value counts as observed for as long as it is known, because only changes are reported."""
     source: Ints
@@ -69,6 +69,7 @@ def advance_values(
     group: Ints,
     aggregated: Matrix,
     observed_ms: Ints,
+    told_ms: Ints,
     hold_ms: Ints,
     holds: Bools,
     source: Ints,
@@ -76,30 +77,34 @@ def advance_values(
     source_frozen_ms: Ints,
     value: Floats,
     value_ms: Ints,
+    heard_ms: Ints,
     changed_ms: Ints,
     values: Floats,
     observed: Bools,
     age_ms: Ints,
     frozen: Bools,
 ) -> None:
-    """Put the observations of a round into `value`, `value_ms` and `changed_ms` (slots, V), and write what frames hold.
+    """Put the observations of a round into `value` to `changed_ms` (slots, V), and write what frames hold.
 
-    `group` is each row's place in `aggregated` and `observed_ms`, negative for a frame without readings. The limits
-    are those of `ValueLimits`; `values` to `frozen` are (rows, V).
+    `group` is each row's place in `aggregated` to `told_ms`, negative for a frame without readings. The limits are
+    those of `ValueLimits`; `values` to `frozen` are (rows, V).
     """
     for r in range(len(slots)):
         slot, g = slots[r], group[r]
         for v in range(len(hold_ms)):
             if is_reset[r]:
-                value[slot, v], value_ms[slot, v], changed_ms[slot, v] = np.nan, NEVER_MS, NEVER_MS
+                value[slot, v], value_ms[slot, v] = np.nan, NEVER_MS
+                heard_ms[slot, v], changed_ms[slot, v] = NEVER_MS, NEVER_MS
             observed[r, v] = g >= 0 and not np.isnan(aggregated[g, v])
             if observed[r, v]:
                 now = np.float32(aggregated[g, v])
                 if changed_ms[slot, v] == NEVER_MS or now != value[slot, v]:
                     changed_ms[slot, v] = observed_ms[g, v]
                 value[slot, v], value_ms[slot, v] = now, observed_ms[g, v]
+            if g >= 0:
+                heard_ms[slot, v] = max(heard_ms[slot, v], told_ms[g, v])
             age = end_ms[r] - value_ms[slot, v]
-            is_known = age <= hold_ms[v]
+            is_known = value_ms[slot, v] != NEVER_MS and end_ms[r] - heard_ms[slot, v] <= hold_ms[v]
             observed[r, v] = observed[r, v] or (holds[v] and is_known)
             values[r, v] = value[slot, v] if is_known else np.nan
             age_ms[r, v] = age if is_known else -1
@@ -114,9 +119,10 @@ _f32, _f64, _b, _i = numba.float32, numba.float64, numba.boolean, numba.int64
 ADVANCE_VALUES: Final = CompiledFunction(
     advance_values,
     numba.void(
-        *(_array(_i, 1), _array(_i, 1), _array(_b, 1), _array(_i, 1), _array(_f64, 2), _array(_i, 2)),
+        *(_array(_i, 1), _array(_i, 1), _array(_b, 1), _array(_i, 1), _array(_f64, 2)),
+        *(_array(_i, 2), _array(_i, 2)),
         *(_array(_i, 1), _array(_b, 1), _array(_i, 1), _array(_i, 1), _array(_i, 1)),
-        *(_array(_f32, 2), _array(_i, 2), _array(_i, 2)),
+        *(_array(_f32, 2), _array(_i, 2), _array(_i, 2), _array(_i, 2)),
         *(_array(_f32, 2), _array(_b, 2), _array(_i, 2), _array(_b, 2)),
     ),
     [Path(__file__)],

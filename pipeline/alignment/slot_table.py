@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.arrays import NEVER_MS, Bools, Floats, Ints
 from pipeline.frames import Resets
 
-_ADDED = frozenset({"changed_ms", "evidence", "frozen"})
+_ADDED = frozenset({"changed_ms", "evidence", "frozen", "heard_ms"})
 """Columns that states of the first version lack."""
 
 
@@ -31,6 +31,7 @@ class SlotTable:
     reset: Ints  # (slots,) why the next frame resets the state, as Resets
     value: Floats  # (slots, V) last known value
     value_ms: Ints  # (slots, V) and when it was measured
+    heard_ms: Ints  # (slots, V) and when its source last told of it, though it be that it has not changed
     changed_ms: Ints  # (slots, V) and since when it is the same
     evidence: Ints  # (slots,) end of the newest frame with an observed value; the first arrival before that
     frozen: Ints  # (slots,) how many values of its newest frame count as frozen
@@ -51,6 +52,7 @@ class SlotTable:
             reset=np.full(slots, Resets.START, np.int64),
             value=np.full((slots, variables), np.nan, np.float32),
             value_ms=np.full((slots, variables), NEVER_MS, np.int64),
+            heard_ms=np.full((slots, variables), NEVER_MS, np.int64),
             changed_ms=np.full((slots, variables), NEVER_MS, np.int64),
             evidence=np.full(slots, NEVER_MS, np.int64),
             frozen=np.zeros(slots, np.int64),
@@ -95,5 +97,7 @@ class SlotTable:
                 continue  # what an older version did not keep begins now
             assert isinstance(raw, bytes)
             column[slot] = np.frombuffer(raw, column.dtype).reshape(column.shape[1:])
+        if "heard_ms" not in state:
+            self.heard_ms[slot] = self.value_ms[slot]
         if "evidence" not in state:
             self.evidence[slot] = self.arrived[slot].max()

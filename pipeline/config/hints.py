@@ -102,6 +102,10 @@ def _unusual_json(value: bytes) -> str | None:
         return f"is not UTF-8 at byte {error.start}; declare its charset, for example charset: latin-1"
     try:
         return shape_of(json.loads(text, parse_int=float))
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text[error.pos : error.pos + 1] in ("{", "["):
+            return "looks like several JSON documents; send a record for each, or an array and declare each: '@'"
+        return None
     except (ValueError, RecursionError):
         return None
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from pipeline.config.durations import DurationMs, parse_duration_ms
 from pipeline.config.form import Form
@@ -339,6 +340,13 @@ def parse_profile(text: str, *, where: str) -> PlantProfile:
     except ValidationError as error:
         details = "; ".join(
             f"{'.'.join(str(part) for part in problem['loc']) or 'profile'}: {problem['msg']}"
-            for problem in error.errors()[:5]
+            for problem in _causes(error)[:5]
         )
         raise ProfileError(f"profile {where} does not fit: {details}") from error
+
+
+def _causes(error: ValidationError) -> list[ErrorDetails]:
+    """What is wrong, without the lists that only lack what was wrong in them."""
+    problems = error.errors()
+    inside = {problem["loc"][:depth] for problem in problems for depth in range(len(problem["loc"]))}
+    return [problem for problem in problems if problem["type"] != "too_short" or problem["loc"] not in inside]

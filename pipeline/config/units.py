@@ -15,7 +15,15 @@ class Conversion(NamedTuple):
     offset: float
 
 
-_ALIASES = {"℃": "degC", "°C": "degC", "℉": "degF", "°F": "degF", "deg C": "degC", "deg F": "degF", "Nm": "N*m"}
+_ALIASES = {
+    **dict.fromkeys(("℃", "°C", "° C", "deg C", "DEG C", "DEGC", "C", "Celsius"), "degC"),  # nobody measures coulombs
+    **dict.fromkeys(("℉", "°F", "° F", "deg F", "DEG F", "DEGF", "F", "Fahrenheit"), "degF"),  # or farads
+    **dict.fromkeys(("1/min", "min-1", "RPM", "U/min"), "rpm"),
+    "PSI": "psi",
+    "BAR": "bar",
+    "KPA": "kPa",
+    "Nm": "N*m",
+}
 _POWER = re.compile(r"(?<=[A-Za-z])(?=[23](?![0-9A-Za-z]))")
 """Where `m3` lacks the power that it means."""
 

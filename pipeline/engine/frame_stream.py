@@ -17,14 +17,14 @@ from pipeline.config.profile import PlantProfile
 from pipeline.config.topics import CONTROL, LABELS, event_topics
 from pipeline.engine.control import Announce, Controller, PartitionProgress
 from pipeline.engine.inbox import Columns, Inbox
-from pipeline.engine.intake import Intake, take_labels
+from pipeline.engine.intake import Intake
 from pipeline.engine.machines import AppliedError, MachineGroup, Machines
 from pipeline.engine.stats import Outcome, Stats
 from pipeline.frames import EventText, Frames, Resets
 from pipeline.mapping.form_reader import FormReader
 from pipeline.mapping.schemas import Schemas
 from pipeline.wire import letters, messages
-from pipeline.wire.labels import LabelledSpan
+from pipeline.wire.labels import LabelledSpan, read_label
 from pipeline.wire.messages import Control, Reason, RejectedError
 from pipeline.wire.records import Output, Record
 
@@ -81,7 +81,7 @@ class FrameStream:
         topics = Counter(map(_topic_of, records))
         self.stats.records.update(topics)
         if LABELS in topics:
-            records = take_labels(records, self._take_label, outcome)
+            records = _take_labels(records, self._take_label, outcome)
         while records:
             held: dict[int, tuple[Control, Record]] = {}
             behind = self._take(records, held, outcome)
@@ -213,6 +213,20 @@ class FrameStream:
         for slot, text in aligned.expired_texts:
             _expire(group, slot, text, outcome)
         self._take_rounds(group, aligned.rounds, outcome)
+
+
+def _take_labels(records: Sequence[Record], take: Callable[[LabelledSpan], None], outcome: Outcome) -> list[Record]:
+    """Hand every label to `take`, reject what is none, and return the records of other topics."""
+    others = []
+    for record in records:
+        if record.topic != LABELS:
+            others.append(record)
+            continue
+        try:
+            take(read_label(record))
+        except RejectedError as rejected:
+            outcome.reject(record, rejected)
+    return others
 
 
 def _of_topic(topic: str, records: Sequence[Record], *, alone: bool) -> tuple[list[int], list[Record]]:

@@ -6,6 +6,7 @@ rejects. So a block that is not taken costs its checks once more and changes not
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from pipeline.alignment.batches import ArrivedText
 from pipeline.arrays import Bools, Ints, Matrix
 from pipeline.compiled import Notify
 from pipeline.config.hints import describe_time
-from pipeline.config.topics import LABELS
 from pipeline.engine.inbox import Block, Columns, Inbox, floats
 from pipeline.engine.machines import (
     Machine,
@@ -27,12 +27,11 @@ from pipeline.engine.machines import (
     Row,
     SourceColumns,
 )
-from pipeline.engine.stats import Outcome, Stats
+from pipeline.engine.stats import Stats
 from pipeline.frames import EventText
 from pipeline.mapping.form_reader import FormReader
 from pipeline.mapping.rows.layouts import READ_BY_LAYOUT
 from pipeline.wire import messages
-from pipeline.wire.labels import LabelledSpan, read_label
 from pipeline.wire.messages import Reason, RejectedError
 from pipeline.wire.plain_text import plain_text
 from pipeline.wire.reading_json import READ_ALL, read_readings
@@ -86,7 +85,7 @@ class Intake:
         if source is None:
             text = f"machine type {group.name} has no variables on {topic}"
             raise RejectedError(Reason.UNKNOWN_VARIABLE, text)
-        taken, unused, rejected = self._rows(readings, source, record, group)
+        taken, unused, rejected = self._rows(readings, source, record, machine)
         rejected = rejected or next(iter(refused), None)
         if taken:
             machine.apply(topic, offset, stamp_ms, source.index)
@@ -113,15 +112,19 @@ class Intake:
         return readings, refused
 
     def _rows(
-        self, readings: Sequence[GivenReading | Reading], source: SourceColumns, record: Record, group: MachineGroup
+        self, readings: Sequence[GivenReading | Reading], source: SourceColumns, record: Record, machine: Machine
     ) -> tuple[list[tuple[int, Row]], list[UnusedValue], RejectedError | None]:
-        """Time and row of each reading that can be used, the values that cannot, and the first reading's fault."""
+        """Time and row of each reading that can be used, the values that cannot, and the first reading's fault.
+
+        Of a known machine whose source reports changes, a reading without any variable says that nothing has changed.
+        """
+        is_heartbeat = source.on_change and bool(machine.applied)
         taken: list[tuple[int, Row]] = []
         unused: list[UnusedValue] = []
         rejected: RejectedError | None = None
         for number, reading in enumerate(readings):
             try:
-                time_ms = _time_of(reading[1], record.timestamp_ms, group)
+                time_ms = _time_of(reading[1], record.timestamp_ms, machine.group)
                 row = source.row(reading.values, record.topic, unused)
             except RejectedError as error:
                 where = f"reading {number + 1} of {len(readings)}: " if len(readings) > 1 else ""
@@ -129,6 +132,8 @@ class Intake:
                 continue
             if row is not None:
                 taken.append((time_ms, row))
+            elif is_heartbeat:
+                taken.append((time_ms, [math.nan] * source.width))
         return taken, unused, rejected
 
     def event(self, record: Record, order: int, inboxes: Mapping[str, Inbox]) -> bool:
@@ -137,6 +142,7 @@ class Intake:
             raise RejectedError(Reason.EMPTY, "the record has no value")
         if record.headers and sum(len(name) + len(value or b"") for name, value in record.headers) > _MAX_EVENT_HEADERS:
             raise RejectedError(Reason.TOO_LARGE, f"its headers have more than {_MAX_EVENT_HEADERS} bytes")
+        messages.check_event_bytes(record.value)
         reader = self._readers.get(record.topic)
         events = [messages.decode_event(record.value)] if reader is None else reader.texts(record)
         machine = self._machines.find_or_add(record, _only_machine(events))
@@ -273,7 +279,7 @@ class Intake:
                 raise refused[0]
             if _only_machine(readings) != machine.name:
                 raise RejectedError(Reason.KEY_MISMATCH, "the key is another machine's")
-            taken, of_values, rejected = self._rows(readings, source, record, machine.group)
+            taken, of_values, rejected = self._rows(readings, source, record, machine)
             if rejected is not None:
                 raise rejected
             unused += of_values
@@ -295,20 +301,6 @@ class _Decoded:
     unused: list[UnusedValue]
 
 
-def take_labels(records: Sequence[Record], take: Callable[[LabelledSpan], None], outcome: Outcome) -> list[Record]:
-    """Hand every label to `take`, reject what is none, and return the records of other topics."""
-    others = []
-    for record in records:
-        if record.topic != LABELS:
-            others.append(record)
-            continue
-        try:
-            take(read_label(record))
-        except RejectedError as rejected:
-            outcome.reject(record, rejected)
-    return others
-
-
 @overload
 def _is_timely(time_ms: int, stamp_ms: int, max_skew_ms: int) -> bool: ...
 @overload
@@ -323,7 +315,7 @@ def _is_timely(time_ms: int | Ints, stamp_ms: int | Ints, max_skew_ms: int) -> b
 
 def _time_of(time: int | str, stamp_ms: int, group: MachineGroup) -> int:
     """The time of a reading or text in milliseconds; raises RejectedError."""
-    time_ms = time if type(time) is int else messages.parse_time_ms(time)
+    time_ms = time if type(time) is int else _from_text(str(time), stamp_ms)
     if not _is_timely(time_ms, stamp_ms, group.max_skew_ms):
         hint = describe_time(time, stamp_ms)
         if messages.parse_time_ms(time_ms, hint) < _EARLIEST_MS <= stamp_ms:
@@ -333,6 +325,10 @@ def _time_of(time: int | str, stamp_ms: int, group: MachineGroup) -> int:
         text = f"its time is {ahead} ms ahead of its record's time stamp; {group.name} allows {allowed}"
         raise RejectedError(Reason.FUTURE_TIME, text)
     return time_ms
+
+
+def _from_text(time: str, stamp_ms: int) -> int:
+    return messages.parse_time_ms(time, describe_time(time, stamp_ms) if time[:1].isdigit() else None)
 
 
 def _apply_all(topic: str, source: int, slots: Ints, offsets: Ints, stamps: Ints, group: MachineGroup) -> bool:

@@ -15,7 +15,7 @@ from pipeline.alignment.machine_states import PlantCondition
 from pipeline.alignment.value_rules import ValueRules
 from pipeline.arrays import NEVER_MS, Ints, Matrix
 from pipeline.compiled import Notify
-from pipeline.config.profile import MachineType, PlantProfile
+from pipeline.config.profile import MachineType, PlantProfile, Source
 from pipeline.engine.diagnoses import RememberedText
 from pipeline.wire import messages
 from pipeline.wire.messages import Reason, RejectedError
@@ -77,7 +77,7 @@ class SourceColumns:
     """Where the values of one source belong among all variables of a machine type."""
 
     def __init__(
-        self, index: int, columns: Mapping[str, int], tags: Mapping[str, int], width: int, strict: bool
+        self, index: int, columns: Mapping[str, int], tags: Mapping[str, int], width: int, source: Source
     ) -> None:
         """`columns` by the names of this source's variables, `tags` by what they are called in its records."""
         self.index = index
@@ -86,7 +86,8 @@ class SourceColumns:
         self._names = list(columns)
         self._columns = list(columns.values())
         self.width = width
-        self._strict = strict
+        self._strict = source.strict
+        self.on_change = source.on_change
         tag_of = {column: tag for tag, column in tags.items()}
         self.sent_names = tuple(tag_of.get(column, name) for name, column in columns.items())
         """What the variables are called in records."""
@@ -167,7 +168,7 @@ class MachineGroup:
             own = {v.name: column for column, v in enumerate(machine_type.variables) if v.source == name}
             tags = {v.tag: own[v.name] for v in machine_type.variables if v.source == name and v.tag is not None}
             source = machine_type.sources[name]
-            self.sources[source.topic] = SourceColumns(index, own, tags, self.width, strict=source.strict)
+            self.sources[source.topic] = SourceColumns(index, own, tags, self.width, source)
         self._free: list[int] = []
         self._last_round: tuple[Ints, list[Machine]] = np.empty(0, np.int64), []
         self._states: list[SlotStates] = [self.aligner]

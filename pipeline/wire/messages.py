@@ -207,21 +207,22 @@ def parse_time_ms(value: int | str, hint: str | None = None) -> int:
 
     `hint` says what it looks like instead.
     """
-    time_ms = _from_iso(value) if isinstance(value, str) else value
+    time_ms = _from_iso(value, hint) if isinstance(value, str) else value
     if not is_time_ms(time_ms):
         text = f"{_formatted(value)} is not a time in milliseconds between 1970 and 2109"
         raise RejectedError(Reason.BAD_TIME, text if hint is None else f"{text}; {hint}")
     return time_ms
 
 
-def _from_iso(text: str) -> int:
+def _from_iso(text: str, hint: str | None) -> int:
     try:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
             raise RejectedError(Reason.BAD_TIME, f"{text[:40]!r} has no UTC offset; write for example a final Z")
         return _to_milliseconds(moment)
     except (ValueError, OverflowError):  # overflow: in UTC it is before the year 1 or after the year 9999
-        raise RejectedError(Reason.BAD_TIME, f"{text[:40]!r} is not an ISO 8601 time") from None
+        told = "" if hint is None else f"; it {hint}"
+        raise RejectedError(Reason.BAD_TIME, f"{text[:40]!r} is not an ISO 8601 time{told}") from None
 
 
 def _formatted(value: int | str) -> str:
@@ -248,10 +249,15 @@ _decode_diagnosis = msgspec.json.Decoder(Diagnosis).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def decode_event(value: bytes) -> EventMessage:
-    """An event text from its JSON bytes; raises RejectedError."""
+def check_event_bytes(value: bytes) -> None:
+    """Raises RejectedError if they are too many to be kept with a machine's state."""
     if len(value) > MAX_EVENT_BYTES:
         raise RejectedError(Reason.TOO_LARGE, f"{len(value)} bytes; an event may have {MAX_EVENT_BYTES}")
+
+
+def decode_event(value: bytes) -> EventMessage:
+    """An event text from its JSON bytes; raises RejectedError."""
+    check_event_bytes(value)
     try:
         sent = _decode_sent(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from pipeline.config.hints import describe_time
-from pipeline.wire.messages import Reason, RejectedError, refused
+from pipeline.wire.messages import Reason, RejectedError, digits_of, refused
 
 
 class ValueReason(StrEnum):
@@ -96,8 +96,8 @@ def _decode_leniently(value: bytes, error: Exception) -> GivenReading:
     if not isinstance(body, dict):
         raise refused(error, value)
     machine, time, values = body.get("machine"), body.get("time"), body.get("values")
-    if type(machine) is int:
-        machine = str(machine)  # a numeric id is taken as its digits
+    if type(machine) is int or (type(machine) is float and machine.is_integer()):
+        machine = digits_of(machine)  # a numeric id is taken as its digits
     if not isinstance(machine, str) or not isinstance(values, list | dict) or not _is_unicode(machine):
         raise refused(error, value)
     if "time" in body and type(time) is not int and not isinstance(time, str):

@@ -7,6 +7,7 @@ import hashlib
 import time
 import uuid
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from agents.kafka.states import KafkaStateStore
 from agents.worker.worker import Worker
 from pipeline.config.profile import parse_profile
 from pipeline.config.settings import Settings, load_settings
-from pipeline.config.topics import DEAD_LETTER, DIAGNOSES, LABELS, LATE
+from pipeline.config.topics import DEAD_LETTER, DIAGNOSES, LABELS, LATE, full_topic_name
 from pipeline.engine.engine import Engine
 from pipeline.errors import DeliveryError
 from pipeline.wire import messages
@@ -38,9 +39,13 @@ from tests.support.hostile import (
     mixed_traffic,
     record_of,
 )
+from tests.support.hostile_foreign import ALL_KINDS
+from tests.support.hostile_forms import CHANGES, FORMS, Schemas, foreign_plant
 from tests.support.plant import Plant
 
 TARGET = Target(large_bytes=2_000_000)
+FOREIGN = TARGET._replace(forms=FORMS)
+TICKING = TARGET._replace(forms=(*FORMS, CHANGES), ticks=True)
 INPUT_TOPICS = 4  # sensors, events, control, labels
 
 LABELS_WRONG = [
@@ -69,40 +74,56 @@ def said(records: Sequence[Record] | Sequence[Output]) -> dict[str, bytes]:
     return found
 
 
-def undisturbed(sent: Sequence[Sent]) -> dict[str, bytes]:
+def new_engine(target: Target) -> Engine:
+    plant = parse_profile(foreign_plant(PUMPS, target.forms, target.prefix), where="test")
+    runners = {kind.name: SumRunner() for kind in plant.machine_types}
+    return Engine(plant, runners, partition_of=target.partition_of, schemas=Schemas())
+
+
+def undisturbed(sent: Sequence[Sent], target: Target = TARGET) -> dict[str, bytes]:
     """What the engine says of the good records alone, in one go."""
-    engine = Engine(parse_profile(PUMPS, where="test"), {"pump": SumRunner()}, partition_of=TARGET.partition_of)
     ledger = Ledger()
     good = [record_of(one, ledger.sent(one)) for one in sent if one.kind == "good"]
-    return said([out for out in engine.process(good) if out.topic == DIAGNOSES])
+    good.sort(key=attrgetter("timestamp_ms"))
+    return said([out for out in new_engine(target).process(good) if out.topic == DIAGNOSES])
 
 
 @pytest.mark.slow
-def test_thousands_of_hostile_records_change_nothing_and_are_all_kept() -> None:
-    sent = list(mixed_traffic(TARGET, 8_000))
-    ledger, plant = Ledger(), Plant(PUMPS, TARGET.partitions, chunk_records=1_000)
+@pytest.mark.parametrize(
+    ("target", "hostile", "per_good"),
+    [(TARGET, 2_000, 1.0), (FOREIGN, 3_000, 1.0), (FOREIGN, 60, 0.02), (TICKING, 1_000, 1.0)],
+    ids=["native", "foreign", "few among blocks", "with ticks"],
+)
+def test_thousands_of_hostile_records_change_nothing_and_are_all_kept(
+    target: Target, hostile: int, per_good: float
+) -> None:
+    sent = list(mixed_traffic(target, hostile, per_good=per_good, kinds=ALL_KINDS if target.forms else None))
+    text = foreign_plant(PUMPS, target.forms, target.prefix)
+    ledger, plant = Ledger(), Plant(text, target.partitions, chunk_records=1_000)
     for key, value, reason in LABELS_WRONG:
         sent.append(Sent("label", Output(LABELS, 0, key, value, 1), frozenset({reason})))
     for one in sent:
         place = ledger.sent(one)
-        assert plant.broker.append(*one.output) == place[2]
-    worker = asyncio.run(plant.work(seconds=120))
+        output = one.output._replace(topic=full_topic_name("", one.output.topic))
+        assert plant.broker.append(*output) == place[2]
+    worker = asyncio.run(plant.work(seconds=120, schemas=Schemas()))
     letters(ledger, plant.log(DEAD_LETTER) + plant.log(LATE))
     assert ledger.close() == []
-    assert sum(ledger.kinds.values()) - ledger.kinds["good"] == 8_000 + len(LABELS_WRONG)
-    assert said(plant.log(DIAGNOSES)) == undisturbed(sent) != {}
-    counted = worker.engine.stats.dead_letters
-    assert sum(counted.values()) == len(plant.log(DEAD_LETTER))
+    assert sum(ledger.kinds.values()) - ledger.kinds["good"] == hostile + len(LABELS_WRONG)
+    assert said(plant.log(DIAGNOSES)) == undisturbed(sent, target) != {}
+    stats = worker.engine.stats
+    assert sum(stats.dead_letters.values()) == len(plant.log(DEAD_LETTER))
+    assert sum(stats.values_unused.values()) == ledger.unused > 0
 
 
 def test_each_kind_alone_is_kept_whatever_the_seed() -> None:
     for seed in range(3):
-        fuzz, ledger = Fuzz(TARGET, seed), Ledger()
-        engine = Engine(parse_profile(PUMPS, where="test"), {"pump": SumRunner()}, partition_of=TARGET.partition_of)
-        start = [one for one in mixed_traffic(TARGET, 0) if one.kind == "good"]
+        fuzz, ledger = Fuzz(FOREIGN, seed, ALL_KINDS), Ledger()
+        engine = new_engine(FOREIGN)
+        start = [one for one in mixed_traffic(FOREIGN, 0) if one.kind == "good"]
         outputs = engine.process([record_of(one, ledger.sent(one)) for one in start])
         now = start[-1].output.timestamp_ms
-        waiting = {"event"}  # a text from long ago is late only when its machine's next frame closes
+        waiting = {"event", "foreign_alarm"}  # a text from long ago is late only when its machine's next frame closes
         kinds = [name for name in fuzz._names if name not in waiting]
         for kind in kinds:
             for _ in range(3):

@@ -223,3 +223,38 @@ def test_the_workers_clock_refuses_stamps_of_the_future_unless_the_whole_partiti
     ahead = reading("p1", clocks[1] + 1_000, [1.0], partition=1)
     assert guard.check([ahead]) == ([ahead], [])
     assert guard.check([]) == ([], [])
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["later", "first"])
+@pytest.mark.parametrize("ahead_ms", [2 * 3_600_000, 8 * 86_400_000, WILD - T0], ids=["2 h", "8 d", "years"])
+@pytest.mark.parametrize(("good", "wild"), [(10, 12), (10, 3), (1, 2)])
+def test_machines_behind_one_wild_gateway_move_nobody_else_however_many_they_are(
+    good: int, wild: int, ahead_ms: int, first: bool
+) -> None:
+    eng = engine()
+    names = [[f"p{number}" for number in range(good)], [f"w{number}" for number in range(wild)]]
+    outputs: list[Output] = []
+    for second in range(90):
+        now = T0 + 1_000 * second
+        records = [rounds(now, 1, names[0]), rounds(now + ahead_ms, 1, names[1]) if first or second >= 20 else []]
+        together = [record for part in (reversed(records) if first else records) for record in part]
+        outputs += eng.process([record._replace(offset=100 * second + at) for at, record in enumerate(together)])
+        if second % 5 == 3:
+            outputs += eng.process([control("tick", time_ms=(eng.clock_ms(0) or 0) + 1_000, offset=second)])
+    found = [one for one in diagnoses(outputs) if one.machine in names[0]]
+    assert eng.stats.evicted == 0 and eng.machines == good + wild
+    assert {one.status for one in found} == {"active"}
+    assert [one.reset for one in found].count("start") == good
+    clock = eng.clock_ms(0)
+    assert clock is not None and abs(clock - now) <= 1_000
+
+
+def test_most_machines_of_a_plant_that_paused_are_believed_although_one_lives_long_ago() -> None:
+    eng = engine()
+    old = [reading("old", T0 - 10**11 + 1_000 * number, [1.0, 2.0]) for number in range(60)]
+    later = T0 + 3 * 3_600_000
+    stream = [*rounds(T0, 5), *old[:5]]
+    for second in range(5, 60):
+        stream += [*rounds(later + 1_000 * second, 1), old[second]]
+    eng.process(numbered(stream))
+    assert eng.clock_ms(0) == later + 59_000

@@ -146,3 +146,47 @@ def test_how_the_input_is_cut_changes_nothing(yaml: str, seed: int, size: int) -
 
     cut = [stream[begin : begin + size] for begin in range(0, len(stream), size)]
     assert result([stream]) == result(cut)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"flow": None, "load": None}, {"load": None}, {}, {"alive": 1.0}, {"flow": 1.0}],
+    ids=["nulls", "one null", "nothing", "unknown", "one of two"],
+)
+@pytest.mark.parametrize("restart", [False, True])
+def test_values_hold_for_as_long_as_their_source_says_anything(told: dict[str, float | None], restart: bool) -> None:
+    runner = Values()
+    engine = Engine(profile(ON_CHANGE), {"pump": runner})
+    beats = [reading("p1", T0 + 1_800_000 * number, told) for number in range(1, 6)]
+    stream = ordered(reading("p1", T0, {"flow": 1.0, "load": 5.0}), *beats, *ticks(T0, T0 + 9_000_000))
+    found = diagnoses(engine.process(stream[: len(stream) // 2]))
+    if restart:
+        states = engine.checkpoint()
+        engine = Engine(profile(ON_CHANGE), {"pump": runner})
+        for machine, state in states.items():
+            engine.restore(machine, state or b"")
+    found += diagnoses(engine.process(stream[len(stream) // 2 :]))
+    assert {one.status for one in found} == {"active"}
+    assert {(tuple(values), tuple(observed)) for _, values, observed, _ in runner.frames} == {
+        ((1.0, 5.0), (True, True))
+    }
+    assert runner.frames[-1][0] == 8_980_000
+
+
+def test_what_one_source_says_does_not_hold_the_values_of_another() -> None:
+    runner = Values()
+    two = MIXED.replace("allowed_disorder: 2s, idle_after: 30s", "report: on_change, heartbeat: 1h")
+    engine = Engine(profile(two), {"mill": runner})
+    fast = [reading("m1", T0 + 600_000 * number, {"shake": 1.0}, topic="sensors.fast") for number in range(12)]
+    slow = reading("m1", T0, {"valve": 7.0}, topic="sensors.valves")
+    engine.process(ordered(slow, *fast, *ticks(T0, T0 + 6_900_000)))
+    valves = {start: values[1] for start, values, _, _ in runner.frames}
+    assert {value for start, value in valves.items() if start < 3_600_000} == {7.0}
+    assert all(np.isnan(value) for start, value in valves.items() if start >= 3_600_000)
+    assert {values[0] for _, values, _, _ in runner.frames} == {1.0}
+
+
+def test_a_machine_of_which_nothing_is_known_does_not_begin_with_a_heartbeat() -> None:
+    engine = Engine(profile(ON_CHANGE), {"pump": SumRunner()})
+    engine.process([reading("p1", T0, {"alive": 1.0})])
+    assert (engine.machines, engine.stats.readings_unused) == (0, 1)

@@ -95,6 +95,12 @@ def test_a_strict_source_refuses_a_reading_outside_the_range_but_knows_the_codes
     ("sent", "unit", "given", "taken"),
     [
         ("degF", "degC", 212.0, 100.0),
+        ("F", "C", 212.0, 100.0),
+        ("°F", "degC", 212.0, 100.0),
+        ("K", "°C", 373.15, 100.0),
+        ("degC", "C", 21.5, 21.5),
+        ("PSI", "BAR", 100.0, 6.8947573),
+        ("1/min", "rpm", 1450.0, 1450.0),
         ("psi", "bar", 100.0, 6.8947573),
         ("m3/h", "l/min", 3.0, 50.0),
         ("V", "V", 3.0, 3.0),
@@ -104,7 +110,8 @@ def test_values_in_another_unit_are_converted_before_the_range_is_checked(
     sent: str, unit: str, given: float, taken: float
 ) -> None:
     low, high = taken - 1, taken + 1
-    yaml = variables(f"[{{name: flow, unit: {unit}, sent_unit: {sent}, valid: [{low}, {high}]}}, {{name: load}}]")
+    given_unit = f"unit: '{unit}', sent_unit: '{sent}'"
+    yaml = variables(f"[{{name: flow, {given_unit}, valid: [{low}, {high}]}}, {{name: load}}]")
     _, runner = run(yaml, [[given, 1.0]])
     assert nan_equal(runner.values, [[taken, 1.0]])
 
@@ -115,6 +122,7 @@ def test_values_in_another_unit_are_converted_before_the_range_is_checked(
         ("unit: degC, sent_unit: bar", "variables.0.*measure different things"),
         ("unit: Hz, sent_unit: rpm", "measure different things"),
         ("unit: kscmh, sent_unit: m3/h", "kscmh"),
+        ("unit: degC, sent_unit: A", "things$"),  # and nothing about the list that is not there now
         ("sent_unit: bar", "needs unit"),
         ("valid: [3, 1]", "more than"),
     ],

@@ -2,8 +2,9 @@
 
     python -m tests.soak.soak_hostile --records 1000000 --json
 
-The worker is `faultline run` with the shipped model. Everything it writes to the topics of dead letters and late
-records is compared with what was sent, and its diagnoses with those of the good records alone.
+The worker is `faultline run` with the shipped model, for machines whose records have Faultline's own form and for some
+of each foreign form. Everything it writes to the topics of dead letters and late records is compared with what was
+sent, and its diagnoses with those of the good records alone.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from agents.delivery.partitioning import partition_function
 from agents.kafka.publisher import KafkaPublisher
 from agents.local_kafka.broker import KafkaBroker
 from agents.local_kafka.jars import ensure_jars
+from agents.replay.shipped import demo_model
+from models.model_file import read_model, write_model
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import Settings, load_settings
 from pipeline.config.topics import DEAD_LETTER, DIAGNOSES, LATE
@@ -38,7 +41,6 @@ from pipeline.wire.messages import LAST_DECIMAL, decode_diagnosis
 from pipeline.wire.records import Record
 from tests.support.hostile import (
     INPUT_BYTES,
-    KINDS,
     Fuzz,
     Ledger,
     Sent,
@@ -48,9 +50,24 @@ from tests.support.hostile import (
     mixed_traffic,
     record_of,
 )
+from tests.support.hostile_foreign import ALL_KINDS
+from tests.support.hostile_forms import FORMS, SCHEMA, SCHEMA_NUMBER, Schemas, foreign_plant
 from tests.support.probabilities import probability_difference
+from tests.support.registries import small_registry
 
-TARGET = Target("te-", 40, 52, "xmeas_1", step_ms=180_000, frame_ms=180_000, max_skew_ms=3_600_000)
+PLANT = "tennessee_eastman"
+VARIABLES = load_profile(PLANT).machine_types[0].variable_names
+TARGET = Target(
+    "te-",
+    40,
+    len(VARIABLES),
+    "xmeas_1",
+    step_ms=180_000,
+    frame_ms=180_000,
+    max_skew_ms=3_600_000,
+    variable_names=VARIABLES,
+    forms=FORMS,
+)
 WAVE = 10_000
 CHUNK = 4_096
 SAMPLE_SECONDS = 0.5
@@ -67,9 +84,10 @@ class SoakError(Exception):
 # -- what records cost, in one process without a broker -----------------------------------------------------------
 
 
-def new_engine(profile: PlantProfile, settings: Settings) -> Engine:
-    """An engine with the shipped model."""
-    return Engine(profile, load_runners(settings, profile, None), partition_of=partition_function(TARGET.partitions))
+def new_engine(profile: PlantProfile, settings: Settings, models: list[Path]) -> Engine:
+    """An engine with the shipped model for each machine type."""
+    runners = load_runners(settings, profile, models)
+    return Engine(profile, runners, partition_of=partition_function(TARGET.partitions), schemas=Schemas())
 
 
 def seconds_of(engine: Engine, records: Sequence[Record]) -> float:
@@ -79,11 +97,11 @@ def seconds_of(engine: Engine, records: Sequence[Record]) -> float:
     return time.process_time() - began
 
 
-def costs(profile: PlantProfile, settings: Settings, rounds: int, seed: int) -> dict[str, Any]:
+def costs(profile: PlantProfile, settings: Settings, models: list[Path], rounds: int, seed: int) -> dict[str, Any]:
     """Cost of a record by kind, and of good and hostile records together over the sum of each alone."""
-    alone, beside, hostile_only = (new_engine(profile, settings) for _ in range(3))
-    traffic, fuzz, ledger = good_traffic(TARGET, seed), Fuzz(TARGET, seed), Ledger()
-    per_chunk = CHUNK // TARGET.machines
+    alone, beside, hostile_only = (new_engine(profile, settings, models) for _ in range(3))
+    traffic, fuzz, ledger = good_traffic(TARGET, seed), Fuzz(TARGET, seed, ALL_KINDS), Ledger()
+    per_chunk = CHUNK // (TARGET.machines + TARGET.form_machines * (len(FORMS) + 2))
 
     def good_chunk() -> list[Sent]:
         return [one for step in islice(traffic, per_chunk) for one in step]
@@ -108,7 +126,7 @@ def costs(profile: PlantProfile, settings: Settings, rounds: int, seed: int) -> 
         ratios.append(both / (plain + own))
     now = good[-1].timestamp_ms
     by_kind = {}
-    for kind in KINDS:
+    for kind in ALL_KINDS:
         count = 2 if kind == "huge_value" else 20 if kind in ("deep", "huge_text") else 400
         times, size = [], 0
         for _ in range(3):
@@ -130,8 +148,18 @@ def costs(profile: PlantProfile, settings: Settings, rounds: int, seed: int) -> 
 class Fire:
     """One run: a broker, a worker process, a producer and a reader that keeps the books."""
 
-    def __init__(self, broker: KafkaBroker, folder: Path, profile_file: Path, hostile: int, per_good: float) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        broker: KafkaBroker,
+        folder: Path,
+        profile_file: Path,
+        models: list[Path],
+        registry: str,
+        hostile: int,
+        per_good: float,
+    ) -> None:
+        """`registry` is the address of one with the schema of our Avro records."""
+        self.folder, self.models, self.registry = folder, models, registry
         self.bootstrap = broker.bootstrap
         self.hostile, self.per_good = hostile, per_good
         self.profile_file = profile_file
@@ -152,16 +180,19 @@ class Fire:
             "FAULTLINE_PARTITIONS": str(TARGET.partitions),
             "FAULTLINE_WEB_PORT": "0",
             "FAULTLINE_TICK_INTERVAL_MS": "1d",
+            "FAULTLINE_SCHEMA_REGISTRY": self.registry,
         }
+        models = [part for file in self.models for part in ("--model", str(file))]
         with (self.folder / "worker.log").open("wb") as log:
-            return subprocess.Popen([sys.executable, "-m", "agents.cli", "run"], env=env, stdout=log, stderr=log)
+            command = [sys.executable, "-m", "agents.cli", "run", *models]
+            return subprocess.Popen(command, env=env, stdout=log, stderr=log)
 
     async def produce(self) -> None:
         """Send everything, in waves."""
         producer = KafkaPublisher(self.bootstrap, self.settings.topic_prefix, record_bytes=INPUT_BYTES)
         await producer.start()
         try:
-            traffic: Iterator[Sent] = mixed_traffic(TARGET, self.hostile, per_good=self.per_good)
+            traffic: Iterator[Sent] = mixed_traffic(TARGET, self.hostile, per_good=self.per_good, kinds=ALL_KINDS)
             while wave := list(islice(traffic, WAVE)):
                 for one in wave:
                     place = self.ledger.sent(one)
@@ -169,8 +200,9 @@ class Fire:
                     if one.kind == "good":
                         self.good.append(record_of(one, place))
                 # Texts first: one that reached the broker behind later readings would be late, and rightly so.
+                readings = self.profile.sensor_topics
                 for are_readings in (False, True):
-                    outputs = [one.output for one in wave if (one.output.topic == "sensors") is are_readings]
+                    outputs = [one.output for one in wave if (one.output.topic in readings) is are_readings]
                     await producer.publish(outputs)
                     await producer.flush()
                 self.sent_records += len(wave)
@@ -267,7 +299,7 @@ class Fire:
 
     def differences(self) -> list[str]:
         """How the diagnoses differ from what an engine says of the good records alone."""
-        engine, expected = new_engine(self.profile, self.settings), {}
+        engine, expected = new_engine(self.profile, self.settings, self.models), {}
         for begin in range(0, len(self.good), CHUNK):
             for output in engine.process(self.good[begin : begin + CHUNK]):
                 if output.topic == DIAGNOSES:
@@ -295,11 +327,22 @@ def resident_mib(process: int) -> float:
 
 
 def plant_file(folder: Path) -> Path:
-    """The Tennessee Eastman plant with a pattern for machine ids, so that there are unknown machines."""
-    text = (resources.files("pipeline.config") / "profiles" / "tennessee_eastman.yaml").read_text(encoding="utf-8")
+    """The Tennessee Eastman plant with foreign forms, and a pattern for machine ids, so that there are unknown ones."""
+    text = (resources.files("pipeline.config") / "profiles" / f"{PLANT}.yaml").read_text(encoding="utf-8")
     file = folder / "plant.yaml"
-    file.write_text(text.replace('match: "*"', f'match: "{TARGET.prefix}*"'), encoding="utf-8")
+    file.write_text(foreign_plant(text, TARGET.forms, TARGET.prefix), encoding="utf-8")
     return file
+
+
+def model_files(folder: Path, profile: PlantProfile) -> list[Path]:
+    """The shipped model, again for each machine type: they have the same variables and faults."""
+    shipped = read_model(demo_model())
+    files = []
+    for kind in profile.machine_types:
+        files.append(folder / f"{kind.name}.safetensors")
+        parts = (shipped.tensors, shipped.header.network, shipped.header.vocabulary, kind)
+        write_model(files[-1], *parts, name=shipped.header.name, training={})
+    return files
 
 
 def main() -> int:
@@ -311,11 +354,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="faultline-hostile-") as folder:
+    with tempfile.TemporaryDirectory(prefix="faultline-hostile-") as folder, small_registry() as registry:
+        registry.add(SCHEMA_NUMBER, SCHEMA)
         file = plant_file(Path(folder))
-        report: dict[str, Any] = {"costs": costs(load_profile(file), load_settings(), options.rounds, options.seed)}
+        profile = load_profile(file)
+        models = model_files(Path(folder), profile)
+        report: dict[str, Any] = {"costs": costs(profile, load_settings(), models, options.rounds, options.seed)}
         with KafkaBroker.start(ensure_jars()) as broker:
-            fire = Fire(broker, Path(folder), file, options.records, options.per_good)
+            fire = Fire(broker, Path(folder), file, models, registry.url, options.records, options.per_good)
             create_wide_topics(fire.bootstrap, fire.settings, fire.profile)
             try:
                 report |= asyncio.run(fire.run())

@@ -10,18 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from aiokafka.partitioner import DefaultPartitioner
 
 from agents.kafka.admin import create_topics
 from agents.kafka.topic_settings import TopicSpec
-from agents.kafka.topics import topic_specs
+from agents.kafka.topics import foreign_specs, topic_specs
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
 from pipeline.config.topics import CONTROL, DEAD_LETTER, EVENTS, LATE
+from pipeline.wire.messages import tick
 from pipeline.wire.records import Headers, Output, Record
+from tests.support.hostile_forms import ALARMS, ForeignForm, alarm
 
 BEGIN_MS = 1_763_600_000_000 // 180_000 * 180_000
 
@@ -57,6 +59,10 @@ class Target(NamedTuple):
     max_skew_ms: int = 60_000
     partitions: int = 4
     large_bytes: int = 10_000_000  # what `huge_value` goes up to
+    variable_names: tuple[str, ...] = ("flow", "load", "heat", "speed")
+    forms: tuple[ForeignForm, ...] = ()  # each with machines of its own
+    form_machines: int = 3
+    ticks: bool = False
 
     def machine(self, number: int) -> str:
         """A machine of the good traffic."""
@@ -74,6 +80,8 @@ class Sent(NamedTuple):
     kind: str
     output: Output
     reasons: frozenset[str] = frozenset()
+    unused: int = 0
+    """How many of its values are not used, and counted."""
 
 
 def good_traffic(target: Target, seed: int = 1) -> Iterator[list[Sent]]:
@@ -92,13 +100,38 @@ def good_traffic(target: Target, seed: int = 1) -> Iterator[list[Sent]]:
             if rng.random() < 0.02:
                 text = json.dumps({"machine": key.decode(), "time": now, "text": f"noise {step}", "id": f"t{step}"})
                 out.append(Sent("good", Output("events", partition, key, text.encode(), now)))
+        for form in target.forms:
+            out += _foreign_step(target, form, now, rng)
+        if target.forms and rng.random() < 0.3:
+            key = rng.choice(keys)
+            raised = json.dumps(alarm(key.decode(), now, step, rng)).encode()
+            out.append(Sent("good", Output(ALARMS, target.partition_of(key), key, raised, now)))
+        if target.ticks:
+            out += [Sent("good", tick(now + 1, partition)) for partition in range(target.partitions)]
         yield out
         step += 1
 
 
-def mixed_traffic(target: Target, hostile: int, seed: int = 7, *, per_good: float = 1.0) -> Iterator[Sent]:
+def _foreign_step(target: Target, form: ForeignForm, now: int, rng: random.Random) -> Iterator[Sent]:
+    for number in range(target.form_machines):
+        machine = form.machine(number)
+        key = machine.encode()
+        time_ms = now - rng.randrange(1_000)
+        values = {name: round(rng.gauss(0, 1), 4) for name in target.variable_names}
+        if form.values_a_record is None:
+            records = [values]
+        else:  # each by itself, and not every one at each step
+            records = [{name: values[name]} for name in rng.sample(target.variable_names, min(4, len(values)) - 1)]
+        for record in records:
+            value = form.written(machine, time_ms, record)
+            yield Sent("good", Output(form.topic, target.partition_of(key), key, value, now))
+
+
+def mixed_traffic(
+    target: Target, hostile: int, seed: int = 7, *, per_good: float = 1.0, kinds: Kinds | None = None
+) -> Iterator[Sent]:
     """Good traffic with `per_good` hostile records to each good one; it begins and ends with good frames alone."""
-    fuzz, rng = Fuzz(target, seed), random.Random(seed)
+    fuzz, rng = Fuzz(target, seed, kinds), random.Random(seed)
     warm_up, left = 3 * target.frame_ms // target.step_ms, hostile
     for number, step in enumerate(good_traffic(target)):
         batch = step
@@ -119,12 +152,14 @@ def mixed_traffic(target: Target, hostile: int, seed: int = 7, *, per_good: floa
 class Fuzz:
     """Makes hostile records."""
 
-    def __init__(self, target: Target, seed: int) -> None:
+    def __init__(self, target: Target, seed: int, kinds: Kinds | None = None) -> None:
+        """`kinds` are `KINDS` if unset."""
         self.target = target
         self.rng = random.Random(seed)
+        self.kinds = KINDS if kinds is None else kinds
         self._count = 0
-        self._names = list(KINDS)
-        self._weights = [weight for weight, _ in KINDS.values()]
+        self._names = list(self.kinds)
+        self._weights = [weight for weight, _ in self.kinds.values()]
 
     def one(self, now_ms: int) -> Sent:
         """A record of a random kind."""
@@ -133,7 +168,7 @@ class Fuzz:
     def of_kind(self, kind: str, now_ms: int) -> Sent:
         """A record of this kind."""
         self._count += 1
-        made = KINDS[kind][1](self, now_ms)
+        made = self.kinds[kind][1](self, now_ms)
         return made._replace(kind=kind)
 
     # -- parts --------------------------------------------------------------------------------------------------
@@ -184,6 +219,7 @@ class Fuzz:
 
 
 Make = Callable[[Fuzz, int], Sent]
+Kinds = Mapping[str, tuple[float, Make]]
 
 
 def _random_bytes(f: Fuzz, now: int) -> Sent:
@@ -213,11 +249,11 @@ def _deep(f: Fuzz, now: int) -> Sent:
 
 def _huge_number(f: Fuzz, now: int) -> Sent:
     bad = f.rng.choice(["1e999", "-1e999", "1e" + "9" * 30, "9" * 400, "-" + "9" * 30_000, "1e39", "-3.5e38"])
-    return f.raw(now, f.values_with(bad), "")  # only the value is not used
+    return f.raw(now, f.values_with(bad), "")._replace(unused=1)
 
 
 def _not_a_number(f: Fuzz, now: int) -> Sent:
-    return f.raw(now, f.values_with(f.rng.choice(["NaN", "Infinity", "-Infinity"])), "")
+    return f.raw(now, f.values_with(f.rng.choice(["NaN", "Infinity", "-Infinity"])), "")._replace(unused=1)
 
 
 def _no_json_number(f: Fuzz, now: int) -> Sent:
@@ -227,7 +263,7 @@ def _no_json_number(f: Fuzz, now: int) -> Sent:
 
 def _wrong_value_type(f: Fuzz, now: int) -> Sent:
     bad = f.rng.choice(['"1.5"', "true", "false", "{}", "[]", "[1.5]", '""', '"NaN"'])
-    return f.raw(now, f.values_with(bad), "")
+    return f.raw(now, f.values_with(bad), "")._replace(unused=1)
 
 
 def _wrong_type(f: Fuzz, now: int) -> Sent:
@@ -254,7 +290,7 @@ def _unknown_variable(f: Fuzz, now: int) -> Sent:
     machine = f.decoy()
     name = f.rng.choice(["", "nothing", "x" * 10_000, f.target.variable + " ", f.target.variable.upper(), "\x00"])
     values = f.rng.choice([{f.target.variable: 1.0, name: 2.0}, {name: 2.0}])
-    return f.sent(now, machine, f.reading(machine, now, values), "")
+    return f.sent(now, machine, f.reading(machine, now, values), "")._replace(unused=1)
 
 
 def _huge_value(f: Fuzz, now: int) -> Sent:
@@ -385,9 +421,9 @@ def _event(f: Fuzz, now: int) -> Sent:
         ({"time": "0001-01-01T00:00:00+14:00"}, "bad_time"),
         ({"time": now + f.target.max_skew_ms + 1}, "future_time"),
         ({"machine": "nobody"}, "key_mismatch"),
-        ({"time": now - 10**7}, "expired"),
-        ({"time": now - 10**7, "id": 10**400 + f._count}, "expired"),
-        ({"time": now - 10**7, "text": f.rng.choice(_MARKUP) * f.rng.randrange(2_000)}, "expired"),
+        ({"time": now - 10**8}, "expired"),
+        ({"time": now - 10**8, "id": 10**400 + f._count}, "expired"),
+        ({"time": now - 10**8, "text": f.rng.choice(_MARKUP) * f.rng.randrange(2_000)}, "expired"),
     ]
     changes, reasons = f.rng.choice(wrong)
     return f.sent(now, machine, json.dumps(body | changes).encode(), reasons, topic="events")
@@ -502,6 +538,7 @@ class Ledger:
         self.kinds: dict[str, int] = {}
         self.letters: dict[str, int] = {}  # by reason
         self.problems: list[str] = []
+        self.unused = 0  # values that cannot be used, of records that otherwise can
         self._open: dict[tuple[str, int, int], tuple[str, frozenset[str], bytes]] = {}
         self._next: dict[tuple[str, int], int] = {}
 
@@ -513,6 +550,7 @@ class Ledger:
         offset = self._next.get(log, 0)
         self._next[log] = offset + 1
         self.kinds[one.kind] = self.kinds.get(one.kind, 0) + 1
+        self.unused += one.unused
         if one.reasons:
             self._open[*log, offset] = one.kind, one.reasons, fingerprint(output.key, output.value, output.headers)
         return *log, offset
@@ -563,13 +601,13 @@ def record_of(one: Sent, place: tuple[str, int, int]) -> Record:
 
 
 def create_wide_topics(bootstrap: str, settings: Settings, profile: PlantProfile) -> None:
-    """A plant's topics on a real broker; inputs and letters take large records, of any time."""
-    limit = {"max.message.bytes": str(INPUT_BYTES), "message.timestamp.after.max.ms": str(2**63 - 1)}
+    """A plant's topics on a real broker, foreign ones too; input topics and those for letters take large records."""
+    any_time = {"message.timestamp.after.max.ms": str(2**63 - 1)}
+    limit = {"max.message.bytes": str(INPUT_BYTES)} | any_time
     wide = {settings.topic_prefix + name for name in (*profile.sensor_topics, EVENTS, CONTROL, DEAD_LETTER, LATE)}
-    create_topics(
-        bootstrap,
-        [
-            TopicSpec(spec.name, spec.partitions, 1, (limit if spec.name in wide else {}) | dict(spec.config))
-            for spec in topic_specs(settings, profile)
-        ],
-    )
+    specs = [
+        TopicSpec(spec.name, spec.partitions, 1, (limit if spec.name in wide else {}) | dict(spec.config))
+        for spec in topic_specs(settings, profile)
+    ]
+    specs += [TopicSpec(spec.name, spec.partitions, 1, limit | any_time) for spec in foreign_specs(settings, profile)]
+    create_topics(bootstrap, specs)

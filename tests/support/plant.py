@@ -24,6 +24,7 @@ from pipeline.config.settings import load_settings
 from pipeline.config.topics import all_topics, engine_topics, full_topic_name
 from pipeline.errors import DeliveryError
 from pipeline.frames import StepRunner
+from pipeline.mapping.schemas import Schemas
 from pipeline.wire.records import Record
 from tests.support.builders import ONE_SOURCE, SumRunner
 from tests.support.chaos import OUTPUTS, KilledError, Probes
@@ -81,6 +82,7 @@ class Plant:
         store: StateStore | None = None,
         ticks: bool = False,
         at: Mapping[str, int] | None = None,
+        schemas: Schemas | None = None,
         **settings: Any,
     ) -> Worker:
         """A worker that dies when it comes to one of the points `at`."""
@@ -96,6 +98,7 @@ class Plant:
             wall_seconds=time.time,
             store=probes.store(store or self.store()),
             ticks=ticks,
+            schemas=schemas,
         )
         probes.attach(worker)
         self._probes[worker] = probes
