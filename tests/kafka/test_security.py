@@ -157,7 +157,7 @@ def test_every_command_comes_in_by_every_door(site: Site, door: str, tmp_path: P
         ("plain", {"sasl_mechanism": "SCRAM-SHA-512"}, AuthorizationError, "FAULTLINE_SASL_MECHANISM"),
         ("tls", {"ssl_cafile": "other"}, AuthorizationError, "not trusted.*FAULTLINE_SSL_CAFILE"),
         ("tls", {"broker": "localhost"}, AuthorizationError, "for another host.*localhost"),
-        ("mutual", {"ssl_certfile": None, "ssl_keyfile": None}, AuthorizationError, "FAULTLINE_SSL_CERTFILE"),
+        ("mutual", dict.fromkeys(("ssl_certfile", "ssl_keyfile", "ssl_key_password_file")), AuthorizationError, "FAULTLINE_SSL_CERTFILE"),
         ("mutual", {"ssl_certfile": "strange", "ssl_keyfile": "strange"}, AuthorizationError, "FAULTLINE_SSL_CERTFILE"),
         ("tls", {"security_protocol": "PLAINTEXT", "ssl_cafile": None}, BrokerUnavailableError, "requires TLS"),
         ("login", {"security_protocol": "SASL_SSL", "ssl_cafile": "own"}, FaultlineError, "TLS"),
