@@ -70,7 +70,7 @@ def verify(
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2))
     else:
-        _show_verified(report)
+        show_verified(report)
     if not report.proven:
         raise typer.Exit(1)
 
@@ -90,7 +90,8 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
 
 
-def _show_verified(report: VerifyReport) -> None:
+def show_verified(report: VerifyReport) -> None:
+    """Print what was verified, and the first problems."""
     say(
         f"{report.diagnoses:,} diagnoses of {report.machines:,} machines: {report.frames:,} frames, "
         f"{report.announced:,} announced, {report.revised:,} revised; {report.repeated:,} repeated"
@@ -130,7 +131,7 @@ def dead_letters_list(
         summary = {"dead_letters": found.matched, "came_back": found.came_back, "foreign": found.foreign}
         typer.echo(json.dumps(summary | {"reasons": found.reasons, "shown": letters}, indent=2))
     else:
-        _show_listed(found, letters)
+        show_dead_letters(found, letters)
 
 
 def _filters(
@@ -140,7 +141,8 @@ def _filters(
     return Filters.parse(settings, reason=reason, machine=machine, topic=topic, since=since, now_ms=now_ms)
 
 
-def _show_listed(found: Summary, letters: Sequence[dict[str, Any]]) -> None:
+def show_dead_letters(found: Summary, letters: Sequence[dict[str, Any]]) -> None:
+    """Print how many there are for each reason, and the letters that were kept."""
     say(f"{found.matched:,} dead letters" + (f", {found.came_back:,} from replays" if found.came_back else ""))
     if found.foreign:
         say(f"{found.foreign:,} other records in the topic are not dead letters")

@@ -52,7 +52,7 @@ def list_machines(
         typer.echo(json.dumps(shown, indent=2))
         return
     if chosen:
-        Console().print(_table(chosen[:limit], int(time.time() * 1000)))
+        Console().print(machines_table(chosen[:limit], int(time.time() * 1000)))
     say(f"{len(chosen)} of {len(found)} machines")
     for name, reason in list(unreadable.items())[:limit]:
         say(f"the state of {name!r} cannot be read: {reason}")
@@ -84,7 +84,8 @@ def _states(settings: Settings) -> dict[str, bytes]:
         return newest_states((record.key, record.value) for record in log.records(STATE))
 
 
-def _table(machines: list[MachineSummary], now_ms: int) -> Table:
+def machines_table(machines: list[MachineSummary], now_ms: int) -> Table:
+    """The machines as rows."""
     table = Table("machine", "type", "partition", "state", "newest reading", "arrived", "diagnosed until", "frozen")
     for one in machines:
         cells = (

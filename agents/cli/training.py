@@ -118,10 +118,11 @@ def evaluate(
             results = experiment.run(chosen, folder, bars.show)
         for path in write_results(results, folder):
             say(path)
-        console.print(_table(results))
+        console.print(results_table(results))
 
 
-def _table(results: Results) -> Table:
+def results_table(results: Results) -> Table:
+    """The scores of an experiment."""
     from models.experiments.base import formatted
 
     table = Table(title=cell(f"{results.title}, {len(results.seeds)} seeds", "table.title"), title_justify="left")

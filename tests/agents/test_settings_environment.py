@@ -1,4 +1,4 @@
-"""Environment variables: a slip of the keyboard, a login without its protocol and an empty value are refused by name."""
+"""Environment variables: wrong names, logins without their protocol and empty values are refused by name."""
 
 from __future__ import annotations
 
