@@ -76,8 +76,8 @@ def test_the_live_table_shows_it() -> None:
         id="x", machine=NASTY, frame_start=0, frame_end=1_000, revision=0, status="active", fault=NASTY,
         confidence=0.5, probabilities={NASTY: 0.5},
         modalities={name: ModalityAnswer(NASTY, 0.5, 0.5, True, None) for name in ("sensors", "text")}, entropy=0.0,
-        disagreement=0.0, evidence=Evidence([VariableEvidence(NASTY, 1.0, 3.0)], [TextEvidence(NASTY, NASTY, 0, False)]),
-        reset=None, model=ModelRef(NASTY, "5" * 64),
+        disagreement=0.0, reset=None, model=ModelRef(NASTY, "5" * 64),
+        evidence=Evidence([VariableEvidence(NASTY, 1.0, 3.0)], [TextEvidence(NASTY, NASTY, 0, False)]),
     )  # fmt: skip
     view.add(diagnosis)
     where = terminal()
