@@ -17,10 +17,10 @@ from safetensors.numpy import save
 
 from models.configs.diagnoser import DiagnoserConfig
 from models.encoders.tokenizer import Tokenizer
-from pipeline.atomic_file import replacing
 from pipeline.config.profile import MachineType
 from pipeline.config.units import conversion
 from pipeline.errors import ModelFileError
+from pipeline.files.atomic_file import replacing
 
 SUFFIX = ".faultline"
 FORMAT = 1

@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
-from pipeline.config.yaml_text import parse_yaml, read_text
+from pipeline.files.yaml_text import parse_yaml, read_text
 
 Split = Literal["train", "validation", "test"]
 Kind = Literal["symptom", "distractor", "benign", "recovered", "vague"]

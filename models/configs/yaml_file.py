@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.config.yaml_text import parse_yaml, read_text
 from pipeline.errors import DataError
+from pipeline.files.yaml_text import parse_yaml, read_text
 
 _MAX_PROBLEMS = 5
 

@@ -15,8 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pipeline.config.durations import DurationMs, parse_duration_ms
 from pipeline.config.form import Form
 from pipeline.config.units import conversion
-from pipeline.config.yaml_text import YamlError, parse_yaml, read_text
 from pipeline.errors import ProfileError
+from pipeline.files.yaml_text import YamlError, parse_yaml, read_text
 
 NORMAL = "normal"
 DEFAULT_SOURCE = "sensors"

@@ -12,8 +12,8 @@ from agents.replay.tables.description import load_conversion
 from models.configs.yaml_file import read_mapping
 from models.training.config import load_train_config
 from pipeline.config.profile import load_profile, parse_profile
-from pipeline.config.yaml_text import MAX_BYTES, YamlError, parse_yaml
 from pipeline.errors import DataError, FaultlineError, ProfileError
+from pipeline.files.yaml_text import MAX_BYTES, YamlError, parse_yaml
 from tests.support.bounded import assert_refused, run_bounded
 from tests.support.builders import ONE_SOURCE
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -37,6 +38,7 @@ def run_bounded(imports: str, code: str, *, mib: int, seconds: int = 60) -> Fini
         cwd=ROOT,
         capture_output=True,
         text=True,
+        env=os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system"},  # Arrow's own reserves a gigabyte of addresses
         timeout=seconds,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds)),
     )

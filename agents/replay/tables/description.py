@@ -12,8 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from agents.replay.tables.templates import Template
 from pipeline.config.durations import parse_duration_ms
-from pipeline.config.yaml_text import parse_yaml, read_text
 from pipeline.errors import DataError
+from pipeline.files.yaml_text import parse_yaml, read_text
 
 _DELIMITERS = {"tab": "\t", "\\t": "\t", "space": " "}
 
