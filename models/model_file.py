@@ -17,16 +17,19 @@ from safetensors.numpy import save
 
 from models.configs.diagnoser import DiagnoserConfig
 from models.encoders.tokenizer import Tokenizer
-from pipeline.atomic_file import replacing
 from pipeline.config.profile import MachineType
 from pipeline.config.units import conversion
 from pipeline.errors import ModelFileError
+from pipeline.files.atomic_file import replacing
 
 SUFFIX = ".faultline"
 FORMAT = 1
 _KEY = "faultline"
 UNITS = "units"
 """Where the record of the training has the unit of each variable; older model files have none."""
+
+MAX_HEADER_BYTES: Final = 16 * 2**20
+"""Names, shapes and JSON; the weights do not count."""
 
 _DTYPES: Final = {"F32": np.float32, "F16": np.float16}
 """Number formats of stored weights, by their name in safetensors."""
@@ -137,6 +140,7 @@ def read_model(path: Path) -> Model:
     """
     if not path.is_file():
         raise ModelFileError(f"there is no model file {path}; train one, or name another")
+    _require_small_header(path)
     try:
         with safe_open(path, framework="np") as opened:
             metadata = opened.metadata() or {}
@@ -156,6 +160,10 @@ def read_model(path: Path) -> Model:
             )
     if _content_hash(header.essence, header.network, header.vocabulary, tensors) != header.hash:
         raise ModelFileError(f"model file {path} is damaged: its content does not match its hash; copy it again")
+    for key, weights in sorted(tensors.items()):
+        if not np.isfinite(weights).all():
+            raise ModelFileError(f"weight {key} of model file {path} holds values that are no numbers; train it again")
+    _require_consistent(path, header)
     text = header.network.text
     if (text is None) != (header.vocabulary is None):
         raise ModelFileError(
@@ -168,7 +176,7 @@ def read_model(path: Path) -> Model:
 def require_profile(model: Model, machine_type: MachineType) -> None:
     """Raise ModelFileError if the model was trained for a machine type that differs from this one."""
     header, expected = model.header, Essence.of(machine_type)
-    if header.essence.digest != expected.digest:
+    if header.essence != expected:
         what = "; ".join(header.essence.differences(expected)) or "the way profiles are hashed"
         raise ModelFileError(
             f"model {model.path} was trained for machine type {header.machine_type} and does not fit "
@@ -183,9 +191,10 @@ def in_units_of(model: Model, machine_type: MachineType) -> Model:
     Scaling takes the conversion in: (scale * x + offset - mean) / std. Raises ModelFileError if a unit cannot be
     converted.
     """
-    trained = model.header.training.get(UNITS, {})
-    if not trained or not {"mean", "std"} <= model.tensors.keys():
-        return model
+    trained, shape = model.header.training.get(UNITS), (len(machine_type.variables),)
+    scaling = (model.tensors.get("mean"), model.tensors.get("std"))
+    if not isinstance(trained, dict) or not trained or any(part is None or part.shape != shape for part in scaling):
+        return model  # if weights are missing or of another shape, the builder of the network says so
     mean, std = (model.tensors[name].astype(np.float64) for name in ("mean", "std"))
     changed = False
     for column, variable in enumerate(machine_type.variables):
@@ -193,8 +202,8 @@ def in_units_of(model: Model, machine_type: MachineType) -> Model:
             found = conversion(variable.unit, str(trained.get(variable.name, "")))
         except ValueError as error:
             raise ModelFileError(
-                f"model {model.path} was trained with {variable.name} in {trained[variable.name]!r}, the profile has "
-                f"{variable.unit!r}: {error}; correct the profile's unit, or train a model for it"
+                f"model {model.path} was trained with {variable.name} in {trained.get(variable.name)!r}, the profile "
+                f"has {variable.unit!r}: {error}; correct the profile's unit, or train a model for it"
             ) from None
         if found is not None:
             mean[column] = (mean[column] - found.offset) / found.scale
@@ -231,9 +240,38 @@ def misshapen_weight(path: Path, key: str, shape: tuple[int, ...], expected: tup
     return ModelFileError(f"weight {key} of model file {path} has shape {shape} instead of {expected}; train it again")
 
 
+def _require_small_header(path: Path) -> None:
+    """Raise ModelFileError if the file says that its header is longer than any is, before it is read."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+    except OSError as error:
+        raise ModelFileError(f"model file {path} cannot be read: {error.strerror}") from error
+    # If the whole file is smaller than that, it was cut short, or is no model file.
+    if size > MAX_HEADER_BYTES and path.stat().st_size > MAX_HEADER_BYTES:
+        raise ModelFileError(
+            f"the header of model file {path} has {size:,} bytes, more than {MAX_HEADER_BYTES:,}; copy it again"
+        )
+
+
+def _require_consistent(path: Path, header: Header) -> None:
+    network, essence = header.network, header.essence
+    for what, stated, listed in (
+        ("classes", network.classes, len(essence.faults)),
+        ("variables", network.variables, len(essence.variables)),
+    ):
+        if stated != listed:
+            raise ModelFileError(
+                f"the header of model file {path} contradicts itself: {stated} {what} in its network, {listed} in its "
+                "machine type; train it again"
+            )
+
+
 def _header(path: Path, text: str) -> Header:
     try:
         data = json.loads(text)
+    except RecursionError:
+        raise ModelFileError(f"the header of model file {path} is nested too deeply; train it again") from None
     except ValueError as error:
         raise ModelFileError(f"the header of model file {path} is not JSON ({error}); train it again") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.diagnoser import Diagnoser
 from models.model_file import Model, Storage, require_weights, write_model
-from models.stepping.runner import CompiledRunner
+from models.stepping.runner import CompiledRunner, require_fitting_weights
 from pipeline.compiled import Notify
 from pipeline.config.profile import MachineType
 
@@ -40,9 +40,10 @@ def save_model(
 
 def build_network(model: Model) -> Diagnoser:
     """The network of a model file, in float32 and `eval` mode; raises ModelFileError if a weight does not fit."""
+    # torch allocates what the header asks for; the compiled step's program checks each weight's shape before.
+    require_fitting_weights(model.header.network, model.tensors, model.tokenizer, model.path)
     network = Diagnoser(model.header.network, model.tokenizer)
-    shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-    require_weights(model, shapes)
+    require_weights(model, {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()})
     network.load_state_dict({key: torch.from_numpy(weights).float() for key, weights in model.tensors.items()})
     return network.eval()
 

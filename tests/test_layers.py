@@ -16,7 +16,7 @@ ORDER: dict[str, list[set[str]]] = {
     "": [{"pipeline"}, {"models"}, {"agents"}],
     "pipeline": [
         {"errors"},
-        {"arrays", "atomic_file", "compiled", "extras"},
+        {"arrays", "compiled", "extras", "files"},
         {"logarithm"},
         {"config"},
         {"wire"},

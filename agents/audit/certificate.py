@@ -8,12 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config.topics import DIAGNOSES
 from pipeline.engine.engine import Engine
 from pipeline.errors import RecordingError
+from pipeline.files.atomic_file import replacing
+from pipeline.files.parquet import UNREADABLE, bounded_batches, one_line, open_parquet
 from pipeline.frames import StepRunner
 from pipeline.wire.messages import decode_diagnosis
 from pipeline.wire.records import Output
@@ -26,6 +29,14 @@ _SCHEMA = pa.schema(
         pa.field("probabilities", pa.map_(pa.string(), pa.float64()), nullable=False),
     ]
 )
+
+
+class _Head(msgspec.Struct):
+    model: str
+    states: dict[str, str]
+
+
+_decode_head = msgspec.json.Decoder(_Head).decode
 
 
 @dataclass(frozen=True)
@@ -107,17 +118,25 @@ def write_certificate(path: Path, certificate: Certificate) -> None:
     arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
     head = json.dumps({"model": certificate.model, "states": certificate.states}).encode()
     try:
-        pq.write_table(pa.table(arrays, schema=_SCHEMA.with_metadata({_KEY: head})), path, compression="zstd")
+        with replacing(path) as part:
+            pq.write_table(pa.table(arrays, schema=_SCHEMA.with_metadata({_KEY: head})), part, compression="zstd")
     except OSError as error:
         raise RecordingError(f"cannot write certificate {path}: {error}") from error
 
 
 def read_certificate(path: Path) -> Certificate:
     """Read a certificate; raises RecordingError if the file is not one."""
+    diagnoses: dict[str, tuple[str, dict[str, float]]] = {}
     try:
-        table = pq.read_table(path)
-        head = json.loads((table.schema.metadata or {})[_KEY])
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise RecordingError(f"{path} is not a certificate of `faultline replay --certify`: {error!r}") from error
-    rows = zip(*(table[name].to_pylist() for name in _SCHEMA.names), strict=True)
-    return Certificate(head["model"], {id_: (fault, dict(shares)) for id_, fault, shares in rows}, head["states"])
+        with open_parquet(path) as file:
+            if not file.schema_arrow.equals(_SCHEMA):
+                raise ValueError("it has other columns")
+            head = _decode_head((file.schema_arrow.metadata or {}).get(_KEY, b""))
+            for batch in bounded_batches(file, path):
+                rows = zip(*(batch.column(name).to_pylist() for name in _SCHEMA.names), strict=True)
+                diagnoses.update((id_, (fault, dict(shares))) for id_, fault, shares in rows)
+    except (*UNREADABLE, TypeError) as error:
+        raise RecordingError(
+            f"{path} is not a certificate of `faultline replay --certify`: {one_line(error)}; name another file"
+        ) from error
+    return Certificate(head.model, diagnoses, head.states)

@@ -17,6 +17,7 @@ from agents.audit.log import RecordLog
 from agents.audit.verify import VerifyReport, verify_diagnoses
 from agents.audit.verify_inputs import verify_inputs
 from agents.cli.options import JsonOption, ProfileOption
+from agents.cli.views.printable import say
 from agents.kafka.admin import partition_counts
 from agents.kafka.log import committed_offsets, kafka_log, require_kafka
 from agents.kafka.publisher import KafkaPublisher
@@ -69,7 +70,7 @@ def verify(
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2))
     else:
-        _show_verified(report)
+        show_verified(report)
     if not report.proven:
         raise typer.Exit(1)
 
@@ -89,25 +90,26 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
 
 
-def _show_verified(report: VerifyReport) -> None:
-    typer.echo(
+def show_verified(report: VerifyReport) -> None:
+    """Print what was verified, and the first problems."""
+    say(
         f"{report.diagnoses:,} diagnoses of {report.machines:,} machines: {report.frames:,} frames, "
         f"{report.announced:,} announced, {report.revised:,} revised; {report.repeated:,} repeated"
         + (f", {report.nearly_repeated:,} repeated with other digits" if report.nearly_repeated else "")
     )
     if report.resets:
-        typer.echo(f"resets: {_counts(report.resets)}")
+        say(f"resets: {_counts(report.resets)}")
     if report.cut_partitions:
         gone = ", ".join(map(str, report.cut_partitions))
-        typer.echo(f"the beginning of partition {gone} has been deleted; the rest was checked")
+        say(f"the beginning of partition {gone} has been deleted; the rest was checked")
     if report.readings is not None:
-        typer.echo(f"readings: {_counts(report.readings) or 'none'}")
+        say(f"readings: {_counts(report.readings) or 'none'}")
     if report.proven:
-        typer.echo("proven: nothing is missing, nothing has two contents, everything is in order")
+        say("proven: nothing is missing, nothing has two contents, everything is in order")
         return
-    typer.echo(f"NOT PROVEN: {_counts(report.problems)}; the first of them:")
+    say(f"NOT PROVEN: {_counts(report.problems)}; the first of them:")
     for text in report.shown():
-        typer.echo(f"  {text}")
+        say(f"  {text}")
 
 
 def dead_letters_list(
@@ -129,7 +131,7 @@ def dead_letters_list(
         summary = {"dead_letters": found.matched, "came_back": found.came_back, "foreign": found.foreign}
         typer.echo(json.dumps(summary | {"reasons": found.reasons, "shown": letters}, indent=2))
     else:
-        _show_listed(found, letters)
+        show_dead_letters(found, letters)
 
 
 def _filters(
@@ -139,24 +141,26 @@ def _filters(
     return Filters.parse(settings, reason=reason, machine=machine, topic=topic, since=since, now_ms=now_ms)
 
 
-def _show_listed(found: Summary, letters: Sequence[dict[str, Any]]) -> None:
-    typer.echo(f"{found.matched:,} dead letters" + (f", {found.came_back:,} from replays" if found.came_back else ""))
+def show_dead_letters(found: Summary, letters: Sequence[dict[str, Any]]) -> None:
+    """Print how many there are for each reason, and the letters that were kept."""
+    say(f"{found.matched:,} dead letters" + (f", {found.came_back:,} from replays" if found.came_back else ""))
     if found.foreign:
-        typer.echo(f"{found.foreign:,} other records in the topic are not dead letters")
+        say(f"{found.foreign:,} other records in the topic are not dead letters")
     for reason, row in sorted(found.reasons.items(), key=lambda item: -item[1]["count"]):
         spell = f"{shown_time(row['oldest_ms'])} to {shown_time(row['newest_ms'])}"
-        typer.echo(f"{row['count']:>12,}  {reason:<18} {spell}")
+        say(f"{row['count']:>12,}  {reason:<18} {spell}")
     for letter in letters:
         again = f", sent again to {', '.join(letter['replayed_to'])}" if letter["replayed_to"] else ""
         back = ", came back from a replay" if letter["replays_before"] else ""
-        typer.echo(
-            f"\n{letter['time'] or 'no time'}  {letter['reason']}  {letter['topic']}, partition {letter['partition']}, "
+        say()
+        say(
+            f"{letter['time'] or 'no time'}  {letter['reason']}  {letter['topic']}, partition {letter['partition']}, "
             f"offset {letter['offset']}, key {letter['key']!r}{back}{again}"
         )
-        typer.echo(f"    {letter['detail']}")
+        say(f"    {letter['detail']}")
         if letter["first_bytes"] is not None:
             cut = ", cut off" if letter["truncated"] else ""
-            typer.echo(f"    {letter['bytes']:,} bytes{cut}: {letter['first_bytes']!r}")
+            say(f"    {letter['bytes']:,} bytes{cut}: {letter['first_bytes']!r}")
 
 
 def dead_letters_replay(
@@ -204,17 +208,17 @@ def dead_letters_replay(
         typer.echo(json.dumps(report.as_dict(), indent=2))
         return
     sent = "would be sent" if dry_run else "sent"
-    typer.echo(f"{report.matched:,} dead letters match")
+    say(f"{report.matched:,} dead letters match")
     for name, count in sorted(report.replayed.items()):
-        typer.echo(f"{count:>12,}  {sent} to {full_topic_name(prefix, name)}")
+        say(f"{count:>12,}  {sent} to {full_topic_name(prefix, name)}")
     if report.already_replayed:
-        typer.echo(f"{report.already_replayed:>12,}  left out: sent again before (--again sends them once more)")
+        say(f"{report.already_replayed:>12,}  left out: sent again before (--again sends them once more)")
     if report.came_back:
-        typer.echo(f"{report.came_back:>12,}  left out: came back from a replay (--again sends them once more)")
+        say(f"{report.came_back:>12,}  left out: came back from a replay (--again sends them once more)")
     if report.truncated:
         text = "left out: truncated, being too large for the dead-letter topic; `list` shows their origin"
-        typer.echo(f"{report.truncated:>12,}  {text}")
+        say(f"{report.truncated:>12,}  {text}")
     if report.refused:
-        typer.echo(f"{report.refused:>12,}  left out: from topics that only Faultline writes to, or from MQTT")
+        say(f"{report.refused:>12,}  left out: from topics that only Faultline writes to, or from MQTT")
     for note in report.notes:
-        typer.echo(f"{'note':>12}  {note}")
+        say(f"{'note':>12}  {note}")

@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from agents.audit.machine_list import MachineSummary, summarize_machines
 from agents.cli.options import BrokerOption, JsonOption, ProfileOption
+from agents.cli.views.printable import cell, say
 from agents.delivery.partitioning import partition_function
 from agents.delivery.states import newest_states
 from agents.kafka.admin import partition_counts
@@ -51,12 +51,11 @@ def list_machines(
         shown = {"machines": [one.as_dict() for one in chosen[:limit]], "unreadable": unreadable}
         typer.echo(json.dumps(shown, indent=2))
         return
-    console = Console()
     if chosen:
-        console.print(_table(chosen[:limit], int(time.time() * 1000)))
-    console.print(Text(f"{len(chosen)} of {len(found)} machines"))
+        Console().print(machines_table(chosen[:limit], int(time.time() * 1000)))
+    say(f"{len(chosen)} of {len(found)} machines")
     for name, reason in list(unreadable.items())[:limit]:
-        console.print(Text(f"the state of {name!r} cannot be read: {reason}"))
+        say(f"the state of {name!r} cannot be read: {reason}")
 
 
 def reset(machine: MachineArgument, broker: BrokerOption = None, profile: ProfileOption = None) -> None:
@@ -85,7 +84,8 @@ def _states(settings: Settings) -> dict[str, bytes]:
         return newest_states((record.key, record.value) for record in log.records(STATE))
 
 
-def _table(machines: list[MachineSummary], now_ms: int) -> Table:
+def machines_table(machines: list[MachineSummary], now_ms: int) -> Table:
+    """The machines as rows."""
     table = Table("machine", "type", "partition", "state", "newest reading", "arrived", "diagnosed until", "frozen")
     for one in machines:
         cells = (
@@ -98,7 +98,7 @@ def _table(machines: list[MachineSummary], now_ms: int) -> Table:
             _shown(one.diagnosed_until_ms),
             str(one.frozen) if one.frozen else "",
         )
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*map(cell, cells))
     return table
 
 
@@ -127,7 +127,7 @@ def _send(kind: str, machine: str, broker: str | None, profile: str | None, *, f
     value = messages.encode(messages.Control(kind, machine=machine))  # type: ignore[arg-type]
     output = Output(CONTROL, partition, machine.encode(), value, int(time.time() * 1000))
     asyncio.run(_publish(KafkaPublisher(settings.address, settings.topic_prefix, **security), output))
-    typer.echo(f"{kind} of machine {machine} is sent to {name}, partition {partition}")
+    say(f"{kind} of machine {machine} is sent to {name}, partition {partition}")
 
 
 async def _publish(publisher: KafkaPublisher, output: Output) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import sys
@@ -10,17 +11,32 @@ from collections.abc import Callable
 import typer
 
 from agents.cli import audit, bench, machines, replay, sources, topics, training, worker
+from agents.cli.views.printable import PrintableFormatter, say
+from pipeline.config.settings import check_environment
 from pipeline.errors import FaultlineError
 
+Command = Callable[..., None]
 
-def _group(text: str, **commands: Callable[..., None]) -> typer.Typer:
+
+def _checked(command: Command) -> Command:
+    """The command, which does not begin while an environment variable is wrong; `--help` is always shown."""
+
+    @functools.wraps(command)
+    def checked(*given: object, **options: object) -> None:
+        check_environment()
+        command(*given, **options)
+
+    return checked
+
+
+def _group(text: str, **commands: Command) -> typer.Typer:
     group = typer.Typer(help=text, no_args_is_help=True)
     for name, command in commands.items():
-        group.command(name)(command)
+        group.command(name)(_checked(command))
     return group
 
 
-_sources: dict[str, Callable[..., None]] = {"try": sources.try_topic, "check": sources.check}
+_sources: dict[str, Command] = {"try": sources.try_topic, "check": sources.check}
 
 app = typer.Typer(
     name="faultline",
@@ -80,8 +96,8 @@ for command in (
     training.evaluate,
     audit.verify,
 ):
-    app.command()(command)
-app.command("settings")(worker.show_settings)
+    app.command()(_checked(command))
+app.command("settings")(_checked(worker.show_settings))
 
 
 def main() -> None:
@@ -89,13 +105,13 @@ def main() -> None:
     # Imported objects are permanent, and records come in thousands: collect garbage less often, and less of it.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         app(standalone_mode=True)
     except FaultlineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

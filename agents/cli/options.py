@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from agents.cli.views.printable import say
 from agents.replay.shipped import demo_model
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
@@ -73,4 +73,4 @@ def load_runners(settings: Settings, profile: PlantProfile, files: list[Path] | 
 
 
 def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)
+    say(line, err=True)

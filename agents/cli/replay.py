@@ -29,6 +29,7 @@ from agents.cli.options import (
     require_new_file,
 )
 from agents.cli.views.live_view import LiveView
+from agents.cli.views.printable import cell, say
 from agents.delivery.partitioning import partition_function
 from agents.replay.shipped import demo_recording
 from pipeline.config.profile import load_profile
@@ -128,7 +129,7 @@ def _replay(
     else:
         _print_summary(report.as_dict())
     if writer is not None:
-        print(f"{writer.count:,} output records written to {out}", file=sys.stderr)
+        say(f"{writer.count:,} output records written to {out}", err=True)
     if builder is not None and certify is not None:
         _certify(builder.certificate, certify)
 
@@ -160,12 +161,12 @@ def stress_function(text: str | None, seed: int) -> Any:
 def _certify(certificate: Certificate, path: Path) -> None:
     if not path.exists():
         write_certificate(path, certificate)
-        print(f"certificate {path} written: {certificate.digest}", file=sys.stderr)
+        say(f"certificate {path} written: {certificate.digest}", err=True)
         return
     problems = read_certificate(path).differences(certificate)
     if problems:
         raise CertificateError(f"this run differs from certificate {path}: {'; '.join(problems)}")
-    print(f"equal to certificate {path}: {certificate.digest}", file=sys.stderr)
+    say(f"equal to certificate {path}: {certificate.digest}", err=True)
 
 
 def _span_seconds(recording: Path) -> float:
@@ -174,24 +175,24 @@ def _span_seconds(recording: Path) -> float:
 
 
 def _print_summary(report: dict[str, Any]) -> None:
-    console = Console()
-    console.print(
-        f"\n{report['machines']} machines, {report['frames']:,} frames, {report['diagnoses']:,} diagnoses, "
+    say()
+    say(
+        f"{report['machines']} machines, {report['frames']:,} frames, {report['diagnoses']:,} diagnoses, "
         f"{report['late']} late, {report['dead_letters']} dead letters in {report['seconds']:.1f} s "
         f"({report['readings_per_second']:,.0f} readings/s), model {report['model']}"
     )
     scores = {name: found for name, found in report["scores"].items() if found is not None}
     if not scores:
-        console.print("The recording has no labels, so there are no scores.")
+        say("The recording has no labels, so there are no scores.")
         return
     table = Table(title="scores", title_justify="left")
     table.add_column("")
     for name in scores:
-        table.add_column(name, justify="right")
+        table.add_column(cell(name), justify="right")
     first = next(iter(scores.values()))
     for measure in (name for name in first if name != "per_fault"):
-        table.add_row(measure.replace("_", " "), *(_shown(found[measure]) for found in scores.values()))
-    console.print(table)
+        table.add_row(*map(cell, (measure.replace("_", " "), *(_shown(found[measure]) for found in scores.values()))))
+    Console().print(table)
 
 
 def _shown(value: float | None) -> str:
@@ -222,7 +223,10 @@ def _replay_to(recording: Path, to: str, profile_name: str | None, speed: float 
     )
     seconds = time.perf_counter() - began
     report = {"recording": str(recording), "to": to, "records": sent, "seconds": round(seconds, 3)}
-    print(json.dumps(report) if as_json else f"{sent:,} records sent to {to} in {seconds:.1f} s")
+    if as_json:
+        print(json.dumps(report))
+    else:
+        say(f"{sent:,} records sent to {to} in {seconds:.1f} s")
 
 
 def stress(
@@ -245,7 +249,7 @@ def stress(
     def show(row: dict[str, Any]) -> None:
         if not as_json:
             numbers = "  ".join(f"{name.replace('_', ' ')} {_shown(row[name])}" for name in list(row)[3:])
-            print(f"{row['stress']:>16}  late {row['late']:>6}  {numbers}", flush=True)
+            say(f"{row['stress']:>16}  late {row['late']:>6}  {numbers}", flush=True)
 
     rows = stress_report(
         recording,
@@ -281,7 +285,7 @@ def record(
     require_new_file(out, force=force)
     settings = load_settings(broker=broker, profile=profile)
     count = record_topics(settings, load_profile(settings.profile), out, follow_seconds=follow_seconds)
-    print(f"{count:,} records written to {out}")
+    say(f"{count:,} records written to {out}")
 
 
 def convert(
@@ -296,6 +300,6 @@ def convert(
 
     require_new_file(out, force=force, inputs=[description])
     report = write(load_conversion(description), data, out)
-    print(f"{report.records:,} records written to {out}")
+    say(f"{report.records:,} records written to {out}")
     for line in report.unused.lines():
-        print(line)
+        say(line)

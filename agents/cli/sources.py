@@ -10,12 +10,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from agents.audit.machine_list import summarize_machines
 from agents.audit.source_check import SourceReport, check_source, declared_topics
 from agents.audit.source_trial import Trial, record_title, topic_form, try_records
 from agents.cli.options import BrokerOption, JsonOption, ProfileOption
+from agents.cli.views.printable import MAX_CELL, cell, printable
 from agents.delivery.partitioning import partition_function
 from agents.delivery.states import newest_states
 from agents.kafka.log import committed_offsets, kafka_log, require_kafka
@@ -25,8 +25,6 @@ from pipeline.config.settings import load_settings
 from pipeline.config.topics import FOREIGN, STATE
 from pipeline.mapping.explain import Explanation
 from pipeline.wire.records import Record
-
-_MAX_CELL = 200
 
 
 def try_topic(
@@ -101,7 +99,7 @@ def show_reports(reports: Sequence[SourceReport], console: Console) -> None:
             f"{len(one.machines):,}",
             f"{len(one.absent):,}" if one.absent else "",
         )
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*map(cell, cells))
     console.print(table)
     for one in reports:
         name = one.topic.removeprefix(FOREIGN)
@@ -112,10 +110,10 @@ def show_reports(reports: Sequence[SourceReport], console: Console) -> None:
         ):
             if counts:
                 top = ", ".join(f"{_cut(text)} ({count:,})" for text, count in counts.most_common(10))
-                console.print(Text(f"{name}: {what}: {top}"))
+                console.print(cell(f"{name}: {what}: {top}", limit=None))
         if one.absent:
             more = f" and {len(one.absent) - 20:,} more" if len(one.absent) > 20 else ""
-            console.print(Text(f"{name}: absent: {', '.join(map(_cut, one.absent[:20]))}{more}"))
+            console.print(cell(f"{name}: absent: {', '.join(map(_cut, one.absent[:20]))}{more}", limit=None))
 
 
 def show_trial(trial: Trial, console: Console) -> None:
@@ -123,41 +121,35 @@ def show_trial(trial: Trial, console: Console) -> None:
     for record, explanation in trial.records:
         _show_record(record, explanation, console)
     if not trial.records:
-        console.print(Text(f"topic {trial.topic} holds no records"))
+        console.print(cell(f"topic {trial.topic} holds no records"))
         return
     read = len(trial.records) - trial.refused
-    console.print(Text(f"{read} of {len(trial.records)} records of topic {trial.topic} can be read"))
+    console.print(cell(f"{read} of {len(trial.records)} records of topic {trial.topic} can be read"))
     machines = ", ".join(f"{_cut(machine)} ({count})" for machine, count in trial.machines.most_common(20))
-    console.print(Text(f"machines: {machines or 'none'}"))
+    console.print(cell(f"machines: {machines or 'none'}", limit=None))
     if trial.unmatched:
         unmatched = ", ".join(_cut(machine) for machine in sorted(trial.unmatched)[:20])
-        console.print(Text(f"of no machine type, so their records would be refused: {unmatched}"))
+        console.print(cell(f"of no machine type, so their records would be refused: {unmatched}", limit=None))
     if trial.used or trial.unused:
         unused = ", ".join(f"{_cut(name)} {reason} ({count})" for (name, reason), count in trial.unused.most_common(20))
-        console.print(Text(f"values: {trial.used} used; not used: {unused or 'none'}"))
+        console.print(cell(f"values: {trial.used} used; not used: {unused or 'none'}", limit=None))
     if trial.absent:
         shown, more = trial.absent[:20], len(trial.absent) - 20
         rest = f" and {more} more" if more > 0 else ""
-        console.print(Text(f"variables without any value: {', '.join(shown)}{rest}"))
+        console.print(cell(f"variables without any value: {', '.join(shown)}{rest}", limit=None))
 
 
 def _show_record(record: Record, explanation: Explanation, console: Console) -> None:
-    console.print(Text(record_title(record), style="bold"))
+    console.print(cell(record_title(record), "bold"))
     if explanation.fields:
         table = Table("field", "stands at", "given", "read as", "problem")
         for one in explanation.fields:
-            table.add_row(*(Text(_cut(cell)) for cell in one))
+            table.add_row(*map(cell, one))
         console.print(table)
     if explanation.refused:
-        console.print(Text(f"refused: {_printable(explanation.refused)}", style="red"))
+        console.print(cell(f"refused: {explanation.refused}", "red", limit=None))
     console.print()
 
 
-def _printable(text: str) -> str:
-    """Without what would move a terminal's cursor or change its colours."""
-    return "".join(letter if letter.isprintable() else "�" for letter in text)
-
-
 def _cut(text: str) -> str:
-    text = _printable(text)
-    return text if len(text) <= _MAX_CELL else f"{text[:_MAX_CELL]}…"
+    return printable(text, MAX_CELL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agents.cli.options import BrokerOption, ProfileOption
+from agents.cli.views.printable import say
 from pipeline.config.profile import load_profile
 from pipeline.config.settings import load_settings
 
@@ -17,15 +18,15 @@ def create(broker: BrokerOption = None, profile: ProfileOption = None, partition
     plant = load_profile(settings.profile)
     report = create_topics(settings.address, topic_specs(settings, plant), client_security(settings))
     for name in report.created:
-        print(f"created  {name}")
+        say(f"created  {name}")
         for note in report.notes.get(name, ()):
-            print(f"         {note}")
+            say(f"         {note}")
     for name in report.existing:
-        print(f"exists   {name}")
+        say(f"exists   {name}")
     limits = require_topics(settings, plant)
     if not report.notes:  # else they are said already
         for note in limits.notes:
-            print(note)
+            say(note)
 
 
 def check(broker: BrokerOption = None, profile: ProfileOption = None, partitions: int | None = None) -> None:
@@ -35,5 +36,5 @@ def check(broker: BrokerOption = None, profile: ProfileOption = None, partitions
     settings = load_settings(broker=broker, profile=profile, partitions=partitions)
     plant = load_profile(settings.profile)
     for note in require_topics(settings, plant).notes:
-        print(note)
-    print(f"{len(topic_specs(settings, plant))} topics are set up correctly")
+        say(note)
+    say(f"{len(topic_specs(settings, plant))} topics are set up correctly")

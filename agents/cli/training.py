@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from agents.cli.views.printable import cell, say
 from agents.cli.views.progress import StageBars, training_progress
 from pipeline.config.settings import load_settings
 from pipeline.errors import SettingsError
@@ -51,7 +52,7 @@ def train(
     with training_progress(console) as progress:
         report = run_training(chosen, on_progress=progress, resume=resume)
     for path in report.files:
-        print(path)
+        say(path)
 
 
 def baseline(
@@ -103,9 +104,9 @@ def evaluate(
     if check:
         for experiment, _ in experiments:
             missing = missing_files(experiment)
-            typer.echo(f"{experiment.title}: {'data is missing' if missing else 'ready'}")
+            say(f"{experiment.title}: {'data is missing' if missing else 'ready'}")
             for need in missing:
-                typer.echo(f"  {need.path} ({need.source})")
+                say(f"  {need.path} ({need.source})")
         raise typer.Exit(1 if any(missing_files(experiment) for experiment, _ in experiments) else 0)
     for experiment, _ in experiments:
         require_data(experiment)
@@ -116,17 +117,19 @@ def evaluate(
         with StageBars(console) as bars:
             results = experiment.run(chosen, folder, bars.show)
         for path in write_results(results, folder):
-            typer.echo(path)
-        console.print(_table(results))
+            say(path)
+        console.print(results_table(results))
 
 
-def _table(results: Results) -> Table:
+def results_table(results: Results) -> Table:
+    """The scores of an experiment."""
     from models.experiments.base import formatted
 
-    table = Table(title=f"{results.title}, {len(results.seeds)} seeds", title_justify="left")
+    table = Table(title=cell(f"{results.title}, {len(results.seeds)} seeds", "table.title"), title_justify="left")
     table.add_column("")
     for column in results.columns:
-        table.add_column(column.heading, justify="right")
+        table.add_column(cell(column.heading), justify="right")
     for row in results.rows:
-        table.add_row(row, *(formatted(results.interval(row, column.score), column) for column in results.columns))
+        scores = (formatted(results.interval(row, column.score), column) for column in results.columns)
+        table.add_row(cell(row), *map(cell, scores))
     return table

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.cli.options import BrokerOption, ModelOption, ProfileOption, load_runners
+from agents.cli.views.printable import cell
 from agents.delivery.partitioning import partition_function
 from pipeline.config.profile import load_profile
 from pipeline.config.settings import Settings, load_settings
@@ -64,7 +65,8 @@ def show_settings() -> None:
     settings = load_settings()
     table = Table(title="settings", title_justify="left")
     for column in ("variable", "value", "meaning"):
-        table.add_column(column, overflow="fold")
+        table.add_column(cell(column), overflow="fold")
     for name, info in Settings.model_fields.items():
-        table.add_row(f"FAULTLINE_{name.upper()}", str(getattr(settings, name)), info.description or "")
+        texts = f"FAULTLINE_{name.upper()}", getattr(settings, name), info.description or ""
+        table.add_row(*(cell(text, limit=None) for text in texts))
     Console(width=None if sys.stdout.isatty() else 160).print(table)

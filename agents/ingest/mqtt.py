@@ -128,6 +128,11 @@ class MqttInbox:
             client.username_pw_set(settings.mqtt_username, mqtt_password(settings))
         if self._tls is not None:
             client.tls_set_context(self._tls)
+        elif settings.mqtt_cafile is not None or settings.mqtt_certfile is not None:
+            name = "MQTT_CAFILE" if settings.mqtt_cafile is not None else "MQTT_CERTFILE"
+            raise SettingsError(
+                f"FAULTLINE_{name} is set, but {self._address} does not encrypt; give --mqtt mqtts://..., or unset it"
+            )
         client.reconnect_delay_set(*_RECONNECT_SECONDS)
         client.on_connect = self._on_connect
         client.on_connect_fail = self._on_connect_fail

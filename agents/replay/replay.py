@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -182,7 +183,7 @@ async def replay_in_memory(
     builder: CertificateBuilder | None = None,
 ) -> ReplayReport:
     """Replay a file through the agents on a broker in this process; raises FaultlineError if it cannot be."""
-    name = f"replay-{recording.stem}"
+    name = "replay-" + re.sub("[^A-Za-z0-9_-]", "-", recording.stem)  # it stands in an address
     settings = settings.model_copy(update={"broker": f"memory://{name}"})
     prefix = settings.topic_prefix
     MemoryBroker.forget(name)

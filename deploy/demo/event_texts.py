@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
-import yaml
+
+from pipeline.files.yaml_text import parse_yaml, read_text
 
 Split = Literal["train", "validation", "test"]
 Kind = Literal["symptom", "distractor", "benign", "recovered", "vague"]
@@ -120,7 +121,7 @@ class _Episode(NamedTuple):
 @cache
 def phrase_book() -> tuple[dict[str, list[str]], dict[str, tuple[Template, ...]]]:
     """The slots, and the templates of each block with their splits."""
-    book = yaml.safe_load((Path(__file__).parent / "phrases.yaml").read_text(encoding="utf-8"))
+    book = parse_yaml(read_text(Path(__file__).parent / "phrases.yaml"))
     names: dict[str, Split] = {"T": "train", "V": "validation", "E": "test"}
     groups: dict[str, tuple[Template, ...]] = {}
     for name, block in book["groups"].items():

@@ -7,6 +7,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.configs.fusion import FusionChoice, FusionConfig
+from models.configs.limits import Width
 from models.configs.sensors import SensorConfig, SeqLSTMConfig
 from models.configs.text import TextConfig
 
@@ -19,8 +20,8 @@ class DiagnoserConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    variables: int = Field(ge=1)
-    classes: int = Field(ge=2)
+    variables: Width
+    classes: Width = Field(ge=2)
     sensors: SensorConfig = SeqLSTMConfig()
     text: TextConfig | None = TextConfig()
     """None for machine types without texts."""

@@ -6,6 +6,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.configs.limits import Width, Widths
+
 Rule = Literal["accuracy", "uniform", "per_class", "product", "stacked"]
 FusionInputs = Literal["features", "answers", "both"]
 RuleChoice = Literal["auto", "accuracy", "uniform", "per_class", "product", "stacked"]
@@ -55,23 +57,23 @@ class EarlyConfig(LearnedFusionConfig):
     """Shape of an early fusion."""
 
     kind: Literal["early"] = "early"
-    hidden: tuple[int, ...] = (256, 128)
+    hidden: Widths = (256, 128)
 
 
 class HybridConfig(LearnedFusionConfig):
     """Shape of a hybrid fusion: that of its early part."""
 
     kind: Literal["hybrid"] = "hybrid"
-    hidden: tuple[int, ...] = (256, 128)
+    hidden: Widths = (256, 128)
 
 
 class DeepConfig(LearnedFusionConfig):
     """Shape of a deep fusion."""
 
     kind: Literal["deep"] = "deep"
-    tower: tuple[int, int] = (128, 64)
+    tower: tuple[Width, Width] = (128, 64)
     """The two layers that each modality has for itself."""
-    trunk: int = 128
+    trunk: Width = 128
     """Width of the first of the two layers that they share."""
 
 
@@ -79,18 +81,18 @@ class ChannelsConfig(LearnedFusionConfig):
     """Shape of the multi-channel model's merge; its encoders are `causal_cnn` and the text LSTM."""
 
     kind: Literal["channels"] = "channels"
-    hidden: int = 128
+    hidden: Width = 128
 
 
 class AdaptiveConfig(LearnedFusionConfig):
     """Shape and training of an adaptive fusion; its ablations are values of these fields."""
 
     kind: Literal["adaptive"] = "adaptive"
-    size: int = Field(default=256, ge=1)
+    size: Width = 256
     """Width d_h of the representation that all modalities share."""
-    scorer: int = Field(default=64, ge=1)
+    scorer: Width = 64
     """Hidden width of the network that scores modalities."""
-    head: tuple[int, ...] = (128,)
+    head: Widths = (128,)
     order: Order = "cma_afr"
     """Attention and then reconstruction; one of them only; both side by side; or the plain mean."""
     scale: Literal["sqrt", "none"] = "sqrt"
@@ -107,11 +109,11 @@ class VAEConfig(LearnedFusionConfig):
     kind: Literal["vae"] = "vae"
     modality_dropout: float = Field(default=0.0, ge=0, lt=1)
     """0, because training covers every single modality anyway."""
-    size: int = Field(default=32, ge=1)
+    size: Width = 32
     """Dimensions of z."""
-    hidden: tuple[int, ...] = (128,)
+    hidden: Widths = (128,)
     """Of each encoder and decoder."""
-    head: tuple[int, ...] = (64,)
+    head: Widths = (64,)
     beta: float = Field(default=0.1, ge=0)
     """Weight of the divergence from the prior, once warm-up is over."""
     warm_up_updates: int = Field(default=500, ge=1)

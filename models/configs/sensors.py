@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-FrameCount = Annotated[float, Field(gt=0)]
-Dilation = Annotated[int, Field(ge=1)]
+from models.configs.limits import FrameCount, FrameCounts, Heads, Layers, Width, Widths
 
 
 class SeqLSTMConfig(BaseModel):
@@ -16,14 +15,14 @@ class SeqLSTMConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["seq_lstm"] = "seq_lstm"
-    hidden: tuple[int, ...] = Field(default=(52, 40, 25), min_length=1)
-    head: tuple[int, ...] = (64, 48, 32)
+    hidden: Widths = Field(default=(52, 40, 25), min_length=1)
+    head: Widths = (64, 48, 32)
     dropout: float = Field(default=0.2, ge=0, lt=1)
     mask_inputs: bool = True
     """Append each variable's observed bit to the input; False gives the paper's plain columns."""
-    trends: tuple[FrameCount, ...] = ()
+    trends: FrameCounts = ()
     """Time constants, in frames, of running means; the input gains each reading's distance from its mean."""
-    spreads: tuple[FrameCount, ...] = ()
+    spreads: FrameCounts = ()
     """Time constants, in frames, of running mean absolute frame-to-frame changes, which the input gains as well."""
 
 
@@ -33,11 +32,11 @@ class CausalCNNConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["causal_cnn"] = "causal_cnn"
-    channels: int = Field(default=64, ge=1)
-    kernel: int = Field(default=3, ge=2)
-    dilations: tuple[Dilation, ...] = Field(default=(1, 2, 4, 8), min_length=1)
+    channels: Width = 64
+    kernel: Width = Field(default=3, ge=2)
+    dilations: Widths = Field(default=(1, 2, 4, 8), min_length=1)
     """Frames between two taps of each layer's kernel; one layer each."""
-    head: tuple[int, ...] = (64, 48, 32)
+    head: Widths = (64, 48, 32)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     mask_inputs: bool = True
     """Append each variable's observed bit to the input."""
@@ -49,13 +48,13 @@ class RingAttentionConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["ring_attention"] = "ring_attention"
-    window: int = Field(default=100, ge=1)
+    window: Width = 100
     """W, the frames that each layer looks at, the present one among them."""
-    size: int = Field(default=64, ge=1)
+    size: Width = 64
     """d, the width of the network."""
-    heads: int = Field(default=4, ge=1)
-    layers: int = Field(default=2, ge=1)
-    head: tuple[int, ...] = (64, 48, 32)
+    heads: Heads = 4
+    layers: Layers = 2
+    head: Widths = (64, 48, 32)
     """Widths of the dense layers behind the last attention, not of the attention's heads."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     mask_inputs: bool = True
@@ -74,13 +73,13 @@ class LinearStateConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["linear_state"] = "linear_state"
-    size: int = Field(default=64, ge=1)
+    size: Width = 64
     """d, the width of the network."""
-    heads: int = Field(default=4, ge=1)
-    layers: int = Field(default=2, ge=1)
+    heads: Heads = 4
+    layers: Layers = 2
     horizons: tuple[FrameCount, FrameCount] = (4.0, 256.0)
     """Time constants, in frames, of a head's fastest and slowest row before training; the others lie between."""
-    head: tuple[int, ...] = (64, 48, 32)
+    head: Widths = (64, 48, 32)
     """Widths of the dense layers behind the last block, not of the attention's heads."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     mask_inputs: bool = True

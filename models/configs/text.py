@@ -6,6 +6,8 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.configs.limits import Width, Widths
+
 EMPTY: Final = -1.0
 """Age of an empty place in the event ring."""
 
@@ -20,17 +22,17 @@ class TextConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    embedding: int = Field(default=64, ge=1)
-    hidden: int = Field(default=80, ge=1)
+    embedding: Width = 64
+    hidden: Width = 80
     """Size d of a text's vector."""
-    head: tuple[int, ...] = (64, 48, 32)
+    head: Widths = (64, 48, 32)
     dropout: float = Field(default=0.4, ge=0, lt=1)
     unknown_dropout: float = Field(default=0.3, ge=0, lt=1)
     """Share of words that training replaces by the unknown word, so that new words do no harm."""
-    max_tokens: int = Field(default=24, ge=1)
-    ring: int = Field(default=8, ge=1)
+    max_tokens: Width = 24
+    ring: int = Field(default=8, ge=1, le=1_024)
     """Texts E that a machine remembers."""
-    subword_buckets: int = Field(default=2**13, ge=0)
+    subword_buckets: int = Field(default=2**13, ge=0, le=2**24)
     """Hash buckets of character n-grams; 0 turns them off."""
-    shortest_ngram: int = Field(default=3, ge=1)
-    longest_ngram: int = Field(default=5, ge=1)
+    shortest_ngram: int = Field(default=3, ge=1, le=64)
+    longest_ngram: int = Field(default=5, ge=1, le=64)

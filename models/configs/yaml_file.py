@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from pipeline.errors import DataError
+from pipeline.files.yaml_text import parse_yaml, read_text
 
 _MAX_PROBLEMS = 5
 
@@ -16,8 +16,8 @@ _MAX_PROBLEMS = 5
 def read_mapping(path: Path, what: str) -> dict[str, Any]:
     """The mapping in a file; `what` the file is, for errors. Raises DataError."""
     try:
-        mapping = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        mapping = parse_yaml(read_text(path))
+    except (OSError, ValueError) as error:
         raise DataError(f"{what} {path} cannot be read: {error}") from error
     if not isinstance(mapping, dict):
         raise DataError(f"{what} {path} is no mapping of names to values")

@@ -32,10 +32,10 @@ from models.training.evidence import Evidence, collect_evidence
 from models.training.loop import Progress
 from models.training.prepare import Part, prepare, require_same_split
 from pipeline.arrays import Ints
-from pipeline.atomic_file import replacing
 from pipeline.config.profile import MachineType
 from pipeline.errors import DataError
 from pipeline.extras import require_modules
+from pipeline.files.atomic_file import replacing
 
 METRICS = {
     "accuracy": "accuracy",

@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.data.tables import read_table
 from pipeline.arrays import Floats
-from pipeline.atomic_file import replacing
 from pipeline.errors import DataError
 from pipeline.extras import require_modules
+from pipeline.files.atomic_file import replacing
 
 FRAME_HOURS = 0.05
 STEPS_PER_FRAME = 5

@@ -21,7 +21,7 @@ from models.stepping.programs.fusions import Evidence, Fused, emit_fusion
 from models.stepping.programs.sensors import SensorInputs, emit_sensors
 from models.stepping.programs.weights import WeightReader
 from models.stepping.saved_states import StateFormat
-from models.stepping.text_vectors import TextVectors
+from models.stepping.text_vectors import TextEncoder, TextVectors, text_encoder
 from pipeline.arrays import Floats, Ints
 from pipeline.compiled import Notify
 from pipeline.frames import Frames, StepResult
@@ -55,14 +55,16 @@ class CompiledRunner:
         """
         self._name, self._hash, self._classes = name, digest, classes
         self._modalities = (SENSORS,) if config.text is None else (SENSORS, TEXT)
-        self._text: TextVectors | None = None
         reader = WeightReader(path, tensors)
-        if config.text is not None and tokenizer is not None:
-            self._text = TextVectors(config.text, tokenizer, reader, notify)
+        # All of the weights are checked before anything is compiled.
+        encoder = _text_encoder(config, tokenizer, reader)
         builder = ProgramBuilder(reader, len(self._modalities))
         self._layout, self._attends = _build(builder, config)
         reader.finish()
         self._program = builder.finish()
+        self._text: TextVectors | None = None
+        if encoder is not None and tokenizer is not None:
+            self._text = TextVectors(encoder, tokenizer, notify)
         self._state_format = StateFormat(digest, len(self._program.saved))
         self._layout[layout_of.STATE_SIZE] = len(self._program.initial)
         self._layout[layout_of.WORK_SIZE] = self._program.work_size
@@ -194,6 +196,20 @@ class CompiledRunner:
         known = [text for text in texts if self._text.knows(text)]
         self._lines = dict.fromkeys(texts, -1) | {text: line for line, text in enumerate(known)}
         self._vectors = self._text.encode(known).ravel() if known else _NO_FLOATS
+
+
+def require_fitting_weights(
+    config: DiagnoserConfig, tensors: Mapping[str, Weights], tokenizer: Tokenizer | None, path: Path
+) -> None:
+    """Raise ModelFileError unless the weights of a file are those of this network, before anything is allocated."""
+    reader = WeightReader(path, tensors)
+    _text_encoder(config, tokenizer, reader)
+    _build(ProgramBuilder(reader, 1 if config.text is None else 2), config)
+    reader.finish()
+
+
+def _text_encoder(config: DiagnoserConfig, tokenizer: Tokenizer | None, reader: WeightReader) -> TextEncoder | None:
+    return None if config.text is None or tokenizer is None else text_encoder(config.text, len(tokenizer), reader)
 
 
 def _build(builder: ProgramBuilder, config: DiagnoserConfig) -> tuple[Ints, bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from models.encoders.tokenizer import Tokenizer
 from models.stepping.kernels import operations
 from models.stepping.kernels.codes import ALL, padded
 from models.stepping.kernels.operation import SOURCES, call
-from models.stepping.programs.builder import ProgramBuilder, at_state, at_work
+from models.stepping.programs.builder import Program, ProgramBuilder, at_state, at_work
 from models.stepping.programs.sensors import emit_lstm_gates
 from models.stepping.programs.weights import WeightReader
 from pipeline.arrays import Floats, Ints
@@ -83,25 +83,42 @@ ENCODE: Final = CompiledFunction(
 )
 
 
-class TextVectors:
-    """The text encoder of a model."""
+class TextEncoder(NamedTuple):
+    """The text encoder of a model file."""
 
-    def __init__(self, config: TextConfig, tokenizer: Tokenizer, reader: WeightReader, notify: Notify) -> None:
-        """Raises ModelFileError if a weight is missing or misshapen."""
+    size: int
+    """Of a text's vector."""
+    embedding: Floats
+    ngrams: Floats
+    program: Program
+    input_at: int
+
+
+def text_encoder(config: TextConfig, words: int, reader: WeightReader) -> TextEncoder:
+    """Take the weights of the text encoder; raises ModelFileError if one is missing or misshapen."""
+    embedding = reader.take(f"{_KEY}.embedding.weight", words, config.embedding)
+    ngrams = np.zeros((0, config.embedding), np.float32)
+    if config.subword_buckets:
+        ngrams = reader.take(f"{_KEY}.ngrams.weight", config.subword_buckets, config.embedding)
+    builder = ProgramBuilder(reader, 0)
+    h, c = builder.state(1, config.hidden), builder.state(1, config.hidden)
+    input_at = builder.work(config.embedding)
+    x = at_work(input_at, config.embedding)
+    gates = emit_lstm_gates(builder, f"{_KEY}.lstm", x, at_state(h, config.hidden), config.hidden)
+    output = builder.work(config.hidden)
+    builder.emit(operations.LSTM_CELL, ALL, gates, padded(config.hidden), h, c, output)
+    return TextEncoder(config.hidden, embedding, ngrams, builder.finish(), input_at)
+
+
+class TextVectors:
+    """Encodes texts."""
+
+    def __init__(self, encoder: TextEncoder, tokenizer: Tokenizer, notify: Notify) -> None:
+        """`notify` gets a line if code has to be compiled first."""
         self._tokenizer = tokenizer
-        self.size = config.hidden
-        self._embedding = reader.take(f"{_KEY}.embedding.weight", len(tokenizer), config.embedding)
-        self._ngrams = np.zeros((0, config.embedding), np.float32)
-        if config.subword_buckets:
-            self._ngrams = reader.take(f"{_KEY}.ngrams.weight", config.subword_buckets, config.embedding)
-        builder = ProgramBuilder(reader, 0)
-        h, c = builder.state(1, config.hidden), builder.state(1, config.hidden)
-        self._input_at = builder.work(config.embedding)
-        x = at_work(self._input_at, config.embedding)
-        gates = emit_lstm_gates(builder, f"{_KEY}.lstm", x, at_state(h, config.hidden), config.hidden)
-        output = builder.work(config.hidden)
-        builder.emit(operations.LSTM_CELL, ALL, gates, padded(config.hidden), h, c, output)
-        self._program = builder.finish()
+        self.size = encoder.size
+        self._embedding, self._ngrams = encoder.embedding, encoder.ngrams
+        self._program, self._input_at = encoder.program, encoder.input_at
         self._table = self._program.compiled([ENCODE], "the text encoder", notify)
         self._encode = ENCODE.compile()
 

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from pipeline.atomic_file import replacing
 from pipeline.errors import DataError
+from pipeline.files.atomic_file import replacing
 
 logger = logging.getLogger("faultline.training")
 

@@ -10,7 +10,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
@@ -18,6 +17,7 @@ from pipeline.config.durations import DurationMs, parse_duration_ms
 from pipeline.config.form import Form
 from pipeline.config.units import conversion
 from pipeline.errors import ProfileError
+from pipeline.files.yaml_text import YamlError, parse_yaml, read_text
 
 NORMAL = "normal"
 DEFAULT_SOURCE = "sensors"
@@ -320,11 +320,12 @@ def load_profile(name_or_path: str | Path) -> PlantProfile:
         text = (resources.files("pipeline.config") / "profiles" / f"{name_or_path}.yaml").read_text("utf-8")
     else:
         try:
-            text = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_text(path)
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name, too
             shipped = ", ".join(shipped_profiles())
+            reason = error.strerror if isinstance(error, OSError) else error
             raise ProfileError(
-                f"profile {path}: {error}; give a file, or one of the shipped profiles: {shipped}"
+                f"profile {path}: {reason}; give a file, or one of the shipped profiles: {shipped}"
             ) from error
     return parse_profile(text, where=str(name_or_path))
 
@@ -332,9 +333,9 @@ def load_profile(name_or_path: str | Path) -> PlantProfile:
 def parse_profile(text: str, *, where: str) -> PlantProfile:
     """Validate a profile's YAML text; `where` names it in errors."""
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ProfileError(f"profile {where} is not YAML: {error}") from error
+        data = parse_yaml(text)
+    except YamlError as error:
+        raise ProfileError(f"profile {where} is not YAML that can be used: {error}") from error
     try:
         return PlantProfile.model_validate(data)
     except ValidationError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -10,6 +12,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.config.durations import parse_duration_ms
+from pipeline.config.environment import PREFIX, environment_problems
 from pipeline.errors import SettingsError
 
 Milliseconds = Annotated[int, BeforeValidator(parse_duration_ms), Field(gt=0)]
@@ -21,7 +24,7 @@ _BROKER = re.compile(r"(memory|kafka)://([A-Za-z0-9_.:,\[\]-]+)")
 class Settings(BaseSettings):
     """Settings of workers and commands; each is also an environment variable, `broker` being FAULTLINE_BROKER."""
 
-    model_config = SettingsConfigDict(env_prefix="FAULTLINE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
     broker: str = Field(
         default="kafka://127.0.0.1:9092", description="kafka://host:port[,host:port...] or memory://name"
@@ -131,45 +134,85 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if "@" in self.broker:  # which is not repeated here: what stands before it may be a password
-            raise ValueError("broker holds an '@'; a login belongs in FAULTLINE_SASL_USERNAME and _PASSWORD_FILE")
+            raise ValueError(
+                "FAULTLINE_BROKER holds an '@'; a login belongs in FAULTLINE_SASL_USERNAME and "
+                "FAULTLINE_SASL_PASSWORD_FILE"
+            )
         if _BROKER.fullmatch(self.broker) is None:
-            raise ValueError(f"broker {self.broker!r} is neither kafka://host:port nor memory://name")
+            raise ValueError(f"FAULTLINE_BROKER {self.broker!r} is neither kafka://host:port nor memory://name")
         if self.alarm_agree > self.alarm_frames:
-            raise ValueError(f"alarm_agree {self.alarm_agree} is more than alarm_frames {self.alarm_frames}")
+            raise ValueError(
+                f"FAULTLINE_ALARM_AGREE {self.alarm_agree} is more than FAULTLINE_ALARM_FRAMES {self.alarm_frames}; "
+                "lower it, or raise the other"
+            )
         if (url := self.schema_registry) is not None:
             if "@" in url:  # as in broker
                 raise ValueError(
-                    "schema_registry holds an '@'; a login belongs in FAULTLINE_SCHEMA_REGISTRY_USERNAME and "
+                    "FAULTLINE_SCHEMA_REGISTRY holds an '@'; a login belongs in FAULTLINE_SCHEMA_REGISTRY_USERNAME and "
                     "FAULTLINE_SCHEMA_REGISTRY_PASSWORD_FILE"
                 )
             if _URL.fullmatch(url) is None:
-                raise ValueError(f"schema_registry {url!r} is not http://host:port or https://host:port")
-        self._check_security()
+                raise ValueError(
+                    f"FAULTLINE_SCHEMA_REGISTRY {url!r} is not of the form http://host:port or https://host:port"
+                )
+        self._check_logins()
+        self._check_protocol()
         return self
 
-    def _check_security(self) -> None:
+    def _check_logins(self) -> None:
+        """Of each login the name and one form of the password, and nothing that has no use."""
+        for login in ("sasl", "schema_registry", "mqtt"):
+            username, password, file = (
+                getattr(self, f"{login}_{part}") for part in ("username", "password", "password_file")
+            )
+            name = f"{PREFIX}{login.upper()}"
+            _require_one_form(f"{name}_PASSWORD", password, file)
+            if username is None and (password is not None or file is not None) and login != "sasl":
+                raise ValueError(f"{name}_PASSWORD is set without {name}_USERNAME; set that too, or unset both")
+        if self.schema_registry is None:
+            self._refuse_unused(
+                ("schema_registry_username", "schema_registry_password", "schema_registry_password_file"),
+                "FAULTLINE_SCHEMA_REGISTRY is not; set it, or unset this",
+            )
+        _require_one_form(f"{PREFIX}SSL_KEY_PASSWORD", self.ssl_key_password, self.ssl_key_password_file)
+
+    def _check_protocol(self) -> None:
+        """Whether the protocol does all that the settings of security ask for."""
         protocol = self.security_protocol
-        passwords = {
-            "sasl_password": (self.sasl_password, self.sasl_password_file),
-            "ssl_key_password": (self.ssl_key_password, self.ssl_key_password_file),
-            "schema_registry_password": (self.schema_registry_password, self.schema_registry_password_file),
-            "mqtt_password": (self.mqtt_password, self.mqtt_password_file),
-        }
-        for name, (password, file) in passwords.items():
-            if password is not None and file is not None:
-                raise ValueError(f"{name} and {name}_file are both set; one of them must go")
-        if protocol.startswith("SASL") and (self.sasl_username is None or passwords["sasl_password"] == (None, None)):
-            raise ValueError(
-                f"security_protocol {protocol} needs sasl_username and sasl_password or sasl_password_file"
+        if protocol.startswith("SASL"):
+            if self.sasl_username is None or (self.sasl_password, self.sasl_password_file) == (None, None):
+                raise ValueError(
+                    f"FAULTLINE_SECURITY_PROTOCOL {protocol} needs FAULTLINE_SASL_USERNAME and "
+                    "FAULTLINE_SASL_PASSWORD_FILE or FAULTLINE_SASL_PASSWORD; set them"
+                )
+        else:
+            self._refuse_unused(
+                ("sasl_username", "sasl_password", "sasl_password_file", "sasl_mechanism"),
+                f"FAULTLINE_SECURITY_PROTOCOL {protocol} does not log in; set it to SASL_SSL, or unset this",
             )
         if "SSL" not in protocol:
-            for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
-                if getattr(self, name) is not None:
-                    raise ValueError(
-                        f"{name} is set, but security_protocol {protocol} does not encrypt; choose an SSL one"
-                    )
-        if self.ssl_keyfile is not None and self.ssl_certfile is None:
-            raise ValueError("ssl_keyfile is set without ssl_certfile, the certificate that it belongs to")
+            self._refuse_unused(
+                (
+                    "ssl_cafile",
+                    "ssl_certfile",
+                    "ssl_keyfile",
+                    "ssl_key_password",
+                    "ssl_key_password_file",
+                    "ssl_check_hostname",
+                ),
+                f"FAULTLINE_SECURITY_PROTOCOL {protocol} does not encrypt; set it to SSL or SASL_SSL, or unset this",
+            )
+        elif self.ssl_certfile is None:
+            self._refuse_unused(
+                ("ssl_keyfile", "ssl_key_password", "ssl_key_password_file"),
+                "FAULTLINE_SSL_CERTFILE, the certificate that it belongs to, is not; set it, or unset this",
+            )
+
+    def _refuse_unused(self, names: Sequence[str], reason: str) -> None:
+        """Raise ValueError if any of these has been given a value, which would have no effect."""
+        for name in names:
+            if name in self.model_fields_set and getattr(self, name) is not None:
+                raise ValueError(f"{PREFIX}{name.upper()} is set, but {reason}")
 
     @property
     def of_ingest(self) -> Self:
@@ -189,12 +232,35 @@ class Settings(BaseSettings):
 
 def load_settings(**overrides: object) -> Settings:
     """Settings from the environment, with overrides; raises SettingsError naming each wrong setting."""
+    check_environment()
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         problems = []
         for problem in error.errors():
             name = ".".join(str(part) for part in problem["loc"])
-            where = f"FAULTLINE_{name.upper()}: " if name else ""
-            problems.append(f"{where}{problem['msg'].removeprefix('Value error, ')}")
+            message = problem["msg"].removeprefix("Value error, ")
+            problems.append(_in_words(name, message, problem["input"]) if name else message)
         raise SettingsError("; ".join(problems)) from None
+
+
+def check_environment() -> None:
+    """Raise SettingsError if a variable with the prefix FAULTLINE_ is unknown, empty, or has blanks around it."""
+    secrets = [name for name, field in Settings.model_fields.items() if field.annotation == SecretStr | None]
+    if problems := environment_problems(os.environ, Settings.model_fields.keys(), secrets):
+        raise SettingsError("; ".join(problems))
+
+
+def _in_words(name: str, message: str, given: object) -> str:
+    """What is wrong with one setting, its value unless that is secret, and what it means."""
+    field = Settings.model_fields.get(name)
+    if field is None:
+        return f"{name}: {message}"
+    value = "" if field.annotation == SecretStr | None or not isinstance(given, str | int | float) else f" {given!r}"
+    meaning = f" ({field.description})" if field.description else ""
+    return f"{PREFIX}{name.upper()}{value[:200]}: {message}{meaning}"
+
+
+def _require_one_form(name: str, password: SecretStr | None, file: Path | None) -> None:
+    if password is not None and file is not None:
+        raise ValueError(f"{name} and {name}_FILE are both set; unset one of them")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -11,8 +11,9 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.atomic_file import replacing
 from pipeline.errors import RecordingError
+from pipeline.files.atomic_file import replacing
+from pipeline.files.parquet import UNREADABLE, OversizedError, bounded_batches, one_line, open_parquet
 from pipeline.wire.records import Record
 
 _HEADER = pa.struct([pa.field("key", pa.string(), nullable=False), pa.field("value", pa.binary())])
@@ -34,13 +35,12 @@ def read_recording(path: str | Path, *, batch_rows: int = 8_192) -> Iterator[Rec
     """The records of a file in its order; raises RecordingError naming file, column and row."""
     path = Path(path)
     with _open(path) as file:
-        row = 0
-        try:
-            for batch in file.iter_batches(batch_size=batch_rows):
-                yield from _records(batch, path, row)
-                row += batch.num_rows
-        except (pa.ArrowException, OSError) as error:
-            raise RecordingError(f"recording {path} breaks off near row {row}: {error}; record it again") from error
+        for row, batch in _batches(file, path, None, batch_rows):
+            try:
+                records = list(_records(batch, path, row))
+            except UNREADABLE as error:  # a text that is not UTF-8
+                raise _broken(path, row, error) from error
+            yield from records
 
 
 def count_records(path: str | Path) -> int:
@@ -51,23 +51,55 @@ def count_records(path: str | Path) -> int:
 
 def has_topic(path: str | Path, topic: str) -> bool:
     """Whether any record of a recording is in this topic."""
-    with _open(Path(path)) as file:
-        return any(topic in batch.column(0).to_pylist() for batch in file.iter_batches(columns=["topic"]))
+    path = Path(path)
+    with _open(path) as file:
+        return any(topic in _topics(batch, path, row) for row, batch in _batches(file, path, ["topic"], 8_192))
+
+
+def _topics(batch: pa.RecordBatch, path: Path, row: int) -> list[str | None]:
+    try:
+        return list(batch.column(0).to_pylist())
+    except UNREADABLE as error:
+        raise _broken(path, row, error) from error
+
+
+def _batches(
+    file: pq.ParquetFile, path: Path, columns: Sequence[str] | None, rows: int
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Parts of a file, each with its first row; raises RecordingError."""
+    row = 0
+    try:
+        for batch in bounded_batches(file, path, columns, rows):
+            yield row, batch
+            row += batch.num_rows
+    except UNREADABLE as error:
+        raise _broken(path, row, error) from error
+
+
+def _broken(path: Path, row: int, error: Exception) -> RecordingError:
+    return RecordingError(f"recording {path} breaks off near row {row}: {one_line(error)}; record it again")
 
 
 def _open(path: Path) -> pq.ParquetFile:
     if not path.is_file():
         raise RecordingError(f"recording {path} does not exist, or is not a file")
     try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise RecordingError(f"{path} is not a parquet file ({str(error)[:120]}); a recording is one") from error
-    _check_schema(file.schema_arrow, path)
+        file = open_parquet(path)
+    except OversizedError as error:
+        raise RecordingError(f"recording {path} is refused: {error}; record it again") from error
+    except UNREADABLE as error:
+        raise RecordingError(f"{path} is not a parquet file ({one_line(error, 120)}); a recording is one") from error
+    try:
+        _check_schema(file.schema_arrow, path)
+    except UNREADABLE as error:
+        raise RecordingError(f"the columns of recording {path} cannot be read: {one_line(error)}") from error
     return file
 
 
 def _check_schema(schema: pa.Schema, path: Path) -> None:
     names = set(schema.names)
+    if twice := [name for name in SCHEMA.names if schema.names.count(name) > 1]:
+        raise RecordingError(f"recording {path} has the column {', '.join(twice)} more than once")
     missing = [field.name for field in SCHEMA if field.name not in names and field.name != "headers"]
     if missing:
         raise RecordingError(
@@ -113,9 +145,10 @@ def _records(batch: pa.RecordBatch, path: Path, row: int) -> Iterator[Record]:
     ):
         if topic is None or partition is None or offset is None or stamp is None:
             raise RecordingError(f"recording {path}, row {at}: topic, partition, offset or timestamp_ms is null")
-        if not 0 <= partition < 2**31 or offset < 0:
+        if not 0 <= partition < 2**31 or not 0 <= offset < 2**63 or not -(2**63) <= stamp < 2**63:
             raise RecordingError(
-                f"recording {path}, row {at}: partition {partition} or offset {offset} is out of range"
+                f"recording {path}, row {at}: partition {partition}, offset {offset} or timestamp_ms {stamp} is out of "
+                "range"
             )
         yield Record(topic, partition, offset, stamp, _as_bytes(key), _as_bytes(value), _as_headers(head, path, at))
 
@@ -131,7 +164,12 @@ def _as_headers(head: object, path: Path, row: int) -> tuple[tuple[str, bytes], 
     for entry in head if isinstance(head, list) else [head]:
         if isinstance(entry, dict) and set(entry) >= {"key", "value"}:
             entry = entry["key"], entry["value"]
-        if not (isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[0], str)):
+        if not (
+            isinstance(entry, tuple | list)
+            and len(entry) == 2
+            and isinstance(entry[0], str)
+            and (entry[1] is None or isinstance(entry[1], bytes | str))
+        ):
             raise RecordingError(f"recording {path}, row {row}: headers are not pairs of a name and bytes")
         pairs.append((entry[0], _as_bytes(entry[1]) or b""))
     return tuple(pairs)

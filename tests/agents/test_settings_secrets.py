@@ -50,13 +50,13 @@ def test_a_password_file_that_is_of_no_use_is_named(tmp_path: Path, content: byt
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"security_protocol": "SASL_SSL", "sasl_username": "worker"}, "sasl_password"),
-        ({"security_protocol": "SASL_PLAINTEXT", "sasl_password": SECRET}, "sasl_username"),
+        ({"security_protocol": "SASL_SSL", "sasl_username": "worker"}, "FAULTLINE_SASL_PASSWORD_FILE"),
+        ({"security_protocol": "SASL_PLAINTEXT", "sasl_password": SECRET}, "FAULTLINE_SASL_USERNAME"),
         ({**LOGIN, "sasl_password": SECRET, "sasl_password_file": "x"}, "both set"),
         ({"ssl_key_password": SECRET, "ssl_key_password_file": "x"}, "both set"),
         ({**LOGIN, "security_protocol": "SASL_PLAINTEXT", "sasl_password": SECRET, "ssl_cafile": "x"}, "SSL"),
         ({"ssl_certfile": "x"}, "does not encrypt"),
-        ({"security_protocol": "SSL", "ssl_keyfile": "x"}, "without ssl_certfile"),
+        ({"security_protocol": "SSL", "ssl_keyfile": "x"}, "FAULTLINE_SSL_KEYFILE is set, but FAULTLINE_SSL_CERTFILE"),
         ({"security_protocol": "TLS"}, "FAULTLINE_SECURITY_PROTOCOL"),
         ({**LOGIN, "sasl_password": SECRET, "sasl_mechanism": "MD5"}, "FAULTLINE_SASL_MECHANISM"),
         ({**LOGIN, "sasl_password": SECRET, "broker": f"kafka://worker:{SECRET}@broker:9092"}, "a login belongs in"),
@@ -70,6 +70,9 @@ def test_contradictory_settings_are_named_without_the_secret(settings: dict[str,
 
 
 def test_settings_never_show_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in LOGIN.items():
+        monkeypatch.setenv(f"FAULTLINE_{name.upper()}", value)
+    monkeypatch.setenv("FAULTLINE_SSL_CERTFILE", "certificate.pem")
     for name in ("SASL_PASSWORD", "SSL_KEY_PASSWORD"):
         monkeypatch.setenv(f"FAULTLINE_{name}", SECRET)
     settings = load_settings()

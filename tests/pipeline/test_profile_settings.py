@@ -56,6 +56,8 @@ def test_the_digest_follows_what_a_model_depends_on() -> None:
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAULTLINE_BROKER", "kafka://broker-1:9092,broker-2:9092")
+    monkeypatch.setenv("FAULTLINE_SECURITY_PROTOCOL", "SASL_SSL")
+    monkeypatch.setenv("FAULTLINE_SASL_USERNAME", "worker")
     monkeypatch.setenv("FAULTLINE_SASL_PASSWORD", "hunter2")
     settings = load_settings(partitions=8)
     assert settings.address == "broker-1:9092,broker-2:9092"

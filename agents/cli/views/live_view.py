@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from rich.table import Table
 from rich.text import Text
 
+from agents.cli.views.printable import cell
 from pipeline.config.profile import NORMAL
 from pipeline.engine.diagnoses import NO_EVIDENCE
 from pipeline.wire.labels import LabelBook
@@ -32,7 +33,7 @@ class LiveView:
         newest = max((d.frame_end for d in self._newest.values()), default=0)
         moment = datetime.fromtimestamp(newest / 1000, UTC).strftime("%Y-%m-%d %H:%M") if newest else "waiting"
         table = Table(
-            title=f"{self._title}   plant time {moment} UTC   {self.frames:,} diagnoses",
+            title=cell(f"{self._title}   plant time {moment} UTC   {self.frames:,} diagnoses", "table.title"),
             expand=True,
             title_justify="left",
         )
@@ -48,7 +49,7 @@ class LiveView:
             table.add_row(*self._row(self._newest[machine]))
         return table
 
-    def _row(self, diagnosis: Diagnosis) -> list[Text | str]:
+    def _row(self, diagnosis: Diagnosis) -> list[Text]:
         true = self.labels.fault_at(diagnosis.machine, diagnosis.frame_start)
         answers = diagnosis.modalities
         sensors, text = answers.get("sensors"), answers.get("text")
@@ -58,12 +59,12 @@ class LiveView:
         style = "dim" if diagnosis.fault == NO_EVIDENCE else "green" if diagnosis.fault == NORMAL else "bold red"
         right = "dim" if true is None else "green" if true == diagnosis.fault else "yellow"
         return [
-            diagnosis.machine,
-            Text(diagnosis.fault, style),
-            f"{diagnosis.confidence:.0%}" if diagnosis.fault != NO_EVIDENCE else "",
-            f"{sensors.fault} {sensors.confidence:.0%}" if sensors and sensors.present else "-",
-            deviations,
-            f"{text.fault} {text.confidence:.0%}" if text and text.present else "-",
-            newest,
-            Text(true or "?", right),
+            cell(diagnosis.machine),
+            cell(diagnosis.fault, style),
+            cell(f"{diagnosis.confidence:.0%}" if diagnosis.fault != NO_EVIDENCE else ""),
+            cell(f"{sensors.fault} {sensors.confidence:.0%}" if sensors and sensors.present else "-"),
+            cell(deviations),
+            cell(f"{text.fault} {text.confidence:.0%}" if text and text.present else "-"),
+            cell(newest),
+            cell(true or "?", right),
         ]

@@ -10,28 +10,33 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from agents.cli.views.printable import cell, printable
+
 if TYPE_CHECKING:
     from models.training.loop import OnProgress, Progress
+
+
+def _name_column() -> TextColumn:
+    return TextColumn("{task.description}", markup=False)
 
 
 @contextmanager
 def training_progress(console: Console) -> Iterator[OnProgress]:
     """One progress bar per stage and one line per epoch: give what it yields to `train`."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[score]}"))
-    with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+    score = TextColumn("{task.fields[score]}", markup=False)
+    with Bars(_name_column(), BarColumn(), score, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
         tasks: dict[str, TaskID] = {}
 
         def show(progress: Progress) -> None:
             if progress.stage not in tasks:
-                tasks[progress.stage] = bar.add_task(progress.stage, total=progress.epochs, score="")
+                tasks[progress.stage] = bar.add_task(printable(progress.stage), total=progress.epochs, score="")
             bar.update(tasks[progress.stage], completed=progress.epoch + progress.done)
             if progress.record is not None:
                 record = progress.record
                 bar.update(tasks[progress.stage], score=f"macro-F1 {record['score']:.3f}")
                 loss = "-" if record["loss"] is None else f"{record['loss']:.3f}"
-                console.print(
-                    f"{progress.stage} epoch {progress.epoch + 1}: loss {loss}, macro-F1 {record['score']:.3f}"
-                )
+                line = f"{progress.stage} epoch {progress.epoch + 1}: loss {loss}, macro-F1 {record['score']:.3f}"
+                console.print(cell(line, limit=None))
 
         yield show
 
@@ -40,7 +45,8 @@ class StageBars:
     """One bar for the stage that runs, of the trainings of an experiment."""
 
     def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.1f}/{task.total}"))
+        count = TextColumn("{task.completed:.1f}/{task.total}")
+        columns = (_name_column(), BarColumn(), count)
         self._bars = Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
         self._tasks: dict[str, TaskID] = {}
 
@@ -58,5 +64,5 @@ class StageBars:
             # What came before is over, whether or not its last epoch was needed.
             for task in self._tasks.values():
                 self._bars.update(task, visible=False)
-            self._tasks[name] = self._bars.add_task(name, total=progress.epochs)
+            self._tasks[name] = self._bars.add_task(printable(name), total=progress.epochs)
         self._bars.update(self._tasks[name], completed=progress.epoch + progress.done)

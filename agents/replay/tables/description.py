@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from agents.replay.tables.templates import Template
 from pipeline.config.durations import parse_duration_ms
 from pipeline.errors import DataError
+from pipeline.files.yaml_text import parse_yaml, read_text
 
 _DELIMITERS = {"tab": "\t", "\\t": "\t", "space": " "}
 
@@ -181,8 +181,8 @@ class Conversion(BaseModel):
 def load_conversion(path: Path) -> Conversion:
     """Read a description; raises DataError with file and field."""
     try:
-        description: Any = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        description: Any = parse_yaml(read_text(path))
+    except (OSError, ValueError) as error:
         raise DataError(f"conversion {path} cannot be read: {' '.join(str(error).split())}") from error
     try:
         return Conversion.model_validate(description)

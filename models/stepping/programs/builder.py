@@ -106,11 +106,13 @@ class ProgramBuilder:
         """Room in each row for so many numbers and what pads the last panel of a product."""
         start = self._work_size
         self._work_size += -(-size // PANEL) * PANEL
+        self.reader.require_size("working memory", self._work_size)
         return start
 
     def state(self, vectors: int, size: int, initial: float = 0.0) -> int:
         """Room in each machine's state for so many vectors, each padded to whole lanes; calls follow the saved form."""
         start, width = self._state_size, padded(size)
+        self.reader.require_size("state", start + vectors * width)
         self._initial.append(np.full(vectors * width, initial, np.float32))
         self._saved.append((start + np.arange(vectors)[:, None] * width + np.arange(size)).ravel())
         self._state_size += vectors * width

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
 from models.model_file import Weights, misshapen_weight, missing_weight, surplus_weight
 from pipeline.arrays import Floats
+from pipeline.errors import ModelFileError
+
+MAX_NUMBERS: Final = 2**23
+"""Numbers of a machine's state, or of the working memory for one of its frames: 32 MiB."""
 
 
 class WeightReader:
@@ -32,6 +37,14 @@ class WeightReader:
     def linear(self, key: str, size_in: int, size_out: int) -> tuple[Floats, Floats]:
         """Matrix (out, in) and bias (out,) of a linear layer."""
         return self.take(f"{key}.weight", size_out, size_in), self.take(f"{key}.bias", size_out)
+
+    def require_size(self, what: str, size: int) -> None:
+        """Raise ModelFileError if the network needs more numbers than any that is of use, before they are allocated."""
+        if size > MAX_NUMBERS:
+            raise ModelFileError(
+                f"the network of model file {self._path} needs {size:,} numbers of {what} for each machine, more than "
+                f"{MAX_NUMBERS:,}; train a smaller one"
+            )
 
     def finish(self) -> None:
         """Raise ModelFileError if a weight has not been taken."""

@@ -9,12 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from agents.replay.tables.description import Table
 from agents.replay.tables.files.rows import Row, find_columns
 from agents.replay.tables.problems import Place
 from pipeline.errors import DataError
+from pipeline.files.parquet import UNREADABLE, bounded_batches, one_line, open_parquet
 
 _BATCH_ROWS = 8_192
 _EPOCH = datetime(1970, 1, 1)
@@ -25,19 +25,19 @@ def read_parquet(path: Path, table: Table, wanted: Sequence[str]) -> Iterator[Ro
     if table.columns is not None:
         raise DataError(f"{path} has names of columns of its own; leave columns: out")
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             header = file.schema_arrow.names
             names = [header[at] for at in find_columns(path, header, wanted)]
             first = 1
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=names):
+            for batch in bounded_batches(file, path, names, _BATCH_ROWS):
                 columns = [_values(batch.column(batch.schema.get_field_index(name))) for name in names]
                 for row, cells in enumerate(
                     zip(*columns, strict=True) if names else [()] * batch.num_rows, start=first
                 ):
                     yield Row(Place(path, "row", row), dict(zip(wanted, cells, strict=True)))
                 first += batch.num_rows
-    except (pa.ArrowException, ValueError, OverflowError) as error:
-        raise DataError(f"{path} cannot be read as parquet: {' '.join(str(error).split())[:200]}") from error
+    except UNREADABLE as error:
+        raise DataError(f"{path} cannot be read as parquet: {one_line(error)}") from error
 
 
 def _values(column: pa.Array) -> list[Any]:
