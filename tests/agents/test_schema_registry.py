@@ -143,11 +143,11 @@ def test_what_is_no_avro_schema(small: SmallRegistry, answer: dict[str, Any], me
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"schema_registry": "registry:8081"}, "is not http://host:port"),
+        ({"schema_registry": "registry:8081"}, "is not of the form http://host:port"),
         ({"schema_registry": "http://u:geheim@registry"}, "holds an '@'"),
         (
             {"schema_registry_password": "geheim", "schema_registry_password_file": "f"},
-            "schema_registry_password and schema_registry_password_file are both set",
+            "FAULTLINE_SCHEMA_REGISTRY_PASSWORD and FAULTLINE_SCHEMA_REGISTRY_PASSWORD_FILE are both set",
         ),
     ],
 )
