@@ -43,6 +43,10 @@ _LOST = (
 )
 
 
+_CLAIM_SECONDS = 15.0
+"""How long the broker may take to answer a claim; then it is made once more, with new connections."""
+
+
 class ClaimLostError(DeliveryError):
     """The broker no longer accepts this claim: there is a newer one, or it has expired. Claim again, or let go."""
 
@@ -127,11 +131,15 @@ class KafkaTransactions:
             transactional_id=f"{self._group}/{tp.topic}/{tp.partition}",
             **self._security,
         )
-        await publisher.start()
         try:
-            return Claim(tp, self._group, publisher, await self._committed(tp))
-        except BaseException:
+            async with asyncio.timeout(_CLAIM_SECONDS):
+                await publisher.start()
+                return Claim(tp, self._group, publisher, await self._committed(tp))
+        except BaseException as error:
             await publisher.stop()
+            if isinstance(error, TimeoutError):
+                text = f"the broker did not answer a claim of {tp.topic}, {tp.partition} in {_CLAIM_SECONDS:.0f} s"
+                raise ClaimLostError(text) from error
             raise
 
     async def stop(self) -> None:

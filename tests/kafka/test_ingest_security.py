@@ -22,6 +22,7 @@ from pipeline.errors import AuthorizationError
 from pipeline.wire.records import Output
 from tests.support.builders import ONE_SOURCE
 from tests.support.commands import faultline
+from tests.support.ingest_site import KEPT
 from tests.support.kafka_fixtures import skip_or_fail
 from tests.support.kafka_rights import documented_rights
 from tests.support.kafka_site import PARTITIONS, Site, guarded_site
@@ -41,7 +42,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with guarded_site(tmp_path_factory.mktemp("site")) as made:
         assert faultline("topics", "create", env=made.environment("login")).returncode == 0
         settings = made.settings("login")
-        create_topics(settings.address, [TopicSpec("plant7.values", 3)], client_security(settings))
+        create_topics(settings.address, [TopicSpec("plant7.values", 3, config=KEPT)], client_security(settings))
         yield made
 
 

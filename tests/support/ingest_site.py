@@ -35,6 +35,9 @@ PARTITIONS = 4
 T0_MS = 1_763_600_000_000
 FRAME_MS = 10_000
 
+KEPT = {"retention.ms": "-1"}
+"""Brokers delete by the records' own time stamps, and these are old."""
+
 _numbers = itertools.count()
 # Processes are forked from one that has imported everything, so that a kill costs no seconds of imports.
 _processes = multiprocessing.get_context("forkserver")
@@ -207,7 +210,7 @@ class IngestSite:
         )
         create_topics(bootstrap, topic_specs(self.settings, self.profile))
         names = [topic.removeprefix("/") for topic in ingest_topics(self.profile)]
-        create_topics(bootstrap, [TopicSpec(topic, partitions) for topic in names])
+        create_topics(bootstrap, [TopicSpec(topic, partitions, config=KEPT) for topic in names])
 
     def write(self, records: Iterable[Record], *, commit: bool | None = None) -> None:
         """Append to topics, foreign ones too, in the given order; with `commit` in a transaction that ends so."""
@@ -236,7 +239,7 @@ class IngestSite:
             wait_until(lambda: not set(names) & set(admin.list_topics()))
         finally:
             admin.close()
-        create_topics(self.settings.address, [TopicSpec(name, self.foreign_partitions) for name in names])
+        create_topics(self.settings.address, [TopicSpec(name, self.foreign_partitions, config=KEPT) for name in names])
 
     def environment(self, **settings: Any) -> dict[str, str]:
         wanted: dict[str, Any] = self.settings.model_dump(exclude_none=True, exclude_defaults=True) | settings
