@@ -109,7 +109,10 @@ class Rewriter:
             count = 0
             try:
                 if form.holds_texts:
-                    for text in form.reader.texts(record):
+                    texts, unread = form.reader.read_texts(record)
+                    refused += unread
+                    count = len(unread)
+                    for text in texts:
                         count += 1
                         self._or_refuse(refused, self._rewrite_text, record, text, outputs)
                     tally.written["texts"] += len(outputs) - before

@@ -21,6 +21,7 @@ from pipeline.config.topics import (
     ingest_outputs,
     ingest_topics,
     input_topics,
+    require_names,
 )
 from pipeline.errors import TopicMismatchError
 from pipeline.wire.letters import LETTER_BYTES, LETTER_TOPICS
@@ -45,12 +46,13 @@ WANTED_LIMITS = RecordLimits()
 
 
 def topic_specs(settings: Settings, profile: PlantProfile) -> list[TopicSpec]:
-    """How every topic of the plant has to be set up on the broker.
+    """How every topic of the plant has to be set up on the broker; raises SettingsError if two have one name.
 
     Retention is by size, not by time: a broker uses the records' own time stamps and would delete a replayed old
     recording within minutes.
     """
     prefix, inputs = settings.topic_prefix, _input_names(profile)
+    require_names(prefix, profile)
     own = {CONTROL, *(ingest_outputs(profile) if profile.ingest else ())}
     given = {"retention.ms": "-1", "retention.bytes": str(settings.retention_bytes)}
     # Brokers since Kafka 3.6 refuse records of the future, and inputs should be. What Faultline writes must not be: a

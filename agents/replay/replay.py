@@ -31,6 +31,7 @@ from pipeline.config.topics import (
     all_topics,
     full_topic_name,
     input_topics,
+    require_names,
 )
 from pipeline.errors import DeliveryError, RecordingError
 from pipeline.frames import StepRunner
@@ -186,6 +187,7 @@ async def replay_in_memory(
     name = "replay-" + re.sub("[^A-Za-z0-9_-]", "-", recording.stem)  # it stands in an address
     settings = settings.model_copy(update={"broker": f"memory://{name}"})
     prefix = settings.topic_prefix
+    require_names(prefix, profile)
     MemoryBroker.forget(name)
     broker = MemoryBroker.named(name)
     for topic in all_topics(profile):

@@ -20,7 +20,7 @@ from agents.kafka.topics import WANTED_LIMITS, RecordLimits, require_topics
 from agents.worker.worker import Observer, Worker
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
-from pipeline.config.topics import LABELS, engine_topics, full_topic_name
+from pipeline.config.topics import LABELS, engine_topics, full_topic_name, require_names
 from pipeline.errors import SettingsError
 from pipeline.frames import StepRunner
 from pipeline.wire.recording import RecordingWriter
@@ -39,6 +39,7 @@ def kafka_worker(
 ) -> Worker:
     """A worker with everything that it needs of a Kafka broker; it connects when it starts."""
     security, prefix = client_security(settings), settings.topic_prefix
+    require_names(prefix, profile)
     names = [full_topic_name(prefix, topic) for topic in (*engine_topics(profile), LABELS)]
     return Worker(
         settings,

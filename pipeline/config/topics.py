@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.config.profile import PlantProfile
+from pipeline.errors import SettingsError
 
 EVENTS = "events"
 LABELS = "labels"
@@ -66,6 +67,18 @@ def event_topics(profile: PlantProfile) -> tuple[str, ...]:
 def ingest_topics(profile: PlantProfile) -> tuple[str, ...]:
     """Every foreign Kafka topic that `faultline ingest` reads, in the profile's order."""
     return tuple(entry.topic for entry in profile.ingest if entry.topic is not None)
+
+
+def require_names(prefix: str, profile: PlantProfile) -> None:
+    """Raise SettingsError if a foreign topic has the name that one of Faultline's own has with this prefix."""
+    topics = [topic.name for topic in all_topics(profile)]
+    own = {full_topic_name(prefix, name): name for name in topics if not name.startswith(FOREIGN)}
+    for name in (*topics, *ingest_topics(profile)):
+        if name.startswith(FOREIGN) and (taken := own.get(name.removeprefix(FOREIGN))) is not None:
+            raise SettingsError(
+                f"the profile reads topic {name.removeprefix(FOREIGN)} of others; with topic_prefix {prefix!r} that is "
+                f"Faultline's own topic of {taken}; set another FAULTLINE_TOPIC_PREFIX"
+            )
 
 
 def ingest_outputs(profile: PlantProfile) -> tuple[str, ...]:

@@ -144,17 +144,25 @@ class Intake:
             raise RejectedError(Reason.TOO_LARGE, f"its headers have more than {_MAX_EVENT_HEADERS} bytes")
         messages.check_event_bytes(record.value)
         reader = self._readers.get(record.topic)
-        events = [messages.decode_event(record.value)] if reader is None else reader.texts(record)
+        events, refused = ([messages.decode_event(record.value)], []) if reader is None else reader.read_texts(record)
         machine = self._machines.find_or_add(record, _only_machine(events))
         if machine.has_applied(record.topic, record.offset):
             return False
         group = machine.group
         if not group.machine_type.texts:
             raise RejectedError(Reason.NO_TEXTS, f"machine type {group.name} takes no texts")
-        texts = [_event_text(event, record, group) for event in events]
-        machine.apply(record.topic, record.offset, record.timestamp_ms)
-        self._machines.mark_changed([machine])
-        inboxes[group.name].texts += [ArrivedText(machine.slot, order, text) for text in texts]
+        texts: list[EventText] = []
+        for event in events:
+            try:
+                texts.append(_event_text(event, record, group))
+            except RejectedError as error:
+                refused.append(error)
+        if texts:
+            machine.apply(record.topic, record.offset, record.timestamp_ms)
+            self._machines.mark_changed([machine])
+            inboxes[group.name].texts += [ArrivedText(machine.slot, order, text) for text in texts]
+        if refused:
+            raise refused[0]
         return True
 
     # -- many readings ----------------------------------------------------------------------------------------

@@ -89,13 +89,23 @@ class FormReader:
 
     def texts(self, record: Record) -> list[EventMessage]:
         """The texts of a record; raises RejectedError if it, or any of its entries, cannot be read."""
-        texts = []
+        texts, refused = self.read_texts(record)
+        if refused:
+            raise refused[0]
+        return texts
+
+    def read_texts(self, record: Record) -> tuple[list[EventMessage], list[RejectedError]]:
+        """As `texts`, but an entry that cannot be read does not cost the others; raises if none can be read."""
+        texts: list[EventMessage] = []
+        refused: list[RejectedError] = []
         for number, entry in enumerate(self.entries(record), 1):
             try:
                 texts.append(self.text_of(entry))
             except RejectedError as error:
-                raise error if self._find_each is None else _in_entry(number, error) from None
-        return texts
+                refused.append(error if self._find_each is None else _in_entry(number, error))
+        if refused and not texts:
+            raise refused[0]
+        return texts, refused
 
     def text_of(self, entry: Entry) -> EventMessage:
         """The text of one entry; raises RejectedError."""

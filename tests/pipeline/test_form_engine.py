@@ -178,6 +178,25 @@ def test_an_entry_that_cannot_be_used_is_a_dead_letter_and_the_others_are_used()
     assert told.letters[0][1].startswith("entry 2: ")
 
 
+def test_a_text_that_cannot_be_used_is_a_dead_letter_and_the_others_of_its_record_are_used() -> None:
+    form = "{each: '@', machine: tag, time: {path: t}, text: msg, id: n}"
+    yaml = f"events: [{{topic: alarms, form: {form}}}]\n{ONE_SOURCE}"
+    engine = Engine(profile(yaml), {"pump": SumRunner()})
+    right = {"tag": "p1", "t": T + 500, "msg": "smells", "n": 1}
+    bodies = [
+        [right, right | {"msg": None}],
+        [right | {"t": "soon"}, right | {"n": 2, "msg": "<b>leaks</b>&nbsp;oil"}],
+        [right | {"t": T + 10**9}, right | {"n": 3, "msg": "hums"}],
+    ]
+    records = [
+        Record("/alarms", 0, 0, T + 600 + at, b"p1", json.dumps(body).encode()) for at, body in enumerate(bodies)
+    ]
+    readings = [reading("p1", T + 1_000 * at, {"flow": 1.0}) for at in range(0, 60, 5)]
+    told = Told(engine, engine.process(numbered([readings[0], *records, *readings[1:]])))
+    assert [reason for reason, _ in told.letters] == ["schema", "bad_time", "future_time"]
+    assert [text.text for text in told.diagnoses[0].evidence.texts] == ["smells", "leaks oil", "hums"]
+
+
 def test_two_machine_types_may_share_a_topic() -> None:
     yaml = """
 plant: shared

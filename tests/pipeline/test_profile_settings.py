@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from agents.kafka.topics import topic_specs
 from pipeline.config.durations import parse_duration_ms
 from pipeline.config.profile import load_profile, parse_profile
 from pipeline.config.settings import load_settings
 from pipeline.errors import ProfileError, SettingsError
-from tests.support.builders import ONE_SOURCE, kind
+from tests.support.builders import ONE_SOURCE, kind, profile
 
 
 def test_the_shipped_profile_describes_tennessee_eastman() -> None:
@@ -75,3 +76,23 @@ def test_wrong_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_broker_needs_a_scheme() -> None:
     with pytest.raises(SettingsError, match="neither kafka"):
         load_settings(broker="localhost:9092")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "source", "more", "taken"),
+    [
+        ("", "plant", "events: [{topic: alarms}]", "alarms"),
+        ("", "plant", "events: [{topic: events}]", "events"),
+        ("", "plant", "ingest: [{topic: dead-letter}]", "dead-letter"),
+        ("faultline.", "faultline.diagnoses", "", "diagnoses"),
+        ("faultline.", "plant", "events: [{topic: faultline.control}]", "control"),
+        ("plant-", "plant-state", "", "state"),
+    ],
+)
+def test_a_topic_of_others_must_not_have_the_name_of_one_of_ours(
+    prefix: str, source: str, more: str, taken: str
+) -> None:
+    plant = profile(f"{more}\n{ONE_SOURCE}".replace("topic: sensors,", f"topic: {source}, form: {{}},"))
+    with pytest.raises(SettingsError, match=f"Faultline's own topic of {taken}; set another"):
+        topic_specs(load_settings(topic_prefix=prefix), plant)
+    assert topic_specs(load_settings(topic_prefix="own."), plant)

@@ -83,6 +83,7 @@ class Plant:
         ticks: bool = False,
         at: Mapping[str, int] | None = None,
         schemas: Schemas | None = None,
+        monotonic_seconds: Callable[[], float] = time.monotonic,
         **settings: Any,
     ) -> Worker:
         """A worker that dies when it comes to one of the points `at`."""
@@ -99,6 +100,7 @@ class Plant:
             store=probes.store(store or self.store()),
             ticks=ticks,
             schemas=schemas,
+            monotonic_seconds=monotonic_seconds,
         )
         probes.attach(worker)
         self._probes[worker] = probes
