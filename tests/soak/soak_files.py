@@ -1,4 +1,4 @@
-"""The long form of tests/pipeline/test_file_fuzz.py: damaged states, model files and recordings, by the hundred thousand.
+"""The long form of tests/pipeline/test_file_fuzz.py: damaged states, model files and recordings by the thousand.
 
     python -m tests.soak.soak_files --rounds 100 --json
 
