@@ -24,7 +24,7 @@ help:
 	@echo "make kafka      run a real Kafka in the foreground, from Maven jars"
 	@echo "make bench      measure, side by side in one run"
 	@echo "make soak       kill workers and brokers for ten minutes and prove that nothing is lost"
-	@echo "make fuzz       a million hostile records through a worker"
+	@echo "make fuzz       a million hostile records through a worker; damaged states, models and recordings"
 	@echo "make lock       pin the dependencies again, in the three lock files"
 
 # What serves: no torch, no CUDA.
@@ -77,6 +77,7 @@ soak: $(VENV)/.development
 
 fuzz: $(VENV)/.development
 	$(BIN)/python -m tests.soak.soak_hostile --records 1000000 --json
+	$(BIN)/python -m tests.soak.soak_files --rounds 100 --json
 
 lock: $(VENV)/.serving
 	$(BIN)/python -m pip install --quiet uv

@@ -11,6 +11,7 @@ from agents.delivery.merging import TP
 from agents.delivery.states import StateStore
 from pipeline.config.topics import full_topic_name
 from pipeline.engine.engine import Engine
+from pipeline.wire.states import encode_state
 
 
 class StateWriter:
@@ -43,7 +44,7 @@ class StateWriter:
             if state is None:
                 gone = self._engine.forgotten[machine]
                 logs = {topic: log_ids[topic] for topic in gone.applied if topic in log_ids}
-                state = msgspec.msgpack.encode(msgspec.structs.replace(gone, logs=logs))
+                state = encode_state(msgspec.structs.replace(gone, logs=logs))
             self._unsaved[machine] = state
         await self._store.write(self._unsaved)
         self._unsaved.clear()  # not earlier: if this is cancelled, the next checkpoint must write them

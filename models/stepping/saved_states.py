@@ -47,4 +47,7 @@ class StateFormat:
         length = _HEADER.size + self._payload_bytes
         if payload_bytes != self._payload_bytes or len(state) != length:
             raise StateError(f"machine state has {len(state)} bytes instead of {length}; it was cut or damaged")
-        return np.frombuffer(state, "<f4", offset=_HEADER.size).astype(np.float32, copy=False)
+        numbers = np.frombuffer(state, "<f4", offset=_HEADER.size).astype(np.float32, copy=False)
+        if not np.isfinite(numbers).all():
+            raise StateError("machine state holds values that are no numbers; it was damaged")
+        return numbers

@@ -27,6 +27,7 @@ from pipeline.compiled import Notify
 from pipeline.config.profile import MachineType
 from pipeline.errors import StateError
 from pipeline.frames import Frames, Resets
+from pipeline.wire.messages import is_time_ms
 
 _FAR_MS = np.int64(2**42)
 _NO_ROWS: Ints = np.empty(0, np.int64)
@@ -372,14 +373,15 @@ class Aligner:
             times, values = state["row_times"], state["row_values"]
             texts, seen, digests = state["texts"], state["seen_texts"], state.get("text_versions", [])
             assert isinstance(times, bytes) and isinstance(values, bytes)
-            assert isinstance(texts, list) and isinstance(seen, dict) and isinstance(digests, list)
             time_ms = np.frombuffer(times, np.int64)
             matrix = np.frombuffer(values, np.float64).reshape(len(time_ms), len(self._type.variables))
-        except (KeyError, ValueError, AssertionError) as error:
+            if len(time_ms) and not is_time_ms(time_ms).all():
+                raise ValueError("a waiting reading has no time")
+            self._texts.load(slot, texts, seen, digests)
+        except (KeyError, ValueError, TypeError, OverflowError, AssertionError) as error:
             self.drop(slot)
             raise StateError(f"saved alignment state does not fit machine type {self._type.name}: {error!r}") from error
         self._rows.add(np.full(len(time_ms), slot, np.int64), time_ms, matrix, len(time_ms))
-        self._texts.load(slot, texts, seen, digests)
 
     def drop(self, slot: int) -> None:
         """Forget a machine; its slot can serve another."""

@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from pipeline.arrays import NEVER_MS, Bools, Floats, Ints
 from pipeline.frames import Resets
 
+_RESETS = frozenset(Resets)
+_LAST_MS = 2**43
+"""Behind the end of every frame of a time on the wire."""
+
 _ADDED = frozenset({"changed_ms", "evidence", "frozen", "heard_ms"})
 """Columns that states of the first version lack."""
 
@@ -101,3 +105,15 @@ class SlotTable:
             self.heard_ms[slot] = self.value_ms[slot]
         if "evidence" not in state:
             self.evidence[slot] = self.arrived[slot].max()
+        self._check(slot)
+
+    def _check(self, slot: int) -> None:
+        """Raise ValueError if a column holds what cannot be."""
+        for name, column in self.columns().items():
+            row = column[slot]
+            if row.dtype == np.int64 and (row.size and (row.min() < NEVER_MS or row.max() > -NEVER_MS)):
+                raise ValueError(f"{name} holds no time")
+        if self.reset[slot] not in _RESETS or not 0 <= self.frozen[slot] <= self.value.shape[1]:
+            raise ValueError("reset or frozen is out of range")
+        if max(self.closed[slot], self.next[slot], self.data[slot], self.newest[slot].max()) > _LAST_MS:
+            raise ValueError("a frame or a reading lies behind the end of time")

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from pipeline.alignment.batches import Aligned, ArrivedText
@@ -22,6 +23,12 @@ MAX_VERSIONS = 8
 """Contents of one text id that are remembered; beyond that the oldest is forgotten."""
 
 _DIGEST_BYTES = 8
+
+
+_Headers = list[tuple[str, bytes]]
+_SavedRecord = tuple[str, int, int, int, bytes | None, bytes | None, _Headers]
+_Saved = tuple[int, str, int, str, str | None, str | None, bool, _SavedRecord]
+"""A text as it is saved, behind the first frame that may take it."""
 
 
 class WaitingTexts:
@@ -105,12 +112,14 @@ class WaitingTexts:
         digests = [versions.get(id_, b"") for id_ in seen]
         return {"texts": waiting, "seen_texts": seen, "text_versions": digests}
 
-    def load(self, slot: int, waiting: list[Any], seen: dict[str, int], digests: list[bytes]) -> None:
-        """Put back what `save` gave; an earlier release did not save `digests`."""
-        if waiting:
-            self._waiting[slot] = [(first_frame, _text_from(saved)) for first_frame, *saved in waiting]
+    def load(self, slot: int, waiting: object, seen: object, digests: object) -> None:
+        """Put back what `save` gave; an earlier release did not save `digests`. Raises msgspec.ValidationError."""
+        texts = msgspec.convert(waiting, list[_Saved])
+        seen, digests = msgspec.convert(seen, dict[str, int]), msgspec.convert(digests, list[bytes])
+        if texts:
+            self._waiting[slot] = [(first_frame, _text_from(saved)) for first_frame, *saved in texts]
         if seen:
-            self._seen[slot] = dict(seen)
+            self._seen[slot] = seen
             versions = {text.id: _digest(text.text) for _, text in self._waiting.get(slot, [])}
             versions.update((id_, own) for id_, own in zip(seen, digests, strict=False) if own)
             self._versions[slot] = versions

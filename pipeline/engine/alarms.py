@@ -117,11 +117,13 @@ class Alarms:
         states = np.concatenate([self._standing[slots, None], self._recent[slots]], axis=1)
         return [state.tobytes() for state in states]
 
-    def load(self, slot: int, state: bytes) -> None:
-        """Put back what `save` gave; raises StateError if the rule has another length."""
+    def load(self, slot: int, state: bytes, classes: int) -> None:
+        """Put back what `save` gave; raises StateError if the rule has another length, or a class is unknown."""
         column = np.frombuffer(state, np.int16) if len(state) % 2 == 0 else np.empty(0, np.int16)
         if len(column) != 1 + self._rule.n:
             raise StateError(f"saved alarm state has {len(state)} bytes; the alarm rule needs {2 + 2 * self._rule.n}")
+        if column.max() >= classes or column[0] < NO_ALARM:
+            raise StateError("saved alarm state names a fault that the model does not know")
         self._standing[slot], self._recent[slot] = column[0], column[1:]
 
     def drop(self, slot: int) -> None:

@@ -98,6 +98,8 @@ class Checkpoints:
         machines.forget(name)
         machine = group.add(name, saved.partition, saved.last)
         try:
+            if len(saved.arrived) != len(machine.arrived_ms):
+                raise StateError(f"state of {name} has {len(saved.arrived)} sources")
             group.aligner.load(machine.slot, saved.aligner)
             self._models[group.name].load(machine.slot, saved.runner, saved.alarms)
         except StateError:

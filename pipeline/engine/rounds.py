@@ -99,7 +99,7 @@ class GroupModel:
     def load(self, slot: int, runner: bytes, alarms: bytes) -> None:
         """Put back what `save` gave; raises StateError if it does not fit."""
         self.runner.load(slot, runner)
-        self.alarms.load(slot, alarms)
+        self.alarms.load(slot, alarms, len(self.runner.classes))
 
 
 def _remember_texts(frames: Frames, machines: Sequence[Machine], unknown: Sequence[int]) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from pipeline.files.thrift import ThriftReader
 
 MAX_RATIO: Final = 500
 """How many times its size a part of a file may unpack to, once that is more than FREE_BYTES."""
@@ -21,7 +23,13 @@ _HEADER_BYTES: Final = 32
 _I32: Final = 0x15
 """How a field of Thrift's compact protocol begins that follows the one before it and is a whole number."""
 
-UNREADABLE: Final = (pa.ArrowException, OSError, ValueError, OverflowError, KeyError)
+# The numbers of fields in parquet's Thrift definition.
+_ROW_GROUPS, _COLUMNS, _ROWS, _COLUMN_DATA = 4, 1, 3, 3
+_NAMES, _ENTRIES, _UNPACKED, _PACKED, _DATA_PAGE, _DICTIONARY_PAGE = 3, 5, 6, 7, 9, 11
+_TAIL_BYTES: Final = 8
+"""The footer's length and PAR1."""
+
+UNREADABLE: Final = (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, KeyError)
 """What reading a damaged file raises."""
 
 
@@ -41,8 +49,8 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     file = pq.ParquetFile(path)
     try:
         size = path.stat().st_size
-        for chunk, rows in _chunks(file.metadata):
-            _check_chunk(chunk, rows, size)
+        for chunk in _chunks(path):
+            _check_chunk(chunk, size)
     except BaseException:
         file.close()
         raise
@@ -53,44 +61,67 @@ def bounded_batches(
     file: pq.ParquetFile, path: Path, columns: Sequence[str] | None = None, max_rows: int = 8_192
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a file from `open_parquet`, fewer at once where values are large; raises one of UNREADABLE."""
-    rows = max(1, min(max_rows, _BATCH_BYTES // max(1, _longest_value(file.metadata, path))))
+    rows = max(1, min(max_rows, _BATCH_BYTES // max(1, _longest_value(path))))
     yield from file.iter_batches(batch_size=rows, columns=None if columns is None else list(columns))
 
 
-def _chunks(metadata: Any) -> Iterator[tuple[Any, int]]:
-    """Each column of each row group, and the group's rows."""
-    for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        for column in range(group.num_columns):
-            yield group.column(column), group.num_rows
+class _Chunk(NamedTuple):
+    """What the footer states of one column of one row group."""
+
+    column: str
+    rows: int
+    entries: int
+    unpacked: int
+    packed: int
+    data_page: int
+    dictionary_page: int | None
 
 
-def _check_chunk(chunk: Any, rows: int, file_bytes: int) -> None:
-    unpacked, packed = chunk.total_uncompressed_size, min(chunk.total_compressed_size, file_bytes)
-    if unpacked > max(FREE_BYTES, MAX_RATIO * packed):
+def _chunks(path: Path) -> list[_Chunk]:
+    """All of a file. They are read here because Arrow's own access to some damaged ones ends the process."""
+    with path.open("rb") as file:
+        file.seek(-_TAIL_BYTES, 2)
+        end = file.tell()
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(max(0, end - length))
+        footer = ThriftReader(file.read(end - file.tell())).struct()
+    found = []
+    for group in footer.get(_ROW_GROUPS, []):
+        for column in group[_COLUMNS]:
+            data = column[_COLUMN_DATA]
+            name = b".".join(data[_NAMES]).decode(errors="replace")
+            sizes = data[_ENTRIES], data[_UNPACKED], data[_PACKED]
+            found.append(_Chunk(name, group[_ROWS], *sizes, data[_DATA_PAGE], data.get(_DICTIONARY_PAGE)))
+    return found
+
+
+def _check_chunk(chunk: _Chunk, file_bytes: int) -> None:
+    packed = min(chunk.packed, file_bytes)
+    if chunk.unpacked > max(FREE_BYTES, MAX_RATIO * packed):
         raise OversizedError(
-            f"its column {chunk.path_in_schema} unpacks from {packed:,} to {unpacked:,} bytes, which no data of "
-            "a plant does"
+            f"its column {chunk.column} unpacks from {packed:,} to {chunk.unpacked:,} bytes, which no data of a plant "
+            "does"
         )
-    if chunk.num_values > max(MAX_ENTRIES, 64 * rows):
-        raise OversizedError(f"its column {chunk.path_in_schema} has {chunk.num_values:,} entries in {rows:,} rows")
+    if chunk.entries > max(MAX_ENTRIES, 64 * chunk.rows):
+        raise OversizedError(f"its column {chunk.column} has {chunk.entries:,} entries in {chunk.rows:,} rows")
 
 
-def _longest_value(metadata: Any, path: Path) -> int:
+def _longest_value(path: Path) -> int:
     """Bytes that no value has more of which rows may repeat: those of the largest dictionary.
 
     A value in a dictionary is stored once and unpacked for each of its rows, however many these are.
     """
     longest = 0
     with path.open("rb") as raw:
-        for chunk, _ in _chunks(metadata):
-            for offset in (chunk.dictionary_page_offset, chunk.data_page_offset):
+        for chunk in _chunks(path):
+            for offset in (chunk.dictionary_page, chunk.data_page):
                 if offset is None:
                     continue
                 raw.seek(max(0, offset))
                 page = _page_size(raw.read(_HEADER_BYTES))
-                if page > max(FREE_BYTES, chunk.total_uncompressed_size):
-                    raise OversizedError(f"a page of its column {chunk.path_in_schema} unpacks to {page:,} bytes")
-                if offset == chunk.dictionary_page_offset:
+                if page > max(FREE_BYTES, chunk.unpacked):
+                    raise OversizedError(f"a page of its column {chunk.column} unpacks to {page:,} bytes")
+                if offset == chunk.dictionary_page:
                     longest = max(longest, page)
     return longest
 

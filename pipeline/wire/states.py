@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import zlib
+from typing import Final
+
 import msgspec
 
+from pipeline.arrays import NEVER_MS
 from pipeline.errors import StateError
 
 STATE_VERSION = 1
+
+_NO_CHECK: Final = bytes(4)
+_CHECK_MARK: Final = b"\xa5check\xc4\x04"
+"""How a state ends before its checksum: the field's name and size in msgpack."""
+
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class SavedMachine(msgspec.Struct, frozen=True, gc=False):
@@ -35,6 +45,8 @@ class SavedMachine(msgspec.Struct, frozen=True, gc=False):
     """How far the partition's time had come, milliseconds; unknown in older states."""
     logs: dict[str, str] = {}
     """By topic, the id of the log that the offset in `applied` belongs to, where it is known."""
+    check: bytes = _NO_CHECK
+    """CRC-32 of all that comes before it; the last field. Older states have none."""
 
 
 class Forgotten(msgspec.Struct, frozen=True):
@@ -54,6 +66,8 @@ class Forgotten(msgspec.Struct, frozen=True):
     """Up to where its frames had closed, milliseconds; negative if none had."""
     keep_until: int = -1
     """Until the partition's time has come here, milliseconds."""
+    check: bytes = _NO_CHECK
+    """As in SavedMachine."""
 
 
 class _Head(msgspec.Struct):
@@ -79,26 +93,55 @@ _decode_saved_at = msgspec.msgpack.Decoder(SavedAt).decode
 def saved_at(state: bytes) -> SavedAt:
     """Offsets and time of a saved state; empty if it cannot be read."""
     try:
-        return _decode_saved_at(state)
-    except msgspec.DecodeError:
+        return _decode_saved_at(state) if _is_whole(state) else SavedAt()
+    except _UNREADABLE:
         return SavedAt()
 
 
-encode_state = msgspec.msgpack.Encoder().encode
+def encode_state(saved: SavedMachine | Forgotten) -> bytes:
+    """The bytes of a state, with their checksum."""
+    content = bytearray(_encode(saved))
+    content[-4:] = _checksum(content)
+    return bytes(content)
+
+
+def _checksum(content: bytes | bytearray) -> bytes:
+    return zlib.crc32(memoryview(content)[:-4]).to_bytes(4)
+
+
+def _is_whole(state: bytes) -> bool:
+    """Whether the checksum is that of the content; a state without one may be."""
+    return state[-4 - len(_CHECK_MARK) : -4] != _CHECK_MARK or state[-4:] == _checksum(state)
+
+
+_encode = msgspec.msgpack.Encoder().encode
 _decode_head = msgspec.msgpack.Decoder(_Head).decode
 _decode_forgotten = msgspec.msgpack.Decoder(Forgotten).decode
 _decode_machine = msgspec.msgpack.Decoder(SavedMachine).decode
 
 
 def decode_state(machine: str, state: bytes) -> SavedMachine | Forgotten:
-    """The saved state of a machine; raises StateError if it cannot be read or has another version."""
+    """The saved state of a machine; raises StateError if it cannot be read, is another's or has another version."""
+    if not _is_whole(state):
+        raise StateError(f"state of {machine} is damaged: its content does not match its checksum")
     try:
         head = _decode_head(state)
         if head.version != STATE_VERSION:
             raise StateError(f"state of {machine} has version {head.version}, this is {STATE_VERSION}")
-        return _decode_forgotten(state) if head.forgotten else _decode_machine(state)
-    except msgspec.DecodeError as error:
+        saved = _decode_forgotten(state) if head.forgotten else _decode_machine(state)
+    except _UNREADABLE as error:
         raise StateError(f"state of {machine} cannot be read: {error}") from error
+    if saved.machine != machine:
+        raise StateError(f"state of {machine} is that of another machine")
+    clock = saved.last if saved.clock is None else saved.clock
+    if not (0 <= saved.partition < 2**31 and _is_past(saved.last) and _is_past(clock)):
+        raise StateError(f"state of {machine} holds a partition or a time that cannot be")
+    return saved
+
+
+def _is_past(time_ms: int) -> bool:
+    """Whether it is a record's time stamp, or NEVER_MS; stamps are whole numbers of 64 bits, not all of them times."""
+    return NEVER_MS <= time_ms <= -NEVER_MS
 
 
 def without_state(machine: str, state: bytes) -> bytes:
