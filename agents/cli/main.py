@@ -1,4 +1,4 @@
-"""The command line: `faultline demo | replay | run | record | verify | train | topics | settings | bench | …`."""
+"""The command line: `faultline demo | replay | run | why | record | verify | train | topics | settings | bench | …`."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ app.add_typer(
     _group(
         "See how machines are, and reset or forget one.",
         list=machines.list_machines,
+        why=machines.why,
         reset=machines.reset,
         end=machines.end,
         forget=machines.forget,
@@ -75,6 +76,7 @@ for command in (
     replay.convert,
     worker.run,
     worker.ingest,
+    machines.why,
     training.train,
     training.baseline,
     training.evaluate,

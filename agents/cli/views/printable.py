@@ -1,0 +1,61 @@
+"""Texts from records, files and profiles as people see them: data, never markup, links or commands to a terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from types import TracebackType
+from typing import Final
+
+import typer
+from rich.text import Text
+
+MAX_CELL: Final = 200
+"""Characters of a text that one cell of a table shows."""
+
+
+def printable(text: object, limit: int | None = None) -> str:
+    """A text on one line: blanks are spaces, and what a terminal would obey or hide stands as its code, such as \\x1b.
+
+    Of a longer text the first `limit` characters are left.
+    """
+    shown = str(text)
+    if limit is not None and len(shown) > limit:
+        shown = f"{shown[:limit]}…"
+    if shown.isprintable():
+        return shown
+    return "".join(map(_printable_character, shown))
+
+
+def _printable_character(character: str) -> str:
+    if character.isprintable():
+        return character
+    return " " if character.isspace() else ascii(character)[1:-1]
+
+
+def cell(text: object, style: str = "", limit: int | None = MAX_CELL) -> Text:
+    """A text for a table or a line of rich, which does not look for markup in it."""
+    return Text(printable(text, limit), style)
+
+
+def say(line: object = "", *, err: bool = False, flush: bool = False) -> None:
+    """Print one line, to standard error if `err`."""
+    typer.echo(printable(line), err=err)
+    if flush:
+        (sys.stderr if err else sys.stdout).flush()
+
+
+class PrintableFormatter(logging.Formatter):
+    """Log records of one line each; a traceback follows in lines of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
+        """The record without its traceback."""
+        return printable(super().formatMessage(record))
+
+    def formatException(  # noqa: N802 - as above
+        self, exc_info: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+    ) -> str:
+        """The traceback, whose messages may quote records."""
+        lines = "".join(traceback.format_exception(exc_info[1])).rstrip("\n").split("\n")
+        return "\n".join(map(printable, lines))
