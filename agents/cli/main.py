@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gc
 import logging
+import platform
 import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
+from agents.bench.host import processor
 from agents.cli import audit, bench, machines, replay, sources, topics, training, worker
 from pipeline.errors import FaultlineError
+from pipeline.extras import faultline_version
 
 
 def _group(text: str, **commands: Callable[..., None]) -> typer.Typer:
@@ -24,7 +28,6 @@ _sources: dict[str, Callable[..., None]] = {"try": sources.try_topic, "check": s
 
 app = typer.Typer(
     name="faultline",
-    help="Real-time fault diagnosis for factories: sensors and operators' texts from Kafka, fused by streaming models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -58,6 +61,7 @@ app.add_typer(
     ),
     name="dead-letters",
 )
+app.add_typer(_group("Look at records that came too late.", list=audit.late_list), name="late")
 app.add_typer(
     _group(
         "Measure speed on this machine.",
@@ -84,6 +88,29 @@ for command in (
 ):
     app.command()(command)
 app.command("settings")(worker.show_settings)
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(
+            f"faultline {faultline_version()}, Python {platform.python_version()}, {platform.platform()}, {processor()}"
+        )
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="show the versions of Faultline, Python and the platform, and the processor",
+        ),
+    ] = False,
+) -> None:
+    """Real-time fault diagnosis for factories: sensors and operators' texts from Kafka, fused by streaming models."""
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from pipeline.config.durations import parse_duration_ms
 from pipeline.config.profile import load_profile, parse_profile
 from pipeline.config.settings import load_settings
 from pipeline.errors import ProfileError, SettingsError
-from tests.support.builders import ONE_SOURCE, kind
+from tests.support.builders import ONE_SOURCE, kind, profile
 
 
 def test_the_shipped_profile_describes_tennessee_eastman() -> None:
@@ -73,3 +73,14 @@ def test_wrong_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_broker_needs_a_scheme() -> None:
     with pytest.raises(SettingsError, match="neither kafka"):
         load_settings(broker="localhost:9092")
+
+
+def test_the_digest_of_a_profile_is_of_all_that_it_says() -> None:
+    plant = profile()
+    assert plant.digest == profile(f"# a comment\n{ONE_SOURCE}").digest
+    others = [
+        profile(ONE_SOURCE.replace("allowed_disorder: 5s", "allowed_disorder: 6s")),
+        profile(ONE_SOURCE.replace("plant: small", "plant: smaller")),
+        profile(f"{ONE_SOURCE}events: [{{topic: plant.alarms}}]"),
+    ]
+    assert len({plant.digest, *(other.digest for other in others)}) == 4
