@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.alignment.machine_states import STATES, MachineState, machine_states
 from pipeline.alignment.slot_table import SlotTable
 from pipeline.config.profile import MachineType, PlantProfile
-from pipeline.errors import StateError
+from pipeline.errors import ProfileError, StateError
 from pipeline.wire.states import Forgotten, SavedMachine, decode_state
 
 _WORST_FIRST = (MachineState.BLIND, MachineState.AHEAD, MachineState.OFFLINE, MachineState.STALE, MachineState.ACTIVE)
@@ -58,7 +58,7 @@ def summarize_machines(
             saved = decode_state(name, state)
             if not isinstance(saved, Forgotten):
                 found.append(_summary(saved, profile.machine_type(saved.type)))
-        except (StateError, KeyError, ValueError, AssertionError) as error:
+        except (ProfileError, StateError, KeyError, ValueError, AssertionError) as error:
             unreadable[name] = str(error)
     ranks = {state.value: rank for rank, state in enumerate(_WORST_FIRST)}
     found.sort(key=lambda one: (ranks[one.state], one.diagnosed_until_ms or 0, one.machine))

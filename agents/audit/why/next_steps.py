@@ -80,7 +80,7 @@ _REKEY = (
 def _unreadable(facts: Facts) -> str | None:
     if facts.state_problem is None:
         return None
-    return f"its saved state cannot be used ({facts.state_problem}); the worker begins anew with its next reading"
+    return f"its saved state cannot be used ({facts.state_problem}); the worker starts it again with its next reading"
 
 
 def _waiting(facts: Facts) -> str | None:
@@ -112,7 +112,7 @@ def _never_came(facts: Facts) -> str | None:
     if facts.summary is not None or any(one.found for one in facts.inputs) or facts.late.count or facts.dead.count:
         return None
     if facts.forgotten:
-        return "it was forgotten, by a command or after long silence; its next reading begins anew"
+        return None
     if facts.similar:
         return (
             f"no record of it has come in any topic of the profile, but records of {_listed(facts.similar)} have: "
@@ -143,15 +143,15 @@ def _late(facts: Facts) -> str | None:
     finds = _late_topic(facts)
     if finds is None:
         return None
-    late_by = f" by about {shown_duration(facts.late.late_by_ms)}" if facts.late.late_by_ms else ""
-    text = f"all of its {finds.found} newest records in {finds.topic} are late{late_by}: "
+    text = f"all of its {finds.found} newest records in {finds.topic} are late"
     behind_ms = -(finds.ahead_ms or 0)
     if behind_ms > facts.wrong_clock_ms:
         behind = shown_duration(behind_ms)
-        return f"{text}its clock is {behind} behind their Kafka time stamps; {_behind_remedy(behind_ms)}"
+        return f"{text}: its clock is {behind} behind their Kafka time stamps; {_behind_remedy(behind_ms)}"
+    late_by = f" by about {shown_duration(facts.late.late_by_ms)}" if facts.late.late_by_ms else ""
     return (
-        f"{text}they come after newer ones; raise `allowed_disorder` of the source to at least that, if it is not a "
-        "gateway that sends old readings again"
+        f"{text}{late_by}: they come after newer ones; raise `allowed_disorder` of the source to at least that, unless "
+        "a gateway sends old readings again"
     )
 
 
@@ -206,6 +206,12 @@ def _blind(facts: Facts) -> str | None:
     return "readings come, but none with a value that can be used: `faultline sources check` names the values and why"
 
 
+def _forgotten(facts: Facts) -> str | None:
+    if not facts.forgotten:
+        return None
+    return "it was forgotten, by a command or after long silence; its next reading starts it again"
+
+
 def _silent(facts: Facts) -> str | None:
     if facts.state not in (MachineState.STALE, MachineState.OFFLINE):
         return None
@@ -255,6 +261,7 @@ _RULES: Sequence[Callable[[Facts], str | None]] = (
     _late,
     _dead,
     _blind,
+    _forgotten,
     _silent,
     _silent_source,
     _frozen,
