@@ -123,7 +123,7 @@ class _Tail:
 
 
 def shown(facts: Facts, steps: list[str]) -> str:
-    console = Console(width=200, force_terminal=False)
+    console = Console(width=400, force_terminal=False)
     with console.capture() as capture:
         show_why(facts, steps, console)
     return capture.get()
@@ -136,7 +136,7 @@ def test_an_active_machine_needs_nothing() -> None:
     facts, steps = yard.ask("pump-7")
     assert facts.is_active and steps == ["nothing: it is diagnosed with every frame that closes"]
     (sensors,) = [one for one in facts.inputs if one.topic == "sensors"]
-    assert (sensors.found, sensors.used, sensors.unprocessed, sensors.ahead_ms) == (60, 60, 0, 0)
+    assert (sensors.found, sensors.fates, sensors.unprocessed, sensors.ahead_ms) == (60, {"used": 60}, 0, 0)
     assert facts.summary is not None and facts.diagnosis is not None
     newest_ms = T0 + 59 * 10 * S
     assert facts.summary.newest_ms == facts.summary.arrived_ms == {"sensors": newest_ms}
@@ -149,6 +149,7 @@ def test_an_active_machine_needs_nothing() -> None:
     assert "60 records of it (of the newest 120, since 2025-11-20T00:53:20.000+00:00): 60 used" in text
     assert len(text.splitlines()) < 30
     as_json = json.loads(json.dumps(facts.as_dict(steps)))
+    assert [one["fates"] for one in as_json["inputs"] if one["topic"] == "sensors"] == [{"used": 60}]
     assert (as_json["state"], as_json["active"], as_json["next"]) == ("active", True, steps)
     assert as_json["summary"]["watermark_ms"] == newest_ms - 5 * S
 
@@ -190,10 +191,10 @@ def test_late_by_a_clock_that_is_behind() -> None:
     yard = Yard()
     yard.send(*yard.readings("pump-7", T0), *yard.readings("pump-7", T0 + 10 * MIN, 100, ahead_ms=-H))
     yard.work()
-    facts, steps = yard.ask("pump-7", T0 + 30 * MIN)
+    facts, steps = yard.ask("pump-7", T0 + 30 * MIN, last=1_000)
     assert (facts.state, facts.late.count) == ("blind", 100)
     assert steps[0].startswith(
-        "all of its 100 newest records in sensors are late: its clock is 1 h behind their Kafka time stamps; correct"
+        "its 100 newest records in sensors are late: its clock is 1 h behind their Kafka time stamps; correct"
     )
     assert "declare the time's zone" in steps[0]
     text = shown(facts, steps)
@@ -205,7 +206,7 @@ def test_readings_that_are_late_only_by_disorder() -> None:
     yard.send(*yard.readings("pump-7", T0, 30))
     yard.send(*yard.readings("pump-7", T0 + 5 * MIN, 20, ahead_ms=-4 * MIN)[:20])
     yard.work()
-    _, (step,) = yard.ask("pump-7", last=20)
+    _, (step,) = yard.ask("pump-7")
     assert "they come after newer ones; raise `allowed_disorder`" in step
 
 
@@ -219,14 +220,14 @@ def test_a_clock_that_is_ahead_and_one_that_was() -> None:
     assert "`faultline machines reset pump-7`" in steps[0]
     yard.send(*yard.readings("pump-7", T0 + 10 * MIN, 100), *yard.readings("pump-8", T0 + 10 * MIN, 100))
     yard.work()
-    facts, steps = yard.ask("pump-7", T0 + 27 * MIN)
+    facts, steps = yard.ask("pump-7", T0 + 27 * MIN, last=1_000)
     assert facts.late.count == 100 and not facts.is_active
-    assert steps[0].startswith("all of its 100 newest records in sensors are late, though their times are right: its ")
+    assert steps[0].startswith("its 100 newest records in sensors are late, though their times are right: its ")
     assert steps[0].endswith("free it with `faultline machines reset pump-7`")
     reset = json.dumps({"kind": "reset", "machine": "pump-7"}).encode()
     yard.send(Record(CONTROL, 0, 0, T0 + 27 * MIN, b"pump-7", reset), *yard.readings("pump-7", T0 + 27 * MIN))
     yard.work()
-    facts, steps = yard.ask("pump-7", T0 + 37 * MIN, last=50)
+    facts, steps = yard.ask("pump-7", T0 + 37 * MIN, last=1_000)
     assert facts.is_active and steps == ["nothing: it is diagnosed with every frame that closes"]
 
 
@@ -289,7 +290,7 @@ def test_dead_letters_say_their_reason() -> None:
     yard.work()
     facts, (step,) = yard.ask("pump-7")
     assert facts.dead.reasons == {"future_time": 5}
-    assert step.startswith("5 of its 5 newest records in sensors are dead letters (future_time: its time is 18000000 ")
+    assert step.startswith("its 5 newest records in sensors are dead letters (future_time: its time is 18000000 ")
     assert "correct its clock" in step and step.endswith("`faultline dead-letters list --machine pump-7` shows them")
     broken = [Record("sensors", 0, 0, T0 + n, b"pump-8", b'{"machine": "pump-8", ') for n in range(3)]
     yard.send(*broken)

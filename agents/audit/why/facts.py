@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
 
 from agents.audit.machine_list import MachineSummary
 from pipeline.alignment.machine_states import MachineState
+
+Fate = Literal["used", "late", "dead"]
+"""What became of a record: diagnosed, or a late record, or a dead letter."""
+_MANY = 3
+_STALLED_MS = 120_000
 
 
 @dataclass(slots=True)
@@ -30,18 +37,22 @@ class InputFinds:
     """`readings`, `texts`, or `for ingest`."""
     searched: Searched = field(default_factory=Searched)
     found: int = 0
-    used: int = 0
-    """Records among them that were processed and are no letters."""
-    late: int = 0
-    dead: int = 0
+    fates: Counter[Fate] = field(default_factory=Counter)
+    """What became of those that are processed."""
     waiting: int = 0
     """Records among them that are not processed yet."""
+    waiting_since_ms: int | None = None
+    """Kafka time stamp of the oldest of those."""
+    newest_fate: Fate | None = None
+    """What became of the newest record that is processed."""
+    newest_run: int = 0
+    """How many of the newest processed records in a row had that fate."""
     newest_time_ms: int | None = None
     """Time inside the newest record, None if it has none that can be read."""
     newest_stamp_ms: int | None = None
     """Kafka time stamp of the newest record."""
     ahead_ms: int | None = None
-    """How much the times inside are ahead of the Kafka time stamps, as the median of the newest records."""
+    """How much the times inside are ahead of the Kafka time stamps, as the median of that run."""
     wrong_keys: Counter[str] = field(default_factory=Counter)
     """Keys that are not the machine's id."""
     wrong_partitions: Counter[int] = field(default_factory=Counter)
@@ -50,6 +61,16 @@ class InputFinds:
     """Whether the newest record has the right key and partition."""
     unprocessed: int | None = None
     """Unprocessed records of the machine's partition, or of all partitions for `faultline ingest`."""
+
+    def all_are(self, fate: Fate) -> bool:
+        """Whether that became of all of its records, or of more than a few of the newest in a row."""
+        return self.newest_fate == fate and (self.newest_run >= _MANY or self.newest_run == self.found - self.waiting)
+
+    def is_stalled(self, now_ms: int) -> bool:
+        """Whether its records are not processed as they come."""
+        if self.waiting_since_ms is None:
+            return False
+        return self.waiting == self.found or now_ms - self.waiting_since_ms > _STALLED_MS
 
 
 @dataclass(slots=True)
@@ -160,10 +181,11 @@ class Facts:
     @property
     def is_active(self) -> bool:
         """Whether it is diagnosed as it should be: active, and its newest records are used."""
-        readings = [one for one in self.direct if one.holds == "readings" and one.found]
-        is_unused = bool(readings) and not any(one.used for one in readings)
+        readings = [one for one in self.direct if one.holds == "readings"]
+        is_unused = any(one.all_are("late") or one.all_are("dead") or one.is_stalled(self.now_ms) for one in readings)
         return self.state == MachineState.ACTIVE and not is_unused
 
     def as_dict(self, next_steps: list[str]) -> dict[str, Any]:
         """For JSON."""
-        return {"state": self.state, "active": self.is_active, "next": next_steps} | asdict(self)
+        known: dict[str, Any] = msgspec.to_builtins(self)
+        return {"state": self.state, "active": self.is_active, "next": next_steps} | known

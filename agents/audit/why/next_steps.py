@@ -84,8 +84,7 @@ def _unreadable(facts: Facts) -> str | None:
 
 
 def _waiting(facts: Facts) -> str | None:
-    readings = [one for one in facts.direct if one.waiting and not one.used and not one.late and not one.dead]
-    if not readings:
+    if not any(one.is_stalled(facts.now_ms) for one in facts.direct):
         return None
     lag = sum(one.unprocessed or 0 for one in facts.direct)
     return (
@@ -133,7 +132,7 @@ def _clock_was_ahead(facts: Facts) -> str | None:
     if ahead_ms <= 0 or abs(finds.ahead_ms) > facts.wrong_clock_ms:
         return None
     return (
-        f"all of its {finds.found} newest records in {finds.topic} are late, though their times are right: its clock "
+        f"{_run(finds)} late, though their times are right: its clock "
         f"had been {shown_duration(ahead_ms)} ahead, and its frames have closed until {_time(closed_ms)}; free it with "
         f"`faultline machines reset {facts.machine}`"
     )
@@ -143,7 +142,7 @@ def _late(facts: Facts) -> str | None:
     finds = _late_topic(facts)
     if finds is None:
         return None
-    text = f"all of its {finds.found} newest records in {finds.topic} are late"
+    text = f"{_run(finds)} late"
     behind_ms = -(finds.ahead_ms or 0)
     if behind_ms > facts.wrong_clock_ms:
         behind = shown_duration(behind_ms)
@@ -174,13 +173,11 @@ def _ahead(facts: Facts) -> str | None:
 
 
 def _dead(facts: Facts) -> str | None:
-    finds = next((one for one in facts.inputs if one.dead and not one.used and not one.waiting), None)
+    finds = next((one for one in facts.inputs if one.all_are("dead")), None)
     if finds is None and (facts.summary is not None or not facts.dead.count):
         return None
     reason, detail = facts.dead.newest_reason, facts.dead.newest_detail
-    what = (
-        "its records are" if finds is None else f"{finds.dead} of its {finds.found} newest records in {finds.topic} are"
-    )
+    what = "its records are" if finds is None else _run(finds)
     text = f"{what} dead letters ({reason}: {detail}): "
     if reason in _CLOCK_REASONS:
         text += "correct its clock, or declare in the form how its times are written"
@@ -292,11 +289,14 @@ _WORKER_RULES: Sequence[Callable[[Facts], str | None]] = (_other_profile, _not_r
 
 
 def _late_topic(facts: Facts) -> InputFinds | None:
-    """A topic of readings in which all newest records are late."""
-    for finds in facts.direct:
-        if finds.holds == "readings" and finds.late and not finds.used and finds.late >= finds.dead:
-            return finds
-    return None
+    """A topic of readings in which the newest records are late."""
+    return next((one for one in facts.direct if one.holds == "readings" and one.all_are("late")), None)
+
+
+def _run(finds: InputFinds) -> str:
+    """The newest records that all met the same fate, as the beginning of a sentence."""
+    newest = "its newest record" if finds.newest_run == 1 else f"its {finds.newest_run} newest records"
+    return f"{newest} in {finds.topic} {'is' if finds.newest_run == 1 else 'are'}"
 
 
 def _listed(names: Sequence[str]) -> str:

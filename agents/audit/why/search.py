@@ -13,7 +13,7 @@ import msgspec
 from agents.audit.log import TailLog
 from agents.audit.machine_list import summarize_machines
 from agents.audit.source_check import declared_topics
-from agents.audit.why.facts import Facts, InputFinds, LastDiagnosis, Letters, Searched, WorkerPage
+from agents.audit.why.facts import Facts, Fate, InputFinds, LastDiagnosis, Letters, Searched, WorkerPage
 from agents.delivery.partitioning import partition_of
 from agents.delivery.states import newest_states
 from pipeline.config.form import Form
@@ -182,16 +182,19 @@ def _sort(
     """Note where the machine's records are, how they are keyed, and what became of them."""
     key, is_for_ingest = facts.machine.encode(errors="replace"), finds.holds == "for ingest"
     finds.found = len(named)
-    for record, _ in named:
-        place = Place(*record[:3])
-        if place in letter_places[LATE]:
-            finds.late += 1
-        elif place in letter_places[DEAD_LETTER]:
-            finds.dead += 1
-        elif record.offset >= done.get((record.topic, record.partition), 0):
+    run: list[int] = []  # how much times are ahead, of the newest records with one fate
+    for record, one in named:
+        fate = _fate(record, letter_places, done)
+        if fate is None:
             finds.waiting += 1
+            finds.waiting_since_ms = min(record.timestamp_ms, finds.waiting_since_ms or record.timestamp_ms)
         else:
-            finds.used += 1
+            finds.newest_run = finds.newest_run + 1 if fate == finds.newest_fate else 1
+            run = run if finds.newest_run > 1 else []
+            finds.newest_fate = fate
+            finds.fates[fate] += 1
+        if one.time_ms is not None:
+            run.append(one.time_ms - record.timestamp_ms)
         is_key, is_partition = record.key == key, record.partition == facts.partition
         finds.is_newest_right = is_key and is_partition
         if not is_for_ingest and not is_key:
@@ -200,8 +203,17 @@ def _sort(
             finds.wrong_partitions[record.partition] += 1
     if named:
         finds.newest_stamp_ms, finds.newest_time_ms = named[-1][0].timestamp_ms, named[-1][1].time_ms
-    ahead = [one.time_ms - record.timestamp_ms for record, one in named[-_NEWEST:] if one.time_ms is not None]
-    finds.ahead_ms = median_low(ahead) if ahead else None
+    finds.ahead_ms = median_low(run[-_NEWEST:]) if run else None
+
+
+def _fate(record: Record, letter_places: Mapping[str, set[Place]], done: Mapping[tuple[str, int], int]) -> Fate | None:
+    """What became of a record; None if it is not processed yet."""
+    place = Place(*record[:3])
+    if place in letter_places[LATE]:
+        return "late"
+    if place in letter_places[DEAD_LETTER]:
+        return "dead"
+    return None if record.offset >= done.get((record.topic, record.partition), 0) else "used"
 
 
 def _read_diagnosis(facts: Facts, records: Sequence[Record]) -> None:

@@ -87,9 +87,13 @@ def _finds(one: InputFinds, facts: Facts) -> str:
     lag = f"; {one.unprocessed:,} records{where} not processed" if one.unprocessed else ""
     if not one.found:
         return f"no record of it ({searched}){lag}"
-    counts = {"used": one.used, "late": one.late, "dead letters": one.dead, "not processed": one.waiting}
-    if one.holds == "for ingest":
-        counts = {"read": one.used, "dead letters": one.dead, "not read": one.waiting}
+    fates, is_for_ingest = one.fates, one.holds == "for ingest"
+    counts = {
+        "read" if is_for_ingest else "used": fates["used"],
+        "late": fates["late"],
+        "dead letters": fates["dead"],
+        "not read" if is_for_ingest else "not processed": one.waiting,
+    }
     became = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
     parts = [f"{one.found:,} records of it ({searched}): {became}"]
     if one.newest_stamp_ms is not None:
