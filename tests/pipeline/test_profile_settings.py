@@ -19,6 +19,21 @@ def test_the_shipped_profile_describes_tennessee_eastman() -> None:
         [f"xmeas_{i}" for i in range(1, 42)] + [f"xmv_{i}" for i in range(1, 12)]
     )
     assert machine_type.faults == ("normal", *(f"idv_{i}" for i in range(1, 21)))
+    assert machine_type.digest == "1ca6f113e258311e"  # another one would refuse the shipped model and all saved states
+
+
+@pytest.mark.parametrize(
+    ("name", "machine", "other"),
+    [
+        ("tennessee_eastman", "te-07", "pump-7"),
+        ("azure_pdm", "pdm-100", "te-07"),
+        ("skab", "valve1-0", "pump"),
+    ],
+)
+def test_a_shipped_profile_takes_the_machines_of_its_data_and_no_others(name: str, machine: str, other: str) -> None:
+    plant = load_profile(name)
+    assert plant.type_of(machine) is plant.machine_types[0]
+    assert plant.type_of(other) is None
 
 
 @pytest.mark.parametrize(("text", "ms"), [("250ms", 250), ("10s", 10_000), ("1.5h", 5_400_000), ("2d", 172_800_000)])
