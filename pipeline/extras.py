@@ -1,7 +1,8 @@
-"""Optional packages: which extra brings each, and the one line that says what is missing."""
+"""Installed packages: the version of Faultline, and optional ones with the extra that brings each."""
 
 from __future__ import annotations
 
+from importlib import metadata
 from importlib.util import find_spec
 from typing import Final, NamedTuple
 
@@ -21,6 +22,14 @@ _PACKAGES: Final = {
     "tep_studio": _Package("tep-studio", "demo"),
 }
 """By the name of their module."""
+
+
+def faultline_version() -> str:
+    """The version that is installed; "unknown" for a source tree that is not."""
+    try:
+        return metadata.version("faultline")
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def require_modules(purpose: str, *modules: str) -> None:

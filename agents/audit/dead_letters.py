@@ -1,4 +1,4 @@
-"""Dead letters: what the dead-letter topic holds, filtered and counted.
+"""Dead letters and late records: what their topics hold, filtered and counted.
 
 A replayed dead letter is marked in the dead-letter topic itself, by a later record without value in its partition. So
 a second replay knows what the first one did without reading the input topics, and the mark lives as long as the dead
@@ -19,9 +19,9 @@ import msgspec
 from agents.audit.log import Log
 from pipeline.config.durations import parse_duration_ms
 from pipeline.config.settings import Settings
-from pipeline.config.topics import DEAD_LETTER, FOREIGN
+from pipeline.config.topics import DEAD_LETTER, FOREIGN, LATE
 from pipeline.errors import SettingsError
-from pipeline.wire.letters import origin_of
+from pipeline.wire.letters import LATE_BY, late_header, origin_of
 from pipeline.wire.messages import Reason, RejectedError, parse_time_ms
 from pipeline.wire.records import Headers, Output, Place, Record
 
@@ -39,7 +39,7 @@ DONE_TO = "faultline-replayed-to"
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record that could not be used, as it was, and how often it was replayed."""
+    """A record that could not be used, or came too late, as it was, and how often it was replayed."""
 
     place: Place
     reason: str
@@ -53,10 +53,12 @@ class DeadLetter:
     """How many times it had been replayed before it was rejected."""
     whole_bytes: int | None
     """Length of the value before it was cut to what the topic takes (pipeline/wire/letters.py); None: not cut."""
+    late_by_ms: int | None = None
+    """By how much it came too late; None for a dead letter."""
 
     @classmethod
     def of(cls, record: Record) -> Self | None:
-        """The dead letter that a record of the dead-letter topic is; None if it is something else."""
+        """The letter that a record of the dead-letter or late topic is; None if it is something else."""
         origin = origin_of(record.headers)
         if origin is None:
             return None
@@ -73,6 +75,7 @@ class DeadLetter:
             tuple(pair for pair in before if pair[0] not in (REPLAYS, REPLAY_OF, REPLAY_ORIGIN)),
             int(count) if count.isdigit() else 1,
             _whole_bytes(dict(record.headers[origin.at :]), record.value),
+            late_header(record.headers[origin.at :], LATE_BY),
         )
 
     def as_replay(self, topic: str, partitions: int, now_ms: int) -> Output:
@@ -111,7 +114,7 @@ _decode_named = msgspec.json.Decoder(_Named).decode
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which dead letters to select; None selects all."""
+    """Which letters to select; None selects all."""
 
     reason: str | None = None
     machine: str | None = None
@@ -137,7 +140,7 @@ class Filters:
         return cls(reason, machine, topic, None if since is None else parse_since_ms(since, now_ms))
 
     def match(self, letter: DeadLetter) -> bool:
-        """Whether a dead letter is selected. A machine matches the key, or the name in a readable value."""
+        """Whether a letter is selected. A machine matches the key, or the name in a readable value."""
         if self.reason is not None and letter.reason != self.reason:
             return False
         if self.topic is not None and letter.origin.topic.removeprefix(FOREIGN) != self.topic:
@@ -172,10 +175,11 @@ def parse_since_ms(text: str, now_ms: int) -> int:
 
 @dataclass(slots=True)
 class Summary:
-    """Counts over the dead-letter topic, and the oldest letters."""
+    """Counts over the dead-letter or late topic, and some of its letters."""
 
     matched: int = 0
-    reasons: dict[str, dict[str, int]] = field(default_factory=dict)  # reason -> count, oldest_ms, newest_ms
+    reasons: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By reason count, oldest_ms and newest_ms; of late records also least_late_ms and most_late_ms."""
     origins: Counter[str] = field(default_factory=Counter)  # topic -> dead letters that came from there
     came_back: int = 0
     foreign: int = 0
@@ -189,20 +193,25 @@ class Summary:
         return sorted(self.done.get(letter.place[1:], ()))
 
 
-def summarize(log: Log, filters: Filters, *, keep: int = 0) -> Summary:
-    """Read the dead-letter topic once, and keep the `keep` oldest matching letters."""
+def summarize(
+    log: Log, filters: Filters, *, keep: int = 0, topic: str = DEAD_LETTER, from_oldest: bool = False
+) -> Summary:
+    """Read the dead-letter topic, or the late one, once, and keep `keep` matching letters, the newest first."""
     found = Summary()
-    # With 0, `nsmallest` would not read at all, and nothing would be counted.
-    found.letters = heapq.nsmallest(max(keep, 1), matching_letters(log, filters, found), key=oldest_first)[:keep]
+    choose = heapq.nsmallest if from_oldest else heapq.nlargest
+    # With 0 it would not read at all, and nothing would be counted.
+    found.letters = choose(max(keep, 1), matching_letters(log, filters, found, topic), key=by_age)[:keep]
     return found
 
 
-def oldest_first(letter: DeadLetter) -> tuple[int, Place]:
+def by_age(letter: DeadLetter) -> tuple[int, Place]:
+    """What orders letters from the oldest to the newest."""
     return letter.timestamp_ms, letter.place
 
 
-def matching_letters(log: Log, filters: Filters, found: Summary) -> Iterator[DeadLetter]:
-    for record in log.records(DEAD_LETTER):
+def matching_letters(log: Log, filters: Filters, found: Summary, topic: str = DEAD_LETTER) -> Iterator[DeadLetter]:
+    """The letters of a topic that match, which `found` counts."""
+    for record in log.records(topic):
         letter = DeadLetter.of(record)
         if letter is None:
             headers = dict(record.headers)
@@ -218,14 +227,23 @@ def matching_letters(log: Log, filters: Filters, found: Summary) -> Iterator[Dea
             row = found.reasons.setdefault(letter.reason, {"count": 0, "oldest_ms": stamp, "newest_ms": stamp})
             row["count"] += 1
             row["oldest_ms"], row["newest_ms"] = min(row["oldest_ms"], stamp), max(row["newest_ms"], stamp)
+            if (late_ms := letter.late_by_ms) is not None:
+                row["least_late_ms"] = min(row.get("least_late_ms", late_ms), late_ms)
+                row["most_late_ms"] = max(row.get("most_late_ms", late_ms), late_ms)
             found.origins[letter.origin.topic] += 1
             found.came_back += letter.replays > 0
             yield letter
 
 
 def as_dict(letter: DeadLetter, sent_to: Sequence[str], *, first_bytes: int = 200) -> dict[str, Any]:
-    """A dead letter as JSON: the beginning of its value, and the topics that it was replayed to."""
+    """A letter as JSON: the beginning of its value, and how late it was or the topics that it was replayed to."""
     value = letter.value
+    place = {"partition": letter.place.partition, "offset": letter.place.offset}
+    own: dict[str, Any]
+    if letter.place.topic == LATE:
+        own = {"late_record": place, "late_by_ms": letter.late_by_ms}
+    else:
+        own = {"dead_letter": place, "replays_before": letter.replays, "replayed_to": list(sent_to)}
     return {
         "reason": letter.reason,
         "detail": letter.detail,
@@ -237,10 +255,7 @@ def as_dict(letter: DeadLetter, sent_to: Sequence[str], *, first_bytes: int = 20
         "first_bytes": None if value is None else value[:first_bytes].decode(errors="backslashreplace"),
         "bytes": letter.whole_bytes if letter.whole_bytes is not None else None if value is None else len(value),
         "truncated": letter.whole_bytes is not None,
-        "dead_letter": {"partition": letter.place.partition, "offset": letter.place.offset},
-        "replays_before": letter.replays,
-        "replayed_to": list(sent_to),
-    }
+    } | own
 
 
 def shown_time(time_ms: int) -> str | None:

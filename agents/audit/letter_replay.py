@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agents.audit.dead_letters import DeadLetter, Filters, Summary, matching_letters, oldest_first, summarize
+from agents.audit.dead_letters import DeadLetter, Filters, Summary, by_age, matching_letters, summarize
 from agents.audit.log import Log
 from agents.delivery.publisher import Publisher
 from pipeline.config.topics import ALARMS, DEAD_LETTER, DIAGNOSES, LATE, METRICS, MQTT, STATE
@@ -72,7 +72,7 @@ async def replay_dead_letters(
     report = ReplayedLetters(dry_run, matched=before.matched)
     chosen = _chosen(log, filters, before, report, to, again)
     if limit is not None:
-        chosen = iter(heapq.nsmallest(limit, chosen, key=lambda pair: oldest_first(pair[0])))
+        chosen = iter(heapq.nsmallest(limit, chosen, key=lambda pair: by_age(pair[0])))
     targets = [to] if to is not None else [topic for topic in before.origins if _may_be_sent_to(topic)]
     counts = partitions_of(targets) if before.matched and targets else {}
     reasons: Counter[str] = Counter()

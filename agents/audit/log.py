@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from pipeline.wire.records import Place, Record
@@ -16,6 +16,22 @@ class Log(Protocol):
 
     def at(self, places: Iterable[Place]) -> dict[Place, Record]:
         """The records at these places, as far as they still exist."""
+
+
+class TailLog(Log, Protocol):
+    """A log whose newest records can be read without the others."""
+
+    def newest(self, topic: str, count: int, partition: int | None = None) -> list[Record]:
+        """At least the newest `count` records of each partition, or of this one, by time stamp."""
+
+    def records_of(self, topic: str, partition: int) -> Iterator[Record]:
+        """The records of one partition in their order."""
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions a topic has."""
+
+    def ends(self, topic: str) -> Mapping[int, int]:
+        """Where each partition ends."""
 
 
 class RecordLog:

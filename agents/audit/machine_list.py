@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.alignment.machine_states import STATES, MachineState, machine_states
 from pipeline.alignment.slot_table import SlotTable
 from pipeline.config.profile import MachineType, PlantProfile
-from pipeline.errors import StateError
+from pipeline.errors import ProfileError, StateError
 from pipeline.wire.states import Forgotten, SavedMachine, decode_state
 
 _WORST_FIRST = (MachineState.BLIND, MachineState.AHEAD, MachineState.OFFLINE, MachineState.STALE, MachineState.ACTIVE)
@@ -34,6 +34,14 @@ class MachineSummary:
     """Values that have not changed for too long to be believed."""
     arrived_ms: Mapping[str, int]
     """By source, Kafka time stamp of its newest reading."""
+    newest_ms: Mapping[str, int]
+    """By source, time inside its newest reading."""
+    silent_sources: Sequence[str]
+    """Sources that have sent nothing for longer than they may."""
+    watermark_ms: int | None
+    """Up to where no more readings are expected; None where frames close by time alone."""
+    closed_until_ms: int | None
+    """Up to where its frames have closed: older readings are late."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -50,7 +58,7 @@ def summarize_machines(
             saved = decode_state(name, state)
             if not isinstance(saved, Forgotten):
                 found.append(_summary(saved, profile.machine_type(saved.type)))
-        except (StateError, KeyError, ValueError, AssertionError) as error:
+        except (ProfileError, StateError, KeyError, ValueError, AssertionError) as error:
             unreadable[name] = str(error)
     ranks = {state.value: rank for rank, state in enumerate(_WORST_FIRST)}
     found.sort(key=lambda one: (ranks[one.state], one.diagnosed_until_ms or 0, one.machine))
@@ -75,4 +83,18 @@ def _summary(saved: SavedMachine, machine_type: MachineType) -> MachineSummary:
         diagnosed_until_ms=until if until >= 0 else None,
         frozen=int(table.frozen[0]),
         arrived_ms={name: saved.arrived[index] for index, name in enumerate(names) if seen[index]},
+        newest_ms={name: int(table.newest[0, index]) for index, name in enumerate(names) if seen[index]},
+        silent_sources=[name for index, name in enumerate(names) if seen[index] and not table.active[0, index]],
+        watermark_ms=_watermark_ms(table, machine_type),
+        closed_until_ms=int(table.closed[0]) if table.closed[0] >= 0 else None,
     )
+
+
+def _watermark_ms(table: SlotTable, machine_type: MachineType) -> int | None:
+    """The oldest of the watermarks of the sources that hold frames back now."""
+    watermarks = [
+        int(table.newest[0, index]) - source.allowed_disorder_ms
+        for index, source in enumerate(machine_type.sources.values())
+        if source.holds_frames and table.active[0, index] and table.newest[0, index] >= 0
+    ]
+    return None if machine_type.closes_by_time or not watermarks else min(watermarks)

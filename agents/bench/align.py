@@ -33,7 +33,7 @@ def make_records(profile: PlantProfile, machines: int, readings: int, seed: int)
     records = []
     offsets: dict[int, int] = {}
     for number in range(readings):
-        name, step = f"m{number % machines}", number // machines
+        name, step = f"te-{number % machines}", number // machines
         at = _BEGIN_MS + step * kind.frame_period_ms
         value = msgspec.json.encode({"machine": name, "time": at, "values": rows[number % 256]})
         partition = number % machines % 4

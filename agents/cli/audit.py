@@ -1,11 +1,11 @@
-"""The commands that inspect what is in the topics: `faultline verify` and `faultline dead-letters`."""
+"""The commands that inspect what is in the topics: `faultline verify`, `dead-letters` and `late`."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +22,7 @@ from agents.kafka.admin import partition_counts
 from agents.kafka.log import committed_offsets, kafka_log, require_kafka
 from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.security import client_security
+from pipeline.config.durations import shown_duration
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import Settings, load_settings
 from pipeline.config.topics import DEAD_LETTER, DIAGNOSES, LATE, full_topic_name, short_topic_name
@@ -35,6 +36,8 @@ MachineOption = Annotated[
     str | None, typer.Option("--machine", help="only of this machine, in the key or in the value")
 ]
 TopicOption = Annotated[str | None, typer.Option("--topic", help="only from this topic, such as sensors")]
+LimitOption = Annotated[int, typer.Option("--limit", min=0, help="how many to show")]
+OldestOption = Annotated[bool, typer.Option("--oldest", help="show the oldest first, not the newest")]
 SinceOption = Annotated[
     str | None,
     typer.Option(
@@ -118,20 +121,43 @@ def dead_letters_list(
     machine: MachineOption = None,
     topic: TopicOption = None,
     since: SinceOption = None,
-    limit: Annotated[int, typer.Option("--limit", min=0, help="how many to show, oldest first")] = 20,
+    limit: LimitOption = 20,
+    oldest: OldestOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show how many records could not be used, for which reasons, and what they look like."""
     settings = load_settings(broker=broker)
     filters = _filters(settings, reason, machine, topic, since)
     with kafka_log(settings, [DEAD_LETTER]) as log:
-        found = summarize(log, filters, keep=limit)
+        found = summarize(log, filters, keep=limit, from_oldest=oldest)
     letters = [as_dict(letter, found.sent_to(letter)) for letter in found.letters]
     if as_json:
         summary = {"dead_letters": found.matched, "came_back": found.came_back, "foreign": found.foreign}
         typer.echo(json.dumps(summary | {"reasons": found.reasons, "shown": letters}, indent=2))
     else:
-        show_dead_letters(found, letters)
+        show_letters(found, letters, "dead letters")
+
+
+def late_list(
+    broker: BrokerOption = None,
+    machine: MachineOption = None,
+    topic: TopicOption = None,
+    since: SinceOption = None,
+    limit: LimitOption = 20,
+    oldest: OldestOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how many records came too late, by how much, and what they look like."""
+    settings = load_settings(broker=broker)
+    filters = _filters(settings, None, machine, topic, since)
+    with kafka_log(settings, [LATE]) as log:
+        found = summarize(log, filters, keep=limit, topic=LATE, from_oldest=oldest)
+    letters = [as_dict(letter, []) for letter in found.letters]
+    if as_json:
+        summary = {"late": found.matched, "foreign": found.foreign}
+        typer.echo(json.dumps(summary | {"reasons": found.reasons, "shown": letters}, indent=2))
+    else:
+        show_letters(found, letters, "late records")
 
 
 def _filters(
@@ -141,26 +167,34 @@ def _filters(
     return Filters.parse(settings, reason=reason, machine=machine, topic=topic, since=since, now_ms=now_ms)
 
 
-def show_dead_letters(found: Summary, letters: Sequence[dict[str, Any]]) -> None:
+def show_letters(found: Summary, letters: Sequence[dict[str, Any]], kind: str) -> None:
     """Print how many there are for each reason, and the letters that were kept."""
-    say(f"{found.matched:,} dead letters" + (f", {found.came_back:,} from replays" if found.came_back else ""))
+    say(f"{found.matched:,} {kind}" + (f", {found.came_back:,} from replays" if found.came_back else ""))
     if found.foreign:
-        say(f"{found.foreign:,} other records in the topic are not dead letters")
+        say(f"{found.foreign:,} other records in the topic are not {kind}")
     for reason, row in sorted(found.reasons.items(), key=lambda item: -item[1]["count"]):
         spell = f"{shown_time(row['oldest_ms'])} to {shown_time(row['newest_ms'])}"
-        say(f"{row['count']:>12,}  {reason:<18} {spell}")
+        say(f"{row['count']:>12,}  {reason:<18} {spell}{_lateness(row)}")
     for letter in letters:
-        again = f", sent again to {', '.join(letter['replayed_to'])}" if letter["replayed_to"] else ""
-        back = ", came back from a replay" if letter["replays_before"] else ""
+        again = f", sent again to {', '.join(letter['replayed_to'])}" if letter.get("replayed_to") else ""
+        back = ", came back from a replay" if letter.get("replays_before") else ""
+        late = f", {shown_duration(letter['late_by_ms'])} late" if letter.get("late_by_ms") is not None else ""
         say()
         say(
             f"{letter['time'] or 'no time'}  {letter['reason']}  {letter['topic']}, partition {letter['partition']}, "
-            f"offset {letter['offset']}, key {letter['key']!r}{back}{again}"
+            f"offset {letter['offset']}, key {letter['key']!r}{late}{back}{again}"
         )
         say(f"    {letter['detail']}")
         if letter["first_bytes"] is not None:
             cut = ", cut off" if letter["truncated"] else ""
             say(f"    {letter['bytes']:,} bytes{cut}: {letter['first_bytes']!r}")
+
+
+def _lateness(row: Mapping[str, int]) -> str:
+    if "least_late_ms" not in row:
+        return ""
+    least, most = shown_duration(row["least_late_ms"]), shown_duration(row["most_late_ms"])
+    return f", late by {least}" if least == most else f", late by {least} to {most}"
 
 
 def dead_letters_replay(

@@ -1,4 +1,4 @@
-"""The commands about single machines: `faultline machines list`, `reset`, `end` and `forget`."""
+"""The commands about single machines: `faultline why`, and `faultline machines list`, `reset`, `end` and `forget`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,26 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.audit.machine_list import MachineSummary, summarize_machines
+from agents.audit.source_check import declared_topics
+from agents.audit.why.next_steps import next_steps
+from agents.audit.why.search import Committed, gather_facts
+from agents.audit.why.worker_page import read_worker_page
 from agents.cli.options import BrokerOption, JsonOption, ProfileOption
 from agents.cli.views.printable import cell, say
+from agents.cli.views.why_view import show_why
 from agents.delivery.partitioning import partition_function
 from agents.delivery.states import newest_states
 from agents.kafka.admin import partition_counts
-from agents.kafka.log import kafka_log, require_kafka
+from agents.kafka.log import committed_offsets, kafka_log, require_kafka
 from agents.kafka.publisher import KafkaPublisher
+from agents.kafka.schema_registry import schema_registry
 from agents.kafka.security import client_security
 from pipeline.alignment.machine_states import MachineState
+from pipeline.config.durations import shown_duration
 from pipeline.config.hints import shown_time
 from pipeline.config.profile import load_profile
 from pipeline.config.settings import Settings, load_settings
-from pipeline.config.topics import CONTROL, STATE, full_topic_name
+from pipeline.config.topics import CONTROL, DEAD_LETTER, DIAGNOSES, LATE, STATE, full_topic_name
 from pipeline.errors import SettingsError
 from pipeline.wire import messages
 from pipeline.wire.records import Output
@@ -56,6 +63,53 @@ def list_machines(
     say(f"{len(chosen)} of {len(found)} machines")
     for name, reason in list(unreadable.items())[:limit]:
         say(f"the state of {name!r} cannot be read: {reason}")
+
+
+def why(
+    machine: MachineArgument,
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option("--metrics", help="http://host:port of a worker's metrics; else FAULTLINE_WEB_HOST and _PORT"),
+    ] = None,
+    last: Annotated[
+        int, typer.Option("--last", min=10, max=100_000, help="records of each partition to look in, the newest")
+    ] = 1_000,
+    as_json: JsonOption = False,
+) -> None:
+    """Say why a machine is as it is, and what would have to happen next; nothing is written.
+
+    Ends with 0 if the machine is active, else with 1.
+    """
+    settings = load_settings(broker=broker, profile=profile)
+    plant = load_profile(settings.profile)
+    require_kafka(settings)
+    worker = read_worker_page(metrics or f"http://{settings.web_host}:{settings.web_port}")
+    declared = declared_topics(plant)
+    direct = [form.topic for holds, form in declared if holds != "for ingest"]
+    for_ingest = [form.topic for holds, form in declared if holds == "for ingest"]
+    committed = Committed(
+        committed_offsets(settings, direct), committed_offsets(settings.of_ingest, for_ingest) if for_ingest else {}
+    )
+    with kafka_log(settings, [*direct, *for_ingest, DIAGNOSES, LATE, DEAD_LETTER, STATE]) as log:
+        facts = gather_facts(
+            log,
+            plant,
+            machine,
+            last=last,
+            now_ms=int(time.time() * 1000),
+            committed=committed,
+            worker=worker,
+            schemas=schema_registry(settings),
+        )
+    steps = next_steps(facts)
+    if as_json:
+        typer.echo(json.dumps(facts.as_dict(steps), indent=2))
+    else:
+        show_why(facts, steps, Console())
+    if not facts.is_active:
+        raise typer.Exit(1)
 
 
 def reset(machine: MachineArgument, broker: BrokerOption = None, profile: ProfileOption = None) -> None:
@@ -94,7 +148,7 @@ def machines_table(machines: list[MachineSummary], now_ms: int) -> Table:
             str(one.partition),
             one.state,
             _shown(one.newest_reading_ms),
-            f"{_duration(now_ms - one.last_record_ms)} ago" if one.last_record_ms <= now_ms else "in the future",
+            f"{shown_duration(now_ms - one.last_record_ms)} ago" if one.last_record_ms <= now_ms else "in the future",
             _shown(one.diagnosed_until_ms),
             str(one.frozen) if one.frozen else "",
         )
@@ -104,13 +158,6 @@ def machines_table(machines: list[MachineSummary], now_ms: int) -> Table:
 
 def _shown(time_ms: int | None) -> str:
     return "" if time_ms is None else shown_time(time_ms)
-
-
-def _duration(ms: int) -> str:
-    for size, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min")):
-        if ms >= 2 * size:
-            return f"{ms // size} {unit}"
-    return f"{ms // 1000} s"
 
 
 def _send(kind: str, machine: str, broker: str | None, profile: str | None, *, force: bool) -> None:

@@ -1,19 +1,23 @@
-"""The command line: `faultline demo | replay | run | record | verify | train | topics | settings | bench | …`."""
+"""The command line: `faultline demo | replay | run | why | record | verify | train | topics | settings | bench | …`."""
 
 from __future__ import annotations
 
 import functools
 import gc
 import logging
+import platform
 import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
+from agents.bench.host import processor
 from agents.cli import audit, bench, machines, replay, sources, topics, training, worker
 from agents.cli.views.printable import PrintableFormatter, say
 from pipeline.config.settings import check_environment
 from pipeline.errors import FaultlineError
+from pipeline.extras import faultline_version
 
 Command = Callable[..., None]
 
@@ -40,7 +44,6 @@ _sources: dict[str, Command] = {"try": sources.try_topic, "check": sources.check
 
 app = typer.Typer(
     name="faultline",
-    help="Real-time fault diagnosis for factories: sensors and operators' texts from Kafka, fused by streaming models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -55,6 +58,7 @@ app.add_typer(
     _group(
         "See how machines are, and reset or forget one.",
         list=machines.list_machines,
+        why=machines.why,
         reset=machines.reset,
         end=machines.end,
         forget=machines.forget,
@@ -73,6 +77,7 @@ app.add_typer(
     ),
     name="dead-letters",
 )
+app.add_typer(_group("Look at records that came too late.", list=audit.late_list), name="late")
 app.add_typer(
     _group(
         "Measure speed on this machine.",
@@ -91,6 +96,7 @@ for command in (
     replay.convert,
     worker.run,
     worker.ingest,
+    machines.why,
     training.train,
     training.baseline,
     training.evaluate,
@@ -98,6 +104,29 @@ for command in (
 ):
     app.command()(_checked(command))
 app.command("settings")(_checked(worker.show_settings))
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(
+            f"faultline {faultline_version()}, Python {platform.python_version()}, {platform.platform()}, {processor()}"
+        )
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="show the versions of Faultline, Python and the platform, and the processor",
+        ),
+    ] = False,
+) -> None:
+    """Real-time fault diagnosis for factories: sensors and operators' texts from Kafka, fused by streaming models."""
 
 
 def main() -> None:

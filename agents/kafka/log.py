@@ -136,18 +136,32 @@ class KafkaLog:
                             found[Place(*record[:3])] = record
         return found
 
+    def records_of(self, topic: str, partition: int) -> Iterator[Record]:
+        """Read one partition from its beginning; raises BrokerUnavailableError if nothing comes any more."""
+        begins = {one: self._begins[one] for one in self._of(topic) if one.partition == partition}
+        for polled, _ in self._polls([topic], begins=begins):
+            for records in polled.values():
+                yield from records
+
     def last(self, topic: str, count: int) -> list[Record]:
         """The newest records of a topic, by time stamp; raises BrokerUnavailableError if nothing comes."""
-        ends = {partition: end for partition, end in self._ends.items() if partition in self._of(topic)}
+        return self.newest(topic, count)[-count:]
+
+    def newest(self, topic: str, count: int, partition: int | None = None) -> list[Record]:
+        """At least the newest `count` records of each partition, or of this one, by time stamp.
+
+        Raises BrokerUnavailableError if nothing comes.
+        """
+        ends = {one: self._ends[one] for one in self._of(topic) if partition in (None, one.partition)}
         back = count
         while True:
-            begins = {partition: max(self._begins[partition], end - back) for partition, end in ends.items()}
+            begins = {one: max(self._begins[one], end - back) for one, end in ends.items()}
             polls = self._polls([topic], begins=begins)
             found = [record for polled, _ in polls for records in polled.values() for record in records]
             counts = Counter(record.partition for record in found)
             # Offsets may have gaps: of aborted transactions, and where records were compacted away.
             if all(begins[one] == self._begins[one] or counts[one.partition] >= count for one in ends):
-                return sorted(found, key=lambda record: (record.timestamp_ms, record.offset))[-count:]
+                return sorted(found, key=lambda record: (record.timestamp_ms, record.offset))
             back *= 4
 
     def partitions(self, topic: str) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
 from pipeline.alignment.machine_states import MachineState
@@ -15,6 +15,7 @@ from pipeline.config.topics import LABELS, engine_topics
 from pipeline.engine.diagnoses import NO_EVIDENCE
 from pipeline.engine.engine import Engine
 from pipeline.engine.stats import CONFIDENCE_BOUNDS
+from pipeline.extras import faultline_version
 from pipeline.frames import Frames, StepResult, StepRunner
 from pipeline.wire.messages import Reason
 from pipeline.wire.readings import ValueReason
@@ -39,6 +40,7 @@ class EngineCollector(Collector):
         `now_ms` the wall clock.
         """
         self._engine = engine
+        self._profile = {"plant": profile.plant, "digest": profile.digest}
         self._topics = engine_topics(profile)
         self._faults = tuple(dict.fromkeys(fault for kind in profile.machine_types for fault in kind.faults))
         self._lag = lag
@@ -46,9 +48,14 @@ class EngineCollector(Collector):
         self._recreated = recreated
         self._now_ms = now_ms
 
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
+    def collect(
+        self,
+    ) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily | InfoMetricFamily]:
         """The current metrics."""
         stats = self._engine.stats
+        yield InfoMetricFamily("faultline_build", "What runs here.", value={"version": faultline_version()})
+        yield InfoMetricFamily("faultline_profile", "The plant profile.", value=self._profile)
+        yield self._models()
         yield _counter("faultline_records", "Records read.", "topic", self._topics, stats.records)
         reasons = [reason.value for reason in Reason if reason not in _LATE_REASONS]
         yield _counter(
@@ -121,6 +128,14 @@ class EngineCollector(Collector):
         for (topic, partition), behind in sorted(self._lag().items()):
             lag.add_metric([topic, str(partition)], behind)
         yield lag
+
+    def _models(self) -> InfoMetricFamily:
+        family = InfoMetricFamily(
+            "faultline_model", "The model of each machine type.", labels=["machine_type", "name", "hash"]
+        )
+        for machine_type, model in self._engine.models.items():
+            family.add_metric([machine_type, model.runner.name, model.runner.hash], {})
+        return family
 
     def _values_unused(self) -> CounterMetricFamily:
         family = CounterMetricFamily(

@@ -36,3 +36,12 @@ def _bounded(milliseconds: _Number, given: object) -> _Number:
 
 
 DurationMs = Annotated[int, BeforeValidator(parse_duration_ms), Field(gt=0)]
+
+
+def shown_duration(ms: int) -> str:
+    """About how long, in the largest unit that is no more than a tenth off: `50 min`, `1 h`, `90 min`."""
+    for name, unit in (("d", "d"), ("h", "h"), ("min", "m"), ("s", "s")):
+        count = abs(ms) / _UNIT_MS[unit]
+        if count >= 1 and abs(count - round(count)) <= count / 10:
+            return f"{'-' if ms < 0 else ''}{round(count)} {name}"
+    return f"{ms} ms"

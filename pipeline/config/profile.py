@@ -278,6 +278,11 @@ class PlantProfile(_Part):
             raise ValueError(f"ingest: {twice[0].lstrip('/')} is named more than once")
         return self
 
+    @property
+    def digest(self) -> str:
+        """Hash of everything that the profile says: two workers with the same one read and diagnose alike."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
+
     def type_of(self, machine: str) -> MachineType | None:
         """The type that owns a machine id, or None if no type's pattern matches."""
         for machine_type in self.machine_types:

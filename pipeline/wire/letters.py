@@ -14,6 +14,12 @@ LETTER_BYTES = 16 << 20
 
 LETTER_TOPICS = frozenset({"dead-letter", "late"})
 
+LATE_BY = "faultline-late-by-ms"
+"""Header of a late record: how much too late it came."""
+
+CLOSED_UNTIL = "faultline-closed-until-ms"
+"""Header of a late record: up to where its machine's frames had closed; empty if none had."""
+
 _FIRST_HEADER = "faultline-reason"
 """Where the headers of a dead letter or late record begin, behind the original ones."""
 
@@ -37,9 +43,9 @@ def late_record(
 ) -> Output:
     """The record as it was, with how late it came, its frame, and up to where its machine's frames had closed."""
     times: Headers = (
-        ("faultline-late-by-ms", b"%d" % late_by_ms),
+        (LATE_BY, b"%d" % late_by_ms),
         ("faultline-frame-end-ms", b"%d" % frame_end_ms),
-        ("faultline-closed-until-ms", b"%d" % closed_ms if closed_ms > NEVER_MS else b""),
+        (CLOSED_UNTIL, b"%d" % closed_ms if closed_ms > NEVER_MS else b""),
     )
     headers = record.headers + origin_headers(record, reason, detail) + times
     return Output("late", record.partition, record.key, record.value, max(record.timestamp_ms, 0), headers)
@@ -84,6 +90,12 @@ def origin_of(headers: Headers) -> Origin | None:
         )
     except (KeyError, ValueError):
         return None
+
+
+def late_header(headers: Headers, name: str) -> int | None:
+    """A time in milliseconds that the headers of a late record give; None if they do not."""
+    text = dict(headers).get(name, b"")
+    return int(text) if text.removeprefix(b"-").isdigit() else None
 
 
 def fit_letter(letter: Output, limit: int) -> Output:

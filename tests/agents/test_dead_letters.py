@@ -86,12 +86,13 @@ class Plant:
 # -- showing ---------------------------------------------------------------------------------------------------
 
 
-def test_dead_letters_are_counted_by_reason_and_the_oldest_are_shown() -> None:
+def test_dead_letters_are_counted_by_reason_and_the_newest_or_oldest_are_shown() -> None:
     plant = Plant(
         *(letter(bad(second)) for second in (30, 10, 20)),
         letter(bad(5, b"p2", b'{"machine": "p2"}'), Reason.SCHEMA, "Object missing required field `time`"),
     )
-    found = summarize(plant.log, ALL, keep=2)
+    found = summarize(plant.log, ALL, keep=2, from_oldest=True)
+    assert [one.timestamp_ms for one in summarize(plant.log, ALL, keep=2).letters] == [T0 + 30 * S, T0 + 20 * S]
     assert found.matched == 4
     assert found.reasons == {
         "not_json": {"count": 3, "oldest_ms": T0 + 10 * S, "newest_ms": T0 + 30 * S},
@@ -136,7 +137,7 @@ def test_filters(filters: Filters, offsets: list[int]) -> None:
         letter(bad(3, None, b'{"machine": "p2"}'), Reason.KEY_MISMATCH),
         letter(bad(4, b"p9", b'{"machine": "p2"}'), Reason.SCHEMA),
     )
-    found = summarize(plant.log, filters, keep=9)
+    found = summarize(plant.log, filters, keep=9, from_oldest=True)
     assert [one.origin.offset for one in found.letters] == offsets
     assert found.matched == len(offsets)
 
@@ -285,7 +286,7 @@ def test_what_was_cut_off_is_not_sent() -> None:
     plant = Plant(fit_letter(whole, 2_000), letter(bad(2)))
     report = plant.replay()
     assert (report.replayed, report.truncated) == ({"sensors": 1}, 1)
-    shown = as_dict(summarize(plant.log, ALL, keep=1).letters[0], [])
+    shown = as_dict(summarize(plant.log, ALL, keep=1, from_oldest=True).letters[0], [])
     assert (shown["truncated"], shown["bytes"]) == (True, 5_000)
 
 
@@ -393,10 +394,12 @@ def test_dead_letters_of_a_real_broker(kafka: str, monkeypatch: pytest.MonkeyPat
     assert [out.topic for out in outputs] == ["dead-letter"] * len(inputs)
     publish(kafka, prefix, outputs)
 
-    done = command("list", "--limit", "2")
+    done = command("list", "--limit", "2", "--oldest")
     assert done.exit_code == 0, done.exception
     assert "5 dead letters" in done.stdout and "future_time" in done.stdout and "offset 101, key 'p1'" in done.stdout
-    found = json.loads(command("list", "--json").stdout)
+    found = json.loads(command("list", "--json", "--limit", "3").stdout)
+    assert [one["offset"] for one in found["shown"]] == [105, 104, 103]
+    found = json.loads(command("list", "--json", "--oldest").stdout)
     assert [one["offset"] for one in found["shown"]] == [101, 102, 103, 104, 105]
     assert found["shown"][3]["first_bytes"].startswith("\x00\\xff")
 

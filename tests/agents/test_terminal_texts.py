@@ -16,7 +16,7 @@ from agents.audit.dead_letters import Summary
 from agents.audit.machine_list import MachineSummary
 from agents.audit.source_check import SourceReport
 from agents.audit.verify import VerifyReport
-from agents.cli.audit import show_dead_letters, show_verified
+from agents.cli.audit import show_letters, show_verified
 from agents.cli.machines import machines_table
 from agents.cli.options import load_runners
 from agents.cli.sources import show_reports
@@ -87,7 +87,8 @@ def test_the_live_table_shows_it() -> None:
 
 def test_tables_of_machines_and_sources_show_it() -> None:
     where = terminal()
-    where.print(machines_table([MachineSummary(NASTY, NASTY, 0, "active", 0, 0, 0, 1, {NASTY: 0})], 1_000))
+    machine = MachineSummary(NASTY, NASTY, 0, "active", 0, 0, 0, 1, {NASTY: 0}, {NASTY: 0}, [NASTY], 0, 0)
+    where.print(machines_table([machine], 1_000))
     check(written(where), times=2)
     report = SourceReport(NASTY, "readings")
     report.reasons[NASTY] = report.unused[NASTY] = report.unknown[NASTY] = 3
@@ -103,7 +104,7 @@ def test_dead_letters_and_findings_show_it(capsys: pytest.CaptureFixture[str]) -
         "replayed_to": [NASTY], "replays_before": 0, "first_bytes": NASTY, "bytes": 1, "truncated": False,
     }  # fmt: skip
     found = Summary(matched=1, reasons={NASTY: {"count": 1, "oldest_ms": 0, "newest_ms": 0}})
-    show_dead_letters(found, [letter])
+    show_letters(found, [letter], "dead letters")
     check(capsys.readouterr().out, times=4)
     report = VerifyReport()
     report.problem("order", NASTY)

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ DEPLOY = ROOT / "deploy"
 MONITORING = DEPLOY / "monitoring"
 GRAFANA = MONITORING / "grafana"
 DASHBOARD = GRAFANA / "dashboards" / "faultline.json"
+WITH_ALARMS = f"{ONE_SOURCE}events: [{{topic: plant.alarms, form: {{}}}}]"
 GUIDE = ROOT / "docs" / "operations" / "monitoring.md"
 RULE_TESTS = sorted(MONITORING.glob("alerts*_test.yml"))
 
@@ -100,7 +102,7 @@ def hostile_records() -> list[Record]:
 def scrape() -> Iterator[Scrape]:
     """What Prometheus gets from a worker's web server after good and hostile records."""
     registry = CollectorRegistry()
-    plant = profile(f"{ONE_SOURCE}events: [{{topic: plant.alarms, form: {{}}}}]")
+    plant = profile(WITH_ALARMS)
     ticks = iter(range(1_000_000))
     runner = TimedRunner(SumRunner(), step_seconds(registry), lambda: next(ticks) / 1000)
     engine = Engine(plant, {"pump": runner})
@@ -204,6 +206,9 @@ def test_the_scrape_shows_what_happened(scrape: Scrape) -> None:
         for sample in family.samples
     }
     assert found["faultline_machines",] == 2
+    assert found["faultline_build_info", metadata.version("faultline")] == 1
+    assert found["faultline_profile_info", profile(WITH_ALARMS).digest, "small"] == 1
+    assert found["faultline_model_info", "5" * 64, "pump", "sum"] == 1
     assert found["faultline_states_refused_total",] == 1
     assert found["faultline_consumer_lag_records", "1", "diagnoses"] == 7
     assert found["faultline_late_total", "sensors"] == 1

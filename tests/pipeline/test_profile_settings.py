@@ -20,6 +20,21 @@ def test_the_shipped_profile_describes_tennessee_eastman() -> None:
         [f"xmeas_{i}" for i in range(1, 42)] + [f"xmv_{i}" for i in range(1, 12)]
     )
     assert machine_type.faults == ("normal", *(f"idv_{i}" for i in range(1, 21)))
+    assert machine_type.digest == "1ca6f113e258311e"  # another one would refuse the shipped model and all saved states
+
+
+@pytest.mark.parametrize(
+    ("name", "machine", "other"),
+    [
+        ("tennessee_eastman", "te-07", "pump-7"),
+        ("azure_pdm", "pdm-100", "te-07"),
+        ("skab", "valve1-0", "pump"),
+    ],
+)
+def test_a_shipped_profile_takes_the_machines_of_its_data_and_no_others(name: str, machine: str, other: str) -> None:
+    plant = load_profile(name)
+    assert plant.type_of(machine) is plant.machine_types[0]
+    assert plant.type_of(other) is None
 
 
 @pytest.mark.parametrize(("text", "ms"), [("250ms", 250), ("10s", 10_000), ("1.5h", 5_400_000), ("2d", 172_800_000)])
@@ -96,3 +111,14 @@ def test_a_topic_of_others_must_not_have_the_name_of_one_of_ours(
     with pytest.raises(SettingsError, match=f"Faultline's own topic of {taken}; set another"):
         topic_specs(load_settings(topic_prefix=prefix), plant)
     assert topic_specs(load_settings(topic_prefix="own."), plant)
+
+
+def test_the_digest_of_a_profile_is_of_all_that_it_says() -> None:
+    plant = profile()
+    assert plant.digest == profile(f"# a comment\n{ONE_SOURCE}").digest
+    others = [
+        profile(ONE_SOURCE.replace("allowed_disorder: 5s", "allowed_disorder: 6s")),
+        profile(ONE_SOURCE.replace("plant: small", "plant: smaller")),
+        profile(f"{ONE_SOURCE}events: [{{topic: plant.alarms}}]"),
+    ]
+    assert len({plant.digest, *(other.digest for other in others)}) == 4
