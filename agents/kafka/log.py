@@ -258,7 +258,10 @@ def kafka_log(settings: Settings, topics: Sequence[str]) -> Iterator[KafkaLog]:
 
 
 def committed_offsets(settings: Settings, topics: Sequence[str]) -> dict[tuple[str, int], int]:
-    """Up to where the settings' group has committed each partition, by short topic and partition."""
+    """Up to where the settings' group has committed each partition, by short topic and partition.
+
+    What has been deleted counts as committed: nobody can read it any more.
+    """
     from kafka import KafkaConsumer, TopicPartition
 
     require_kafka(settings)
@@ -273,10 +276,11 @@ def committed_offsets(settings: Settings, topics: Sequence[str]) -> dict[tuple[s
             **security,
         )
         try:
+            places = [TopicPartition(name, number) for name, count in counts.items() for number in range(count)]
+            begins = consumer.beginning_offsets(places)
             return {
-                (names[name], partition): consumer.committed(TopicPartition(name, partition)) or 0
-                for name, count in counts.items()
-                for partition in range(count)
+                (names[place.topic], place.partition): max(consumer.committed(place) or 0, begins[place])
+                for place in places
             }
         finally:
             consumer.close(autocommit=False)

@@ -61,6 +61,7 @@ class ValueRules:
         self._high = np.array([MAX_FLOAT32 if v.valid is None else v.valid[1] for v in variables], np.float64)
         strict = [machine_type.sources[name].strict for name in machine_type.source_names]
         self._strict = np.array(strict, np.bool_)
+        self._has_one_value = np.array([machine_type.sources[n].has_one_value for n in machine_type.source_names])
 
     def load(self) -> Callable[..., int]:
         """The compiled check of values, at once if it was loaded before."""
@@ -78,7 +79,7 @@ class ValueRules:
             values[:, self._converted] = values[:, self._converted] * self._scale + self._offset
         empty = np.zeros(1, np.int64)
         if not self.load()(values, self._low, self._high, empty):
-            return values, int(empty[0]), []
+            return values, self._count_empty(values, source) if empty[0] else 0, []
         outside = (values < self._low) | (values > self._high)
         refused = outside.any(axis=1) & self._strict[source]
         refusals = [Refusal(row, self._rejected(values[row], outside[row])) for row in np.flatnonzero(refused).tolist()]
@@ -87,7 +88,11 @@ class ValueRules:
         self._count(too_large, ValueReason.NOT_FINITE, counts)
         self._count(outside & ~too_large, ValueReason.OUT_OF_RANGE, counts)
         values = np.where(outside, np.nan, values)
-        return values, int(np.isnan(values).all(axis=1).sum()), refusals
+        return values, self._count_empty(values, source), refusals
+
+    def _count_empty(self, values: Matrix, source: Ints) -> int:
+        """Readings without a value; of those that hold one value each, that value is counted and says as much."""
+        return int((np.isnan(values).all(axis=1) & ~self._has_one_value[source]).sum())
 
     def _blank_codes(self, values: Matrix, counts: ValueCounts) -> None:
         for column, codes in self._codes.items():

@@ -101,6 +101,11 @@ class Source(_Part):
         return data
 
     @property
+    def has_one_value(self) -> bool:
+        """Whether each of its records holds the value of one tag."""
+        return self.form is not None and self.form.name is not None
+
+    @property
     def on_change(self) -> bool:
         """Whether it sends only when a value changes."""
         return self.report == "on_change"
