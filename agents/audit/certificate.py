@@ -135,7 +135,7 @@ def read_certificate(path: Path) -> Certificate:
             for batch in bounded_batches(file, path):
                 rows = zip(*(batch.column(name).to_pylist() for name in _SCHEMA.names), strict=True)
                 diagnoses.update((id_, (fault, dict(shares))) for id_, fault, shares in rows)
-    except UNREADABLE as error:
+    except (*UNREADABLE, RecursionError) as error:
         raise RecordingError(
             f"{path} is not a certificate of `faultline replay --certify`: {one_line(error)}; name another file"
         ) from error

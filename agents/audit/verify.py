@@ -88,7 +88,7 @@ _decode_head = msgspec.json.Decoder(_Head).decode
 
 @dataclass(slots=True)
 class VerifyReport:
-    """What was found; proven if there are no problems."""
+    """What was found; proven if there are diagnoses and no problems."""
 
     diagnoses: int = 0
     machines: int = 0
@@ -116,8 +116,13 @@ class VerifyReport:
 
     @property
     def proven(self) -> bool:
-        """Whether everything that was checked holds."""
-        return not self.problems
+        """Whether there was something to check, and all of it holds."""
+        return not self.problems and not self.is_empty
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there was nothing to verify."""
+        return not self.diagnoses and not self.problems
 
     def shown(self) -> list[str]:
         """The first problems of every kind in turn, up to MAX_SHOWN."""
@@ -128,7 +133,7 @@ class VerifyReport:
         """One object of plain values."""
         plain = {name: getattr(self, name) for name in self.__slots__ if name not in ("examples", "problems", "resets")}
         counts = {"resets": dict(self.resets), "problems": dict(self.problems)}
-        return {"proven": self.proven, **plain, **counts, "first_problems": self.shown()}
+        return {"proven": self.proven, "empty": self.is_empty, **plain, **counts, "first_problems": self.shown()}
 
 
 class Verifier:

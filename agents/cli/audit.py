@@ -30,6 +30,9 @@ from pipeline.errors import RecordingError, SettingsError
 from pipeline.wire.letters import LETTER_BYTES
 from pipeline.wire.recording import has_topic, read_recording
 
+NOTHING_TO_VERIFY = 3
+"""Exit code of `faultline verify` where there are no diagnoses; 1 means that something is wrong."""
+
 BrokerOption = Annotated[str | None, typer.Option("--broker", help="kafka://host:port; FAULTLINE_BROKER")]
 ReasonOption = Annotated[str | None, typer.Option("--reason", help="only with this reason, such as schema")]
 MachineOption = Annotated[
@@ -75,7 +78,7 @@ def verify(
     else:
         show_verified(report)
     if not report.proven:
-        raise typer.Exit(1)
+        raise typer.Exit(NOTHING_TO_VERIFY if report.is_empty else 1)
 
 
 def verify_topics(settings: Settings, plant: PlantProfile, *, inputs: bool) -> VerifyReport:
@@ -109,6 +112,9 @@ def show_verified(report: VerifyReport) -> None:
         say(f"readings: {_counts(report.readings) or 'none'}")
     if report.proven:
         say("proven: nothing is missing, nothing has two contents, everything is in order")
+        return
+    if report.is_empty:
+        say("NOTHING TO VERIFY: there are no diagnoses; check the broker, FAULTLINE_TOPIC_PREFIX and the workers")
         return
     say(f"NOT PROVEN: {_counts(report.problems)}; the first of them:")
     for text in report.shown():

@@ -22,20 +22,20 @@ ProfileOption = Annotated[
 ]
 ModelOption = Annotated[list[Path] | None, typer.Option("--model", help="model file; one per machine type")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
-ForceOption = Annotated[bool, typer.Option("--force", help="replace the file of --out if it exists")]
+ForceOption = Annotated[bool, typer.Option("--force", help="replace files that exist")]
 SpeedOption = Annotated[str | None, typer.Option("--speed", help="times real time, or max")]
 
 
-def require_new_file(out: Path, *, force: bool, inputs: Sequence[Path] = ()) -> None:
-    """Raise SettingsError if writing `--out` would replace a file without `--force`, or one that is read."""
+def require_new_file(out: Path, *, force: bool, inputs: Sequence[Path] = (), option: str = "--out") -> None:
+    """Raise SettingsError if an option's file would replace another one without `--force`, or one that is read."""
     if out.is_dir():
-        raise SettingsError(f"--out {out} is a folder; name a file in it")
+        raise SettingsError(f"{option} {out} is a folder; name a file in it")
     if not out.exists():
         return
     if any(path.exists() and out.samefile(path) for path in inputs):
-        raise SettingsError(f"--out {out} is the file that is read; name another one")
+        raise SettingsError(f"{option} {out} is the file that is read; name another one")
     if not force:
-        raise SettingsError(f"--out {out} exists; name another file, or replace it with --force")
+        raise SettingsError(f"{option} {out} exists; name another file, or replace it with --force")
 
 
 def parse_speed(text: str | None) -> float | None:

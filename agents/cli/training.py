@@ -11,11 +11,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from agents.cli.options import ForceOption
 from agents.cli.views.printable import cell, say
 from agents.cli.views.progress import StageBars, training_progress
 from pipeline.config.settings import load_settings
 from pipeline.errors import SettingsError
 from pipeline.extras import require_modules
+
+_RESULTS = ("*.faultline", "*.checkpoint", "scores.json", "history.jsonl")
+"""What a training leaves in its folder."""
 
 if TYPE_CHECKING:
     from models.experiments.base import Results
@@ -39,6 +43,7 @@ def train(
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted training")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Train a model and write its file, its scores and its plots."""
     require_modules("faultline train", "torch")
@@ -48,11 +53,28 @@ def train(
 
     limit_threads(load_settings().threads)
     chosen = load_train_config(config, data=data, output=out, seed=seed, epochs=epochs, fusion=model)
+    if not (force or resume):
+        _require_unused(chosen.output)
     console = Console(stderr=True)
     with training_progress(console) as progress:
         report = run_training(chosen, on_progress=progress, resume=resume)
     for path in report.files:
         say(path)
+
+
+def _require_unused(folder: Path) -> None:
+    """Raise SettingsError if a folder has results of a training."""
+    try:
+        used = sorted(path.name for pattern in _RESULTS for path in folder.glob(pattern))
+    except OSError as error:
+        raise SettingsError(f"--out {folder}: {error.strerror}; name a folder") from error
+    if folder.exists() and not folder.is_dir():
+        raise SettingsError(f"--out {folder} is a file; name a folder")
+    if used:
+        raise SettingsError(
+            f"--out {folder} has results of a training ({', '.join(used[:3])}); name another folder, continue an "
+            "interrupted training with --resume, or replace them with --force"
+        )
 
 
 def baseline(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 from pathlib import Path
@@ -12,11 +13,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from agents.cli.options import BrokerOption, ModelOption, ProfileOption, load_runners
+from agents.cli.options import (
+    BrokerOption,
+    ForceOption,
+    ModelOption,
+    ProfileOption,
+    load_runners,
+    require_new_file,
+)
 from agents.cli.views.printable import cell
 from agents.delivery.partitioning import partition_function
 from pipeline.config.profile import load_profile
 from pipeline.config.settings import Settings, load_settings
+from pipeline.wire.recording import new_recording
 
 
 def run(
@@ -30,16 +39,23 @@ def run(
     certify: Annotated[
         Path | None, typer.Option("--certify", help="write a certificate of its diagnoses, for `replay --certify`")
     ] = None,
+    force: ForceOption = False,
 ) -> None:
     """Run a worker until it is stopped (SIGTERM or Ctrl-C)."""
     from agents.worker.service import serve
 
+    for option, path in (("--record", record_to), ("--certify", certify)):
+        if path is not None:
+            require_new_file(path, force=force, option=option)
     settings = load_settings(broker=broker, profile=profile, web_port=web_port)
     logging.getLogger("faultline").setLevel(settings.log_level.upper())
     plant = load_profile(settings.profile)
     runners = load_runners(settings, plant, model)
     partition_of = partition_function(settings.partitions)
-    asyncio.run(serve(settings, plant, runners, partition_of, record=record_to, certify=certify))
+    with contextlib.ExitStack() as stack:
+        # What was read before a failure is what explains it.
+        recorder = stack.enter_context(new_recording(record_to, keep_on_error=True)) if record_to is not None else None
+        asyncio.run(serve(settings, plant, runners, partition_of, recorder=recorder, certify=certify))
 
 
 def ingest(

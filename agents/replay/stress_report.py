@@ -14,6 +14,7 @@ from agents.replay.replay import replay_in_memory
 from agents.replay.stress import apply_stress, parse_stress
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
+from pipeline.files.atomic_file import replacing
 from pipeline.frames import StepRunner
 from pipeline.wire.records import Record
 
@@ -78,4 +79,5 @@ def draw_stress(rows: Sequence[Row], path: Path) -> None:
     axes.set_ylabel("accuracy of the fused diagnosis")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    with replacing(path) as part:
+        figure.savefig(part, format=path.suffix.removeprefix(".") or "png", dpi=120)

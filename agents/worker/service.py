@@ -62,13 +62,13 @@ async def serve(
     runners: Mapping[str, StepRunner],
     partition_of: Callable[[bytes], int],
     *,
-    record: Path | None = None,
+    recorder: RecordingWriter | None = None,
     certify: Path | None = None,
 ) -> None:
     """Run a worker until SIGTERM or SIGINT; raises FaultlineError if it cannot start or continue.
 
-    `record` is a file for the engine's inputs in the order in which they were processed, `certify` one for the
-    certificate of the outputs: replaying the one must reproduce the other.
+    `recorder` takes the engine's inputs in the order in which they were processed, `certify` is a file
+    for the certificate of the outputs: replaying the one must reproduce the other.
     """
     if settings.is_memory:
         raise SettingsError("a worker needs FAULTLINE_BROKER=kafka://host:port; memory:// is for `faultline replay`")
@@ -77,7 +77,6 @@ async def serve(
     for note in limits.notes:
         log.warning("%s", note)
     await asyncio.to_thread(require_rights, settings, profile)
-    recorder = RecordingWriter(record) if record is not None else None
     builder = CertificateBuilder(runners)
 
     def observe(records: Sequence[Record], outputs: Sequence[Output]) -> None:
@@ -103,8 +102,6 @@ async def serve(
         failing.cancel()
     finally:
         await worker.stop()
-        if recorder is not None:
-            recorder.close()
     if certify is not None:
         if worker.restored:
             log.warning(

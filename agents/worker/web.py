@@ -53,7 +53,6 @@ class WebServer:
         self._probes = {"/healthz": alive, "/readyz": ready}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._listening: asyncio.Server | None = None
         self._tasks: dict[asyncio.Task[None], None] = {}  # of the open connections, oldest first
 
     def start(self, host: str, port: int) -> int:
@@ -66,8 +65,11 @@ class WebServer:
                 f"cannot listen on {host}:{port} ({error.strerror}); set FAULTLINE_WEB_PORT to a free port, or to 0"
             ) from error
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, args=(self._loop, listener), name="web", daemon=True)
+        serving = threading.Event()
+        arguments = self._loop, listener, serving
+        self._thread = threading.Thread(target=self._run, args=arguments, name="web", daemon=True)
         self._thread.start()
+        serving.wait()
         return int(listener.getsockname()[1])
 
     def stop(self) -> None:
@@ -79,17 +81,21 @@ class WebServer:
                 loop.call_soon_threadsafe(loop.stop)
             thread.join()
 
-    def _run(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop, listener: socket.socket, serving: threading.Event) -> None:
         asyncio.set_event_loop(loop)
-        serving = asyncio.start_server(self._serve, sock=listener, limit=MAX_HEAD_BYTES)
-        self._listening = loop.run_until_complete(serving)
         try:
+            starting = asyncio.start_server(self._serve, sock=listener, limit=MAX_HEAD_BYTES)
+            server = loop.run_until_complete(starting)
+            loop.call_soon(serving.set)
             loop.run_forever()
-        finally:
-            self._listening.close()
-            for task in self._tasks:
+            server.close()
+            tasks = list(self._tasks)
+            for task in tasks:
                 task.cancel()
-            loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
+            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        finally:
+            serving.set()
+            asyncio.set_event_loop(None)
             loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

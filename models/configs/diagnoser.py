@@ -26,7 +26,7 @@ class DiagnoserConfig(BaseModel):
     text: TextConfig | None = TextConfig()
     """None for machine types without texts."""
     fusion: FusionChoice = FusionConfig()
-    clip: float = Field(default=10.0, gt=0)
+    clip: float = Field(default=10.0, gt=0, le=1e6)
     """Readings further than this many standard deviations from the normal state enter the network at this distance."""
     text_ttl_frames: int = Field(default=60, ge=1)
     """Age at which a text is forgotten."""

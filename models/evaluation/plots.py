@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import auc, confusion_matrix, roc_curve
 
 from pipeline.arrays import Ints
+from pipeline.files.atomic_file import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -157,5 +158,5 @@ def _figure(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, path: Path) -> None:
     # A figure without pyplot draws with the Agg canvas and has no global state.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as part:
+        figure.savefig(part, format=path.suffix.removeprefix(".") or "png", dpi=110)

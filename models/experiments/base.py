@@ -18,6 +18,7 @@ from models.configs.yaml_file import read_mapping
 from models.evaluation.scoring import Scores
 from models.training.loop import OnProgress, Progress
 from pipeline.errors import DataError
+from pipeline.files.atomic_file import write_text
 
 _SEED = "{seed}"
 
@@ -152,9 +153,9 @@ def write_results(results: Results, out: Path) -> tuple[Path, ...]:
         for row in results.rows
     }
     whole = {"title": results.title, "seeds": results.seeds, "summary": summary, "notes": results.notes}
-    written[0].write_text(json.dumps(whole | {"scores": results.rows}, indent=1) + "\n")
+    write_text(written[0], json.dumps(whole | {"scores": results.rows}, indent=1) + "\n")
     seeds = ", ".join(map(str, results.seeds))
-    written[1].write_text(f"{results.title}; seeds {seeds}, mean and 95 % interval\n\n{markdown(results)}")
+    write_text(written[1], f"{results.title}; seeds {seeds}, mean and 95 % interval\n\n{markdown(results)}")
     return (*written, *results.plots)
 
 

@@ -19,6 +19,7 @@ from models.fusion.learned import LearnedFusion
 from models.training.evidence import Evidence
 from models.training.loop import EpochRecord
 from pipeline.arrays import Bools, Floats, Ints
+from pipeline.files.atomic_file import write_text
 
 
 class ScoredPart(NamedTuple):
@@ -107,8 +108,8 @@ def write_scores(
     """The scores as JSON and the history line by line."""
     written = [folder / "scores.json", folder / "history.jsonl"]
     summary = {"model": model_hash, "fusion": fusion, "rule": rule, "rule_scores": rule_scores, **scores}
-    written[0].write_text(json.dumps(summary, indent=1) + "\n")
-    written[1].write_text("".join(json.dumps(record) + "\n" for record in history))
+    write_text(written[0], json.dumps(summary, indent=1) + "\n")
+    write_text(written[1], "".join(json.dumps(record) + "\n" for record in history))
     return written
 
 

@@ -18,3 +18,9 @@ def replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
         raise
     part.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file by a text."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")

@@ -207,6 +207,10 @@ class RecordingWriter:
         self.count += len(self._rows)
         self._rows.clear()
 
+    def __bool__(self) -> bool:
+        """Whether it has been given any record."""
+        return bool(self.count or self._rows)
+
     def close(self) -> None:
         """Write what is left and finish the file."""
         try:
@@ -225,16 +229,30 @@ class RecordingWriter:
 
 
 @contextmanager
-def new_recording(path: Path) -> Iterator[RecordingWriter]:
-    """Writes a recording that appears, complete, when the block ends without an error; else `path` stays as it was."""
+def new_recording(path: Path, *, keep_on_error: bool = False) -> Iterator[RecordingWriter]:
+    """Writes a recording that appears, complete, when the block ends without an error; else `path` stays as it was.
+
+    With `keep_on_error` it appears then too, if anything has been written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise RecordingError(f"cannot write recording {path}: it is a folder")
     except OSError as error:
         raise _unwritable(path, error) from error
-    if path.is_dir():
-        raise RecordingError(f"cannot write recording {path}: it is a folder")
-    with replacing(path) as part, RecordingWriter(part) as writer:
-        yield writer
+    failure: BaseException | None = None
+    try:
+        with replacing(path) as part, RecordingWriter(part) as writer:
+            try:
+                yield writer
+            except BaseException as error:
+                if not keep_on_error or not writer:
+                    raise
+                failure = error
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    if failure is not None:
+        raise failure
 
 
 def _unwritable(path: str | Path, error: OSError) -> RecordingError:
