@@ -92,7 +92,8 @@ class PartitionClocks:
         elif stamp_ms > clock.now_ms + self._lead_ms:
             self._jump(clock, partition, machine, stamp_ms)
         else:
-            if not clock.movers or machine in clock.movers or stamp_ms >= clock.now_ms - self._lead_ms:
+            is_near = stamp_ms >= clock.now_ms - self._lead_ms
+            if not clock.movers or is_near or (machine in clock.movers and len(clock.movers) > 1):
                 clock.now_ms = max(clock.now_ms, stamp_ms)
                 if clock.movers:
                     self._confirm(clock, machine)
@@ -161,8 +162,11 @@ class PartitionClocks:
 def _is_refuted(clock: _Clock, machine: bytes, stamp_ms: int) -> bool:
     """Whether a machine that lags behind takes back what moved the clock.
 
-    It lives in the time before, and not in one long ago. If there was none before, half as many have to say so.
+    It lives in the time before, and not in one long ago. If there was none before, half as many have to say so. A
+    machine that has moved the clock alone may take that back itself.
     """
+    if clock.movers == {machine}:
+        return True
     if clock.before_ms >= 0:
         return len(clock.movers) == 1 or abs(stamp_ms - clock.before_ms) < clock.now_ms - clock.before_ms
     clock.against |= {machine}

@@ -117,7 +117,7 @@ class Controller:
         self._machines.mark_changed([machine])
         if control.kind == "forget" or self._is_ahead(machine):
             # What it still holds is of a time that was wrong, or of a machine that is gone: nothing is closed.
-            self._machines.evict(machine, machine.applied, self._clocks.confirmed_ms(machine.partition))
+            self._forget(machine, machine.applied)
             self._clocks.forget(machine.partition, machine.key)
             outcome.stats.forgotten += 1
             return
@@ -129,8 +129,13 @@ class Controller:
 
     def _is_ahead(self, machine: Machine) -> bool:
         """Whether a machine's frames have closed for a time that has not come yet; only forgetting it would free it."""
-        clock_ms = self._clocks.confirmed_ms(machine.partition)
-        return clock_ms is not None and machine.group.aligner.closed_until_ms(machine.slot) > clock_ms
+        now_ms = self._clocks.now_ms(machine.partition)
+        end_ms = machine.group.aligner.closed_until_ms(machine.slot)
+        return now_ms is not None and end_ms - machine.group.machine_type.frame_period_ms > now_ms
+
+    def _forget(self, machine: Machine, applied: dict[str, int]) -> None:
+        clocks, partition = self._clocks, machine.partition
+        self._machines.evict(machine, applied, clocks.now_ms(partition), clocks.confirmed_ms(partition))
 
     def _tick(self, now_ms: int, record: Record, outcome: Outcome) -> None:
         """Time passes in a partition: what waits for silent sources closes, silent machines are announced."""
@@ -160,6 +165,5 @@ class Controller:
         slots = np.array([machine.slot for machine in machines], np.int64)
         self._advance(group, group.aligner.finish(slots, Resets.RUN_END), outcome)
         for machine in machines:
-            clock_ms = self._clocks.confirmed_ms(machine.partition)
-            self._machines.evict(machine, machine.applied | {CONTROL: offset}, clock_ms)
+            self._forget(machine, machine.applied | {CONTROL: offset})
             outcome.stats.evicted += 1

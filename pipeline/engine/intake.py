@@ -92,7 +92,7 @@ class Intake:
             for time_ms, row in taken:
                 inboxes[group.name].add(record, (machine.slot, time_ms, source.index, stamp_ms, order), row)
         elif rejected is None:
-            self._stats().readings_unused += 1
+            self._stats().readings_unused += not source.has_one_value
             self._machines.forget_if_new(record)
         self._stats().note_unused(unused)
         if rejected is not None:

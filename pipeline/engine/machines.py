@@ -87,6 +87,7 @@ class SourceColumns:
         self._columns = list(columns.values())
         self.width = width
         self._strict = source.strict
+        self.has_one_value = source.has_one_value
         self.on_change = source.on_change
         tag_of = {column: tag for tag, column in tags.items()}
         self.sent_names = tuple(tag_of.get(column, name) for name, column in columns.items())
@@ -305,23 +306,25 @@ class Machines:
         if machine.applied == ({} if before is None else before.applied):
             self.forget(machine.name)
 
-    def evict(self, machine: Machine, applied: dict[str, int], clock_ms: int | None) -> None:
+    def evict(self, machine: Machine, applied: dict[str, int], now_ms: int | None, confirmed_ms: int | None) -> None:
         """Drop a machine; that its records are applied and its frames closed stays known for a while.
 
-        Its frames count as closed no further than the partition's time has come, whatever its own clock said.
+        Its frames count as closed no further than the partition's time has come, whatever its own clock said: `now_ms`,
+        of which others have confirmed `confirmed_ms`.
         """
         kind = machine.group.machine_type
-        time_ms = machine.last_ms if clock_ms is None else clock_ms
+        time_ms = machine.last_ms if now_ms is None else now_ms
         closed_ms = min(machine.group.aligner.closed_until_ms(machine.slot), _frame_end(time_ms, kind))
+        kept_from_ms = time_ms if confirmed_ms is None else confirmed_ms
         self.forget(machine.name)
         self.forgotten[machine.name] = Forgotten(
             machine.name,
             machine.partition,
             machine.last_ms,
             applied,
-            clock_ms,
+            confirmed_ms,
             closed=closed_ms,
-            keep_until=time_ms + kind.state_ttl_ms,
+            keep_until=kept_from_ms + kind.state_ttl_ms,
         )
         self.evicted.add(machine.name)
 

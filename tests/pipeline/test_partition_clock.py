@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -14,6 +13,7 @@ from pipeline.alignment.machine_states import STATES
 from pipeline.alignment.partition_clock import PartitionClocks
 from pipeline.engine.engine import Engine
 from pipeline.wire.records import Output, Record
+from pipeline.wire.states import encode_state
 from tests.support.builders import ONE_SOURCE, SumRunner, control, diagnoses, numbered, profile, reading, reasons
 
 T0 = 1_763_600_000_000
@@ -197,7 +197,7 @@ def test_what_is_known_of_a_forgotten_machine_is_saved_and_forgotten_in_its_time
     send(eng, "forget", "p3", offset=0)
     assert [gone.machine for gone in eng.outdated()] == []
     for machine, state in eng.checkpoint().items():
-        again.restore(machine, msgspec.msgpack.encode(eng.forgotten[machine]) if state is None else state)
+        again.restore(machine, encode_state(eng.forgotten[machine]) if state is None else state)
     early = [reading("p3", T0 + 1_000 * n, [1.0, 2.0], offset=1_000 + n) for n in range(40)]
     assert set(reasons(again.process(early))) == {"late"}
     week = 7 * 86_400_000
