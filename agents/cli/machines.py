@@ -75,7 +75,7 @@ def why(
     ] = None,
     last: Annotated[
         int, typer.Option("--last", min=10, max=100_000, help="records of each partition to look in, the newest")
-    ] = 1_000,
+    ] = 5_000,
     as_json: JsonOption = False,
 ) -> None:
     """Say why a machine is as it is, and what would have to happen next; nothing is written.
