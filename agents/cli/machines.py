@@ -75,7 +75,7 @@ def why(
     ] = None,
     last: Annotated[
         int, typer.Option("--last", min=10, max=100_000, help="records of each partition to look in, the newest")
-    ] = 1_000,
+    ] = 5_000,
     as_json: JsonOption = False,
 ) -> None:
     """Say why a machine is as it is, and what would have to happen next; nothing is written.
@@ -85,7 +85,8 @@ def why(
     settings = load_settings(broker=broker, profile=profile)
     plant = load_profile(settings.profile)
     require_kafka(settings)
-    worker = read_worker_page(metrics or f"http://{settings.web_host}:{settings.web_port}")
+    host = f"[{settings.web_host}]" if ":" in settings.web_host else settings.web_host
+    worker = read_worker_page(metrics or f"http://{host}:{settings.web_port}")
     declared = declared_topics(plant)
     direct = [form.topic for holds, form in declared if holds != "for ingest"]
     for_ingest = [form.topic for holds, form in declared if holds == "for ingest"]

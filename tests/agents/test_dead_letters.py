@@ -34,10 +34,11 @@ from agents.memory.publisher import MemoryPublisher
 from pipeline.config.settings import load_settings
 from pipeline.engine.engine import Engine
 from pipeline.errors import DeliveryError, SettingsError, TopicMismatchError
-from pipeline.wire.letters import dead_letter, fit_letter
+from pipeline.wire.letters import dead_letter, fit_letter, late_record
 from pipeline.wire.messages import Reason, RejectedError
 from pipeline.wire.records import Headers, Output, Place, Record
 from tests.support.builders import SumRunner, profile, reading
+from tests.support.commands import assert_one_line, faultline
 
 T0 = 1_763_600_000_000
 NOW = T0 + 3_600_000
@@ -140,6 +141,29 @@ def test_filters(filters: Filters, offsets: list[int]) -> None:
     found = summarize(plant.log, filters, keep=9, from_oldest=True)
     assert [one.origin.offset for one in found.letters] == offsets
     assert found.matched == len(offsets)
+
+
+def test_late_records_are_listed_with_how_late_they_were() -> None:
+    broker = MemoryBroker()
+    broker.create("late", PARTITIONS)
+    for second, late_by_ms in ((1, 500), (2, 90_000)):
+        late = late_record(
+            bad(second), "as a test", reason=Reason.LATE, frame_end_ms=T0, closed_ms=T0 + S, late_by_ms=late_by_ms
+        )
+        broker.append(*late)
+    found = summarize(RecordLog(lambda: broker.log("late", 2)), ALL, keep=1, topic="late")
+    assert found.reasons == {
+        "late": {
+            "count": 2,
+            "oldest_ms": T0 + S,
+            "newest_ms": T0 + 2 * S,
+            "least_late_ms": 500,
+            "most_late_ms": 90_000,
+        }
+    }
+    shown = as_dict(found.letters[0], [])
+    assert (shown["late_record"], shown["late_by_ms"]) == ({"partition": 2, "offset": 1}, 90_000)
+    assert not shown.keys() & {"dead_letter", "replayed_to"}
 
 
 @pytest.mark.parametrize("value", [None, b"", b"\xff\x00\x80", b"[" * 5_000, '{"machine": "ü"}'.encode("latin-1")])
@@ -354,6 +378,18 @@ machine_types:
 
 def command(*words: str) -> Any:
     return CliRunner().invoke(app, ["dead-letters", *words])
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--broker", "kafka://127.0.0.1:1"], "127.0.0.1:1"),
+        (["--broker", "memory://x"], "kafka://host:port"),
+        (["--since", "yesterday"], "--since"),
+    ],
+)
+def test_why_late_records_cannot_be_listed_is_one_clear_error(options: list[str], word: str) -> None:
+    assert_one_line(faultline("late", "list", *options), word)
 
 
 @pytest.mark.parametrize("what", ["list", "replay"])

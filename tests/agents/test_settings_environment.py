@@ -178,6 +178,8 @@ def test_no_command_begins_with_an_unknown_variable_and_all_show_their_help(
         "machines end": ["te-1"],
         "machines forget": ["te-1"],
         "machines reset": ["te-1"],
+        "machines why": ["te-1"],
+        "why": ["te-1"],
         "sources try": ["skab", "--topic", "x"],
     }
     done = CliRunner().invoke(app, [*command, *needed.get(" ".join(command), [])])

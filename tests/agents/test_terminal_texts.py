@@ -6,6 +6,7 @@ import asyncio
 import io
 import logging
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from agents.audit.dead_letters import Summary
 from agents.audit.machine_list import MachineSummary
 from agents.audit.source_check import SourceReport
 from agents.audit.verify import VerifyReport
+from agents.audit.why.facts import Facts, InputFinds, LastDiagnosis, Letters, WorkerPage
+from agents.audit.why.next_steps import next_steps
 from agents.cli.audit import show_letters, show_verified
 from agents.cli.machines import machines_table
 from agents.cli.options import load_runners
@@ -24,6 +27,7 @@ from agents.cli.training import results_table
 from agents.cli.views.live_view import LiveView
 from agents.cli.views.printable import PrintableFormatter, printable
 from agents.cli.views.progress import StageBars, training_progress
+from agents.cli.views.why_view import show_why
 from agents.delivery.partitioning import partition_function
 from agents.replay.replay import replay_in_memory
 from models.experiments.base import Column, Results
@@ -41,6 +45,7 @@ SHOWN = (
     "valve [/opened] [link=http://x]y[/link] :boom: "
     r"\x1b]8;;http://x\x1b\z \x1b[2J\u202eabc\x9b  over\x07 end"
 )
+LAST = LastDiagnosis(NASTY, 0.5, NASTY, NASTY, 0, 1_000, NASTY, (NASTY,))
 OWN_COLOURS = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\x1b\[1A|\x1b\[2K|\r")
 """What rich itself writes in these tests: colours, and the moves of its progress bars."""
 
@@ -90,6 +95,13 @@ def test_tables_of_machines_and_sources_show_it() -> None:
     machine = MachineSummary(NASTY, NASTY, 0, "active", 0, 0, 0, 1, {NASTY: 0}, {NASTY: 0}, [NASTY], 0, 0)
     where.print(machines_table([machine], 1_000))
     check(written(where), times=2)
+    facts = Facts(NASTY, NASTY, "", 1_000, 0, {NASTY: NASTY}, NASTY, machine, diagnosis=LAST, similar=[NASTY])
+    facts.inputs = [InputFinds(NASTY, "readings", found=1, wrong_keys=Counter([NASTY]))]
+    facts.late = Letters(reasons=Counter([NASTY]), newest_detail=NASTY, newest_place=NASTY)
+    facts.worker = WorkerPage(NASTY, not_ready=NASTY, version=NASTY, plant=NASTY, profile=NASTY)
+    where = terminal()
+    show_why(facts, next_steps(facts), where)
+    check(written(where), times=16)
     report = SourceReport(NASTY, "readings")
     report.reasons[NASTY] = report.unused[NASTY] = report.unknown[NASTY] = 3
     report.absent = [NASTY]
@@ -156,6 +168,7 @@ def test_log_lines_and_tracebacks_show_it() -> None:
         ("train", "NASTY"),
         ("record", "--out", "out.parquet", "--broker", "NASTY"),
         ("machines", "list", "--profile", "NASTY"),
+        ("why", "te-01", "--profile", "NASTY"),
         ("sources", "try", "NASTY", "--topic", "x"),
     ],
     ids=lambda command: " ".join(command[:2]),
