@@ -609,5 +609,7 @@ def create_wide_topics(bootstrap: str, settings: Settings, profile: PlantProfile
         TopicSpec(spec.name, spec.partitions, 1, (limit if spec.name in wide else {}) | dict(spec.config))
         for spec in topic_specs(settings, profile)
     ]
-    specs += [TopicSpec(spec.name, spec.partitions, 1, limit | any_time) for spec in foreign_specs(settings, profile)]
+    # With its default the broker deletes records of last year at its next look, every five minutes.
+    foreign = limit | {"retention.ms": "-1"}
+    specs += [TopicSpec(spec.name, spec.partitions, 1, foreign) for spec in foreign_specs(settings, profile)]
     create_topics(bootstrap, specs)
