@@ -117,7 +117,7 @@ def test_folds_of_fault_free_frames_share_no_group_of_texts() -> None:
     values = np.zeros((50, 4), np.float32)
     runs = [Run(f"run {at}", str(at), "runs", values, labels) for at in range(4)]
     runs.append(Run("faulty", "5", "runs", values, np.ones(50, np.int64)))
-    pool = TextPool(tuple(f"text {at}" for at in range(12)), np.zeros(12, np.int64), tuple("aaabbbcccddd"))
+    pool = TextPool(tuple(f"pump leaks {at}" for at in range(12)), np.zeros(12, np.int64), tuple("aaabbbcccddd"))
     halves = split_groups(pool, 0.5, np.random.default_rng(0))
     assert [len(set(half.groups)) for half in halves] == [2, 2]
     assert not set(halves[0].groups) & set(halves[1].groups)
@@ -128,7 +128,7 @@ def test_folds_of_fault_free_frames_share_no_group_of_texts() -> None:
         assert len(fold.labels) == 4 * 4 * 40
         assert not fold.labels.any()
         assert fold.present[1].any()
-    own = [replace(run, texts=(PlacedText(45, 0.0, "late"), PlacedText(3, 0.0, "early"))) for run in runs[1:]]
+    own = [replace(run, texts=(PlacedText(45, 0.0, "shaft jam"), PlacedText(3, 0.0, "pump leaks"))) for run in runs[1:]]
     first, second = fault_free_folds(network(), own, None, EventDrawConfig(), hold_limit=3, seed=0)
     assert (len(first.labels), len(second.labels)) == (80, 40)
     assert int(first.present[1].sum()) == 2 * 21, (
