@@ -25,7 +25,7 @@ from agents.ingest.metrics import IngestCollector, MqttStatus
 from agents.ingest.rewriting import Tally
 from agents.local_kafka.jars import kafka_version
 from agents.worker.metrics import EngineCollector, TimedRunner, step_seconds
-from agents.worker.web import WebServer
+from agents.worker.web import Answer, WebServer
 from pipeline.alignment.machine_states import MachineState
 from pipeline.compiled import CACHE_VARIABLE
 from pipeline.config.profile import load_profile
@@ -119,13 +119,15 @@ def scrape() -> Iterator[Scrape]:
         now_ms=lambda: 2_000_000,
     )
     registry.register(collector)
-    server = WebServer(registry, alive=lambda: None, ready=lambda: "waiting for partitions")
+    server = WebServer(
+        registry, health=lambda: Answer(True, "joining"), ready=lambda: Answer(False, "waiting for partitions")
+    )
     port = server.start("127.0.0.1", 0)
     try:
         status, text = fetch(port, "/metrics")
         assert status == 200
         assert fetch(port, "/readyz") == (503, "waiting for partitions\n")
-        assert fetch(port, "/healthz") == (200, "ok\n")
+        assert fetch(port, "/healthz") == (200, "joining\n")
     finally:
         server.stop()
     families, samples = {}, dict[str, dict[str, set[str]]]()

@@ -106,11 +106,15 @@ class KafkaPlant:
     """The chaos plant's topics on a real broker, and worker processes."""
 
     def __init__(self, bootstrap: str, folder: Path, **settings: Any) -> None:
+        self.connect(folder, **{"broker": f"kafka://{bootstrap}"} | settings)
+        create_topics(bootstrap, topic_specs(self.settings, self.profile))
+
+    def connect(self, folder: Path, **settings: Any) -> None:
+        """Know the broker, without asking it for anything."""
         name = f"chaos-{os.getpid()}-{next(_numbers)}"
         self._folder = folder
         self.settings = load_settings(
             **{
-                "broker": f"kafka://{bootstrap}",
                 "topic_prefix": f"{name}.",
                 "group": name,
                 "partitions": PARTITIONS,
@@ -126,7 +130,6 @@ class KafkaPlant:
         )
         self.profile = parse_profile(STORY_PLANT, where="tests/support/chaos.py")
         self.partition_of: Callable[[bytes], int] = partition_function(PARTITIONS)
-        create_topics(bootstrap, topic_specs(self.settings, self.profile))
 
     @property
     def bootstrap(self) -> str:
@@ -145,15 +148,25 @@ class KafkaPlant:
         asyncio.run(publish())
 
     def worker(
-        self, at: tuple[str, int] | None = None, *, pace_s: float = 0.0, disk_full: bool = False, **settings: Any
+        self,
+        at: tuple[str, int] | None = None,
+        *,
+        pace_s: float = 0.0,
+        disk_full: bool = False,
+        chaos: Mapping[str, Any] | None = None,
+        **settings: Any,
     ) -> WorkerProcess:
-        """Start a worker; it dies when it comes to a point for the n-th time. With a full disk it has no log."""
+        """Start a worker; it dies when it comes to a point for the n-th time. With a full disk it has no log.
+
+        `chaos` are more of mortal_worker's variables.
+        """
         wanted: dict[str, Any] = self.settings.model_dump(exclude_none=True, exclude_defaults=True) | settings
         environment = {
             f"FAULTLINE_{name.upper()}": f"{value}ms" if name.endswith("_ms") else str(value)
             for name, value in wanted.items()
         }
         environment["CHAOS_PACE_S"] = str(pace_s)
+        environment |= {name: str(value) for name, value in (chaos or {}).items()}
         if disk_full:
             environment["CHAOS_DISK_FULL"] = "1"
         if at is not None:

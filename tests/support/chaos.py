@@ -178,6 +178,10 @@ class ProbedStore:
         self._inner = inner
         self._probes = probes
 
+    @property
+    def records_read(self) -> int:
+        return self._inner.records_read
+
     async def start(self) -> None:
         await self._inner.start()
 
