@@ -135,7 +135,7 @@ class Ingest:
             tuple(forms),
             claims_lost=lambda: self.claims_lost,
             lag=self.lag,
-            lost=lambda: {} if self.app.consumer is None else self.app.consumer.records_lost,
+            lost=lambda: self.app.consumer.records_lost if self._started else {},
         )
         self.registry.register(collector)
         self.registry.register(LifeCollector(self.life, "faultline_ingest_state"))

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from agents.worker import web
-from agents.worker.web import Answer, MAX_CONNECTIONS, MAX_HEAD_BYTES, WebServer
+from agents.worker.web import MAX_CONNECTIONS, MAX_HEAD_BYTES, Answer, WebServer
 from pipeline.errors import PortInUseError
 
 
@@ -162,9 +162,7 @@ def test_a_client_that_goes_away_is_no_matter(site: Site) -> None:
 
 
 def test_a_port_in_use_is_named_and_a_stopped_server_frees_it(site: Site) -> None:
-    other = WebServer(
-        CollectorRegistry(), health=lambda: Answer(True, "ok"), ready=lambda: Answer(True, "ok")
-    )
+    other = WebServer(CollectorRegistry(), health=lambda: Answer(True, "ok"), ready=lambda: Answer(True, "ok"))
     with pytest.raises(PortInUseError, match=f"cannot listen on 127.0.0.1:{site.port}"):
         other.start("127.0.0.1", site.port)
     with pytest.raises(PortInUseError, match="no-such-host"):
