@@ -35,6 +35,7 @@ def kafka_worker(
     partition_of: Callable[[bytes], int],
     observer: Observer | None = None,
     limits: RecordLimits = WANTED_LIMITS,
+    wall_seconds: Callable[[], float] = time.time,
 ) -> Worker:
     """A worker with everything that it needs of a Kafka broker; it connects when it starts."""
     security, prefix = client_security(settings), settings.topic_prefix
@@ -46,7 +47,7 @@ def kafka_worker(
         runners,
         KafkaPublisher(settings.address, prefix, letter_bytes=limits.letter_bytes, **security),
         partition_of=partition_of,
-        wall_seconds=time.time,
+        wall_seconds=wall_seconds,
         credentials=faust_credentials(settings),
         observer=observer,
         schemas=schema_registry(settings),

@@ -132,10 +132,14 @@ class KafkaSite:
         )
 
     @asynccontextmanager
-    async def working(self, limits: RecordLimits = WANTED_LIMITS) -> AsyncIterator[Worker]:
+    async def working(
+        self, limits: RecordLimits = WANTED_LIMITS, wall_seconds: Callable[[], float] = time.time
+    ) -> AsyncIterator[Worker]:
         """A worker, stopped in order in the end."""
         runners = {"pump": SumRunner()}
-        worker = kafka_worker(self.settings, self.profile, runners, self.partition_of, limits=limits)
+        worker = kafka_worker(
+            self.settings, self.profile, runners, self.partition_of, limits=limits, wall_seconds=wall_seconds
+        )
         await worker.start()
         try:
             yield worker
