@@ -141,7 +141,7 @@ def _checkpoints(worker: Worker) -> None:
 
 
 def _engine(worker: Worker) -> None:
-    worker.engine.process = _wrong  # type: ignore[method-assign]
+    worker.engine.process = _wrong  # type: ignore[assignment, method-assign]
 
 
 def _assigned(worker: Worker) -> None:
@@ -199,7 +199,7 @@ def test_commits_that_the_broker_does_not_take_are_no_progress() -> None:
             plant.append([reading("p1", T + 1_000 * number, [1.0, 2.0])])
         await until(lambda: worker.life.status().state is LifeState.STALLED)
         await asyncio.wait_for(worker.life.wait_failed(), 20)
-        with pytest.raises(NoProgressError, match="with commits that the broker does not take$"):
+        with pytest.raises(NoProgressError, match=r"with commits that the broker does not take$"):
             await worker.stop()
 
     run(test())
