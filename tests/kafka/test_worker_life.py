@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaConsumer
 
 from agents.local_kafka.broker import KafkaBroker
 from agents.local_kafka.jars import ensure_jars
@@ -21,6 +19,7 @@ from tests.soak.soak import BROKER, KafkaPlant, wait_until
 from tests.support.chaos import story
 from tests.support.kafka_fixtures import skip_or_fail
 from tests.support.worker_processes import (
+    consuming,
     ended,
     error_lines,
     probe,
@@ -56,29 +55,6 @@ def suspended(broker: KafkaBroker) -> Iterator[None]:
         yield
     finally:
         os.kill(broker._process.pid, signal.SIGCONT)
-
-
-@contextmanager
-def consuming(bootstrap: str, group: str, topic: str) -> Iterator[None]:
-    """Another application in a consumer group."""
-    over, joined = threading.Event(), threading.Event()
-
-    def consume() -> None:
-        consumer = KafkaConsumer(topic, bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False)
-        while not over.is_set():
-            consumer.poll(timeout_ms=200)
-            if consumer.assignment():  # type: ignore[attr-defined]
-                joined.set()
-        consumer.close()
-
-    thread = threading.Thread(target=consume)
-    thread.start()
-    try:
-        assert joined.wait(30)
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def told(plant: KafkaPlant, seconds: int = 600) -> None:

@@ -1,4 +1,7 @@
-"""`make soak`: workers on a real Kafka are killed for minutes, and all they said equals an undisturbed run."""
+"""`make soak`: workers on a real Kafka are killed for minutes, and all they said equals an undisturbed run.
+
+tests/soak/operations.py holds what else may happen to them.
+"""
 
 from __future__ import annotations
 
@@ -485,6 +488,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="where to write the report as JSON")
     options = parser.parse_args(arguments)
+    from tests.soak.operations import damage_states, steal_the_group, step_the_clock  # which are made of this module
+
     logging.basicConfig(level=logging.ERROR)
     report = Report()
     with (
@@ -503,6 +508,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"Kafka, the broker away for {options.away_seconds:g} s": lambda: stop_the_broker(
                 broker, folder, report, options.away_seconds, options.seed + 2
             ),
+            "Kafka, hosts with other clocks": lambda: step_the_clock(broker, folder, report, options.seed + 3),
+            "Kafka, damaged states": lambda: damage_states(broker, folder, report, options.seed + 4),
+            "Kafka, a stolen group id": lambda: steal_the_group(broker, folder, report, options.seed + 5),
         }
         for phase, run in phases.items():
             print(phase, flush=True)

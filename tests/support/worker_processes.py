@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from kafka import KafkaConsumer
 
 from tests.soak.soak import KafkaPlant, WorkerProcess
 
@@ -70,3 +73,26 @@ def error_lines(process: WorkerProcess) -> list[str]:
     found = text(process)
     assert "Traceback" not in found, found[-3000:]
     return [line for line in found.splitlines() if line.startswith("error: ")]
+
+
+@contextmanager
+def consuming(bootstrap: str, group: str, topic: str) -> Iterator[None]:
+    """Another application in a consumer group."""
+    over, joined = threading.Event(), threading.Event()
+
+    def consume() -> None:
+        consumer = KafkaConsumer(topic, bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False)
+        while not over.is_set():
+            consumer.poll(timeout_ms=200)
+            if consumer.assignment():  # type: ignore[attr-defined]
+                joined.set()
+        consumer.close()
+
+    thread = threading.Thread(target=consume)
+    thread.start()
+    try:
+        assert joined.wait(30)
+        yield
+    finally:
+        over.set()
+        thread.join()
