@@ -10,6 +10,9 @@ FaultlineError
 ├── DataError                  training or evaluation data is missing or malformed
 ├── MissingExtraError          an optional dependency is not installed
 ├── DeliveryError              an output or a state could not be handed to the broker
+│   └── NoProgressError        a process was at the same thing for too long
+├── GroupInUseError            another application uses the consumer group
+├── UnexpectedError            a fault of this software, or of a library
 ├── BrokerUnavailableError     no broker answers at the given address, or none can be started
 ├── TopicMismatchError         topics are missing or have the wrong shape
 ├── AuthorizationError         the broker refuses the credentials or the operation
@@ -21,6 +24,9 @@ from __future__ import annotations
 
 class FaultlineError(Exception):
     """Base of all errors that Faultline raises on purpose; its text is fit to show to a user."""
+
+    exit_code = 1
+    """With which a command ends that raises it (docs/operations/life-of-a-worker.md)."""
 
 
 class SettingsError(FaultlineError):
@@ -57,6 +63,22 @@ class MissingExtraError(FaultlineError):
 
 class DeliveryError(FaultlineError):
     """An output or a state could not be handed to the broker."""
+
+
+class NoProgressError(DeliveryError):
+    """A process was at the same thing for too long; another start may help."""
+
+    exit_code = 3
+
+
+class GroupInUseError(FaultlineError):
+    """Another application uses the consumer group."""
+
+
+class UnexpectedError(FaultlineError):
+    """A fault of this software, or of a library that it uses."""
+
+    exit_code = 4
 
 
 class BrokerUnavailableError(FaultlineError):

@@ -130,7 +130,7 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; errors that a user can cause become one line and exit code 1."""
+    """Run the command line; errors that a user can cause become one line and an exit code."""
     # Imported objects are permanent, and records come in thousands: collect garbage less often, and less of it.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
@@ -141,6 +141,6 @@ def main() -> None:
         app(standalone_mode=True)
     except FaultlineError as error:
         say(f"error: {error}", err=True)
-        sys.exit(1)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

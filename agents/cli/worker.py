@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import sys
@@ -42,6 +41,7 @@ def run(
     force: ForceOption = False,
 ) -> None:
     """Run a worker until it is stopped (SIGTERM or Ctrl-C)."""
+    from agents.worker.process import one_line_errors, run_process
     from agents.worker.service import serve
 
     for option, path in (("--record", record_to), ("--certify", certify)):
@@ -49,13 +49,14 @@ def run(
             require_new_file(path, force=force, option=option)
     settings = load_settings(broker=broker, profile=profile, web_port=web_port)
     logging.getLogger("faultline").setLevel(settings.log_level.upper())
+    one_line_errors(logging.getLogger())
     plant = load_profile(settings.profile)
     runners = load_runners(settings, plant, model)
     partition_of = partition_function(settings.partitions)
     with contextlib.ExitStack() as stack:
         # What was read before a failure is what explains it.
         recorder = stack.enter_context(new_recording(record_to, keep_on_error=True)) if record_to is not None else None
-        asyncio.run(serve(settings, plant, runners, partition_of, recorder=recorder, certify=certify))
+        run_process(serve(settings, plant, runners, partition_of, recorder=recorder, certify=certify))
 
 
 def ingest(
@@ -70,10 +71,12 @@ def ingest(
 ) -> None:
     """Write foreign topics again as Faultline's own messages, keyed by machine, until it is stopped."""
     from agents.ingest.service import serve
+    from agents.worker.process import one_line_errors, run_process
 
     settings = load_settings(broker=broker, profile=profile, web_port=web_port)
     logging.getLogger("faultline").setLevel(settings.log_level.upper())
-    asyncio.run(serve(settings, load_profile(settings.profile), mqtt))
+    one_line_errors(logging.getLogger())
+    run_process(serve(settings, load_profile(settings.profile), mqtt))
 
 
 def show_settings() -> None:

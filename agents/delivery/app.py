@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import faust
 from faust.tables.manager import TableManager
 
 from pipeline.config.settings import Settings
+
+log = logging.getLogger("faultline.worker")
+
+_STOP_SECONDS = 6.0
+"""How long Faust may take to stop; usually that is a few milliseconds."""
+
+
+_REQUEST_SECONDS = 90.0
+"""How long an answer of the broker may take; joining a group waits for all of its members."""
 
 
 class Tables(TableManager):
@@ -22,18 +34,42 @@ class Tables(TableManager):
 class App(faust.App):
     """Faust's application without its folders: nothing is kept on disk, so a full or read-only one does no harm."""
 
+    on_crash: Callable[[BaseException], None] | None = None
+    """Told of what ends any part of the application, in any thread."""
+
+    def _crash(self, reason: BaseException) -> None:  # private; checked with mode-streaming 0.7.1
+        super()._crash(reason)  # type: ignore[misc]
+        if self.on_crash is not None:
+            self.on_crash(reason)
+
     def _create_directories(self) -> None:  # private; checked with faust-streaming 0.15.3
         pass
 
 
-def worker_app(settings: Settings, credentials: Any) -> App:
-    """The application of a worker, without agents yet; `credentials` are Faust's, None without security."""
-    return App(
+async def stop_app(app: App) -> None:
+    """Leave the group and end all of the application's tasks; what does not end in time is left to itself."""
+    stopping = asyncio.create_task(app.stop())
+    done, _ = await asyncio.wait({stopping}, timeout=_STOP_SECONDS)
+    if not done:
+        stopping.cancel()
+        log.warning("Faust has not stopped within %.0f s", _STOP_SECONDS)
+    elif (error := stopping.exception()) is not None:
+        log.warning("Faust has not stopped in order: %r", error)
+
+
+def worker_app(settings: Settings, credentials: Any, on_crash: Callable[[BaseException], None] | None = None) -> App:
+    """The application of a worker, without agents yet; `credentials` are Faust's, None without security.
+
+    `on_crash` is told of errors that end a part of the application.
+    """
+    app = App(
         settings.group,
         broker=settings.broker if settings.is_memory else f"kafka://{settings.address.replace(',', ';kafka://')}",
         broker_credentials=credentials,
         broker_commit_interval=settings.commit_interval_ms / 1000,
         broker_session_timeout=settings.session_timeout_ms / 1000,
+        # Faust refuses one that is shorter than the session timeout.
+        broker_request_timeout=max(_REQUEST_SECONDS, settings.session_timeout_ms / 1000 + 30),
         broker_heartbeat_interval=settings.session_timeout_ms / 10_000,
         consumer_group_instance_id=settings.group_instance_id,
         store="memory://",
@@ -47,3 +83,5 @@ def worker_app(settings: Settings, credentials: Any) -> App:
         autodiscover=False,
         loghandlers=[],
     )
+    app.on_crash = on_crash
+    return app

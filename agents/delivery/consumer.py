@@ -68,6 +68,10 @@ class ChunkedConsumerMixin(Consumer):
         self.log_ids: Mapping[str, str] = {}  # by the topics' names on the broker; they go with what is committed
         self.records_lost: Counter[str] = Counter()  # by topic, deleted before they could be read
         self._lost_up_to: dict[TP, int] = {}
+        self.connected = False
+        """Whether the broker has answered, and the group can be joined."""
+        self.commits_fail = False
+        """Whether the broker has not taken the last commit of chunks."""
         self._agent_commits = delivery is not None and delivery.commits_itself
         self.groups_topics: dict[str, str] = {}
         if delivery is not None:
@@ -240,6 +244,7 @@ class ChunkedConsumerMixin(Consumer):
 
     def _forget(self) -> None:
         self._epoch += 1
+        self.commits_fail = False
         for group in self._groups:
             group.restart(self._managed)
         self._progress()
@@ -336,6 +341,7 @@ class ChunkedConsumerMixin(Consumer):
         committed = await self._commit_offsets(offsets, start_new_transaction=start_new_transaction)
         for tp in offsets:
             self._committed_offset.pop(tp, None)
+        self.commits_fail = not committed
         if not committed:
             return False  # still in `uncommitted`: tried again with the next commit
         for group in self._groups:

@@ -45,6 +45,10 @@ class Span(NamedTuple):
 class StateStore(Protocol):
     """Where machines' states are kept."""
 
+    @property
+    def records_read(self) -> int:
+        """How many records it has read so far; it rises while `read` and `history` come further."""
+
     async def start(self) -> None:
         """Connect; raises BrokerUnavailableError."""
 

@@ -21,18 +21,17 @@ from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 
-from agents.delivery.app import worker_app
+from agents.delivery.app import stop_app, worker_app
 from agents.delivery.groups import install
 from agents.delivery.merging import TP, Chunk, Limits
 from agents.ingest.metrics import IngestCollector
 from agents.ingest.rewriting import OpenForm, Rewriter, Tally
 from agents.kafka.transactions import ClaimLostError
-from agents.worker.progress import Progress
+from agents.worker.life import Life, LifeCollector, Phase, group_phase
 from agents.worker.web import WebServer
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
 from pipeline.config.topics import full_topic_name
-from pipeline.errors import DeliveryError, FaultlineError
 from pipeline.wire.records import Output, Record
 
 log = logging.getLogger("faultline.ingest")
@@ -97,7 +96,6 @@ class Ingest:
         forms: Mapping[str, OpenForm],
         claim: Callable[[TP], Awaitable[PartitionClaim]],
         *,
-        monotonic_seconds: Callable[[], float],
         credentials: Any = None,
     ) -> None:
         """`forms` are those of the topics to read, by short names; `settings.group` is ingest's own group."""
@@ -113,14 +111,9 @@ class Ingest:
         self._working = asyncio.Lock()  # one chunk at a time
         disorder = (s.allowed_disorder_ms for kind in profile.machine_types for s in kind.sources.values())
         self._slice_ms = max(_SHORTEST_SLICE_MS, min(disorder) // 2)
-        self._progress = Progress(
-            lambda: sum(self.lag().values()), lambda: self.app.consumer.positions, monotonic_seconds
-        )
-        self._failure: BaseException | None = None
-        self._failed = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._started = False
-        self.app = worker_app(settings, credentials)
+        self.life = Life("ingest", self._phase, settings)
+        self._started = self._joined = False
+        self.app = worker_app(settings, credentials, on_crash=self.life.crash)
         limits = Limits(chunk_records=settings.chunk_records, buffered_records=2 * settings.chunk_records)
         install(
             self.app,
@@ -131,7 +124,9 @@ class Ingest:
             commits_itself=True,
             across_partitions=True,
         )
-        self.app.transport.on_refusal = self._fail
+        self.app.transport.on_failure = self.life.fail
+        self.app.on_partitions_revoked.connect(self._note_revoked, weak=False)
+        self.app.on_partitions_assigned.connect(self._note_assigned, weak=False)
         names = [full_topic_name(settings.topic_prefix, topic) for topic in forms]
         channel = self.app.topic(*names, value_type=bytes, value_serializer="raw")
         self.app.agent(channel, name="ingest")(self._run)
@@ -140,58 +135,44 @@ class Ingest:
             tuple(forms),
             claims_lost=lambda: self.claims_lost,
             lag=self.lag,
-            lost=lambda: {} if self.app.consumer is None else self.app.consumer.records_lost,
+            lost=lambda: self.app.consumer.records_lost if self._started else {},
         )
         self.registry.register(collector)
-        self.web = WebServer(self.registry, alive=self._alive, ready=self._ready)
+        self.registry.register(LifeCollector(self.life, "faultline_ingest_state"))
+        self.web = WebServer(self.registry, health=self.life.health, ready=self.life.ready)
 
     # -- start and stop -----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Join the group and begin to consume."""
+        self.life.begin()
         await self.app.start()
         self._started = True
-        self._tasks.append(asyncio.create_task(self._watch()))
-        self._tasks.append(asyncio.create_task(self._find_topics_regularly()))
-
-    async def wait_failed(self) -> None:
-        """Return when it has failed and only a restart helps; `stop` raises the error."""
-        await self._failed.wait()
+        self.life.run("the watch of topics", self._find_topics_regularly())
 
     async def stop(self) -> None:
         """End transactions under way and leave the group; raises the error if it has failed."""
-        for task in self._tasks:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        self.life.stopping = True
+        await self.life.end_tasks()
         await self._hand_over()
         self._started = False
-        await self.app.stop()
+        await stop_app(self.app)
         await self._release(list(self._claims))
         self.web.stop()
-        if self._failure is not None:
-            raise self._failure
-
-    def _fail(self, error: BaseException) -> None:
-        if self._failure is None:
-            log.error("ingest stops: %s", error)
-            self._failure = error
-        self._failed.set()
+        if self.life.failure is not None:
+            raise self.life.failure
 
     # -- the agent ----------------------------------------------------------------------------------------------
 
     async def _run(self, stream: Any) -> None:
         # Faust acknowledges an event whose processing raised, so this loop must never raise.
         async for event in stream.noack().events():
-            if self._failure is not None:
+            if self.life.failure is not None:
                 continue
             try:
                 await self._process(event)
-            except FaultlineError as error:
-                self._fail(error)
             except Exception as error:
-                log.exception("unexpected error in the agent")
-                self._fail(error)
+                self.life.fail(error, "the agent")
 
     async def _process(self, event: Any) -> None:
         chunk: Chunk = event.value
@@ -287,23 +268,17 @@ class Ingest:
 
     async def _hand_over(self) -> None:
         """Wait for transactions under way, so that the next owner need not abort and repeat them."""
-        if self._failure is not None or not self._started:
+        if self.life.failure is not None or not self._started:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_HAND_OVER_SECONDS), self._working:
                 pass
 
-    async def _watch(self) -> None:
-        """Fail if there are unread records and no progress: the supervisor has to start another process."""
-        limit = self._settings.stall_timeout_ms / 1000
-        while True:
-            await asyncio.sleep(min(limit / 10, 1.0))
-            if self.app.crashed:
-                self._fail(DeliveryError("Faust has crashed; see its log for the reason"))
-                return
-            if (problem := self._progress.problem(limit)) is not None:
-                self._fail(DeliveryError(problem))
-                return
+    async def _note_revoked(self, *_: Any, **__: Any) -> None:
+        self._joined = False
+
+    async def _note_assigned(self, *_: Any, **__: Any) -> None:
+        self._joined = True
 
     async def _find_topics_regularly(self) -> None:
         """Look for topics of which there is nothing to read: they may have been deleted, and created again."""
@@ -317,18 +292,10 @@ class Ingest:
 
     def lag(self) -> dict[tuple[str, int], int]:
         """Unprocessed records by topic (short name) and partition."""
-        consumer = self.app.consumer
-        return consumer.lag_by_name() if self._started and consumer is not None else {}
+        return self.app.consumer.lag_by_name() if self._started else {}  # made with the start, in its event loop
 
-    def _alive(self) -> str | None:
-        return None if self._failure is None else f"failed: {self._failure}"
-
-    def _ready(self) -> str | None:
-        if (failed := self._alive()) is not None:
-            return failed
-        if not self._started or not self.app.consumer.assignment():
-            return "waiting for partitions"
-        return self._progress.problem(self._settings.stall_timeout_ms / 2000)
+    def _phase(self) -> Phase:
+        return group_phase(self.app, self._settings, self.lag(), started=self._started, joined=self._joined)
 
 
 async def _all(steps: Iterable[Awaitable[None]]) -> None:

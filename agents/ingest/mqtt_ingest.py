@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
@@ -18,14 +17,12 @@ from agents.delivery.publisher import Publisher
 from agents.ingest.metrics import IngestCollector, MqttStatus
 from agents.ingest.mqtt import Message, MqttInbox, first_match
 from agents.ingest.rewriting import OpenForm, Rewriter, Tally
+from agents.worker.life import Life, LifeCollector, LifeState, Phase
 from agents.worker.web import WebServer
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
 from pipeline.config.topics import FOREIGN, MQTT
-from pipeline.errors import FaultlineError
 from pipeline.wire.records import Output, Record
-
-log = logging.getLogger("faultline.ingest")
 
 _NO_FILTER = f"{MQTT}no filter"
 """Counts messages of a subscription that an earlier profile made, and that this session still has."""
@@ -56,55 +53,47 @@ class MqttIngest:
         self._filters = tuple(forms)
         self._in_work = 0
         self._received = 0
-        self._failure: BaseException | None = None
-        self._failed = asyncio.Event()
-        self._stopping = False
-        self._task: asyncio.Task[None] | None = None
+        self._started = False
+        self._written = 0
+        self._idle = asyncio.Event()
+        self.life = Life("ingest", self._phase, settings, unready=self._disconnected)
         collector = IngestCollector(self.tally, [MQTT + name for name in forms], mqtt=self._mqtt_status)
         self.registry.register(collector)
-        self.web = WebServer(self.registry, alive=self._alive, ready=self._ready)
+        self.registry.register(LifeCollector(self.life, "faultline_ingest_state"))
+        self.web = WebServer(self.registry, health=self.life.health, ready=self.life.ready)
 
     async def start(self) -> None:
         """Connect to both brokers and begin."""
+        self.life.begin()
         await self._publisher.start()
         await self._inbox.start()
-        self._task = asyncio.create_task(self._run())
-
-    async def wait_failed(self) -> None:
-        """Return when it has failed and only a restart helps; `stop` raises the error."""
-        await self._failed.wait()
+        self._started = True
+        self.life.run("the agent", self._run())
 
     async def stop(self) -> None:
         """Write and acknowledge what is under way, disconnect; raises the error if it has failed."""
-        self._stopping = True
-        if self._task is not None:
-            if self._in_work and self._failure is None:
-                await asyncio.wait({self._task}, timeout=_DRAIN_SECONDS)
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        self.life.stopping = True
+        if self._in_work and self.life.failure is None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), _DRAIN_SECONDS)
+        await self.life.end_tasks()
+        if self._started:
             await self._inbox.stop()
         await self._publisher.stop()
         self.web.stop()
-        if self._failure is not None:
-            raise self._failure
+        if self.life.failure is not None:
+            raise self.life.failure
 
     async def _run(self) -> None:
-        try:
-            while not self._stopping:
-                messages = await self._inbox.messages(self._settings.chunk_records)
-                if not messages:
-                    break
-                self._in_work = len(messages)
-                await self._write(messages)
-                self._in_work = 0
-            if self._inbox.failure is not None:
-                raise self._inbox.failure
-        except FaultlineError as error:
-            self._fail(error)
-        except Exception as error:
-            log.exception("unexpected error")
-            self._fail(error)
+        while not self.life.stopping and (messages := await self._inbox.messages(self._settings.chunk_records)):
+            self._idle.clear()
+            self._in_work = len(messages)
+            await self._write(messages)
+            self._in_work = 0
+            self._written += len(messages)
+            self._idle.set()
+        if self._inbox.failure is not None:
+            raise self._inbox.failure
 
     async def _write(self, messages: Sequence[Message]) -> None:
         outputs: list[Output] = []
@@ -135,16 +124,13 @@ class MqttIngest:
     def _mqtt_status(self) -> MqttStatus:
         return MqttStatus(self._inbox.connected, self._inbox.waiting + self._in_work, self._inbox.dropped)
 
-    def _fail(self, error: BaseException) -> None:
-        if self._failure is None:
-            log.error("ingest stops: %s", error)
-            self._failure = error
-        self._failed.set()
+    def _phase(self) -> Phase:
+        if not self._started:
+            return Phase(LifeState.STARTING, "start", f"connecting to {self._settings.broker} and the MQTT broker")
+        if not self._inbox.connected:
+            return Phase(LifeState.JOINING, None, "not connected to the MQTT broker")
+        waiting = self._inbox.waiting + self._in_work
+        return Phase(LifeState.WORKING, self._written if waiting else None, f"with {waiting:,} messages waiting")
 
-    def _alive(self) -> str | None:
-        return None if self._failure is None else f"failed: {self._failure}"
-
-    def _ready(self) -> str | None:
-        if self._failure is not None:
-            return f"failed: {self._failure}"
+    def _disconnected(self) -> str | None:
         return None if self._inbox.connected else "not connected to the MQTT broker"

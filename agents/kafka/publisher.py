@@ -29,6 +29,9 @@ _HINTS = {
 _BATCH_BYTES = 960 << 10
 """A request costs about as much as 200 records, so batches are as large as brokers accept by default."""
 
+_STOP_SECONDS = 2.0
+"""How long the broker may take to answer a publisher that stops, which has flushed before."""
+
 _NO_HEADERS: list[tuple[str, bytes]] = []
 
 
@@ -158,7 +161,7 @@ class KafkaPublisher:
         if self._producer is not None:
             # While no broker answers, aiokafka waits for ever.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._producer.stop(), timeout=5.0)
+                await asyncio.wait_for(self._producer.stop(), timeout=_STOP_SECONDS)
             self._producer = None
 
     def _check(self) -> None:
@@ -227,9 +230,12 @@ class KafkaPublisher:
                     self._fail(queue.topic, text, error)
                 self.in_flight -= size
                 self._progress.set()
-        except DeliveryError:
+        except Exception as error:  # `flush` and `publish` raise it
+            failure = error if isinstance(error, DeliveryError) else DeliveryError(f"cannot publish: {error!r}")
+            self._failure = self._failure or failure
+            self._progress.set()
             queue.outputs.clear()
-            queue.sizes.clear()  # `flush` and `publish` raise it
+            queue.sizes.clear()
         finally:
             queue.task = None
 

@@ -51,6 +51,7 @@ class KafkaStateStore:
         """`timeout_s` is how long the broker may be away, `state_bytes` how large a state may be; `security` is
         aiokafka's.
         """
+        self.records_read = 0
         self._state_bytes = state_bytes
         self._too_large: set[str] = set()
         self._bootstrap = bootstrap
@@ -136,6 +137,7 @@ class KafkaStateStore:
         while unread.partitions:
             for place, entries in (await consumer.getmany(timeout_ms=200)).items():
                 for entry in unread.before_end(place, entries):
+                    self.records_read += 1
                     yield entry
             positions = {place: await consumer.position(place) for place in unread.partitions}
             consumer.pause(*unread.finish(positions))

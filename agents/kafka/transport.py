@@ -26,13 +26,15 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import TRANSPORTS, aiokafka
+from mode.threads import WorkerThread
 
 from agents.delivery.consumer import ChunkedConsumerMixin
 from agents.delivery.groups import Delivery, Fetched
+from agents.delivery.membership import membership_error
 from agents.delivery.merging import TP, Mark
 from agents.delivery.topic_logs import LogPosition
 from agents.kafka import header_names
-from pipeline.errors import AuthorizationError, DeliveryError, FaultlineError
+from pipeline.errors import DeliveryError
 from pipeline.wire.records import Record
 
 _FETCH_MAX_WAIT_MS = 20
@@ -41,13 +43,14 @@ _FETCH_MAX_WAIT_MS = 20
 _COMMIT_TIMEOUT_S = 5.0
 """aiokafka repeats a commit while the broker is away; Faultline tries again with the next one anyway."""
 
-_STOP_TIMEOUT_S = 10.0
+_STOP_TIMEOUT_S = 3.0
 """How long a stopping worker waits for the broker's answers."""
 
 _RETRY_S = 0.1
 """Pause after the broker has refused an offset."""
 
 _REFUSALS = (GroupAuthorizationFailedError, TopicAuthorizationFailedError)
+"""After which retrying does not help."""
 
 
 def register() -> None:
@@ -79,9 +82,22 @@ class _Prefetched(OrderedDict[TopicPartition, Any]):
         found._partition_records._consumer_record = record  # private; aiokafka 0.14.0
 
 
+class _DaemonThread(WorkerThread):
+    """mode's thread, which cannot hold up the exit of the process, nor for long the event loop that stops it."""
+
+    def __init__(self, service: Any, **options: Any) -> None:
+        super().__init__(service, **options)
+        self.daemon = True
+
+    def stop(self) -> None:
+        """Wait for its end, but not for ever: mode's own waits in the event loop that the thread may need to end."""
+        self.is_stopped.wait(_STOP_TIMEOUT_S)
+
+
 class ConsumerThread(aiokafka.AIOKafkaConsumerThread):
     """aiokafka's consumer in its thread, whose state only code in that thread may look at."""
 
+    Worker = _DaemonThread
     consumer: Consumer
 
     def __post_init__(self) -> None:
@@ -107,12 +123,12 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):
             # and faust-streaming 0.15.3.
             self._assignor = self.app.assignor
             consumer._partition_assignment_strategy = [self._assignor]
-        # aiokafka reports a refused group only to those who wait for records at that moment. Without partitions
-        # nobody does, and it would silently try again for ever. Private; aiokafka 0.14.0.
+        # aiokafka reports that it cannot be in the group only to those who wait for records at that moment. Without
+        # partitions nobody does, and it would silently wait for ever. Private; aiokafka 0.14.0.
         abort_waiters = consumer._subscription.abort_waiters
 
         def tell(error: BaseException) -> None:
-            self._note_refusal(error)
+            self.parent_loop.call_soon_threadsafe(self.consumer.refuse, error)
             abort_waiters(error)
 
         consumer._subscription.abort_waiters = tell
@@ -124,6 +140,10 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):
             return True
         return False
 
+    def on_crash(self, msg: str, *fmt: Any, **options: Any) -> None:
+        """The app is told of it."""
+        self.log.debug(msg.format(*fmt), exc_info=True)
+
     async def on_start(self) -> None:
         """Start aiokafka's consumer."""
         await super().on_start()
@@ -134,6 +154,7 @@ class ConsumerThread(aiokafka.AIOKafkaConsumerThread):
         # aiokafka would go to the beginning of a log whatever the reason is, and tell nobody. Private; aiokafka 0.14.0.
         fetcher._default_reset_strategy = OffsetResetStrategy.NONE
         fetcher._records = _Prefetched(self.consumer.groups_topics)
+        self.consumer.connected = True
 
     async def on_thread_stop(self) -> None:
         """Leave the group and close the connections; without a broker too."""
@@ -307,16 +328,15 @@ class Consumer(ChunkedConsumerMixin, aiokafka.Consumer):
         return await self._thread.log_positions(places)
 
     def refuse(self, error: BaseException) -> None:
-        """Fail: the broker refuses this user a topic or the group, and retrying would not help."""
-        what = "reading topic" if isinstance(error, TopicAuthorizationFailedError) else "the consumer group"
-        name = ", ".join(str(part) for part in error.args) or self.app.conf.id
-        reason = AuthorizationError(
-            f"the Kafka broker refuses {what} {name}; grant this user Read on it (docs/operations/security.md)"
-        )
-        if self.transport.on_refusal is not None:
-            self.transport.on_refusal(reason)
+        """Fail: the broker refuses a topic or the group, and retrying would not help."""
+        conf = self.app.conf
+        self._fail(membership_error(error, conf.id, conf.broker_session_timeout, conf.consumer_group_instance_id))
+
+    def _fail(self, reason: BaseException) -> None:
+        if self.transport.on_failure is not None:
+            self.transport.on_failure(reason)
         else:
-            self.app.loop.create_task(self.crash(reason))
+            self.app.loop.call_soon_threadsafe(self.app.loop.create_task, self.crash(reason))
 
     async def threadsafe_partitions_revoked(self, receiver_loop: Any, revoked: AbstractSet[TP]) -> None:
         """Tell Faust's loop, from the consumer's thread."""
@@ -334,10 +354,14 @@ class Consumer(ChunkedConsumerMixin, aiokafka.Consumer):
         answered = asyncio.ensure_future(callback)
         while not answered.done() and not self.should_stop:
             await asyncio.wait({answered}, timeout=0.1)
-        if answered.done():
-            await answered
-        else:
+        if not answered.done():
             answered.cancel()
+            return
+        try:
+            await answered
+        except Exception as error:
+            # aiokafka would only log it, and the partitions would have nobody.
+            self._fail(error)
 
 
 class Transport(aiokafka.Transport):
@@ -345,4 +369,4 @@ class Transport(aiokafka.Transport):
 
     Consumer = Consumer
     delivery: Delivery | None = None
-    on_refusal: Callable[[FaultlineError], None] | None = None  # else the app crashes
+    on_failure: Callable[[BaseException], None] | None = None  # may be called in any thread; else the app crashes

@@ -15,6 +15,7 @@ class MemoryStateStore:
     """States on a memory broker."""
 
     def __init__(self, broker: MemoryBroker, prefix: str, partition_of: Callable[[bytes], int]) -> None:
+        self.records_read = 0
         self._broker = broker
         self._prefix = prefix
         self._topic = prefix + STATE

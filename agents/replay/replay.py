@@ -220,7 +220,7 @@ async def replay_in_memory(
     source = ReplaySource(recording, profile, partition_of, settings.partitions, change)
     pace = Pace(speed)
     await worker.start()
-    failed = asyncio.create_task(worker.wait_failed())
+    failed = asyncio.create_task(worker.life.wait_failed())
     try:
         while not failed.done() and not worker.lag():  # until the agents have their partitions
             await asyncio.sleep(0.005)

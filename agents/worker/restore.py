@@ -1,4 +1,8 @@
-"""Saved states go back into the engine when partitions come; machines whose state is refused are warmed up."""
+"""Saved states go back into the engine when partitions come.
+
+Machines whose states belong to another model or profile are warmed up, if that is wanted. A state that cannot be read
+is kept as a dead letter, and its machine begins with a fresh one.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,18 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from agents.delivery.merging import TP
+from agents.delivery.publisher import Publisher
 from agents.delivery.states import Span, StateStore
 from agents.worker.topic_watch import TopicWatch
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
-from pipeline.config.topics import CONTROL, LABELS, full_topic_name
+from pipeline.config.topics import CONTROL, LABELS, STATE, full_topic_name
 from pipeline.engine.engine import Engine
 from pipeline.errors import DeliveryError, StateError
-from pipeline.wire.states import saved_at
+from pipeline.wire.letters import dead_letter
+from pipeline.wire.messages import Reason, RejectedError
+from pipeline.wire.records import Record
+from pipeline.wire.states import belongs_elsewhere, decode_state, saved_at
 
 log = logging.getLogger("faultline.worker")
 
@@ -34,32 +42,44 @@ class Restorer:
         self,
         engine: Engine,
         store: StateStore,
+        publisher: Publisher,
         settings: Settings,
         profile: PlantProfile,
         topics: Sequence[str],
         *,
         partition_of: Callable[[bytes], int],
         consumer: Callable[[], Any],
+        wall_seconds: Callable[[], float],
         monotonic_seconds: Callable[[], float],
     ) -> None:
-        """`topics` are those that the worker reads, in the order of equal time stamps."""
+        """`publisher` is for dead letters; `topics` are those that the worker reads, in the order of equal time
+        stamps.
+        """
         self.restored = 0
         """Machines that began with a saved state."""
+        self._taken = 0
         self._engine = engine
         self._store = store
+        self._publisher = publisher
         self._settings = settings
         self._profile = profile
         self._topics = topics
         self._partition_of = partition_of
         self._consumer = consumer
+        self._wall_seconds = wall_seconds
         self._monotonic_seconds = monotonic_seconds
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Different whenever restoring has come further."""
+        return self._store.records_read, self._taken
 
     async def restore(self, partitions: Sequence[int], watch: TopicWatch | None) -> bool:
         """Give the engine all machines of these partitions; raises FaultlineError.
 
         Returns whether states have to be written at once, because they belong to topics that are gone.
         """
-        states = self._without_moved(await self._store.read(partitions))
+        states, unreadable = self._readable(self._without_moved(await self._store.read(partitions)))
         stale: Mapping[str, AbstractSet[str]] = {}
         if watch is not None:
             stale = await watch.settle(partitions, states)
@@ -68,13 +88,18 @@ class Restorer:
         for count, (machine, state) in enumerate(states.items(), 1):
             try:
                 self._engine.restore(machine, state, stale.get(machine, frozenset()))
-            except StateError as error:
+            except Exception as error:  # whatever the bytes are, the worker goes on
+                self._engine.forget(machine)
                 # Messages differ only in the machine's name, so one line per reason is enough.
-                refused[machine] = str(error).replace(machine, "a machine")
+                reason = str(error).replace(machine, "a machine") if isinstance(error, StateError) else repr(error)
+                self._note(machine, state, reason, refused, unreadable)
+            self._taken += 1
             if count % _MACHINES_AT_ONCE == 0:
                 await asyncio.sleep(0)
+        await self._keep_aside(unreadable)
         fresh = sum(machine in self._engine.forgotten for machine in stale)
-        self.restored += len(states) - len(refused) - fresh
+        restored = sum(machine not in refused and machine not in unreadable for machine in states) - fresh
+        self.restored += restored
         warm_up = self._settings.state_refused == "warm_up"
         for reason, machines in Counter(refused.values()).items():
             action = "are warmed up from their last frames" if warm_up else "start with empty states"
@@ -83,8 +108,65 @@ class Restorer:
             await self._warm_up({machine: states[machine] for machine in refused})
         if fresh:
             log.warning("%d machines begin with a fresh state: their readings come from another topic now", fresh)
-        log.info("restored the states of %d machines", len(states) - len(refused) - fresh)
+        log.info("restored the states of %d machines", restored)
         return bool(stale)
+
+    def _readable(self, states: Mapping[str, bytes]) -> tuple[dict[str, bytes], dict[str, tuple[bytes, str]]]:
+        """The states that can be read, and the others with reasons: nothing may follow from what stands in these."""
+        found: dict[str, bytes] = {}
+        unreadable: dict[str, tuple[bytes, str]] = {}
+        for machine, state in states.items():
+            try:
+                decode_state(machine, state)
+            except StateError as error:
+                if not belongs_elsewhere(machine, state, *self._model_of(machine)):
+                    self._engine.stats.states_refused += 1
+                    unreadable[machine] = state, str(error)
+                    continue
+            found[machine] = state
+        return found, unreadable
+
+    def _note(
+        self,
+        machine: str,
+        state: bytes,
+        reason: str,
+        refused: dict[str, str],
+        unreadable: dict[str, tuple[bytes, str]],
+    ) -> None:
+        if belongs_elsewhere(machine, state, *self._model_of(machine)):
+            refused[machine] = reason
+        else:
+            unreadable[machine] = state, reason
+
+    def _model_of(self, machine: str) -> tuple[str | None, str | None]:
+        """Digest of the profile and hash of the model of a machine's type."""
+        machine_type = self._profile.type_of(machine)
+        if machine_type is None:
+            return None, None
+        return machine_type.digest, self._engine.models[machine_type.name].runner.hash
+
+    async def _keep_aside(self, unreadable: Mapping[str, tuple[bytes, str]]) -> None:
+        """Make dead letters of states that cannot be read, and only then delete them."""
+        if not unreadable:
+            return
+        now_ms, letters = int(self._wall_seconds() * 1000), []
+        for machine, (state, reason) in unreadable.items():
+            key = machine.encode()
+            record = Record(STATE, self._partition_of(key), -1, now_ms, key, state)
+            letters.append(dead_letter(record, RejectedError(Reason.UNREADABLE_STATE, reason)))
+            self._engine.stats.dead_letters[Reason.UNREADABLE_STATE] += 1
+        await self._publisher.publish(letters)
+        await self._publisher.flush()
+        await self._store.write(dict.fromkeys(unreadable))
+        machine, (_, reason) = next(iter(unreadable.items()))
+        log.error(
+            "%d saved states cannot be read, such as that of %s (%s): they are in the dead letters, and their machines "
+            "begin with fresh ones",
+            len(unreadable),
+            machine[:80],
+            reason[:300],
+        )
 
     def _without_moved(self, states: Mapping[str, bytes]) -> dict[str, bytes]:
         """The states without those of machines whose keys belong to another partition since the topics have more."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ from agents.kafka.schema_registry import schema_registry
 from agents.kafka.security import client_security, faust_credentials, require_rights
 from agents.kafka.states import KafkaStateStore
 from agents.kafka.topics import WANTED_LIMITS, RecordLimits, require_topics
+from agents.worker.process import Guard, in_thread, live, work
 from agents.worker.worker import Observer, Worker
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
@@ -36,6 +35,7 @@ def kafka_worker(
     partition_of: Callable[[bytes], int],
     observer: Observer | None = None,
     limits: RecordLimits = WANTED_LIMITS,
+    wall_seconds: Callable[[], float] = time.time,
 ) -> Worker:
     """A worker with everything that it needs of a Kafka broker; it connects when it starts."""
     security, prefix = client_security(settings), settings.topic_prefix
@@ -47,12 +47,12 @@ def kafka_worker(
         runners,
         KafkaPublisher(settings.address, prefix, letter_bytes=limits.letter_bytes, **security),
         partition_of=partition_of,
-        wall_seconds=time.time,
+        wall_seconds=wall_seconds,
         credentials=faust_credentials(settings),
         observer=observer,
         schemas=schema_registry(settings),
         store=KafkaStateStore(settings.address, prefix, partition_of, state_bytes=limits.state_bytes, **security),
-        topic_logs=lambda: asyncio.to_thread(topic_logs, settings.address, names, security),
+        topic_logs=lambda: in_thread(topic_logs, settings.address, names, security),
     )
 
 
@@ -73,10 +73,27 @@ async def serve(
     if settings.is_memory:
         raise SettingsError("a worker needs FAULTLINE_BROKER=kafka://host:port; memory:// is for `faultline replay`")
     require_codecs(*WORKER_MODULES)
-    limits = await asyncio.to_thread(require_topics, settings, profile)
-    for note in limits.notes:
-        log.warning("%s", note)
-    await asyncio.to_thread(require_rights, settings, profile)
+
+    async def serve_guarded(guard: Guard) -> None:
+        limits = await in_thread(require_topics, settings, profile)
+        for note in limits.notes:
+            log.warning("%s", note)
+        await in_thread(require_rights, settings, profile)
+        await _work(settings, profile, runners, partition_of, limits, guard, recorder, certify)
+
+    await live(settings, serve_guarded)
+
+
+async def _work(
+    settings: Settings,
+    profile: PlantProfile,
+    runners: Mapping[str, StepRunner],
+    partition_of: Callable[[bytes], int],
+    limits: RecordLimits,
+    guard: Guard,
+    recorder: RecordingWriter | None,
+    certify: Path | None,
+) -> None:
     builder = CertificateBuilder(runners)
 
     def observe(records: Sequence[Record], outputs: Sequence[Output]) -> None:
@@ -87,21 +104,8 @@ async def serve(
 
     observer = observe if recorder is not None or certify is not None else None
     worker = kafka_worker(settings, profile, runners, partition_of, observer, limits)
-    stop_requested = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop_requested.set)
-    port = worker.web.start(settings.web_host, settings.web_port)
-    print(f"faultline: metrics on http://{settings.web_host}:{port}/metrics, reading {settings.broker}", flush=True)
-    try:
-        await worker.start()
-        stopping = asyncio.create_task(stop_requested.wait())
-        failing = asyncio.create_task(worker.wait_failed())
-        await asyncio.wait({stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        failing.cancel()
-    finally:
-        await worker.stop()
+    if not await work(worker, guard, settings, settings.broker):
+        return
     if certify is not None:
         if worker.restored:
             log.warning(
@@ -109,4 +113,3 @@ async def serve(
             )
         builder.finish(worker.engine)
         write_certificate(certify, builder.certificate)
-    print("faultline: stopped, everything committed", flush=True)

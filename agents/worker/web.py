@@ -21,8 +21,15 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from pipeline.errors import PortInUseError
 
-Probe = Callable[[], str | None]
-"""Returns None if all is well, else what is wrong."""
+
+class Answer(NamedTuple):
+    """What a probe says."""
+
+    ok: bool
+    text: str
+
+
+Probe = Callable[[], Answer]
 
 MAX_CONNECTIONS: Final = 64
 MAX_HEAD_BYTES: Final = 16_384
@@ -39,7 +46,7 @@ _METHODS: Final = ("GET", "HEAD")
 log = logging.getLogger("faultline.web")
 
 
-class _Answer(NamedTuple):
+class _Page(NamedTuple):
     status: str
     headers: list[tuple[str, str]]
     body: bytes
@@ -48,9 +55,9 @@ class _Answer(NamedTuple):
 class WebServer:
     """Serves a registry and two probes from a thread of its own."""
 
-    def __init__(self, registry: CollectorRegistry, *, alive: Probe, ready: Probe) -> None:
+    def __init__(self, registry: CollectorRegistry, *, health: Probe, ready: Probe) -> None:
         self._metrics = make_wsgi_app(registry)
-        self._probes = {"/healthz": alive, "/readyz": ready}
+        self._probes = {"/healthz": health, "/readyz": ready}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._tasks: dict[asyncio.Task[None], None] = {}  # of the open connections, oldest first
@@ -140,7 +147,7 @@ class WebServer:
                 if not await reader.read(MAX_HEAD_BYTES):
                     break
 
-    def _answer(self, head: bytes) -> tuple[str, _Answer]:
+    def _answer(self, head: bytes) -> tuple[str, _Page]:
         """The method of a request and the answer to it."""
         first, *lines = head.decode("latin-1").split("\r\n")
         method, _, rest = first.partition(" ")
@@ -156,9 +163,8 @@ class WebServer:
             if address.path == "/metrics":
                 return method, self._page(address.query, headers)
             if (probe := self._probes.get(address.path)) is not None:
-                problem = probe()
-                status = HTTPStatus.OK if problem is None else HTTPStatus.SERVICE_UNAVAILABLE
-                return method, _plain(status, "ok" if problem is None else problem)
+                found = probe()
+                return method, _plain(HTTPStatus.OK if found.ok else HTTPStatus.SERVICE_UNAVAILABLE, found.text)
         except ValueError:  # as in http://[
             return method, _plain(HTTPStatus.BAD_REQUEST, "this address is not valid")
         except Exception:
@@ -166,7 +172,7 @@ class WebServer:
             return method, _plain(HTTPStatus.INTERNAL_SERVER_ERROR, "the answer failed; the worker's log says why")
         return method, _plain(HTTPStatus.NOT_FOUND, "only /metrics, /healthz and /readyz are here")
 
-    def _page(self, query: str, headers: dict[str, str]) -> _Answer:
+    def _page(self, query: str, headers: dict[str, str]) -> _Page:
         """The metrics in the form that the client prefers."""
         environ: WSGIEnvironment = {"REQUEST_METHOD": "GET", "PATH_INFO": "/metrics", "QUERY_STRING": query}
         for name in ("accept", "accept-encoding"):
@@ -179,9 +185,9 @@ class WebServer:
             return lambda _: None
 
         parts: Iterable[bytes] = self._metrics(environ, start_response)
-        return _Answer(*began[0], b"".join(parts))
+        return _Page(*began[0], b"".join(parts))
 
 
-def _plain(status: HTTPStatus, text: str) -> _Answer:
+def _plain(status: HTTPStatus, text: str) -> _Page:
     line = " ".join(text.split()).encode(errors="replace") + b"\n"
-    return _Answer(f"{status.value} {status.phrase}", [("Content-Type", "text/plain; charset=utf-8")], line)
+    return _Page(f"{status.value} {status.phrase}", [("Content-Type", "text/plain; charset=utf-8")], line)

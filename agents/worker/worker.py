@@ -20,7 +20,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from agents.delivery.app import worker_app
+from agents.delivery.app import stop_app, worker_app
 from agents.delivery.groups import install
 from agents.delivery.merging import TP, Chunk, Limits
 from agents.delivery.publisher import Publisher
@@ -28,8 +28,8 @@ from agents.delivery.states import StateStore
 from agents.delivery.topic_logs import TopicLogs
 from agents.worker.clock_guard import ClockGuard
 from agents.worker.fusion_metrics import FusionMetrics
+from agents.worker.life import Life, LifeCollector, LifeState, Phase, group_phase
 from agents.worker.metrics import EngineCollector, TimedRunner, step_seconds
-from agents.worker.progress import Progress
 from agents.worker.restore import Restorer
 from agents.worker.state_writer import StateWriter
 from agents.worker.ticks import Ticker
@@ -40,7 +40,7 @@ from pipeline.config.settings import Settings
 from pipeline.config.topics import LABELS, engine_topics, full_topic_name
 from pipeline.engine.alarms import AlarmRule
 from pipeline.engine.engine import Engine
-from pipeline.errors import DeliveryError, FaultlineError
+from pipeline.errors import DeliveryError
 from pipeline.frames import StepRunner
 from pipeline.mapping.schemas import Schemas
 from pipeline.wire.records import Output, Record
@@ -50,9 +50,9 @@ log = logging.getLogger("faultline.worker")
 _MAX_HELD = 256
 """Maximum of unacknowledged chunks; only small ones reach it before a checkpoint is due."""
 
-_READ_OUT_SECONDS = 2.0
+_READ_OUT_SECONDS = 1.5
 _READ_OUT_RECORDS = 1_000
-_LAST_CHECKPOINT_SECONDS = 5.0
+_LAST_CHECKPOINT_SECONDS = 4.0
 """How long a worker that stops, or whose partitions are revoked, waits for the broker to confirm outputs and states."""
 
 Observer = Callable[[Sequence[Record], Sequence[Output]], None]
@@ -109,17 +109,15 @@ class Worker:
         self._held: list[Any] = []  # events that are processed, but not acknowledged
         self._held_records = 0
         self._reassigned = True  # states have yet to be read
-        self._progress = Progress(
-            lambda: sum(self.lag().values()), lambda: self.app.consumer.positions, monotonic_seconds
+        self._joined = self._restoring = False
+        self.life = Life(
+            "worker", self._phase, settings, monotonic_seconds=monotonic_seconds, unready=self._missing_topics
         )
         self._working = asyncio.Lock()  # one chunk, checkpoint or restoring at a time
-        self._failure: BaseException | None = None
-        self._failed = asyncio.Event()
         self._look_at_topics = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
         prefix = settings.topic_prefix
         topics = self._topics = (*engine_topics(profile), LABELS)
-        self.app = worker_app(settings, credentials)
+        self.app = worker_app(settings, credentials, on_crash=self.life.crash)
         self._restorer: Restorer | None = None
         self._writer: StateWriter | None = None
         part: dict[str, Any] = {"partition_of": partition_of, "consumer": lambda: self.app.consumer}
@@ -128,76 +126,76 @@ class Worker:
             ids = dict if self._watch_logs is None else self._watch_logs.log_ids
             self._writer = StateWriter(self.engine, store, prefix, part["consumer"], ids)
             self._restorer = Restorer(
-                self.engine, store, settings, profile, topics, monotonic_seconds=monotonic_seconds, **part
+                self.engine,
+                store,
+                publisher,
+                settings,
+                profile,
+                topics,
+                wall_seconds=wall_seconds,
+                monotonic_seconds=monotonic_seconds,
+                **part,
             )
         # Waiting records of one partition are processed before those of another: small chunks need short queues.
         limits = Limits(chunk_records=settings.chunk_records, buffered_records=2 * settings.chunk_records)
         install(self.app, [self._topics], prefix, limits, self._hand_over, self._note_behind if topic_logs else None)
-        self.app.transport.on_refusal = self._fail
-        self.app.on_partitions_revoked.connect(self._note_rebalance, weak=False)
-        self.app.on_partitions_assigned.connect(self._note_rebalance, weak=False)
+        self.app.transport.on_failure = self.life.fail
+        self.app.on_partitions_revoked.connect(self._note_revoked, weak=False)
+        self.app.on_partitions_assigned.connect(self._note_assigned, weak=False)
         names = (full_topic_name(prefix, topic) for topic in topics)
         self.app.agent(self.app.topic(*names, value_type=bytes, value_serializer="raw"), name="faultline")(self._run)
         collector = EngineCollector(
             self.engine,
             profile,
             lag=self.lag,
-            lost=lambda: {} if self.app.consumer is None else self.app.consumer.records_lost,
+            lost=lambda: self.app.consumer.records_lost if self._started else {},
             recreated=lambda: {} if self._watch_logs is None else self._watch_logs.recreated,
             now_ms=lambda: int(wall_seconds() * 1000),
         )
         self.registry.register(collector)
-        self.web = WebServer(self.registry, alive=self._alive, ready=self._ready)
+        self.registry.register(LifeCollector(self.life, "faultline_worker_state"))
+        self.web = WebServer(self.registry, health=self.life.health, ready=self.life.ready)
         self._started = False
 
     # -- start and stop -----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Join the group and begin to consume."""
+        self.life.begin()
         await self._publisher.start()
         if self._store is not None:
             await self._store.start()
         await self.app.start()
         self._started = True
-        self._tasks.append(asyncio.create_task(self._checkpoint_regularly()))
-        self._tasks.append(asyncio.create_task(self._watch()))
+        self.life.run("checkpoints", self._checkpoint_regularly())
         if self._watch_logs is not None:
-            self._tasks.append(asyncio.create_task(self._watch_topics(self._watch_logs)))
+            self.life.run("the watch of topics", self._watch_topics(self._watch_logs))
         if self._ticks:
-            self._tasks.append(asyncio.create_task(self._tick_regularly()))
-
-    async def wait_failed(self) -> None:
-        """Return when the worker has failed and only a restart helps; `stop` raises the error."""
-        await self._failed.wait()
+            self.life.run("ticks", self._tick_regularly())
 
     async def stop(self) -> None:
         """Flush, acknowledge, commit, and leave the group; raises the error if the worker has failed."""
-        for task in self._tasks:
-            task.cancel()
-        for task in self._tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        if self._failure is None:
+        self.life.stopping = True
+        await self.life.end_tasks()
+        if self.life.failure is None and self._started and not (self._reassigned or self._restoring):
             await self._read_out()
             try:
                 async with asyncio.timeout(_LAST_CHECKPOINT_SECONDS), self._working:
                     await self._checkpoint()
             except TimeoutError:
-                self._fail(
+                self.life.fail(
                     DeliveryError(
                         "the broker did not confirm the last outputs; the next worker will read their inputs again"
                     )
                 )
-            except FaultlineError as error:
-                self._fail(error)
+            except Exception as error:
+                self.life.fail(error, "the last checkpoint")
         self._started = False
-        await self.app.stop()
-        await self._publisher.stop()
-        if self._store is not None:
-            await self._store.stop()
+        await stop_app(self.app)
+        await asyncio.gather(self._publisher.stop(), *([] if self._store is None else [self._store.stop()]))
         self.web.stop()
-        if self._failure is not None:
-            raise self._failure
+        if self.life.failure is not None:
+            raise self.life.failure
 
     async def _read_out(self) -> None:
         """Process the last few unread records, such as this worker's own last tick; not a backlog."""
@@ -205,27 +203,18 @@ class Worker:
         while 0 < sum(self.lag().values()) <= _READ_OUT_RECORDS and self._monotonic_seconds() < until:
             await asyncio.sleep(0.02)
 
-    def _fail(self, error: BaseException) -> None:
-        if self._failure is None:
-            log.error("worker stops: %s", error)
-            self._failure = error
-        self._failed.set()
-
     # -- the agent ----------------------------------------------------------------------------------------------
 
     async def _run(self, stream: Any) -> None:
         # Faust acknowledges an event whose processing raised, so this loop must never raise.
         async for event in stream.noack().events():
-            if self._failure is not None:
+            if self.life.failure is not None:
                 continue
             try:
                 async with self._working:
                     await self._process(event)
-            except FaultlineError as error:
-                self._fail(error)
             except Exception as error:
-                log.exception("unexpected error in the agent")
-                self._fail(error)
+                self.life.fail(error, "the agent")
 
     async def _process(self, event: Any) -> None:
         chunk: Chunk = event.value
@@ -246,13 +235,17 @@ class Worker:
         if self._held_records >= self._settings.checkpoint_records or len(self._held) >= _MAX_HELD:
             await self._checkpoint()
 
-    async def _note_rebalance(self, *_: Any, **__: Any) -> None:
-        """Partitions were revoked or assigned: nothing may be processed before their states are restored."""
-        self._reassigned = True
+    async def _note_revoked(self, *_: Any, **__: Any) -> None:
+        self._reassigned, self._joined = True, False
+
+    async def _note_assigned(self, *_: Any, **__: Any) -> None:
+        """Nothing may be processed before the states of these partitions are restored."""
+        self._reassigned = self._joined = True
 
     async def _restore(self) -> None:
         """Drop the machines of partitions that went to another worker, restore those of partitions that came."""
         topics = {full_topic_name(self._settings.topic_prefix, topic) for topic in self._topics}
+        self._restoring = True
         while self._reassigned:
             self._reassigned = False
             owned = {place.partition for place in self.app.consumer.assignment() if place.topic in topics}
@@ -270,6 +263,7 @@ class Worker:
             except BaseException:  # for example cancelled by `stop` while chunks still arrive
                 self._reassigned = True
                 raise
+        self._restoring = False
 
     async def _restore_states(self, restorer: Restorer, owned: Sequence[int]) -> None:
         assert self._writer is not None
@@ -302,7 +296,7 @@ class Worker:
 
     async def _hand_over(self) -> None:
         """Partitions are about to be revoked: checkpoint, so that the next owner need not repeat the work."""
-        if self._failure is not None or not self._started:
+        if self.life.failure is not None or not self._started:
             return
         try:
             async with asyncio.timeout(_LAST_CHECKPOINT_SECONDS), self._working:
@@ -311,23 +305,16 @@ class Worker:
             log.warning(
                 "partitions were revoked before the broker confirmed the last outputs; the next owner repeats them"
             )
-        except FaultlineError as error:
-            self._fail(error)
+        except Exception as error:
+            self.life.fail(error, "the checkpoint before a rebalance")
 
     async def _checkpoint_regularly(self) -> None:
         while True:
             await asyncio.sleep(self._settings.checkpoint_interval_ms / 1000)
-            if self.app.crashed:
-                self._fail(DeliveryError("Faust has crashed; see its log for the reason"))
-                return
-            try:
-                async with self._working:
-                    if self._reassigned:
-                        await self._restore()
-                    await self._checkpoint()
-            except FaultlineError as error:
-                self._fail(error)
-                return
+            async with self._working:
+                if self._reassigned:
+                    await self._restore()
+                await self._checkpoint()
 
     def _note_behind(self, partitions: AbstractSet[TP]) -> None:
         assert self._watch_logs is not None
@@ -340,14 +327,10 @@ class Worker:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._look_at_topics.wait(), LOOK_SECONDS)
             self._look_at_topics.clear()
-            try:
-                if self._reassigned or not await watch.has_changed():
-                    continue
-                async with self._working:
-                    await self._begin_again()
-            except FaultlineError as error:
-                self._fail(error)
-                return
+            if self._reassigned or not await watch.has_changed():
+                continue
+            async with self._working:
+                await self._begin_again()
 
     async def _begin_again(self) -> None:
         """Go on with the states in the store, and from the committed offsets."""
@@ -356,23 +339,10 @@ class Worker:
         self._reassigned = True
         await self._restore()
 
-    async def _watch(self) -> None:
-        """Fail if there are unread records and no progress: the supervisor has to start another worker."""
-        limit = self._settings.stall_timeout_ms / 1000
-        while True:
-            await asyncio.sleep(min(limit / 10, 1.0))
-            if (problem := self._progress.problem(limit)) is not None:
-                self._fail(DeliveryError(problem))
-                return
-
     async def _tick_regularly(self) -> None:
         while True:
             await asyncio.sleep(self._settings.tick_interval_ms / 1000)
-            try:
-                await self._publisher.publish(self._ticker.due(self.lag()))
-            except DeliveryError as error:
-                self._fail(error)
-                return
+            await self._publisher.publish(self._ticker.due(self.lag()))
 
     # -- status -------------------------------------------------------------------------------------------------
 
@@ -383,18 +353,15 @@ class Worker:
 
     def lag(self) -> dict[tuple[str, int], int]:
         """Unprocessed records by topic (without prefix) and partition."""
-        return self.app.consumer.lag_by_name() if self._started and self.app.consumer is not None else {}
+        return self.app.consumer.lag_by_name() if self._started else {}  # made with the start, in its event loop
 
-    def _alive(self) -> str | None:
-        return None if self._failure is None else f"failed: {self._failure}"
+    def _phase(self) -> Phase:
+        phase = group_phase(self.app, self._settings, self.lag(), started=self._started, joined=self._joined)
+        if phase.state is LifeState.WORKING and (self._reassigned or self._restoring):
+            restored = None if self._restorer is None else self._restorer.steps
+            return Phase(LifeState.RESTORING, ("restore", restored), "restoring states")
+        return phase
 
-    def _ready(self) -> str | None:
-        if (failed := self._alive()) is not None:
-            return failed
-        if not self._started or not self.app.consumer.assignment():
-            return "waiting for partitions"
-        if self._watch_logs is not None and self._watch_logs.missing:
-            return f"topic {', '.join(self._watch_logs.missing)} does not exist"
-        if self._reassigned:
-            return "restoring the states of its partitions"
-        return self._progress.problem(self._settings.stall_timeout_ms / 2000)
+    def _missing_topics(self) -> str | None:
+        missing = [] if self._watch_logs is None else self._watch_logs.missing
+        return f"topic {', '.join(missing)} does not exist" if missing else None

@@ -67,6 +67,12 @@ class Settings(BaseSettings):
     stall_timeout_ms: Milliseconds = Field(
         default=60_000, description="time without progress, though there are records to read, after which a worker ends"
     )
+    start_timeout_ms: Milliseconds = Field(
+        default=180_000, description="time that connecting may take, and as much that joining the group may take"
+    )
+    stop_timeout_ms: Milliseconds = Field(
+        default=10_000, description="time that stopping may take, after which the process ends as it is"
+    )
     future_limit_ms: Milliseconds = Field(
         default=3_600_000,
         description="how far ahead of this worker's clock a record's time stamp may be",

@@ -57,6 +57,7 @@ class Reason(StrEnum):
     KEY_MISMATCH = "key_mismatch"
     WRONG_PARTITION = "wrong_partition"
     BUFFER_FULL = "buffer_full"
+    UNREADABLE_STATE = "unreadable_state"
     LATE = "late"
     EXPIRED = "expired"
 

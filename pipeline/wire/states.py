@@ -144,6 +144,20 @@ def _is_past(time_ms: int) -> bool:
     return NEVER_MS <= time_ms <= -NEVER_MS
 
 
+def belongs_elsewhere(machine: str, state: bytes, profile: str | None, model: str | None) -> bool:
+    """Whether a state is whole, but of another version, profile (by its digest) or model (by its hash).
+
+    Those of the machine's type now are given, None if it has none. Such a state may still be of use to another worker.
+    """
+    try:
+        if _is_whole(state) and _decode_head(state).version != STATE_VERSION:
+            return True
+        saved = decode_state(machine, state)
+    except (*_UNREADABLE, StateError):
+        return False
+    return isinstance(saved, SavedMachine) and (saved.profile != profile or saved.model != model)
+
+
 def without_state(machine: str, state: bytes) -> bytes:
     """What is kept of a saved state that is too large to be saved: that its records are applied."""
     saved = _decode_machine(state)

@@ -78,7 +78,7 @@ async def verify(disturbed: Plant, seed: int) -> None:
 async def finish(disturbed: Plant, **options: Any) -> None:
     """A last worker, which nothing happens to."""
     worker = await disturbed.live(**options)
-    assert not disturbed.probes(worker).dead and worker._failure is None
+    assert not disturbed.probes(worker).dead and worker.life.failure is None
     assert disturbed.read_by(worker)
 
 
@@ -171,7 +171,7 @@ def test_the_broker_may_be_away_and_sends_and_commits_may_fail() -> None:
         for _ in range(4):
             disturbed.broker.faults.fail_sends = {disturbed.broker.faults.sends + rng.randint(1, 200)}
             worker = await disturbed.live()
-            assert isinstance(worker._failure, DeliveryError), "a send that failed was only logged"
+            assert isinstance(worker.life.failure, DeliveryError), "a send that failed was only logged"
         await finish(disturbed)
         await verify(disturbed, seed)
 
@@ -214,7 +214,7 @@ def test_a_state_that_cannot_be_written_stops_the_worker() -> None:
             committed = disturbed.broker.committed("faultline")
             worker = await disturbed.live(store=FailingStore(disturbed, fail_at))
             with pytest.raises(DeliveryError, match="cannot publish to state"):
-                raise worker._failure or AssertionError("the worker went on")
+                raise worker.life.failure or AssertionError("the worker went on")
             if fail_at == 1:
                 assert disturbed.broker.committed("faultline") == committed, "acknowledged without a state"
         await finish(disturbed)
@@ -300,7 +300,7 @@ def test_a_worker_may_die_before_it_writes_a_tombstone() -> None:
         disturbed.place(LATE_RETURN[:ticks])
         store = NoTombstones(disturbed.broker, "", disturbed.partition_of)
         worker = await disturbed.live(lambda: False, store=store)
-        assert worker.engine.stats.evicted == 1 and worker._failure is not None
+        assert worker.engine.stats.evicted == 1 and worker.life.failure is not None
         disturbed.place(LATE_RETURN[ticks:])
         await finish(disturbed)
         await same_as_undisturbed(disturbed, LATE_RETURN)

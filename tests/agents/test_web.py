@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from agents.worker import web
-from agents.worker.web import MAX_CONNECTIONS, MAX_HEAD_BYTES, WebServer
+from agents.worker.web import MAX_CONNECTIONS, MAX_HEAD_BYTES, Answer, WebServer
 from pipeline.errors import PortInUseError
 
 
@@ -23,13 +23,16 @@ class Site:
         self.error: Exception | None = None
         registry = CollectorRegistry()
         Counter("records", "Records", ["topic"], registry=registry).labels("sensors").inc(3)
-        self.server = WebServer(registry, alive=self._alive, ready=lambda: self.problem)
+        self.server = WebServer(registry, health=self._health, ready=self._ready)
         self.port = self.server.start("127.0.0.1", 0)
 
-    def _alive(self) -> str | None:
+    def _health(self) -> Answer:
         if self.error is not None:
             raise self.error
-        return None
+        return Answer(True, "ok")
+
+    def _ready(self) -> Answer:
+        return Answer(self.problem is None, self.problem or "ok")
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=30)
@@ -159,7 +162,7 @@ def test_a_client_that_goes_away_is_no_matter(site: Site) -> None:
 
 
 def test_a_port_in_use_is_named_and_a_stopped_server_frees_it(site: Site) -> None:
-    other = WebServer(CollectorRegistry(), alive=lambda: None, ready=lambda: None)
+    other = WebServer(CollectorRegistry(), health=lambda: Answer(True, "ok"), ready=lambda: Answer(True, "ok"))
     with pytest.raises(PortInUseError, match=f"cannot listen on 127.0.0.1:{site.port}"):
         other.start("127.0.0.1", site.port)
     with pytest.raises(PortInUseError, match="no-such-host"):

@@ -212,15 +212,15 @@ def test_a_worker_without_progress_becomes_unready_and_ends() -> None:
 
         worker = plant.worker(Stuck())
         await worker.start()
-        await until(lambda: worker._ready() is None)
+        await until(lambda: worker.life.ready().ok)
 
         async def never(outputs: object) -> None:
             await stuck.wait()
 
         worker._publisher.publish = never  # type: ignore[method-assign]
         plant.append(readings(0, 200))
-        await until(lambda: "no progress" in (worker._ready() or ""))
-        await asyncio.wait_for(worker.wait_failed(), 10)
+        await until(lambda: "no progress" in worker.life.ready().text)
+        await asyncio.wait_for(worker.life.wait_failed(), 10)
         stuck.set()
         with pytest.raises(Exception, match=r"no progress in \d+ s, with \d+ records unread"):
             await worker.stop()

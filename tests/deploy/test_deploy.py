@@ -20,12 +20,14 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from agents.ingest.metrics import IngestCollector, MqttStatus
 from agents.ingest.rewriting import Tally
 from agents.local_kafka.jars import kafka_version
+from agents.worker.life import Life, LifeCollector, LifeState, Phase
 from agents.worker.metrics import EngineCollector, TimedRunner, step_seconds
-from agents.worker.web import WebServer
+from agents.worker.web import Answer, WebServer
 from pipeline.alignment.machine_states import MachineState
 from pipeline.compiled import CACHE_VARIABLE
 from pipeline.config.profile import load_profile
@@ -56,6 +58,9 @@ class Scrape:
 
 def load(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+LIFE = Life("worker", lambda: Phase(LifeState.JOINING), load_settings())
 
 
 def fetch(port: int, path: str) -> tuple[int, str]:
@@ -119,13 +124,16 @@ def scrape() -> Iterator[Scrape]:
         now_ms=lambda: 2_000_000,
     )
     registry.register(collector)
-    server = WebServer(registry, alive=lambda: None, ready=lambda: "waiting for partitions")
+    registry.register(LifeCollector(LIFE, "faultline_worker_state"))
+    server = WebServer(
+        registry, health=lambda: Answer(True, "joining"), ready=lambda: Answer(False, "waiting for partitions")
+    )
     port = server.start("127.0.0.1", 0)
     try:
         status, text = fetch(port, "/metrics")
         assert status == 200
         assert fetch(port, "/readyz") == (503, "waiting for partitions\n")
-        assert fetch(port, "/healthz") == (200, "ok\n")
+        assert fetch(port, "/healthz") == (200, "joining\n")
     finally:
         server.stop()
     families, samples = {}, dict[str, dict[str, set[str]]]()
@@ -248,8 +256,11 @@ def unknown_in(query: str, scrape: Scrape) -> list[str]:
 def with_ingest(scrape: Scrape) -> Scrape:
     """A scrape that also has what only ingest exports."""
     families, samples = dict(scrape.families), dict(scrape.samples)
-    collector = IngestCollector(Tally(), [], mqtt=lambda: MqttStatus(True, 0, 0))
-    for family in collector.collect():
+    collectors: list[Collector] = [
+        IngestCollector(Tally(), [], mqtt=lambda: MqttStatus(True, 0, 0)),
+        LifeCollector(LIFE, "faultline_ingest_state"),
+    ]
+    for family in (family for collector in collectors for family in collector.collect()):
         if family.name not in families:
             families[family.name] = family.type
             for sample in family.samples:

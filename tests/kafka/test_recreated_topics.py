@@ -44,7 +44,7 @@ async def seen(
     wanted = [start_ms + n * FRAME_MS for n in range(1, frames + 1)]
     deadline = time.monotonic() + 60
     while [end for end in ends(await site.diagnoses(), machine) if end > start_ms][:frames] != wanted:
-        assert worker._failure is None, worker._failure
+        assert worker.life.failure is None, worker.life.failure
         assert time.monotonic() < deadline, ends(await site.diagnoses(), machine)
         await asyncio.sleep(0.2)
     assert rebalanced or metric(worker, "faultline_skipped_total", topic="sensors") == 0
@@ -112,7 +112,7 @@ async def recreated_while_running(bootstrap: str, caplog: pytest.LogCaptureFixtu
         for machine in MACHINES:
             await seen(site, worker, machine, LATER, NEW_FRAMES)
         assert recreated(worker) == 1, caplog.messages
-        assert worker._failure is None
+        assert worker.life.failure is None
         # Once more, while nothing has come from the new log yet.
         await asyncio.to_thread(site.recreate, "sensors")
         await wait_for(lambda: recreated(worker) == 2)
@@ -259,7 +259,7 @@ async def _two(bootstrap: str) -> None:
     site = KafkaSite(bootstrap)
     await first_log(site)
     async with site.working() as one, site.working() as other:
-        await wait_for(lambda: all(one_._ready() is None for one_ in (one, other)))
+        await wait_for(lambda: all(one_.life.ready().ok for one_ in (one, other)))
         await wait_for(
             lambda: all(len({place.partition for place in w.app.consumer.assignment()}) == 1 for w in (one, other))
         )
@@ -270,7 +270,7 @@ async def _two(bootstrap: str) -> None:
         for machine in MACHINES:
             await seen(site, one, machine, LATER, NEW_FRAMES, rebalanced=True)
         assert recreated(one) + recreated(other) >= 2
-        assert other._failure is None
+        assert other.life.failure is None
 
 
 def test_a_topic_that_is_deleted_is_waited_for(kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,12 +284,12 @@ async def _deleted(bootstrap: str) -> None:
     async with site.working() as worker:
         await processed(worker, count)
         await asyncio.to_thread(site.delete, "sensors")
-        await wait_for(lambda: site.name("sensors") in (worker._ready() or ""))
+        await wait_for(lambda: site.name("sensors") in worker.life.ready().text)
         await asyncio.sleep(2.0)
         await asyncio.to_thread(site.create)
         await second_log(site)
         await seen(site, worker, "p1", LATER, NEW_FRAMES)
-        assert worker._ready() is None
+        assert worker.life.ready().ok
 
 
 def test_more_partitions_end_a_running_worker_and_keep_one_from_starting(
@@ -306,7 +306,7 @@ async def _altered(bootstrap: str) -> None:
         async with site.working() as worker:
             await processed(worker, count)
             await asyncio.to_thread(site.widen, 8, "sensors")
-            await asyncio.wait_for(worker.wait_failed(), 20)
+            await asyncio.wait_for(worker.life.wait_failed(), 20)
     # With the same number everywhere machines go on in their new partitions, with fresh states.
     wider = KafkaSite(bootstrap, partitions=8, topic_prefix=site.settings.topic_prefix, group=site.settings.group)
     wider.widen(8)

@@ -286,7 +286,7 @@ class KafkaYard:
         try:
             async with asyncio.timeout(seconds):
                 while len(lag := worker.lag()) < INPUT_TOPICS * TARGET.partitions or any(lag.values()):
-                    assert not worker._failed.is_set(), worker._failure
+                    assert worker.life.failure is None, worker.life.failure
                     await asyncio.sleep(0.05)
         finally:
             await worker.stop()

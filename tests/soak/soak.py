@@ -1,4 +1,7 @@
-"""`make soak`: workers on a real Kafka are killed for minutes, and all they said equals an undisturbed run."""
+"""`make soak`: workers on a real Kafka are killed for minutes, and all they said equals an undisturbed run.
+
+tests/soak/operations.py holds what else may happen to them.
+"""
 
 from __future__ import annotations
 
@@ -106,11 +109,15 @@ class KafkaPlant:
     """The chaos plant's topics on a real broker, and worker processes."""
 
     def __init__(self, bootstrap: str, folder: Path, **settings: Any) -> None:
+        self.connect(folder, **{"broker": f"kafka://{bootstrap}"} | settings)
+        create_topics(bootstrap, topic_specs(self.settings, self.profile))
+
+    def connect(self, folder: Path, **settings: Any) -> None:
+        """Know the broker, without asking it for anything."""
         name = f"chaos-{os.getpid()}-{next(_numbers)}"
         self._folder = folder
         self.settings = load_settings(
             **{
-                "broker": f"kafka://{bootstrap}",
                 "topic_prefix": f"{name}.",
                 "group": name,
                 "partitions": PARTITIONS,
@@ -126,7 +133,6 @@ class KafkaPlant:
         )
         self.profile = parse_profile(STORY_PLANT, where="tests/support/chaos.py")
         self.partition_of: Callable[[bytes], int] = partition_function(PARTITIONS)
-        create_topics(bootstrap, topic_specs(self.settings, self.profile))
 
     @property
     def bootstrap(self) -> str:
@@ -145,15 +151,25 @@ class KafkaPlant:
         asyncio.run(publish())
 
     def worker(
-        self, at: tuple[str, int] | None = None, *, pace_s: float = 0.0, disk_full: bool = False, **settings: Any
+        self,
+        at: tuple[str, int] | None = None,
+        *,
+        pace_s: float = 0.0,
+        disk_full: bool = False,
+        chaos: Mapping[str, Any] | None = None,
+        **settings: Any,
     ) -> WorkerProcess:
-        """Start a worker; it dies when it comes to a point for the n-th time. With a full disk it has no log."""
+        """Start a worker; it dies when it comes to a point for the n-th time. With a full disk it has no log.
+
+        `chaos` are more of mortal_worker's variables.
+        """
         wanted: dict[str, Any] = self.settings.model_dump(exclude_none=True, exclude_defaults=True) | settings
         environment = {
             f"FAULTLINE_{name.upper()}": f"{value}ms" if name.endswith("_ms") else str(value)
             for name, value in wanted.items()
         }
         environment["CHAOS_PACE_S"] = str(pace_s)
+        environment |= {name: str(value) for name, value in (chaos or {}).items()}
         if disk_full:
             environment["CHAOS_DISK_FULL"] = "1"
         if at is not None:
@@ -472,6 +488,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="where to write the report as JSON")
     options = parser.parse_args(arguments)
+    from tests.soak.operations import damage_states, steal_the_group, step_the_clock  # which are made of this module
+
     logging.basicConfig(level=logging.ERROR)
     report = Report()
     with (
@@ -490,6 +508,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"Kafka, the broker away for {options.away_seconds:g} s": lambda: stop_the_broker(
                 broker, folder, report, options.away_seconds, options.seed + 2
             ),
+            "Kafka, hosts with other clocks": lambda: step_the_clock(broker, folder, report, options.seed + 3),
+            "Kafka, damaged states": lambda: damage_states(broker, folder, report, options.seed + 4),
+            "Kafka, a stolen group id": lambda: steal_the_group(broker, folder, report, options.seed + 5),
         }
         for phase, run in phases.items():
             print(phase, flush=True)

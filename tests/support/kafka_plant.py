@@ -132,10 +132,14 @@ class KafkaSite:
         )
 
     @asynccontextmanager
-    async def working(self, limits: RecordLimits = WANTED_LIMITS) -> AsyncIterator[Worker]:
+    async def working(
+        self, limits: RecordLimits = WANTED_LIMITS, wall_seconds: Callable[[], float] = time.time
+    ) -> AsyncIterator[Worker]:
         """A worker, stopped in order in the end."""
         runners = {"pump": SumRunner()}
-        worker = kafka_worker(self.settings, self.profile, runners, self.partition_of, limits=limits)
+        worker = kafka_worker(
+            self.settings, self.profile, runners, self.partition_of, limits=limits, wall_seconds=wall_seconds
+        )
         await worker.start()
         try:
             yield worker
@@ -191,7 +195,7 @@ async def processed(worker: Worker, records: int, topic: str = "sensors", second
     """Wait until the worker has read so many records of a topic, and has saved and committed that."""
     deadline = time.monotonic() + seconds
     while metric(worker, "faultline_records_total", topic=topic) < records or any(worker.lag().values()):
-        assert worker._failure is None, worker._failure
+        assert worker.life.failure is None, worker.life.failure
         assert time.monotonic() < deadline, (metric(worker, "faultline_records_total", topic=topic), worker.lag())
         await asyncio.sleep(0.02)
     await asyncio.sleep(0.4)

@@ -18,6 +18,7 @@ from agents.ingest import service
 from agents.ingest.ingest import Ingest
 from agents.kafka import transactions
 from agents.kafka.transactions import TransactionalPublisher
+from agents.worker.process import run_process
 from pipeline.config.profile import load_profile
 from pipeline.config.settings import load_settings
 from pipeline.errors import FaultlineError
@@ -89,10 +90,10 @@ def main() -> int:
     service.Ingest = MortalIngest  # type: ignore[attr-defined]
     settings = load_settings()
     try:
-        asyncio.run(service.serve(settings, load_profile(settings.profile), os.environ.get("CHAOS_MQTT")))
+        run_process(service.serve(settings, load_profile(settings.profile), os.environ.get("CHAOS_MQTT")))
     except FaultlineError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return error.exit_code
     return 0
 
 

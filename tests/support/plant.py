@@ -123,7 +123,7 @@ class Plant:
         """Let a worker be as if its process had died: from this instant on nothing it does reaches the broker."""
         self._probes[worker].dead = True
         self.broker.kill(worker.app)
-        worker._fail(KilledError("killed"))
+        worker.life.fail(KilledError("killed"))
         with contextlib.suppress(DeliveryError):
             await worker.stop()
 
@@ -141,9 +141,9 @@ class Plant:
         await worker.start()
         try:
             async with asyncio.timeout(seconds):
-                while not (over or probes.dead or worker._failed.is_set()):
+                while not (over or probes.dead or worker.life.failure is not None):
                     await asyncio.sleep(0.002)
-                    over = worker._ready() is None and (self.read_by(worker) if until is None else until())
+                    over = worker.life.ready().ok and (self.read_by(worker) if until is None else until())
             if over:
                 with contextlib.suppress(KilledError):
                     await worker.stop()
@@ -166,7 +166,7 @@ class Plant:
         """Let one worker work until all input is processed, or something else is the case."""
         worker = self.worker(**options)
         async with self.running(worker), asyncio.timeout(seconds):
-            while worker._ready() is not None or not (self.read_by(worker) if until is None else until()):
+            while not worker.life.ready().ok or not (self.read_by(worker) if until is None else until()):
                 await asyncio.sleep(0.005)
         return worker
 
