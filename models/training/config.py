@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from models.configs.fusion import FusionChoice, FusionConfig, RuleChoice
 from models.configs.sensors import SensorConfig, SeqLSTMConfig
 from models.configs.text import TextConfig
-from models.configs.yaml_file import problems, read_mapping
+from models.configs.yaml_file import read_mapping
 from models.data.augment import AugmentConfig
 from models.data.runs import RunFiles
 from models.data.text_pools import EventDrawConfig
@@ -19,6 +19,7 @@ from models.model_file import Storage
 from models.training.loop import StageConfig
 from models.training.losses import ClassWeights, Recovery
 from pipeline.errors import DataError
+from pipeline.files.yaml_fields import field_problems
 
 
 class TrainConfig(BaseModel):
@@ -152,7 +153,7 @@ def load_train_config(
     try:
         return TrainConfig.model_validate(raw)
     except ValidationError as error:
-        raise DataError(f"training configuration {path} does not fit: {problems(error)}") from error
+        raise DataError(f"training configuration {path} does not fit: {field_problems(error, TrainConfig)}") from error
 
 
 def _rooted(value: Any, root: Path) -> Any:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from agents.replay.tables.templates import Template
 from pipeline.config.durations import parse_duration_ms
 from pipeline.errors import DataError
+from pipeline.files.yaml_fields import field_problems
 from pipeline.files.yaml_text import parse_yaml, read_text
 
 _DELIMITERS = {"tab": "\t", "\\t": "\t", "space": " "}
@@ -187,8 +188,4 @@ def load_conversion(path: Path) -> Conversion:
     try:
         return Conversion.model_validate(description)
     except ValidationError as error:
-        details = "; ".join(
-            f"{'.'.join(map(str, problem['loc']))}: {problem['msg'].removeprefix('Value error, ')}"
-            for problem in error.errors()[:5]
-        )
-        raise DataError(f"conversion {path} is invalid: {details}") from error
+        raise DataError(f"conversion {path} is invalid: {field_problems(error, Conversion, 'description')}") from error
