@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,6 +20,24 @@ from models.training.loop import StageConfig
 from models.training.losses import ClassWeights, Recovery
 from pipeline.errors import DataError
 from pipeline.files.yaml_fields import field_problems
+
+
+class SplitConfig(BaseModel):
+    """How the parts of a split are divided from each other."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    by: Literal["machine", "time"] = "machine"
+    """`machine`: whole machines, or groups of runs. `time`: each machine's first frames are for training, its last ones
+    for the test; for plants with few machines."""
+    gap_frames: int | None = Field(default=None, ge=0)
+    """Frames that are left out between two parts of a machine; as many as the model remembers, if unset."""
+
+    @model_validator(mode="after")
+    def _a_gap_is_between_times(self) -> SplitConfig:
+        if self.by == "machine" and self.gap_frames is not None:
+            raise ValueError("gap_frames is for `by: time`; leave it out, or split by time")
+        return self
 
 
 class TrainConfig(BaseModel):
@@ -44,6 +62,7 @@ class TrainConfig(BaseModel):
     seed: int = 0
     validation: float = Field(default=0.15, gt=0, lt=1)
     test: float = Field(default=0.15, ge=0, lt=1)
+    split: SplitConfig = SplitConfig()
     sensors: SensorConfig = SeqLSTMConfig()
     text: TextConfig = TextConfig()
     fusion: FusionChoice = FusionConfig()
@@ -94,6 +113,12 @@ class TrainConfig(BaseModel):
     def _only_a_late_fusion_limits_false_alarms(self) -> TrainConfig:
         if self.false_alarms is not None and not isinstance(self.fusion, FusionConfig):
             raise ValueError("false_alarms is for a late fusion; leave it out, or the other kind of fusion")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> TrainConfig:
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation {self.validation:g} and test {self.test:g} leave nothing to train on")
         return self
 
     @model_validator(mode="after")
