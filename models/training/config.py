@@ -18,6 +18,7 @@ from models.data.text_pools import EventDrawConfig
 from models.model_file import Storage
 from models.training.loop import StageConfig
 from models.training.losses import ClassWeights, Recovery
+from pipeline.config.profile import shipped_profiles
 from pipeline.errors import DataError
 from pipeline.files.yaml_fields import field_problems
 
@@ -46,7 +47,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     profile: str
-    """Name of a shipped profile or path of one."""
+    """Name of a shipped profile, or path of one from the configuration's folder."""
     machine_type: str | None = None
     """Which of the profile's types; optional if there is only one."""
     runs: tuple[RunFiles, ...] = ()
@@ -160,10 +161,12 @@ def load_train_config(
 
     `fusion` is a kind of fusion; settings of the file are kept if they are for the same kind.
 
-    Relative paths start from `data`, or from the configuration's own folder; `$NAME` stands for an environment
-    variable. Raises DataError with file and field.
+    Relative paths start from `data`, or from the configuration's own folder, where a profile always is; `$NAME` stands
+    for an environment variable. Raises DataError with file and field.
     """
     raw = _rooted(read_mapping(path, "training configuration"), data or path.parent)
+    if isinstance(profile := raw.get("profile"), str) and profile not in shipped_profiles():
+        raw["profile"] = _from(path.parent, profile)
     if output is not None:
         raw["output"] = output
     if seed is not None:

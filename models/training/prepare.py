@@ -77,6 +77,17 @@ class PreparedData:
         """Number of runs in each part."""
         return {part: len(getattr(self.split, part)) for part in PARTS}
 
+    def machine_spans(self) -> dict[str, tuple[int, int]]:
+        """The machines that training and validation have seen, and the starts of their first and last frame in ms;
+        empty for runs that come from tables of frames."""
+        spans: dict[str, tuple[int, int]] = {}
+        for run in (*self.split.train, *self.split.validation):
+            if run.machine is not None and run.start_ms is not None and len(run):
+                first, last = int(run.start_ms[0]), int(run.start_ms[-1])
+                known = spans.get(run.machine, (first, last))
+                spans[run.machine] = min(first, known[0]), max(last, known[1])
+        return dict(sorted(spans.items()))
+
     def text_counts(self) -> dict[str, int]:
         """Number of distinct texts in each part; empty without texts."""
         return {part: len(getattr(self.pools, part)) for part in PARTS} if self.pools else {}

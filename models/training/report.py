@@ -21,6 +21,8 @@ from models.training.loop import EpochRecord
 from pipeline.arrays import Bools, Floats, Ints
 from pipeline.files.atomic_file import write_text
 
+SCORE_FILES = ("scores.json", "history.jsonl")
+
 
 class ScoredPart(NamedTuple):
     """A held-out part with its scores."""
@@ -106,7 +108,7 @@ def write_scores(
     model_hash: str,
 ) -> list[Path]:
     """The scores as JSON and the history line by line."""
-    written = [folder / "scores.json", folder / "history.jsonl"]
+    written = [folder / name for name in SCORE_FILES]
     summary = {"model": model_hash, "fusion": fusion, "rule": rule, "rule_scores": rule_scores, **scores}
     write_text(written[0], json.dumps(summary, indent=1) + "\n")
     write_text(written[1], "".join(json.dumps(record) + "\n" for record in history))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from models.encoders.tokenizer import Tokenizer
 from models.evaluation.scoring import Scores
 from models.fusion.late import LateFusion
 from models.fusion.learned import LearnedFusion
-from models.model_file import SUFFIX, read_model
+from models.model_file import MACHINES, SUFFIX, read_model
 from models.network_file import build_network, round_weights, save_model
 from models.training.calibration import calibrate_network, choose_rule
 from models.training.config import TrainConfig
@@ -23,10 +24,11 @@ from models.training.evidence import Evidence, calibration_evidence, part_eviden
 from models.training.false_alarms import apply_margins, choose_rule_with_margins, fault_free_folds
 from models.training.loop import EpochRecord, OnProgress, Stage, StageConfig, run_stage
 from models.training.prepare import Part, PreparedData, prepare, provenance, require_same_split
-from models.training.report import ScoredPart, draw_all, score_part, write_scores
+from models.training.report import SCORE_FILES, ScoredPart, draw_all, score_part, write_scores
 from models.training.stages.fusion import FusionStage, JointStage
 from models.training.stages.sensors import SensorStage
 from models.training.stages.texts import TextStage, WordStage
+from pipeline.errors import DataError
 from pipeline.extras import require_modules
 
 _WITHOUT_EFFECT = frozenset({"output", "name", "plots", "score_test", "hard_faults"})
@@ -99,8 +101,14 @@ class Calibration:
     """Of the calibrated network."""
 
 
-def train(config: TrainConfig, *, on_progress: OnProgress | None = None, resume: bool = False) -> TrainReport:
-    """Train a model and write it with its scores and plots to `config.output`.
+def train(
+    config: TrainConfig,
+    *,
+    on_progress: OnProgress | None = None,
+    on_data: Callable[[PreparedData], None] = lambda _: None,
+    resume: bool = False,
+) -> TrainReport:
+    """Train a model and write it with its scores and plots to `config.output`; `on_data` gets its data before that.
 
     Interrupted trainings leave checkpoints there; with `resume` they continue, with the result of an uninterrupted one.
     All fitting uses the training and validation parts; the test part is scored once, at the end. Raises DataError,
@@ -109,12 +117,27 @@ def train(config: TrainConfig, *, on_progress: OnProgress | None = None, resume:
     if config.plots:
         require_modules("drawing plots", "matplotlib")
     data = prepare(config)
+    on_data(data)
     training = Training(config, data, build_untrained(config, data), resume, on_progress)
     train_encoders(training)
     train_fusion(training)
     calibration = calibrate(training)
     parts = score(training, calibration)
     return write(training, calibration, parts)
+
+
+def require_unused_folder(folder: Path, *, replace: bool) -> None:
+    """Raise DataError if a folder has files of another training; with `replace` only its checkpoints are deleted."""
+    checkpoints = sorted(folder.glob("*.checkpoint"))
+    names = [folder / name for name in SCORE_FILES]
+    used = [*sorted(folder.glob(f"*{SUFFIX}")), *(path for path in names if path.exists()), *checkpoints]
+    if used and not replace:
+        raise DataError(
+            f"{folder} has files of another training ({used[0].name}); name another folder with --out, continue that "
+            "training with --resume, or replace it with --force"
+        )
+    for path in checkpoints:
+        path.unlink()
 
 
 def build_untrained(config: TrainConfig, data: PreparedData) -> Diagnoser:
@@ -265,6 +288,7 @@ def _training_record(training: Training, calibration: Calibration, parts: dict[P
 
     return {
         **provenance(training.config, training.data),
+        **({MACHINES: spans} if (spans := training.data.machine_spans()) else {}),
         "distinct_texts": training.data.text_counts(),
         "loss": "every frame",
         "rule_scores": calibration.rule_scores,

@@ -145,7 +145,7 @@ class MachineType(_Part):
     frame_period_ms: DurationMs = Field(alias="frame_period")
     variables: tuple[Variable, ...] = Field(min_length=1)
     sources: dict[Name, Source] = Field(default_factory=lambda: {DEFAULT_SOURCE: Source()})
-    faults: tuple[Name, ...] = Field(min_length=2)
+    faults: tuple[Name, ...]
     """Class names; the first is the normal state."""
     texts: bool = True
     text_ttl_frames: int = Field(default=60, ge=1)
@@ -171,6 +171,11 @@ class MachineType(_Part):
             raise ValueError(f"variables named more than once: {', '.join(twice)}")
         if len(set(self.faults)) != len(self.faults):
             raise ValueError("faults are named more than once")
+        if len(self.faults) < 2:
+            raise ValueError(
+                "faults: name the normal state and at least one fault, such as [normal, failing]; a model tells one from "
+                "the other"
+            )
         if self.faults[0] != NORMAL:
             raise ValueError(f"the first fault must be '{NORMAL}', not '{self.faults[0]}'")
         unknown = sorted({variable.source for variable in self.variables} - set(self.sources))

@@ -161,10 +161,22 @@ class Labels(Table):
     names: dict[str, str] = Field(default_factory=dict)
     """What the template gives: the profile's name for it."""
     before: Duration = 0
-    """How long before the row's time the fault begins."""
+    """How long before the row's time the fault begins; that time itself belongs to it."""
     after: Duration = 0
+    """How long after the row's time the fault ends."""
     runs: bool = False
     """True: consecutive rows of a machine with the same fault are one label."""
+
+    @model_validator(mode="after")
+    def _lasts(self) -> Self:
+        if self.runs and (self.before or self.after):
+            raise ValueError("before and after are for rows that each tell of one fault; leave them out, or `runs`")
+        if not (self.runs or self.before or self.after):
+            raise ValueError(
+                "how long does a fault last? give `before` or `after`, such as 24h, or `runs: true` for a table that "
+                "says at each time how the machine is"
+            )
+        return self
 
 
 class Conversion(BaseModel):
