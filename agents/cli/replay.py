@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
 from agents.audit.certificate import Certificate, read_certificate, write_certificate
 from agents.cli.options import (
@@ -30,7 +29,8 @@ from agents.cli.options import (
     trained_machines,
 )
 from agents.cli.views.live_view import LiveView
-from agents.cli.views.printable import cell, say
+from agents.cli.views.printable import say
+from agents.cli.views.scores_table import scores_table, shown
 from agents.delivery.partitioning import partition_function
 from agents.replay.shipped import demo_recording
 from pipeline.config.profile import load_profile
@@ -194,23 +194,12 @@ def _print_summary(report: dict[str, Any]) -> None:
     if not scores:
         say("The recording has no labels, so there are no scores.")
         return
-    table = Table(title="scores", title_justify="left")
-    table.add_column("")
-    for name in scores:
-        table.add_column(cell(name), justify="right")
-    first = next(iter(scores.values()))
-    for measure in (name for name in first if name != "per_fault"):
-        table.add_row(*map(cell, (measure.replace("_", " "), *(_shown(found[measure]) for found in scores.values()))))
-    Console().print(table)
+    Console().print(scores_table("scores", scores))
 
 
 def _first_names(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
     return ", ".join(names[:_SHOWN_NAMES]) + more
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}" if abs(value) < 2 else f"{value:.1f}"
 
 
 def _replay_to(recording: Path, to: str, profile_name: str | None, speed: float | None, *, as_json: bool) -> None:
@@ -262,7 +251,7 @@ def stress(
 
     def show(row: dict[str, Any]) -> None:
         if not as_json:
-            numbers = "  ".join(f"{name.replace('_', ' ')} {_shown(row[name])}" for name in list(row)[3:])
+            numbers = "  ".join(f"{name.replace('_', ' ')} {shown(row[name])}" for name in list(row)[3:])
             say(f"{row['stress']:>16}  late {row['late']:>6}  {numbers}", flush=True)
 
     rows = stress_report(

@@ -21,9 +21,6 @@ from models.training.loop import EpochRecord
 from pipeline.arrays import Bools, Floats, Ints
 from pipeline.files.atomic_file import write_text
 
-SCORE_FILES = ("scores.json", "history.jsonl")
-
-
 class ScoredPart(NamedTuple):
     """A held-out part with its scores."""
 
@@ -108,7 +105,7 @@ def write_scores(
     model_hash: str,
 ) -> list[Path]:
     """The scores as JSON and the history line by line."""
-    written = [folder / name for name in SCORE_FILES]
+    written = [folder / "scores.json", folder / "history.jsonl"]
     summary = {"model": model_hash, "fusion": fusion, "rule": rule, "rule_scores": rule_scores, **scores}
     write_text(written[0], json.dumps(summary, indent=1) + "\n")
     write_text(written[1], "".join(json.dumps(record) + "\n" for record in history))

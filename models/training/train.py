@@ -24,11 +24,10 @@ from models.training.evidence import Evidence, calibration_evidence, part_eviden
 from models.training.false_alarms import apply_margins, choose_rule_with_margins, fault_free_folds
 from models.training.loop import EpochRecord, OnProgress, Stage, StageConfig, run_stage
 from models.training.prepare import Part, PreparedData, prepare, provenance, require_same_split
-from models.training.report import SCORE_FILES, ScoredPart, draw_all, score_part, write_scores
+from models.training.report import ScoredPart, draw_all, score_part, write_scores
 from models.training.stages.fusion import FusionStage, JointStage
 from models.training.stages.sensors import SensorStage
 from models.training.stages.texts import TextStage, WordStage
-from pipeline.errors import DataError
 from pipeline.extras import require_modules
 
 _WITHOUT_EFFECT = frozenset({"output", "name", "plots", "score_test", "hard_faults"})
@@ -124,20 +123,6 @@ def train(
     calibration = calibrate(training)
     parts = score(training, calibration)
     return write(training, calibration, parts)
-
-
-def require_unused_folder(folder: Path, *, replace: bool) -> None:
-    """Raise DataError if a folder has files of another training; with `replace` only its checkpoints are deleted."""
-    checkpoints = sorted(folder.glob("*.checkpoint"))
-    names = [folder / name for name in SCORE_FILES]
-    used = [*sorted(folder.glob(f"*{SUFFIX}")), *(path for path in names if path.exists()), *checkpoints]
-    if used and not replace:
-        raise DataError(
-            f"{folder} has files of another training ({used[0].name}); name another folder with --out, continue that "
-            "training with --resume, or replace it with --force"
-        )
-    for path in checkpoints:
-        path.unlink()
 
 
 def build_untrained(config: TrainConfig, data: PreparedData) -> Diagnoser:

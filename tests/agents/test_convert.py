@@ -104,7 +104,7 @@ machine_types:
         ("flow: Flow", "flwo: Flow", "plant pumps has no variable 'flwo' on topic sensors; did you mean flow?"),
         ("flow: Flow", "acid: Flow", "no variable 'acid' on topic sensors; there are flow, load, TI-7"),
         ('delimiter: ";"', 'delimiter: ";", topic: sensor.slow', "no topic 'sensor.slow'; did you mean sensors.slow"),
-        ('"p{id}", time: at, delim', '"q{id}", time: at, delim', "readings.csv: machine 'q1' is of no type of plant pumps"),
+        ('"p{id}", time: at, delim', '"q{id}", time: at, delim', "readings.csv: machine 'q1' is of no type of plant"),
         ('"p{id}", time: at, text', '"pump{id}", time: at, text', "log-a.csv: machine 'pump1' is of no type"),
         ("burst: leak", "burst: laek", "machine 'p1' is of type pump, which has no fault 'laek'; did you mean leak?"),
         (", names: {burst: leak}", "", "has no fault 'burst'; there are normal, leak; `names` in the description"),
