@@ -49,8 +49,9 @@ def convert(conversion: Conversion, data: Path, out: Path, profile: PlantProfile
         reader = TableReader(texts, conversion.machines, unused)
         streams += [_texts(texts, reader, path, check) for path in _files(data, texts)]
     for labels in conversion.labels:
+        ended: dict[str, Path] = {}
         reader = TableReader(labels, conversion.machines, unused)
-        streams += [_labels(labels, reader, path, check) for path in _files(data, labels)]
+        streams += [_labels(labels, reader, path, check, ended) for path in _files(data, labels)]
     offsets: dict[str, int] = {}
     with new_recording(out) as writer:
         for record in heapq.merge(*streams, key=lambda record: record.timestamp_ms):
@@ -108,12 +109,16 @@ def _texts(table: Texts, reader: TableReader, path: Path, check: ProfileCheck | 
         yield Record("events", 0, 0, row.time_ms, row.machine.encode(), encode(message))
 
 
-def _labels(table: Labels, reader: TableReader, path: Path, check: ProfileCheck | None) -> Iterator[Record]:
+def _labels(
+    table: Labels, reader: TableReader, path: Path, check: ProfileCheck | None, ended: dict[str, Path]
+) -> Iterator[Record]:
     def fault(row: Row) -> str:
         said = table.fault.fill(row.cells) if table.fault.is_filled(row.cells) else ""
         return table.names.get(said, said)
 
     rows = reader.rows(path, table.fault.columns, fault)
+    if table.rows == "last":
+        rows = _last_rows(rows, path, ended)
     if check is not None:
         for row in rows:
             check.label(row.machine, row.content, path)
@@ -121,6 +126,19 @@ def _labels(table: Labels, reader: TableReader, path: Path, check: ProfileCheck 
     for start, end, machine, said in sorted(spans):
         if said:
             yield Record("labels", 0, 0, start, machine.encode(), encode(Label(machine, start, said, end)))
+
+
+def _last_rows(rows: Sequence[TimedRow[str]], path: Path, ended: dict[str, Path]) -> list[TimedRow[str]]:
+    """Each machine's last row; `ended` has the file of every machine so far, because it can end only once."""
+    last = {row.machine: row for row in rows}
+    for machine in last:
+        if machine in ended:
+            raise DataError(
+                f"machine {machine!r} is in {ended[machine]} and in {path}, so it is not known which row is its last; "
+                "put its rows into one file"
+            )
+        ended[machine] = path
+    return sorted(last.values(), key=lambda row: row.time_ms)
 
 
 _Span = tuple[int, int, str, str]

@@ -154,6 +154,11 @@ def test_a_failure_is_a_fault_from_before_it_until_after_it_and_in_its_own_frame
         (", before: 20s", "", "labels.0: how long does a fault last? give `before` or `after`"),
         ("before: 20s", "before: 20s, runs: true", "labels.0: before and after are for rows that each tell of"),
         ("before: 20s", "befor: 20s", "labels.0.befor: there is no such key; did you mean before?"),
+        ("before: 20s", "before: 20s, rows: last, runs: true", "rows: last and runs: true exclude each other"),
+        ('delimiter: ";"', 'delimiter: ";", time_step: 10', "readings.0.time_step: 10 has no unit; write 10s"),
+        ('delimiter: ";"', 'delimiter: ";", time_step: 0s', "readings.0.time_step: must be longer than 0"),
+        ('delimiter: ";"', 'delimiter: ";", time_step: 1s, time_unit: s', "time_step is for numbers that tell no time"),
+        ('delimiter: ";"', 'delimiter: ";", time_start: 2020-01-01', "time_start: "),
         ("readings:", "reading:", "reading: there is no such key; did you mean readings?"),
     ],
 )  # fmt: skip
@@ -162,3 +167,23 @@ def test_a_description_that_cannot_be_used_says_what_to_write(tables: Path, old:
     with pytest.raises(DataError) as refused:
         load_conversion(tables / "plant.yaml")
     assert said in str(refused.value)
+
+
+def test_a_machine_that_runs_to_failure_is_faulty_before_its_last_row(tmp_path: Path) -> None:
+    cycles = {1: 12, 2: 7}
+    rows = [f"{unit},{cycle},{cycle * unit}" for unit, last in cycles.items() for cycle in range(1, last + 1)]
+    (tmp_path / "engines.csv").write_text("\n".join(["unit,cycle,Flow", *rows]))
+    described = """
+readings:
+  - {files: "*.csv", machine: "p{unit}", time: cycle, time_step: 10s, values: {flow: Flow}}
+labels:
+  - {files: "*.csv", machine: "p{unit}", time: cycle, time_step: 10s, fault: leak, rows: last, before: 20s}
+"""
+    (tmp_path / "plant.yaml").write_text(described)
+    convert(load_conversion(tmp_path / "plant.yaml"), tmp_path, tmp_path / "out.parquet")
+    profile = parse_profile(ONE_SOURCE, where="test")
+    runs = runs_from_records(read_recording(tmp_path / "out.parquet"), profile, profile.machine_types[0], "out")
+    assert {run.group: run.labels.tolist() for run in runs} == {"p1": [0] * 9 + [1] * 3, "p2": [0] * 4 + [1] * 3}
+    (tmp_path / "more.csv").write_text("unit,cycle,Flow\n2,8,1")
+    with pytest.raises(DataError, match=r"machine 'p2' is in .*engines.csv and in .*more.csv"):
+        convert(load_conversion(tmp_path / "plant.yaml"), tmp_path, tmp_path / "again.parquet")
