@@ -18,8 +18,9 @@ from agents.cli.views.scores_table import counts_table, scores_table
 from pipeline.config.settings import load_settings
 from pipeline.errors import SettingsError
 from pipeline.extras import require_modules
+from pipeline.files.atomic_file import write_text
 
-_RESULTS = ("*.faultline", "*.checkpoint", "scores.json", "history.jsonl")
+_RESULTS = ("*.faultline", "*.checkpoint", "scores.json", "history.jsonl", "comparison.json")
 """What a training leaves in its folder."""
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _compare(config: TrainConfig, data: PreparedData, report: TrainReport, conso
     with training_progress(console) as progress:
         part, scores = compare(config, data, report, on_progress=progress)
     path = config.output / "comparison.json"
-    path.write_text(json.dumps({"part": part, "scores": scores}, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps({"part": part, "scores": scores}, indent=1) + "\n")
     say(path)
     Console().print(scores_table(f"scores of the {part} part", scores))
 

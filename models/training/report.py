@@ -21,6 +21,7 @@ from models.training.loop import EpochRecord
 from pipeline.arrays import Bools, Floats, Ints
 from pipeline.files.atomic_file import write_text
 
+
 class ScoredPart(NamedTuple):
     """A held-out part with its scores."""
 

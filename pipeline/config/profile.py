@@ -172,10 +172,7 @@ class MachineType(_Part):
         if len(set(self.faults)) != len(self.faults):
             raise ValueError("faults are named more than once")
         if len(self.faults) < 2:
-            raise ValueError(
-                "faults: name the normal state and at least one fault, such as [normal, failing]; a model tells one from "
-                "the other"
-            )
+            raise ValueError("faults: name the normal state and at least one fault, such as [normal, failing]")
         if self.faults[0] != NORMAL:
             raise ValueError(f"the first fault must be '{NORMAL}', not '{self.faults[0]}'")
         unknown = sorted({variable.source for variable in self.variables} - set(self.sources))

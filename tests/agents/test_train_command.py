@@ -80,7 +80,7 @@ def test_a_used_folder_is_kept_unless_it_is_to_be_replaced(trained: tuple[Path, 
     shutil.copytree(folder / "model", tmp_path / "model")
     before = {path: path.read_bytes() for path in (tmp_path / "model").iterdir()}
     command = ("train", folder / "training.yaml", "--out", tmp_path / "model", "--no-compare")
-    assert_one_line(faultline(*command), "has files of another training (pump.faultline); name another folder")
+    assert_one_line(faultline(*command), "has results of a training (comparison.json, history.jsonl")
     assert {path: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
     model = before[tmp_path / "model" / "pump.faultline"]
     for option in ("--resume", "--force"):
