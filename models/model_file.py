@@ -28,6 +28,9 @@ _KEY = "faultline"
 UNITS = "units"
 """Where the record of the training has the unit of each variable; older model files have none."""
 
+MACHINES: Final = "machines"
+"""Where it has the machines that the model has seen: names, and the starts of their first and last frame in ms."""
+
 MAX_HEADER_BYTES: Final = 16 * 2**20
 """Names, shapes and JSON; the weights do not count."""
 

@@ -58,8 +58,7 @@ def load_runners(settings: Settings, profile: PlantProfile, files: list[Path] | 
     from models.model_file import read_model
     from models.stepping.load import load_model
 
-    if not files:
-        files = [settings.model] if settings.model is not None else [demo_model()]
+    files = _model_files(settings, files)
     if len(profile.machine_types) == 1 and len(files) == 1:
         kind = profile.machine_types[0]
         return {kind.name: load_model(files[0], kind, _to_stderr)}
@@ -70,6 +69,23 @@ def load_runners(settings: Settings, profile: PlantProfile, files: list[Path] | 
     if missing := [name for name in wanted if name not in by_type]:
         raise SettingsError(f"no --model file is given for machine type {', '.join(missing)} of plant {profile.plant}")
     return {kind.name: load_model(by_type[kind.name], kind, _to_stderr) for kind in profile.machine_types}
+
+
+def trained_machines(settings: Settings, files: list[Path] | None) -> dict[str, tuple[int, int]]:
+    """The machines that the models' trainings have seen, and the starts of their first and last frame."""
+    from models.model_file import MACHINES, read_model
+
+    machines: dict[str, tuple[int, int]] = {}
+    for path in _model_files(settings, files):
+        recorded = read_model(path).header.training.get(MACHINES)
+        for machine, span in recorded.items() if isinstance(recorded, dict) else ():
+            if isinstance(span, list) and len(span) == 2 and all(isinstance(time, int) for time in span):
+                machines[machine] = span[0], span[1]
+    return machines
+
+
+def _model_files(settings: Settings, files: list[Path] | None) -> list[Path]:
+    return files or [settings.model if settings.model is not None else demo_model()]
 
 
 def _to_stderr(line: str) -> None:

@@ -7,14 +7,13 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
 from agents.audit.certificate import Certificate, read_certificate, write_certificate
 from agents.cli.options import (
@@ -27,9 +26,11 @@ from agents.cli.options import (
     load_runners,
     parse_speed,
     require_new_file,
+    trained_machines,
 )
 from agents.cli.views.live_view import LiveView
-from agents.cli.views.printable import cell, say
+from agents.cli.views.printable import say
+from agents.cli.views.scores_table import scores_table, shown
 from agents.delivery.partitioning import partition_function
 from agents.replay.shipped import demo_recording
 from pipeline.config.profile import load_profile
@@ -40,6 +41,7 @@ from pipeline.extras import require_modules
 from pipeline.wire.recording import count_records, new_recording, read_recording
 
 DEMO_SECONDS = 30.0
+_SHOWN_NAMES = 5
 
 
 def demo(speed: SpeedOption = None, as_json: JsonOption = False) -> None:
@@ -122,6 +124,7 @@ def _replay(
                 on_diagnosis=None if view is None else view.add,
                 on_output=on_output,
                 builder=builder,
+                trained=trained_machines(settings, files),
             )
         )
     if as_json:
@@ -181,22 +184,22 @@ def _print_summary(report: dict[str, Any]) -> None:
         f"{report['late']} late, {report['dead_letters']} dead letters in {report['seconds']:.1f} s "
         f"({report['readings_per_second']:,.0f} readings/s), model {report['model']}"
     )
+    if trained := report["trained"]:
+        say(
+            f"{len(trained['machines'])} of {report['machines']} machines trained this model "
+            f"({_first_names(trained['machines'])}), with {trained['frames']:,} of {trained['frames_scored']:,} frames "
+            "here: their scores are too good"
+        )
     scores = {name: found for name, found in report["scores"].items() if found is not None}
     if not scores:
         say("The recording has no labels, so there are no scores.")
         return
-    table = Table(title="scores", title_justify="left")
-    table.add_column("")
-    for name in scores:
-        table.add_column(cell(name), justify="right")
-    first = next(iter(scores.values()))
-    for measure in (name for name in first if name != "per_fault"):
-        table.add_row(*map(cell, (measure.replace("_", " "), *(_shown(found[measure]) for found in scores.values()))))
-    Console().print(table)
+    Console().print(scores_table("scores", scores))
 
 
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}" if abs(value) < 2 else f"{value:.1f}"
+def _first_names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    return ", ".join(names[:_SHOWN_NAMES]) + more
 
 
 def _replay_to(recording: Path, to: str, profile_name: str | None, speed: float | None, *, as_json: bool) -> None:
@@ -248,7 +251,7 @@ def stress(
 
     def show(row: dict[str, Any]) -> None:
         if not as_json:
-            numbers = "  ".join(f"{name.replace('_', ' ')} {_shown(row[name])}" for name in list(row)[3:])
+            numbers = "  ".join(f"{name.replace('_', ' ')} {shown(row[name])}" for name in list(row)[3:])
             say(f"{row['stress']:>16}  late {row['late']:>6}  {numbers}", flush=True)
 
     rows = stress_report(
@@ -292,6 +295,9 @@ def convert(
     description: Annotated[Path, typer.Argument(help="YAML that names the columns of readings, texts and labels")],
     data: Annotated[Path, typer.Option("--data", help="folder of the tables; FAULTLINE_DATA", envvar="FAULTLINE_DATA")],
     out: Annotated[Path, typer.Option("--out", help="recording to write")],
+    profile: Annotated[
+        str | None, typer.Option("--profile", help="a shipped plant profile or a file that everything must fit")
+    ] = None,
     force: ForceOption = False,
 ) -> None:
     """Turn tables (CSV, parquet, Excel) into a recording."""
@@ -299,7 +305,8 @@ def convert(
     from agents.replay.tables.description import load_conversion
 
     require_new_file(out, force=force, inputs=[description])
-    report = write(load_conversion(description), data, out)
+    plant = None if profile is None else load_profile(profile)
+    report = write(load_conversion(description), data, out, plant)
     say(f"{report.records:,} records written to {out}")
     for line in report.unused.lines():
         say(line)

@@ -14,15 +14,21 @@ from rich.table import Table
 from agents.cli.options import ForceOption
 from agents.cli.views.printable import cell, say
 from agents.cli.views.progress import StageBars, training_progress
+from agents.cli.views.scores_table import counts_table, scores_table
 from pipeline.config.settings import load_settings
 from pipeline.errors import SettingsError
 from pipeline.extras import require_modules
+from pipeline.files.atomic_file import write_text
 
-_RESULTS = ("*.faultline", "*.checkpoint", "scores.json", "history.jsonl")
+_RESULTS = ("*.faultline", "*.checkpoint", "scores.json", "history.jsonl", "comparison.json")
 """What a training leaves in its folder."""
 
 if TYPE_CHECKING:
+    from models.data.class_counts import Counts
     from models.experiments.base import Results
+    from models.training.config import TrainConfig
+    from models.training.prepare import PreparedData
+    from models.training.train import TrainReport
 
 
 def train(
@@ -44,8 +50,11 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted training")] = False,
     force: ForceOption = False,
+    compare: Annotated[
+        bool, typer.Option("--compare/--no-compare", help="train baselines on the same data, and print them beside it")
+    ] = True,
 ) -> None:
-    """Train a model and write its file, its scores and its plots."""
+    """Train a model, write its file, its scores and its plots, and print its scores beside those of baselines."""
     require_modules("faultline train", "torch")
     from models.training.config import load_train_config
     from models.training.threads import limit_threads
@@ -56,10 +65,39 @@ def train(
     if not (force or resume):
         _require_unused(chosen.output)
     console = Console(stderr=True)
+    prepared: list[PreparedData] = []
+
+    def show_data(data: PreparedData) -> None:
+        prepared.append(data)
+        _show_counts(data.counts, console)
+
     with training_progress(console) as progress:
-        report = run_training(chosen, on_progress=progress, resume=resume)
+        report = run_training(chosen, on_progress=progress, on_data=show_data, resume=resume)
     for path in report.files:
         say(path)
+    if compare and report.scores:
+        _compare(chosen, prepared[0], report, console)
+
+
+def _show_counts(counts: Counts, console: Console) -> None:
+    """How much data there is, and where it is little."""
+    from models.data.class_counts import few_episodes
+
+    console.print(counts_table(counts))
+    for warning in few_episodes(counts):
+        console.print(cell(f"warning: {warning}", limit=None))
+
+
+def _compare(config: TrainConfig, data: PreparedData, report: TrainReport, console: Console) -> None:
+    """Print the scores beside those of baselines, and write them down."""
+    from models.experiments.comparison import compare
+
+    with training_progress(console) as progress:
+        part, scores = compare(config, data, report, on_progress=progress)
+    path = config.output / "comparison.json"
+    write_text(path, json.dumps({"part": part, "scores": scores}, indent=1) + "\n")
+    say(path)
+    Console().print(scores_table(f"scores of the {part} part", scores))
 
 
 def _require_unused(folder: Path) -> None:
@@ -90,7 +128,9 @@ def baseline(
     frames = [int(part) for part in windows.split(",") if part.strip().isdecimal() and int(part) > 1]
     if not frames:
         raise SettingsError(f"--windows {windows!r} has no whole number of frames above 1")
-    scores = boosting_scores(load_train_config(config, data=data, output=Path()), windows=frames)
+    with training_progress(Console(stderr=True)) as progress:
+        chosen = load_train_config(config, data=data, output=Path())
+        scores = boosting_scores(chosen, windows=frames, on_progress=progress)
     print(json.dumps(scores, indent=2))
 
 

@@ -13,8 +13,10 @@ import msgspec
 
 from agents.replay.tables.description import Conversion, Labels, Readings, Table, Texts
 from agents.replay.tables.files.rows import Row
+from agents.replay.tables.fitting import ProfileCheck
 from agents.replay.tables.problems import CellError, Unused
 from agents.replay.tables.reading import TableReader, TimedRow
+from pipeline.config.profile import PlantProfile
 from pipeline.errors import DataError
 from pipeline.wire.messages import EventMessage, Label, encode
 from pipeline.wire.recording import new_recording
@@ -29,23 +31,27 @@ class ConversionReport:
     unused: Unused
 
 
-def convert(conversion: Conversion, data: Path, out: Path) -> ConversionReport:
+def convert(conversion: Conversion, data: Path, out: Path, profile: PlantProfile | None = None) -> ConversionReport:
     """Write the recording that a description makes of the tables under `data`.
 
-    Records arrive in the order of their times; labels stand where they begin. `out` appears when it is complete. Raises
-    DataError naming file, row and column.
+    Records arrive in the order of their times; labels stand where they begin. `out` appears when it is complete. With a
+    profile every machine, variable and fault must be one of its own. Raises DataError naming file, row and column.
     """
     unused = Unused()
+    check = None if profile is None else ProfileCheck(profile)
+    if check is not None:
+        check.description(conversion)
     streams: list[Iterator[Record]] = []
     for table in conversion.readings:
         reader = TableReader(table, conversion.machines, unused)
-        streams += [_readings(table, reader, path) for path in _files(data, table)]
+        streams += [_readings(table, reader, path, check) for path in _files(data, table)]
     for texts in conversion.events:
         reader = TableReader(texts, conversion.machines, unused)
-        streams += [_texts(texts, reader, path) for path in _files(data, texts)]
+        streams += [_texts(texts, reader, path, check) for path in _files(data, texts)]
     for labels in conversion.labels:
+        ended: dict[str, Path] = {}
         reader = TableReader(labels, conversion.machines, unused)
-        streams += [_labels(labels, reader, path) for path in _files(data, labels)]
+        streams += [_labels(labels, reader, path, check, ended) for path in _files(data, labels)]
     offsets: dict[str, int] = {}
     with new_recording(out) as writer:
         for record in heapq.merge(*streams, key=lambda record: record.timestamp_ms):
@@ -67,14 +73,18 @@ def _files(data: Path, table: Table) -> Sequence[Path]:
     return found
 
 
-def _readings(table: Readings, reader: TableReader, path: Path) -> Iterator[Record]:
+def _readings(table: Readings, reader: TableReader, path: Path, check: ProfileCheck | None) -> Iterator[Record]:
     columns = list(table.values.values())
 
     def values(row: Row) -> array[float]:
         found = (reader.value(row, column) for column in columns)
         return array("d", [math.nan if value is None else value for value in found])
 
-    for row in reader.rows(path, columns, values):
+    rows = reader.rows(path, columns, values)
+    if check is not None:
+        for row in rows:
+            check.reading(row.machine, table, path)
+    for row in rows:
         observed = {
             name: None if math.isnan(value) else value for name, value in zip(table.values, row.content, strict=True)
         }
@@ -82,7 +92,7 @@ def _readings(table: Readings, reader: TableReader, path: Path) -> Iterator[Reco
         yield Record(table.topic, 0, 0, row.time_ms, row.machine.encode(), body)
 
 
-def _texts(table: Texts, reader: TableReader, path: Path) -> Iterator[Record]:
+def _texts(table: Texts, reader: TableReader, path: Path, check: ProfileCheck | None) -> Iterator[Record]:
     def text(row: Row) -> str:
         if table.text.is_empty(row.cells):
             raise CellError("holds no text", "holds no text; bad_rows: skip leaves such rows out").of(
@@ -90,21 +100,45 @@ def _texts(table: Texts, reader: TableReader, path: Path) -> Iterator[Record]:
             )
         return table.text.fill(row.cells)
 
-    for row in reader.rows(path, table.text.columns, text):
+    rows = reader.rows(path, table.text.columns, text)
+    if check is not None:
+        for row in rows:
+            check.machine(row.machine, path)
+    for row in rows:
         message = EventMessage(row.machine, row.time_ms, row.content, None, table.source, table.severity)
         yield Record("events", 0, 0, row.time_ms, row.machine.encode(), encode(message))
 
 
-def _labels(table: Labels, reader: TableReader, path: Path) -> Iterator[Record]:
+def _labels(
+    table: Labels, reader: TableReader, path: Path, check: ProfileCheck | None, ended: dict[str, Path]
+) -> Iterator[Record]:
     def fault(row: Row) -> str:
         said = table.fault.fill(row.cells) if table.fault.is_filled(row.cells) else ""
         return table.names.get(said, said)
 
     rows = reader.rows(path, table.fault.columns, fault)
+    if table.rows == "last":
+        rows = _last_rows(rows, path, ended)
+    if check is not None:
+        for row in rows:
+            check.label(row.machine, row.content, path)
     spans = _runs(rows) if table.runs else _around(table, rows)
     for start, end, machine, said in sorted(spans):
         if said:
             yield Record("labels", 0, 0, start, machine.encode(), encode(Label(machine, start, said, end)))
+
+
+def _last_rows(rows: Sequence[TimedRow[str]], path: Path, ended: dict[str, Path]) -> list[TimedRow[str]]:
+    """Each machine's last row; `ended` has the file of every machine so far, because it can end only once."""
+    last = {row.machine: row for row in rows}
+    for machine in last:
+        if machine in ended:
+            raise DataError(
+                f"machine {machine!r} is in {ended[machine]} and in {path}, so it is not known which row is its last; "
+                "put its rows into one file"
+            )
+        ended[machine] = path
+    return sorted(last.values(), key=lambda row: row.time_ms)
 
 
 _Span = tuple[int, int, str, str]
@@ -112,10 +146,10 @@ _Span = tuple[int, int, str, str]
 
 
 def _around(table: Labels, rows: Sequence[TimedRow[str]]) -> Iterator[_Span]:
-    """A span around the time of each row."""
+    """A span around the time of each row, to which that time itself always belongs."""
     for row in rows:
         start = max(row.time_ms - table.before, 0)
-        yield start, row.time_ms + (table.after or (0 if table.before else 1)), row.machine, row.content
+        yield start, row.time_ms + max(table.after, 1), row.machine, row.content
 
 
 def _runs(rows: Sequence[TimedRow[str]]) -> Iterator[_Span]:

@@ -61,6 +61,8 @@ class ReplayReport:
     seconds: float = 0.0
     readings_per_second: float = 0.0
     scores: dict[str, Any] = field(default_factory=dict)
+    trained: dict[str, Any] | None = None
+    """Which of the machines, and how many of the frames, are of the model's training; None if none."""
 
     def as_dict(self) -> dict[str, Any]:
         """The report as one object of plain values."""
@@ -182,8 +184,12 @@ async def replay_in_memory(
     on_diagnosis: Callable[[Diagnosis], None] | None = None,
     on_output: Callable[[Output], None] | None = None,
     builder: CertificateBuilder | None = None,
+    trained: Mapping[str, tuple[int, int]] | None = None,
 ) -> ReplayReport:
-    """Replay a file through the agents on a broker in this process; raises FaultlineError if it cannot be."""
+    """Replay a file through the agents on a broker in this process; raises FaultlineError if it cannot be.
+
+    `trained` has the machines that the model's training has seen, with the starts of their first and last frame.
+    """
     name = "replay-" + re.sub("[^A-Za-z0-9_-]", "-", recording.stem)  # it stands in an address
     settings = settings.model_copy(update={"broker": f"memory://{name}"})
     prefix = settings.topic_prefix
@@ -192,7 +198,7 @@ async def replay_in_memory(
     broker = MemoryBroker.named(name)
     for topic in all_topics(profile):
         broker.create(full_topic_name(prefix, topic.name), settings.partitions)
-    book = ScoreBook(profile)
+    book = ScoreBook(profile, trained)
 
     def observe(records: Sequence[Record], outputs: Sequence[Output]) -> None:
         book.add_labels(record for record in records if record.topic == LABELS)
@@ -254,6 +260,7 @@ async def replay_in_memory(
         seconds=round(seconds, 3),
         readings_per_second=round(source.readings / seconds, 1) if seconds else 0.0,
         scores=book.scores(),
+        trained=book.trained(),
     )
 
 

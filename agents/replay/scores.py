@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,16 +17,32 @@ from pipeline.wire.messages import Diagnosis, RejectedError
 from pipeline.wire.records import Record
 
 FUSED = "fused"
+UNSEEN = "fused, unseen"
+"""The fusion's answers on frames that are not in the model's training data, where others are."""
+
+_ANNOUNCED = frozenset({"stale", "offline"})
+
+
+class _Answers(NamedTuple):
+    revision: int
+    is_announced: bool
+    faults: dict[str, str]
+    """What each modality and the fusion say."""
 
 
 class ScoreBook:
-    """The diagnosis of every frame, by the fusion and by each modality, and the true fault."""
+    """The diagnosis of every frame, by the fusion and by each modality, and the true fault.
 
-    def __init__(self, profile: PlantProfile) -> None:
+    Frames that were only announced count while a machine is silent, but not after its last reading.
+    """
+
+    def __init__(self, profile: PlantProfile, trained: Mapping[str, tuple[int, int]] | None = None) -> None:
+        """`trained` has the machines that the model's training has seen, with the starts of first and last frame."""
         faults = dict.fromkeys(fault for kind in profile.machine_types for fault in kind.faults)
         self._classes = tuple(faults)
         self._index = {name: index for index, name in enumerate(self._classes)} | {NO_EVIDENCE: NO_EVIDENCE_CODE}
-        self._predicted: dict[tuple[str, int], tuple[int, dict[str, str]]] = {}  # the last revision of a frame counts
+        self._predicted: dict[tuple[str, int], _Answers] = {}  # the last revision of a frame counts
+        self._trained = trained or {}
         self._period_ms: dict[str, int] = {}
         self.labels = LabelBook()
         self.bad_labels = 0
@@ -44,8 +60,8 @@ class ScoreBook:
         """Take one diagnosis; one that was only announced is replaced if the frame's readings come later."""
         answers = {name: answer.fault for name, answer in diagnosis.modalities.items()} | {FUSED: diagnosis.fault}
         key = diagnosis.machine, diagnosis.frame_start
-        if key not in self._predicted or self._predicted[key][0] <= diagnosis.revision:
-            self._predicted[key] = diagnosis.revision, answers
+        if key not in self._predicted or self._predicted[key].revision <= diagnosis.revision:
+            self._predicted[key] = _Answers(diagnosis.revision, diagnosis.status in _ANNOUNCED, answers)
             self._period_ms[diagnosis.machine] = diagnosis.frame_end - diagnosis.frame_start
 
     @property
@@ -53,9 +69,36 @@ class ScoreBook:
         """How many machines were diagnosed."""
         return len({machine for machine, _ in self._predicted})
 
+    def trained(self) -> dict[str, Any] | None:
+        """Which of the machines the model's training has seen, and how many of the frames; None if none of them."""
+        machines = sorted({machine for machine, _ in self._predicted} & self._trained.keys())
+        if not machines:
+            return None
+        keys = self._counting()
+        seen = sum(self._is_seen(*key) for key in keys)
+        return {"machines": machines, "frames": seen, "frames_scored": len(keys)}
+
+    def _counting(self) -> list[tuple[str, int]]:
+        """The frames that count, in order."""
+        last: dict[str, int] = {}
+        for (machine, start), answers in self._predicted.items():
+            if not answers.is_announced:
+                last[machine] = max(last.get(machine, start), start)
+        return sorted(key for key in self._predicted if key[1] <= last.get(key[0], -1))
+
+    def _is_seen(self, machine: str, start_ms: int) -> bool:
+        first, last = self._trained.get(machine, (0, -1))
+        return first <= start_ms <= last
+
     def scores(self, names: Sequence[str] = (FUSED, "sensors", "text")) -> dict[str, Any]:
         """Scores by the definitions of docs/guide/training.md; None where there are no labels or no such modality."""
-        keys = sorted(self._predicted)
+        scores = self._scores_of(self._counting(), names)
+        unseen = [key for key in self._counting() if not self._is_seen(*key)] if self._trained else []
+        if scores.get(FUSED) is not None and 0 < len(unseen) < len(self._counting()):
+            scores[UNSEEN] = self._scores_of(unseen, (FUSED,))[FUSED]
+        return scores
+
+    def _scores_of(self, keys: Sequence[tuple[str, int]], names: Sequence[str]) -> dict[str, Any]:
         truth = np.array([self._truth(*key) for key in keys], np.int64)
         if not keys or not (truth >= 0).any():
             return dict.fromkeys(names)
@@ -64,10 +107,10 @@ class ScoreBook:
         frames = np.array([start // self._period_ms[machine] for machine, start in keys], np.int64)
         scores: dict[str, Any] = {}
         for name in names:
-            if not any(name in self._predicted[key][1] for key in keys):
+            if not any(name in self._predicted[key].faults for key in keys):
                 scores[name] = None
                 continue
-            predicted = [self._index.get(self._predicted[key][1].get(name, NO_EVIDENCE), UNKNOWN) for key in keys]
+            predicted = [self._index.get(self._predicted[key].faults.get(name, NO_EVIDENCE), UNKNOWN) for key in keys]
             scores[name] = stream_scores(machines, frames, truth, np.array(predicted, np.int64), self._classes)
         return scores
 

@@ -1,16 +1,12 @@
-"""YAML files with a mapping, and what is wrong with a description in one line."""
+"""YAML files that hold a mapping."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from pipeline.errors import DataError
 from pipeline.files.yaml_text import parse_yaml, read_text
-
-_MAX_PROBLEMS = 5
 
 
 def read_mapping(path: Path, what: str) -> dict[str, Any]:
@@ -22,9 +18,3 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(mapping, dict):
         raise DataError(f"{what} {path} is no mapping of names to values")
     return mapping
-
-
-def problems(error: ValidationError) -> str:
-    """The first fields that do not fit, and why."""
-    first = error.errors()[:_MAX_PROBLEMS]
-    return "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in first)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import numpy as np
 
@@ -17,12 +19,15 @@ from pipeline.engine.frame_stream import FrameStream
 from pipeline.engine.machines import Machine, MachineGroup
 from pipeline.engine.stats import Outcome
 from pipeline.errors import DataError
+from pipeline.files.yaml_fields import did_you_mean
 from pipeline.frames import Frames
-from pipeline.wire.labels import LabelBook
-from pipeline.wire.messages import RejectedError
+from pipeline.wire.labels import LabelBook, LabelledSpan, read_label
+from pipeline.wire.messages import MAX_TIME_MS, RejectedError
 from pipeline.wire.records import Record
 
 _CHUNK = 4096
+
+logger = logging.getLogger("faultline.training")
 
 
 @dataclass(slots=True)
@@ -62,10 +67,14 @@ def runs_from_records(
 
     stream = FrameStream(profile, take)
     book = LabelBook()
+    spans: list[LabelledSpan] = []
     chunk: list[Record] = []
     for record in records:
         if record.topic == LABELS:
-            _label(book, record, machine_type, source)
+            label = _label(record, profile, machine_type, source)
+            if label is not None:
+                book.insert(label)
+                spans.append(label)
             continue
         chunk.append(record)
         if len(chunk) == _CHUNK:
@@ -74,7 +83,8 @@ def runs_from_records(
     stream.process(chunk)
     stream.finish()
     if not runs:
-        raise DataError(f"{source} has no frame of machine type {machine_type.name}; does its profile fit?")
+        raise DataError(f"{source} has no frame of machine type {machine_type.name}: {_why_none(stream, profile)}")
+    _require_use(spans, {name: [part.start_ms for part in parts] for name, parts in runs.items()}, source)
     index = {fault: number for number, fault in enumerate(machine_type.faults)}
     finished = []
     for machine, parts in sorted(runs.items()):
@@ -82,17 +92,65 @@ def runs_from_records(
             faults = [book.fault_at(machine, start) for start in part.start_ms]
             labels = np.array([UNLABELLED if fault is None else index[fault] for fault in faults], np.int64)
             texts = tuple(part.texts) if machine_type.texts else ()
-            finished.append(Run(f"{machine}/{number}", machine, source, np.stack(part.values), labels, texts))
+            starts = np.array(part.start_ms, np.int64)
+            finished.append(
+                Run(f"{machine}/{number}", machine, source, np.stack(part.values), labels, texts, starts, machine)
+            )
     return finished
 
 
-def _label(book: LabelBook, record: Record, machine_type: MachineType, source: str) -> None:
+def _label(record: Record, profile: PlantProfile, machine_type: MachineType, source: str) -> LabelledSpan | None:
+    """A label of the machine type's machines; None if it is another type's. Raises DataError."""
     try:
-        fault = book.add(record)
+        label = read_label(record)
     except RejectedError as rejected:
         raise DataError(f"{source}, labels offset {record.offset}: {rejected.detail}") from rejected
-    if fault not in machine_type.faults:
+    if profile.type_of(label.machine) not in (machine_type, None):
+        return None
+    if label.fault not in machine_type.faults:
         raise DataError(
-            f"{source}, labels offset {record.offset}: machine type {machine_type.name} has no fault {fault!r}; "
-            f"it has {', '.join(machine_type.faults)}"
+            f"{source}, labels offset {record.offset}: machine type {machine_type.name} has no fault {label.fault!r}; "
+            f"{did_you_mean(label.fault, machine_type.faults)}"
         )
+    return label
+
+
+def _why_none(stream: FrameStream, profile: PlantProfile) -> str:
+    """What became of a recording's records instead."""
+    refused = stream.stats.dead_letters
+    if not refused:
+        read = sum(stream.stats.records[topic] for topic in profile.sensor_topics)
+        return f"it has {read:,} readings in {', '.join(profile.sensor_topics)}; does the profile fit?"
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in refused.most_common())
+    return (
+        f"its records were refused ({reasons}); correct profile or tables, which `faultline convert --profile` compares"
+    )
+
+
+def _require_use(labels: Sequence[LabelledSpan], starts: Mapping[str, list[list[int]]], source: str) -> None:
+    """Raise DataError if there are labels and none covers a frame; warn of those of a fault that do not."""
+    unused: dict[str, list[LabelledSpan]] = {}
+    for label in labels:
+        times = (np.array(part) for part in starts.get(label.machine, []))
+        if not any(bool(((part >= label.start_ms) & (part < label.end_ms)).any()) for part in times):
+            unused.setdefault(label.fault, []).append(label)
+    count = sum(map(len, unused.values()))
+    if not count:
+        return
+    first = next(iter(unused.values()))[0]
+    example = f"{first.fault} of {first.machine} from {_shown_time(first.start_ms)} until {_shown_time(first.end_ms)}"
+    if count == len(labels):
+        machine = first.machine if first.machine in starts else min(starts)
+        frames = starts[machine]
+        raise DataError(
+            f"{source}: none of {count:,} labels covers the start of a frame, such as {example}, while {machine} has "
+            f"frames from {_shown_time(frames[0][0])} until {_shown_time(frames[-1][-1])}; check machines, times and "
+            "`before`"
+        )
+    logger.warning("%s: %d of %d labels cover the start of no frame, such as %s", source, count, len(labels), example)
+
+
+def _shown_time(time_ms: int) -> str:
+    if time_ms >= MAX_TIME_MS:
+        return "the end"
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -56,14 +56,25 @@ class Run:
     labels: Ints  # (T,), UNLABELLED where unknown
     texts: tuple[PlacedText, ...] | None = None
     """The run's own texts; None if texts are to be drawn from a pool."""
+    start_ms: Ints | None = None  # (T,) where frames have times
+    machine: str | None = None
+    """The machine, if the run comes from a recording."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def before(self, frame: int) -> Run:
         """The run up to this frame."""
-        texts = None if self.texts is None else tuple(text for text in self.texts if text.frame < frame)
-        return replace(self, values=self.values[:frame], labels=self.labels[:frame], texts=texts)
+        return self.between(0, frame)
+
+    def between(self, start: int, end: int) -> Run:
+        """The run from one frame until before another."""
+        texts = self.texts
+        if texts is not None:
+            texts = tuple(replace(text, frame=text.frame - start) for text in texts if start <= text.frame < end)
+        times = None if self.start_ms is None else self.start_ms[start:end]
+        values, labels = self.values[start:end], self.labels[start:end]
+        return replace(self, values=values, labels=labels, texts=texts, start_ms=times)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +148,10 @@ def split_runs(runs: Sequence[Run], *, validation: float, test: float, rng: np.r
             part_of[groups[index]] = part
     parts = {part: tuple(run for run in runs if part_of[run.group] == part) for part in ("train", "validation", "test")}
     if not parts["train"] or not parts["validation"]:
+        shares = f"{validation:.0%} for validation" + (f" and {test:.0%} for the test" if test else "")
         raise DataError(
-            f"{len(placed)} run groups are too few to hold out {validation:.0%}; add runs or raise the share"
+            f"{len(placed)} machines or other groups of runs are too few to hold out {shares}; add machines, or "
+            "divide each by time with `split: {by: time}`"
         )
     return RunSplit(**parts)
 

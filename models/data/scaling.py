@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
-from models.data.runs import Run
+from models.data.runs import UNLABELLED, Run
 from pipeline.arrays import Bools, Floats
 from pipeline.config.profile import MachineType
 from pipeline.errors import DataError
@@ -29,18 +29,32 @@ class Scaling:
         that does not move gets a thousandth of its mean as deviation, so that rounding does not look like a fault.
         """
         parts = []
-        for run in runs:
+        given = tuple(runs)
+        for run in given:
             faulty = np.flatnonzero(run.labels != 0)
             parts.append(run.values[: faulty[0] if len(faulty) else len(run)])
         clean = np.concatenate(parts).astype(np.float64) if parts else np.empty((0, 0))
         if not len(clean):
-            raise DataError("no run starts in the normal state, so readings cannot be scaled; add runs that do")
+            raise DataError(_nothing_normal(given))
         measured = ~np.isnan(clean)
         count = measured.sum(axis=0)
         mean = np.where(measured, clean, 0).sum(axis=0) / np.maximum(count, 1)
         variance = np.where(measured, (clean - mean) ** 2, 0).sum(axis=0) / np.maximum(count, 1)
         std = np.maximum(np.sqrt(variance), 1e-3 * np.abs(mean))
         return cls(mean.astype(np.float32), np.where(std > 0, std, 1).astype(np.float32))
+
+
+def _nothing_normal(runs: Sequence[Run]) -> str:
+    """Why the runs do not show the normal state, and what to do."""
+    if not runs:
+        return "there is no training run, so readings cannot be scaled; add data"
+    first = [int(run.labels[0]) if len(run) else UNLABELLED for run in runs]
+    unlabelled, faulty = sum(label < 0 for label in first), sum(label > 0 for label in first)
+    return (
+        f"readings are scaled by the normal frames before a run's first fault, and none of {len(runs)} training runs "
+        f"begins with one: {unlabelled} begin without a label and {faulty} with a fault; label normal frames there, or "
+        "add runs that begin in the normal state"
+    )
 
 
 def hold(values: Floats, limit: int) -> tuple[Floats, Bools]:

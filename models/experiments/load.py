@@ -7,12 +7,12 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from models.configs.yaml_file import problems
 from models.experiments.base import read_description
 from models.experiments.late_fusion.experiment import LateFusionExperiment
 from models.experiments.robustness import RobustnessExperiment
 from models.experiments.trainings import TrainingsExperiment
 from pipeline.errors import DataError
+from pipeline.files.yaml_fields import field_problems
 
 Described = LateFusionExperiment | TrainingsExperiment | RobustnessExperiment
 
@@ -38,5 +38,5 @@ def load_experiment(path: Path, *, data: Path, out: Path, work: Path) -> Describ
     try:
         experiment: Described = TypeAdapter(AnyExperiment).validate_python(raw)
     except ValidationError as error:
-        raise DataError(f"experiment {path} does not fit: {problems(error)}") from error
+        raise DataError(f"experiment {path} does not fit: {field_problems(error, Described)}") from error
     return experiment

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.configs.yaml_file import problems
 from models.evaluation.clustering import cluster, partition_scores
 from models.evaluation.plots import draw_epochs
 from models.evaluation.scoring import Scores
@@ -34,6 +33,7 @@ from models.training.prepare import Part, prepare
 from models.training.train import train
 from pipeline.errors import DataError
 from pipeline.extras import require_modules
+from pipeline.files.yaml_fields import field_problems
 
 
 class TrainingRow(BaseModel):
@@ -144,7 +144,9 @@ class TrainingsExperiment(BaseModel):
         try:
             return TrainConfig.model_validate(settings)
         except ValidationError as error:
-            raise DataError(f"{self.title}: options of a row do not fit: {problems(error)}") from error
+            raise DataError(
+                f"{self.title}: options of a row do not fit: {field_problems(error, TrainConfig)}"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)

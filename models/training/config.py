@@ -4,21 +4,41 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.configs.fusion import FusionChoice, FusionConfig, RuleChoice
 from models.configs.sensors import SensorConfig, SeqLSTMConfig
 from models.configs.text import TextConfig
-from models.configs.yaml_file import problems, read_mapping
+from models.configs.yaml_file import read_mapping
 from models.data.augment import AugmentConfig
 from models.data.runs import RunFiles
 from models.data.text_pools import EventDrawConfig
 from models.model_file import Storage
 from models.training.loop import StageConfig
 from models.training.losses import ClassWeights, Recovery
+from pipeline.config.profile import shipped_profiles
 from pipeline.errors import DataError
+from pipeline.files.yaml_fields import field_problems
+
+
+class SplitConfig(BaseModel):
+    """How the parts of a split are divided from each other."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    by: Literal["machine", "time"] = "machine"
+    """`machine`: whole machines, or groups of runs. `time`: each machine's first frames are for training, its last ones
+    for the test; for plants with few machines."""
+    gap_frames: int | None = Field(default=None, ge=0)
+    """Frames that are left out between two parts of a machine; as many as the model remembers, if unset."""
+
+    @model_validator(mode="after")
+    def _a_gap_is_between_times(self) -> SplitConfig:
+        if self.by == "machine" and self.gap_frames is not None:
+            raise ValueError("gap_frames is for `by: time`; leave it out, or split by time")
+        return self
 
 
 class TrainConfig(BaseModel):
@@ -27,7 +47,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     profile: str
-    """Name of a shipped profile or path of one."""
+    """Name of a shipped profile, or path of one from the configuration's folder."""
     machine_type: str | None = None
     """Which of the profile's types; optional if there is only one."""
     runs: tuple[RunFiles, ...] = ()
@@ -43,6 +63,7 @@ class TrainConfig(BaseModel):
     seed: int = 0
     validation: float = Field(default=0.15, gt=0, lt=1)
     test: float = Field(default=0.15, ge=0, lt=1)
+    split: SplitConfig = SplitConfig()
     sensors: SensorConfig = SeqLSTMConfig()
     text: TextConfig = TextConfig()
     fusion: FusionChoice = FusionConfig()
@@ -96,6 +117,12 @@ class TrainConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> TrainConfig:
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation {self.validation:g} and test {self.test:g} leave nothing to train on")
+        return self
+
+    @model_validator(mode="after")
     def _texts_are_kept_of_some(self) -> TrainConfig:
         if self.kept_texts and not self.texts:
             raise ValueError("kept_texts is a share of `texts`; name files of texts, or leave it out")
@@ -134,10 +161,12 @@ def load_train_config(
 
     `fusion` is a kind of fusion; settings of the file are kept if they are for the same kind.
 
-    Relative paths start from `data`, or from the configuration's own folder; `$NAME` stands for an environment
-    variable. Raises DataError with file and field.
+    Relative paths start from `data`, or from the configuration's own folder, where a profile always is; `$NAME` stands
+    for an environment variable. Raises DataError with file and field.
     """
     raw = _rooted(read_mapping(path, "training configuration"), data or path.parent)
+    if isinstance(profile := raw.get("profile"), str) and profile not in shipped_profiles():
+        raw["profile"] = _from(path.parent, profile)
     if output is not None:
         raw["output"] = output
     if seed is not None:
@@ -152,7 +181,7 @@ def load_train_config(
     try:
         return TrainConfig.model_validate(raw)
     except ValidationError as error:
-        raise DataError(f"training configuration {path} does not fit: {problems(error)}") from error
+        raise DataError(f"training configuration {path} does not fit: {field_problems(error, TrainConfig)}") from error
 
 
 def _rooted(value: Any, root: Path) -> Any:

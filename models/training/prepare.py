@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -10,10 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.configs.sensors import CausalCNNConfig, RingAttentionConfig, SeqLSTMConfig
+from models.data.class_counts import Counts, count_part, require_classes
 from models.data.from_recordings import runs_from_records
 from models.data.runs import Run, RunSplit, read_runs, split_runs
 from models.data.scaling import Scaling, hold_frames
 from models.data.text_pools import PoolSplit, pool_of_runs, read_pool, run_events, split_groups
+from models.data.time_split import split_by_time
 from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import normalised
 from models.model_file import Essence, Model
@@ -37,6 +41,8 @@ class PreparedData:
 
     machine_type: MachineType
     split: RunSplit
+    counts: Counts
+    """Episodes and frames of each class in each part."""
     pools: PoolSplit | None
     """Labelled texts, from files or else from the runs; None without texts."""
     drawn_pools: PoolSplit | None
@@ -71,6 +77,17 @@ class PreparedData:
         """Number of runs in each part."""
         return {part: len(getattr(self.split, part)) for part in PARTS}
 
+    def machine_spans(self) -> dict[str, tuple[int, int]]:
+        """The machines that training and validation have seen, and the starts of their first and last frame in ms;
+        empty for runs that come from tables of frames."""
+        spans: dict[str, tuple[int, int]] = {}
+        for run in (*self.split.train, *self.split.validation):
+            if run.machine is not None and run.start_ms is not None and len(run):
+                first, last = int(run.start_ms[0]), int(run.start_ms[-1])
+                known = spans.get(run.machine, (first, last))
+                spans[run.machine] = min(first, known[0]), max(last, known[1])
+        return dict(sorted(spans.items()))
+
     def text_counts(self) -> dict[str, int]:
         """Number of distinct texts in each part; empty without texts."""
         return {part: len(getattr(self.pools, part)) for part in PARTS} if self.pools else {}
@@ -86,7 +103,9 @@ def prepare(config: TrainConfig) -> PreparedData:
     if not runs:
         raise DataError("there is nothing to train on: give runs or recordings")
     rng = np.random.default_rng(config.seed)
-    split = split_runs(runs, validation=config.validation, test=config.test, rng=rng)
+    split = _split(config, machine_type, runs, rng)
+    counts = {part: count_part(getattr(split, part), machine_type.faults) for part in _wanted_parts(config)}
+    require_classes(counts)
     drawn_pools = _pools_of_files(config, machine_type, split, rng) if config.texts and machine_type.texts else None
     distinct = _without_seen_texts(split, drawn_pools)
     pools = _pools_of_runs(distinct) if drawn_pools is None and machine_type.texts else drawn_pools
@@ -98,6 +117,7 @@ def prepare(config: TrainConfig) -> PreparedData:
     return PreparedData(
         machine_type=machine_type,
         split=split,
+        counts=counts,
         pools=pools,
         drawn_pools=drawn_pools,
         texts={part: _held_out_texts(split, drawn_pools, config, part) for part in ("validation", "test")},
@@ -107,6 +127,34 @@ def prepare(config: TrainConfig) -> PreparedData:
     )
 
 
+def _split(config: TrainConfig, machine_type: MachineType, runs: Sequence[Run], rng: np.random.Generator) -> RunSplit:
+    if config.split.by == "machine":
+        return split_runs(runs, validation=config.validation, test=config.test, rng=rng)
+    gap = config.split.gap_frames
+    gap_frames = memory_frames(config, machine_type) if gap is None else gap
+    return split_by_time(runs, validation=config.validation, test=config.test, gap_frames=gap_frames)
+
+
+def _wanted_parts(config: TrainConfig) -> tuple[str, ...]:
+    return PARTS if config.test else PARTS[:2]
+
+
+def memory_frames(config: TrainConfig, machine_type: MachineType) -> int:
+    """How far back a frame's diagnosis can look in what training makes of it: frames to leave out between parts."""
+    sensors = config.sensors
+    match sensors:
+        case CausalCNNConfig():
+            seen = [1 + (sensors.kernel - 1) * sum(sensors.dilations)]
+        case RingAttentionConfig():
+            seen = [sensors.layers * (sensors.window - 1) + 1]
+        case SeqLSTMConfig():
+            seen = [config.chunk_frames, *map(math.ceil, (*sensors.trends, *sensors.spreads))]
+        case _:
+            seen = [config.chunk_frames, *map(math.ceil, sensors.horizons)]
+    texts = machine_type.text_ttl_frames if machine_type.texts else 0
+    return max(*seen, texts, hold_frames(machine_type))
+
+
 def provenance(config: TrainConfig, data: PreparedData) -> dict[str, Any]:
     """What decides which runs and texts are held out, as model files record it."""
     return {
@@ -114,6 +162,7 @@ def provenance(config: TrainConfig, data: PreparedData) -> dict[str, Any]:
         "data": [path.name for files in config.runs for path in files.paths],
         "texts": [path.name for path in config.texts],
         **({"kept_texts": config.kept_texts} if config.kept_texts else {}),
+        **({"split": config.split.model_dump()} if config.split.by == "time" else {}),
         "runs": data.run_counts(),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from models.encoders.tokenizer import Tokenizer
 from models.evaluation.scoring import Scores
 from models.fusion.late import LateFusion
 from models.fusion.learned import LearnedFusion
-from models.model_file import SUFFIX, read_model
+from models.model_file import MACHINES, SUFFIX, read_model
 from models.network_file import build_network, round_weights, save_model
 from models.training.calibration import calibrate_network, choose_rule
 from models.training.config import TrainConfig
@@ -99,8 +100,14 @@ class Calibration:
     """Of the calibrated network."""
 
 
-def train(config: TrainConfig, *, on_progress: OnProgress | None = None, resume: bool = False) -> TrainReport:
-    """Train a model and write it with its scores and plots to `config.output`.
+def train(
+    config: TrainConfig,
+    *,
+    on_progress: OnProgress | None = None,
+    on_data: Callable[[PreparedData], None] = lambda _: None,
+    resume: bool = False,
+) -> TrainReport:
+    """Train a model and write it with its scores and plots to `config.output`; `on_data` gets its data before that.
 
     Interrupted trainings leave checkpoints there; with `resume` they continue, with the result of an uninterrupted one.
     All fitting uses the training and validation parts; the test part is scored once, at the end. Raises DataError,
@@ -109,6 +116,7 @@ def train(config: TrainConfig, *, on_progress: OnProgress | None = None, resume:
     if config.plots:
         require_modules("drawing plots", "matplotlib")
     data = prepare(config)
+    on_data(data)
     training = Training(config, data, build_untrained(config, data), resume, on_progress)
     train_encoders(training)
     train_fusion(training)
@@ -265,6 +273,7 @@ def _training_record(training: Training, calibration: Calibration, parts: dict[P
 
     return {
         **provenance(training.config, training.data),
+        **({MACHINES: spans} if (spans := training.data.machine_spans()) else {}),
         "distinct_texts": training.data.text_counts(),
         "loss": "every frame",
         "rule_scores": calibration.rule_scores,

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
 from pipeline.config.durations import DurationMs, parse_duration_ms
 from pipeline.config.form import Form
 from pipeline.config.units import conversion
 from pipeline.errors import ProfileError
+from pipeline.files.yaml_fields import field_problems
 from pipeline.files.yaml_text import YamlError, parse_yaml, read_text
 
 NORMAL = "normal"
@@ -145,7 +145,7 @@ class MachineType(_Part):
     frame_period_ms: DurationMs = Field(alias="frame_period")
     variables: tuple[Variable, ...] = Field(min_length=1)
     sources: dict[Name, Source] = Field(default_factory=lambda: {DEFAULT_SOURCE: Source()})
-    faults: tuple[Name, ...] = Field(min_length=2)
+    faults: tuple[Name, ...]
     """Class names; the first is the normal state."""
     texts: bool = True
     text_ttl_frames: int = Field(default=60, ge=1)
@@ -171,6 +171,8 @@ class MachineType(_Part):
             raise ValueError(f"variables named more than once: {', '.join(twice)}")
         if len(set(self.faults)) != len(self.faults):
             raise ValueError("faults are named more than once")
+        if len(self.faults) < 2:
+            raise ValueError("faults: name the normal state and at least one fault, such as [normal, failing]")
         if self.faults[0] != NORMAL:
             raise ValueError(f"the first fault must be '{NORMAL}', not '{self.faults[0]}'")
         unknown = sorted({variable.source for variable in self.variables} - set(self.sources))
@@ -349,15 +351,5 @@ def parse_profile(text: str, *, where: str) -> PlantProfile:
     try:
         return PlantProfile.model_validate(data)
     except ValidationError as error:
-        details = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc']) or 'profile'}: {problem['msg']}"
-            for problem in _causes(error)[:5]
-        )
+        details = field_problems(error, PlantProfile, "profile")
         raise ProfileError(f"profile {where} does not fit: {details}") from error
-
-
-def _causes(error: ValidationError) -> list[ErrorDetails]:
-    """What is wrong, without the lists that only lack what was wrong in them."""
-    problems = error.errors()
-    inside = {problem["loc"][:depth] for problem in problems for depth in range(len(problem["loc"]))}
-    return [problem for problem in problems if problem["type"] != "too_short" or problem["loc"] not in inside]

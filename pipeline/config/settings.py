@@ -11,11 +11,11 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from pipeline.config.durations import parse_duration_ms
+from pipeline.config.durations import parse_milliseconds
 from pipeline.config.environment import PREFIX, environment_problems
 from pipeline.errors import SettingsError
 
-Milliseconds = Annotated[int, BeforeValidator(parse_duration_ms), Field(gt=0)]
+Milliseconds = Annotated[int, BeforeValidator(parse_milliseconds), Field(gt=0)]
 
 _URL = re.compile(r"https?://[A-Za-z0-9_.\[\]:-]+(/[A-Za-z0-9_./~-]*)?")
 _BROKER = re.compile(r"(memory|kafka)://([A-Za-z0-9_.:,\[\]-]+)")

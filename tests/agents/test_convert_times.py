@@ -54,6 +54,9 @@ def ms(text: str) -> int:
         ("1763600000123", "time_unit: ms", T + 123),
         ("1763600000123999", "time_unit: us", T + 123),
         ("1763600000123999999", "time_unit: ns", T + 123),
+        ("12", "time_step: 1h", ms("2020-01-01 12:00:00")),
+        ("0.5", "time_step: 10s\ntime_start: 2025-11-20T00:53:15Z", T),
+        ("-1", "time_step: 1m\ntime_start: '2025-11-20T01:54:20+01:00'", T),
         ("12", "time_unit: s", 12_000),  # a table that counts from its beginning
         ("45981.0370370370", "time_unit: excel", T),
         ("45981,0787037037", f"time_unit: excel\ndecimal: ','\n{BERLIN}", T),

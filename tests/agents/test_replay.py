@@ -52,7 +52,15 @@ def write(path: Path, records: list[Record]) -> Path:
     return path
 
 
-def run(path: Path, *, text: str = ONE_SOURCE, speed: float | None = None, change: Any = iter, **settings: Any):  # type: ignore[no-untyped-def]
+def run(  # type: ignore[no-untyped-def]
+    path: Path,
+    *,
+    text: str = ONE_SOURCE,
+    speed: float | None = None,
+    change: Any = iter,
+    trained: Any = None,
+    **settings: Any,
+):
     outputs: list[Output] = []
     report: ReplayReport = asyncio.run(
         replay_in_memory(
@@ -64,6 +72,7 @@ def run(path: Path, *, text: str = ONE_SOURCE, speed: float | None = None, chang
             speed=speed,
             change=change,
             on_output=outputs.append,
+            trained=trained,
         )
     )
     return report, outputs
@@ -110,7 +119,7 @@ def test_scores_come_from_the_labels_with_the_promised_names(tmp_path: Path) -> 
     report, _ = run(write(tmp_path / "r.parquet", plant_records()))
     assert set(report.as_dict()) == {
         "recording", "model", "machines", "frames", "diagnoses", "late", "dead_letters", "seconds",
-        "readings_per_second", "scores",
+        "readings_per_second", "scores", "trained",
     }  # fmt: skip
     assert set(report.scores) == {"fused", "sensors", "text"}
     for found in report.scores.values():
@@ -122,6 +131,36 @@ def test_scores_come_from_the_labels_with_the_promised_names(tmp_path: Path) -> 
     unlabelled = [record for record in plant_records(100) if record.topic != "labels"]
     report, _ = run(write(tmp_path / "u.parquet", unlabelled))
     assert report.scores == {"fused": None, "sensors": None, "text": None}
+
+
+def test_announced_frames_after_a_machines_last_reading_are_not_scored(tmp_path: Path) -> None:
+    records = [r for r in plant_records() if r.topic == "labels" or r.key != b"p1" or r.timestamp_ms < T0 + 300 * S]
+    report, outputs = run(write(tmp_path / "r.parquet", records))
+    diagnoses = [json.loads(out.value or b"") for out in outputs if out.topic == "diagnoses" and out.key == b"p1"]
+    announced = [found["frame_start"] for found in diagnoses if found["status"] in ("stale", "offline")]
+    assert sum(start >= T0 + 300 * S for start in announced) > 5
+    # A label that is there long after the data would count as missed.
+    records.append(label("p1", 300, 600, "jam"))
+    again, _ = run(write(tmp_path / "s.parquet", sorted(records, key=lambda record: record.timestamp_ms)))
+    assert again.scores["fused"] == report.scores["fused"]
+
+
+def test_machines_that_trained_the_model_are_marked(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.parquet", plant_records())
+    without, _ = run(path)
+    assert without.trained is None
+    span = (T0, T0 + 290 * S)
+    report, _ = run(path, trained={"p1": span, "p3": span, "elsewhere": span})
+    assert report.trained is not None
+    assert report.trained["machines"] == ["p1", "p3"]
+    assert report.trained["frames"] == 2 * 30
+    assert report.trained["frames_scored"] == report.frames
+    unseen = report.scores.pop("fused, unseen")
+    assert report.scores == without.scores
+    # In these frames all machines have their fault.
+    assert unseen["per_fault"]["leak"]["frames"] == 3 * 10
+    everywhere, _ = run(path, trained={f"p{number}": (0, 2**41) for number in range(10)})
+    assert everywhere.scores == without.scores
 
 
 def test_fusion_metrics_are_published_per_interval(tmp_path: Path) -> None:

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel
+
+from agents.replay.tables.description import Conversion, Labels, Readings, Texts
+from models.data.augment import AugmentConfig
+from models.data.runs import RunFiles
+from models.data.text_pools import EventDrawConfig
+from models.training.config import SplitConfig, TrainConfig
+from models.training.loop import StageConfig
+from pipeline.files.yaml_fields import keys_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -104,3 +114,31 @@ def test_hooks_call_tools_that_the_development_lock_has() -> None:
         program = hook["entry"].split()[0]
         assert program.startswith(".venv/bin/")
         assert f"\n{Path(program).name}==" in lock
+
+
+def documented(*pages: str) -> set[str]:
+    """Words that pages of the guide have as code."""
+    texts = ((DOCS / "guide" / page).read_text(encoding="utf-8") for page in pages)
+    return {word for text in texts for code in re.findall(r"`([^`\n]+)`", text) for word in re.findall(r"\w+", code)}
+
+
+@pytest.mark.parametrize(
+    ("model", "pages"),
+    [
+        (Conversion, ("tables.md",)),
+        (Readings, ("tables.md",)),
+        (Texts, ("tables.md",)),
+        (Labels, ("tables.md",)),
+        (TrainConfig, ("training.md",)),
+        (SplitConfig, ("training.md",)),
+        (RunFiles, ("training.md",)),
+        (StageConfig, ("training.md",)),
+        (AugmentConfig, ("training.md",)),
+        (EventDrawConfig, ("training.md",)),
+    ],
+    ids=lambda given: given.__name__ if isinstance(given, type) else "",
+)
+def test_every_key_of_tables_and_trainings_is_documented(model: type[BaseModel], pages: Sequence[str]) -> None:
+    keys = keys_of(model)
+    assert keys
+    assert set(keys) - documented(*pages) == set()

@@ -379,7 +379,9 @@ def test_wrong_descriptions_are_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"sensors: Input tag 'transformer' .*'seq_lstm', 'causal_cnn'"):
         load_train_config(path)
     path.write_text("profile: tiny.yaml\noutput: out\nsensors: {kind: causal_cnn, window: 5}\n")
-    with pytest.raises(DataError, match=r"sensors\.causal_cnn\.window: Extra inputs"):
+    with pytest.raises(
+        DataError, match=r"sensors\.causal_cnn\.window: there is no such key; there are kind, channels, kernel"
+    ):
         load_train_config(path)
     for kind in (RingAttentionConfig, LinearStateConfig):
         with pytest.raises(ValidationError, match="size 10 cannot be divided among 4 heads"):

@@ -68,7 +68,7 @@ def load(form: str) -> Form:
         ("{charset: klingon}", "form", "charset: 'klingon' is none"),
         ("{encoding: avro, charset: latin-1}", "form", "charset: Avro"),
         ("{encoding: protobuf}", "form.encoding", "'avro'"),
-        ("{envelop: connect}", "form.envelop", "Extra inputs"),
+        ("{envelop: connect}", "form.envelop", "did you mean envelope?"),
     ],
 )
 def test_the_field_that_is_wrong_is_named(form: str, field: str, message: str) -> None:

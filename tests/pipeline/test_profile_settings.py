@@ -43,11 +43,53 @@ def test_durations(text: str, ms: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (3600, "3600 has no unit; write 3600s or 1h"),
+        (30, "30 has no unit; write 30s, 30m or 30h"),
+        (1.5, "1.5 has no unit; write 1.5s, 1.5m or 1.5h"),
+        (5000, "5000 has no unit; write 5000s or 5000ms"),
+        ('"180000"', "180000 has no unit; write 180000s or 50h if it counts seconds, 180000ms if milliseconds"),
+        (10**15, "has no unit; write for example"),
+        ("10 min", "'10 min' is not a duration such as .*; write 10m"),
+        ("2 Hours", "write 2h"),
+        ("10S", "write 10s"),
+        ("PT10S", "'PT10S' is not a duration such as 250ms, 10s, 3m, 1.5h or 2d"),
+        ("-5s", "is not a duration"),
+        ("true", "True is not a duration"),
+    ],
+)
+def test_a_duration_without_a_unit_is_refused_with_what_to_write(given: object, said: str) -> None:
+    with pytest.raises(ProfileError, match=rf"machine_types\.0\.frame_period: .*{said}"):
+        parse_profile(ONE_SOURCE.replace("frame_period: 10s", f"frame_period: {given}"), where="x.yaml")
+    with pytest.raises(ProfileError, match=said):
+        parse_profile(ONE_SOURCE.replace("allowed_disorder: 5s", f"allowed_disorder: {given}"), where="x.yaml")
+
+
+def test_no_time_at_all_needs_no_unit() -> None:
+    assert parse_duration_ms(0) == 0
+
+
+@pytest.mark.parametrize(("given", "ms"), [("250", 250), ("2s", 2_000), ("1m", 60_000)])
+def test_settings_in_ms_count_milliseconds_unless_they_have_a_unit(
+    monkeypatch: pytest.MonkeyPatch, given: str, ms: int
+) -> None:
+    monkeypatch.setenv("FAULTLINE_TICK_INTERVAL_MS", given)
+    assert load_settings().tick_interval_ms == ms
+    monkeypatch.setenv("FAULTLINE_TICK_INTERVAL_MS", "1.5")
+    with pytest.raises(SettingsError, match=r"FAULTLINE_TICK_INTERVAL_MS '1\.5': 1\.5 has no unit; write"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("frame_period: 10s", "frame_period: soon", "frame_period"),
         ("frame_period: 10s", "frame_period: 0s", "frame_period"),
         ("[normal, leak, jam]", "[leak, normal]", "first fault"),
+        ("[normal, leak, jam]", "[normal]", r"at least one fault, such as \[normal, failing\]"),
+        ("frame_period: 10s", "frame_perod: 10s", "machine_types.0.frame_perod: .* did you mean frame_period"),
+        ("plant: ", "plnt: ", "plnt: there is no such key; did you mean plant"),
         ("{name: load}", "{name: flow}", "more than once: flow"),
         ("{name: load}", "{name: load, source: lab}", "not declared: lab"),
         ("{name: load}", "{name: load, colour: red}", "colour"),

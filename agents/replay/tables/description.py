@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
@@ -13,7 +13,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from agents.replay.tables.templates import Template
 from pipeline.config.durations import parse_duration_ms
 from pipeline.errors import DataError
+from pipeline.files.yaml_fields import field_problems
 from pipeline.files.yaml_text import parse_yaml, read_text
+from pipeline.wire.messages import RejectedError, parse_time_ms
 
 _DELIMITERS = {"tab": "\t", "\\t": "\t", "space": " "}
 
@@ -51,6 +53,23 @@ def _null_markers(value: object) -> object:
     return value
 
 
+def _step(value: object) -> int | None:
+    if value is None:
+        return None
+    step_ms = parse_duration_ms(value)
+    if not step_ms:
+        raise ValueError("must be longer than 0")
+    return step_ms
+
+
+def _moment_ms(value: object) -> int:
+    text = value.isoformat() if isinstance(value, date) else value  # YAML reads dates itself
+    try:
+        return parse_time_ms(text) if isinstance(text, str) else parse_time_ms("")
+    except RejectedError:
+        raise ValueError(f"{value!r} is not a time with an offset, such as 2020-01-01T00:00:00Z") from None
+
+
 def parse_zone(name: object) -> tzinfo:
     """A zone by its name, or a fixed offset such as +01:00; raises ValueError."""
     if isinstance(name, tzinfo):
@@ -85,6 +104,12 @@ class Table(BaseModel):
     """Column of the time, or the columns of date and time of day."""
     time_unit: Literal["s", "ms", "us", "ns", "excel", "excel_1904"] | None = None
     """What numbers count: time since 1970, or days as Excel does (in its 1904 system)."""
+    time_step: Annotated[int | None, BeforeValidator(_step)] = None
+    """How far apart the numbers of a column are that counts samples, cycles or hours instead of telling the time."""
+    time_start: Annotated[int, BeforeValidator(_moment_ms)] = Field(
+        default="2020-01-01T00:00:00Z", validate_default=True
+    )
+    """The time of number 0, with `time_step`."""
     time_format: str | None = None
     """How times are written, as in Python's strptime; without it, ISO 8601."""
     time_zone: Annotated[tzinfo, BeforeValidator(parse_zone)] = Field(default="UTC", validate_default=True)
@@ -122,6 +147,10 @@ class Table(BaseModel):
             raise ValueError(f"delimiter and quote are both {self.quote!r}")
         if self.time_format is not None and self.time_unit is not None:
             raise ValueError("time_format is for texts and time_unit for numbers; give one of them")
+        if self.time_step is not None and (self.time_unit is not None or self.time_format is not None):
+            raise ValueError("time_step is for numbers that tell no time; leave out time_unit and time_format")
+        if self.time_step is None and "time_start" in self.model_fields_set:
+            raise ValueError("time_start is the time of number 0; say with time_step how far apart numbers are")
         if self.time_format is not None and not any(f"%{part}" in self.time_format for part in "yYGcx"):
             raise ValueError(
                 f"time_format {self.time_format!r} has no year; if the date has its own column: time: [DATE, TIME]"
@@ -160,10 +189,26 @@ class Labels(Table):
     names: dict[str, str] = Field(default_factory=dict)
     """What the template gives: the profile's name for it."""
     before: Duration = 0
-    """How long before the row's time the fault begins."""
+    """How long before the row's time the fault begins; that time itself belongs to it."""
     after: Duration = 0
+    """How long after the row's time the fault ends."""
+    rows: Literal["all", "last"] = "all"
+    """`last`: only each machine's last row, where its data ends with a failure."""
     runs: bool = False
     """True: consecutive rows of a machine with the same fault are one label."""
+
+    @model_validator(mode="after")
+    def _lasts(self) -> Self:
+        if self.runs and self.rows == "last":
+            raise ValueError("rows: last and runs: true exclude each other; leave one of them out")
+        if self.runs and (self.before or self.after):
+            raise ValueError("before and after are for rows that each tell of one fault; leave them out, or `runs`")
+        if not (self.runs or self.before or self.after):
+            raise ValueError(
+                "how long does a fault last? give `before` or `after`, such as 24h, or `runs: true` for a table that "
+                "says at each time how the machine is"
+            )
+        return self
 
 
 class Conversion(BaseModel):
@@ -187,8 +232,4 @@ def load_conversion(path: Path) -> Conversion:
     try:
         return Conversion.model_validate(description)
     except ValidationError as error:
-        details = "; ".join(
-            f"{'.'.join(map(str, problem['loc']))}: {problem['msg'].removeprefix('Value error, ')}"
-            for problem in error.errors()[:5]
-        )
-        raise DataError(f"conversion {path} is invalid: {details}") from error
+        raise DataError(f"conversion {path} is invalid: {field_problems(error, Conversion, 'description')}") from error

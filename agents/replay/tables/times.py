@@ -49,6 +49,8 @@ class Clock:
 
     def __init__(self, table: Table, numbers: Numbers) -> None:
         self._unit = table.time_unit
+        self._step_ms = table.time_step
+        self._start_ms = table.time_start
         self._format = table.time_format
         self._zone = table.time_zone
         self._fixed = table.time_zone.utcoffset(None) is not None or str(table.time_zone) == "UTC"
@@ -111,6 +113,8 @@ class Clock:
     def _from_number(self, number: Decimal) -> int | Ambiguous:
         if not number.is_finite() or number.adjusted() > 20:
             raise CellError("is not a time", "is not a time")
+        if self._step_ms is not None:
+            return self._start_ms + int((number * self._step_ms).to_integral_value("ROUND_FLOOR"))
         if self._unit is None:
             raise CellError("is a number without unit", f"is a number without a unit; {_what_it_looks_like(number)}")
         if self._unit in _EXCEL_1970:
@@ -226,7 +230,9 @@ def _what_it_looks_like(number: Decimal) -> str:
     days_ms = _excel_ms(number, "excel")
     if _LIKELY_MS[0] <= days_ms < _LIKELY_MS[1]:
         return f"it looks like a date of Excel ({_shown(days_ms, zone='')}): set time_unit: excel"
-    return "set time_unit to s, ms, us, ns or excel"
+    return (
+        "set time_unit to s, ms, us, ns or excel; if it counts samples or cycles, set time_step to the time between two"
+    )
 
 
 def _refuse_other_unit(number: Decimal, unit: str) -> None:

@@ -14,16 +14,26 @@ from models.encoders.tokenizer import normalised
 from models.experiments.baselines.base import BaselineConfig, FrameRows
 from models.experiments.baselines.texts import DocumentVectors
 from models.training.config import TrainConfig
-from models.training.prepare import PARTS, prepare
+from models.training.loop import OnProgress, Progress
+from models.training.prepare import PARTS, PreparedData, prepare
 from pipeline.arrays import Floats
 from pipeline.errors import DataError
 
 _MAX_WORDS = 40
 
 
-def baseline_rows(config: TrainConfig, baseline: BaselineConfig) -> tuple[tuple[str, ...], dict[str, FrameRows]]:
-    """Classes, and the rows of each part that has runs; those of the training part are labelled, and a sample."""
-    data = prepare(config)
+def baseline_rows(
+    config: TrainConfig,
+    baseline: BaselineConfig,
+    *,
+    data: PreparedData | None = None,
+    on_progress: OnProgress = lambda _: None,
+) -> tuple[tuple[str, ...], dict[str, FrameRows]]:
+    """Classes, and the rows of each part that has runs; those of the training part are labelled, and a sample.
+
+    `data` is that of the configuration, if it has been prepared.
+    """
+    data = data or prepare(config)
     rng = np.random.default_rng([config.seed, *b"baseline"])
     pool = data.drawn_pools.known if data.drawn_pools else None
     drawn = run_events(data.split.train, pool, config.events, rng)
@@ -41,6 +51,7 @@ def baseline_rows(config: TrainConfig, baseline: BaselineConfig) -> tuple[tuple[
         sorted({document for run in documents["train"] for document in run if document}), seed=config.seed
     )
     rows: dict[str, FrameRows] = {}
+    done_runs, all_runs = 0, sum(data.run_counts().values())
     for part in PARTS:
         runs: tuple[Run, ...] = getattr(data.split, part)
         if not runs and part == "test":
@@ -51,6 +62,8 @@ def baseline_rows(config: TrainConfig, baseline: BaselineConfig) -> tuple[tuple[
         share = min(1.0, baseline.max_frames / total) if part == "train" else 1.0
         rows_of_runs: list[FrameRows] = []
         for index, (run, placed, documents_of_run) in enumerate(zip(runs, texts[part], documents[part], strict=True)):
+            on_progress(Progress("windows", done_runs, all_runs, 0.0))
+            done_runs += 1
             kept = np.flatnonzero(rng.random(len(run)) < share) if share < 1 else np.arange(len(run))
             if part == "train":
                 kept = kept[run.labels[kept] >= 0]
@@ -68,6 +81,7 @@ def baseline_rows(config: TrainConfig, baseline: BaselineConfig) -> tuple[tuple[
                 )
             )
         rows[part] = _joined(rows_of_runs)
+    on_progress(Progress("windows", all_runs, all_runs, 0.0))
     return data.faults, rows
 
 

@@ -12,15 +12,18 @@ from models.experiments.baselines.classical import Boosting, Deep, Forest, Princ
 from models.experiments.baselines.deep import MultimodalEncoder, StackedAutoencoder
 from models.experiments.baselines.rows import baseline_rows
 from models.training.config import TrainConfig
-from models.training.loop import EpochRecord, OnProgress
+from models.training.loop import EpochRecord, OnProgress, Progress
+from models.training.prepare import PreparedData
 from models.training.report import sliced_scores
 from pipeline.errors import DataError
 
 
-def boosting_scores(config: TrainConfig, *, windows: Sequence[int]) -> dict[str, Scores]:
+def boosting_scores(
+    config: TrainConfig, *, windows: Sequence[int], on_progress: OnProgress | None = None
+) -> dict[str, Scores]:
     """Train gradient boosting on all training frames of a configuration's split; scores of validation and test."""
     everything = BaselineConfig(windows=tuple(windows), max_frames=10**9)
-    scores, _ = baseline_scores("boosting", config, everything, folder=None)
+    scores, _ = baseline_scores("boosting", config, everything, folder=None, on_progress=on_progress)
     return {part: by_source["all"]["all_faults"]["fusion"] for part, by_source in scores.items()}
 
 
@@ -31,17 +34,21 @@ def baseline_scores(
     *,
     folder: Path | None,
     on_progress: OnProgress | None = None,
+    data: PreparedData | None = None,
 ) -> tuple[dict[str, Scores], list[EpochRecord]]:
     """Train one baseline on the training runs of a configuration's split; scores of its validation and test runs, each
     as of a network: by source, by subset, and of the system `fusion`.
 
     Of all runs, `clusters` holds the scores of k-means on what the baseline makes of the frames. The deep ones leave
-    checkpoints in `folder`.
+    checkpoints in `folder`. `data` is that of the configuration, if it has been prepared.
     """
-    classes, rows = baseline_rows(config, baseline)
+    report = on_progress or (lambda _: None)
+    classes, rows = baseline_rows(config, baseline, data=data, on_progress=report)
     model = build_baseline(kind, len(classes), baseline, seed=config.seed, folder=folder, on_progress=on_progress)
     train = rows["train"]
+    report(Progress(f"{kind}: fit", 0, 1, 0.0))
     model.fit(train, rows["validation"])
+    report(Progress(f"{kind}: fit", 0, 1, 1.0))
     scores: dict[str, Scores] = {}
     for part in ("validation", "test"):
         if part not in rows:

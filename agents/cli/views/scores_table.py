@@ -1,0 +1,46 @@
+"""Tables of scores, and of how many episodes and frames the parts of a training have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from agents.cli.views.printable import cell
+
+if TYPE_CHECKING:
+    from models.data.class_counts import Counts
+
+_NOT_A_NUMBER = frozenset({"per_fault", "partition", "clusters"})
+
+
+def scores_table(title: str, scores: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One column a system, one row a measure; `scores` has at least one system."""
+    table = Table(title=cell(title, "table.title"), title_justify="left")
+    table.add_column("")
+    for name in scores:
+        table.add_column(cell(name), justify="right")
+    first = next(iter(scores.values()))
+    for measure in (name for name in first if name not in _NOT_A_NUMBER):
+        table.add_row(*map(cell, (measure.replace("_", " "), *(shown(found[measure]) for found in scores.values()))))
+    return table
+
+
+def counts_table(counts: Counts) -> Table:
+    """One row a class, two columns a part: episodes and frames."""
+    table = Table(title=cell("episodes and frames", "table.title"), title_justify="left")
+    table.add_column("")
+    for part, count in counts.items():
+        table.add_column(cell(f"{part} ({count.groups})"), justify="right")
+    for name in next(iter(counts.values())).classes:
+        of_parts = [count.classes[name] for count in counts.values()]
+        table.add_row(cell(name), *(cell(f"{one.episodes:,} / {one.frames:,}") for one in of_parts))
+    if any(count.unlabelled for count in counts.values()):
+        table.add_row(cell("without a label"), *(cell(f"- / {count.unlabelled:,}") for count in counts.values()))
+    return table
+
+
+def shown(value: float | None) -> str:
+    """A score as tables have it."""
+    return "-" if value is None else f"{value:.4f}" if abs(value) < 2 else f"{value:.1f}"
