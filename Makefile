@@ -8,7 +8,9 @@ BIN := $(VENV)/bin
 # lock files are complete, so nothing has to be resolved.
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps
-LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header
+# Every file has to be the one that was locked, whatever the index serves.
+INSTALL_LOCKED := $(INSTALL) --require-hashes
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header --generate-hashes
 # What torch only loads to compile kernels or to work on a GPU, 1.5 GB; the rest of CUDA it cannot be imported without.
 UNUSED := cuda-bindings cuda-pathfinder nvidia-cusolver nvidia-nvjitlink triton
 
@@ -31,18 +33,18 @@ help:
 $(VENV)/.serving: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Faultline needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) -r requirements.lock
+	$(INSTALL_LOCKED) -r requirements.lock
 	$(INSTALL) --editable .
 	@touch $@
 
 # What trains, tests and lints, on top of it.
 $(VENV)/.development: $(VENV)/.serving requirements-dev.lock
-	$(INSTALL) -r requirements-dev.lock
+	$(INSTALL_LOCKED) -r requirements-dev.lock
 	@touch $@
 
 # What builds the documentation; it reads the code and does not import it.
 $(VENV)/.documentation: $(VENV)/.serving requirements-docs.lock
-	$(INSTALL) -r requirements-docs.lock
+	$(INSTALL_LOCKED) -r requirements-docs.lock
 	@touch $@
 
 demo: $(VENV)/.serving
