@@ -1,6 +1,7 @@
 """What a release leaves behind: the states of the shipped model's machines, and how that release went on from them.
 
-`write` gives what this release leaves, `go-on` what this release makes of what another left. It runs in the code of any release, in a process of its own with the release's folder as the current one:
+`write` gives what this release leaves, `go-on` what it makes of what another left. It runs in the code of any release,
+in a process of its own with the release's folder as the current one:
 
     python -m tests.support.release_artefacts write RECORDING STATES MODEL PROFILE
     python -m tests.support.release_artefacts go-on RECORDING STATES MODEL PROFILE
