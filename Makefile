@@ -8,11 +8,13 @@ BIN := $(VENV)/bin
 # lock files are complete, so nothing has to be resolved.
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps
-LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header
+# Every file has to be the one that was locked, whatever the index serves.
+INSTALL_LOCKED := $(INSTALL) --require-hashes
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header --generate-hashes
 # What torch only loads to compile kernels or to work on a GPU, 1.5 GB; the rest of CUDA it cannot be imported without.
 UNUSED := cuda-bindings cuda-pathfinder nvidia-cusolver nvidia-nvjitlink triton
 
-.PHONY: help demo test test-fast lint format docs kafka bench soak fuzz lock clean
+.PHONY: help demo test test-fast lint format docs kafka bench soak fuzz lock audit sbom clean
 
 help:
 	@echo "make demo       replay the shipped recording through the whole pipeline, no broker needed"
@@ -25,24 +27,31 @@ help:
 	@echo "make bench      measure, side by side in one run"
 	@echo "make soak       kill workers and brokers for ten minutes and prove that nothing is lost"
 	@echo "make fuzz       a million hostile records through a worker; damaged states, models and recordings"
-	@echo "make lock       pin the dependencies again, in the three lock files"
+	@echo "make lock       pin the dependencies again, in the lock files, with the hashes of their files"
+	@echo "make audit      look up known vulnerabilities of what serves; needs the internet"
+	@echo "make sbom       list what serves in build/sbom.json (CycloneDX)"
 
 # What serves: no torch, no CUDA.
 $(VENV)/.serving: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Faultline needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) -r requirements.lock
+	$(INSTALL_LOCKED) -r requirements.lock
 	$(INSTALL) --editable .
 	@touch $@
 
 # What trains, tests and lints, on top of it.
 $(VENV)/.development: $(VENV)/.serving requirements-dev.lock
-	$(INSTALL) -r requirements-dev.lock
+	$(INSTALL_LOCKED) -r requirements-dev.lock
 	@touch $@
 
 # What builds the documentation; it reads the code and does not import it.
 $(VENV)/.documentation: $(VENV)/.serving requirements-docs.lock
-	$(INSTALL) -r requirements-docs.lock
+	$(INSTALL_LOCKED) -r requirements-docs.lock
+	@touch $@
+
+# What examines the dependencies.
+$(VENV)/.audit: $(VENV)/.serving requirements-audit.lock
+	$(INSTALL_LOCKED) -r requirements-audit.lock
 	@touch $@
 
 demo: $(VENV)/.serving
@@ -83,7 +92,16 @@ lock: $(VENV)/.serving
 	$(BIN)/python -m pip install --quiet uv
 	$(LOCK) pyproject.toml -o requirements.lock
 	$(LOCK) --extra dev --constraint requirements.lock $(UNUSED:%=--no-emit-package %) pyproject.toml -o requirements-dev.lock
+	$(LOCK) --extra audit --constraint requirements.lock pyproject.toml -o requirements-audit.lock
 	$(LOCK) --extra docs --constraint requirements-dev.lock pyproject.toml -o requirements-docs.lock
+
+# A package that cannot be looked up is a failure: silence would look like safety.
+audit: $(VENV)/.audit
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
+
+sbom: $(VENV)/.audit
+	@mkdir -p build
+	$(BIN)/cyclonedx-py requirements --output-reproducible --pyproject pyproject.toml --of JSON -o build/sbom.json requirements.lock
 
 clean:
 	rm -rf $(VENV) build .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -20,6 +20,7 @@ from agents.audit.why.worker_page import read_worker_page
 from agents.cli.options import BrokerOption, JsonOption, ProfileOption
 from agents.cli.views.printable import cell, say
 from agents.cli.views.why_view import show_why
+from agents.delivery.kept_states import of_machines
 from agents.delivery.partitioning import partition_function
 from agents.delivery.states import newest_states
 from agents.kafka.admin import partition_counts
@@ -136,7 +137,7 @@ def forget(
 def _states(settings: Settings) -> dict[str, bytes]:
     require_kafka(settings)
     with kafka_log(settings, [STATE]) as log:
-        return newest_states((record.key, record.value) for record in log.records(STATE))
+        return of_machines(newest_states((record.key, record.value) for record in log.records(STATE)))
 
 
 def machines_table(machines: list[MachineSummary], now_ms: int) -> Table:

@@ -16,6 +16,7 @@ from agents.audit.source_check import SourceReport, check_source, declared_topic
 from agents.audit.source_trial import Trial, record_title, topic_form, try_records
 from agents.cli.options import BrokerOption, JsonOption, ProfileOption
 from agents.cli.views.printable import MAX_CELL, cell, printable
+from agents.delivery.kept_states import of_machines
 from agents.delivery.partitioning import partition_function
 from agents.delivery.states import newest_states
 from agents.kafka.log import committed_offsets, kafka_log, require_kafka
@@ -64,7 +65,7 @@ def check(
     now_ms, schemas = int(time.time() * 1000), schema_registry(settings)
     reports = []
     with kafka_log(settings, [*(form.topic for _, form in declared), STATE]) as log:
-        states = newest_states((record.key, record.value) for record in log.records(STATE))
+        states = of_machines(newest_states((record.key, record.value) for record in log.records(STATE)))
         machines, _ = summarize_machines(states, plant)
         for holds, form in declared:
             partition_of = partition_function(log.partitions(form.topic))

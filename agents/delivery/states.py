@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from agents.delivery.kept_states import machine_part
 from agents.delivery.publisher import Publisher
 from pipeline.config.topics import STATE
 from pipeline.wire.records import Output, Record
@@ -40,6 +41,8 @@ class Span(NamedTuple):
     since_ms: int
     ends: Mapping[str, int]
     """By topic, the offset at which to stop."""
+    until_ms: int | None = None
+    """Stop at records of this time, too."""
 
 
 class StateStore(Protocol):
@@ -56,7 +59,10 @@ class StateStore(Protocol):
         """Return when the states are safe, None meaning a tombstone; raises DeliveryError."""
 
     async def read(self, partitions: Sequence[int]) -> dict[str, bytes]:
-        """The states of all machines of these partitions; raises DeliveryError."""
+        """The states of all machines of these partitions, and those that are kept (agents/delivery/kept_states.py).
+
+        Raises DeliveryError.
+        """
 
     async def history(self, span: Span) -> list[Record]:
         """Records that led to states, read again; raises DeliveryError."""
@@ -72,13 +78,16 @@ async def write_states(
     now_ms = int(time.time() * 1000)
     keys = [machine.encode() for machine in states]
     await publisher.publish(
-        [Output(STATE, partition_of(key), key, state, now_ms) for key, state in zip(keys, states.values(), strict=True)]
+        [
+            Output(STATE, partition_of(machine_part(key)), key, state, now_ms)
+            for key, state in zip(keys, states.values(), strict=True)
+        ]
     )
     await publisher.flush()
 
 
 def newest_states(records: Iterable[tuple[bytes | None, bytes | None]]) -> dict[str, bytes]:
-    """The valid state of every machine."""
+    """The valid state of every machine, and the states that are kept."""
     states: dict[bytes, tuple[bytes, SavedAt]] = {}
     for key, state in records:
         if key is None:

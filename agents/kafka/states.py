@@ -10,6 +10,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from agents.delivery.kept_states import is_kept
 from agents.delivery.states import Span, newest_states, write_states
 from agents.kafka.log import Unread
 from agents.kafka.publisher import KafkaPublisher
@@ -75,6 +76,8 @@ class KafkaStateStore:
         """The state, or if the topic does not take it only that its records are applied."""
         if state is None or RECORD_OVERHEAD_BYTES + len(machine.encode()) + len(state) <= self._state_bytes:
             return state
+        if is_kept(machine):
+            return None
         if machine not in self._too_large:
             self._too_large.add(machine)
             log.warning(
@@ -100,12 +103,20 @@ class KafkaStateStore:
         ends = {TopicPartition(name, span.partition): span.ends[topic] for name, topic in names.items()}
         async with self._consumer(f"partition {span.partition}") as consumer:
             consumer.assign(list(ends))
-            found = await consumer.offsets_for_times(dict.fromkeys(ends, span.since_ms))
-            begins = {place: at.offset if at is not None else ends[place] for place, at in found.items()}
+            begins = await self._offsets_at(consumer, span.since_ms, ends)
+            if span.until_ms is not None:
+                ends = await self._offsets_at(consumer, span.until_ms, ends)
             return [
                 Record(names[one.topic], one.partition, one.offset, one.timestamp, one.key, one.value, one.headers)
                 async for one in self._between(consumer, begins, ends)
             ]
+
+    async def _offsets_at(
+        self, consumer: AIOKafkaConsumer, time_ms: int, ends: Mapping[TopicPartition, int]
+    ) -> dict[TopicPartition, int]:
+        """Where the records of a time begin, at the latest at the ends."""
+        found = await consumer.offsets_for_times(dict.fromkeys(ends, time_ms))
+        return {place: end if (at := found[place]) is None else min(at.offset, end) for place, end in ends.items()}
 
     @asynccontextmanager
     async def _consumer(self, what: str) -> AsyncIterator[AIOKafkaConsumer]:

@@ -40,7 +40,8 @@ class MemoryStateStore:
             record._replace(topic=topic)
             for topic, end in span.ends.items()
             for record in self._broker.log(full_topic_name(self._prefix, topic), span.partition)
-            if record.offset < end and record.timestamp_ms >= span.since_ms
+            if record.offset < end and span.since_ms <= record.timestamp_ms
+            if span.until_ms is None or record.timestamp_ms < span.until_ms
         ]
 
     async def stop(self) -> None:

@@ -1,7 +1,8 @@
 """Saved states go back into the engine when partitions come.
 
-Machines whose states belong to another model or profile are warmed up, if that is wanted. A state that cannot be read
-is kept as a dead letter, and its machine begins with a fresh one.
+A state that belongs to another model or profile is kept for its own workers, and its machine begins with a fresh one or
+is warmed up; or it goes on from a state that was kept for this worker, and catches up without any output. A state that
+cannot be read is kept as a dead letter, and its machine begins with a fresh one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
+from agents.delivery.kept_states import KEPT_MS, kept_name, kept_of, of_machines, origin, origin_of, outdated, wrap
 from agents.delivery.merging import TP
 from agents.delivery.publisher import Publisher
 from agents.delivery.states import Span, StateStore
@@ -25,7 +27,7 @@ from pipeline.errors import DeliveryError, StateError
 from pipeline.wire.letters import dead_letter
 from pipeline.wire.messages import Reason, RejectedError
 from pipeline.wire.records import Record
-from pipeline.wire.states import belongs_elsewhere, decode_state, saved_at
+from pipeline.wire.states import SavedAt, belongs_elsewhere, decode_state, saved_at
 
 log = logging.getLogger("faultline.worker")
 
@@ -33,6 +35,9 @@ _MACHINES_AT_ONCE = 256
 """Machines that are restored before other tasks have their turn."""
 
 _START_OFFSET_SECONDS = 30.0
+
+_CATCH_UP_MS = 3_600_000
+"""Records of so long a time are read at once where machines go on from states that were kept."""
 
 
 class Restorer:
@@ -79,13 +84,20 @@ class Restorer:
 
         Returns whether states have to be written at once, because they belong to topics that are gone.
         """
-        states, unreadable = self._readable(self._without_moved(await self._store.read(partitions)))
+        found = await self._store.read(partitions)
+        states, unreadable = self._readable(self._without_moved(of_machines(found)))
+        kept = kept_of(found)
         stale: Mapping[str, AbstractSet[str]] = {}
         if watch is not None:
             stale = await watch.settle(partitions, states)
             self._engine.note_logs(watch.log_ids())
+        newest_ms = _newest_ms(states)
+        # First, because their machines' time has not come as far as that of the others.
+        returned = await self._go_on_from_kept(states, kept, stale.keys(), newest_ms)
         refused: dict[str, str] = {}
         for count, (machine, state) in enumerate(states.items(), 1):
+            if machine in returned:
+                continue
             try:
                 self._engine.restore(machine, state, stale.get(machine, frozenset()))
             except Exception as error:  # whatever the bytes are, the worker goes on
@@ -97,6 +109,7 @@ class Restorer:
             if count % _MACHINES_AT_ONCE == 0:
                 await asyncio.sleep(0)
         await self._keep_aside(unreadable)
+        await self._keep(states, {*refused, *returned}, kept, newest_ms)
         fresh = sum(machine in self._engine.forgotten for machine in stale)
         restored = sum(machine not in refused and machine not in unreadable for machine in states) - fresh
         self.restored += restored
@@ -179,6 +192,114 @@ class Restorer:
             log.warning("%d machines were saved in partitions that are not theirs any more", len(states) - len(kept))
         return kept
 
+    async def _go_on_from_kept(
+        self,
+        states: Mapping[str, bytes],
+        kept: Mapping[str, Mapping[str, bytes]],
+        stale: AbstractSet[str],
+        newest_ms: Mapping[int, int],
+    ) -> set[str]:
+        """Restore machines that worked under another model or profile lately from what was kept for this one."""
+        returned: dict[int, dict[str, SavedAt]] = {}
+        for machine, by_origin in kept.items():
+            state, own = states.get(machine), self._origin_for(machine)
+            current = None if state is None else origin_of(state)
+            if state is None or machine in stale or own is None or current in (None, own) or own not in by_origin:
+                continue
+            before, at = saved_at(by_origin[own]), saved_at(state)
+            if (
+                before.last is None
+                or newest_ms[at.partition] - before.last > KEPT_MS
+                or not _have_same_logs(before, at)
+            ):
+                continue
+            try:
+                self._engine.restore(machine, by_origin[own])
+            except StateError as error:
+                log.warning("the state that was kept for this worker is of no use: %s", error)
+                continue
+            returned.setdefault(self._partition_of(machine.encode()), {})[machine] = before
+        for partition, machines in returned.items():
+            records = await self._catch_up(partition, machines, states, newest_ms[partition])
+            log.info(
+                "partition %d: %d machines go on from states kept for their model and profile, after %d records",
+                partition,
+                len(machines),
+                records,
+            )
+        return {machine for machines in returned.values() for machine in machines}
+
+    def _origin_for(self, machine: str) -> str | None:
+        """The origin of the states with which a machine can go on here."""
+        machine_type = self._profile.type_of(machine)
+        if machine_type is None:
+            return None
+        return origin(self._engine.models[machine_type.name].runner.hash, machine_type.digest)
+
+    async def _catch_up(
+        self, partition: int, machines: Mapping[str, SavedAt], states: Mapping[str, bytes], newest_ms: int
+    ) -> int:
+        """Take in without output what another worker diagnosed since the states were kept; returns how much that was.
+
+        Records behind `newest_ms` were refused by that worker, because their time had not come.
+        """
+        ranks = {topic: rank for rank, topic in enumerate(self._topics) if topic != LABELS}
+        applied = {machine: saved_at(states[machine]).applied for machine in machines}
+        ends = {
+            topic: max(
+                await self._start_offset(topic, partition), *(one.get(topic, -1) + 1 for one in applied.values())
+            )
+            for topic in ranks
+        }
+        keys, count = {machine.encode() for machine in machines}, 0
+        begin_ms = min(before.last for before in machines.values() if before.last is not None)
+        while begin_ms <= newest_ms:
+            end_ms = begin_ms + _CATCH_UP_MS
+            span = Span(partition, begin_ms, ends, None if end_ms > newest_ms else end_ms)
+            records = [
+                record
+                for record in await self._store.history(span)
+                if (record.key in keys or record.topic == CONTROL) and record.timestamp_ms <= newest_ms
+            ]
+            records.sort(key=lambda record: (record.timestamp_ms, ranks[record.topic], record.offset))
+            self._engine.warm_up(records)
+            count += len(records)
+            begin_ms = end_ms
+            await asyncio.sleep(0)
+        for machine in machines:
+            self._engine.note_applied(machine, applied[machine])
+        return count
+
+    async def _keep(
+        self,
+        states: Mapping[str, bytes],
+        refused: AbstractSet[str],
+        kept: Mapping[str, Mapping[str, bytes]],
+        newest_ms: Mapping[int, int],
+    ) -> None:
+        """Keep states of other models and profiles before anything is written over them, and drop what is outdated."""
+        wanted = {
+            machine: {state_origin: states[machine]}
+            for machine in refused
+            if (state_origin := origin_of(states[machine])) is not None
+        }
+        in_use = {machine: None if machine in refused else origin_of(state) for machine, state in states.items()}
+        all_kept = {name: {**kept.get(name, {}), **wanted.get(name, {})} for name in kept.keys() | wanted.keys()}
+        changes: dict[str, bytes | None] = {
+            kept_name(machine, state_origin): wrap(state)
+            for machine, by_origin in wanted.items()
+            for state_origin, state in by_origin.items()
+        }
+        changes |= dict.fromkeys(outdated(all_kept, in_use, max(newest_ms.values(), default=0)))
+        if changes:
+            await self._store.write(changes)
+        if wanted:
+            log.warning(
+                "%d states of another model or profile are kept for %d days, for workers of these",
+                len(wanted),
+                KEPT_MS // 86_400_000,
+            )
+
     async def _warm_up(self, states: Mapping[str, bytes]) -> None:
         """Read the last frames of machines again whose states belong to another model, without any output."""
         since: dict[int, int] = {}
@@ -209,3 +330,19 @@ class Restorer:
                 )
             await asyncio.sleep(0.01)
         return int(offset)
+
+
+def _newest_ms(states: Mapping[str, bytes]) -> dict[int, int]:
+    """By partition, how far its time has come."""
+    newest: dict[int, int] = {}
+    for at in map(saved_at, states.values()):
+        for time_ms in (at.last, at.clock):
+            if time_ms is not None:
+                newest[at.partition] = max(newest.get(at.partition, time_ms), time_ms)
+    return newest
+
+
+def _have_same_logs(one: SavedAt, other: SavedAt) -> bool:
+    """Whether the offsets in two states belong to the same logs."""
+    topics = one.applied.keys() & other.applied.keys()
+    return all(one.logs.get(topic, "") == other.logs.get(topic, "") for topic in topics)

@@ -114,6 +114,14 @@ class Checkpoints:
         if applied != saved.applied:
             machines.mark_changed([machine])
 
+    def note_applied(self, name: str, applied: Mapping[str, int]) -> None:
+        """Records of a machine up to these offsets must have no effect any more."""
+        machine = self._machines.by_key.get(name.encode())
+        if machine is not None:
+            own = machine.applied
+            machine.applied = own | {topic: max(offset, own.get(topic, -1)) for topic, offset in applied.items()}
+            self._machines.mark_changed([machine])
+
     def _restore_clock(self, saved: SavedMachine | Forgotten) -> None:
         now_ms = saved.last if saved.clock is None else saved.clock
         if now_ms > NEVER_MS:

@@ -162,6 +162,10 @@ class Engine:
             self.stats.states_refused += 1
             raise
 
+    def note_applied(self, machine: str, applied: Mapping[str, int]) -> None:
+        """By topic, the last offset up to which records of a machine must have no effect any more."""
+        self._checkpoints.note_applied(machine, applied)
+
     def forget(self, machine: str) -> None:
         """Drop a machine and its state, if it has one."""
         self._stream.machines.forget(machine)

@@ -85,6 +85,8 @@ class SavedAt(msgspec.Struct):
     partition: int = -1
     logs: dict[str, str] = {}
     """By topic, the id of the log that the offset in `applied` belongs to, where it is known."""
+    clock: int | None = None
+    """How far the partition's time had come, milliseconds, where it is known."""
 
 
 _decode_saved_at = msgspec.msgpack.Decoder(SavedAt).decode
@@ -93,7 +95,7 @@ _decode_saved_at = msgspec.msgpack.Decoder(SavedAt).decode
 def saved_at(state: bytes) -> SavedAt:
     """Offsets and time of a saved state; empty if it cannot be read."""
     try:
-        return _decode_saved_at(state) if _is_whole(state) else SavedAt()
+        return _decode_saved_at(state) if is_whole(state) else SavedAt()
     except _UNREADABLE:
         return SavedAt()
 
@@ -109,7 +111,7 @@ def _checksum(content: bytes | bytearray) -> bytes:
     return zlib.crc32(memoryview(content)[:-4]).to_bytes(4)
 
 
-def _is_whole(state: bytes) -> bool:
+def is_whole(state: bytes) -> bool:
     """Whether the checksum is that of the content; a state without one may be."""
     return state[-4 - len(_CHECK_MARK) : -4] != _CHECK_MARK or state[-4:] == _checksum(state)
 
@@ -122,7 +124,7 @@ _decode_machine = msgspec.msgpack.Decoder(SavedMachine).decode
 
 def decode_state(machine: str, state: bytes) -> SavedMachine | Forgotten:
     """The saved state of a machine; raises StateError if it cannot be read, is another's or has another version."""
-    if not _is_whole(state):
+    if not is_whole(state):
         raise StateError(f"state of {machine} is damaged: its content does not match its checksum")
     try:
         head = _decode_head(state)
@@ -150,7 +152,7 @@ def belongs_elsewhere(machine: str, state: bytes, profile: str | None, model: st
     Those of the machine's type now are given, None if it has none. Such a state may still be of use to another worker.
     """
     try:
-        if _is_whole(state) and _decode_head(state).version != STATE_VERSION:
+        if is_whole(state) and _decode_head(state).version != STATE_VERSION:
             return True
         saved = decode_state(machine, state)
     except (*_UNREADABLE, StateError):

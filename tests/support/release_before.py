@@ -1,0 +1,50 @@
+"""The release before this one: what it left, and its code where the history of the repository is at hand."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from agents.replay.shipped import demo_model
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMIT = "0af5b10000dd36e15cca349f09e0ec1973482cde"
+"""The last commit of that release; what it left was written by its code."""
+
+LEFT = ROOT / "tests" / "agents" / "release_before"
+RECORDING = LEFT / "recording.parquet"
+STATES = LEFT / "states.msgpack.gz"
+CERTIFICATE = LEFT / "certificate.parquet"
+_MODEL_HEAD = LEFT / "model_head.bin.gz"
+_MODEL_SHA256 = "24a585e285597db4a11bb97df89d9b92dafb952a2fc40476f9ce02d351a43def"
+
+
+def model_of_before(folder: Path) -> Path:
+    """The model file that it shipped, byte for byte: its head is kept, and its weights are those of today's."""
+    now = demo_model().read_bytes()
+    content = gzip.decompress(_MODEL_HEAD.read_bytes()) + now[8 + int.from_bytes(now[:8], "little") :]
+    assert hashlib.sha256(content).hexdigest() == _MODEL_SHA256
+    path = folder / "before.faultline"
+    path.write_bytes(content)
+    return path
+
+
+def code_of_before(folder: Path) -> Path:
+    """Its code, from the history; skips the test where there is none, such as in a shallow clone."""
+    git = shutil.which("git")
+    if git is None:
+        pytest.skip("git is missing, and with it the code of the release before")
+    done = subprocess.run([git, "-C", str(ROOT), "archive", COMMIT], capture_output=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"the history of the repository is missing here: no commit {COMMIT}")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        archive.extractall(folder, filter="data")
+    shutil.copy(Path(__file__).parent / "release_artefacts.py", folder / "tests" / "support")
+    return folder
