@@ -18,7 +18,7 @@ from agents.ingest import service
 from agents.ingest.ingest import Ingest
 from agents.kafka import transactions
 from agents.kafka.transactions import TransactionalPublisher
-from agents.worker.process import run_process
+from agents.worker.process import one_line_errors, run_process
 from pipeline.config.profile import load_profile
 from pipeline.config.settings import load_settings
 from pipeline.errors import FaultlineError
@@ -86,6 +86,7 @@ class MortalIngest(Ingest):
 def main() -> int:
     """Serve until told to stop, or until death."""
     logging.basicConfig(level=logging.INFO, format="%(created).3f %(name)s: %(message)s", stream=sys.stderr)
+    one_line_errors(logging.getLogger())
     transactions.TransactionalPublisher = MortalPublisher  # type: ignore[misc]
     service.Ingest = MortalIngest  # type: ignore[attr-defined]
     settings = load_settings()
