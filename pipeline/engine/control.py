@@ -115,23 +115,23 @@ class Controller:
             return
         machine.applied[CONTROL] = record.offset
         self._machines.mark_changed([machine])
-        if control.kind == "forget" or self._is_ahead(machine):
-            # What it still holds is of a time that was wrong, or of a machine that is gone: nothing is closed.
+        slot, aligner = np.array([machine.slot]), machine.group.aligner
+        is_ahead = self._is_ahead(machine)
+        if control.kind == "end":
+            self._advance(machine.group, aligner.finish(slot, Resets.RUN_END), outcome)
+        elif control.kind == "reset":
+            aligner.reset(slot, Resets.REQUESTED)
+        if control.kind == "forget" or is_ahead:
+            # What it still holds is of a time that was wrong, or of a machine that is gone: nothing more is closed.
             self._forget(machine, machine.applied)
             self._clocks.forget(machine.partition, machine.key)
             outcome.stats.forgotten += 1
-            return
-        slot, aligner = np.array([machine.slot]), machine.group.aligner
-        if control.kind == "end":
-            self._advance(machine.group, aligner.finish(slot, Resets.RUN_END), outcome)
-        else:
-            aligner.reset(slot, Resets.REQUESTED)
 
     def _is_ahead(self, machine: Machine) -> bool:
         """Whether a machine's frames have closed for a time that has not come yet; only forgetting it would free it."""
         now_ms = self._clocks.now_ms(machine.partition)
         end_ms = machine.group.aligner.closed_until_ms(machine.slot)
-        return now_ms is not None and end_ms - machine.group.machine_type.frame_period_ms > now_ms
+        return now_ms is not None and end_ms - now_ms > machine.group.machine_type.blind_after_ms
 
     def _forget(self, machine: Machine, applied: dict[str, int]) -> None:
         clocks, partition = self._clocks, machine.partition

@@ -309,12 +309,14 @@ class Machines:
     def evict(self, machine: Machine, applied: dict[str, int], now_ms: int | None, confirmed_ms: int | None) -> None:
         """Drop a machine; that its records are applied and its frames closed stays known for a while.
 
-        Its frames count as closed no further than the partition's time has come, whatever its own clock said: `now_ms`,
-        of which others have confirmed `confirmed_ms`.
+        If its own clock was far ahead of the partition's, its frames count as closed no further than that has come:
+        `now_ms`, of which others have confirmed `confirmed_ms`.
         """
         kind = machine.group.machine_type
         time_ms = machine.last_ms if now_ms is None else now_ms
-        closed_ms = min(machine.group.aligner.closed_until_ms(machine.slot), _frame_end(time_ms, kind))
+        closed_ms = machine.group.aligner.closed_until_ms(machine.slot)
+        if closed_ms - time_ms > kind.blind_after_ms:
+            closed_ms = _frame_end(time_ms, kind)
         kept_from_ms = time_ms if confirmed_ms is None else confirmed_ms
         self.forget(machine.name)
         self.forgotten[machine.name] = Forgotten(
