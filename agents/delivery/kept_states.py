@@ -32,6 +32,7 @@ class _Kept(msgspec.Struct):
 
 class _Origin(msgspec.Struct):
     version: int
+    type: str = ""
     model: str = ""
     profile: str = ""
     forgotten: bool = False
@@ -42,9 +43,11 @@ _decode_kept = msgspec.msgpack.Decoder(_Kept).decode
 _decode_origin = msgspec.msgpack.Decoder(_Origin).decode
 
 
-def origin(model: str, profile: str, version: int = STATE_VERSION) -> str:
-    """Which workers a state is of use to: those with this model (by its hash), profile (by its digest) and format."""
-    return f"{version}-{model[:16]}-{profile[:16]}"
+def origin(machine_type: str, model: str, profile: str, version: int = STATE_VERSION) -> str:
+    """Which workers a state is of use to: those with this machine type, model (its hash), profile (the type's digest)
+    and format.
+    """
+    return f"{version}-{model[:16]}-{profile[:16]}-{machine_type}"
 
 
 def origin_of(state: bytes) -> str | None:
@@ -53,7 +56,11 @@ def origin_of(state: bytes) -> str | None:
         found = _decode_origin(state)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return None if found.forgotten or not is_whole(state) else origin(found.model, found.profile, found.version)
+    return (
+        None
+        if found.forgotten or not is_whole(state)
+        else origin(found.type, found.model, found.profile, found.version)
+    )
 
 
 def kept_name(machine: str, state_origin: str) -> str:

@@ -234,7 +234,7 @@ class Restorer:
         machine_type = self._profile.type_of(machine)
         if machine_type is None:
             return None
-        return origin(self._engine.models[machine_type.name].runner.hash, machine_type.digest)
+        return origin(machine_type.name, self._engine.models[machine_type.name].runner.hash, machine_type.digest)
 
     async def _catch_up(
         self, partition: int, machines: Mapping[str, SavedAt], states: Mapping[str, bytes], newest_ms: int
