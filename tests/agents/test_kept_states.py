@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 
+import msgspec
 import pytest
 
-from agents.delivery.kept_states import KEPT_MS, KEPT_PER_MACHINE, is_kept, of_machines
+from agents.delivery.kept_states import KEPT_MS, KEPT_PER_MACHINE, is_kept, of_machines, wrap
 from pipeline.config.profile import parse_profile
 from pipeline.wire.records import Record
 from tests.agents.test_worker_state import T0, OtherModel, S, readings
@@ -175,5 +176,26 @@ def test_two_models_in_one_group_leave_each_other_their_states() -> None:
         assert starts(plant, MODEL) == 6 and 0 < starts(plant, OTHER) < 6
         mine, undisturbed = said(plant, MODEL), await expected(*parts)
         assert mine == {place: value for place, value in undisturbed.items() if place in mine}
+
+    run(test())
+
+
+def test_kept_states_that_cannot_be_used_and_states_of_a_later_format_stop_nobody() -> None:
+    async def test() -> None:
+        plant = Plant()
+        plant.append(readings(0, 100, machines=4))
+        await plant.work()
+        plant.append(readings(100, 200, machines=4))
+        await plant.work(runner=OtherModel())
+        kept = {name.split("\0")[0]: name for name in kept_names(await plant.states())}
+        later = msgspec.msgpack.encode({"version": 99, "model": "m" * 64, "machine": "p8", "partition": "none"})
+        damaged = {kept["p5"]: b"junk", kept["p6"]: wrap(b"\x81"), "p7\0what is this": b"\xff", "p8": later}
+        await plant.store().write(damaged)
+        plant.append(readings(200, 300, machines=4))
+        worker = await plant.work()
+        assert worker.restored == 1, "p7 alone; p8 was written by a release that is not known"
+        assert starts(plant, MODEL) == 4 + 3
+        names = kept_names(await plant.states())
+        assert any(name.startswith("p8\099-") for name in names) and "p7\0what is this" not in names
 
     run(test())
