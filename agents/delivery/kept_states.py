@@ -32,6 +32,7 @@ class _Kept(msgspec.Struct):
 
 class _Origin(msgspec.Struct):
     version: int
+    type: str = ""
     model: str = ""
     profile: str = ""
     forgotten: bool = False
@@ -42,9 +43,11 @@ _decode_kept = msgspec.msgpack.Decoder(_Kept).decode
 _decode_origin = msgspec.msgpack.Decoder(_Origin).decode
 
 
-def origin(model: str, profile: str, version: int = STATE_VERSION) -> str:
-    """Which workers a state is of use to: those with this model (by its hash), profile (by its digest) and format."""
-    return f"{version}-{model[:16]}-{profile[:16]}"
+def origin(machine_type: str, profile: str, model: str, version: int = STATE_VERSION) -> str:
+    """Which workers a state is of use to: those with this machine type, model (its hash), profile (the type's digest)
+    and format.
+    """
+    return f"{version}-{model[:16]}-{profile[:16]}-{machine_type}"
 
 
 def origin_of(state: bytes) -> str | None:
@@ -53,7 +56,11 @@ def origin_of(state: bytes) -> str | None:
         found = _decode_origin(state)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return None if found.forgotten or not is_whole(state) else origin(found.model, found.profile, found.version)
+    return (
+        None
+        if found.forgotten or not is_whole(state)
+        else origin(found.type, found.profile, found.model, found.version)
+    )
 
 
 def kept_name(machine: str, state_origin: str) -> str:
@@ -104,11 +111,13 @@ def outdated(
     """Names of the kept states that are of no use any more.
 
     They are those of machines that are not `in_use`, those whose origin is that of the state in use, those that are
-    older than KEPT_MS at `newest_ms`, and all but the newest ones of a machine.
+    older than KEPT_MS at `newest_ms`, all but the newest ones of a machine, and what cannot be read.
     """
     for machine, by_origin in kept.items():
-        ages_ms = {state_origin: newest_ms - (saved_at(state).last or 0) for state_origin, state in by_origin.items()}
-        for rank, state_origin in enumerate(sorted(ages_ms, key=ages_ms.__getitem__)):
-            is_needed = machine in in_use and in_use[machine] != state_origin
-            if not is_needed or rank >= KEPT_PER_MACHINE or ages_ms[state_origin] > KEPT_MS:
-                yield kept_name(machine, state_origin)
+        last_ms = {name: saved_at(state).last for name, state in by_origin.items() if origin_of(state) == name}
+        ages_ms = {name: 0 if last is None else newest_ms - last for name, last in last_ms.items()}
+        newest = sorted(ages_ms, key=ages_ms.__getitem__)[:KEPT_PER_MACHINE]
+        for name in by_origin:
+            is_needed = machine in in_use and in_use[machine] != name
+            if not is_needed or name not in newest or ages_ms[name] > KEPT_MS:
+                yield kept_name(machine, name)

@@ -109,7 +109,10 @@ class Restorer:
             if count % _MACHINES_AT_ONCE == 0:
                 await asyncio.sleep(0)
         await self._keep_aside(unreadable)
-        await self._keep(states, {*refused, *returned}, kept, newest_ms)
+        in_use = {machine: origin_of(state) for machine, state in states.items()}
+        in_use |= dict.fromkeys([*refused, *returned, *unreadable])
+        wanted = {machine: states[machine] for machine in (*refused, *returned)}
+        await self._keep(wanted, kept, in_use, max(newest_ms.values(), default=0))
         fresh = sum(machine in self._engine.forgotten for machine in stale)
         restored = sum(machine not in refused and machine not in unreadable for machine in states) - fresh
         self.restored += restored
@@ -152,12 +155,12 @@ class Restorer:
         else:
             unreadable[machine] = state, reason
 
-    def _model_of(self, machine: str) -> tuple[str | None, str | None]:
-        """Digest of the profile and hash of the model of a machine's type."""
+    def _model_of(self, machine: str) -> tuple[str, str, str] | tuple[None, None, None]:
+        """A machine's type, the type's digest and its model's hash."""
         machine_type = self._profile.type_of(machine)
         if machine_type is None:
-            return None, None
-        return machine_type.digest, self._engine.models[machine_type.name].runner.hash
+            return None, None, None
+        return machine_type.name, machine_type.digest, self._engine.models[machine_type.name].runner.hash
 
     async def _keep_aside(self, unreadable: Mapping[str, tuple[bytes, str]]) -> None:
         """Make dead letters of states that cannot be read, and only then delete them."""
@@ -202,21 +205,22 @@ class Restorer:
         """Restore machines that worked under another model or profile lately from what was kept for this one."""
         returned: dict[int, dict[str, SavedAt]] = {}
         for machine, by_origin in kept.items():
-            state, own = states.get(machine), self._origin_for(machine)
+            state, (kind, profile, model) = states.get(machine), self._model_of(machine)
+            own = None if kind is None or profile is None or model is None else origin(kind, profile, model)
             current = None if state is None else origin_of(state)
             if state is None or machine in stale or own is None or current in (None, own) or own not in by_origin:
                 continue
             before, at = saved_at(by_origin[own]), saved_at(state)
-            if (
-                before.last is None
-                or newest_ms[at.partition] - before.last > KEPT_MS
-                or not _have_same_logs(before, at)
-            ):
+            until_ms = newest_ms.get(at.partition)
+            if before.last is None or until_ms is None or until_ms - before.last > KEPT_MS:
+                continue
+            if not _have_same_logs(before, at):
                 continue
             try:
                 self._engine.restore(machine, by_origin[own])
-            except StateError as error:
-                log.warning("the state that was kept for this worker is of no use: %s", error)
+            except Exception as error:  # whatever the bytes are, the worker goes on
+                self._engine.forget(machine)
+                log.warning("the state of %s that was kept for this worker cannot be used: %s", machine[:80], error)
                 continue
             returned.setdefault(self._partition_of(machine.encode()), {})[machine] = before
         for partition, machines in returned.items():
@@ -228,13 +232,6 @@ class Restorer:
                 records,
             )
         return {machine for machines in returned.values() for machine in machines}
-
-    def _origin_for(self, machine: str) -> str | None:
-        """The origin of the states with which a machine can go on here."""
-        machine_type = self._profile.type_of(machine)
-        if machine_type is None:
-            return None
-        return origin(self._engine.models[machine_type.name].runner.hash, machine_type.digest)
 
     async def _catch_up(
         self, partition: int, machines: Mapping[str, SavedAt], states: Mapping[str, bytes], newest_ms: int
@@ -252,7 +249,8 @@ class Restorer:
             for topic in ranks
         }
         keys, count = {machine.encode() for machine in machines}, 0
-        begin_ms = min(before.last for before in machines.values() if before.last is not None)
+        left_ms = [before.last for before in machines.values() if before.last is not None]
+        begin_ms, newest_ms = min(left_ms), max(newest_ms, *left_ms)
         while begin_ms <= newest_ms:
             end_ms = begin_ms + _CATCH_UP_MS
             span = Span(partition, begin_ms, ends, None if end_ms > newest_ms else end_ms)
@@ -273,24 +271,23 @@ class Restorer:
     async def _keep(
         self,
         states: Mapping[str, bytes],
-        refused: AbstractSet[str],
         kept: Mapping[str, Mapping[str, bytes]],
-        newest_ms: Mapping[int, int],
+        in_use: Mapping[str, str | None],
+        newest_ms: int,
     ) -> None:
         """Keep states of other models and profiles before anything is written over them, and drop what is outdated."""
         wanted = {
-            machine: {state_origin: states[machine]}
-            for machine in refused
-            if (state_origin := origin_of(states[machine])) is not None
+            machine: {state_origin: state}
+            for machine, state in states.items()
+            if (state_origin := origin_of(state)) is not None
         }
-        in_use = {machine: None if machine in refused else origin_of(state) for machine, state in states.items()}
         all_kept = {name: {**kept.get(name, {}), **wanted.get(name, {})} for name in kept.keys() | wanted.keys()}
         changes: dict[str, bytes | None] = {
             kept_name(machine, state_origin): wrap(state)
             for machine, by_origin in wanted.items()
             for state_origin, state in by_origin.items()
         }
-        changes |= dict.fromkeys(outdated(all_kept, in_use, max(newest_ms.values(), default=0)))
+        changes |= dict.fromkeys(outdated(all_kept, in_use, newest_ms))
         if changes:
             await self._store.write(changes)
         if wanted:

@@ -146,10 +146,10 @@ def _is_past(time_ms: int) -> bool:
     return NEVER_MS <= time_ms <= -NEVER_MS
 
 
-def belongs_elsewhere(machine: str, state: bytes, profile: str | None, model: str | None) -> bool:
-    """Whether a state is whole, but of another version, profile (by its digest) or model (by its hash).
+def belongs_elsewhere(machine: str, state: bytes, kind: str | None, profile: str | None, model: str | None) -> bool:
+    """Whether a state is whole, but of another version, machine type, profile (by its digest) or model (by its hash).
 
-    Those of the machine's type now are given, None if it has none. Such a state may still be of use to another worker.
+    Those of the machine now are given, None if no type matches it. Such a state may still be of use to another worker.
     """
     try:
         if is_whole(state) and _decode_head(state).version != STATE_VERSION:
@@ -157,7 +157,7 @@ def belongs_elsewhere(machine: str, state: bytes, profile: str | None, model: st
         saved = decode_state(machine, state)
     except (*_UNREADABLE, StateError):
         return False
-    return isinstance(saved, SavedMachine) and (saved.profile != profile or saved.model != model)
+    return isinstance(saved, SavedMachine) and (saved.type, saved.profile, saved.model) != (kind, profile, model)
 
 
 def without_state(machine: str, state: bytes) -> bytes:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 
+import msgspec
 import pytest
 
-from agents.delivery.kept_states import KEPT_MS, KEPT_PER_MACHINE, is_kept, of_machines
+from agents.delivery.kept_states import KEPT_MS, KEPT_PER_MACHINE, is_kept, of_machines, wrap
 from pipeline.config.profile import parse_profile
 from pipeline.wire.records import Record
 from tests.agents.test_worker_state import T0, OtherModel, S, readings
@@ -114,12 +115,13 @@ def test_a_machine_that_was_forgotten_does_not_come_back_with_its_model() -> Non
     run(test())
 
 
-def test_another_profile_and_back() -> None:
+@pytest.mark.parametrize("change", [("period: 10s", "period: 20s"), ("name: pump", "name: engine")])
+def test_another_profile_and_back(change: tuple[str, str]) -> None:
     async def test() -> None:
         plant = Plant()
         parts = [readings(begin, begin + 200) for begin in range(0, 600, 200)]
-        first, other = plant.profile, parse_profile(ONE_SOURCE.replace("period: 10s", "period: 20s"), where="test")
-        assert first.machine_types[0].digest != other.machine_types[0].digest
+        first, other = plant.profile, parse_profile(ONE_SOURCE.replace(*change), where="test")
+        assert first.machine_types != other.machine_types
         for part, profile in zip(parts, (first, other, first), strict=True):
             plant.append(part)
             plant.profile = profile
@@ -174,5 +176,26 @@ def test_two_models_in_one_group_leave_each_other_their_states() -> None:
         assert starts(plant, MODEL) == 6 and 0 < starts(plant, OTHER) < 6
         mine, undisturbed = said(plant, MODEL), await expected(*parts)
         assert mine == {place: value for place, value in undisturbed.items() if place in mine}
+
+    run(test())
+
+
+def test_kept_states_that_cannot_be_used_and_states_of_a_later_format_stop_nobody() -> None:
+    async def test() -> None:
+        plant = Plant()
+        plant.append(readings(0, 100, machines=4))
+        await plant.work()
+        plant.append(readings(100, 200, machines=4))
+        await plant.work(runner=OtherModel())
+        kept = {name.split("\0")[0]: name for name in kept_names(await plant.states())}
+        later = msgspec.msgpack.encode({"version": 99, "model": "m" * 64, "machine": "p8", "partition": "none"})
+        damaged = {kept["p5"]: b"junk", kept["p6"]: wrap(b"\x81"), "p7\0what is this": b"\xff", "p8": later}
+        await plant.store().write(damaged)
+        plant.append(readings(200, 300, machines=4))
+        worker = await plant.work()
+        assert worker.restored == 1, "p7 alone; p8 was written by a release that is not known"
+        assert starts(plant, MODEL) == 4 + 3
+        names = kept_names(await plant.states())
+        assert any(name.startswith("p8\099-") for name in names) and "p7\0what is this" not in names
 
     run(test())
