@@ -87,7 +87,7 @@ def _show_counts(counts: Counts, console: Console) -> None:
 
     console.print(counts_table(counts))
     for warning in few_episodes(counts):
-        console.print(cell(f"warning: {warning}", limit=None))
+        console.print(cell(f"warning: {warning}", limit=None), soft_wrap=True)
 
 
 def _compare(config: TrainConfig, data: PreparedData, report: TrainReport, console: Console) -> None:
