@@ -23,6 +23,8 @@ from pipeline.files.atomic_file import write_text
 _RESULTS = ("*.faultline", "*.checkpoint", "scores.json", "history.jsonl", "comparison.json")
 """What a training leaves in its folder."""
 
+_SHOWN_VARIABLES = 10
+
 if TYPE_CHECKING:
     from models.data.class_counts import Counts
     from models.experiments.base import Results
@@ -85,19 +87,23 @@ def _show_counts(counts: Counts, console: Console) -> None:
 
     console.print(counts_table(counts))
     for warning in few_episodes(counts):
-        console.print(cell(f"warning: {warning}", limit=None))
+        console.print(cell(f"warning: {warning}", limit=None), soft_wrap=True)
 
 
 def _compare(config: TrainConfig, data: PreparedData, report: TrainReport, console: Console) -> None:
     """Print the scores beside those of baselines, and write them down."""
-    from models.experiments.comparison import compare
+    from models.experiments.comparison import compare, importance
 
     with training_progress(console) as progress:
         part, scores = compare(config, data, report, on_progress=progress)
+        variables = importance(config, data, report, on_progress=progress)
     path = config.output / "comparison.json"
-    write_text(path, json.dumps({"part": part, "scores": scores}, indent=1) + "\n")
+    write_text(path, json.dumps({"part": part, "scores": scores, "importance": variables}, indent=1) + "\n")
     say(path)
     Console().print(scores_table(f"scores of the {part} part", scores))
+    if variables:
+        first = ", ".join(f"{name} {lost:.3f}" for name, lost in list(variables.items())[:_SHOWN_VARIABLES])
+        say(f"most important variables, by the macro-F1 that the sensors lose without them: {first}")
 
 
 def _require_unused(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,8 +73,8 @@ def runs_from_records(
     for record in records:
         if record.topic == LABELS:
             label = _label(record, profile, machine_type, source)
-            if label is not None:
-                book.insert(label)
+            book.insert(label)
+            if profile.type_of(label.machine) in (machine_type, None):
                 spans.append(label)
             continue
         chunk.append(record)
@@ -99,18 +100,17 @@ def runs_from_records(
     return finished
 
 
-def _label(record: Record, profile: PlantProfile, machine_type: MachineType, source: str) -> LabelledSpan | None:
-    """A label of the machine type's machines; None if it is another type's. Raises DataError."""
+def _label(record: Record, profile: PlantProfile, machine_type: MachineType, source: str) -> LabelledSpan:
+    """The label in a record; raises DataError if it is none, or names a fault that its machine cannot have."""
     try:
         label = read_label(record)
     except RejectedError as rejected:
         raise DataError(f"{source}, labels offset {record.offset}: {rejected.detail}") from rejected
-    if profile.type_of(label.machine) not in (machine_type, None):
-        return None
-    if label.fault not in machine_type.faults:
+    kind = profile.type_of(label.machine) or machine_type
+    if label.fault not in kind.faults:
         raise DataError(
-            f"{source}, labels offset {record.offset}: machine type {machine_type.name} has no fault {label.fault!r}; "
-            f"{did_you_mean(label.fault, machine_type.faults)}"
+            f"{source}, labels offset {record.offset}: machine type {kind.name} has no fault {label.fault!r}; "
+            f"{did_you_mean(label.fault, kind.faults)}"
         )
     return label
 
@@ -131,8 +131,8 @@ def _require_use(labels: Sequence[LabelledSpan], starts: Mapping[str, list[list[
     """Raise DataError if there are labels and none covers a frame; warn of those of a fault that do not."""
     unused: dict[str, list[LabelledSpan]] = {}
     for label in labels:
-        times = (np.array(part) for part in starts.get(label.machine, []))
-        if not any(bool(((part >= label.start_ms) & (part < label.end_ms)).any()) for part in times):
+        parts = starts.get(label.machine, [])
+        if not any(bisect_left(part, label.start_ms) < bisect_left(part, label.end_ms) for part in parts):
             unused.setdefault(label.fault, []).append(label)
     count = sum(map(len, unused.values()))
     if not count:

@@ -10,6 +10,9 @@ from models.configs.sensors import SeqLSTMConfig
 from models.evaluation.scoring import Scores
 from models.experiments.baselines.base import BaselineConfig
 from models.experiments.baselines.scores import baseline_scores
+from models.experiments.importance import variable_importance
+from models.model_file import read_model
+from models.network_file import build_network
 from models.training.config import TrainConfig
 from models.training.evidence import part_evidence
 from models.training.loop import OnProgress, StageConfig, run_stage
@@ -27,6 +30,8 @@ _MAX_FRAMES = 50_000
 _MAX_LSTM_FRAMES = 200_000
 """With more training frames a second LSTM would take too long."""
 _LSTM_EPOCHS = 12
+_MAX_IMPORTANCE_VALUES = 20_000_000
+"""Frames, times variables twice: with more, the importance of variables would take too long."""
 
 
 def compare(
@@ -45,6 +50,17 @@ def compare(
         scores[PLAIN_LSTM] = _plain_lstm(config, data, part, on_progress)
     measures = [name for name in scores["fused"] if name not in ("per_fault", "partition", "clusters")]
     return part, {system: {name: found[name] for name in measures} for system, found in scores.items()}
+
+
+def importance(
+    config: TrainConfig, data: PreparedData, report: TrainReport, *, on_progress: OnProgress | None = None
+) -> dict[str, float]:
+    """The importance of each variable on the validation part; empty where that is not cheap."""
+    runs, variables = data.split.validation, data.machine_type.variable_names
+    if sum(map(len, runs)) * len(variables) ** 2 > _MAX_IMPORTANCE_VALUES:
+        return {}
+    network = build_network(read_model(report.model)).eval()
+    return variable_importance(network, runs, variables, data.hold_limit, seed=config.seed, on_progress=on_progress)
 
 
 def _plain_lstm(config: TrainConfig, data: PreparedData, part: Part, on_progress: OnProgress | None) -> Scores:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from models.configs.fusion import FusionChoice, FusionConfig, RuleChoice
 from models.configs.sensors import SensorConfig, SeqLSTMConfig
@@ -41,6 +41,10 @@ class SplitConfig(BaseModel):
         return self
 
 
+def _split(given: Any) -> Any:
+    return {"by": given} if isinstance(given, str) else given
+
+
 class TrainConfig(BaseModel):
     """Everything that determines a training; with the same files it gives the same model."""
 
@@ -63,7 +67,7 @@ class TrainConfig(BaseModel):
     seed: int = 0
     validation: float = Field(default=0.15, gt=0, lt=1)
     test: float = Field(default=0.15, ge=0, lt=1)
-    split: SplitConfig = SplitConfig()
+    split: Annotated[SplitConfig, BeforeValidator(_split)] = SplitConfig()
     sensors: SensorConfig = SeqLSTMConfig()
     text: TextConfig = TextConfig()
     fusion: FusionChoice = FusionConfig()

@@ -12,7 +12,8 @@ import pytest
 from agents.replay.convert import convert
 from agents.replay.tables.description import load_conversion
 from models.data.from_recordings import runs_from_records
-from pipeline.config.profile import parse_profile
+from models.training.config import load_train_config
+from pipeline.config.profile import load_profile, parse_profile
 from pipeline.errors import DataError
 from pipeline.wire.messages import decode_event, decode_label
 from pipeline.wire.readings import decode_reading
@@ -187,3 +188,24 @@ labels:
     (tmp_path / "more.csv").write_text("unit,cycle,Flow\n2,8,1")
     with pytest.raises(DataError, match=r"machine 'p2' is in .*engines.csv and in .*more.csv"):
         convert(load_conversion(tmp_path / "plant.yaml"), tmp_path, tmp_path / "again.parquet")
+
+
+def test_engines_of_cmapss_fail_in_their_last_30_cycles(tmp_path: Path) -> None:
+    profile, plants = load_profile("cmapss"), Path(__file__).parents[2] / "deploy" / "plants"
+    lives = {1: 45, 20: 30, 100: 31}
+    table = {"unit": [unit for unit, life in lives.items() for _ in range(life)]}
+    table["cycle"] = [cycle for life in lives.values() for cycle in range(1, life + 1)]
+    for name in profile.machine_types[0].variable_names:
+        table[name] = [100 * unit + cycle for unit, cycle in zip(table["unit"], table["cycle"], strict=True)]
+    (tmp_path / "cmapss").mkdir()
+    pq.write_table(pa.table(table), tmp_path / "cmapss" / "train_FD001.parquet")
+    out = tmp_path / "cmapss.parquet"
+    assert convert(load_conversion(plants / "cmapss.yaml"), tmp_path, out, profile).records == sum(lives.values()) + 3
+    runs = runs_from_records(read_recording(out), profile, profile.machine_types[0], "cmapss")
+    assert {run.name: run.labels.tolist() for run in runs} == {
+        f"engine-{unit:03d}/0": [0] * (life - 30) + [1] * 30 for unit, life in lives.items()
+    }
+    assert runs[0].values.shape == (45, 24)
+    assert np.array_equal(runs[0].values[:, 23], np.arange(101, 146))
+    chosen = load_train_config(plants / "cmapss.train.yaml", data=tmp_path)
+    assert (chosen.profile, chosen.recordings) == ("cmapss", (out,))

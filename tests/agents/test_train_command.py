@@ -51,6 +51,8 @@ def test_training_shows_its_data_first_and_its_scores_beside_baselines_last(trai
     scores = json.loads((folder / "model" / "scores.json").read_text())["test"]["all"]["all_faults"]
     assert compared["part"] == "test"
     assert compared["scores"].keys() == {"fused", "sensors", "gradient boosting", "plain LSTM"}
+    assert compared["importance"].keys() == {"flow", "load"}
+    assert "most important variables, by the macro-F1 that the sensors lose without them: " in done.stdout
     for name in ("accuracy", "macro_f1", "detection_rate", "false_alarm_rate"):
         assert compared["scores"]["fused"][name] == scores["fusion"][name]
         assert compared["scores"]["sensors"][name] == scores["sensors"][name]

@@ -17,7 +17,7 @@ from models.experiments.baselines.base import BaselineConfig, BaselineKind
 from models.experiments.baselines.deep import MultimodalEncoder, SharedNetwork
 from models.experiments.baselines.rows import baseline_rows, ring_documents, window_features, word_ages
 from models.experiments.baselines.scores import baseline_scores, boosting_scores
-from models.experiments.baselines.texts import TextSVM
+from models.experiments.baselines.texts import DocumentVectors, TextSVM
 from models.training.config import TrainConfig
 from pipeline.errors import DataError
 from tests.support.models_tiny import PROFILE, machine_type
@@ -214,3 +214,20 @@ def test_clusters_find_what_lies_apart_whatever_its_scale() -> None:
     assert partition_scores(classes, found)["ari"] == pytest.approx(1)
     same = cluster(np.ones((10, 2), np.float32), 4, seed=0)
     assert set(same) == {0}
+
+
+@pytest.mark.parametrize(
+    ("documents", "size"),
+    [
+        ([f"code {a} then code {b}" for a in ("e1", "e2") for b in ("e1", "e2", "e3")], 5),
+        ([" ".join(["error"] * count) for count in range(1, 200)], 2),
+        (["1", "2", "x y"], 0),
+        (["error"], 0),
+        ([], 0),
+    ],
+)
+def test_documents_of_few_words_become_short_vectors(documents: list[str], size: int) -> None:
+    vectors = DocumentVectors(documents, seed=0)([*documents, "", "other"])
+    assert vectors.shape == (len(documents) + 2, size)
+    assert np.isfinite(vectors).all()
+    assert not vectors[-2:].any()

@@ -15,7 +15,7 @@ from models.data.class_counts import few_episodes
 from models.training.config import TrainConfig, load_train_config
 from models.training.prepare import PARTS, PreparedData, memory_frames, prepare
 from pipeline.errors import DataError
-from pipeline.wire.recording import new_recording
+from pipeline.wire.recording import new_recording, read_recording
 from pipeline.wire.records import Record
 
 PLANT = """
@@ -188,7 +188,8 @@ EPISODES: Sequence[Episode] = [(at, at + 6, "leak" if at % 40 else "jam") for at
 
 def test_a_split_by_time_leaves_a_gap_of_the_models_memory(site: Site) -> None:
     site.record(2, 400, EPISODES)
-    chosen = site.config(split={"by": "time"}, chunk_frames=13, sensors={"hidden": [8], "trends": [15.5]})
+    assert site.config(split="time").split == site.config(split={"by": "time"}).split
+    chosen = site.config(split="time", chunk_frames=13, sensors={"hidden": [8], "trends": [15.5]})
     data = prepare(chosen)
     gap = memory_frames(chosen, data.machine_type)
     assert gap == 16
@@ -227,6 +228,7 @@ def test_nothing_left_by_time_is_refused(site: Site) -> None:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
+        ("split: tme", "split.by: Input should be 'machine' or 'time'"),
         ("split: {by: tme}", "split.by: Input should be 'machine' or 'time'"),
         ("split: {gap_frames: 5}", "split: gap_frames is for `by: time`"),
         ("splitt: {by: time}", "splitt: there is no such key; did you mean split?"),
@@ -243,3 +245,28 @@ def test_keys_of_a_training_that_are_wrong_are_named_with_the_nearest(site: Site
     with pytest.raises(DataError) as refused:
         load_train_config(path)
     assert said in str(refused.value)
+
+
+def test_labels_of_other_types_are_checked_against_their_own_faults(site: Site) -> None:
+    fans = """
+  - name: fan
+    match: "fan-*"
+    frame_period: 10s
+    texts: false
+    faults: [normal, stall]
+    variables: [{name: speed}]
+"""
+    (site.folder / "tiny.yaml").write_text(PLANT + fans, encoding="utf-8")
+    site.record(8, 80, [(20, 30, "leak"), (50, 60, "jam")])
+    data = site.folder / "data.parquet"
+    body = json.dumps({"machine": "fan-1", "start": START_MS, "fault": "stall", "end": START_MS + 1}).encode()
+    label = Record("labels", 0, 10_000, START_MS + 80 * PERIOD_MS, b"fan-1", body)
+    records = [*read_recording(data), label]
+    with new_recording(site.folder / "more.parquet") as writer:
+        writer.write(records)
+    chosen = {"machine_type": "pump", "recordings": [site.folder / "more.parquet"]}
+    assert str(site.prepared(**chosen).counts["test"]) == str(site.prepared(machine_type="pump").counts["test"])
+    with new_recording(site.folder / "wrong.parquet") as writer:
+        writer.write([*records[:-1], label._replace(value=body.replace(b"stall", b"leak"))])
+    with pytest.raises(DataError, match="machine type fan has no fault 'leak'; there are normal, stall"):
+        site.prepared(machine_type="pump", recordings=[site.folder / "wrong.parquet"])

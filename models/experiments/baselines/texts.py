@@ -51,12 +51,14 @@ class DocumentVectors:
     """Documents as vectors: TF-IDF of words and pairs of words, reduced by singular values; learned from training."""
 
     def __init__(self, documents: Sequence[str], *, seed: int) -> None:
-        self._size = min(_DOCUMENT_SIZE, len(documents) - 1)
-        if self._size < 1:
-            self._size = 0
-            return
+        self._size = 0
         self._tfidf = TfidfVectorizer(preprocessor=normalised, ngram_range=(1, 2), sublinear_tf=True)
-        self._reduce = TruncatedSVD(self._size, random_state=seed).fit(self._tfidf.fit_transform(documents))
+        tokenize = self._tfidf.build_analyzer()
+        if len(documents) < 2 or not any(tokenize(document) for document in documents):
+            return
+        matrix = self._tfidf.fit_transform(documents)
+        self._size = min(_DOCUMENT_SIZE, len(documents) - 1, matrix.shape[1])
+        self._reduce = TruncatedSVD(self._size, random_state=seed).fit(matrix)
 
     def __call__(self, documents: Sequence[str]) -> Floats:
         """(N, D); 0 where a document is empty."""
