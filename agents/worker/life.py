@@ -123,7 +123,9 @@ class Life:
     def run(self, what: str, task: Coroutine[Any, Any, None]) -> None:
         """Run a background task until `end_tasks`; what it raises ends the process."""
         self._loop = asyncio.get_running_loop()
-        self._tasks.append(asyncio.create_task(self._run(what, task), name=what))
+        started = asyncio.create_task(self._run(what, task), name=what)
+        started.add_done_callback(lambda _: task.close())  # which was never begun if it is cancelled at once
+        self._tasks.append(started)
 
     async def _run(self, what: str, task: Coroutine[Any, Any, None]) -> None:
         try:
