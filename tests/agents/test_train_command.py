@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -23,6 +26,14 @@ sensors: {hidden: [8], head: [8]}
 sensor_stage: {epochs: 2, batch_size: 2, learning_rate: 0.01}
 """
 FRAMES = 80
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _data_lies_beside_the_configuration() -> Iterator[None]:
+    """Whoever runs the tests may have set where other data lie."""
+    with mock.patch.dict(os.environ):
+        os.environ.pop("FAULTLINE_DATA", None)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ def test_one_value_that_a_thousand_rows_share_is_unpacked_for_a_few_at_once(
         pq.write_table(table, path, compression="zstd", store_schema=False)
     assert path.stat().st_size < 10_000
     code = f"print(sum(len(record.value) for record in read_recording({str(path)!r})))"
-    done = run_bounded(READ, code, mib=512)
+    done = run_bounded(READ, code, mib=1024)
     assert (done.returncode, done.stdout) == (0, f"{rows * 8 * MIB}\n"), done
 
 
