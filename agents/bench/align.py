@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from pipeline.config.form import Form
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.engine.frame_stream import FrameStream
 from pipeline.engine.machines import MachineGroup
@@ -44,14 +45,18 @@ def make_records(profile: PlantProfile, machines: int, readings: int, seed: int)
 
 def foreign_profile(profile: PlantProfile) -> PlantProfile:
     """The same plant with readings of a foreign form, in a topic of its own."""
-    plant = profile.model_dump(by_alias=True)
-    kind = plant["machine_types"][0]
-    for number, variable in enumerate(kind["variables"]):
-        variable["tag"] = f"Reactor.Tag{number}"
-    for source in kind["sources"].values():
-        source["topic"] = FOREIGN_TOPIC
-        source["form"] = {"machine": "device", "time": {"path": "ts", "unit": "ms"}, "values": "tags"}
-    return PlantProfile.model_validate(plant)
+    kind = profile.machine_types[0]
+    form = Form.model_validate({"machine": "device", "time": {"path": "ts", "unit": "ms"}, "values": "tags"})
+    tags = [f"Reactor.Tag{number}" for number in range(len(kind.variables))]
+    variables = zip(kind.variables, tags, strict=True)
+    changes = {
+        "variables": tuple(variable.model_copy(update={"tag": tag}) for variable, tag in variables),
+        "sources": {
+            name: source.model_copy(update={"topic": FOREIGN_TOPIC, "form": form})
+            for name, source in kind.sources.items()
+        },
+    }
+    return profile.model_copy(update={"machine_types": (kind.model_copy(update=changes),)})
 
 
 def foreign_records(profile: PlantProfile, records: Sequence[Record]) -> list[Record]:
