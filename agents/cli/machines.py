@@ -127,7 +127,7 @@ def end(machine: MachineArgument, broker: BrokerOption = None, profile: ProfileO
 def forget(
     machine: MachineArgument, broker: BrokerOption = None, profile: ProfileOption = None, force: ForceOption = False
 ) -> None:
-    """Forget a machine with all that is known of it; its next reading begins anew, at whatever time it is.
+    """Forget a machine with all that is known of it; it starts again with its next reading, at whatever time that is.
 
     This frees a machine whose clock was ahead: until real time has caught up, all of its readings would be late.
     """

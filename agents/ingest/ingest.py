@@ -192,10 +192,7 @@ class Ingest:
 
     async def _write(self, records: Sequence[Record]) -> Sequence[Record]:
         """Write what records lead to; returns those of partitions of which the claim was lost."""
-        by_place: dict[TP, list[Record]] = {}
-        for record in records:
-            by_place.setdefault(self._place(record), []).append(record)
-        found = await asyncio.gather(*(self._part(place, own) for place, own in by_place.items()))
+        found = await asyncio.gather(*(self._part(place, own) for place, own in self._by_place(records).items()))
         parts = {part.place: part for part in found if part.records}
         fresh = {record[:3] for part in parts.values() for record in part.records}
         await _all(part.attempt(part.claim.begin()) for part in parts.values())
@@ -246,11 +243,8 @@ class Ingest:
         yield records[begin:]
 
     async def _publish(self, records: Sequence[Record], parts: Mapping[TP, _Part]) -> None:
-        by_place: dict[TP, list[Record]] = {}
-        for record in records:
-            by_place.setdefault(self._place(record), []).append(record)
         steps = []
-        for place, own in by_place.items():
+        for place, own in self._by_place(records).items():
             part = parts[place]
             if part.lost is None:
                 topic = own[0].topic
@@ -259,8 +253,12 @@ class Ingest:
                 steps.append(part.attempt(part.claim.publish(outputs)))
         await _all(steps)
 
-    def _place(self, record: Record) -> TP:
-        return TP(full_topic_name(self._settings.topic_prefix, record.topic), record.partition)
+    def _by_place(self, records: Sequence[Record]) -> dict[TP, list[Record]]:
+        found: dict[TP, list[Record]] = {}
+        for record in records:
+            place = TP(full_topic_name(self._settings.topic_prefix, record.topic), record.partition)
+            found.setdefault(place, []).append(record)
+        return found
 
     async def _release(self, places: Sequence[TP]) -> None:
         claims = [claim for place in places if (claim := self._claims.pop(place, None)) is not None]

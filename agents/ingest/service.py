@@ -30,7 +30,6 @@ async def serve(settings: Settings, profile: PlantProfile, mqtt: str | None = No
     address = None if mqtt is None else MqttAddress.parse(mqtt)
     schemas = schema_registry(settings)
     forms = kafka_forms(profile, schemas) if address is None else mqtt_forms(profile, schemas)
-    require_codecs(*WORKER_MODULES)
 
     async def serve_guarded(guard: Guard) -> None:
         letter_bytes = await in_thread(require_ingest_topics, settings, profile, from_kafka=address is None)

@@ -116,8 +116,15 @@ class FrameStream:
             if partition in held:
                 behind.append(record)
                 continue
+            control: Control | None = None
             try:
-                is_new = self._take_one(record, order, inboxes)
+                if not messages.is_time_ms(record.timestamp_ms):
+                    raise RejectedError(Reason.BAD_TIME, f"its own time stamp is {record.timestamp_ms}")
+                if topic == CONTROL:
+                    control = self._controller.read(record)
+                    is_new = record.offset > self.progress.controls.get(partition, -1)
+                else:
+                    is_new = self._take_one(record, order, inboxes)
             except RejectedError as rejected:
                 outcome.reject(record, rejected)
                 self.machines.forget_if_new(record)
@@ -128,10 +135,9 @@ class FrameStream:
             if not is_new:
                 outcome.stats.skipped[topic] += 1
             # Only by valid records: what is refused says nothing about the time.
-            if topic != CONTROL:
+            if control is None:
                 clocks.heard(partition, record.key or b"", record.timestamp_ms)
             else:
-                control = self._controller.read(record)
                 if is_new:
                     self._hold(control, record, held)
                 if control.kind == "tick":  # others are sent by people, who may be of another time than the data
@@ -140,18 +146,15 @@ class FrameStream:
         return behind
 
     def _take_one(self, record: Record, order: int, inboxes: dict[str, Inbox]) -> bool:
-        """Take a record in; False if its effect is in the state already. Raises RejectedError or AppliedError."""
-        topic = record.topic
-        if not messages.is_time_ms(record.timestamp_ms):
-            raise RejectedError(Reason.BAD_TIME, f"its own time stamp is {record.timestamp_ms}")
-        if topic in self._sensor_topics:
+        """Take a reading or text in; False if its effect is in the state already.
+
+        Raises RejectedError or AppliedError.
+        """
+        if record.topic in self._sensor_topics:
             return self._intake.reading(record, order, inboxes)
-        if topic in self._event_topics:
+        if record.topic in self._event_topics:
             return self._intake.event(record, order, inboxes)
-        if topic != CONTROL:
-            raise RejectedError(Reason.UNKNOWN_TOPIC, f"the engine does not read topic {topic}")
-        self._controller.read(record)
-        return record.offset > self.progress.controls.get(record.partition, -1)
+        raise RejectedError(Reason.UNKNOWN_TOPIC, f"the engine does not read topic {record.topic}")
 
     def _hold(self, control: Control, record: Record, held: dict[int, tuple[Control, Record]]) -> None:
         """Hold a control record until what came before it is aligned."""

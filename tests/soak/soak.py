@@ -419,7 +419,7 @@ def kill_one_of_two(broker: KafkaBroker, folder: Path, report: Report, seconds: 
 
 
 def stop_the_broker(broker: KafkaBroker, folder: Path, report: Report, away_s: float, seed: int) -> None:
-    """The broker goes away under load and comes back; whoever supervises workers starts those anew that end."""
+    """The broker goes away under load and comes back; workers that end are started again."""
     plant = KafkaPlant(broker.bootstrap, folder)
     records = story(3_000, plant.partition_of, PARTITIONS, machines=8, seed=seed)
     plant.write(records)
