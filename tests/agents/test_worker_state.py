@@ -97,7 +97,7 @@ def test_partitions_that_move_take_their_states_along() -> None:
         reference = await undisturbed(*parts)
         assert plant.outputs() == reference.outputs()
         resets = [json.loads(record.value or b"")["reset"] for record in plant.log("diagnoses")]
-        assert resets.count("start") == 6, "no machine began anew when it moved"
+        assert resets.count("start") == 6, "no machine started again when it moved"
 
     run(test())
 

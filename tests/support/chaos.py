@@ -290,6 +290,9 @@ def story(
         if now % 15 == 0:
             for partition in range(partitions):
                 add("control", now, None, {"kind": "tick", "time": T0_MS + now * 1000}, partition)
+    # A state holds its partition's time when it was saved. Without these, that would depend on when checkpoints were.
+    for name in names:
+        add("sensors.fast", seconds, name, {"machine": name, "time": T0_MS + seconds * 1000, "values": [0.5, 1.5]})
     return records
 
 
