@@ -20,16 +20,29 @@ from models.configs.fusion import (
     HybridConfig,
     VAEConfig,
 )
-from models.configs.sensors import CausalCNNConfig, LinearStateConfig, RingAttentionConfig, SensorConfig, SeqLSTMConfig
+from models.configs.sensors import (
+    CausalCNNConfig,
+    ExpertsConfig,
+    LinearStateConfig,
+    RingAttentionConfig,
+    SensorConfig,
+    SeqLSTMConfig,
+    StatisticsConfig,
+    TreesConfig,
+)
 from models.data.scaling import Scaling
-from models.encoders.base import State
+from models.encoders.base import SensorEncoder, State
 from models.encoders.causal_cnn import CausalCNN
 from models.encoders.event_ring import TextModality, empty_ring, push_texts, turn_ring
+from models.encoders.experts import PooledExperts
 from models.encoders.linear_state import LinearState
 from models.encoders.lstm import SeqLSTM
+from models.encoders.messages import MessageInputs
 from models.encoders.placed_texts import PlacedText, ring_plan
 from models.encoders.ring_attention import RingAttention
+from models.encoders.statistics import StatisticsNetwork
 from models.encoders.tokenizer import Tokenizer
+from models.encoders.trees import Trees
 from models.fusion.adaptive import AdaptiveFusion
 from models.fusion.base import FusionNetwork
 from models.fusion.concatenation import ChannelsFusion, DeepFusion, EarlyFusion, HybridFusion
@@ -37,20 +50,28 @@ from models.fusion.late import LateFusion
 from models.fusion.learned import LearnedFusion
 from models.fusion.vae import MultimodalVAE
 
-SensorNetwork = SeqLSTM | CausalCNN | RingAttention | LinearState
 
-
-def build_sensors(config: SensorConfig, *, variables: int, classes: int) -> SensorNetwork:
-    """An untrained sensor encoder of this description."""
+def build_sensors(config: SensorConfig, *, variables: int, classes: int, messages: int = 0) -> SensorEncoder:
+    """An untrained sensor encoder of this description, for so many columns of messages behind the readings."""
     match config:
         case SeqLSTMConfig():
-            return SeqLSTM(config, variables=variables, classes=classes)
+            return SeqLSTM(config, variables=variables, classes=classes, messages=messages)
         case CausalCNNConfig():
             return CausalCNN(config, variables=variables, classes=classes)
         case RingAttentionConfig():
             return RingAttention(config, variables=variables, classes=classes)
         case LinearStateConfig():
             return LinearState(config, variables=variables, classes=classes)
+        case StatisticsConfig():
+            return StatisticsNetwork(config, variables=variables, classes=classes, messages=messages)
+        case TreesConfig():
+            return Trees(config, variables=variables, classes=classes, messages=messages)
+        case ExpertsConfig():
+            experts = [
+                build_sensors(expert, variables=variables, classes=classes, messages=messages)
+                for expert in config.experts
+            ]
+            return PooledExperts(config, experts, variables=variables, classes=classes, messages=messages)
 
 
 def build_fusion(config: FusionChoice, *, sizes: Sequence[int], classes: int) -> LateFusion | LearnedFusion:
@@ -126,7 +147,13 @@ class Diagnoser(nn.Module):
         self.register_buffer("std", torch.ones(config.variables))
         self.mean: Tensor  # (V,)
         self.std: Tensor  # (V,)
-        self.sensors = build_sensors(config.sensors, variables=config.variables, classes=config.classes)
+        self.messages = None if config.messages is None else MessageInputs(config.messages)
+        self.sensors = build_sensors(
+            config.sensors,
+            variables=config.variables,
+            classes=config.classes,
+            messages=0 if config.messages is None else config.messages.columns,
+        )
         self.text: TextModality | None = None
         if config.text is not None and tokenizer is not None:
             self.text = TextModality(config.text, tokenizer, classes=config.classes)
@@ -144,7 +171,8 @@ class Diagnoser(nn.Module):
 
     def init_state(self, batch: int) -> State:
         """The state of `batch` machines before their first frame."""
-        state = self.sensors.init_state(batch)
+        state = {} if self.messages is None else self.messages.init_state(batch)
+        state |= self.sensors.init_state(batch)
         if self.text is not None:
             state |= empty_ring(batch, self.text.config, self.mean)
         return state
@@ -157,10 +185,23 @@ class Diagnoser(nn.Module):
             x = torch.cat([x, observed.to(x.dtype)], dim=-1)
         return scaled, x
 
-    def step(self, values: Tensor, observed: Tensor, texts: RoundTexts | None, state: State) -> tuple[Answer, State]:
-        """One frame of B machines: values (B, V) with NaN where unknown, observed (B, V), and the frame's new texts."""
+    def step(
+        self,
+        values: Tensor,
+        observed: Tensor,
+        texts: RoundTexts | None,
+        state: State,
+        messages: Tensor | None = None,
+    ) -> tuple[Answer, State]:
+        """One frame of B machines: values (B, V) with NaN where unknown, observed (B, V), the frame's new texts, and
+        how often it brought each message (B, K), if the network counts messages."""
         scaled, x = self.sensor_inputs(values, observed)
+        counted: State = {}
+        if self.messages is not None and messages is not None:
+            columns, counted = self.messages.step(messages, state)
+            x = torch.cat([x, columns], dim=1)
         logits, features, after = self.sensors.step(x, state)
+        after |= counted
         measured = ~values.isnan().all(dim=1)
         if self.text is None:
             return self._answer(logits[None], measured[None], (features,), scaled, None), after
@@ -175,6 +216,9 @@ class Diagnoser(nn.Module):
         """Whole runs: values and observed (B, T, V), and each run's texts; N = B * T, run after run."""
         batch, frames, _ = values.shape
         scaled, x = self.sensor_inputs(values, observed)
+        if self.messages is not None:
+            runs_texts = texts or [()] * batch
+            x = torch.cat([x, torch.stack([self.message_columns(run, frames) for run in runs_texts])], dim=2)
         logits, features = self.sensors(x)
         measured = ~values.isnan().all(dim=2)
         flat = (features.flatten(0, 1),)
@@ -186,6 +230,13 @@ class Diagnoser(nn.Module):
         both = torch.stack([logits.flatten(0, 1), read.logits])
         present = torch.stack([measured.flatten(), read.filled])
         return self._answer(both, present, (*flat, read.features), scaled.flatten(0, 1), read.attention)
+
+    def message_columns(self, texts: Sequence[PlacedText], frames: int) -> Tensor:
+        """Scaled columns of messages (T, (W + 1) K) of one run; none without message inputs."""
+        if self.messages is None:
+            return self.mean.new_zeros(frames, 0)
+        columns = torch.from_numpy(self.messages.columns(texts, frames)).to(self.mean.dtype)
+        return self.messages.scaled(columns)
 
     def ring_of_run(self, texts: Sequence[PlacedText], frames: int) -> tuple[Tensor, Tensor]:
         """The ring at every frame of one run: vectors (T, E, d) and ages (T, E).

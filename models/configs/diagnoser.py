@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.configs.fusion import FusionChoice, FusionConfig
 from models.configs.limits import Width
+from models.configs.messages import MessagesConfig
 from models.configs.sensors import SensorConfig, SeqLSTMConfig
 from models.configs.text import TextConfig
 
@@ -25,6 +26,8 @@ class DiagnoserConfig(BaseModel):
     sensors: SensorConfig = SeqLSTMConfig()
     text: TextConfig | None = TextConfig()
     """None for machine types without texts."""
+    messages: MessagesConfig | None = None
+    """Frequent messages that the sensor experts get as numbers; None for plants without them."""
     fusion: FusionChoice = FusionConfig()
     clip: float = Field(default=10.0, gt=0, le=1e6)
     """Readings further than this many standard deviations from the normal state enter the network at this distance."""

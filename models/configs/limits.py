@@ -16,3 +16,6 @@ Layers = Annotated[int, Field(ge=1, le=64)]
 Heads = Annotated[int, Field(ge=1, le=1_024)]
 FrameCount = Annotated[float, Field(ge=1e-3, le=1e9)]
 FrameCounts = Annotated[tuple[FrameCount, ...], Field(max_length=64)]
+
+WholeFrames = Annotated[int, Field(ge=1, le=4_096)]
+"""Frames that are kept, each as a vector of a machine's state."""

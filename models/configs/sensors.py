@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from models.configs.limits import FrameCount, FrameCounts, Heads, Layers, Width, Widths
+from models.configs.limits import FrameCount, FrameCounts, Heads, Layers, WholeFrames, Width, Widths
+
+MIN_EXPERT_PROBABILITY: Final = 1e-5
+"""No expert of a pool may say less, so that one that errs cannot overrule all others."""
+MIN_TREE_PROBABILITY: Final = 1e-4
+"""The same for trees; smaller shares of a forest's votes count as this, too."""
+HIDDEN_SHARE: Final = 0.1
+"""Share of a hidden fault's probability that stays with it; the rest counts as normal."""
 
 
 class SeqLSTMConfig(BaseModel):
@@ -24,6 +31,8 @@ class SeqLSTMConfig(BaseModel):
     """Time constants, in frames, of running means; the input gains each reading's distance from its mean."""
     spreads: FrameCounts = ()
     """Time constants, in frames, of running mean absolute frame-to-frame changes, which the input gains as well."""
+    squash: bool = False
+    """Readings enter as arcsinh of their standard scores, so that far ones are not cut off."""
 
 
 class CausalCNNConfig(BaseModel):
@@ -92,6 +101,93 @@ class LinearStateConfig(BaseModel):
         return self
 
 
+class StatisticsConfig(BaseModel):
+    """Shape of a network on streaming statistics: running means and variances of several spans, and no other memory."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["statistics"] = "statistics"
+    spans: FrameCounts = Field(default=(5.0, 20.0, 60.0), min_length=1)
+    """In frames; a running mean moves by 1 / span of the way to each reading."""
+    hidden: Widths = Field(default=(256, 128), min_length=1)
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+    mask_inputs: bool = True
+    """Append each variable's observed bit to the input."""
+
+
+class TreeShape(BaseModel):
+    """How many numbers the trees of a model file consist of; training fills it in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    trees: int = Field(ge=1, le=2**20)
+    nodes: int = Field(ge=1, le=2**23)
+    leaves: int = Field(ge=1, le=2**23)
+    leaf_width: int = Field(ge=1, le=65_536)
+    """Numbers of a leaf: one of a boosted tree, one for each class of a tree in a forest."""
+    output: Literal["log_odds", "probabilities"]
+
+
+class TreesConfig(BaseModel):
+    """Decision trees on exact statistics of windows, on distances from a machine's own start, and on messages."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["trees"] = "trees"
+    windows: tuple[WholeFrames, ...] = Field(default=(10, 60), min_length=1, max_length=8)
+    """Frames of each window, of which mean, deviation, minimum and maximum are taken."""
+    own_start: int = Field(default=0, ge=0, le=4_096)
+    """First frames of a run, from whose mean later readings' distances are taken as well; 0 for none."""
+    learner: Literal["auto", "boosting", "forest"] = "auto"
+    """Histogram gradient boosting, a random forest, or the one with the smaller loss on validation."""
+    rounds: int = Field(default=300, ge=1, le=10_000)
+    """Of boosting, at most."""
+    leaf_nodes: int = Field(default=31, ge=2, le=65_536)
+    """Leaves of a boosted tree, at most."""
+    forest: int = Field(default=150, ge=1, le=10_000)
+    """Trees of a forest."""
+    mask_inputs: bool = True
+    """Whether the encoder's input has observed bits; trees do not use them."""
+    shape: TreeShape | None = None
+    """None before training."""
+
+    def columns(self, variables: int, messages: int) -> int:
+        """Numbers that trees see of a frame."""
+        groups = 1 + 4 * len(self.windows) + (3 if self.own_start else 0)
+        return groups * variables + messages
+
+    @property
+    def counted_frames(self) -> int:
+        """The count of a run's frames goes on as n to 2 n beyond twice this n, a multiple of the longest window."""
+        longest = max(self.windows)
+        return longest * -(-max(longest, self.own_start) // longest)
+
+
+ExpertConfig = Annotated[
+    SeqLSTMConfig | CausalCNNConfig | RingAttentionConfig | LinearStateConfig | StatisticsConfig | TreesConfig,
+    Field(discriminator="kind"),
+]
+"""One expert of several, by its `kind`."""
+
+
+class ExpertsConfig(BaseModel):
+    """Several experts on the same readings, whose log-probabilities are averaged with weights fitted on validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["experts"] = "experts"
+    experts: tuple[ExpertConfig, ...] = Field(
+        default=(SeqLSTMConfig(hidden=(128, 128), head=(), squash=True), StatisticsConfig()),
+        min_length=1,
+        max_length=16,
+    )
+
+    @property
+    def mask_inputs(self) -> bool:
+        """Whether any expert uses the observed bits."""
+        return any(expert.mask_inputs for expert in self.experts)
+
+
 def _with_kind(described: Any) -> Any:
     """Older descriptions of sensor encoders have no `kind`; they are LSTMs."""
     return {"kind": "seq_lstm"} | described if isinstance(described, dict) else described
@@ -99,7 +195,13 @@ def _with_kind(described: Any) -> Any:
 
 SensorConfig = Annotated[
     Annotated[
-        SeqLSTMConfig | CausalCNNConfig | RingAttentionConfig | LinearStateConfig,
+        SeqLSTMConfig
+        | CausalCNNConfig
+        | RingAttentionConfig
+        | LinearStateConfig
+        | StatisticsConfig
+        | TreesConfig
+        | ExpertsConfig,
         Field(discriminator="kind"),
     ],
     BeforeValidator(_with_kind),

@@ -34,6 +34,12 @@ class SensorEncoder(nn.Module):
         """One frame (B, F): logits (B, C), features (B, D) and the state after it."""
         raise NotImplementedError
 
+    def subtract(self, margin: Tensor) -> None:
+        """Subtract a margin (C,) from the logits of every later answer."""
+        head = self.get_submodule("head")
+        assert isinstance(head, nn.Sequential) and isinstance(head[-1], nn.Linear)
+        head[-1].bias.sub_(margin)
+
 
 def mlp(size_in: int, hidden: Sequence[int], size_out: int) -> nn.Sequential:
     """Linear layers with ReLU between them, from `size_in` over `hidden` to `size_out`."""

@@ -15,15 +15,15 @@ _BLOCK_FRAMES = 128
 
 
 class SeqLSTM(SensorEncoder):
-    """Input x (…, F): V scaled readings, 0 where unknown, then V observed bits if `mask_inputs`."""
+    """Input x (…, F): V scaled readings, 0 where unknown, then V observed bits if `mask_inputs`, then messages."""
 
-    def __init__(self, config: SeqLSTMConfig, *, variables: int, classes: int) -> None:
+    def __init__(self, config: SeqLSTMConfig, *, variables: int, classes: int, messages: int = 0) -> None:
         super().__init__()
         self.config = config
         self.variables = variables
         self.feature_size = config.hidden[-1]
         averages = len(config.trends) + len(config.spreads)
-        width = variables * (1 + averages + int(config.mask_inputs))
+        width = variables * (1 + averages + int(config.mask_inputs)) + messages
         self.layers = nn.ModuleList()
         for hidden in config.hidden:
             self.layers.append(nn.LSTM(width, hidden, batch_first=True))
@@ -49,7 +49,7 @@ class SeqLSTM(SensorEncoder):
     def advance(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """Frames (B, T, F) from a state on; see `SensorEncoder.advance`."""
         after: State = {}
-        y = x
+        y = x = self._squashed(x)
         if len(self.rates):
             parts: list[Tensor] = []
             means, last = state["means"], state["last"]
@@ -70,7 +70,7 @@ class SeqLSTM(SensorEncoder):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """One frame (B, F); see `SensorEncoder.step`. Meant for inference: no dropout is applied."""
         after: State = {}
-        y = x
+        y = x = self._squashed(x)
         if len(self.rates):
             y, after["means"], after["last"] = self._with_context(x, state["means"], state["last"])
         hs, cs = [], []
@@ -79,6 +79,11 @@ class SeqLSTM(SensorEncoder):
             hs.append(y)
             cs.append(c_after)
         return self.head(y), y, after | {"h": torch.cat(hs, dim=1), "c": torch.cat(cs, dim=1)}
+
+    def _squashed(self, x: Tensor) -> Tensor:
+        if not self.config.squash:
+            return x
+        return torch.cat([torch.asinh(x[..., : self.variables]), x[..., self.variables :]], dim=-1)
 
     def _layer_states(self, state: State) -> list[tuple[nn.LSTM, Tensor, Tensor]]:
         sizes = list(self.config.hidden)

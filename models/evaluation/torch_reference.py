@@ -103,7 +103,7 @@ class TorchRunner:
         with torch.inference_mode():
             state = {key: rows.index_select(0, index) for key, rows in self._arena.items()}
             values, observed = torch.from_numpy(frames.values), torch.from_numpy(frames.observed)
-            answer, after = self._network.step(values, observed, self._texts(frames), state)
+            answer, after = self._network.step(values, observed, self._texts(frames), state, self._messages(frames))
             for key, rows in after.items():
                 self._arena[key].index_copy_(0, index, rows)
         return answer
@@ -149,6 +149,17 @@ class TorchRunner:
         encoded = self._encoded if all(text in self._encoded for text in texts) else self._encode(texts)
         vectors = torch.stack([encoded[text] for text in texts])
         return RoundTexts(torch.from_numpy(rows), vectors, torch.from_numpy(ages.astype(np.float32)))
+
+    def _messages(self, frames: Frames) -> Tensor | None:
+        """How often each machine of the round wrote each message, (N, K)."""
+        counted = self._network.messages
+        if counted is None:
+            return None
+        counts = torch.zeros(len(frames.slots), len(counted.config.messages))
+        for row, text in frames.texts:
+            if (place := counted.place(text.text)) is not None:
+                counts[row, place] += 1
+        return counts
 
     def _encode(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Vectors of the distinct texts with a known word."""

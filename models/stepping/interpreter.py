@@ -34,7 +34,8 @@ VARIABLES, CLASSES, MODALITIES, STATE_SIZE, WORK_SIZE = 0, 1, 2, 3, 4
 READINGS, OBSERVED, PRESENT, PROBABILITIES, ANSWERS = 5, 6, 7, 8, 9
 ANSWER_STRIDE, WEIGHTS, ATTENTION, SCALING, PLACES = 10, 11, 12, 13, 14
 RING, RING_WIDTH, AGES, TEXT_TTL, TEXT_SIZE = 15, 16, 17, 18, 19
-LAYOUT_SIZE: Final = 20
+MESSAGE_COUNTS, MESSAGES = 20, 21
+LAYOUT_SIZE: Final = 22
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _LARGEST = np.float32(np.finfo(np.float32).max)
@@ -66,7 +67,9 @@ class NewTexts(NamedTuple):
 
     rows: Ints
     lines: Ints
-    """Where the vector of each is in `vectors`."""
+    """Where the vector of each is in `vectors`; -1 of a text that does not enter the ring."""
+    messages: Ints
+    """Which of the counted messages each is; -1 of other texts."""
     ages: Floats  # in frames
     vectors: Floats
 
@@ -97,6 +100,7 @@ def step(
     reset: Bools,
     text_rows: Ints,
     text_lines: Ints,
+    text_messages: Ints,
     text_ages: Floats,
     vectors: Floats,
     probabilities: Floats,
@@ -118,7 +122,7 @@ def step(
         values,
         observed,
         reset,
-        NewTexts(text_rows, text_lines, text_ages, vectors),
+        NewTexts(text_rows, text_lines, text_messages, text_ages, vectors),
         Result(probabilities, answers, modality_weights, present, scaled, attention),
     )
 
@@ -197,18 +201,25 @@ def _take_texts(
     text: int,
     texts: NewTexts,
 ) -> int:
-    """Let the texts of a block's machines grow older, and put new ones into their rings; returns the next new text."""
+    """Let the texts of a block's machines grow older, put new ones into their rings, and count messages; returns the
+    next new text."""
     places, width, ttl = layout[PLACES], layout[RING_WIDTH], np.float32(layout[TEXT_TTL])
-    if not places:
+    counts, messages = layout[MESSAGE_COUNTS], layout[MESSAGES]
+    if not places and not messages:
         return text
     for r in range(count):
         ring, ages = block.state_at[r] + layout[RING], block.state_at[r] + layout[AGES]
-        turn_ring(block.states, ring, ages, places, width, ttl)
+        if places:
+            turn_ring(block.states, ring, ages, places, width, ttl)
+        for m in range(messages):
+            block.work[block.at[r] + counts + m] = _ZERO
         while text < len(texts.rows) and texts.rows[text] == begin + r:
             age = max(texts.ages[text], _ZERO)
-            if age <= ttl:
+            if places and texts.lines[text] >= 0 and age <= ttl:
                 vector = texts.lines[text] * layout[TEXT_SIZE]
                 push_text(block.states, ring, ages, places, width, layout[TEXT_SIZE], texts.vectors, vector, age)
+            if messages and texts.messages[text] >= 0:
+                block.work[block.at[r] + counts + texts.messages[text]] += _ONE
             text += 1
     return text
 
@@ -304,7 +315,7 @@ STEP: Final = CompiledFunction(
         *(_INTS, _TABLE, _FLOATS, _FLOATS),
         *(_FLOATS, _INTS, _FLOATS),
         *(_INTS, _ROWS, _OBSERVED, _BOOLS),
-        *(_INTS, _INTS, _FLOATS, _FLOATS),
+        *(_INTS, _INTS, _INTS, _FLOATS, _FLOATS),
         *(_ROWS, _MODALITY_ROWS, _ROWS, _OBSERVED, _ROWS, _MODALITY_ROWS),
     ),
     SOURCES,

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from models.configs.diagnoser import SENSORS, TEXT, DiagnoserConfig
-from models.encoders.tokenizer import Tokenizer
+from models.encoders.tokenizer import Tokenizer, normalised
 from models.model_file import Weights
 from models.stepping import interpreter as layout_of
 from models.stepping.interpreter import BLOCK_ROWS, DONE, LAYOUT_SIZE, STEP, TOO_SMALL, Arena, NewTexts, Result
@@ -17,8 +17,10 @@ from models.stepping.interpreter import Model as CompiledModel
 from models.stepping.kernels.codes import padded
 from models.stepping.programs.builder import ProgramBuilder
 from models.stepping.programs.event_ring import RingState, emit_ring, ring_state
+from models.stepping.programs.experts import emit_sensors
 from models.stepping.programs.fusions import Evidence, Fused, emit_fusion
-from models.stepping.programs.sensors import SensorInputs, emit_sensors
+from models.stepping.programs.messages import emit_messages, message_room
+from models.stepping.programs.sensors import SensorInputs
 from models.stepping.programs.weights import WeightReader
 from models.stepping.saved_states import StateFormat
 from models.stepping.text_vectors import TextEncoder, TextVectors, text_encoder
@@ -27,7 +29,8 @@ from pipeline.compiled import Notify
 from pipeline.frames import Frames, StepResult
 
 _NO_FLOATS: Final[Floats] = np.zeros(0, np.float32)
-_NO_TEXTS: Final = NewTexts(np.zeros(0, np.int64), np.zeros(0, np.int64), _NO_FLOATS, _NO_FLOATS)
+_NO_INTS: Final[Ints] = np.zeros(0, np.int64)
+_NO_TEXTS: Final = NewTexts(_NO_INTS, _NO_INTS, _NO_INTS, _NO_FLOATS, _NO_FLOATS)
 
 
 class CompiledRunner:
@@ -62,6 +65,8 @@ class CompiledRunner:
         self._layout, self._attends = _build(builder, config)
         reader.finish()
         self._program = builder.finish()
+        counted = config.messages.messages if config.messages is not None else ()
+        self._messages = {message: place for place, message in enumerate(counted)}
         self._text: TextVectors | None = None
         if encoder is not None and tokenizer is not None:
             self._text = TextVectors(encoder, tokenizer, notify)
@@ -77,6 +82,8 @@ class CompiledRunner:
         self._vectors: Floats = _NO_FLOATS
         self._lines: dict[str, int] = {}
         """Where the vectors of the texts of the rounds at hand are; -1 of a text without a known word."""
+        self._counted: dict[str, int] = {}
+        """Which counted messages these texts are; -1 of others."""
 
     @property
     def name(self) -> str:
@@ -111,7 +118,7 @@ class CompiledRunner:
 
     def prepare(self, rounds: Sequence[Frames]) -> None:
         """Encode the texts of all these rounds together, and forget those of earlier rounds."""
-        if self._text is not None:
+        if self._reads:
             self._encode(list(dict.fromkeys(text.text for frames in rounds for _, text in frames.texts)))
 
     def step(self, frames: Frames) -> StepResult:
@@ -178,24 +185,38 @@ class CompiledRunner:
         return Arena(self._states.reshape(-1), np.zeros(len(self._states) + 1, np.int64), self._work)
 
     def _new_texts(self, frames: Frames) -> tuple[NewTexts, list[int]]:
-        """The texts with a known word, and the indices of those without one."""
-        if self._text is None or not frames.texts:
+        """The texts that the model reads or counts, and the indices of those that it does not know."""
+        if not self._reads or not frames.texts:
             return _NO_TEXTS, []
         if any(text.text not in self._lines for _, text in frames.texts):
             self._encode(list(dict.fromkeys(text.text for _, text in frames.texts)))
-        unknown = [index for index, (_, text) in enumerate(frames.texts) if self._lines[text.text] < 0]
-        texts = sorted((one for one in frames.texts if self._lines[one[1].text] >= 0), key=lambda text: text[0])
+        lines, counted = self._lines, self._counted
+        unknown = [
+            index
+            for index, (_, text) in enumerate(frames.texts)
+            if lines[text.text] < 0 and (self._text is not None or counted[text.text] < 0)
+        ]
+        known = (one for one in frames.texts if lines[one[1].text] >= 0 or counted[one[1].text] >= 0)
+        texts = sorted(known, key=lambda text: text[0])
         rows = np.array([row for row, _ in texts], np.int64)
         written = np.array([text.time_ms for _, text in texts], np.int64)
         ages = ((frames.end_ms[rows] - written) / frames.period_ms).astype(np.float32)
-        lines = np.array([self._lines[text.text] for _, text in texts], np.int64)
-        return NewTexts(rows, lines, ages, self._vectors), unknown
+        at = np.array([lines[text.text] for _, text in texts], np.int64)
+        messages = np.array([counted[text.text] for _, text in texts], np.int64)
+        return NewTexts(rows, at, messages, ages, self._vectors), unknown
+
+    @property
+    def _reads(self) -> bool:
+        """Whether the model does anything with texts."""
+        return self._text is not None or bool(self._messages)
 
     def _encode(self, texts: list[str]) -> None:
-        assert self._text is not None
-        known = [text for text in texts if self._text.knows(text)]
+        known = [text for text in texts if self._text is not None and self._text.knows(text)]
         self._lines = dict.fromkeys(texts, -1) | {text: line for line, text in enumerate(known)}
-        self._vectors = self._text.encode(known).ravel() if known else _NO_FLOATS
+        self._vectors = self._text.encode(known).ravel() if self._text is not None and known else _NO_FLOATS
+        self._counted = dict.fromkeys(texts, -1)
+        if self._messages:
+            self._counted = {text: self._messages.get(normalised(text), -1) for text in texts}
 
 
 def require_fitting_weights(
@@ -221,7 +242,9 @@ def _build(builder: ProgramBuilder, config: DiagnoserConfig) -> tuple[Ints, bool
     observed = builder.work(variables) if config.sensors.mask_inputs else None
     take = builder.reader.take
     scaling = [take("mean", variables), take("std", variables), np.array([config.clip], np.float32)]
-    inputs = SensorInputs(variables, readings, observed)
+    counts = message_room(builder, config.messages)
+    messages = emit_messages(builder, config.messages, counts)
+    inputs = SensorInputs(variables, readings, observed, messages)
     sensed = emit_sensors(builder, config.sensors, inputs, classes)
     evidence = [Evidence(*sensed)]
     ring: RingState | None = None
@@ -233,6 +256,8 @@ def _build(builder: ProgramBuilder, config: DiagnoserConfig) -> tuple[Ints, bool
     layout[layout_of.READINGS], layout[layout_of.PRESENT] = readings, presence
     layout[layout_of.OBSERVED] = -1 if observed is None else observed
     layout[layout_of.SCALING] = builder.numbers(np.concatenate(scaling))
+    layout[layout_of.MESSAGE_COUNTS] = counts
+    layout[layout_of.MESSAGES] = 0 if config.messages is None else len(config.messages.messages)
     layout[layout_of.PLACES] = 0
     if ring is not None:
         layout[layout_of.PLACES], layout[layout_of.RING], layout[layout_of.AGES] = ring.places, ring.ring, ring.ages

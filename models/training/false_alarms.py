@@ -165,13 +165,13 @@ def fit_margins(fusion: LateFusion, evidence: Evidence, share: float) -> Tensor:
 
 
 def apply_margins(network: Diagnoser, margins: Tensor) -> None:
-    """Subtract margins (M, C) from each modality's logits permanently, in the bias of its head."""
-    heads = [network.sensors.head] if network.text is None else [network.sensors.head, network.text.head]
+    """Subtract margins (M, C) from each modality's logits permanently."""
     with torch.no_grad():
-        for head, margin in zip(heads, margins, strict=True):
-            last = head[-1]
+        network.sensors.subtract(margins[0])
+        if network.text is not None:
+            last = network.text.head[-1]
             assert isinstance(last, nn.Linear)
-            last.bias.sub_(margin)
+            last.bias.sub_(margins[1])
 
 
 def _diagnoses(fusion: LateFusion, evidence: Evidence, margins: Tensor) -> Ints:

@@ -11,7 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.configs.sensors import CausalCNNConfig, RingAttentionConfig, SeqLSTMConfig
+from models.configs.sensors import (
+    CausalCNNConfig,
+    ExpertsConfig,
+    LinearStateConfig,
+    RingAttentionConfig,
+    SensorConfig,
+    SeqLSTMConfig,
+    StatisticsConfig,
+    TreesConfig,
+)
 from models.data.class_counts import Counts, count_part, require_classes
 from models.data.from_recordings import runs_from_records
 from models.data.runs import Run, RunSplit, read_runs, split_runs
@@ -141,18 +150,26 @@ def _wanted_parts(config: TrainConfig) -> tuple[str, ...]:
 
 def memory_frames(config: TrainConfig, machine_type: MachineType) -> int:
     """How far back a frame's diagnosis can look in what training makes of it: frames to leave out between parts."""
-    sensors = config.sensors
+    texts = machine_type.text_ttl_frames if machine_type.texts else 0
+    return max(_encoder_memory(config.sensors, config.chunk_frames), texts, hold_frames(machine_type))
+
+
+def _encoder_memory(sensors: SensorConfig, chunk_frames: int) -> int:
     match sensors:
         case CausalCNNConfig():
-            seen = [1 + (sensors.kernel - 1) * sum(sensors.dilations)]
+            return 1 + (sensors.kernel - 1) * sum(sensors.dilations)
         case RingAttentionConfig():
-            seen = [sensors.layers * (sensors.window - 1) + 1]
+            return sensors.layers * (sensors.window - 1) + 1
         case SeqLSTMConfig():
-            seen = [config.chunk_frames, *map(math.ceil, (*sensors.trends, *sensors.spreads))]
-        case _:
-            seen = [config.chunk_frames, *map(math.ceil, sensors.horizons)]
-    texts = machine_type.text_ttl_frames if machine_type.texts else 0
-    return max(*seen, texts, hold_frames(machine_type))
+            return max(chunk_frames, *map(math.ceil, (*sensors.trends, *sensors.spreads)), 0)
+        case LinearStateConfig():
+            return max(chunk_frames, *map(math.ceil, sensors.horizons))
+        case StatisticsConfig():
+            return max(map(math.ceil, sensors.spans))
+        case TreesConfig():
+            return max(sensors.windows)
+        case ExpertsConfig():
+            return max(_encoder_memory(expert, chunk_frames) for expert in sensors.experts)
 
 
 def provenance(config: TrainConfig, data: PreparedData) -> dict[str, Any]:

@@ -19,7 +19,16 @@ from models.configs.fusion import (
     Rule,
     VAEConfig,
 )
-from models.configs.sensors import CausalCNNConfig, LinearStateConfig, RingAttentionConfig, SensorConfig, SeqLSTMConfig
+from models.configs.sensors import (
+    CausalCNNConfig,
+    ExpertsConfig,
+    LinearStateConfig,
+    RingAttentionConfig,
+    SensorConfig,
+    SeqLSTMConfig,
+    StatisticsConfig,
+    TreesConfig,
+)
 from models.encoders.ring_attention import RingAttention
 from models.fusion.late import LateFusion
 from pipeline.errors import StateError
@@ -34,13 +43,26 @@ from tests.support.models_stepping import (
     placed,
     reference,
 )
-from tests.support.models_tiny import CLASSES, Stream
+from tests.support.models_tiny import CLASSES, TEXTS, Stream
+from tests.support.models_trees import shaped
 
 LSTM = SeqLSTMConfig(hidden=(10, 8), head=(6,), trends=(10.0,), spreads=(5.0,))
 RING = RingAttentionConfig(window=12, size=16, heads=4, layers=2, head=(6,))
 CNN = CausalCNNConfig(channels=10, dilations=(1, 2, 5), head=(6,))
 LINEAR = LinearStateConfig(size=12, heads=3, head=(6,))
-ENCODERS: dict[str, SensorConfig] = {"lstm": LSTM, "ring": RING, "cnn": CNN, "linear": LINEAR}
+STATISTICS = StatisticsConfig(spans=(3.0, 15.0), hidden=(9, 7))
+TREES = shaped(TreesConfig(windows=(4, 13), own_start=20), classes=CLASSES)
+FOREST = shaped(TreesConfig(windows=(6,), mask_inputs=False), classes=CLASSES, votes=True)
+EXPERTS = ExpertsConfig(experts=(LSTM.model_copy(update={"squash": True}), STATISTICS, TREES, FOREST))
+ENCODERS: dict[str, SensorConfig] = {
+    "lstm": LSTM,
+    "ring": RING,
+    "cnn": CNN,
+    "linear": LINEAR,
+    "statistics": STATISTICS,
+    "trees": TREES,
+    "experts": EXPERTS,
+}
 ADAPTIVE = AdaptiveConfig(size=20, scorer=6, head=(9,))
 FUSIONS: dict[str, FusionChoice] = {
     "late": FusionConfig(rule="product"),
@@ -149,6 +171,26 @@ def test_rings_of_every_shape_give_what_torch_gives(sensors: RingAttentionConfig
     assert fold(reference(network), compiled(network), Stream(5, 280), range(280)) <= LAW
 
 
+@pytest.mark.parametrize("texts", [True, False])
+@pytest.mark.parametrize(
+    "sensors",
+    [
+        SeqLSTMConfig(hidden=(7,), head=(), squash=True, trends=(4.0,), mask_inputs=False),
+        StatisticsConfig(spans=(4.0,), hidden=(5,), mask_inputs=False),
+        shaped(TreesConfig(windows=(1,)), classes=CLASSES, votes=True),
+        shaped(TreesConfig(windows=(5, 17, 3), own_start=40, mask_inputs=False), classes=CLASSES),
+        ExpertsConfig(experts=(FOREST, LSTM)),
+        ExpertsConfig(experts=(FOREST,)),
+    ],
+)
+def test_experts_that_count_messages_give_what_torch_gives(sensors: SensorConfig, texts: bool) -> None:
+    network = made(sensors=sensors, texts=texts, messages=(TEXTS[1], TEXTS[3], "never written"))
+    first, second = reference(network), compiled(network)
+    assert fold(first, second, Stream(5, 280), range(280)) <= LAW
+    for mine, theirs in zip(second.save(np.arange(5)), first.save(np.arange(5)), strict=True):
+        np.testing.assert_allclose(numbers(mine), numbers(theirs), rtol=LAW, atol=LAW)
+
+
 @pytest.mark.parametrize("factor", [0.2, 1.0, 2.0])
 def test_small_and_large_scores_are_treated_alike(factor: float) -> None:
     # Only small ones can be exponentiated in float32 as they are.
@@ -167,7 +209,8 @@ def test_small_and_large_scores_are_treated_alike(factor: float) -> None:
 )
 def test_stepping_equals_forward_over_two_thousand_frames(encoder: str, fusion: str) -> None:
     stream = Stream(machines=3, frames=2000)
-    network = made(sensors=ENCODERS[encoder], fusion=FUSIONS[fusion])
+    messages = (TEXTS[0], TEXTS[2]) if encoder == "experts" else ()
+    network = made(sensors=ENCODERS[encoder], fusion=FUSIONS[fusion], messages=messages)
     stepped = compiled(network)
     with torch.inference_mode():
         whole = network(torch.from_numpy(stream.values), torch.from_numpy(stream.observed), placed(stream, 2000))

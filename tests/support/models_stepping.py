@@ -9,9 +9,11 @@ import torch
 
 from models.configs.diagnoser import DiagnoserConfig
 from models.configs.fusion import FusionChoice, FusionConfig, Rule
+from models.configs.messages import MessagesConfig
 from models.configs.sensors import SensorConfig, SeqLSTMConfig
 from models.configs.text import TextConfig
 from models.diagnoser import Diagnoser
+from models.encoders.experts import PooledExperts
 from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import Tokenizer
 from models.evaluation.torch_reference import TorchRunner
@@ -20,6 +22,7 @@ from models.network_file import compile_network
 from models.stepping.runner import CompiledRunner
 from pipeline.frames import Frames, StepResult, StepRunner
 from tests.support.models_tiny import CLASSES, TEXTS, VARIABLES, Stream, machine_type
+from tests.support.models_trees import grow
 
 LAW = 1e-5
 """How far a step may be from what torch computes."""
@@ -43,6 +46,7 @@ def made(
     seed: int = 4,
     variables: int = VARIABLES,
     fusion: FusionChoice | None = None,
+    messages: tuple[str, ...] = (),
 ) -> Diagnoser:
     """An untrained network whose scaling and fusion are drawn, and sure enough of itself to make errors count."""
     text = TextConfig(embedding=8, hidden=6, head=(5,), ring=3, subword_buckets=128) if texts else None
@@ -52,6 +56,7 @@ def made(
         sensors=sensors or SeqLSTMConfig(hidden=(10, 8), head=(6,), trends=(10.0, 40.0), spreads=(5.0,)),
         text=text,
         text_ttl_frames=20,
+        messages=MessagesConfig(messages=messages, windows=(3, 11), longest_age=40) if messages else None,
         fusion=fusion or FusionConfig(rule=rule),
     )
     with torch.random.fork_rng(devices=[]):
@@ -60,6 +65,14 @@ def made(
         with torch.no_grad():
             for parameter in network.sensors.parameters():
                 parameter.mul_(2)
+        grow(network.sensors, seed)
+        if isinstance(network.sensors, PooledExperts):
+            network.sensors.weights.uniform_(0.2, 1.2)
+            network.sensors.bias.normal_()
+            network.sensors.hidden[1] = 1
+        if network.messages is not None:
+            network.messages.shift.uniform_(-1, 1)
+            network.messages.scale.uniform_(0.5, 2)
         late = network.fusion
         if isinstance(late, LearnedFusion):
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""exp, log, tanh and sigmoid of eight numbers at a time, to about one unit in the last place, the same everywhere.
+"""exp, log, tanh, sigmoid, asinh of eight numbers at a time, to about one unit in the last place, the same everywhere.
 
 Every processor's C library has its own, so these are polynomials of our own: fitted at Chebyshev nodes in 60 digits
 and rounded to float32. The reductions are the classic ones (Cody and Waite 1980).
@@ -16,6 +16,7 @@ from models.stepping.kernels.lanes import (
     exponent,
     mantissa,
     pick_less,
+    roots,
     splat,
     times_power_of_two,
     with_sign,
@@ -123,3 +124,10 @@ def log(x: Lanes) -> Lanes:
     square = f * f
     tail = p * (square * f) + n * splat(_LOG_2_LOW)
     return n * splat(_LOG_2_HIGH) + (f + (tail - splat(_HALF) * square))
+
+
+@kernel
+def asinh(x: Lanes) -> Lanes:
+    """Inverse hyperbolic sine: log(|x| + sqrt(x^2 + 1)) with the sign of x, for |x| whose square is a number."""
+    size = absolute(x)
+    return with_sign(log(size + roots(size * size + splat(_ONE))), x)

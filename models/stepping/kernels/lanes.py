@@ -265,6 +265,17 @@ def square_root(typing_context: Any, value: Any) -> Any:
     return types.float32(types.float32), generate
 
 
+@intrinsic
+def roots(typing_context: Any, value: Any) -> Any:
+    """Square roots of numbers that are not negative, correctly rounded."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(_FLOATS, [_FLOATS])
+        return builder.call(builder.module.declare_intrinsic(f"llvm.sqrt.v{LANES}f32", (), kind), arguments)
+
+    return lanes(lanes), generate
+
+
 def _define(symbol: Callable[..., Any], instruction: str) -> None:
     """Let an operator of Python stand for an instruction on lanes."""
 

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from models.stepping.kernels import attention, dense, fusion, recurrent, texts, vectors
+from models.stepping.kernels import (
+    attention,
+    dense,
+    experts,
+    fusion,
+    messages,
+    recurrent,
+    statistics,
+    texts,
+    trees,
+    vectors,
+)
 from models.stepping.kernels.operation import operation
 
 DENSE: Final = operation(dense.dense)
@@ -16,10 +27,19 @@ TANH: Final = operation(vectors.tanh_in_place)
 COPY: Final = operation(vectors.copy)
 CONSTANT: Final = operation(vectors.constant)
 
+ASINH: Final = operation(vectors.squash)
+
 LSTM_CELL: Final = operation(recurrent.lstm_cell)
 RUNNING_MEANS: Final = operation(recurrent.running_means)
 PUSH_QUEUE: Final = operation(recurrent.push_queue)
 LINEAR_MEMORY: Final = operation(recurrent.linear_memory)
+
+STATISTICS: Final = operation(statistics.streaming_statistics)
+WINDOW_STATISTICS: Final = operation(trees.window_statistics)
+OWN_START: Final = operation(trees.own_start)
+FOLLOW_TREES: Final = operation(trees.follow_trees)
+POOL: Final = operation(experts.pool)
+COUNT_MESSAGES: Final = operation(messages.count_messages)
 
 RING_ATTENTION: Final = operation(attention.ring_attention)
 COUNT_FRAME: Final = operation(attention.count_frame)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from models.stepping.kernels.block import Block
-from models.stepping.kernels.elementary import exp, tanh
+from models.stepping.kernels.elementary import asinh, exp, tanh
 from models.stepping.kernels.lanes import (
     LANES,
     Lanes,
@@ -135,6 +135,16 @@ def tanh_in_place(op: Ints, block: Block, rows: Ints) -> None:
         base = block.at[row] + target
         for i in range(base, base + width, LANES):
             store(block.work, i, tanh(load(block.work, i)))
+
+
+@kernel
+def squash(op: Ints, block: Block, rows: Ints) -> None:
+    """target = asinh(source). Operands: source, target, width."""
+    source, target, width = op[2], op[3], op[4]
+    for row in rows:
+        base = block.at[row]
+        for i in range(0, width, LANES):
+            store(block.work, base + target + i, asinh(load(block.work, base + source + i)))
 
 
 @kernel

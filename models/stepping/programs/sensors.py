@@ -1,4 +1,4 @@
-"""Sensor encoders as programs: see models.encoders.lstm, cnn, attention and linear_state for what they compute."""
+"""Networks over readings as programs: see models.encoders for what they compute."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.configs.sensors import CausalCNNConfig, LinearStateConfig, RingAttentionConfig, SensorConfig, SeqLSTMConfig
+from models.configs.sensors import CausalCNNConfig, LinearStateConfig, RingAttentionConfig, SeqLSTMConfig
 from models.stepping.kernels import operations
 from models.stepping.kernels.codes import ALL, padded
 from models.stepping.programs.builder import ProgramBuilder, Vector, at_state, at_work, grouped, inverse_root
 
-_KEY = "sensors"
 _DIGITS = Context(prec=40)
 
 
@@ -29,32 +28,43 @@ class SensorInputs(NamedTuple):
     variables: int
     readings: int
     observed: int | None
+    messages: Vector = ()
+    """Scaled columns of messages."""
 
 
-def emit_sensors(builder: ProgramBuilder, config: SensorConfig, inputs: SensorInputs, classes: int) -> Encoded:
-    """Append the operations of a sensor encoder."""
+EncoderConfig = SeqLSTMConfig | CausalCNNConfig | RingAttentionConfig | LinearStateConfig
+
+
+def emit_encoder(
+    builder: ProgramBuilder, key: str, config: EncoderConfig, inputs: SensorInputs, classes: int
+) -> Encoded:
+    """Append the operations of a sensor encoder whose weights are called `key`."""
     match config:
         case SeqLSTMConfig():
-            features = _seq_lstm(builder, config, inputs)
+            features = _seq_lstm(builder, key, config, inputs)
         case CausalCNNConfig():
-            features = _causal_cnn(builder, config, inputs)
+            features = _causal_cnn(builder, key, config, inputs)
         case RingAttentionConfig():
-            features = _ring_attention(builder, config, inputs)
+            features = _ring_attention(builder, key, config, inputs)
         case LinearStateConfig():
-            features = _linear_state(builder, config, inputs)
-    _, logits = builder.mlp(ALL, f"{_KEY}.head", features, config.head, classes)
+            features = _linear_state(builder, key, config, inputs)
+    _, logits = builder.mlp(ALL, f"{key}.head", features, config.head, classes)
     return Encoded(logits[0].start, features)
 
 
-def _seq_lstm(builder: ProgramBuilder, config: SeqLSTMConfig, inputs: SensorInputs) -> Vector:
+def _seq_lstm(builder: ProgramBuilder, name: str, config: SeqLSTMConfig, inputs: SensorInputs) -> Vector:
     hs = [builder.state(1, size) for size in config.hidden]
     cs = [builder.state(1, size) for size in config.hidden]
+    if config.squash:
+        squashed, width = builder.work(inputs.variables), padded(inputs.variables)
+        builder.emit(operations.ASINH, ALL, inputs.readings, squashed, width)
+        inputs = inputs._replace(readings=squashed)
     x = at_work(inputs.readings, inputs.variables)
     if config.trends or config.spreads:
         x += _running_means(builder, config, inputs)
-    x += _observed(inputs)
+    x += observed_bits(inputs) + inputs.messages
     for index, (size, h, c) in enumerate(zip(config.hidden, hs, cs, strict=True)):
-        gates = emit_lstm_gates(builder, f"{_KEY}.layers.{index}", x, at_state(h, size), size)
+        gates = emit_lstm_gates(builder, f"{name}.layers.{index}", x, at_state(h, size), size)
         output = builder.work(size)
         builder.emit(operations.LSTM_CELL, ALL, gates, padded(size), h, c, output)
         x = at_work(output, size)
@@ -101,21 +111,22 @@ def _slope(head: int, heads: int) -> float:
     return float(_DIGITS.power(Decimal(2), _DIGITS.divide(Decimal(-8 * (head + 1)), Decimal(heads))))
 
 
-def _observed(inputs: SensorInputs) -> Vector:
+def observed_bits(inputs: SensorInputs) -> Vector:
+    """Where the observed bits stand, if the encoder gets any."""
     return () if inputs.observed is None else at_work(inputs.observed, inputs.variables)
 
 
-def _project(builder: ProgramBuilder, inputs: SensorInputs, size: int) -> int:
+def _project(builder: ProgramBuilder, name: str, inputs: SensorInputs, size: int) -> int:
     """The first linear layer of the encoders that have one."""
-    x = at_work(inputs.readings, inputs.variables) + _observed(inputs)
-    return builder.linear(ALL, f"{_KEY}.input", x, size)[0].start
+    x = at_work(inputs.readings, inputs.variables) + observed_bits(inputs)
+    return builder.linear(ALL, f"{name}.input", x, size)[0].start
 
 
-def _causal_cnn(builder: ProgramBuilder, config: CausalCNNConfig, inputs: SensorInputs) -> Vector:
+def _causal_cnn(builder: ProgramBuilder, name: str, config: CausalCNNConfig, inputs: SensorInputs) -> Vector:
     size, taps = config.channels, config.kernel
-    y = _project(builder, inputs, size)
+    y = _project(builder, name, inputs, size)
     for index, dilation in enumerate(config.dilations):
-        key, length = f"{_KEY}.layers.{index}", (taps - 1) * dilation
+        key, length = f"{name}.layers.{index}", (taps - 1) * dilation
         queue = builder.state(length, size)
         x: Vector = ()
         for tap in range(taps - 1):
@@ -125,19 +136,19 @@ def _causal_cnn(builder: ProgramBuilder, config: CausalCNNConfig, inputs: Sensor
         matrix = weight.transpose(0, 2, 1).reshape(size, -1)
         convolved = builder.dense(ALL, x, matrix, bias, relu=True)
         builder.emit(operations.PUSH_QUEUE, ALL, y, padded(size), queue, length)
-        normal = builder.layer_norm(ALL, f"{_KEY}.norms.{index}", convolved, size)
+        normal = builder.layer_norm(ALL, f"{name}.norms.{index}", convolved, size)
         builder.emit(operations.ADD, ALL, normal, y, padded(size))
     return at_work(y, size)
 
 
-def _ring_attention(builder: ProgramBuilder, config: RingAttentionConfig, inputs: SensorInputs) -> Vector:
+def _ring_attention(builder: ProgramBuilder, name: str, config: RingAttentionConfig, inputs: SensorInputs) -> Vector:
     size, heads, window = config.size, config.heads, config.window
     own, width = size // heads, padded(size)
     count = builder.state(1, 1)
     slopes = builder.numbers([_slope(head, heads) for head in range(heads)])
-    y = _project(builder, inputs, size)
+    y = _project(builder, name, inputs, size)
     for index in range(config.layers):
-        key, ring = f"{_KEY}.layers.{index}", builder.state(window, size)
+        key, ring = f"{name}.layers.{index}", builder.state(window, size)
         u = builder.layer_norm(ALL, f"{key}.norm", y, size)
         weight, bias = builder.reader.linear(f"{key}.project_in", size, 3 * size)
         queries, keys, values = weight.reshape(3, size, size)
@@ -177,15 +188,15 @@ def _ring_attention(builder: ProgramBuilder, config: RingAttentionConfig, inputs
             )
         _finish(builder, key, y, grouped(attended, heads, own), size)
     builder.emit(operations.COUNT_FRAME, ALL, count, window)
-    return at_work(builder.layer_norm(ALL, f"{_KEY}.norm", y, size), size)
+    return at_work(builder.layer_norm(ALL, f"{name}.norm", y, size), size)
 
 
-def _linear_state(builder: ProgramBuilder, config: LinearStateConfig, inputs: SensorInputs) -> Vector:
+def _linear_state(builder: ProgramBuilder, name: str, config: LinearStateConfig, inputs: SensorInputs) -> Vector:
     size, heads = config.size, config.heads
     own = size // heads
-    y = _project(builder, inputs, size)
+    y = _project(builder, name, inputs, size)
     for index in range(config.layers):
-        key, memory = f"{_KEY}.layers.{index}", builder.state(heads * own, own)
+        key, memory = f"{name}.layers.{index}", builder.state(heads * own, own)
         z = at_work(builder.layer_norm(ALL, f"{key}.norm", y, size), size)
         weight, bias = builder.reader.linear(f"{key}.project_in", size, 3 * size)
         scales = (inverse_root(own), np.float32(1), np.float32(1))
@@ -197,7 +208,7 @@ def _linear_state(builder: ProgramBuilder, config: LinearStateConfig, inputs: Se
         read = builder.work(heads * padded(own))
         builder.emit(operations.LINEAR_MEMORY, ALL, q, k, v, gate, heads, own, padded(own), memory, read)
         _finish(builder, key, y, grouped(read, heads, own), size)
-    return at_work(builder.layer_norm(ALL, f"{_KEY}.norm", y, size), size)
+    return at_work(builder.layer_norm(ALL, f"{name}.norm", y, size), size)
 
 
 def _finish(builder: ProgramBuilder, key: str, y: int, attended: Vector, size: int) -> None:

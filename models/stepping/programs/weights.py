@@ -38,6 +38,10 @@ class WeightReader:
         """Matrix (out, in) and bias (out,) of a linear layer."""
         return self.take(f"{key}.weight", size_out, size_in), self.take(f"{key}.bias", size_out)
 
+    def error(self, what: str) -> ModelFileError:
+        """The error for a file that `what` is wrong with."""
+        return ModelFileError(f"model file {self._path} {what}; train it again")
+
     def require_size(self, what: str, size: int) -> None:
         """Raise ModelFileError if the network needs more numbers than any that is of use, before they are allocated."""
         if size > MAX_NUMBERS:
