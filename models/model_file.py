@@ -17,6 +17,7 @@ from safetensors.numpy import save
 
 from models.configs.diagnoser import DiagnoserConfig
 from models.encoders.tokenizer import Tokenizer
+from pipeline.config.classes import RECOVERING, model_classes
 from pipeline.config.profile import MachineType
 from pipeline.config.units import conversion
 from pipeline.errors import ModelFileError
@@ -95,6 +96,13 @@ class Header(BaseModel):
     hash: str
     training: dict[str, Any]
     """Seeds, names of the data, scores: information that is not part of the hash."""
+    recovering: bool = False
+    """Whether the network's last class, after the faults, is `recovering`; other files do not have this field."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the network's classes."""
+        return model_classes(self.essence.faults, recovering=self.recovering)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +126,9 @@ def write_model(
     *,
     name: str,
     training: Mapping[str, Any],
+    recovering: bool = False,
 ) -> str:
-    """Write a model file and return the model's hash."""
+    """Write a model file and return the model's hash; `recovering` says whether the network's last class is that."""
     essence = Essence.of(machine_type)
     header = Header(
         format=FORMAT,
@@ -128,11 +137,14 @@ def write_model(
         essence=essence,
         network=network,
         vocabulary=vocabulary,
-        hash=_content_hash(essence, network, vocabulary, tensors),
+        hash=_content_hash(essence, network, vocabulary, tensors, recovering=recovering),
         training={**training, UNITS: {v.name: v.unit for v in machine_type.variables if v.unit}},
+        recovering=recovering,
     )
+    # Earlier releases read the file if it has nothing that they do not know.
+    text = header.model_dump_json(exclude=None if recovering else {RECOVERING})
     with replacing(path) as part:
-        part.write_bytes(save(dict(tensors), metadata={_KEY: header.model_dump_json()}))
+        part.write_bytes(save(dict(tensors), metadata={_KEY: text}))
     return header.hash
 
 
@@ -161,7 +173,8 @@ def read_model(path: Path) -> Model:
                 f"weight {key} of model file {path} is stored as {dtype}, this release reads {' and '.join(_DTYPES)}; "
                 "convert it, or train it again"
             )
-    if _content_hash(header.essence, header.network, header.vocabulary, tensors) != header.hash:
+    found = _content_hash(header.essence, header.network, header.vocabulary, tensors, recovering=header.recovering)
+    if found != header.hash:
         raise ModelFileError(f"model file {path} is damaged: its content does not match its hash; copy it again")
     for key, weights in sorted(tensors.items()):
         if not np.isfinite(weights).all():
@@ -179,6 +192,11 @@ def read_model(path: Path) -> Model:
 def require_profile(model: Model, machine_type: MachineType) -> None:
     """Raise ModelFileError if the model was trained for a machine type that differs from this one."""
     header, expected = model.header, Essence.of(machine_type)
+    if header.recovering and RECOVERING in machine_type.faults:
+        raise ModelFileError(
+            f"model {model.path} has a class {RECOVERING!r} of its own, and machine type {machine_type.name} has a "
+            "fault of that name; rename the fault, or use a model that was trained without `recovering`"
+        )
     if header.essence != expected:
         what = "; ".join(header.essence.differences(expected)) or "the way profiles are hashed"
         raise ModelFileError(
@@ -259,8 +277,10 @@ def _require_small_header(path: Path) -> None:
 
 def _require_consistent(path: Path, header: Header) -> None:
     network, essence = header.network, header.essence
+    if header.recovering and RECOVERING in essence.faults:
+        raise ModelFileError(f"model file {path} has two classes {RECOVERING!r}; rename the fault, and train it again")
     for what, stated, listed in (
-        ("classes", network.classes, len(essence.faults)),
+        ("classes", network.classes, len(header.classes)),
         ("variables", network.variables, len(essence.variables)),
     ):
         if stated != listed:
@@ -293,9 +313,13 @@ def _content_hash(
     config: DiagnoserConfig,
     vocabulary: tuple[str, ...] | None,
     tensors: Mapping[str, Weights],
+    *,
+    recovering: bool,
 ) -> str:
     """SHA-256 over everything that affects an answer; not the name or the training record."""
     described = [FORMAT, essence.digest, config.model_dump(mode="json"), vocabulary]
+    if recovering:
+        described.append(RECOVERING)
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for key in sorted(tensors):
         array = tensors[key]

@@ -27,15 +27,18 @@ def save_model(
     name: str,
     training: Mapping[str, Any],
     storage: Storage = "float32",
+    recovering: bool = False,
 ) -> str:
-    """Write the network's model file and return the model's hash.
+    """Write the network's model file and return the model's hash; `recovering` says whether the last class is that.
 
     `float16` halves the weight matrices; scaling and fitted fusion numbers keep their precision. The network itself
     is not rounded: to score what was saved, load it.
     """
     tensors = {key: _stored(key, value, storage).numpy() for key, value in network.state_dict().items()}
     vocabulary = network.text.tokenizer.vocabulary if network.text is not None else None
-    return write_model(path, tensors, network.config, vocabulary, machine_type, name=name, training=training)
+    return write_model(
+        path, tensors, network.config, vocabulary, machine_type, name=name, training=training, recovering=recovering
+    )
 
 
 def build_network(model: Model) -> Diagnoser:

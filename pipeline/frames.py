@@ -65,7 +65,8 @@ class Frames:
 
 @dataclass(slots=True)
 class StepResult:
-    """A model's results for a round: M modalities, C classes (class 0 is the normal state)."""
+    """A model's results for a round: M modalities, C classes (class 0 is the normal state, and the last
+    one may be `recovering`)."""
 
     probabilities: Floats  # (B, C) fused
     modality_probabilities: Floats  # (M, B, C) of each modality alone; the prior where it is absent

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from models.evaluation.scoring import NO_EVIDENCE as NO_EVIDENCE_CODE
-from models.evaluation.scoring import UNKNOWN, stream_scores
+from models.evaluation.scoring import NORMAL, UNKNOWN, stream_scores
+from pipeline.config.classes import RECOVERING
 from pipeline.config.profile import PlantProfile
 from pipeline.engine.diagnoses import NO_EVIDENCE
 from pipeline.wire import messages
@@ -40,7 +41,8 @@ class ScoreBook:
         """`trained` has the machines that the model's training has seen, with the starts of first and last frame."""
         faults = dict.fromkeys(fault for kind in profile.machine_types for fault in kind.faults)
         self._classes = tuple(faults)
-        self._index = {name: index for index, name in enumerate(self._classes)} | {NO_EVIDENCE: NO_EVIDENCE_CODE}
+        self._index = {name: index for index, name in enumerate(self._classes)}
+        self._answer = {RECOVERING: NORMAL, NO_EVIDENCE: NO_EVIDENCE_CODE} | self._index
         self._predicted: dict[tuple[str, int], _Answers] = {}  # the last revision of a frame counts
         self._trained = trained or {}
         self._period_ms: dict[str, int] = {}
@@ -110,7 +112,7 @@ class ScoreBook:
             if not any(name in self._predicted[key].faults for key in keys):
                 scores[name] = None
                 continue
-            predicted = [self._index.get(self._predicted[key].faults.get(name, NO_EVIDENCE), UNKNOWN) for key in keys]
+            predicted = [self._answer.get(self._predicted[key].faults.get(name, NO_EVIDENCE), UNKNOWN) for key in keys]
             scores[name] = stream_scores(machines, frames, truth, np.array(predicted, np.int64), self._classes)
         return scores
 

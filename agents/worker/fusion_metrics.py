@@ -11,6 +11,7 @@ import numpy as np
 
 from models.evaluation.scoring import label_scores
 from pipeline.arrays import Bools, Ints
+from pipeline.config.profile import NORMAL
 from pipeline.config.topics import METRICS
 from pipeline.engine.diagnoses import NO_EVIDENCE, DiagnosedMachine
 from pipeline.engine.rounds import Round
@@ -104,7 +105,9 @@ class FusionMetrics:
     def diagnosed(self, diagnosed: Round) -> None:
         """A round of frames has been diagnosed."""
         frames, answers = diagnosed.frames, diagnosed.answers
-        fault_of = np.array([*map(self._fault, diagnosed.classes), 0])  # the last one is found at -1: no evidence
+        # No label says `recovering`; it counts as the normal state.
+        named = [name if at < len(diagnosed.faults) else NORMAL for at, name in enumerate(diagnosed.classes)]
+        fault_of = np.array([*map(self._fault, named), 0])  # the last one is found at -1: no evidence
         faults, start = fault_of[answers.faults], frames.start_ms
         if diagnosed.machines is not self._machines:  # most rounds are about the same machines as the one before
             self._machines = diagnosed.machines

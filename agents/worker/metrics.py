@@ -83,7 +83,8 @@ class EngineCollector(Collector):
             inputs,
             self._recreated(),
         )
-        faults = (*self._faults, NO_EVIDENCE)
+        answers = (name for model in self._engine.models.values() for name in model.runner.classes)
+        faults = tuple(dict.fromkeys((*self._faults, *answers, NO_EVIDENCE)))
         yield _counter("faultline_diagnoses", "Diagnoses published.", "fault", faults, stats.diagnoses)
         yield _counter("faultline_alarms", "Alarms raised and cleared.", "state", ("raised", "cleared"), stats.alarms)
         yield CounterMetricFamily("faultline_frames", "Closed frames.", value=stats.frames)

@@ -59,9 +59,16 @@ class Run:
     start_ms: Ints | None = None  # (T,) where frames have times
     machine: str | None = None
     """The machine, if the run comes from a recording."""
+    targets: Ints | None = None
+    """(T,) the classes to learn, where they are not the labels: `recovering` is one of them."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def learnt(self) -> Ints:
+        """The classes to learn, (T,)."""
+        return self.labels if self.targets is None else self.targets
 
     def before(self, frame: int) -> Run:
         """The run up to this frame."""
@@ -74,7 +81,8 @@ class Run:
             texts = tuple(replace(text, frame=text.frame - start) for text in texts if start <= text.frame < end)
         times = None if self.start_ms is None else self.start_ms[start:end]
         values, labels = self.values[start:end], self.labels[start:end]
-        return replace(self, values=values, labels=labels, texts=texts, start_ms=times)
+        targets = None if self.targets is None else self.targets[start:end]
+        return replace(self, values=values, labels=labels, texts=texts, start_ms=times, targets=targets)
 
 
 @dataclass(frozen=True, slots=True)

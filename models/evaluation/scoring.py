@@ -13,6 +13,7 @@ from sklearn.metrics import adjusted_rand_score, f1_score, mutual_info_score
 
 from models.data.runs import UNLABELLED, class_runs
 from pipeline.arrays import Ints
+from pipeline.config.classes import RECOVERING, labelled_classes
 from pipeline.errors import DataError
 
 NORMAL = 0
@@ -23,15 +24,17 @@ UNKNOWN = -2
 
 RECOVERY_FRAMES = 40
 """Frames after a fault clears in which a plant counts as recovering, by default: 2 h of 3 minutes each."""
+SETTLED_FRAMES = 100
+"""Frames after a fault clears from which false alarms are given separately once more."""
 
-_WORDS = {"no_evidence": NO_EVIDENCE, "unknown": UNKNOWN}
+_WORDS = {RECOVERING: NORMAL, "no_evidence": NO_EVIDENCE, "unknown": UNKNOWN}
 
 Scores = dict[str, Any]
 
 
 def class_indices(names: Sequence[str], classes: Sequence[str]) -> Ints:
     """Diagnoses as written on the wire to class indices, NO_EVIDENCE and UNKNOWN; raises DataError on others."""
-    index = {name: label for label, name in enumerate(classes)} | _WORDS
+    index = _WORDS | {name: label for label, name in enumerate(classes)}
     if unexpected := sorted(set(names) - index.keys()):
         raise DataError(f"diagnosis {unexpected[0]!r} is no class of this model; it has {', '.join(classes)}")
     return np.array([index[name] for name in names], np.int64)
@@ -48,16 +51,19 @@ def stream_scores(
 ) -> Scores:
     """Scores of one diagnosis per frame: machine (N,), frame index (N,), true class (N,), diagnosis (N,), in any order.
 
-    A negative true class means unlabelled; such frames are not scored but end the stretch before them. Every delay is
-    in frames. A score without frames or episodes is None.
+    A negative true class means unlabelled; such frames are not scored but end the stretch before them. `classes` are
+    those that labels have; the diagnosis after the last of them, `recovering`, names no fault and is scored as normal.
+    Every delay is in frames. A score without frames or episodes is None.
 
     - `accuracy`, `macro_f1`: over labelled frames; the mean F1 is over the classes that occur in the truth.
     - `detection_rate`: faulty frames with a diagnosis other than normal; `false_alarm_rate`: the same of normal
       frames; `correct_diagnosis_rate`: correct ones among the detected faulty frames.
+    - `false_alarm_rate_*`: of the normal frames before a machine's first fault, of the `recovery_frames` after a
+      clearing, and of all later ones; of these also those until SETTLED_FRAMES (`_early`) and from there on (`_late`).
     - `detection_delay_*`: from a fault's onset to the first diagnosis other than normal while it lasts, over the
       episodes where there is one; `undetected_share`: the other episodes.
-    - `return_delay_median_frames`: from a fault's clearing to the first diagnosis of normal in the normal stretch that
-      follows. A stretch without one counts with its whole length, the minimum possible.
+    - `return_delay_median_frames`: from a fault's clearing to the first diagnosis without a fault in the normal stretch
+      that follows. A stretch without one counts with its whole length, the minimum possible.
     - `per_fault`: by name, its frames, episodes, and the rates and delays of its own frames and episodes.
     """
     machine, when, true, diagnosed = (np.asarray(column) for column in (machines, frames, truth, predicted))
@@ -72,21 +78,28 @@ def stream_scores(
         diagnosed[order].astype(np.int64),
     )
     true = np.maximum(true, UNLABELLED)
-    diagnosed = np.where(diagnosed == NO_EVIDENCE, NORMAL, diagnosed)
+    diagnosed = labelled_classes(np.where(diagnosed == NO_EVIDENCE, NORMAL, diagnosed), len(classes))
 
     detections, returns = _delays(machine, when, true, diagnosed)
     labelled = true >= 0
     y, p = true[labelled], diagnosed[labelled]
     fault_free = _fault_free_frames(machine, when, true)[labelled]
     alarms = p != NORMAL
+    settled_frames = max(SETTLED_FRAMES, recovery_frames)
+
+    def after_clearing(first: int, end: float) -> float | None:
+        return _mean(alarms[(fault_free >= first) & (fault_free < end)])
+
     scores: Scores = {
         "accuracy": _mean(y == p),
         "macro_f1": _macro_f1(y, p),
         **_rates(y, p),
         "false_alarm_rate": _mean(alarms[y == NORMAL]),
         "false_alarm_rate_before": _mean(alarms[fault_free == np.inf]),
-        "false_alarm_rate_recovering": _mean(alarms[(fault_free >= 0) & (fault_free < recovery_frames)]),
-        "false_alarm_rate_recovered": _mean(alarms[(fault_free >= recovery_frames) & (fault_free < np.inf)]),
+        "false_alarm_rate_recovering": after_clearing(0, recovery_frames),
+        "false_alarm_rate_recovered": after_clearing(recovery_frames, np.inf),
+        "false_alarm_rate_recovered_early": after_clearing(recovery_frames, settled_frames),
+        "false_alarm_rate_recovered_late": after_clearing(settled_frames, np.inf),
         **_delay_scores(list(chain.from_iterable(detections.values())), list(chain.from_iterable(returns.values()))),
         "per_fault": {},
     }
@@ -109,13 +122,16 @@ def fusion_scores(
     present: NDArray[np.bool_],
     modalities: Sequence[str],
     labels: Ints | None = None,
+    *,
+    faults: int | None = None,
 ) -> Scores:
     """Behaviour of a fusion over N frames: fused (N, C), each modality's (M, N, C), weights and presence (M, N).
 
     Entropy and disagreement are in nats; disagreement is the Jensen-Shannon divergence between the modalities that are
     present, over frames with at least two. With labels (N,), negative ones ignored, also how well the partition by
     predicted class matches them: `accuracy`, `macro_f1`, `ari`, `mutual_information` I(Y; P) and
-    `conditional_entropy` H(Y | P), both in nats, whose sum is H(Y).
+    `conditional_entropy` H(Y | P), both in nats, whose sum is H(Y). Labels have the first `faults` classes, by default
+    all; `recovering`, the class after these, then counts as normal.
     """
     fused = np.asarray(probabilities, np.float64)
     each = np.asarray(modality_probabilities, np.float64)
@@ -131,7 +147,8 @@ def fusion_scores(
     }
     if labels is not None:
         labelled = labels >= 0
-        metrics |= label_scores(labels[labelled], fused.argmax(axis=1)[labelled])
+        predicted = labelled_classes(fused.argmax(axis=1), fused.shape[1] if faults is None else faults)
+        metrics |= label_scores(labels[labelled], predicted[labelled])
     return metrics
 
 

@@ -16,7 +16,7 @@ from models.network_file import build_network
 from models.training.config import TrainConfig
 from models.training.evidence import part_evidence
 from models.training.loop import OnProgress, StageConfig, run_stage
-from models.training.prepare import Part, PreparedData
+from models.training.prepare import Part, PreparedData, without_recovering
 from models.training.report import score_part
 from models.training.stages.sensors import SensorStage
 from models.training.train import TrainReport, build_untrained
@@ -60,7 +60,15 @@ def importance(
     if sum(map(len, runs)) * len(variables) ** 2 > _MAX_IMPORTANCE_VALUES:
         return {}
     network = build_network(read_model(report.model)).eval()
-    return variable_importance(network, runs, variables, data.hold_limit, seed=config.seed, on_progress=on_progress)
+    return variable_importance(
+        network,
+        runs,
+        variables,
+        data.hold_limit,
+        faults=len(data.faults),
+        seed=config.seed,
+        on_progress=on_progress,
+    )
 
 
 def _plain_lstm(config: TrainConfig, data: PreparedData, part: Part, on_progress: OnProgress | None) -> Scores:
@@ -74,7 +82,7 @@ def _plain_lstm(config: TrainConfig, data: PreparedData, part: Part, on_progress
         sensor_stage=StageConfig(epochs=_LSTM_EPOCHS, batch_size=config.sensor_stage.batch_size, learning_rate=5e-3),
         chunk_frames=config.chunk_frames,
     )
-    sensors_alone = replace(data, pools=None, drawn_pools=None)
+    sensors_alone = replace(without_recovering(data, config), pools=None, drawn_pools=None)
     network = build_untrained(plain, sensors_alone)
     stage = SensorStage(network, sensors_alone, plain)
     stage.name = PLAIN_LSTM

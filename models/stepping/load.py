@@ -30,6 +30,6 @@ def load_model(path: Path | str, machine_type: MachineType, notify: Notify = _lo
         path=model.path,
         name=header.name,
         digest=header.hash,
-        classes=header.essence.faults,
+        classes=header.classes,
         notify=notify,
     )

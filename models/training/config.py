@@ -13,6 +13,7 @@ from models.configs.sensors import SensorConfig, SeqLSTMConfig
 from models.configs.text import TextConfig
 from models.configs.yaml_file import read_mapping
 from models.data.augment import AugmentConfig
+from models.data.recovery import RecoveryRule
 from models.data.runs import RunFiles
 from models.data.text_pools import EventDrawConfig
 from models.model_file import Storage
@@ -43,6 +44,13 @@ class SplitConfig(BaseModel):
 
 def _split(given: Any) -> Any:
     return {"by": given} if isinstance(given, str) else given
+
+
+def _recovering(given: Any) -> Any:
+    return {True: {}, False: None}[given] if isinstance(given, bool) else given
+
+
+_CLEARING_REPEATS = 3
 
 
 class TrainConfig(BaseModel):
@@ -92,6 +100,12 @@ class TrainConfig(BaseModel):
     """First normal frames after a fault, which calibration leaves out and networks learn with `recovery_weight`,
     because the plant still looks faulty while it recovers. They count in every score."""
     recovery_weight: float = Field(default=0.0, ge=0, le=1)
+    recovering: Annotated[RecoveryRule | None, BeforeValidator(_recovering)] = None
+    """If given (`true`, or with settings), the network learns a class more, `recovering`: the frames from a clearing
+    until the readings are those of the normal state again. It takes the place of the two settings above."""
+    clearing_repeats: int | None = Field(default=None, ge=1)
+    """How often in each epoch the sensor stage sees a run in which a fault clears; if unset, 3 times with `recovering`
+    and once without."""
     false_alarms: float | None = Field(default=None, gt=0, lt=1)
     """If given, a late fusion reports a fault only with a margin over the normal state. Margins are fitted so that at
     most this share of the validation frames before a run's first fault is diagnosed as faulty, by the sensors alone and
@@ -121,6 +135,12 @@ class TrainConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _recovery_is_learnt_in_one_way(self) -> TrainConfig:
+        if self.recovering is not None and (self.recovery_frames or self.recovery_weight):
+            raise ValueError("recovering takes the place of recovery_frames and recovery_weight; leave these out")
+        return self
+
+    @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> TrainConfig:
         if self.validation + self.test >= 1:
             raise ValueError(f"validation {self.validation:g} and test {self.test:g} leave nothing to train on")
@@ -142,6 +162,11 @@ class TrainConfig(BaseModel):
     def recovery(self) -> Recovery:
         """How training treats frames in which a plant recovers."""
         return Recovery(self.recovery_frames, self.recovery_weight)
+
+    @property
+    def repeats(self) -> int:
+        """How often in each epoch the sensor stage sees a run in which a fault clears."""
+        return self.clearing_repeats or (1 if self.recovering is None else _CLEARING_REPEATS)
 
     @property
     def late_rule(self) -> RuleChoice:

@@ -39,6 +39,10 @@ class Evidence:
         self.runs = runs
         self.features = tuple(features)
 
+    def relabelled(self, labels: Ints) -> Evidence:
+        """The same frames with other classes (N,)."""
+        return Evidence(self.logits, self.present, labels, self.runs, self.features)
+
     def take(self, rows: Bools) -> Evidence:
         """Some of the frames."""
         chosen = torch.from_numpy(rows)
@@ -141,5 +145,15 @@ def part_evidence(network: Diagnoser, data: PreparedData, part: Part) -> Evidenc
 
 
 def calibration_evidence(network: Diagnoser, data: PreparedData) -> Evidence:
-    """The evidence of the validation frames that fusions are fitted on: labelled, and not recovering from a fault."""
-    return part_evidence(network, data, "validation").take(data.calibration_rows)
+    """The evidence of the validation frames that fusions are fitted on, with the classes to learn."""
+    return for_calibration(part_evidence(network, data, "validation"), data)
+
+
+def for_calibration(validation: Evidence, data: PreparedData) -> Evidence:
+    """Those of the validation frames that fusions are fitted on, with the classes to learn."""
+    return validation.relabelled(learnt_classes(data.split.validation)).take(data.calibration_rows)
+
+
+def learnt_classes(runs: Sequence[Run]) -> Ints:
+    """The classes to learn of all frames, run after run."""
+    return np.concatenate([run.learnt for run in runs])

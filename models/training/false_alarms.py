@@ -18,6 +18,7 @@ from models.fusion.late import LateFusion
 from models.training.calibration import cross_fitting_folds, fit_fusion, fit_mixed_temperature, require_labels
 from models.training.evidence import Evidence, collect_evidence
 from pipeline.arrays import Ints
+from pipeline.config.classes import labelled_classes
 
 _STEP, _GROWTH, _MAX_ROUNDS = 1e-3, 1.25, 40
 _MIN_PROBABILITY = 1e-30
@@ -58,13 +59,15 @@ def choose_rule_with_margins(
     share: float,
     *,
     seed: int,
+    faults: int | None = None,
 ) -> tuple[LateFusion, Tensor, dict[str, float]]:
     """The fusion by the chosen rule, or by the best one if `auto`, with the margins (M, C) of `fit_margins`; and for
     each tried rule the share of faulty frames that it diagnoses correctly.
 
     As in `choose_rule`, but rules are compared with margins, so that all have the same share of false alarms.
     `stacked` is not tried: it is fitted on the same texts as its margins would be. `folds` are those of
-    `fault_free_folds`; `evidence` is labelled.
+    `fault_free_folds`; `evidence` is labelled. Labels have the first `faults` classes, by default all; the class after
+    these, `recovering`, is no fault.
     """
     require_labels(evidence)
     rules = _RULES_TO_TRY if choice == "auto" else (choice,)
@@ -72,23 +75,27 @@ def choose_rule_with_margins(
     temperatures: dict[Rule, float] = {}
     scores: dict[str, float] = {}
     for rule in rules:
-        temperatures[rule] = fit_text_temperature(fit_fusion(rule, evidence, prior, seed=seed), folds, share)
+        temperatures[rule] = fit_text_temperature(
+            fit_fusion(rule, evidence, prior, seed=seed), folds, share, faults=faults
+        )
         if len(rules) == 1:
             break
         predicted = np.zeros(len(evidence.labels), np.int64)
         for fitted_on, scored_on in cross_fitting_folds(evidence, seed):
             fusion = fit_fusion(rule, evidence.take(fitted_on), prior, seed=seed)
             fusion = with_text_temperature(fusion, temperatures[rule])
-            margins = fit_margins(fusion, fault_free, share)
-            predicted[scored_on] = _diagnoses(fusion, evidence.take(scored_on), margins)
-        faulty = evidence.labels > 0
+            margins = fit_margins(fusion, fault_free, share, faults=faults)
+            predicted[scored_on] = _diagnoses(fusion, evidence.take(scored_on), margins, faults)
+        faulty = labelled_classes(evidence.labels, faults or len(prior)) > 0
         scores[rule] = float((predicted == evidence.labels)[faulty].sum() / max(faulty.sum(), 1))
     best = max(rules, key=lambda rule: scores.get(rule, 0.0))
     fusion = with_text_temperature(fit_fusion(best, evidence, prior, seed=seed), temperatures[best], evidence)
-    return fusion, fit_margins(fusion, fault_free, share), scores
+    return fusion, fit_margins(fusion, fault_free, share, faults=faults), scores
 
 
-def fit_text_temperature(fusion: LateFusion, folds: Sequence[Evidence], share: float) -> float:
+def fit_text_temperature(
+    fusion: LateFusion, folds: Sequence[Evidence], share: float, *, faults: int | None = None
+) -> float:
     """By how much to divide the logits of every modality but the first, so that margins fitted on fault-free frames
     with some texts also suffice for frames with others.
 
@@ -104,8 +111,8 @@ def fit_text_temperature(fusion: LateFusion, folds: Sequence[Evidence], share: f
         alarms = frames = 0
         for index, held_out in enumerate(folds):
             scaled = with_text_temperature(fusion, temperature)
-            margins = fit_margins(scaled, Evidence.join([*folds[:index], *folds[index + 1 :]]), share)
-            alarms += int((_diagnoses(scaled, held_out, margins) > 0).sum())
+            margins = fit_margins(scaled, Evidence.join([*folds[:index], *folds[index + 1 :]]), share, faults=faults)
+            alarms += int((_diagnoses(scaled, held_out, margins, faults) > 0).sum())
             frames += len(held_out.labels)
         remaining[temperature] = alarms / max(frames, 1)
         if remaining[temperature] <= _TOLERATED * share:
@@ -123,27 +130,31 @@ def with_text_temperature(fusion: LateFusion, temperature: float, evidence: Evid
     return scaled
 
 
-def fit_margins(fusion: LateFusion, evidence: Evidence, share: float) -> Tensor:
+def fit_margins(fusion: LateFusion, evidence: Evidence, share: float, *, faults: int | None = None) -> Tensor:
     """How much to subtract from each modality's logit of each fault, (M, C), so that of these frames, all of them
     normal, at most a `share` is diagnosed as faulty.
 
     The first modality gets what suffices when it is alone, the second what suffices for both, and so on. The allowed
     false alarms are divided equally among the faults; what one does not need goes to the others. So faults that hardly
     differ from the normal state need more evidence than those that never raise a false alarm. For stacked modalities
-    the bias of the fusion itself is changed.
+    the bias of the fusion itself is changed. Classes from `faults` on, if given, are no faults and get no
+    margin.
     """
     modalities, frames, classes = evidence.logits.shape
+    is_fault = labelled_classes(np.arange(classes), faults or classes) > 0
+    no_fault = torch.from_numpy(np.flatnonzero(~is_fault))
     margins = torch.zeros(modalities, classes)
     allowed = int(share * frames)
 
     def leads(first: int) -> tuple[Tensor, Tensor]:
-        """By how much each fault leads the normal state with only the first modalities present, (N, C); and which
-        modalities these are, (M, N)."""
+        """By how much each class leads those that are no fault with only the first modalities present, (N, C), never
+        above 0 if it is one of these; and which modalities are present, (M, N)."""
         present = evidence.present.clone()
         present[first:] = False
         with torch.inference_mode():
             fused = fusion(evidence.logits - margins[:, None], present).probabilities.clamp_min(_MIN_PROBABILITY).log()
-        return (fused - fused[:, :1]).where(present.any(dim=0).unsqueeze(1), torch.tensor(-torch.inf)), present
+        lead = fused - fused[:, no_fault].amax(dim=1, keepdim=True)
+        return lead.where(present.any(dim=0).unsqueeze(1), torch.tensor(-torch.inf)), present
 
     for modality in range(modalities):
         lead, present = leads(modality + 1)
@@ -160,7 +171,7 @@ def fit_margins(fusion: LateFusion, evidence: Evidence, share: float) -> Tensor:
         for _ in range(_MAX_ROUNDS):
             if int((leads(modality + 1)[0] > 0).any(dim=1).sum()) <= allowed:
                 break
-            margins[modality] = (_GROWTH * margins[modality]).clamp_min(scale * _STEP) * (torch.arange(classes) > 0)
+            margins[modality] = (_GROWTH * margins[modality]).clamp_min(scale * _STEP) * torch.from_numpy(is_fault)
     return margins
 
 
@@ -174,10 +185,11 @@ def apply_margins(network: Diagnoser, margins: Tensor) -> None:
             last.bias.sub_(margins[1])
 
 
-def _diagnoses(fusion: LateFusion, evidence: Evidence, margins: Tensor) -> Ints:
-    """Diagnoses (N,) with margins (M, C)."""
+def _diagnoses(fusion: LateFusion, evidence: Evidence, margins: Tensor, faults: int | None) -> Ints:
+    """Diagnoses (N,) with margins (M, C), as labels have them."""
     shifted = Evidence(evidence.logits - margins[:, None], evidence.present, evidence.labels, evidence.runs)
-    return np.asarray(shifted.fused(fusion).probabilities.argmax(dim=1).numpy(), np.int64)
+    predicted = np.asarray(shifted.fused(fusion).probabilities.argmax(dim=1).numpy(), np.int64)
+    return labelled_classes(predicted, faults or margins.shape[1])
 
 
 def _margins(lead: Tensor, allowed: int) -> Tensor:

@@ -47,10 +47,14 @@ NO_RECOVERY = Recovery()
 """Every labelled frame weighs 1."""
 
 
-def class_shares(runs: Sequence[Run], classes: int, recovery: Recovery = NO_RECOVERY) -> NDArray[np.float64]:
-    """Share of each class among the frames by weight, (C,), with one frame added to each class."""
-    labels = np.concatenate([run.labels for run in runs])
-    weights = np.concatenate([recovery.weights(run.labels) for run in runs])
+def class_shares(
+    runs: Sequence[Run], classes: int, recovery: Recovery = NO_RECOVERY, repeats: Sequence[int] | None = None
+) -> NDArray[np.float64]:
+    """Share of each class among the frames to learn by weight, (C,), with one frame added to each class; `repeats` says
+    how often each run counts, by default once."""
+    labels = np.concatenate([run.learnt for run in runs])
+    times = [1] * len(runs) if repeats is None else repeats
+    weights = np.concatenate([count * recovery.weights(run.labels) for run, count in zip(runs, times, strict=True)])
     counts = np.bincount(labels[labels >= 0], weights[labels >= 0], minlength=classes) + 1
     return np.asarray(counts / counts.sum())
 

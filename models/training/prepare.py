@@ -23,6 +23,7 @@ from models.configs.sensors import (
 )
 from models.data.class_counts import Counts, count_part, require_classes
 from models.data.from_recordings import runs_from_records
+from models.data.recovery import NormalDistance, RecoveryRule, has_clearing, with_targets
 from models.data.runs import Run, RunSplit, read_runs, split_runs
 from models.data.scaling import Scaling, hold_frames
 from models.data.text_pools import PoolSplit, pool_of_runs, read_pool, run_events, split_groups
@@ -33,6 +34,7 @@ from models.model_file import Essence, Model
 from models.training.config import TrainConfig
 from models.training.losses import class_shares, class_weights, mask_recovery, weighted_prior
 from pipeline.arrays import Bools
+from pipeline.config.classes import RECOVERING, model_classes
 from pipeline.config.profile import MachineType, load_profile
 from pipeline.errors import DataError
 from pipeline.wire.recording import read_recording
@@ -61,12 +63,19 @@ class PreparedData:
     class_weights: Tensor  # (C,) in the loss
     class_prior: NDArray[np.float64]  # (C,) that the weighted loss sees
     calibration_rows: Bools
-    """Validation frames that fusions are fitted on, run after run: labelled, and not recovering from a fault."""
+    """Validation frames that fusions are fitted on, run after run: labelled, and not left out by `recovery_frames`."""
+    recoveries: tuple[int, ...] | None
+    """For how many frames a training run recovers after each clearing; None if `recovering` is not learnt."""
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """Names of the classes, the normal state first."""
+        """Names of the classes that labels have, the normal state first."""
         return self.machine_type.faults
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that a network learns."""
+        return model_classes(self.faults, recovering=self.recoveries is not None)
 
     @property
     def hold_limit(self) -> int:
@@ -120,8 +129,10 @@ def prepare(config: TrainConfig) -> PreparedData:
     pools = _pools_of_runs(distinct) if drawn_pools is None and machine_type.texts else drawn_pools
     if not config.repeated_texts:
         split = distinct
-    shares = class_shares(split.train, len(machine_type.faults), config.recovery)
-    weights = class_weights(shares, config.class_weights)
+    recoveries: tuple[int, ...] | None = None
+    if config.recovering is not None:
+        split, recoveries = _with_recovery(config.recovering, machine_type, split)
+    weights, prior = _weighting(config, split, len(machine_type.faults) + (recoveries is not None))
     masked = [mask_recovery(run.labels, config.recovery_frames) for run in split.validation]
     return PreparedData(
         machine_type=machine_type,
@@ -131,9 +142,51 @@ def prepare(config: TrainConfig) -> PreparedData:
         drawn_pools=drawn_pools,
         texts={part: _held_out_texts(split, drawn_pools, config, part) for part in ("validation", "test")},
         class_weights=weights,
-        class_prior=weighted_prior(shares, weights),
+        class_prior=prior,
         calibration_rows=np.concatenate(masked) >= 0,
+        recoveries=recoveries,
     )
+
+
+def without_recovering(data: PreparedData, config: TrainConfig) -> PreparedData:
+    """The data for a network that learns the labels alone, each run once in an epoch."""
+    parts = {part: tuple(replace(run, targets=None) for run in getattr(data.split, part)) for part in PARTS}
+    split = RunSplit(**parts)
+    plain = config.model_copy(update={"recovering": None, "clearing_repeats": None})
+    weights, prior = _weighting(plain, split, len(data.faults))
+    return replace(data, split=split, class_weights=weights, class_prior=prior, recoveries=None)
+
+
+def clearing_repeats(config: TrainConfig, runs: Sequence[Run]) -> list[int]:
+    """How often each training run counts in an epoch of the sensor stage."""
+    return [config.repeats if has_clearing(run) else 1 for run in runs]
+
+
+def _weighting(config: TrainConfig, split: RunSplit, classes: int) -> tuple[Tensor, NDArray[np.float64]]:
+    """Weights (C,) of the classes in the loss, and the class distribution (C,) that it then sees."""
+    shares = class_shares(split.train, classes, config.recovery, clearing_repeats(config, split.train))
+    weights = class_weights(shares, config.class_weights)
+    return weights, weighted_prior(shares, weights)
+
+
+def _with_recovery(rule: RecoveryRule, machine_type: MachineType, split: RunSplit) -> tuple[RunSplit, tuple[int, ...]]:
+    """The split with the classes to learn of training and validation runs, and how long training runs recover."""
+    if RECOVERING in machine_type.faults:
+        raise DataError(
+            f"machine type {machine_type.name} has a fault {RECOVERING!r}, which is the name of the class that "
+            "`recovering` adds; rename the fault, or leave `recovering` out"
+        )
+    distance = NormalDistance.fit(split.train, Scaling.fit(split.train), rule, hold_frames(machine_type))
+    recovering = len(machine_type.faults)
+    train, lengths = with_targets(split.train, distance, recovering)
+    if not any(lengths):
+        why = f"after none of {len(lengths)} clearings" if lengths else "no fault clears in a training run, so never"
+        raise DataError(
+            f"{why} does the plant take time to recover, and `recovering` cannot be learnt; leave it out, or add runs "
+            "in which faults clear"
+        )
+    validation, _ = with_targets(split.validation, distance, recovering)
+    return RunSplit(train, validation, split.test), tuple(lengths)
 
 
 def _split(config: TrainConfig, machine_type: MachineType, runs: Sequence[Run], rng: np.random.Generator) -> RunSplit:

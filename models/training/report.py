@@ -19,6 +19,7 @@ from models.fusion.learned import LearnedFusion
 from models.training.evidence import Evidence
 from models.training.loop import EpochRecord
 from pipeline.arrays import Bools, Floats, Ints
+from pipeline.config.classes import labelled_classes
 from pipeline.files.atomic_file import write_text
 
 
@@ -34,7 +35,7 @@ class ScoredPart(NamedTuple):
 def score_part(
     network: Diagnoser, evidence: Evidence, runs: Sequence[Run], faults: Sequence[str], hard: Sequence[str]
 ) -> ScoredPart:
-    """Scores by source and subset.
+    """Scores by source and subset; `faults` are the classes that labels have.
 
     A learned fusion is scored as `fusion`, and the late fusion beside it as `late`.
     """
@@ -60,6 +61,7 @@ def score_part(
             present[:, rows],
             network.modalities,
             evidence.labels[rows],
+            faults=len(faults),
         )
     return ScoredPart(evidence, fused.probabilities.numpy(), scores)
 
@@ -87,7 +89,8 @@ def sliced_scores(
         for subset, truth in subsets.items():
             by_system = scores_by_modality(runs[rows], frames[rows], truth[rows], predicted, faults)
             for name, answer in predicted.items():
-                by_system[name]["partition"] = partition_scores(truth[rows], np.where(answer == NO_EVIDENCE, 0, answer))
+                parts = labelled_classes(np.where(answer == NO_EVIDENCE, 0, answer), len(faults))
+                by_system[name]["partition"] = partition_scores(truth[rows], parts)
             scores[source][subset] = by_system
     return scores
 
@@ -120,9 +123,14 @@ def draw_all(
     labelled = scored.evidence.labels >= 0
     truth: Ints = scored.evidence.labels[labelled]
     fused = scored.fused[labelled]
+    named = labelled_classes(fused.argmax(axis=1), len(faults))
+    # Labels do not say `recovering`, so what a model gives to it counts as normal.
+    fused = np.concatenate(
+        [fused[:, :1] + fused[:, len(faults) :].sum(axis=1, keepdims=True), fused[:, 1 : len(faults)]], 1
+    )
     paths = [folder / "confusion_matrix.png", folder / "roc.png"]
     title = f"fused diagnosis, {part} runs"
-    draw_confusion(truth, fused.argmax(axis=1), faults, title, paths[0])
+    draw_confusion(truth, named, faults, title, paths[0])
     draw_roc(truth, fused, faults, title, paths[1])
     # A late fusion of another model's encoders is fitted without any stage.
     if history:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from models.model_file import MACHINES, SUFFIX, read_model
 from models.network_file import build_network, round_weights, save_model
 from models.training.calibration import calibrate_network, choose_rule
 from models.training.config import TrainConfig
-from models.training.evidence import Evidence, calibration_evidence, part_evidence
+from models.training.evidence import Evidence, calibration_evidence, for_calibration, part_evidence
 from models.training.false_alarms import apply_margins, choose_rule_with_margins, fault_free_folds
 from models.training.loop import EpochRecord, OnProgress, Stage, StageConfig, run_stage
 from models.training.prepare import Part, PreparedData, prepare, provenance, require_same_split
@@ -28,6 +29,8 @@ from models.training.report import ScoredPart, draw_all, score_part, write_score
 from models.training.stages.fusion import FusionStage, JointStage
 from models.training.stages.sensors import SensorStage
 from models.training.stages.texts import TextStage, WordStage
+from pipeline.config.classes import RECOVERING
+from pipeline.errors import DataError
 from pipeline.extras import require_modules
 
 _WITHOUT_EFFECT = frozenset({"output", "name", "plots", "score_test", "hard_faults"})
@@ -135,7 +138,7 @@ def build_untrained(config: TrainConfig, data: PreparedData) -> Diagnoser:
     scaling = data.fit_scaling()
     described = DiagnoserConfig(
         variables=len(data.machine_type.variables),
-        classes=len(data.faults),
+        classes=len(data.classes),
         sensors=config.sensors,
         text=config.text if data.pools else None,
         fusion=config.fusion,
@@ -181,7 +184,7 @@ def calibrate(training: Training) -> Calibration:
     network.eval()
     round_weights(network, config.storage)
     evidence = part_evidence(network, data, "validation")
-    labelled = evidence.take(data.calibration_rows)
+    labelled = for_calibration(evidence, data)
     margins: dict[str, dict[str, float]] = {}
     if config.false_alarms is None:
         late, rule_scores = choose_rule(config.late_rule, labelled, data.class_prior, seed=config.seed)
@@ -195,10 +198,16 @@ def calibrate(training: Training) -> Calibration:
             network, data.split.validation, pool, config.events, hold_limit=data.hold_limit, seed=config.seed
         )
         late, fitted, rule_scores = choose_rule_with_margins(
-            config.late_rule, labelled, data.class_prior, folds, config.false_alarms, seed=config.seed
+            config.late_rule,
+            labelled,
+            data.class_prior,
+            folds,
+            config.false_alarms,
+            seed=config.seed,
+            faults=len(data.faults),
         )
         network.fusion = late
-        by_class = [dict(zip(data.faults, row.tolist(), strict=True)) for row in fitted]
+        by_class = [dict(zip(data.classes, row.tolist(), strict=True)) for row in fitted]
         margins = dict(zip(network.modalities, by_class, strict=True))
         apply_margins(network, fitted)
         evidence = part_evidence(network, data, "validation")
@@ -225,7 +234,15 @@ def write(training: Training, calibration: Calibration, parts: dict[Part, Scored
     name = config.name or data.machine_type.name
     path = config.output / f"{name}{SUFFIX}"
     record = _training_record(training, calibration, parts)
-    model_hash = save_model(path, network, data.machine_type, name=name, training=record, storage=config.storage)
+    model_hash = save_model(
+        path,
+        network,
+        data.machine_type,
+        name=name,
+        training=record,
+        storage=config.storage,
+        recovering=data.recoveries is not None,
+    )
     scores: Scores = {part: scored.scores for part, scored in parts.items()}
     rule, rule_scores = calibration.late.config.rule, calibration.rule_scores
     files = [
@@ -242,6 +259,12 @@ def _with_encoders(config: TrainConfig, path: Path, data: PreparedData) -> Diagn
     """A network with the encoders of a model file, without their false-alarm margins; raises DataError if its training
     saw what is held out here."""
     model = read_model(path)
+    if model.header.recovering != (data.recoveries is not None):
+        has = "has" if model.header.recovering else "lacks"
+        raise DataError(
+            f"model {path} {has} the class {RECOVERING}, and its encoders answer with that; set `recovering: "
+            f"{str(model.header.recovering).lower()}`, or name another model"
+        )
     require_same_split(model, config, data)
     described = model.header.network.model_copy(update={"fusion": config.fusion})
     network = _seeded(described, model.tokenizer, config.seed)
@@ -249,7 +272,7 @@ def _with_encoders(config: TrainConfig, path: Path, data: PreparedData) -> Diagn
     taken = {key: value for key, value in trained.items() if not key.startswith("fusion.")}
     network.load_state_dict(network.state_dict() | taken)
     if margins := model.header.training.get("caution"):
-        applied = [[margins[modality][fault] for fault in data.faults] for modality in network.modalities]
+        applied = [[margins[modality][fault] for fault in data.classes] for modality in network.modalities]
         apply_margins(network, -torch.tensor(applied))
     return network
 
@@ -275,11 +298,17 @@ def _training_record(training: Training, calibration: Calibration, parts: dict[P
         **provenance(training.config, training.data),
         **({MACHINES: spans} if (spans := training.data.machine_spans()) else {}),
         "distinct_texts": training.data.text_counts(),
+        **({} if training.data.recoveries is None else {RECOVERING: _recoveries(training.data.recoveries)}),
         "loss": "every frame",
         "rule_scores": calibration.rule_scores,
         "scores": {part: fused(scored.scores) for part, scored in parts.items()},
         "caution": calibration.margins,
     }
+
+
+def _recoveries(frames: tuple[int, ...]) -> dict[str, float]:
+    """How many clearings the training runs have, and how long they recover after one."""
+    return {"clearings": len(frames), "median_frames": statistics.median(frames), "max_frames": max(frames)}
 
 
 def _fingerprint(config: TrainConfig, data: PreparedData, without_effect: frozenset[str]) -> str:
@@ -290,7 +319,7 @@ def _fingerprint(config: TrainConfig, data: PreparedData, without_effect: frozen
         digest.update(read_model(config.encoders).header.hash.encode())
     for run in (*data.split.train, *data.split.validation):
         digest.update(f"{run.name} {len(run)}".encode())
-        digest.update(run.labels.tobytes())
+        digest.update(run.learnt.tobytes())
     for pool in (data.pools.known, data.pools.validation) if data.pools else ():
         digest.update("\n".join(pool.texts).encode() + pool.classes.tobytes())
     return digest.hexdigest()

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.arrays import Ints
 from pipeline.compiled import Notify
+from pipeline.config.classes import has_recovering, labelled_classes
 from pipeline.engine.alarms import AlarmRule, Alarms
 from pipeline.engine.diagnoses import Answers, DiagnosedMachine, DiagnosisWriter, RememberedText
 from pipeline.engine.machines import Machine, MachineGroup
@@ -26,6 +27,7 @@ class Round:
 
     model: ModelRef
     classes: Sequence[str]
+    faults: Sequence[str]  # the classes that labels have, too: all but `recovering`
     modalities: tuple[str, ...]
     machines: Sequence[DiagnosedMachine]  # of each row
     frames: Frames
@@ -53,7 +55,9 @@ class GroupModel:
 
     def __init__(self, group: MachineGroup, runner: StepRunner, rule: AlarmRule, notify: Notify) -> None:
         machine_type = group.machine_type
-        if runner.classes != machine_type.faults:
+        self._faults = machine_type.faults
+        self._recovers = has_recovering(runner.classes, self._faults)
+        if runner.classes != self._faults and not self._recovers:
             text = f"model {runner.name} knows other faults than machine type {group.name} of the profile"
             raise SettingsError(text)
         self.runner = runner
@@ -86,11 +90,17 @@ class GroupModel:
             np.searchsorted(CONFIDENCE_BOUNDS, confidence), minlength=len(CONFIDENCE_BOUNDS) + 1
         )
         stats.confidence_sum += float(confidence.sum())
-        for change in self.alarms.step(frames.slots, answers.faults, confidence):
+        faults = answers.faults
+        if self._recovers:
+            # A plant that recovers raises no alarm, and lets one clear as the normal state does.
+            faults = labelled_classes(faults, len(self._faults))
+        for change in self.alarms.step(frames.slots, faults, confidence):
             row = change.row
             stats.alarms["raised" if change.raised else "cleared"] += 1
             outputs.append(self.writer.alarm(machines[row], int(frames.start_ms[row]), change, float(confidence[row])))
-        return Round(self.writer.model, runner.classes, runner.modalities, machines, frames, result, answers)
+        return Round(
+            self.writer.model, runner.classes, self._faults, runner.modalities, machines, frames, result, answers
+        )
 
     def save(self, slots: Ints) -> list[tuple[bytes, bytes]]:
         """Of each machine the runner's and the alarms' state."""
@@ -99,7 +109,7 @@ class GroupModel:
     def load(self, slot: int, runner: bytes, alarms: bytes) -> None:
         """Put back what `save` gave; raises StateError if it does not fit."""
         self.runner.load(slot, runner)
-        self.alarms.load(slot, alarms, len(self.runner.classes))
+        self.alarms.load(slot, alarms, len(self._faults))
 
 
 def _remember_texts(frames: Frames, machines: Sequence[Machine], unknown: Sequence[int]) -> None:

@@ -32,6 +32,8 @@ KEYS = {
     "false_alarm_rate_before",
     "false_alarm_rate_recovering",
     "false_alarm_rate_recovered",
+    "false_alarm_rate_recovered_early",
+    "false_alarm_rate_recovered_late",
     "correct_diagnosis_rate",
     "detection_delay_mean_frames",
     "detection_delay_median_frames",
@@ -111,6 +113,32 @@ def test_false_alarms_are_told_apart_by_their_distance_from_a_fault() -> None:
     found = false_alarms(score(truth, said))
     assert found[:2] == pytest.approx([1 / 4, 3 / 5])
     assert found[2] is None
+
+
+def test_recovering_names_no_fault_and_is_right_where_labels_say_normal() -> None:
+    recovering = len(CLASSES)
+    truth = [0, 0, 1, 1, 1, 0, 0, 0, 0]
+    said = [0, recovering, recovering, 1, 1, 1, recovering, recovering, 0]
+    scores = score(truth, said)
+    assert scores == score(truth, [0 if one == recovering else one for one in said])
+    assert scores["accuracy"] == pytest.approx(7 / 9)
+    assert scores["false_alarm_rate"] == pytest.approx(1 / 6)
+    assert scores["detection_delay_mean_frames"] == 1
+    assert scores["return_delay_median_frames"] == 1
+    codes = class_indices(["jam", "recovering"], CLASSES)
+    assert codes.tolist() == [2, 0]
+    # A plant may have a fault of that name, if its model has no such class.
+    assert class_indices(["recovering"], ("normal", "recovering")).tolist() == [1]
+
+
+def test_false_alarms_long_after_a_clearing_are_given_separately() -> None:
+    truth, said = [1] + [0] * 150, [1] + [0] * 150
+    said[1 + 50] = said[1 + 120] = said[1 + 130] = 2
+    scores = score(truth, said)
+    assert scores["false_alarm_rate_recovering"] == 0
+    assert scores["false_alarm_rate_recovered"] == pytest.approx(3 / 110)
+    assert scores["false_alarm_rate_recovered_early"] == pytest.approx(1 / 60)
+    assert scores["false_alarm_rate_recovered_late"] == pytest.approx(2 / 50)
 
 
 def test_a_machine_that_was_never_faulty_has_false_alarms_before_and_no_others() -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Final
 
 from rich.table import Table
 from rich.text import Text
 
 from agents.cli.views.printable import cell
+from pipeline.config.classes import RECOVERING
 from pipeline.config.profile import NORMAL
 from pipeline.engine.diagnoses import NO_EVIDENCE
 from pipeline.wire.labels import LabelBook
 from pipeline.wire.messages import Diagnosis
+
+_STYLES: Final = {NO_EVIDENCE: "dim", NORMAL: "green", RECOVERING: "yellow"}
+"""Colours of diagnoses that name no fault."""
 
 
 class LiveView:
@@ -56,7 +61,7 @@ class LiveView:
         deviations = "  ".join(f"{v.name} {v.deviation:+.1f}σ" for v in diagnosis.evidence.variables)
         texts = diagnosis.evidence.texts
         newest = f"{texts[-1].age_ms // 60_000} min: {texts[-1].text}" if texts else ""
-        style = "dim" if diagnosis.fault == NO_EVIDENCE else "green" if diagnosis.fault == NORMAL else "bold red"
+        style = _STYLES.get(diagnosis.fault, "bold red")
         right = "dim" if true is None else "green" if true == diagnosis.fault else "yellow"
         return [
             cell(diagnosis.machine),

@@ -20,7 +20,7 @@ from models.evaluation.clustering import partition_scores
 from models.fusion.learned import LearnedFusion
 from models.training.batches import batches_of_similar_length, draw_offsets, padded, sensor_batch
 from models.training.config import TrainConfig
-from models.training.evidence import Evidence, calibration_evidence, collect_evidence
+from models.training.evidence import Evidence, calibration_evidence, collect_evidence, learnt_classes
 from models.training.loop import EpochRecord
 from models.training.losses import validation_scores
 from models.training.prepare import PreparedData
@@ -95,7 +95,7 @@ class FusionStage:
         text = self._network.text
         if text is not None:
             text.encoder.train()
-        evidence = collect_evidence(self._network, runs, texts, self._data.hold_limit)
+        evidence = collect_evidence(self._network, runs, texts, self._data.hold_limit).relabelled(learnt_classes(runs))
         if text is not None:
             text.encoder.eval()
         later: Bools = np.concatenate([np.arange(len(run)) >= self._config.burn_in_frames for run in runs])
@@ -144,7 +144,7 @@ class JointStage(FusionStage):
         lengths = np.array([len(run) for run in runs])
         total, finished = lengths.sum(), 0
         for batch in batches_of_similar_length(lengths, self._batch_size, 2 * chunk_frames, rng):
-            y = padded([self._drawn_labels(runs[row].labels, rng) for row in batch], UNLABELLED)
+            y = padded([self._drawn_labels(runs[row], rng) for row in batch], UNLABELLED)
             with torch.no_grad():
                 values, x = sensor_batch(self._network, [runs[row].values for row in batch], self._data.hold_limit)
                 rings = self._rings([texts[row] for row in batch], x.shape[1])
@@ -183,10 +183,10 @@ class JointStage(FusionStage):
                 loss = loss + cross_entropy(chunk.logits[rows][there], y[there], class_weights)
         return loss
 
-    def _drawn_labels(self, labels: Ints, rng: np.random.Generator) -> Ints:
-        """Labels (T,) of the frames to learn from, the others UNLABELLED; frames are drawn by weight."""
-        drawn = rng.random(len(labels)) < self._config.recovery.weights(labels)
-        return np.where(drawn & (np.arange(len(labels)) >= self._config.burn_in_frames), labels, UNLABELLED)
+    def _drawn_labels(self, run: Run, rng: np.random.Generator) -> Ints:
+        """Classes (T,) of the frames to learn from, the others UNLABELLED; frames are drawn by weight."""
+        drawn = rng.random(len(run)) < self._config.recovery.weights(run.labels)
+        return np.where(drawn & (np.arange(len(run)) >= self._config.burn_in_frames), run.learnt, UNLABELLED)
 
     def _rings(self, texts: Sequence[Sequence[PlacedText]], frames: int) -> tuple[Tensor, Tensor] | None:
         """Rings (B, T, E, d) and ages (B, T, E) of a batch."""
@@ -201,7 +201,8 @@ def _from_frame(run: Run, first: int) -> Run:
     texts = run.texts
     if texts is not None:
         texts = tuple(replace(text, frame=text.frame - first) for text in texts if text.frame >= first)
-    return replace(run, values=run.values[first:], labels=run.labels[first:], texts=texts)
+    targets = None if run.targets is None else run.targets[first:]
+    return replace(run, values=run.values[first:], labels=run.labels[first:], texts=texts, targets=targets)
 
 
 def drop_modalities(present: Tensor, share: float, rng: np.random.Generator) -> Tensor:

@@ -16,15 +16,15 @@ from models.training.config import TrainConfig
 from models.training.evidence import sensor_answers
 from models.training.loop import EpochRecord
 from models.training.losses import mask_recovery, validation_scores, weighted_loss
-from models.training.prepare import PreparedData
+from models.training.prepare import PreparedData, clearing_repeats
 from pipeline.arrays import Floats
 
 
 class SensorStage:
     """Cross entropy on every frame after the burn-in, by truncated back-propagation with carried state.
 
-    In each epoch every run is disturbed, starts at a random offset, and is cut into chunks; the state is carried from
-    chunk to chunk, the gradient is not.
+    In each epoch every run (those in which a fault clears several times, if the configuration says so) is disturbed,
+    starts at a random offset, and is cut into chunks; the state is carried from chunk to chunk, the gradient is not.
     """
 
     name = "sensors"
@@ -35,13 +35,15 @@ class SensorStage:
         self._data = data
         self._config = config
         self._scaling = network.scaling()
-        self._frame_weights = [config.recovery.weights(run.labels) for run in data.split.train]
-        masked = [mask_recovery(run.labels, config.recovery_frames) for run in data.split.validation]
+        repeats = clearing_repeats(config, data.split.train)
+        self._runs = [run for run, count in zip(data.split.train, repeats, strict=True) for _ in range(count)]
+        self._frame_weights = [config.recovery.weights(run.labels) for run in self._runs]
+        masked = [mask_recovery(run.learnt, config.recovery_frames) for run in data.split.validation]
         self._validation_labels = np.concatenate(masked)
 
     def losses(self, rng: np.random.Generator) -> Iterator[tuple[float, Tensor]]:
         """See `Stage.losses`."""
-        config, runs, chunk_frames = self._config, self._data.split.train, self._config.chunk_frames
+        config, runs, chunk_frames = self._config, self._runs, self._config.chunk_frames
         offsets = draw_offsets(runs, config.most_offset_frames, rng)
         lengths = np.array([len(run) - offset for run, offset in zip(runs, offsets, strict=True)])
         total, finished = lengths.sum(), 0
@@ -49,7 +51,7 @@ class SensorStage:
             readings = [disturb(runs[row].values[offsets[row] :], self._scaling, config.augment, rng) for row in batch]
             with torch.no_grad():
                 _, x = sensor_batch(self._network, readings, self._data.hold_limit)
-            y = padded([runs[row].labels[offsets[row] :] for row in batch], UNLABELLED)
+            y = padded([runs[row].learnt[offsets[row] :] for row in batch], UNLABELLED)
             weights = padded([self._weights(row, offsets[row]) for row in batch], 0)
             state = self._network.sensors.init_state(len(batch))
             for start in range(0, x.shape[1], chunk_frames):

@@ -80,6 +80,8 @@ class TextStage:
 
     The encoder has been trained by `WordStage` and stays as it is, but its vectors keep the noise of training (dropout,
     lost words, typing errors): the encoder is too confident of texts that it has learnt, and the ring must not be.
+    No text is about a plant that recovers; how probable `recovering` is beside the texts of a ring is learnt from the
+    frames that hold them, so that texts do not speak against what the sensors show.
     """
 
     name = "text"
@@ -92,7 +94,7 @@ class TextStage:
         self._data = data
         self._config = config
         self._pool = data.drawn_pools.train if data.drawn_pools else None
-        masked = [mask_recovery(run.labels, config.recovery_frames) for run in data.split.validation]
+        masked = [mask_recovery(run.learnt, config.recovery_frames) for run in data.split.validation]
         self._validation_labels = np.concatenate(masked)
 
     def losses(self, rng: np.random.Generator) -> Iterator[tuple[float, Tensor]]:
@@ -158,7 +160,7 @@ class _Rings:
             useful = (age >= 0).any(axis=1) & (weight > 0)
             rows.append(row[useful] + len(all_texts))
             ages.append(age[useful].astype(np.float32))
-            labels.append(run.labels[useful])
+            labels.append(run.learnt[useful])
             weights.append(weight[useful])
             all_texts += [text.text for text in placed]
         columns = (np.concatenate(rows), np.concatenate(ages), np.concatenate(labels), np.concatenate(weights))
