@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from models.configs.fusion import FusionChoice, FusionConfig
 from models.configs.limits import Width
@@ -33,3 +33,11 @@ class DiagnoserConfig(BaseModel):
     """Readings further than this many standard deviations from the normal state enter the network at this distance."""
     text_ttl_frames: int = Field(default=60, ge=1)
     """Age at which a text is forgotten."""
+
+    @model_serializer(mode="wrap")
+    def _as_in_older_files(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what older model files lack, if it says the same: their hash goes over this."""
+        described: dict[str, Any] = serialize(self)
+        if described["messages"] is None:
+            del described["messages"]
+        return described

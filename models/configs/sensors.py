@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from models.configs.limits import FrameCount, FrameCounts, Heads, Layers, WholeFrames, Width, Widths
 
@@ -33,6 +41,14 @@ class SeqLSTMConfig(BaseModel):
     """Time constants, in frames, of running mean absolute frame-to-frame changes, which the input gains as well."""
     squash: bool = False
     """Readings enter as arcsinh of their standard scores, so that far ones are not cut off."""
+
+    @model_serializer(mode="wrap")
+    def _as_in_older_files(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what older model files lack, if it says the same: their hash goes over this."""
+        described: dict[str, Any] = serialize(self)
+        if not described["squash"]:
+            del described["squash"]
+        return described
 
 
 class CausalCNNConfig(BaseModel):

@@ -100,6 +100,11 @@ class RunSplit:
         )
 
 
+def before_first_fault(run: Run) -> Run:
+    """The frames before the first that is faulty or has no label."""
+    return run.before(int(np.argmax(run.labels != 0))) if run.labels.any() else run
+
+
 def class_runs(labels: Ints) -> list[tuple[int, int, int]]:
     """Stretches of equal class in (T,) as (first frame, frame after the last, class)."""
     if not len(labels):

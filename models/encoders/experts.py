@@ -15,6 +15,7 @@ from models.configs.sensors import (
     TreesConfig,
 )
 from models.encoders.base import SensorEncoder, State
+from models.encoders.trees import Trees
 
 LEAST_PROBABILITY = 1e-12
 
@@ -47,6 +48,14 @@ class PooledExperts(SensorEncoder):
         for place, expert in enumerate(self.experts):
             assert isinstance(expert, SensorEncoder)
             yield place, expert
+
+    def described(self) -> ExpertsConfig:
+        """The configuration as it is now: trees have a shape once they are fitted."""
+        experts = [
+            expert.config if isinstance(expert, Trees) else config
+            for config, (_, expert) in zip(self.config.experts, self.members(), strict=True)
+        ]
+        return self.config.model_copy(update={"experts": tuple(experts)})
 
     def inputs(self, place: int, x: Tensor) -> Tensor:
         """What the expert at this place gets of x (…, F)."""

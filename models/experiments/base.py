@@ -12,7 +12,7 @@ from string import Template
 from typing import Any, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.stats import t as student  # type: ignore[import-untyped]
+from scipy.stats import t as student
 
 from models.configs.yaml_file import read_mapping
 from models.evaluation.scoring import Scores

@@ -82,7 +82,7 @@ def _plain_lstm(config: TrainConfig, data: PreparedData, part: Part, on_progress
         sensor_stage=StageConfig(epochs=_LSTM_EPOCHS, batch_size=config.sensor_stage.batch_size, learning_rate=5e-3),
         chunk_frames=config.chunk_frames,
     )
-    sensors_alone = replace(without_recovering(data, config), pools=None, drawn_pools=None)
+    sensors_alone = replace(without_recovering(data, config), pools=None, drawn_pools=None, messages=None)
     network = build_untrained(plain, sensors_alone)
     stage = SensorStage(network, sensors_alone, plain)
     stage.name = PLAIN_LSTM

@@ -12,6 +12,7 @@ from torch import Tensor
 from models.data.runs import Run
 from models.data.scaling import hold
 from models.diagnoser import Diagnoser
+from models.encoders.placed_texts import PlacedText
 from pipeline.arrays import Floats, Ints
 
 
@@ -38,9 +39,15 @@ def padded(arrays: Sequence[NDArray[np.generic]], fill: float) -> Tensor:
     return torch.from_numpy(full)
 
 
-def sensor_batch(network: Diagnoser, readings: Sequence[Floats], hold_limit: int) -> tuple[Tensor, Tensor]:
-    """Readings (T_b, V) of one batch as held values (B, T, V), NaN where unknown, and encoder inputs (B, T, F)."""
+def sensor_batch(
+    network: Diagnoser, readings: Sequence[Floats], texts: Sequence[Sequence[PlacedText]], hold_limit: int
+) -> tuple[Tensor, Tensor]:
+    """Readings (T_b, V) of one batch, and each run's own texts, as held values (B, T, V), NaN where unknown, and
+    encoder inputs (B, T, F)."""
     filled = [hold(values, hold_limit) for values in readings]
     values = padded([held for held, _ in filled], np.nan)
     _, x = network.sensor_inputs(values, padded([measured for _, measured in filled], False))
+    if network.messages is not None:
+        columns = [network.message_columns(own, x.shape[1]) for own in texts]
+        x = torch.cat([x, torch.stack(columns)], dim=2)
     return values, x

@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from models.configs.fusion import FusionChoice, FusionConfig, RuleChoice
-from models.configs.sensors import SensorConfig, SeqLSTMConfig
+from models.configs.sensors import ExpertsConfig, SensorConfig, SeqLSTMConfig
 from models.configs.text import TextConfig
 from models.configs.yaml_file import read_mapping
 from models.data.augment import AugmentConfig
+from models.data.messages import MessagesChoice
 from models.data.recovery import RecoveryRule
 from models.data.runs import RunFiles
 from models.data.text_pools import EventDrawConfig
@@ -65,8 +66,12 @@ class TrainConfig(BaseModel):
     runs: tuple[RunFiles, ...] = ()
     recordings: tuple[Path, ...] = ()
     """Labelled recordings, decoded and aligned as live; their runs are split by machine."""
-    repeated_texts: bool = False
-    """True for texts that machines write: the same words appear in every part, and that is no leak."""
+    repeated_texts: bool | None = None
+    """True for texts that machines write: the same words appear in every part, and that is no leak. If unset, true
+    where frequent messages are nearly all that training runs have."""
+    messages: MessagesChoice | bool | None = None
+    """Whether the sensor encoder counts frequent messages of the runs, and which; if unset, several experts do, and a
+    single encoder does not. Where they are nearly all that machines write, the model has no text modality."""
     texts: tuple[Path, ...] = ()
     """Pools of labelled texts; without texts the model has no text modality."""
     output: Path
@@ -85,6 +90,13 @@ class TrainConfig(BaseModel):
     """A model file whose encoders are used unchanged, with their scaling; `sensors` and `text` then have no effect, and
     only the fusion is trained."""
     sensor_stage: StageConfig = StageConfig()
+    statistics_stage: StageConfig = StageConfig(
+        epochs=16, batch_size=512, learning_rate=2e-3, weight_decay=1e-2, patience=6
+    )
+    """Of an expert on streaming statistics; its batches are of frames."""
+    find_hidden: bool = True
+    """Whether a pool of experts gives the probability of faults that validation shows the sensors cannot see to the
+    normal state."""
     word_stage: StageConfig = StageConfig(epochs=20, batch_size=64, learning_rate=5e-3, weight_decay=1e-2)
     text_stage: StageConfig = StageConfig(epochs=20, batch_size=256, learning_rate=2e-3)
     fusion_stage: StageConfig = StageConfig(epochs=20, batch_size=512, learning_rate=1e-3, patience=6)
@@ -162,6 +174,14 @@ class TrainConfig(BaseModel):
     def recovery(self) -> Recovery:
         """How training treats frames in which a plant recovers."""
         return Recovery(self.recovery_frames, self.recovery_weight)
+
+    @property
+    def counted_messages(self) -> MessagesChoice | None:
+        """Which messages are counted, if any."""
+        if isinstance(self.messages, MessagesChoice):
+            return self.messages
+        wanted = isinstance(self.sensors, ExpertsConfig) if self.messages is None else self.messages
+        return MessagesChoice() if wanted else None
 
     @property
     def repeats(self) -> int:

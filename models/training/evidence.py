@@ -11,7 +11,9 @@ from torch import Tensor
 
 from models.data.runs import Run
 from models.diagnoser import Diagnoser
+from models.encoders.base import SensorEncoder
 from models.encoders.event_ring import TextModality
+from models.encoders.experts import PooledExperts
 from models.encoders.placed_texts import PlacedText
 from models.fusion.base import Fused
 from models.fusion.late import LateFusion
@@ -91,18 +93,31 @@ class ModalityAnswer(NamedTuple):
     features: Floats  # (T, D)
 
 
-def sensor_answers(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -> list[ModalityAnswer]:
-    """The sensor encoder's answer for each run."""
+def sensor_answers(
+    network: Diagnoser, runs: Sequence[Run], hold_limit: int, encoder: SensorEncoder | None = None
+) -> list[ModalityAnswer]:
+    """The sensor encoder's answer for each run, or that of one expert with the same inputs."""
     answers: list[ModalityAnswer] = []
     with torch.inference_mode():
         for start in range(0, len(runs), _RUN_BATCH):
             batch = runs[start : start + _RUN_BATCH]
-            values, x = sensor_batch(network, [run.values for run in batch], hold_limit)
-            logits, features = network.sensors(x)
+            values, x = sensor_batch(
+                network, [run.values for run in batch], [run.texts or () for run in batch], hold_limit
+            )
+            logits, features = (network.sensors if encoder is None else encoder)(expert_inputs(network, encoder, x))
             present = ~values.isnan().all(dim=2)
             for run, *columns in zip(batch, logits, present, features, strict=True):
                 answers.append(ModalityAnswer(*(column[: len(run)].numpy() for column in columns)))
     return answers
+
+
+def expert_inputs(network: Diagnoser, encoder: SensorEncoder | None, x: Tensor) -> Tensor:
+    """What an expert of the network's pool gets of the pool's input x (…, F); x itself for any other encoder."""
+    if isinstance(network.sensors, PooledExperts):
+        for place, expert in network.sensors.members():
+            if expert is encoder:
+                return network.sensors.inputs(place, x)
+    return x
 
 
 def text_answers(

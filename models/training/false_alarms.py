@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.configs.fusion import RULES, Rule, RuleChoice
-from models.data.runs import Run
+from models.data.runs import Run, before_first_fault
 from models.data.text_pools import EventDrawConfig, TextPool, run_events, split_groups
 from models.diagnoser import Diagnoser
 from models.fusion.late import LateFusion
@@ -38,7 +38,7 @@ def fault_free_folds(
 
     Where texts are drawn, each fold has half of the pool, drawn several times; else each fold has half of the runs.
     """
-    fault_free = [run.before(int(np.argmax(run.labels != 0))) if run.labels.any() else run for run in runs]
+    fault_free = [before_first_fault(run) for run in runs]
     fault_free = [run for run in fault_free if len(run)]
     if pool is None:
         halves = [half for half in (fault_free[::2], fault_free[1::2]) if half]

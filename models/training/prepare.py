@@ -23,6 +23,7 @@ from models.configs.sensors import (
 )
 from models.data.class_counts import Counts, count_part, require_classes
 from models.data.from_recordings import runs_from_records
+from models.data.messages import Messages, frequent_messages
 from models.data.recovery import NormalDistance, RecoveryRule, has_clearing, with_targets
 from models.data.runs import Run, RunSplit, read_runs, split_runs
 from models.data.scaling import Scaling, hold_frames
@@ -66,6 +67,9 @@ class PreparedData:
     """Validation frames that fusions are fitted on, run after run: labelled, and not left out by `recovery_frames`."""
     recoveries: tuple[int, ...] | None
     """For how many frames a training run recovers after each clearing; None if `recovering` is not learnt."""
+
+    messages: Messages | None = None
+    """Frequent messages of the training runs, which the sensor encoder counts."""
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -127,7 +131,12 @@ def prepare(config: TrainConfig) -> PreparedData:
     drawn_pools = _pools_of_files(config, machine_type, split, rng) if config.texts and machine_type.texts else None
     distinct = _without_seen_texts(split, drawn_pools)
     pools = _pools_of_runs(distinct) if drawn_pools is None and machine_type.texts else drawn_pools
-    if not config.repeated_texts:
+    choice = config.counted_messages
+    messages = frequent_messages(split.train, choice) if choice is not None and machine_type.texts else None
+    written_by_machines = messages is not None and messages.say_all
+    if drawn_pools is None and written_by_machines:
+        pools = None
+    if not (written_by_machines if config.repeated_texts is None else config.repeated_texts):
         split = distinct
     recoveries: tuple[int, ...] | None = None
     if config.recovering is not None:
@@ -145,6 +154,7 @@ def prepare(config: TrainConfig) -> PreparedData:
         class_prior=prior,
         calibration_rows=np.concatenate(masked) >= 0,
         recoveries=recoveries,
+        messages=messages,
     )
 
 

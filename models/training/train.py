@@ -6,13 +6,17 @@ import hashlib
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from models.configs.diagnoser import DiagnoserConfig
+from models.data.runs import before_first_fault
 from models.diagnoser import Diagnoser
+from models.encoders.experts import PooledExperts
 from models.encoders.tokenizer import Tokenizer
 from models.evaluation.scoring import Scores
 from models.fusion.late import LateFusion
@@ -22,12 +26,12 @@ from models.network_file import build_network, round_weights, save_model
 from models.training.calibration import calibrate_network, choose_rule
 from models.training.config import TrainConfig
 from models.training.evidence import Evidence, calibration_evidence, for_calibration, part_evidence
+from models.training.experts.train import train_experts
 from models.training.false_alarms import apply_margins, choose_rule_with_margins, fault_free_folds
 from models.training.loop import EpochRecord, OnProgress, Stage, StageConfig, run_stage
 from models.training.prepare import Part, PreparedData, prepare, provenance, require_same_split
 from models.training.report import ScoredPart, draw_all, score_part, write_scores
 from models.training.stages.fusion import FusionStage, JointStage
-from models.training.stages.sensors import SensorStage
 from models.training.stages.texts import TextStage, WordStage
 from pipeline.config.classes import RECOVERING
 from pipeline.errors import DataError
@@ -141,11 +145,17 @@ def build_untrained(config: TrainConfig, data: PreparedData) -> Diagnoser:
         classes=len(data.classes),
         sensors=config.sensors,
         text=config.text if data.pools else None,
+        messages=None if data.messages is None else data.messages.config,
         fusion=config.fusion,
         text_ttl_frames=data.machine_type.text_ttl_frames,
     )
     network = _seeded(described, Tokenizer.fit(texts, config.text) if described.text else None, config.seed)
     network.set_scaling(scaling)
+    if network.messages is not None:
+        runs = [before_first_fault(run) for run in data.split.train]
+        network.messages.fit_scaling(
+            np.concatenate([network.messages.columns(run.texts or (), len(run)) for run in runs])
+        )
     return network
 
 
@@ -154,12 +164,14 @@ def train_encoders(training: Training) -> None:
     config, data, network = training.config, training.data, training.network
     if config.encoders is not None:
         return
-    stages: list[tuple[Stage, StageConfig]] = [(SensorStage(network, data, config), config.sensor_stage)]
+    run = partial(training.run, without_effect=_LATER)
+    train_experts(network, data, config, run)
+    stages: list[tuple[Stage, StageConfig]] = []
     if network.text is not None and data.pools is not None:
         stages.append((WordStage(network, data, config), config.word_stage))
         stages.append((TextStage(network, data, config), config.text_stage))
     for stage, stage_config in stages:
-        training.run(stage, stage_config, without_effect=_LATER)
+        run(stage, stage_config)
 
 
 def train_fusion(training: Training) -> None:
@@ -303,6 +315,20 @@ def _training_record(training: Training, calibration: Calibration, parts: dict[P
         "rule_scores": calibration.rule_scores,
         "scores": {part: fused(scored.scores) for part, scored in parts.items()},
         "caution": calibration.margins,
+        **_pool_record(training.network, training.data),
+    }
+
+
+def _pool_record(network: Diagnoser, data: PreparedData) -> dict[str, Any]:
+    """The weights of the experts, and the faults that the sensors cannot see."""
+    sensors = network.sensors
+    if not isinstance(sensors, PooledExperts):
+        return {}
+    kinds = [f"{place + 1} {expert.kind}" for place, expert in enumerate(sensors.config.experts)]
+    hidden = sensors.hidden[: len(data.faults)].bool().tolist()
+    return {
+        "experts": dict(zip(kinds, sensors.weights.tolist(), strict=True)),
+        "hidden_faults": [fault for fault, unseen in zip(data.faults, hidden, strict=True) if unseen],
     }
 
 

@@ -15,7 +15,6 @@ from models.configs.text import TextConfig
 from models.data.runs import RunFiles
 from models.training.config import TrainConfig
 from models.training.loop import StageConfig
-from models.training.train import TrainReport, train
 from pipeline.arrays import Floats, Ints
 from tests.models.test_training import CENTRE, WORDS
 from tests.support.models_tiny import PROFILE, machine_type

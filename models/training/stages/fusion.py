@@ -146,7 +146,9 @@ class JointStage(FusionStage):
         for batch in batches_of_similar_length(lengths, self._batch_size, 2 * chunk_frames, rng):
             y = padded([self._drawn_labels(runs[row], rng) for row in batch], UNLABELLED)
             with torch.no_grad():
-                values, x = sensor_batch(self._network, [runs[row].values for row in batch], self._data.hold_limit)
+                own = [runs[row].texts or () for row in batch]
+                readings = [runs[row].values for row in batch]
+                values, x = sensor_batch(self._network, readings, own, self._data.hold_limit)
                 rings = self._rings([texts[row] for row in batch], x.shape[1])
             present = ~values.isnan().all(dim=2)
             state = self._network.sensors.init_state(len(batch))

@@ -11,13 +11,17 @@ from torch import Tensor, nn
 from models.data.augment import disturb
 from models.data.runs import UNLABELLED
 from models.diagnoser import Diagnoser
+from models.encoders.base import SensorEncoder
 from models.training.batches import batches_of_similar_length, draw_offsets, padded, sensor_batch
 from models.training.config import TrainConfig
-from models.training.evidence import sensor_answers
+from models.training.evidence import expert_inputs, sensor_answers
 from models.training.loop import EpochRecord
 from models.training.losses import mask_recovery, validation_scores, weighted_loss
 from models.training.prepare import PreparedData, clearing_repeats
 from pipeline.arrays import Floats
+
+_BATCHES = 8
+"""Of an epoch, at least, unless the configuration says how many runs a batch has."""
 
 
 class SensorStage:
@@ -27,14 +31,26 @@ class SensorStage:
     starts at a random offset, and is cut into chunks; the state is carried from chunk to chunk, the gradient is not.
     """
 
-    name = "sensors"
-
-    def __init__(self, network: Diagnoser, data: PreparedData, config: TrainConfig) -> None:
-        self.module: nn.Module = network.sensors
+    def __init__(
+        self,
+        network: Diagnoser,
+        data: PreparedData,
+        config: TrainConfig,
+        encoder: SensorEncoder | None = None,
+        name: str = "sensors",
+    ) -> None:
+        """`encoder` is one expert of the network's pool, by default the only encoder."""
+        self.name = name
+        self._encoder = network.sensors if encoder is None else encoder
+        self.module: nn.Module = self._encoder
         self._network = network
         self._data = data
         self._config = config
         self._scaling = network.scaling()
+        self._batch_size = config.sensor_stage.batch_size
+        if "batch_size" not in config.sensor_stage.model_fields_set:
+            # Of few runs each batch has fewer, so that an epoch has enough updates.
+            self._batch_size = min(self._batch_size, max(4, len(data.split.train) // _BATCHES))
         repeats = clearing_repeats(config, data.split.train)
         self._runs = [run for run, count in zip(data.split.train, repeats, strict=True) for _ in range(count)]
         self._frame_weights = [config.recovery.weights(run.labels) for run in self._runs]
@@ -47,16 +63,18 @@ class SensorStage:
         offsets = draw_offsets(runs, config.most_offset_frames, rng)
         lengths = np.array([len(run) - offset for run, offset in zip(runs, offsets, strict=True)])
         total, finished = lengths.sum(), 0
-        for batch in batches_of_similar_length(lengths, config.sensor_stage.batch_size, 2 * chunk_frames, rng):
+        for batch in batches_of_similar_length(lengths, self._batch_size, 2 * chunk_frames, rng):
             readings = [disturb(runs[row].values[offsets[row] :], self._scaling, config.augment, rng) for row in batch]
+            texts = [runs[row].between(offsets[row], len(runs[row])).texts or () for row in batch]
             with torch.no_grad():
-                _, x = sensor_batch(self._network, readings, self._data.hold_limit)
+                _, x = sensor_batch(self._network, readings, texts, self._data.hold_limit)
+                x = expert_inputs(self._network, self._encoder, x)
             y = padded([runs[row].learnt[offsets[row] :] for row in batch], UNLABELLED)
             weights = padded([self._weights(row, offsets[row]) for row in batch], 0)
-            state = self._network.sensors.init_state(len(batch))
+            state = self._encoder.init_state(len(batch))
             for start in range(0, x.shape[1], chunk_frames):
                 chunk = slice(start, start + chunk_frames)
-                logits, _, state = self._network.sensors.advance(x[:, chunk], state)
+                logits, _, state = self._encoder.advance(x[:, chunk], state)
                 state = {key: tensor.detach() for key, tensor in state.items()}
                 if bool((weights[:, chunk] > 0).any()):
                     ended = np.minimum(lengths[batch], start + chunk_frames).sum()
@@ -67,7 +85,8 @@ class SensorStage:
 
     def validate(self) -> EpochRecord:
         """Macro-F1 and loss on undisturbed validation runs."""
-        answers = sensor_answers(self._network, self._data.split.validation, self._data.hold_limit)
+        runs, limit = self._data.split.validation, self._data.hold_limit
+        answers = sensor_answers(self._network, runs, limit, self._encoder)
         return validation_scores(np.concatenate([answer.logits for answer in answers]), self._validation_labels)
 
     def _weights(self, row: int, offset: int) -> Floats:

@@ -1,0 +1,1 @@
+"""Experts that are not trained by gradients, and the pool of all of them."""

@@ -1,0 +1,130 @@
+"""The training of several experts: each on its own, then the weights of their pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.data.augment import disturb
+from models.data.runs import UNLABELLED, Run, before_first_fault
+from models.diagnoser import Diagnoser
+from models.encoders.base import SensorEncoder
+from models.encoders.experts import PooledExperts
+from models.encoders.statistics import StatisticsNetwork
+from models.encoders.trees import Trees
+from models.training.batches import sensor_batch
+from models.training.config import TrainConfig
+from models.training.evidence import expert_inputs, sensor_answers
+from models.training.experts.pool import fit_pool
+from models.training.experts.trees import Frames, fit_trees
+from models.training.loop import Stage, StageConfig
+from models.training.losses import mask_recovery
+from models.training.prepare import PreparedData
+from models.training.stages.sensors import SensorStage
+from models.training.stages.statistics import StatisticsStage
+from pipeline.arrays import Floats, Ints
+
+RunStage = Callable[[Stage, StageConfig], None]
+_RUNS = 32
+"""Runs whose frames are computed at a time."""
+_LEAST_DEVIATION = 1e-3
+"""A statistic that moves less than this in the normal state is not scaled."""
+
+
+def train_experts(network: Diagnoser, data: PreparedData, config: TrainConfig, run_stage: RunStage) -> None:
+    """Train the sensor encoder, or all experts of its pool one after the other, and then fit the pool on validation."""
+    sensors = network.sensors
+    if not isinstance(sensors, PooledExperts):
+        _train(network, data, config, sensors, "sensors", run_stage)
+        if isinstance(sensors, Trees):
+            network.config = network.config.model_copy(update={"sensors": sensors.config})
+        return
+    for place, expert in sensors.members():
+        _train(network, data, config, expert, f"{sensors.config.experts[place].kind}_{place + 1}", run_stage)
+    sensors.config = sensors.described()
+    network.config = network.config.model_copy(update={"sensors": sensors.config})
+    network.eval()
+    labels = learnt_frames(data.split.validation, config)
+    with torch.no_grad():
+        fit_pool(sensors, _told(network, data, sensors), labels, len(data.faults), config.find_hidden)
+
+
+def learnt_frames(runs: Sequence[Run], config: TrainConfig) -> Ints:
+    """Classes to learn of all frames, run after run, without those in which a plant recovers."""
+    return np.concatenate([mask_recovery(run.learnt, config.recovery_frames) for run in runs])
+
+
+def fit_statistics(network: Diagnoser, data: PreparedData, encoder: StatisticsNetwork) -> None:
+    """Scale the statistics by the frames before each training run's first fault."""
+    runs = [before_first_fault(run) for run in data.split.train]
+    rows = []
+    for x, lengths in _inputs(network, data, [run for run in runs if len(run)], encoder):
+        statistics, _ = encoder.statistics(x, encoder.init_state(len(x)))
+        rows += [own[:length] for own, length in zip(statistics, lengths, strict=True)]
+    normal = torch.cat(rows).double()
+    deviation = normal.std(dim=0, unbiased=False)
+    encoder.shift.copy_(normal.mean(dim=0))
+    encoder.scale.copy_(1 / torch.where(deviation > _LEAST_DEVIATION, deviation, 1))
+
+
+def _train(
+    network: Diagnoser,
+    data: PreparedData,
+    config: TrainConfig,
+    encoder: SensorEncoder,
+    name: str,
+    run_stage: RunStage,
+) -> None:
+    if isinstance(encoder, Trees):
+        _grow(network, data, config, encoder)
+    elif isinstance(encoder, StatisticsNetwork):
+        with torch.no_grad():
+            fit_statistics(network, data, encoder)
+        run_stage(StatisticsStage(network, data, config, encoder, name), config.statistics_stage)
+    else:
+        run_stage(SensorStage(network, data, config, encoder, name), config.sensor_stage)
+
+
+def _grow(network: Diagnoser, data: PreparedData, config: TrainConfig, trees: Trees) -> None:
+    """Fit trees to the training frames, as they are and disturbed."""
+    rng = np.random.default_rng([config.seed, *b"disturbed"])
+    train = list(data.split.train)
+    disturbed = [replace(run, values=disturb(run.values, network.scaling(), config.augment, rng)) for run in train]
+    frames = _frames(network, data, config, [*train, *disturbed], trees)
+    fit_trees(trees, frames, _frames(network, data, config, data.split.validation, trees), config.seed)
+
+
+def _frames(network: Diagnoser, data: PreparedData, config: TrainConfig, runs: Sequence[Run], trees: Trees) -> Frames:
+    columns: list[Floats] = []
+    with torch.no_grad():
+        for x, lengths in _inputs(network, data, runs, trees):
+            seen, _ = trees.columns(x, trees.init_state(len(x)))
+            columns += [own[:length].numpy() for own, length in zip(seen, lengths, strict=True)]
+    labels = learnt_frames(runs, config)
+    weights = np.concatenate([config.recovery.weights(run.labels) for run in runs])
+    early = np.concatenate([np.arange(len(run)) < config.burn_in_frames for run in runs])
+    weights = weights * data.class_weights.numpy()[np.maximum(labels, 0)]
+    return Frames(np.concatenate(columns), labels, np.where(early | (labels == UNLABELLED), 0, weights))
+
+
+def _inputs(
+    network: Diagnoser, data: PreparedData, runs: Sequence[Run], encoder: SensorEncoder
+) -> Iterator[tuple[Tensor, list[int]]]:
+    """Encoder inputs (B, T, F) of runs in their order, and how many frames of each run count."""
+    for start in range(0, len(runs), _RUNS):
+        batch = runs[start : start + _RUNS]
+        _, x = sensor_batch(network, [run.values for run in batch], [run.texts or () for run in batch], data.hold_limit)
+        yield expert_inputs(network, encoder, x), [len(run) for run in batch]
+
+
+def _told(network: Diagnoser, data: PreparedData, pool: PooledExperts) -> Tensor:
+    """Bounded log-probabilities (E, N, C) of the experts for all validation frames."""
+    logits = []
+    for _, expert in pool.members():
+        answers = sensor_answers(network, data.split.validation, data.hold_limit, expert)
+        logits.append(torch.from_numpy(np.concatenate([answer.logits for answer in answers])))
+    return pool.log_probabilities(logits)
