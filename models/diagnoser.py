@@ -194,7 +194,7 @@ class Diagnoser(nn.Module):
         messages: Tensor | None = None,
     ) -> tuple[Answer, State]:
         """One frame of B machines: values (B, V) with NaN where unknown, observed (B, V), the frame's new texts, and
-        how often it brought each message (B, K), if the network counts messages."""
+        its messages as `MessageInputs.brought` gives them (B, 2, K), if the network counts messages."""
         scaled, x = self.sensor_inputs(values, observed)
         counted: State = {}
         if self.messages is not None and messages is not None:

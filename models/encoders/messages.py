@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,10 +16,16 @@ from models.encoders.tokenizer import normalised
 from pipeline.arrays import Floats
 
 
+def whole_frames(age: float) -> int:
+    """How many frames before its own a text was written that is `age` frames old at the end of its frame."""
+    return max(0, math.ceil(age) - 1)
+
+
 class MessageInputs(nn.Module):
     """For K messages and W windows (W + 1) K columns: counts of each window, then log(1 + frames since the last one).
 
-    Columns are scaled by the normal state. A message counts in the frame that brings it.
+    Columns are scaled by the normal state. A message counts in the frame that brings it, unless it is older than the
+    shortest window; its age counts from when it was written.
     """
 
     def __init__(self, config: MessagesConfig) -> None:
@@ -45,8 +52,23 @@ class MessageInputs(nn.Module):
             "message_ages": like.new_full((batch, messages), float(config.longest_age)),
         }
 
-    def step(self, counts: Tensor, state: State) -> tuple[Tensor, State]:
-        """Columns (B, (W + 1) K) after a frame that brought so many messages (B, K), and the state after it."""
+    def brought(self, texts: Sequence[Sequence[tuple[float, str]]]) -> Tensor:
+        """For texts of each machine's frame with their ages in frames: how many of each message count, and the age of
+        the newest, -1 if there is none, (B, 2, K)."""
+        brought = self.shift.new_zeros(len(texts), 2, len(self.config.messages))
+        brought[:, 1] = -1
+        for row, own in enumerate(texts):
+            for age, text in own:
+                if (place := self.place(text)) is not None:
+                    frames = whole_frames(age)
+                    brought[row, 0, place] += frames < min(self.config.windows)
+                    known = float(brought[row, 1, place])
+                    brought[row, 1, place] = frames if known < 0 else min(frames, known)
+        return brought
+
+    def step(self, brought: Tensor, state: State) -> tuple[Tensor, State]:
+        """Columns (B, (W + 1) K) after a frame with these messages (B, 2, K), and the state after it."""
+        counts, new = brought.unbind(1)
         config, turn = self.config, state["message_turn"].long()
         longest, ring = max(config.windows), state["message_ring"]
         # Whole numbers, so that adding what comes and subtracting what goes is exact.
@@ -55,7 +77,8 @@ class MessageInputs(nn.Module):
             leaving = (turn - window).remainder(longest)[:, :, None].expand(-1, 1, ring.shape[2])
             sums.append(total + counts - ring.gather(1, leaving)[:, 0])
         here = turn[:, :, None].expand(-1, 1, ring.shape[2])
-        ages = torch.where(counts > 0, 0, (state["message_ages"] + 1).clamp_max(float(config.longest_age)))
+        ages = (state["message_ages"] + 1).clamp_max(float(config.longest_age))
+        ages = torch.where(new >= 0, torch.minimum(new, ages), ages)
         after = {
             "message_ring": ring.scatter(1, here, counts[:, None]),
             "message_turn": (turn + 1).remainder(longest).to(counts.dtype),
@@ -72,16 +95,17 @@ class MessageInputs(nn.Module):
         """Unscaled columns (T, (W + 1) K) of a run of T frames with these texts."""
         config = self.config
         counts = np.zeros((frames, len(config.messages)), np.float32)
+        last = np.full(counts.shape, -np.inf)
         for text in texts:
             place = self.place(text.text)
             if place is not None and 0 <= text.frame < frames:
-                counts[text.frame, place] += 1
+                age = whole_frames(text.age)
+                counts[text.frame, place] += age < min(config.windows)
+                last[text.frame, place] = max(last[text.frame, place], text.frame - age)
         summed = np.concatenate([np.zeros((1, counts.shape[1])), np.cumsum(counts, axis=0, dtype=np.float64)])
         ends = np.arange(1, frames + 1)
         windows = [summed[ends] - summed[np.maximum(ends - window, 0)] for window in config.windows]
-        last = np.maximum.accumulate(np.where(counts > 0, np.arange(frames)[:, None], -1), axis=0)
-        ages = np.where(last >= 0, np.arange(frames)[:, None] - last, np.inf)
-        ages = np.minimum(ages, config.longest_age)
+        ages = np.minimum(np.arange(frames)[:, None] - np.maximum.accumulate(last, axis=0), config.longest_age)
         return np.concatenate([*windows, np.log1p(ages)], axis=1).astype(np.float32)
 
     def fit_scaling(self, normal: Floats) -> None:

@@ -151,15 +151,14 @@ class TorchRunner:
         return RoundTexts(torch.from_numpy(rows), vectors, torch.from_numpy(ages.astype(np.float32)))
 
     def _messages(self, frames: Frames) -> Tensor | None:
-        """How often each machine of the round wrote each message, (N, K)."""
+        """The messages of the round, (N, 2, K)."""
         counted = self._network.messages
         if counted is None:
             return None
-        counts = torch.zeros(len(frames.slots), len(counted.config.messages))
+        texts: list[list[tuple[float, str]]] = [[] for _ in frames.slots]
         for row, text in frames.texts:
-            if (place := counted.place(text.text)) is not None:
-                counts[row, place] += 1
-        return counts
+            texts[row].append((float(np.float32((frames.end_ms[row] - text.time_ms) / frames.period_ms)), text.text))
+        return counted.brought(texts)
 
     def _encode(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Vectors of the distinct texts with a known word."""

@@ -34,8 +34,8 @@ VARIABLES, CLASSES, MODALITIES, STATE_SIZE, WORK_SIZE = 0, 1, 2, 3, 4
 READINGS, OBSERVED, PRESENT, PROBABILITIES, ANSWERS = 5, 6, 7, 8, 9
 ANSWER_STRIDE, WEIGHTS, ATTENTION, SCALING, PLACES = 10, 11, 12, 13, 14
 RING, RING_WIDTH, AGES, TEXT_TTL, TEXT_SIZE = 15, 16, 17, 18, 19
-MESSAGE_COUNTS, MESSAGES = 20, 21
-LAYOUT_SIZE: Final = 22
+MESSAGE_COUNTS, MESSAGES, MESSAGE_WIDTH, SHORTEST_WINDOW = 20, 21, 22, 23
+LAYOUT_SIZE: Final = 24
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _LARGEST = np.float32(np.finfo(np.float32).max)
@@ -211,15 +211,23 @@ def _take_texts(
         ring, ages = block.state_at[r] + layout[RING], block.state_at[r] + layout[AGES]
         if places:
             turn_ring(block.states, ring, ages, places, width, ttl)
-        for m in range(messages):
+        for m in range(layout[MESSAGE_WIDTH]):
             block.work[block.at[r] + counts + m] = _ZERO
+            block.work[block.at[r] + counts + layout[MESSAGE_WIDTH] + m] = -_ONE
         while text < len(texts.rows) and texts.rows[text] == begin + r:
             age = max(texts.ages[text], _ZERO)
             if places and texts.lines[text] >= 0 and age <= ttl:
                 vector = texts.lines[text] * layout[TEXT_SIZE]
                 push_text(block.states, ring, ages, places, width, layout[TEXT_SIZE], texts.vectors, vector, age)
             if messages and texts.messages[text] >= 0:
-                block.work[block.at[r] + counts + texts.messages[text]] += _ONE
+                place = block.at[r] + counts + texts.messages[text]
+                # A text is one frame old at the end of the frame that it was written at the start of.
+                frames = max(np.float32(np.ceil(age)) - _ONE, _ZERO)
+                if frames < layout[SHORTEST_WINDOW]:
+                    block.work[place] += _ONE
+                place += layout[MESSAGE_WIDTH]
+                if block.work[place] < _ZERO or frames < block.work[place]:
+                    block.work[place] = frames
             text += 1
     return text
 

@@ -257,7 +257,11 @@ def _build(builder: ProgramBuilder, config: DiagnoserConfig) -> tuple[Ints, bool
     layout[layout_of.OBSERVED] = -1 if observed is None else observed
     layout[layout_of.SCALING] = builder.numbers(np.concatenate(scaling))
     layout[layout_of.MESSAGE_COUNTS] = counts
-    layout[layout_of.MESSAGES] = 0 if config.messages is None else len(config.messages.messages)
+    layout[layout_of.MESSAGES] = layout[layout_of.MESSAGE_WIDTH] = 0
+    if config.messages is not None:
+        layout[layout_of.MESSAGES] = len(config.messages.messages)
+        layout[layout_of.MESSAGE_WIDTH] = padded(len(config.messages.messages))
+        layout[layout_of.SHORTEST_WINDOW] = min(config.messages.windows)
     layout[layout_of.PLACES] = 0
     if ring is not None:
         layout[layout_of.PLACES], layout[layout_of.RING], layout[layout_of.AGES] = ring.places, ring.ring, ring.ages

@@ -17,8 +17,9 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 def count_messages(op: Ints, block: Block, rows: Ints) -> None:
     """Take a frame's messages in; then scaled counts of each window, and the log of the age of the last of each.
 
-    Operands: the frame's counts, width, ring, turn, sums and ages in the state, frames of the ring, windows, how many,
-    longest age, shifts and scales (for each window and the ages), target.
+    Operands: the frame's counts, and behind them the ages of the newest, -1 if there is none; width; ring, turn, sums
+    and ages in the state; frames of the ring, windows, how many, longest age, shifts and scales (for each window and
+    the ages), target.
     """
     new, width, ring, turn, sums, ages, longest = op[2], op[3], op[4], op[5], op[6], op[7], op[8]
     windows, number, oldest, shifts, scales, target = op[9], op[10], op[11], op[12], op[13], op[14]
@@ -36,11 +37,12 @@ def count_messages(op: Ints, block: Block, rows: Ints) -> None:
                 scaled = (total - load(weights, shifts + at)) * load(weights, scales + at)
                 store(work, base + target + at, scaled)
         for j in range(0, width, LANES):
-            counts, limit = load(work, base + new + j), broadcast(weights, oldest)
-            store(states, state + ring + here * width + j, counts)
+            limit = broadcast(weights, oldest)
+            store(states, state + ring + here * width + j, load(work, base + new + j))
             age = load(states, state + ages + j) + splat(_ONE)
             age = pick_less(limit, age, limit, age)
-            age = pick_less(splat(_ZERO), counts, splat(_ZERO), age)
+            written = load(work, base + new + width + j)
+            age = pick_less(written, splat(_ZERO), age, pick_less(written, age, written, age))
             store(states, state + ages + j, age)
             at = number * width + j
             scaled = (log(age + splat(_ONE)) - load(weights, shifts + at)) * load(weights, scales + at)

@@ -14,8 +14,8 @@ _KEY = "messages"
 
 
 def message_room(builder: ProgramBuilder, config: MessagesConfig | None) -> int:
-    """Where a row's counts of the frame's messages stand; -1 without message inputs."""
-    return -1 if config is None else builder.work(len(config.messages))
+    """Where a row's counts of the frame's messages, and the ages of the newest, stand; -1 without message inputs."""
+    return -1 if config is None else builder.work(2 * padded(len(config.messages)))
 
 
 def emit_messages(builder: ProgramBuilder, config: MessagesConfig | None, counts: int) -> Vector:
