@@ -18,8 +18,8 @@ class AugmentConfig(BaseModel):
     """Share of the runs that are left unchanged."""
     noise: float = Field(default=0.05, ge=0)
     """White noise, in standard deviations of the normal state."""
-    lost_variables: float = Field(default=3.0, ge=0)
-    """Mean number of variables that are lost for a while."""
+    lost_variables: float = Field(default=0.06, ge=0, le=1)
+    """Mean share of the variables that are lost for a while."""
     never_share: float = Field(default=0.2, ge=0, le=1)
     """Share of these that are lost for the whole run."""
     lost_stretches: float = Field(default=1.5, ge=0)
@@ -28,6 +28,10 @@ class AugmentConfig(BaseModel):
     """Mean length of such a stretch."""
     lost_readings: float = Field(default=0.02, ge=0, le=1)
     """Share of single readings that are lost."""
+    thinned_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the disturbed runs that lose many more single readings, up to `most_thinned`."""
+    most_thinned: float = Field(default=0.7, ge=0, le=1)
+    """Largest share of single readings that a thinned run loses; it is drawn evenly from 0 on."""
 
 
 def disturb(values: Floats, scaling: Scaling, config: AugmentConfig, rng: np.random.Generator) -> Floats:
@@ -37,8 +41,11 @@ def disturb(values: Floats, scaling: Scaling, config: AugmentConfig, rng: np.ran
     frames, variables = values.shape
     noise = rng.standard_normal(values.shape, dtype=np.float32)
     disturbed = values + noise * scaling.std * np.float32(config.noise)
-    disturbed[rng.random(values.shape, dtype=np.float32) < config.lost_readings] = np.nan
-    for variable in rng.choice(variables, min(rng.poisson(config.lost_variables), variables), replace=False):
+    lost = config.lost_readings
+    if config.thinned_share and rng.random() < config.thinned_share:
+        lost = max(lost, rng.random() * config.most_thinned)
+    disturbed[rng.random(values.shape, dtype=np.float32) < lost] = np.nan
+    for variable in rng.choice(variables, min(rng.poisson(config.lost_variables * variables), variables), replace=False):
         if rng.random() < config.never_share:
             disturbed[:, variable] = np.nan
         else:

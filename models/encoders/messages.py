@@ -88,8 +88,9 @@ class MessageInputs(nn.Module):
         return self.scaled(torch.cat([*sums, (ages + 1).log()], dim=1)), after
 
     def scaled(self, columns: Tensor) -> Tensor:
-        """Columns (…, (W + 1) K) in deviations from the normal state."""
-        return (columns - self.shift) * self.scale
+        """Columns (…, (W + 1) K) in deviations from the normal state, as arcsinh: one message where there normally is
+        none is many deviations away."""
+        return torch.asinh((columns - self.shift) * self.scale)
 
     def columns(self, texts: Sequence[PlacedText], frames: int) -> Floats:
         """Unscaled columns (T, (W + 1) K) of a run of T frames with these texts."""

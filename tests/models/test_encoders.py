@@ -14,9 +14,16 @@ from torch import Tensor, nn
 from torch.nn.functional import conv1d, pad, scaled_dot_product_attention
 
 from models.configs.diagnoser import DiagnoserConfig
-from models.configs.sensors import CausalCNNConfig, LinearStateConfig, RingAttentionConfig, SensorConfig, SeqLSTMConfig
+from models.configs.sensors import (
+    CausalCNNConfig,
+    LinearStateConfig,
+    RingAttentionConfig,
+    SensorConfig,
+    SeqLSTMConfig,
+    StatisticsConfig,
+)
 from models.data.runs import RunFiles
-from models.diagnoser import Diagnoser, SensorNetwork, build_sensors
+from models.diagnoser import Diagnoser, build_sensors
 from models.encoders.base import SensorEncoder, State
 from models.encoders.causal_cnn import CausalCNN
 from models.encoders.linear_state import LinearState
@@ -34,11 +41,12 @@ from tests.support.models_tiny import CLASSES, PROFILE, VARIABLES, Stream, machi
 RING = RingAttentionConfig(window=30, size=16, heads=4, layers=2, head=(8,))
 CNN = CausalCNNConfig(channels=12, head=(8,))
 LINEAR = LinearStateConfig(size=16, heads=2, layers=2, head=(8,))
-CONFIGS: list[SensorConfig] = [RING, CNN, LINEAR]
+STATISTICS = StatisticsConfig(spans=(3.0, 12.0), hidden=(12, 8))
+CONFIGS: list[SensorConfig] = [RING, CNN, LINEAR, STATISTICS]
 each_encoder = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
 
 
-def encoder(config: SensorConfig, dtype: torch.dtype = torch.float64) -> SensorNetwork:
+def encoder(config: SensorConfig, dtype: torch.dtype = torch.float64) -> SensorEncoder:
     """An untrained network with weights large enough for answers that are not all alike."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -181,8 +189,10 @@ def test_gradients_of_advancing_from_a_carried_state_are_right(config: SensorCon
         "ring_attention": {"window": 4, "size": 4, "heads": 2},
         "causal_cnn": {"channels": 3},
         "linear_state": {"size": 4},
+        "statistics": {"hidden": (4,)},
     }
-    network = encoder(config.model_copy(update={**small[config.kind], "head": ()}))
+    headless = {"head": ()} if "head" in type(config).model_fields else {}
+    network = encoder(config.model_copy(update=small[config.kind] | headless))
     x = inputs(1, 17)
     with torch.no_grad():
         state = network.advance(x[:, :6], network.init_state(1))[2]
@@ -190,7 +200,7 @@ def test_gradients_of_advancing_from_a_carried_state_are_right(config: SensorCon
     assert torch.autograd.gradcheck(lambda frames: network.advance(frames, state)[0], (chunk,), atol=1e-6)
 
 
-def reach(network: SensorNetwork, frames: int) -> int:
+def reach(network: SensorEncoder, frames: int) -> int:
     """How many frames the last answer depends on."""
     x = inputs(1, frames).requires_grad_()
     network(x)[0][0, -1].square().sum().backward()
@@ -290,12 +300,15 @@ def test_rows_of_a_linear_state_begin_with_time_constants_between_the_horizons()
 
 def test_a_linear_state_neither_overflows_nor_forgets_to_fade() -> None:
     network = encoder(LINEAR, torch.float32)
+    assert isinstance(network, LinearState)
     x = inputs(1, 300, torch.float32)
     x[:, 100:200] *= 1e4
     with torch.inference_mode():
         for gate in (200.0, -200.0):
             for layer in network.layers:
-                layer.gate.bias.fill_(gate)  # type: ignore[operator, union-attr]
+                gates = layer.get_submodule("gate")
+                assert isinstance(gates, torch.nn.Linear)
+                gates.bias.fill_(gate)
             whole = network(x)[0]
             assert whole.isfinite().all()
             torch.testing.assert_close(fold(network, x)[0], whole, rtol=0, atol=1e-4)
@@ -420,6 +433,7 @@ def test_training_saves_a_model_that_streams(config: SensorConfig, plant: Path, 
             "test": 0.25,
             "sensors": config.model_dump(),
             "sensor_stage": StageConfig(epochs=6, batch_size=4, learning_rate=0.02),
+            "statistics_stage": StageConfig(epochs=10, batch_size=64, learning_rate=0.01),
             "chunk_frames": 30,
             "most_offset_frames": 10,
             "storage": "float16",

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from torch import Tensor
 
@@ -225,7 +226,7 @@ def test_messages_are_counted_in_windows_and_grow_old() -> None:
     state = inputs.init_state(1)
     for t in range(8):
         stepped, state = inputs.step(inputs.brought([[(one.age, one.text) for one in texts if one.frame == t]]), state)
-        torch.testing.assert_close(stepped[0], torch.from_numpy(seen[t]))
+        torch.testing.assert_close(stepped[0], torch.asinh(torch.from_numpy(seen[t])))
 
 
 def test_frequent_messages_are_those_of_several_groups() -> None:
@@ -282,13 +283,13 @@ def forested(tmp_path: Path) -> Path:
     return path
 
 
-def tensors_of(network: torch.nn.Module) -> dict[str, Any]:
-    return {key: value.numpy() for key, value in network.state_dict().items()}
+def tensors_of(network: torch.nn.Module) -> dict[str, NDArray[np.float32]]:
+    return {key: np.asarray(value.numpy(), np.float32) for key, value in network.state_dict().items()}
 
 
 def changed(path: Path, key: str, place: int, value: float) -> Path:
     model = read_model(path)
-    tensors = {name: np.array(weights) for name, weights in model.tensors.items()}
+    tensors = {name: np.array(weights, np.float32) for name, weights in model.tensors.items()}
     tensors[f"sensors.{key}"][place] = value
     write_model(path, tensors, model.header.network, None, machine_type(), name="trees", training={})
     return path

@@ -339,7 +339,7 @@ def test_own_texts_make_a_pool_labelled_by_their_frames() -> None:
 def test_disturbing_takes_readings_away_and_leaves_the_original_alone() -> None:
     values = np.ones((200, 4), np.float32)
     scaling = Scaling(np.zeros(4, np.float32), np.ones(4, np.float32))
-    harsh = AugmentConfig(clean_share=0, noise=0.1, lost_variables=2)
+    harsh = AugmentConfig(clean_share=0, noise=0.1, lost_variables=0.5)
     changed = [disturb(values, scaling, harsh, np.random.default_rng(seed)) for seed in range(30)]
     assert (values == 1).all()
     assert any(np.isnan(copy).all(axis=0).any() for copy in changed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from models.stepping.kernels.block import Block
-from models.stepping.kernels.elementary import log
+from models.stepping.kernels.elementary import asinh, log
 from models.stepping.kernels.lanes import LANES, broadcast, load, pick_less, splat, store
 from pipeline.arrays import Ints
 from pipeline.compiled import kernel
@@ -35,7 +35,7 @@ def count_messages(op: Ints, block: Block, rows: Ints) -> None:
                 total = load(states, place) + counts - load(states, state + ring + leaving * width + j)
                 store(states, place, total)
                 scaled = (total - load(weights, shifts + at)) * load(weights, scales + at)
-                store(work, base + target + at, scaled)
+                store(work, base + target + at, asinh(scaled))
         for j in range(0, width, LANES):
             limit = broadcast(weights, oldest)
             store(states, state + ring + here * width + j, load(work, base + new + j))
@@ -46,5 +46,5 @@ def count_messages(op: Ints, block: Block, rows: Ints) -> None:
             store(states, state + ages + j, age)
             at = number * width + j
             scaled = (log(age + splat(_ONE)) - load(weights, shifts + at)) * load(weights, scales + at)
-            store(work, base + target + at, scaled)
+            store(work, base + target + at, asinh(scaled))
         states[state + turn] = np.float32((here + 1) % longest)
