@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from rich.console import Console
 
 from agents.audit.certificate import CertificateBuilder
+from agents.cli.views.scores_table import scores_table
 from agents.delivery.partitioning import partition_function
 from agents.replay.replay import replay_in_memory
 from models.configs.sensors import SeqLSTMConfig
@@ -22,6 +25,7 @@ from models.data.recovery import NormalDistance, RecoveryRule, recovery_targets,
 from models.data.runs import Run, RunFiles
 from models.data.scaling import Scaling
 from models.evaluation.torch_reference import TorchRunner
+from models.experiments.comparison import compare, importance
 from models.model_file import read_model
 from models.network_file import build_network
 from models.stepping.load import load_model
@@ -29,7 +33,8 @@ from models.training.config import TrainConfig
 from models.training.evidence import part_evidence
 from models.training.loop import StageConfig
 from models.training.prepare import prepare, without_recovering
-from models.training.train import TrainReport, train
+from models.training.stages.sensors import SensorStage
+from models.training.train import TrainReport, build_untrained, train
 from pipeline.arrays import Floats, Ints
 from pipeline.config.profile import parse_profile
 from pipeline.config.settings import load_settings
@@ -196,6 +201,16 @@ def test_runs_with_a_clearing_are_learnt_three_times_unless_told_otherwise(plant
     assert config(plant, tmp_path, recovering={"most_frames": 20}).recovering == RecoveryRule(most_frames=20)
     with pytest.raises(ValueError, match="takes the place of recovery_frames"):
         config(plant, tmp_path, recovery_frames=5)
+    with pytest.raises(ValueError, match="give true, false, or the settings of the rule"):
+        config(plant, tmp_path, recovering="often")
+    data = prepare(config(plant, tmp_path))
+
+    def batches(repeats: int) -> int:
+        chosen = config(plant, tmp_path, clearing_repeats=repeats, most_offset_frames=0)
+        stage = SensorStage(build_untrained(chosen, data), data, chosen)
+        return len(list(stage.losses(np.random.default_rng(0))))
+
+    assert batches(3) == 3 * batches(1)
     capped = prepare(config(plant, tmp_path, recovering={"most_frames": 20}))
     assert max(capped.recoveries or ()) == 20
 
@@ -289,6 +304,30 @@ def test_learned_fusions_learn_the_class_on_encoders_that_have_it(
     assert made.scores["test"]["all"]["all_faults"]["fusion"]["accuracy"] > 0.9
     with pytest.raises(DataError, match="has the class recovering"):
         train(config(plant, tmp_path / "without", **options | {"recovering": False}))
+
+
+@pytest.mark.slow
+def test_baselines_beside_it_learn_the_labels_alone_and_the_table_has_what_has_values(
+    plant: Path, tmp_path: Path
+) -> None:
+    quick = StageConfig(epochs=2, batch_size=4, learning_rate=0.02)
+    chosen = config(plant, tmp_path, sensor_stage=quick)
+    made, data = train(chosen), prepare(chosen)
+    part, scores = compare(chosen, data, made)
+    assert part == "test"
+    assert scores.keys() == {"fused", "sensors", "gradient boosting", "plain LSTM"}
+    for found in scores.values():
+        assert found["accuracy"] > 0.7
+        assert None not in (found["false_alarm_rate_recovering"], found["false_alarm_rate_recovered_early"])
+    variables = importance(chosen, data, made)
+    assert list(variables)[-1] == "noise"
+    console = Console(file=io.StringIO(), width=200)
+    console.print(scores_table("scores", scores))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    for measure in ("false alarm rate before", "recovering", "recovered early", "return delay median frames"):
+        assert measure in shown
+    # No run goes on for 100 frames after a clearing.
+    assert "recovered late" not in shown
 
 
 # -- what is published ----------------------------------------------------------------------------------------------
