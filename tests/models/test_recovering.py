@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from pipeline.wire.recording import RecordingWriter
 from pipeline.wire.records import Output, Record
 from tests.models.test_training import CENTRE, WORDS
 from tests.support.builders import diagnoses, numbered, reading
+from tests.support.commands import faultline
 from tests.support.models_stepping import LAW, distance
 from tests.support.models_tiny import PERIOD_MS, PROFILE, Stream, machine_type
 
@@ -328,6 +330,28 @@ def test_baselines_beside_it_learn_the_labels_alone_and_the_table_has_what_has_v
         assert measure in shown
     # No run goes on for 100 frames after a clearing.
     assert "recovered late" not in shown
+
+
+@pytest.mark.slow
+def test_the_command_says_how_long_a_plant_recovers(plant: Path, tmp_path: Path) -> None:
+    text = f"""
+profile: {plant / "plant.yaml"}
+runs: [{{paths: [{plant / "runs.parquet"}]}}]
+output: {tmp_path / "model"}
+validation: 0.25
+test: 0.25
+plots: false
+recovering: {{most_frames: 25}}
+sensors: {{hidden: [8], head: [8]}}
+"""
+    (tmp_path / "training.yaml").write_text(text)
+    done = faultline("train", tmp_path / "training.yaml", "--epochs", "1", "--no-compare")
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"after 24 clearings of training runs the plant recovers for (\S+) frames", done.stderr)
+    assert found is not None
+    assert 5 < float(found[1]) < 25
+    assert "25 at most" in done.stderr
+    assert read_model(tmp_path / "model" / "pump.faultline").header.recovering
 
 
 # -- what is published ----------------------------------------------------------------------------------------------
