@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,6 +74,8 @@ def train(
     def show_data(data: PreparedData) -> None:
         prepared.append(data)
         _show_counts(data.counts, console)
+        if data.recoveries:
+            _show_recoveries(data.recoveries, console)
 
     with training_progress(console) as progress:
         report = run_training(chosen, on_progress=progress, on_data=show_data, resume=resume)
@@ -88,6 +92,12 @@ def _show_counts(counts: Counts, console: Console) -> None:
     console.print(counts_table(counts))
     for warning in few_episodes(counts):
         console.print(cell(f"warning: {warning}", limit=None), soft_wrap=True)
+
+
+def _show_recoveries(frames: Sequence[int], console: Console) -> None:
+    """For how long the plant recovers after a clearing, of what is learnt as `recovering`."""
+    median = f"{statistics.median(frames):g} frames in the median, {max(frames)} at most"
+    console.print(cell(f"after {len(frames)} clearings of training runs the plant recovers for {median}", limit=None))
 
 
 def _compare(config: TrainConfig, data: PreparedData, report: TrainReport, console: Console) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,7 +49,11 @@ def _split(given: Any) -> Any:
 
 
 def _recovering(given: Any) -> Any:
-    return {True: {}, False: None}[given] if isinstance(given, bool) else given
+    if isinstance(given, bool):
+        return {} if given else None
+    if given is None or isinstance(given, Mapping | RecoveryRule):
+        return given
+    raise ValueError("give true, false, or the settings of the rule")
 
 
 _CLEARING_REPEATS = 3

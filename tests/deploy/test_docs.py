@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from agents.replay.tables.description import Conversion, Labels, Readings, Texts
 from models.data.augment import AugmentConfig
+from models.data.recovery import RecoveryRule
 from models.data.runs import RunFiles
 from models.data.text_pools import EventDrawConfig
 from models.training.config import SplitConfig, TrainConfig
@@ -135,6 +136,7 @@ def documented(*pages: str) -> set[str]:
         (StageConfig, ("training.md",)),
         (AugmentConfig, ("training.md",)),
         (EventDrawConfig, ("training.md",)),
+        (RecoveryRule, ("training.md",)),
     ],
     ids=lambda given: given.__name__ if isinstance(given, type) else "",
 )

@@ -55,6 +55,28 @@ def test_margins_are_the_smallest_that_suffice_for_each_fault() -> None:
     assert not fit_margins(fusion, certain, 0.1).any()
 
 
+def test_naming_recovering_is_no_false_alarm_and_needs_no_margin() -> None:
+    evidence = fault_free_evidence(torch.ones(2, 5, dtype=torch.bool))
+    fusion = LateFusion(FusionConfig(rule="product"), modalities=2, classes=3)
+    assert fit_margins(fusion, evidence, 0.0)[0, 2] > 0
+    margins = fit_margins(fusion, evidence, 0.0, faults=2)
+    assert not margins[:, 2].any()
+    assert margins[0, 1] > 0
+    # What leads the normal state but not `recovering` is no alarm either.
+    recovering = Evidence(evidence.logits.clone(), evidence.present, evidence.labels, evidence.runs)
+    recovering.logits[:, :, 2] = 5
+    assert not fit_margins(fusion, recovering, 0.0, faults=2).any()
+    # Frames of the class do not count as faulty when rules are compared.
+    labels = np.array([0, 1, 2, 2, 2] * 20)
+    logits = 9 * torch.nn.functional.one_hot(torch.from_numpy(np.where(labels == 2, 0, labels)), 3).float()
+    both = torch.stack([logits, logits])
+    many = Evidence(both, torch.ones(2, 100, dtype=torch.bool), labels, np.arange(100) % 10)
+    _, _, scores = choose_rule_with_margins(
+        "auto", many, np.full(3, 1 / 3), [many.take(labels == 0)] * 2, 0.1, seed=0, faults=2
+    )
+    assert set(scores.values()) == {1.0}
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.4])
 def test_margins_keep_to_the_share_with_every_rule(rule: Rule, share: float) -> None:

@@ -18,7 +18,7 @@ from agents.replay.shipped import demo_model
 from models.model_file import SUFFIX, Weights, read_model, write_model
 from models.network_file import build_network, round_weights, save_model
 from models.stepping.load import load_model
-from pipeline.config.profile import MachineType, load_profile
+from pipeline.config.profile import MachineType, load_profile, parse_profile
 from pipeline.errors import ModelFileError
 from tests.support.models_tiny import PROFILE, Stream, machine_type, network
 
@@ -93,6 +93,43 @@ def test_the_header_tells_how_the_model_was_made(saved: Path) -> None:
     assert header.training == {"seed": 4, "units": {}}
     assert header.machine_type == "pump"
     assert header.essence.digest == machine_type().digest
+
+
+def test_a_model_with_the_class_recovering_says_so_and_other_files_stay_as_they_were(
+    saved: Path, tmp_path: Path
+) -> None:
+    with safe_open(saved, framework="np") as opened:
+        assert "recovering" not in json.loads(opened.metadata()["faultline"])
+    # A file of an earlier release: its hash is over what it had then.
+    assert not read_model(demo_model()).header.recovering
+    three = network()
+    two = parse_profile(PROFILE.replace(", jam", ""), where="test").machine_types[0]
+    path = tmp_path / "recovers"
+    digest = save_model(path, three, two, name="tiny", training={}, recovering=True)
+    runner = load_model(path, two)
+    assert (runner.classes, runner.hash) == (("normal", "leak", "recovering"), digest)
+    # With as many classes and no word of it, the header contradicts itself.
+    other = tmp_path / "other"
+    assert save_model(other, three, two, name="tiny", training={}) != digest
+    with pytest.raises(ModelFileError, match="3 classes in its network, 2 in its machine type"):
+        read_model(other)
+    with pytest.raises(ModelFileError, match="does not match its hash"):
+        read_model(tampered(path, header={"recovering": False}))
+
+
+def test_a_fault_named_recovering_and_the_class_do_not_go_together(tmp_path: Path) -> None:
+    two = parse_profile(PROFILE.replace(", jam", ""), where="test").machine_types[0]
+    named = parse_profile(PROFILE.replace("jam", "recovering"), where="test").machine_types[0]
+    path = tmp_path / "recovers"
+    save_model(path, network(), two, name="tiny", training={}, recovering=True)
+    with pytest.raises(ModelFileError, match=r"has a class 'recovering' of its own, .* rename the fault"):
+        load_model(path, named)
+    save_model(path, network(), named, name="tiny", training={}, recovering=True)
+    with pytest.raises(ModelFileError, match="has two classes 'recovering'"):
+        read_model(path)
+    # Without the class the fault is one like any other.
+    save_model(path, network(), named, name="tiny", training={})
+    assert load_model(path, named).classes == ("normal", "leak", "recovering")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -16,14 +16,16 @@ _NOT_A_NUMBER = frozenset({"per_fault", "partition", "clusters"})
 
 
 def scores_table(title: str, scores: Mapping[str, Mapping[str, Any]]) -> Table:
-    """One column a system, one row a measure; `scores` has at least one system."""
+    """One column a system, one row a measure that any of them has a value of; `scores` has at least one system."""
     table = Table(title=cell(title, "table.title"), title_justify="left")
     table.add_column("")
     for name in scores:
         table.add_column(cell(name), justify="right")
     first = next(iter(scores.values()))
     for measure in (name for name in first if name not in _NOT_A_NUMBER):
-        table.add_row(*map(cell, (measure.replace("_", " "), *(shown(found[measure]) for found in scores.values()))))
+        values = [found[measure] for found in scores.values()]
+        if any(value is not None for value in values):
+            table.add_row(*map(cell, (measure.replace("_", " "), *map(shown, values))))
     return table
 
 
