@@ -156,6 +156,8 @@ class TreesConfig(BaseModel):
     """First frames of a run, from whose mean later readings' distances are taken as well; 0 for none."""
     learner: Literal["auto", "boosting", "forest"] = "auto"
     """Histogram gradient boosting, a random forest, or the one with the smaller loss on validation."""
+    class_weights: Literal["none", "sqrt", "balanced"] = "balanced"
+    """How much rare classes count for the trees: as often as they are, by the inverse root of that, or all alike."""
     rounds: int = Field(default=300, ge=1, le=10_000)
     """Of boosting, at most."""
     leaf_nodes: int = Field(default=31, ge=2, le=65_536)

@@ -45,7 +45,9 @@ def disturb(values: Floats, scaling: Scaling, config: AugmentConfig, rng: np.ran
     if config.thinned_share and rng.random() < config.thinned_share:
         lost = max(lost, rng.random() * config.most_thinned)
     disturbed[rng.random(values.shape, dtype=np.float32) < lost] = np.nan
-    for variable in rng.choice(variables, min(rng.poisson(config.lost_variables * variables), variables), replace=False):
+    for variable in rng.choice(
+        variables, min(rng.poisson(config.lost_variables * variables), variables), replace=False
+    ):
         if rng.random() < config.never_share:
             disturbed[:, variable] = np.nan
         else:

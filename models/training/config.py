@@ -21,6 +21,7 @@ from models.data.text_pools import EventDrawConfig
 from models.model_file import Storage
 from models.training.loop import StageConfig
 from models.training.losses import ClassWeights, Recovery
+from pipeline.config.durations import parse_duration_ms
 from pipeline.config.profile import shipped_profiles
 from pipeline.errors import DataError
 from pipeline.files.yaml_fields import field_problems
@@ -48,6 +49,10 @@ def _split(given: Any) -> Any:
     return {"by": given} if isinstance(given, str) else given
 
 
+def _milliseconds(given: Any) -> Any:
+    return given if given is None else parse_duration_ms(given)
+
+
 def _recovering(given: Any) -> Any:
     if isinstance(given, bool):
         return {} if given else None
@@ -62,7 +67,7 @@ _CLEARING_REPEATS = 3
 class TrainConfig(BaseModel):
     """Everything that determines a training; with the same files it gives the same model."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     profile: str
     """Name of a shipped profile, or path of one from the configuration's folder."""
@@ -83,6 +88,9 @@ class TrainConfig(BaseModel):
     name: str | None = None
     """Name of the model and its file; by default that of the machine type."""
     seed: int = 0
+    budget_ms: Annotated[int | None, Field(alias="budget", ge=1), BeforeValidator(_milliseconds)] = None
+    """Time that the training may take, such as `20m`; stages get as many epochs, and trees as many frames, as fit in.
+    If unset, all that the configuration says."""
     validation: float = Field(default=0.15, gt=0, lt=1)
     test: float = Field(default=0.15, ge=0, lt=1)
     split: Annotated[SplitConfig, BeforeValidator(_split)] = SplitConfig()
@@ -210,6 +218,7 @@ def load_train_config(
     seed: int | None = None,
     epochs: int | None = None,
     fusion: str | None = None,
+    budget: str | None = None,
 ) -> TrainConfig:
     """Read a configuration; the other arguments take precedence over the file.
 
@@ -225,6 +234,8 @@ def load_train_config(
         raw["output"] = output
     if seed is not None:
         raw["seed"] = seed
+    if budget is not None:
+        raw["budget"] = budget
     if epochs is not None:
         for stage in ("sensor_stage", "word_stage", "text_stage", "fusion_stage"):
             raw[stage] = (raw.get(stage) or {}) | {"epochs": epochs}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,10 +24,11 @@ from models.fusion.late import LateFusion
 from models.fusion.learned import LearnedFusion
 from models.model_file import MACHINES, SUFFIX, read_model
 from models.network_file import build_network, round_weights, save_model
+from models.training.budget import Budget, Clock
 from models.training.calibration import calibrate_network, choose_rule
 from models.training.config import TrainConfig
 from models.training.evidence import Evidence, calibration_evidence, for_calibration, part_evidence
-from models.training.experts.train import train_experts
+from models.training.experts.train import expert_stages, train_experts
 from models.training.false_alarms import apply_margins, choose_rule_with_margins, fault_free_folds
 from models.training.loop import EpochRecord, OnProgress, Stage, StageConfig, run_stage
 from models.training.prepare import Part, PreparedData, prepare, provenance, require_same_split
@@ -37,7 +39,7 @@ from pipeline.config.classes import RECOVERING
 from pipeline.errors import DataError
 from pipeline.extras import require_modules
 
-_WITHOUT_EFFECT = frozenset({"output", "name", "plots", "score_test", "hard_faults"})
+_WITHOUT_EFFECT = frozenset({"budget_ms", "output", "name", "plots", "score_test", "hard_faults"})
 """Settings that change no weight."""
 _LATER = _WITHOUT_EFFECT | {
     "rule",
@@ -80,13 +82,14 @@ class Training:
     network: Diagnoser
     resume: bool
     on_progress: OnProgress | None
+    budget: Budget
     history: list[EpochRecord] = field(default_factory=list)
 
     def run(self, stage: Stage, stage_config: StageConfig, *, without_effect: frozenset[str]) -> None:
         """Run a stage, with a checkpoint in the output folder that depends on all other settings."""
         self.history += run_stage(
             stage,
-            stage_config,
+            self.budget.fitting(stage, stage_config),
             seed=self.config.seed,
             checkpoint=self.config.output / f"{stage.name}.checkpoint",
             fingerprint=_fingerprint(self.config, self.data, without_effect),
@@ -113,23 +116,38 @@ def train(
     on_progress: OnProgress | None = None,
     on_data: Callable[[PreparedData], None] = lambda _: None,
     resume: bool = False,
+    clock: Clock = time.monotonic,
 ) -> TrainReport:
     """Train a model and write it with its scores and plots to `config.output`; `on_data` gets its data before that.
 
     Interrupted trainings leave checkpoints there; with `resume` they continue, with the result of an uninterrupted one.
-    All fitting uses the training and validation parts; the test part is scored once, at the end. Raises DataError,
+    With a `budget` in the configuration, stages get as many epochs as fit in by the `clock`. All fitting uses the
+    training and validation parts; the test part is scored once, at the end. Raises DataError,
     ProfileError or MissingExtraError with what to do.
     """
     if config.plots:
         require_modules("drawing plots", "matplotlib")
     data = prepare(config)
     on_data(data)
-    training = Training(config, data, build_untrained(config, data), resume, on_progress)
+    budget = Budget(config.output, None if config.budget_ms is None else config.budget_ms / 1000, clock, resume)
+    training = Training(config, data, build_untrained(config, data), resume, on_progress, budget)
+    budget.start(_stage_names(training))
     train_encoders(training)
     train_fusion(training)
     calibration = calibrate(training)
     parts = score(training, calibration)
     return write(training, calibration, parts)
+
+
+def _stage_names(training: Training) -> list[str]:
+    """The stages that a training goes through."""
+    config, network = training.config, training.network
+    names = [] if config.encoders is not None else expert_stages(network)
+    if config.encoders is None and network.text is not None and training.data.pools is not None:
+        names += [WordStage.name, TextStage.name]
+    if isinstance(network.fusion, LearnedFusion):
+        names += [FusionStage.name] + ([JointStage.name] if config.joint_stage is not None else [])
+    return names
 
 
 def build_untrained(config: TrainConfig, data: PreparedData) -> Diagnoser:
@@ -165,7 +183,7 @@ def train_encoders(training: Training) -> None:
     if config.encoders is not None:
         return
     run = partial(training.run, without_effect=_LATER)
-    train_experts(network, data, config, run)
+    train_experts(network, data, config, run, training.budget)
     stages: list[tuple[Stage, StageConfig]] = []
     if network.text is not None and data.pools is not None:
         stages.append((WordStage(network, data, config), config.word_stage))
@@ -316,6 +334,7 @@ def _training_record(training: Training, calibration: Calibration, parts: dict[P
         "scores": {part: fused(scored.scores) for part, scored in parts.items()},
         "caution": calibration.margins,
         **_pool_record(training.network, training.data),
+        **({"plan": training.budget.plan} if training.budget.plan else {}),
     }
 
 

@@ -17,12 +17,13 @@ from models.encoders.experts import PooledExperts
 from models.encoders.statistics import StatisticsNetwork
 from models.encoders.trees import Trees
 from models.training.batches import sensor_batch
+from models.training.budget import Budget
 from models.training.config import TrainConfig
 from models.training.evidence import expert_inputs, sensor_answers
 from models.training.experts.pool import fit_pool
-from models.training.experts.trees import Frames, fit_trees
+from models.training.experts.trees import MAX_FRAMES, Frames, affordable_frames, fit_trees
 from models.training.loop import Stage, StageConfig
-from models.training.losses import mask_recovery
+from models.training.losses import class_shares, class_weights, mask_recovery
 from models.training.prepare import PreparedData
 from models.training.stages.sensors import SensorStage
 from models.training.stages.statistics import StatisticsStage
@@ -35,16 +36,26 @@ _LEAST_DEVIATION = 1e-3
 """A statistic that moves less than this in the normal state is not scaled."""
 
 
-def train_experts(network: Diagnoser, data: PreparedData, config: TrainConfig, run_stage: RunStage) -> None:
-    """Train the sensor encoder, or all experts of its pool one after the other, and then fit the pool on validation."""
+def expert_stages(network: Diagnoser) -> list[str]:
+    """Names of the stages in which the sensor encoder, or each expert of its pool, is trained."""
     sensors = network.sensors
     if not isinstance(sensors, PooledExperts):
-        _train(network, data, config, sensors, "sensors", run_stage)
+        return ["sensors"]
+    return [f"{expert.kind}_{place + 1}" for place, expert in enumerate(sensors.config.experts)]
+
+
+def train_experts(
+    network: Diagnoser, data: PreparedData, config: TrainConfig, run_stage: RunStage, budget: Budget
+) -> None:
+    """Train the sensor encoder, or all experts of its pool one after the other, and then fit the pool on validation."""
+    sensors, names = network.sensors, expert_stages(network)
+    if not isinstance(sensors, PooledExperts):
+        _train(network, data, config, sensors, names[0], run_stage, budget)
         if isinstance(sensors, Trees):
             network.config = network.config.model_copy(update={"sensors": sensors.config})
         return
     for place, expert in sensors.members():
-        _train(network, data, config, expert, f"{sensors.config.experts[place].kind}_{place + 1}", run_stage)
+        _train(network, data, config, expert, names[place], run_stage, budget)
     sensors.config = sensors.described()
     network.config = network.config.model_copy(update={"sensors": sensors.config})
     network.eval()
@@ -78,9 +89,10 @@ def _train(
     encoder: SensorEncoder,
     name: str,
     run_stage: RunStage,
+    budget: Budget,
 ) -> None:
     if isinstance(encoder, Trees):
-        _grow(network, data, config, encoder)
+        _grow(network, data, config, encoder, name, budget)
     elif isinstance(encoder, StatisticsNetwork):
         with torch.no_grad():
             fit_statistics(network, data, encoder)
@@ -89,13 +101,19 @@ def _train(
         run_stage(SensorStage(network, data, config, encoder, name), config.sensor_stage)
 
 
-def _grow(network: Diagnoser, data: PreparedData, config: TrainConfig, trees: Trees) -> None:
+def _grow(network: Diagnoser, data: PreparedData, config: TrainConfig, trees: Trees, name: str, budget: Budget) -> None:
     """Fit trees to the training frames, as they are and disturbed."""
     rng = np.random.default_rng([config.seed, *b"disturbed"])
     train = list(data.split.train)
     disturbed = [replace(run, values=disturb(run.values, network.scaling(), config.augment, rng)) for run in train]
     frames = _frames(network, data, config, [*train, *disturbed], trees)
-    fit_trees(trees, frames, _frames(network, data, config, data.split.validation, trees), config.seed)
+    rows = MAX_FRAMES
+    if budget.seconds is not None:
+        seconds = budget.allowed_seconds(name)
+        rows = budget.decided(
+            f"rows of {name}", lambda: affordable_frames(trees, frames, seconds, config.seed, budget.clock)
+        )
+    fit_trees(trees, frames, _frames(network, data, config, data.split.validation, trees), config.seed, rows)
 
 
 def _frames(network: Diagnoser, data: PreparedData, config: TrainConfig, runs: Sequence[Run], trees: Trees) -> Frames:
@@ -107,7 +125,8 @@ def _frames(network: Diagnoser, data: PreparedData, config: TrainConfig, runs: S
     labels = learnt_frames(runs, config)
     weights = np.concatenate([config.recovery.weights(run.labels) for run in runs])
     early = np.concatenate([np.arange(len(run)) < config.burn_in_frames for run in runs])
-    weights = weights * data.class_weights.numpy()[np.maximum(labels, 0)]
+    shares = class_shares(data.split.train, len(data.classes), config.recovery)
+    weights = weights * class_weights(shares, trees.config.class_weights).numpy()[np.maximum(labels, 0)]
     return Frames(np.concatenate(columns), labels, np.where(early | (labels == UNLABELLED), 0, weights))
 
 

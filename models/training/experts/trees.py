@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,10 @@ from pipeline.arrays import Floats, Ints
 
 MAX_FRAMES = 200_000
 """Training frames that trees are fitted to, drawn if there are more."""
+_FEWEST_FRAMES = 5_000
+_TRIAL_FRAMES, _TRIAL_ROUNDS = 10_000, 3
+"""A trial of this size says how long trees take."""
+_Grow = Callable[[TreesConfig, Floats, Ints, Floats, int, int], tuple[TreeArrays, TreeShape]]
 _UNSEEN = -30.0
 """Log odds of a class that no training frame has."""
 _LEAF = -1
@@ -44,26 +48,49 @@ class FittedTrees:
     """Mean negative log-likelihood; None without validation frames."""
 
 
-def fit_trees(trees: Trees, train: Frames, validation: Frames, seed: int) -> list[FittedTrees]:
+def affordable_frames(trees: Trees, train: Frames, seconds: float, seed: int, clock: Callable[[], float]) -> int:
+    """How many training frames trees can be fitted to in this time, by a trial with a few rounds of some of them."""
+    few = trees.config.model_copy(update={"rounds": _TRIAL_ROUNDS, "forest": _TRIAL_ROUNDS, "shape": None})
+    x, y, weights = _drawn(train, _TRIAL_FRAMES, np.random.default_rng([seed, *b"trial"]))
+    spent = 0.0
+    for grow, rounds in _growers(trees.config):
+        begun = clock()
+        grow(few, x, y, weights, trees.classes, seed)
+        spent += (clock() - begun) * rounds / _TRIAL_ROUNDS
+    return int(np.clip(len(y) * seconds / max(spent, 1e-9), _FEWEST_FRAMES, MAX_FRAMES))
+
+
+def fit_trees(
+    trees: Trees, train: Frames, validation: Frames, seed: int, max_frames: int = MAX_FRAMES
+) -> list[FittedTrees]:
     """Fit the learners that the description names and leave the best of them in `trees`; returns all, the best first.
 
     The best has the least loss on validation, with probabilities bounded as in a pool.
     """
-    rng = np.random.default_rng([seed, *b"trees"])
-    rows = np.flatnonzero((train.labels >= 0) & (train.weights > 0))
-    if len(rows) > MAX_FRAMES:
-        rows = np.sort(rng.choice(rows, MAX_FRAMES, replace=False))
-    x, y, weights = train.columns[rows], train.labels[rows], train.weights[rows]
-    wanted = ("boosting", "forest") if trees.config.learner == "auto" else (trees.config.learner,)
+    x, y, weights = _drawn(train, max_frames, np.random.default_rng([seed, *b"trees"]))
     fitted: list[FittedTrees] = []
-    for learner in wanted:
-        grow = _boosted if learner == "boosting" else _forest
+    for grow, _ in _growers(trees.config):
         arrays, shape = grow(trees.config, x, y, weights, trees.classes, seed)
         trees.set_trees(arrays, shape)
+        learner = "forest" if shape.output == "probabilities" else "boosting"
         fitted.append(FittedTrees(learner, arrays, shape, _loss(trees, validation)))
     fitted.sort(key=lambda one: np.inf if one.validation_loss is None else one.validation_loss)
     trees.set_trees(fitted[0].arrays, fitted[0].shape)
     return fitted
+
+
+def _drawn(frames: Frames, most: int, rng: np.random.Generator) -> tuple[Floats, Ints, Floats]:
+    """Columns, classes and weights of the frames to learn from; some of them if there are too many."""
+    rows = np.flatnonzero((frames.labels >= 0) & (frames.weights > 0))
+    if len(rows) > most:
+        rows = np.sort(rng.choice(rows, most, replace=False))
+    return frames.columns[rows], frames.labels[rows], frames.weights[rows]
+
+
+def _growers(config: TreesConfig) -> list[tuple[_Grow, int]]:
+    """The learners that a description names, and how many trees or rounds of trees each has."""
+    both: dict[str, tuple[_Grow, int]] = {"boosting": (_boosted, config.rounds), "forest": (_forest, config.forest)}
+    return list(both.values()) if config.learner == "auto" else [both[config.learner]]
 
 
 def _loss(trees: Trees, frames: Frames) -> float | None:
