@@ -27,6 +27,9 @@ _RESULTS = ("*.faultline", "*.checkpoint", "scores.json", "history.jsonl", "comp
 
 _SHOWN_VARIABLES = 10
 
+_BUDGET = "20m"
+"""Of a training without a configuration."""
+
 if TYPE_CHECKING:
     from models.data.class_counts import Counts
     from models.experiments.base import Results
@@ -36,15 +39,21 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: Annotated[
-        Path, typer.Argument(help="YAML of the training: data, model, schedule (docs/guide/training.md)")
+    source: Annotated[
+        Path, typer.Argument(help="a recording with labels, or YAML of the training (docs/guide/training.md)")
     ],
+    profile: Annotated[
+        str | None, typer.Option("--profile", help="profile of a recording: a shipped one or a file")
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option("--data", help="folder of relative paths; FAULTLINE_DATA", envvar="FAULTLINE_DATA"),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="folder for model, scores and plots")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="replaces the seed of the configuration")] = None,
+    budget: Annotated[
+        str | None, typer.Option("--budget", help=f"time that the training may take; of a recording {_BUDGET}")
+    ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="replaces the number of epochs of every stage")] = None,
     model: Annotated[
         str | None,
@@ -60,12 +69,21 @@ def train(
 ) -> None:
     """Train a model, write its file, its scores and its plots, and print its scores beside those of baselines."""
     require_modules("faultline train", "torch")
-    from models.training.config import load_train_config
+    from models.training.config import config_of_recordings, load_train_config
     from models.training.threads import limit_threads
     from models.training.train import train as run_training
 
     limit_threads(load_settings().threads)
-    chosen = load_train_config(config, data=data, output=out, seed=seed, epochs=epochs, fusion=model)
+    if source.suffix == ".parquet":
+        if profile is None or out is None:
+            raise SettingsError(f"--profile and --out are needed to train from recording {source}; name both")
+        if model is not None or epochs is not None:
+            raise SettingsError("--model and --epochs are for a YAML of a training; write one, or leave them out")
+        chosen = config_of_recordings((source,), profile, out, budget=budget or _BUDGET, seed=seed)
+    elif profile is not None:
+        raise SettingsError(f"--profile is for a recording; {source} names its own profile")
+    else:
+        chosen = load_train_config(source, data=data, output=out, seed=seed, epochs=epochs, fusion=model, budget=budget)
     if not (force or resume):
         _require_unused(chosen.output)
     console = Console(stderr=True)

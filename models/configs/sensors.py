@@ -195,7 +195,7 @@ class ExpertsConfig(BaseModel):
 
     kind: Literal["experts"] = "experts"
     experts: tuple[ExpertConfig, ...] = Field(
-        default=(SeqLSTMConfig(hidden=(128, 128), head=(), squash=True), StatisticsConfig()),
+        default=(SeqLSTMConfig(hidden=(64, 64), head=(), squash=True), StatisticsConfig(), TreesConfig(own_start=60)),
         min_length=1,
         max_length=16,
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from models.configs.fusion import FusionChoice, FusionConfig, RuleChoice
-from models.configs.sensors import ExpertsConfig, SensorConfig, SeqLSTMConfig
+from models.configs.sensors import ExpertsConfig, SensorConfig
 from models.configs.text import TextConfig
 from models.configs.yaml_file import read_mapping
 from models.data.augment import AugmentConfig
@@ -94,7 +94,7 @@ class TrainConfig(BaseModel):
     validation: float = Field(default=0.15, gt=0, lt=1)
     test: float = Field(default=0.15, ge=0, lt=1)
     split: Annotated[SplitConfig, BeforeValidator(_split)] = SplitConfig()
-    sensors: SensorConfig = SeqLSTMConfig()
+    sensors: SensorConfig = ExpertsConfig()
     text: TextConfig = TextConfig()
     fusion: FusionChoice = FusionConfig()
     """How the modalities become one answer; for a late fusion, a `rule` given here counts as `rule` below."""
@@ -205,6 +205,16 @@ class TrainConfig(BaseModel):
     def late_rule(self) -> RuleChoice:
         """The requested rule, from `fusion` or from `rule`."""
         return self.fusion.rule if "rule" in self.fusion.model_fields_set else self.rule
+
+
+def config_of_recordings(recordings: Sequence[Path], profile: str, output: Path, **settings: Any) -> TrainConfig:
+    """A training of recordings with nothing but defaults and these settings; raises DataError for a wrong one."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    raw = {"profile": profile, "recordings": list(recordings), "output": output, **given}
+    try:
+        return TrainConfig.model_validate(raw)
+    except ValidationError as error:
+        raise DataError(f"the training does not fit: {field_problems(error, TrainConfig)}") from error
 
 
 _PATHS = frozenset({"paths", "events", "texts", "recordings", "encoders"})

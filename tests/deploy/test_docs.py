@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from agents.replay.tables.description import Conversion, Labels, Readings, Texts
 from models.data.augment import AugmentConfig
+from models.data.messages import MessagesChoice
 from models.data.recovery import RecoveryRule
 from models.data.runs import RunFiles
 from models.data.text_pools import EventDrawConfig
@@ -137,6 +138,7 @@ def documented(*pages: str) -> set[str]:
         (AugmentConfig, ("training.md",)),
         (EventDrawConfig, ("training.md",)),
         (RecoveryRule, ("training.md",)),
+        (MessagesChoice, ("training.md",)),
     ],
     ids=lambda given: given.__name__ if isinstance(given, type) else "",
 )
