@@ -107,9 +107,9 @@ class TrainConfig(BaseModel):
         epochs=16, batch_size=512, learning_rate=2e-3, weight_decay=1e-2, patience=6
     )
     """Of an expert on streaming statistics; its batches are of frames."""
-    find_hidden: bool = True
-    """Whether a pool of experts gives the probability of faults that validation shows the sensors cannot see to the
-    normal state."""
+    hidden_faults: Literal["auto"] | tuple[str, ...] = "auto"
+    """Faults that the sensors cannot see, whose probability a pool of experts gives to the normal state; `auto` finds
+    them on validation."""
     word_stage: StageConfig = StageConfig(epochs=20, batch_size=64, learning_rate=5e-3, weight_decay=1e-2)
     text_stage: StageConfig = StageConfig(epochs=20, batch_size=256, learning_rate=2e-3)
     fusion_stage: StageConfig = StageConfig(epochs=20, batch_size=512, learning_rate=1e-3, patience=6)

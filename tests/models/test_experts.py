@@ -257,10 +257,15 @@ def test_the_pool_trusts_the_expert_that_knows_and_equal_ones_alike() -> None:
 
 def test_a_fault_is_hidden_if_its_frames_look_normal() -> None:
     rng = np.random.default_rng(0)
-    labels = np.repeat([0, 1, 2, 3], [1000, 300, 300, 20])
-    logits = rng.standard_normal((len(labels), 4)).astype(np.float32)
-    logits[labels == 2, 2] += 6
-    assert hidden_faults(logits, labels, 4).tolist() == [False, True, False, False]  # too few frames of the last
+    labels = np.repeat([0, 1, 2, 3, 0], [1000, 300, 300, 20, 500])
+    normal = np.arange(len(labels)) < 1000  # the last frames are those of a plant that recovers
+    logits = rng.standard_normal((len(labels), 5)).astype(np.float32)
+    logits[labels == 2, 2] += 9
+    logits[1620:, 1] += 20
+    logits[:, 1] += 3  # what cannot be seen is guessed, and hides the other faults' odds
+    found = hidden_faults(logits, labels, normal, 4, 0.01)
+    assert found.tolist() == [False, True, False, False]  # of the last fault there are too few frames
+    assert not hidden_faults(logits, labels, np.zeros(len(labels), bool), 4, 0.01).any()
 
 
 def test_hidden_faults_keep_a_tenth_of_their_probability() -> None:

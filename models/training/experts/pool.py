@@ -15,10 +15,8 @@ from pipeline.arrays import Bools, Floats, Ints
 _RIDGE = 1e-3
 """Pull to equal weights, which decides where validation has few episodes."""
 _LARGEST_WEIGHT = 3.0
-_TOLERATED = 0.01
-"""Share of normal frames that may look like a fault when it is asked whether the fault shows at all."""
 _SHOWS = 0.2
-"""A fault that shows in a smaller share of its frames than this is hidden."""
+"""A fault that is detected in a smaller share of its frames than this is hidden."""
 _FEWEST_FRAMES = 100
 """With fewer frames of a fault nothing is said about it."""
 
@@ -50,31 +48,47 @@ def fit_weights(log_probabilities: Sequence[Floats], labels: Ints) -> Floats:
     return np.asarray(found, np.float32)
 
 
-def hidden_faults(log_probabilities: Floats, labels: Ints, classes: int) -> Bools:
-    """Which of the first `classes` the sensors cannot see: their lead over the normal state is hardly ever larger in
-    their own frames than in almost all normal ones. Log-probabilities (N, C) of validation frames."""
-    hidden = np.zeros(classes, bool)
-    normal = labels == 0
+def hidden_faults(log_probabilities: Floats, labels: Ints, normal: Bools, faults: int, false_alarms: float) -> Bools:
+    """Which of the first `faults` classes the sensors cannot see, (faults,); log-probabilities (N, C), classes (N,),
+    and which frames are surely normal, (N,), all of validation.
+
+    The alarm odds of a frame are those of the visible faults against everything else. While a fault is detected in
+    hardly any of its frames, where the odds raise no more than this share of false alarms, the one that is detected
+    least is hidden, for its odds only raise the limit for the others.
+    """
+    visible = np.ones(faults, bool)
+    visible[0] = False
+    hidden = np.zeros(faults, bool)
+    judged = [fault for fault in range(1, faults) if (labels == fault).sum() >= _FEWEST_FRAMES]
     if not normal.any():
         return hidden
-    lead = log_probabilities - log_probabilities[:, :1]
-    for fault in range(1, classes):
-        own = labels == fault
-        if own.sum() >= _FEWEST_FRAMES:
-            limit = np.quantile(lead[normal, fault], 1 - _TOLERATED)
-            hidden[fault] = (lead[own, fault] > limit).mean() < _SHOWS
+    while visible.sum() > 1:
+        named = np.zeros(log_probabilities.shape[1], bool)
+        named[:faults] = visible
+        odds = _log_sum(log_probabilities[:, named]) - _log_sum(log_probabilities[:, ~named])
+        alarm = odds > np.quantile(odds[normal], 1 - false_alarms)
+        shares = {fault: alarm[labels == fault].mean() for fault in judged if visible[fault]}
+        if not shares:
+            break
+        least = min(shares, key=lambda fault: shares[fault])
+        if shares[least] >= _SHOWS:
+            break
+        visible[least], hidden[least] = False, True
     return hidden
 
 
-def fit_pool(pool: PooledExperts, log_probabilities: Tensor, labels: Ints, faults: int, find_hidden: bool) -> None:
-    """Fit the pool to validation: bounded log-probabilities (E, N, C) and classes (N,), of which the first `faults` may
-    be hidden."""
+def _log_sum(logarithms: Floats) -> Floats:
+    largest = logarithms.max(axis=1, keepdims=True)
+    return np.asarray(largest[:, 0] + np.log(np.exp(logarithms - largest).sum(axis=1)))
+
+
+def fit_pool(pool: PooledExperts, log_probabilities: Tensor, labels: Ints) -> Floats:
+    """Fit the weights of a pool to validation, with no fault hidden; returns its log-probabilities (N, C).
+
+    `log_probabilities` are those of its experts, bounded, (E, N, C); `labels` are the classes to learn, (N,).
+    """
     weights = fit_weights([part.numpy() for part in log_probabilities], labels)
     pool.weights.copy_(torch.from_numpy(weights))
     pool.hidden.zero_()
     pool.bias.zero_()
-    if find_hidden:
-        with torch.inference_mode():
-            mixed = torch.log_softmax(torch.tensordot(pool.weights, log_probabilities, dims=1), dim=1).numpy()
-        hidden = hidden_faults(mixed, labels, faults)
-        pool.hidden[:faults] = torch.from_numpy(hidden.astype(np.float32))
+    return np.asarray(pool.pool(log_probabilities).numpy(), np.float32)

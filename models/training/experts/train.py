@@ -20,18 +20,21 @@ from models.training.batches import sensor_batch
 from models.training.budget import Budget
 from models.training.config import TrainConfig
 from models.training.evidence import expert_inputs, sensor_answers
-from models.training.experts.pool import fit_pool
+from models.training.experts.pool import fit_pool, hidden_faults
 from models.training.experts.trees import MAX_FRAMES, Frames, affordable_frames, fit_trees
 from models.training.loop import Stage, StageConfig
 from models.training.losses import class_shares, class_weights, mask_recovery
 from models.training.prepare import PreparedData
 from models.training.stages.sensors import SensorStage
 from models.training.stages.statistics import StatisticsStage
-from pipeline.arrays import Floats, Ints
+from pipeline.arrays import Bools, Floats, Ints
+from pipeline.errors import DataError
 
 RunStage = Callable[[Stage, StageConfig], None]
 _RUNS = 32
 """Runs whose frames are computed at a time."""
+_FALSE_ALARMS = 2e-3
+"""Share of false alarms at which a fault has to show, unless the configuration names one."""
 _LEAST_DEVIATION = 1e-3
 """A statistic that moves less than this in the normal state is not scaled."""
 
@@ -59,9 +62,22 @@ def train_experts(
     sensors.config = sensors.described()
     network.config = network.config.model_copy(update={"sensors": sensors.config})
     network.eval()
-    labels = learnt_frames(data.split.validation, config)
     with torch.no_grad():
-        fit_pool(sensors, _told(network, data, sensors), labels, len(data.faults), config.find_hidden)
+        pooled = fit_pool(sensors, _told(network, data, sensors), learnt_frames(data.split.validation, config))
+        sensors.hidden[: len(data.faults)] = torch.from_numpy(_hidden(pooled, data, config).astype(np.float32))
+
+
+def _hidden(log_probabilities: Floats, data: PreparedData, config: TrainConfig) -> Bools:
+    """Which faults are hidden, (faults,), as the configuration says or validation shows."""
+    if config.hidden_faults != "auto":
+        if unknown := sorted(set(config.hidden_faults) - set(data.faults[1:])):
+            raise DataError(f"hidden_faults names {unknown[0]!r}, which is no fault of the profile; correct it")
+        return np.isin(data.faults, config.hidden_faults)
+    runs = data.split.validation
+    normal = np.concatenate([np.arange(len(run)) < len(before_first_fault(run)) for run in runs])
+    labels = np.concatenate([run.labels for run in runs])
+    limit = config.false_alarms or _FALSE_ALARMS
+    return hidden_faults(log_probabilities, labels, normal, len(data.faults), limit)
 
 
 def learnt_frames(runs: Sequence[Run], config: TrainConfig) -> Ints:
