@@ -99,6 +99,8 @@ def train(
         report = run_training(chosen, on_progress=progress, on_data=show_data, resume=resume)
     for path in report.files:
         say(path)
+    if report.experts:
+        _show_experts(report, console)
     if compare and report.scores:
         _compare(chosen, prepared[0], report, console)
 
@@ -116,6 +118,15 @@ def _show_recoveries(frames: Sequence[int], console: Console) -> None:
     """For how long the plant recovers after a clearing, of what is learnt as `recovering`."""
     median = f"{statistics.median(frames):g} frames in the median, {max(frames)} at most"
     console.print(cell(f"after {len(frames)} clearings of training runs the plant recovers for {median}", limit=None))
+
+
+def _show_experts(report: TrainReport, console: Console) -> None:
+    """How much each expert counts, and what the sensors cannot see."""
+    weights = ", ".join(f"{name} {weight:.2f}" for name, weight in report.experts.items())
+    console.print(cell(f"weights of the experts on the sensors: {weights}", limit=None), soft_wrap=True)
+    if report.hidden_faults:
+        names = ", ".join(report.hidden_faults)
+        console.print(cell(f"faults that the sensors cannot see: {names}", limit=None), soft_wrap=True)
 
 
 def _compare(config: TrainConfig, data: PreparedData, report: TrainReport, console: Console) -> None:

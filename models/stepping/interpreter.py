@@ -18,7 +18,7 @@ from models.stepping.kernels.texts import push_text, turn_ring
 from pipeline.arrays import Bools, Floats, Ints
 from pipeline.compiled import CompiledFunction, kernel
 
-BLOCK_ROWS: Final = 16
+BLOCK_ROWS: Final = 32
 """Machines of a round that are taken through the program together: enough to use each weight several times while it is
 in a core's cache, and few enough for their working memory to stay there too."""
 

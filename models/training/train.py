@@ -71,6 +71,10 @@ class TrainReport:
     history: list[EpochRecord]
     files: tuple[Path, ...]
     """Everything that was written, the model first."""
+    experts: dict[str, float]
+    """The weight of each expert on the sensors; empty for a single encoder."""
+    hidden_faults: tuple[str, ...]
+    """Faults that the sensors cannot see."""
 
 
 @dataclass(slots=True)
@@ -282,7 +286,10 @@ def write(training: Training, calibration: Calibration, parts: dict[Part, Scored
     if config.plots and parts:
         last = list(parts)[-1]
         files += draw_all(config.output, training.history, last, parts[last], data.faults)
-    return TrainReport(path, model_hash, rule, rule_scores, scores, training.history, tuple(files))
+    experts, hidden = _pool(network, data)
+    return TrainReport(
+        path, model_hash, rule, rule_scores, scores, training.history, tuple(files), experts, tuple(hidden)
+    )
 
 
 def _with_encoders(config: TrainConfig, path: Path, data: PreparedData) -> Diagnoser:
@@ -324,6 +331,7 @@ def _training_record(training: Training, calibration: Calibration, parts: dict[P
             for source, scores_of_source in by_source.items()
         }
 
+    experts, hidden = _pool(training.network, training.data)
     return {
         **provenance(training.config, training.data),
         **({MACHINES: spans} if (spans := training.data.machine_spans()) else {}),
@@ -333,22 +341,20 @@ def _training_record(training: Training, calibration: Calibration, parts: dict[P
         "rule_scores": calibration.rule_scores,
         "scores": {part: fused(scored.scores) for part, scored in parts.items()},
         "caution": calibration.margins,
-        **_pool_record(training.network, training.data),
+        **({"experts": experts, "hidden_faults": hidden} if experts else {}),
         **({"plan": training.budget.plan} if training.budget.plan else {}),
     }
 
 
-def _pool_record(network: Diagnoser, data: PreparedData) -> dict[str, Any]:
-    """The weights of the experts, and the faults that the sensors cannot see."""
+def _pool(network: Diagnoser, data: PreparedData) -> tuple[dict[str, float], list[str]]:
+    """The weights of the experts on the sensors, and the faults that these cannot see; nothing of a single encoder."""
     sensors = network.sensors
     if not isinstance(sensors, PooledExperts):
-        return {}
+        return {}, []
     kinds = [f"{place + 1} {expert.kind}" for place, expert in enumerate(sensors.config.experts)]
     hidden = sensors.hidden[: len(data.faults)].bool().tolist()
-    return {
-        "experts": dict(zip(kinds, sensors.weights.tolist(), strict=True)),
-        "hidden_faults": [fault for fault, unseen in zip(data.faults, hidden, strict=True) if unseen],
-    }
+    weights = dict(zip(kinds, sensors.weights.tolist(), strict=True))
+    return weights, [fault for fault, unseen in zip(data.faults, hidden, strict=True) if unseen]
 
 
 def _recoveries(frames: tuple[int, ...]) -> dict[str, float]:
