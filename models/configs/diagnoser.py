@@ -38,6 +38,6 @@ class DiagnoserConfig(BaseModel):
     def _as_in_older_files(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what older model files lack, if it says the same: their hash goes over this."""
         described: dict[str, Any] = serialize(self)
-        if described["messages"] is None:
+        if "messages" in described and described["messages"] is None:
             del described["messages"]
         return described

@@ -46,7 +46,7 @@ class SeqLSTMConfig(BaseModel):
     def _as_in_older_files(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what older model files lack, if it says the same: their hash goes over this."""
         described: dict[str, Any] = serialize(self)
-        if not described["squash"]:
+        if described.get("squash") is False:
             del described["squash"]
         return described
 
