@@ -8,13 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from models.stepping import interpreter, text_vectors
-from models.stepping.kernels import operations
-from pipeline.alignment import last_values, value_rules
-from pipeline.compiled import Compiled, compile_all
-from pipeline.engine import answers
-from pipeline.mapping.rows import layouts
-from pipeline.wire import diagnosis_json, reading_json
+from pipeline.compiled import compile_all
+from tests.support.compiled_code import OF_MODELS, OF_THE_PIPELINE, functions_of
 from tests.support.kafka_fixtures import kafka_bootstrap_fixture
 
 ROOT = Path(__file__).parent.parent
@@ -41,20 +36,6 @@ LONGEST_FILES = (
 )
 
 
-COMPILED = (
-    interpreter,
-    text_vectors,
-    operations,
-    last_values,
-    value_rules,
-    answers,
-    diagnosis_json,
-    reading_json,
-    layouts,
-)
-"""The modules that hold compiled functions."""
-
-
 def pytest_configure() -> None:
     """Before anything heavy is imported, and inherited by the processes of pytest-xdist and by brokers."""
     # Each process of tests has one core; threads of their own would only wait for each other.
@@ -74,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _compiled_code() -> None:
     """Compiled before any test with a time limit; of two processes one begins at the end, and each loads what the other
     has kept."""
-    functions = [value for module in COMPILED for value in vars(module).values() if isinstance(value, Compiled)]
+    functions = functions_of((*OF_MODELS, *OF_THE_PIPELINE))
     if os.environ.get("PYTEST_XDIST_WORKER") == "gw1":
         functions.reverse()
     compile_all(functions, "what the tests run", lambda _: None)
