@@ -35,7 +35,7 @@ except FaultlineError as error:
 def run_bounded(imports: str, *codes: str, mib: int, seconds: int = 60) -> Finished:
     """Import, and then run one code after the other with so much memory beyond what the imports took.
 
-    FaultlineErrors are printed, and end only the code that raised them.
+    FaultlineErrors are printed, and end only the code that raised them. `seconds` are those of the processor.
     """
     tried = (_TRIED.format(code="\n".join(f"    {line}" for line in code.splitlines())) for code in codes)
     text = _PREAMBLE.format(imports=imports, bytes=mib * MIB) + "".join(tried)
@@ -46,7 +46,7 @@ def run_bounded(imports: str, *codes: str, mib: int, seconds: int = 60) -> Finis
         capture_output=True,
         text=True,
         env=os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system"},  # Arrow's own reserves a gigabyte of addresses
-        timeout=seconds,
+        timeout=4 * seconds,  # a busy machine may let it wait
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds)),
     )
     return Finished(done.returncode, done.stdout, done.stderr)
