@@ -57,7 +57,7 @@ $(VENV)/.audit: $(VENV)/.serving requirements-audit.lock
 demo: $(VENV)/.serving
 	$(BIN)/faultline demo
 
-# Tests with a broker wait for a third of their time: three processes keep two cores busy.
+# Tests with a broker wait much of their time: three processes keep two cores busy.
 test: $(VENV)/.development
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
