@@ -8,13 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from models.stepping import interpreter, text_vectors
-from models.stepping.kernels import operations
-from pipeline.alignment import last_values, value_rules
-from pipeline.compiled import Compiled, compile_all
-from pipeline.engine import answers
-from pipeline.mapping.rows import layouts
-from pipeline.wire import diagnosis_json, reading_json
+from pipeline.compiled import compile_all
+from tests.support.compiled_code import OF_MODELS, OF_THE_PIPELINE, functions_of
 from tests.support.kafka_fixtures import kafka_bootstrap_fixture
 
 ROOT = Path(__file__).parent.parent
@@ -22,17 +17,25 @@ ROOT = Path(__file__).parent.parent
 LONGEST_FILES = (
     "tests/kafka/test_fault_matrix.py",
     "tests/kafka/test_ingest.py",
+    "tests/kafka/test_worker_life.py",
     "tests/kafka/test_mqtt_ingest.py",
     "tests/kafka/test_bench_stream.py",
+    "tests/deploy/test_examples.py",
     "tests/kafka/test_brokers.py",
+    "tests/kafka/test_rolling_upgrade.py",
+    "tests/kafka/test_end_to_end.py",
+    "tests/kafka/test_recreated_topics.py",
     "tests/kafka/test_deleted_records.py",
     "tests/models/test_stepping_bits.py",
     "tests/models/test_fusion_training.py",
     "tests/models/test_stepping.py",
     "tests/kafka/test_broker.py",
+    "tests/kafka/test_schema_registry.py",
+    "tests/pipeline/test_recording_hostile.py",
     "tests/models/test_late_fusion.py",
     "tests/models/test_fusion_stepping.py",
     "tests/models/test_training.py",
+    "tests/pipeline/test_report_on_change.py",
     "tests/deploy/test_light_install.py",
     "tests/kafka/test_security.py",
     "tests/models/test_encoders.py",
@@ -41,26 +44,14 @@ LONGEST_FILES = (
 )
 
 
-COMPILED = (
-    interpreter,
-    text_vectors,
-    operations,
-    last_values,
-    value_rules,
-    answers,
-    diagnosis_json,
-    reading_json,
-    layouts,
-)
-"""The modules that hold compiled functions."""
-
-
 def pytest_configure() -> None:
     """Before anything heavy is imported, and inherited by the processes of pytest-xdist and by brokers."""
     # Each process of tests has one core; threads of their own would only wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # A broker that lives for a minute starts in half the time without the compiler and collector for days.
-    os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+    # A broker that lives for a minute starts in half the time without the compiler and collector for days, and without
+    # another look at the bytecode of jars that its tests trust anyway.
+    trusting = "-XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote"
+    os.environ.setdefault("JDK_JAVA_OPTIONS", f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC {trusting}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -72,11 +63,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _compiled_code() -> None:
-    """Compiled before any test with a time limit; of two processes one begins at the end, and each loads what the other
-    has kept."""
-    functions = [value for module in COMPILED for value in vars(module).values() if isinstance(value, Compiled)]
-    if os.environ.get("PYTEST_XDIST_WORKER") == "gw1":
-        functions.reverse()
+    """Compiled before any test with a time limit; each process begins elsewhere, and loads what others have kept."""
+    functions = functions_of((*OF_MODELS, *OF_THE_PIPELINE))
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    begin = len(functions) * number // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    functions = functions[begin:] + functions[:begin]
     compile_all(functions, "what the tests run", lambda _: None)
 
 

@@ -9,7 +9,6 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,17 +23,6 @@ from pipeline.errors import BrokerUnavailableError
 from tests.support import kafka_fixtures
 
 pytestmark = pytest.mark.kafka
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[KafkaBroker]:
-    """A broker of this module's own, since it is stopped and killed here."""
-    reason = kafka_jars.missing_tools()
-    if reason is not None:
-        kafka_fixtures.skip_or_fail(reason)
-    # The default session would make the start after a kill wait for six seconds.
-    with KafkaBroker.start(overrides={"broker.session.timeout.ms": "2000"}) as started:
-        yield started
 
 
 def produce(bootstrap: str, topic: str, values: list[bytes]) -> None:

@@ -8,10 +8,8 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 from agents.local_kafka.broker import KafkaBroker
-from agents.local_kafka.jars import missing_tools
 from pipeline.wire.records import Record
 from tests.support.delivery_apps import run
-from tests.support.kafka_fixtures import skip_or_fail
 from tests.support.kafka_plant import FRAME_MS, KafkaSite, T, ends, metric, processed, readings
 
 pytestmark = pytest.mark.kafka
@@ -118,12 +116,9 @@ async def _unstamped(bootstrap: str) -> None:
     assert len(await site.diagnoses()) == 2
 
 
-def test_a_broker_that_restarts_is_not_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_restarts_is_not_another_one(broker: KafkaBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.worker.worker.LOOK_SECONDS", 0.3)
-    if (reason := missing_tools()) is not None:
-        skip_or_fail(reason)
-    with KafkaBroker.start() as broker:
-        run(_restarted(broker))
+    run(_restarted(broker))
 
 
 async def _restarted(broker: KafkaBroker) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,8 @@ import pytest
 
 from agents.kafka.states import STATE_BYTES
 from agents.local_kafka.broker import KafkaBroker
-from agents.local_kafka.jars import missing_tools
 from pipeline.wire.records import Record
 from tests.soak.soak import (
-    BROKER,
     OFTEN,
     PARTITIONS,
     KafkaPlant,
@@ -25,22 +22,11 @@ from tests.soak.soak import (
     wait_until,
 )
 from tests.support.chaos import POINTS, story
-from tests.support.kafka_fixtures import skip_or_fail
 
 pytestmark = pytest.mark.kafka
 
 WELL_WITHIN_S = 40.0
 """Far above what is promised (15 s, measured by `make soak`), because a loaded machine must not fail a test."""
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[KafkaBroker]:
-    """A broker of this module's own, since it is stopped and restarted, and takes short sessions."""
-    reason = missing_tools()
-    if reason is not None:
-        skip_or_fail(reason)
-    with KafkaBroker.start(overrides=BROKER) as one:
-        yield one
 
 
 def told(plant: KafkaPlant, seconds: int, seed: int) -> list[Record]:

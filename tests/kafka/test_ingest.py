@@ -5,31 +5,18 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from agents.local_kafka.broker import KafkaBroker
-from agents.local_kafka.jars import missing_tools
 from tests.support.chaos import compare
 from tests.support.ingest_site import IngestSite, Story, contents, diagnoses_of, origins, story, wait_until
-from tests.support.kafka_fixtures import skip_or_fail
 from tests.support.mortal_ingest import POINTS
 
 pytestmark = pytest.mark.kafka
 
 OFTEN = {"claimed": 3, "begun": 9, "published": 9, "offsets": 9, "committed": 9, "acked": 5}
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[KafkaBroker]:
-    """A broker of this module's own, since it is stopped and restarted, and takes short sessions."""
-    reason = missing_tools()
-    if reason is not None:
-        skip_or_fail(reason)
-    with KafkaBroker.start(overrides={"group.min.session.timeout.ms": "1000"}) as one:
-        yield one
 
 
 def told(site: IngestSite, frames: int, seed: int) -> Story:

@@ -14,13 +14,11 @@ import pytest
 
 from agents.local_kafka.broker import KafkaBroker
 from agents.local_kafka.doors import Certificates
-from agents.local_kafka.jars import missing_tools
 from pipeline.wire.letters import origin_of
 from pipeline.wire.records import Record
 from tests.support.chaos import compare
 from tests.support.commands import assert_one_line, faultline
 from tests.support.ingest_site import IngestProcess, IngestSite, diagnoses_of, wait_until
-from tests.support.kafka_fixtures import skip_or_fail
 from tests.support.mosquitto import PASSWORD, USERNAME, Mosquitto, Publisher, mosquitto
 
 pytestmark = pytest.mark.kafka
@@ -46,16 +44,6 @@ ingest:
 """
 
 
-@pytest.fixture(scope="module")
-def kafka_broker() -> Iterator[KafkaBroker]:
-    """A broker of this module's own, since it is stopped and restarted."""
-    reason = missing_tools()
-    if reason is not None:
-        skip_or_fail(reason)
-    with KafkaBroker.start() as one:
-        yield one
-
-
 @pytest.fixture
 def mqtt(tmp_path: Path) -> Iterator[Mosquitto]:
     with mosquitto(tmp_path) as one:
@@ -63,8 +51,8 @@ def mqtt(tmp_path: Path) -> Iterator[Mosquitto]:
 
 
 @pytest.fixture
-def site(kafka_broker: KafkaBroker, tmp_path: Path) -> IngestSite:
-    return IngestSite(kafka_broker.bootstrap, tmp_path, plant=PLANT)
+def site(broker: KafkaBroker, tmp_path: Path) -> IngestSite:
+    return IngestSite(broker.bootstrap, tmp_path, plant=PLANT)
 
 
 @pytest.fixture
@@ -196,16 +184,16 @@ def test_the_mqtt_broker_goes_away_and_comes_back(site: IngestSite, mqtt: Mosqui
 
 
 def test_kafka_goes_away_and_comes_back(
-    site: IngestSite, mqtt: Mosquitto, gateway: Publisher, kafka_broker: KafkaBroker
+    site: IngestSite, mqtt: Mosquitto, gateway: Publisher, broker: KafkaBroker
 ) -> None:
     published = messages(range(200))
     process = started(site, mqtt)
     try:
         gateway.publish(published[:200])
-        kafka_broker.stop()
+        broker.stop()
         gateway.publish(published[200:])
         time.sleep(0.5)
-        kafka_broker.restart()
+        broker.restart()
         arrived(site, published)
         assert process.alive, process.text
         process.end()

@@ -20,7 +20,7 @@ from models.model_file import MAX_HEADER_BYTES, SUFFIX, read_model, write_model
 from models.network_file import save_model
 from models.stepping.load import load_model
 from pipeline.errors import ModelFileError
-from tests.support.bounded import assert_refused, run_bounded
+from tests.support.bounded import assert_all_refused, assert_refused, run_bounded
 from tests.support.models_tiny import CLASSES, PROFILE, VARIABLES, machine_type, network
 
 LOAD = """
@@ -99,13 +99,15 @@ WIDE: dict[str, SensorConfig] = {
 }
 
 
-@pytest.mark.parametrize("name", WIDE)
 @pytest.mark.parametrize("door", ["load", "build"])
-def test_shapes_are_checked_before_anything_is_allocated(saved: Path, name: str, door: str) -> None:
-    of_shape(saved, WIDE[name])
-    code = load_code(saved) if door == "load" else f"build_network(read_model(Path({str(saved)!r})))"
-    done = run_bounded(LOAD if door == "load" else BUILD, code, mib=256)
-    assert_refused(done, "ModelFileError", str(saved))
+def test_shapes_are_checked_before_anything_is_allocated(tmp_path: Path, door: str) -> None:
+    paths = [tmp_path / f"{name}{SUFFIX}" for name in WIDE]
+    for path, sensors in zip(paths, WIDE.values(), strict=True):
+        save_model(path, network(), machine_type(), name="tiny", training={})
+        of_shape(path, sensors)
+    codes = [load_code(path) if door == "load" else f"build_network(read_model(Path({str(path)!r})))" for path in paths]
+    done = run_bounded(LOAD if door == "load" else BUILD, *codes, mib=256)
+    assert_all_refused(done, "ModelFileError", [(str(path),) for path in paths])
 
 
 def test_a_state_that_no_broker_could_keep_is_refused(tmp_path: Path) -> None:
@@ -128,12 +130,15 @@ def test_a_header_of_hundreds_of_megabytes_is_not_read(tmp_path: Path) -> None:
     assert_refused(done, "ModelFileError", "has 314,572,800 bytes, more than 16,777,216")
 
 
-@pytest.mark.parametrize("shape", [[800_000, 800_000], [2**62], [2**63, 2**63], [-1], [0, 2**60]])
-def test_a_weight_larger_than_its_file_is_refused(tmp_path: Path, shape: list[int]) -> None:
-    path, size = tmp_path / "model", abs(int(np.prod([float(n) for n in shape]))) * 4
-    header = json.dumps({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}).encode()
-    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
-    assert_refused(run_bounded(LOAD, load_code(path), mib=64), "ModelFileError", str(path))
+def test_a_weight_larger_than_its_file_is_refused(tmp_path: Path) -> None:
+    shapes = [[800_000, 800_000], [2**62], [2**63, 2**63], [-1], [0, 2**60]]
+    paths = [tmp_path / f"model-{number}" for number in range(len(shapes))]
+    for path, shape in zip(paths, shapes, strict=True):
+        size = abs(int(np.prod([float(n) for n in shape]))) * 4
+        header = json.dumps({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}).encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
+    done = run_bounded(LOAD, *map(load_code, paths), mib=64)
+    assert_all_refused(done, "ModelFileError", [(str(path),) for path in paths])
 
 
 def test_deeply_nested_json_is_refused(saved: Path, tmp_path: Path) -> None:

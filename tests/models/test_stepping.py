@@ -145,7 +145,7 @@ def test_states_go_from_torch_to_the_compiled_step_and_back() -> None:
 def test_every_fusion_over_every_encoder_gives_what_torch_gives(sensors: SensorConfig, fusion: FusionChoice) -> None:
     network = made(sensors=sensors, fusion=fusion)
     first, second = reference(network), compiled(network)
-    assert fold(first, second, Stream(6, 120), range(120)) <= LAW
+    assert fold(first, second, Stream(6, 60), range(60)) <= LAW
     for mine, theirs in zip(second.save(np.arange(6)), first.save(np.arange(6)), strict=True):
         assert mine[:44] == theirs[:44]
         np.testing.assert_allclose(numbers(mine), numbers(theirs), rtol=LAW, atol=LAW)

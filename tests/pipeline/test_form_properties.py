@@ -116,7 +116,7 @@ HOSTILE = [
     "\u202e\u0000\ufeff".encode(),
     b"\xff\xfe\x00\x00",
     b"\x00\x00\xfe\xff",
-    gzip.compress(gzip.compress(b"{}")),
+    gzip.compress(gzip.compress(b"{}", mtime=0), mtime=0),
 ]
 
 

@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import json
 import logging
-import multiprocessing
 import os
 import random
 import signal
@@ -47,6 +46,7 @@ from tests.support.chaos import (
     differing_states,
     story,
 )
+from tests.support.forked_processes import ForkedProcess
 from tests.support.mortal_worker import run_forked
 from tests.support.plant import Plant
 
@@ -57,51 +57,22 @@ OFTEN = {"decode": 9, "after_engine": 9, "output_send": 9, "flush": 5, "state_wr
 BROKER = {"group.min.session.timeout.ms": "1000"}
 
 _numbers = itertools.count()
-# Workers are forked from a process that has imported everything, so that a kill costs no seconds of imports.
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["tests.support.mortal_worker"])
 
 
-class WorkerProcess:
+class WorkerProcess(ForkedProcess):
     """One life of a worker."""
 
     def __init__(self, environment: Mapping[str, str], log: Path) -> None:
-        self.log = log
-        self._process = _processes.Process(target=run_forked, args=(dict(environment), str(log)), daemon=True)
-        self._process.start()
-
-    @property
-    def alive(self) -> bool:
-        return self._process.is_alive()
-
-    @property
-    def exit_code(self) -> int | None:
-        return self._process.exitcode
-
-    def signal(self, number: int) -> None:
-        assert self._process.pid is not None
-        os.kill(self._process.pid, number)
-
-    def wait(self, seconds: float) -> int | None:
-        """The exit code, None if it still lives after this time; negative for a signal."""
-        self._process.join(seconds)
-        return self._process.exitcode
-
-    def kill(self) -> None:
-        """End it, whatever it is at."""
-        if self.alive:
-            self.signal(signal.SIGKILL)
-        self._process.join()
+        super().__init__(run_forked, environment, log)
 
     def logged(self, text: str) -> int:
         """How often this stands in its log."""
-        return self.log.read_text(errors="replace").count(text) if self.log.exists() else 0
+        return self.text.count(text)
 
     @property
     def partitions(self) -> list[int]:
         """What it was assigned last."""
-        text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        lines = [line for line in text.splitlines() if "faultline.mortal: assigned " in line]
+        lines = [line for line in self.text.splitlines() if "faultline.mortal: assigned " in line]
         return list(json.loads(lines[-1].split("assigned ")[1])) if lines else []
 
 

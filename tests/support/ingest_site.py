@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -28,6 +27,7 @@ from pipeline.config.settings import load_settings
 from pipeline.config.topics import ingest_topics
 from pipeline.wire.letters import origin_of
 from pipeline.wire.records import Output, Record
+from tests.support.forked_processes import ForkedProcess
 from tests.support.mortal_ingest import run_forked
 from tests.support.plant import Plant
 
@@ -39,9 +39,6 @@ KEPT = {"retention.ms": "-1"}
 """Brokers delete by the records' own time stamps, and these are old."""
 
 _numbers = itertools.count()
-# Processes are forked from one that has imported everything, so that a kill costs no seconds of imports.
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["tests.support.mortal_ingest"])
 
 PLANT = """
 plant: field
@@ -140,36 +137,11 @@ def native_record(topic: str, machine: str, time_ms: int, more: Mapping[str, Any
     return Record(topic, partition_of(machine.encode(), PARTITIONS), 0, time_ms, machine.encode(), body)
 
 
-class IngestProcess:
+class IngestProcess(ForkedProcess):
     """One life of `faultline ingest`."""
 
     def __init__(self, environment: Mapping[str, str], log: Path) -> None:
-        self.log = log
-        self._process = _processes.Process(target=run_forked, args=(dict(environment), str(log)), daemon=True)
-        self._process.start()
-
-    @property
-    def alive(self) -> bool:
-        return self._process.is_alive()
-
-    @property
-    def text(self) -> str:
-        """What it has printed and logged."""
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
-
-    def signal(self, number: int) -> None:
-        assert self._process.pid is not None
-        os.kill(self._process.pid, number)
-
-    def wait(self, seconds: float) -> int | None:
-        """The exit code, None if it still lives after this time; negative for a signal."""
-        self._process.join(seconds)
-        return self._process.exitcode
-
-    def kill(self) -> None:
-        if self.alive:
-            self.signal(signal.SIGKILL)
-        self._process.join()
+        super().__init__(run_forked, environment, log)
 
     def end(self) -> None:
         """Stop in order."""

@@ -81,7 +81,13 @@ def consuming(bootstrap: str, group: str, topic: str) -> Iterator[None]:
     over, joined = threading.Event(), threading.Event()
 
     def consume() -> None:
-        consumer = KafkaConsumer(topic, bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False)
+        consumer = KafkaConsumer(
+            topic,
+            bootstrap_servers=bootstrap,
+            group_id=group,
+            enable_auto_commit=False,
+            metadata_max_age_ms=1_000,  # who leads a group and has not heard of a new topic yet assigns nothing of it
+        )
         while not over.is_set():
             consumer.poll(timeout_ms=200)
             if consumer.assignment():  # type: ignore[attr-defined]
@@ -91,7 +97,7 @@ def consuming(bootstrap: str, group: str, topic: str) -> Iterator[None]:
     thread = threading.Thread(target=consume)
     thread.start()
     try:
-        assert joined.wait(30)
+        assert joined.wait(60)
         yield
     finally:
         over.set()
