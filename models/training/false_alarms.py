@@ -137,8 +137,7 @@ def fit_margins(fusion: LateFusion, evidence: Evidence, share: float, *, faults:
     The first modality gets what suffices when it is alone, the second what suffices for both, and so on. The allowed
     false alarms are divided equally among the faults; what one does not need goes to the others. So faults that hardly
     differ from the normal state need more evidence than those that never raise a false alarm. For stacked modalities
-    the bias of the fusion itself is changed. Classes from `faults` on, if given, are no faults and get no
-    margin.
+    the bias of the fusion itself is changed. Classes from `faults` on, if given, get no margin: they are no faults.
     """
     modalities, frames, classes = evidence.logits.shape
     is_fault = labelled_classes(np.arange(classes), faults or classes) > 0
