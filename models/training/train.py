@@ -53,6 +53,17 @@ _LATER = _WITHOUT_EFFECT | {
     "fusion_distractor_share",
 }
 """Settings that do not change the encoders, so that their checkpoints serve every fusion."""
+_OF_TEXTS = _LATER | {
+    "texts",
+    "text",
+    "word_stage",
+    "text_stage",
+    "kept_texts",
+    "typo_share",
+    "text_frames_per_epoch",
+    "events",
+}
+"""Settings that do not change the sensor encoder either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +100,7 @@ class Training:
     budget: Budget
     history: list[EpochRecord] = field(default_factory=list)
 
-    def run(self, stage: Stage, stage_config: StageConfig, *, without_effect: frozenset[str]) -> None:
+    def run(self, stage: Stage, stage_config: StageConfig, *, without_effect: frozenset[str] = _LATER) -> None:
         """Run a stage, with a checkpoint in the output folder that depends on all other settings."""
         self.history += run_stage(
             stage,
@@ -186,14 +197,13 @@ def train_encoders(training: Training) -> None:
     config, data, network = training.config, training.data, training.network
     if config.encoders is not None:
         return
-    run = partial(training.run, without_effect=_LATER)
-    train_experts(network, data, config, run, training.budget)
+    train_experts(network, data, config, partial(training.run, without_effect=_OF_TEXTS), training.budget)
     stages: list[tuple[Stage, StageConfig]] = []
     if network.text is not None and data.pools is not None:
         stages.append((WordStage(network, data, config), config.word_stage))
         stages.append((TextStage(network, data, config), config.text_stage))
     for stage, stage_config in stages:
-        run(stage, stage_config)
+        training.run(stage, stage_config)
 
 
 def train_fusion(training: Training) -> None:
@@ -371,6 +381,7 @@ def _fingerprint(config: TrainConfig, data: PreparedData, without_effect: frozen
     for run in (*data.split.train, *data.split.validation):
         digest.update(f"{run.name} {len(run)}".encode())
         digest.update(run.learnt.tobytes())
-    for pool in (data.pools.known, data.pools.validation) if data.pools else ():
+    reads_texts = "texts" not in without_effect
+    for pool in (data.pools.known, data.pools.validation) if data.pools and reads_texts else ():
         digest.update("\n".join(pool.texts).encode() + pool.classes.tobytes())
     return digest.hexdigest()
