@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -31,8 +32,8 @@ GAP, LENGTH = 150, 100
 EPISODES = 2_000
 GIVE_AWAY = re.compile(r"idv|(?:fault|disturbance|class|no\.|#)\W*\d|\bf\W*\d", re.IGNORECASE)
 AMOUNT = re.compile(r"\d+ (?:deg|degC|%|pct|kscmh|mol)|\d\d:\d\d|[+-]?\d(?:\.\d)? (?:C|h|hrs|min)\b")
-OWN_WORDS = 0.15
-"""Share of an author's words that no other author uses; slips of the fingers are not among them."""
+OWN_PAIRS = 0.6
+"""Share of an author's pairs of neighbouring words that no other author uses."""
 
 
 @pytest.fixture(scope="module")
@@ -93,16 +94,16 @@ def test_authors_share_no_text(pools: dict[str, list[str]]) -> None:
     assert max(counts.values()) == 1
 
 
-def test_authors_have_words_of_their_own() -> None:
-    words: dict[str, set[str]] = {}
+def test_authors_have_wordings_of_their_own() -> None:
+    pairs: dict[str, set[tuple[str, str]]] = {}
     for name in AUTHORS:
         author = read_author(name)
         texts = [template.pattern for block in author.templates.values() for template in block]
         texts += [option for options in author.slots.values() for option in options]
-        words[name] = {word for text in texts for word in normalised(text).split()}
-    for name, own in words.items():
-        others = set().union(*(other for other_name, other in words.items() if other_name != name))
-        assert len(own - others) / len(own) > OWN_WORDS, name
+        pairs[name] = {pair for text in texts for pair in pairwise(normalised(text).split())}
+    for name, own in pairs.items():
+        others = set().union(*(other for other_name, other in pairs.items() if other_name != name))
+        assert len(own - others) / len(own) > OWN_PAIRS, name
 
 
 def test_no_text_names_a_fault(pools: dict[str, list[str]]) -> None:
