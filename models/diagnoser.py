@@ -248,7 +248,7 @@ class Diagnoser(nn.Module):
         rows, ages = ring_plan(texts, frames, size=self.text.config.ring, ttl=self.config.text_ttl_frames)
         age = torch.from_numpy(ages).to(self.mean.dtype)
         if not texts:
-            return age.new_zeros(*age.shape, self.text.config.hidden), age
+            return age.new_zeros(*age.shape, self.text.config.size), age
         vectors = self.text.encode([text.text for text in texts])[torch.from_numpy(rows)]
         return vectors * (age >= 0).unsqueeze(-1), age
 

@@ -328,6 +328,16 @@ def _content_hash(
     return digest.hexdigest()
 
 
+def with_doubts(tensors: Mapping[str, Weights]) -> dict[str, Weights]:
+    """The weights; of model files from before late fusions had doubts, with none of any modality."""
+    filled = dict(tensors)
+    for fusion in ("fusion", "fusion.late"):
+        temperatures = tensors.get(f"{fusion}.temperatures")
+        if temperatures is not None:
+            filled.setdefault(f"{fusion}.doubts", np.zeros(temperatures.shape, np.float32))
+    return filled
+
+
 def _listed(items: list[Any]) -> str:
     names = [item if isinstance(item, str) else "/".join(item) for item in items]
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

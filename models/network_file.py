@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models.diagnoser import Diagnoser
-from models.model_file import Model, Storage, require_weights, write_model
+from models.model_file import Model, Storage, require_weights, with_doubts, write_model
 from models.stepping.runner import CompiledRunner, require_fitting_weights
 from pipeline.compiled import Notify
 from pipeline.config.profile import MachineType
@@ -44,6 +45,7 @@ def save_model(
 def build_network(model: Model) -> Diagnoser:
     """The network of a model file, in float32 and `eval` mode; raises ModelFileError if a weight does not fit."""
     # torch allocates what the header asks for; the compiled step's program checks each weight's shape before.
+    model = replace(model, tensors=with_doubts(model.tensors))
     require_fitting_weights(model.header.network, model.tensors, model.tokenizer, model.path)
     network = Diagnoser(model.header.network, model.tokenizer)
     require_weights(model, {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()})

@@ -16,6 +16,7 @@ if not __package__:  # started as a script: the package's root is not on the pat
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from deploy.demo.event_texts import write_events
+from deploy.demo.phrase_books import authors_of
 from deploy.demo.simulate import VARIABLES
 from pipeline.config.profile import load_profile
 from pipeline.wire.messages import EventMessage, Label, encode
@@ -42,7 +43,7 @@ def records_of(machine: str, values: np.ndarray, labels: np.ndarray, rng: np.ran
         numbers = [float(f"{number:.{DIGITS}g}") for number in row.tolist()]
         body = msgspec.json.encode({"machine": machine, "time": at, "values": numbers})
         yield Record("sensors", 0, 0, at + int(rng.integers(0, LATENCY_MS)), key, body)
-    for number, event in enumerate(write_events(labels, "test", rng, period, START_MS)):
+    for number, event in enumerate(write_events(labels, authors_of("test"), rng, period, START_MS)):
         message = EventMessage(machine, event.time_ms, event.text, f"{machine}-{number}", event.source, event.severity)
         yield Record("events", 0, 0, event.time_ms, key, encode(message))
     edges = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]

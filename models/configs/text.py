@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from models.configs.limits import Width, Widths
 
@@ -16,6 +16,9 @@ AGE_SCALES: Final = (5.0, 20.0, 60.0)
 
 AGE_FEATURES: Final = 1 + len(AGE_SCALES)
 
+BAG_SCALE: Final = 4.0
+"""Factor on the bag, whose many averaged n-grams are otherwise small beside the state of the LSTM."""
+
 
 class TextConfig(BaseModel):
     """Shape of the text modality: tokenizer, encoder and the head over the event ring."""
@@ -24,7 +27,7 @@ class TextConfig(BaseModel):
 
     embedding: Width = 64
     hidden: Width = 80
-    """Size d of a text's vector."""
+    """Size of the LSTM's state, the first part of a text's vector."""
     head: Widths = (64, 48, 32)
     dropout: float = Field(default=0.4, ge=0, lt=1)
     unknown_dropout: float = Field(default=0.3, ge=0, lt=1)
@@ -36,3 +39,20 @@ class TextConfig(BaseModel):
     """Hash buckets of character n-grams; 0 turns them off."""
     shortest_ngram: int = Field(default=3, ge=1, le=64)
     longest_ngram: int = Field(default=5, ge=1, le=64)
+    bag: int = Field(default=0, ge=0, le=65_536)
+    """Size of the bag, the second part of a text's vector: the mean over all its words, pairs of neighbouring words and
+    character n-grams, in no order. It reads authors unknown to training better than the LSTM; 0 leaves it out."""
+    bag_buckets: int = Field(default=2**15, ge=1, le=2**24)
+    """Hash buckets of what is in the bag."""
+    bag_shortest_ngram: int = Field(default=2, ge=1, le=64)
+
+    @property
+    def size(self) -> int:
+        """Size d of a text's vector."""
+        return self.hidden + self.bag
+
+    @model_serializer(mode="wrap")
+    def _described(self, describe: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a bag as before there were bags: the hash of a model file covers its configuration."""
+        fields: dict[str, Any] = describe(self)
+        return {name: value for name, value in fields.items() if self.bag or not name.startswith("bag")}

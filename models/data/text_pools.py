@@ -20,6 +20,8 @@ from pipeline.wire.plain_text import plain_text
 
 _PARTS = ("train", "validation", "test")
 _RECOVERED = "recovered"
+MIN_AUTHORS = 3
+"""One for each part."""
 
 
 class EventDrawConfig(BaseModel):
@@ -54,6 +56,8 @@ class TextPool:
     texts: tuple[str, ...]
     classes: Ints  # (N,)
     groups: tuple[str, ...]
+    authors: tuple[str, ...] = ()
+    """Who wrote each text; empty if the authors are not known."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -72,17 +76,20 @@ class TextPool:
             tuple(self.texts[row] for row in chosen),
             self.classes[rows],
             tuple(self.groups[row] for row in chosen),
+            tuple(self.authors[row] for row in chosen) if self.authors else (),
         )
 
     def joined(self, other: TextPool) -> TextPool:
-        """The rows of both."""
+        """The rows of both; the authors are known if those of both are."""
         classes = np.concatenate([self.classes, other.classes])
-        return TextPool(self.texts + other.texts, classes, self.groups + other.groups)
+        known = bool(self.authors and other.authors)
+        authors = self.authors + other.authors if known else ()
+        return TextPool(self.texts + other.texts, classes, self.groups + other.groups, authors)
 
 
 @dataclass(frozen=True, slots=True)
 class PoolSplit:
-    """A pool in parts that share neither a group nor a text, whatever its case and punctuation."""
+    """A pool in parts that share neither an author, nor a group, nor a text, whatever its case and punctuation."""
 
     train: TextPool
     """What text encoders learn from."""
@@ -108,6 +115,7 @@ class PoolSplit:
 
     def __post_init__(self) -> None:
         pools = {part: getattr(self, part) for part in _PARTS} | ({} if self.kept is None else {"kept": self.kept})
+        check_disjoint({part: set(pool.authors) for part, pool in pools.items()}, what="text author")
         check_disjoint({part: set(pool.groups) for part, pool in pools.items()}, what="text group")
         check_disjoint({part: {normalised(t) for t in pool.texts} for part, pool in pools.items()}, what="text")
 
@@ -115,15 +123,17 @@ class PoolSplit:
 def read_pool(
     paths: Sequence[Path], faults: Sequence[str], *, validation: float, test: float, rng: np.random.Generator
 ) -> PoolSplit:
-    """Texts from files with columns `text`, `fault`, and if there `group` and `split`, in three parts.
+    """Texts from files with columns `text`, `fault`, and if there `author`, `group` and `split`, in three parts.
 
-    Repeated texts count once; texts that appear under two faults are left out. Without a `split` column whole groups
-    (or distinct texts, if there is no `group`) are split by share within each class.
+    Repeated texts count once; texts that appear under two faults are left out. Without a `split` column whole authors
+    are split by share, if at least MIN_AUTHORS are named; else whole groups (or distinct texts, if there is no `group`)
+    within each class. Raises DataError if parts share an author, a group or a text.
     """
     index = {fault: label for label, fault in enumerate(faults)} | {"": UNLABELLED}
     texts: list[str] = []
     classes: list[int] = []
     groups: list[str] = []
+    authors: list[str] = []
     declared: list[str] = []
     for path in paths:
         table = read_table(path)
@@ -138,31 +148,44 @@ def read_pool(
             texts.append(plain_text(str(row["text"])))
             classes.append(index[fault])
             groups.append(str(row.get("group") or "") or normalised(texts[-1]))
+            authors.append(str(row.get("author") or ""))
             declared.append(part)
     if not texts:
         raise DataError(f"no texts in {', '.join(str(path) for path in paths)}")
+    names = [normalised(text) for text in texts]
+    first = {name: row for row, name in reversed(list(enumerate(names)))}
     if all(declared):
         parts = np.array([_PARTS.index(part) for part in declared])
     elif any(declared):
         raise DataError(f"{paths[0]}: some texts have a split and some have none; fill the column or drop it")
+    elif all(authors) and len(set(authors)) >= MIN_AUTHORS:
+        # What several authors wrote counts once, for the first of them.
+        parts = _split_by_author([authors[first[name]] for name in names], validation, test, rng)
     else:
         parts = _split_by_share(groups, classes, validation, test, rng)
 
     # Checked before duplicates are dropped, which would hide a text in two parts.
-    names = [normalised(text) for text in texts]
     texts_of = {part: {n for n, p in zip(names, parts, strict=True) if p == index} for index, part in enumerate(_PARTS)}
     check_disjoint(texts_of, what="text")
     seen: dict[str, set[int]] = {}
     for name, label in zip(names, classes, strict=True):
         seen.setdefault(name, set()).add(label)
-    first = {name: row for row, name in reversed(list(enumerate(names)))}
     kept = np.array([row for row, name in enumerate(names) if first[name] == row and len(seen[name]) == 1], np.int64)
-    pool = TextPool(tuple(texts), np.array(classes, np.int64), tuple(groups))
+    pool = TextPool(tuple(texts), np.array(classes, np.int64), tuple(groups), tuple(authors) if all(authors) else ())
     return PoolSplit(*(pool.take(kept[parts[kept] == index]) for index in range(len(_PARTS))))
 
 
 def split_groups(pool: TextPool, share: float, rng: np.random.Generator) -> tuple[TextPool, TextPool]:
-    """Two pools that share no group, the second with this share of the groups of every class."""
+    """Two pools that share no group, the second with this share of the groups of every class.
+
+    Of a pool by several authors the second part has all texts of this share of them, so that none is in both.
+    """
+    if len(set(pool.authors)) > 1:
+        names = sorted(set(pool.authors))
+        count = max(1, int(share * len(names)))
+        taken = {names[index] for index in rng.permutation(len(names))[:count]}
+        by_author = np.array([author in taken for author in pool.authors], bool)
+        return pool.take(np.flatnonzero(~by_author)), pool.take(np.flatnonzero(by_author))
     groups_of_class: dict[int, set[str]] = {}
     for group, label in zip(pool.groups, pool.classes.tolist(), strict=True):
         groups_of_class.setdefault(label, set()).add(group)
@@ -234,6 +257,15 @@ def run_events(
         else:
             drawn.append(draw_events(run.labels, pool, config, rng) if pool is not None else ())
     return drawn
+
+
+def _split_by_author(authors: Sequence[str], validation: float, test: float, rng: np.random.Generator) -> Ints:
+    """The part of each text: at least one author is held out for each part with a share."""
+    names = sorted(set(authors))
+    counts = [max(1, round(share * len(names))) if share else 0 for share in (validation, test)]
+    turned = [names[index] for index in rng.permutation(len(names))]
+    part_of = dict.fromkeys(turned[: counts[0]], 1) | dict.fromkeys(turned[counts[0] : sum(counts)], 2)
+    return np.array([part_of.get(author, 0) for author in authors], np.int64)
 
 
 def _split_by_share(

@@ -14,7 +14,7 @@ from models.encoders.tokenizer import Tokenizer
 def empty_ring(batch: int, config: TextConfig, like: Tensor) -> State:
     """Rings without texts: vectors `ring` (B, E, d) and `ring_age` (B, E) in frames, typed and placed as `like`."""
     return {
-        "ring": like.new_zeros(batch, config.ring, config.hidden),
+        "ring": like.new_zeros(batch, config.ring, config.size),
         "ring_age": like.new_full((batch, config.ring), EMPTY),
     }
 
@@ -71,7 +71,7 @@ class TextModality(nn.Module):
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer
-        size = config.hidden
+        size = config.size
         self.encoder = TextEncoder(config, words=len(tokenizer))
         self.score = nn.Linear(size, 1)
         self.log_tau = nn.Parameter(torch.tensor(20.0).log())

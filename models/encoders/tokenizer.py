@@ -25,12 +25,15 @@ def normalised(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """N tokenised texts; W is the total number of their words, S that of their n-grams."""
+    """N tokenised texts with W words together, S n-grams of these, and Q buckets in their bags."""
 
     words: Ints  # (N, L) word ids, PAD after the end of a text
     lengths: Ints  # (N,)
     ngrams: Ints  # (S,) buckets, word after word
     offsets: Ints  # (W,) where each word's buckets start in `ngrams`
+    bag: Ints  # (Q,) buckets of the bags, text after text
+    bag_words: Ints  # (Q,) which of the W words each of these belongs to
+    bag_offsets: Ints  # (N,) where each text's buckets start in `bag`
 
 
 class Tokenizer:
@@ -56,13 +59,22 @@ class Tokenizer:
         words = np.full((len(split), max(map(len, split))), PAD, np.int64)
         ngrams: list[int] = []
         offsets: list[int] = []
+        bag: list[int] = []
+        bag_words: list[int] = []
+        bag_offsets: list[int] = []
         for row, tokens in enumerate(split):
+            bag_offsets.append(len(bag))
             words[row, : len(tokens)] = [self._ids.get(token, UNKNOWN) for token in tokens]
-            for token in tokens:
+            for place, token in enumerate(tokens):
+                if self.config.bag:
+                    buckets = self.bag_buckets(token, tokens[place - 1] if place else None)
+                    bag_words += [len(offsets)] * len(buckets)
+                    bag += buckets
                 offsets.append(len(ngrams))
                 ngrams += self.buckets(token)
-        lengths = np.array([len(tokens) for tokens in split], np.int64)
-        return Tokens(words, lengths, np.array(ngrams, np.int64), np.array(offsets, np.int64))
+        lengths = [len(tokens) for tokens in split]
+        columns = (lengths, ngrams, offsets, bag, bag_words, bag_offsets)
+        return Tokens(words, *(np.array(column, np.int64) for column in columns))
 
     def split(self, text: str) -> list[str]:
         """The words that are used, at least one; of a long text as many from its beginning as from its end."""
@@ -85,13 +97,25 @@ class Tokenizer:
         config = self.config
         if not config.subword_buckets:
             return []
-        if is_unspaced(token):
-            ngrams = list(token)
-        else:
-            marked = f"<{token}>"
-            ngrams = [
-                marked[start : start + size]
-                for size in range(config.shortest_ngram, config.longest_ngram + 1)
-                for start in range(len(marked) - size + 1)
-            ]
+        ngrams = _ngrams(token, config.shortest_ngram, config.longest_ngram)
         return [zlib.crc32(ngram.encode()) % config.subword_buckets for ngram in ngrams]
+
+    def bag_buckets(self, token: str, before: str | None) -> list[int]:
+        """Bucket of everything that a word adds to the bag: its n-grams, itself, and it with the word before.
+
+        What is no n-gram has a space in it, so that only hashing can take one for the other.
+        """
+        config = self.config
+        parts = [*_ngrams(token, config.bag_shortest_ngram, config.longest_ngram), f" {token}"]
+        if before is not None:
+            parts.append(f"{before} {token}")
+        return [zlib.crc32(part.encode()) % config.bag_buckets for part in parts]
+
+
+def _ngrams(token: str, shortest: int, longest: int) -> list[str]:
+    if is_unspaced(token):
+        return list(token)
+    marked = f"<{token}>"
+    return [
+        marked[start : start + size] for size in range(shortest, longest + 1) for start in range(len(marked) - size + 1)
+    ]

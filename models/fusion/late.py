@@ -12,7 +12,10 @@ from models.fusion.base import TINY, Fused, shares
 
 
 class LateFusion(nn.Module):
-    """p_i = softmax(z_i / T_i), then one of five rules over the present modalities.
+    """p_i = (1 - d_i) softmax(z_i / T_i) + d_i prior, then one of five rules over the present modalities.
+
+    The doubt d_i is the chance that an answer says nothing, as that of a misread text. It caps what a modality may say:
+    no class falls below d_i times its prior, so that its evidence log p - log prior is at least log d_i.
 
     - `accuracy`: P = sum_i w_i p_i with w_i = acc_i / sum_j acc_j from validation;
     - `uniform`: the same with equal weights;
@@ -31,6 +34,7 @@ class LateFusion(nn.Module):
         self.config = config
         self.register_buffer("prior", torch.full((classes,), 1 / classes))
         self.register_buffer("temperatures", torch.ones(modalities))
+        self.register_buffer("doubts", torch.zeros(modalities))
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("accuracies", torch.ones(modalities))
         self.register_buffer("recalls", torch.ones(modalities, classes))
@@ -38,6 +42,7 @@ class LateFusion(nn.Module):
         self.register_buffer("stack_bias", torch.zeros(classes))
         self.prior: Tensor  # (C,)
         self.temperatures: Tensor  # (M,)
+        self.doubts: Tensor  # (M,)
         self.temperature: Tensor  # ()
         self.accuracies: Tensor  # (M,)
         self.recalls: Tensor  # (M, C)
@@ -50,7 +55,9 @@ class LateFusion(nn.Module):
         `features` are not used; they make the signature that of a learned fusion.
         """
         there = present.unsqueeze(-1)
-        answers = torch.softmax(logits / self.temperatures[:, None, None], dim=2).where(there, self.prior)
+        answers = torch.softmax(logits / self.temperatures[:, None, None], dim=2)
+        doubts = self.doubts[:, None, None]
+        answers = ((1 - doubts) * answers + doubts * self.prior).where(there, self.prior)
         mixed, weights = self._mix(answers, present)
         several = present.sum(dim=0) > 1
         sharpened = torch.softmax((mixed + TINY).log() / self.temperature, dim=1)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import nll_loss
 
 from models.configs.fusion import RULES, FusionConfig, Rule, RuleChoice
+from models.fusion.base import TINY
 from models.fusion.late import LateFusion
 from models.fusion.learned import LearnedFusion
 from models.training.evidence import Evidence
@@ -24,20 +25,22 @@ _MIN_WEIGHT = 1e-3
 """Above 0, because a modality that was always wrong must still answer when it is alone."""
 _STACK_FRAMES = 10_000
 _UNSEEN_CLASS_BIAS = -10.0
+DOUBTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+"""What is tried as the doubt of a modality other than the first."""
 _MIN_TEMPERATURE, _MAX_TEMPERATURE = 0.05, 20.0
 
 
-def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
-    """T > 0 with the smallest mean -log softmax(log p / T)[label], by golden section over log T.
+def fit_temperature(log_probabilities: Tensor, labels: Tensor, floor: Tensor | None = None) -> float:
+    """T > 0 with the smallest mean -log p[label] of p = softmax(log p / T), by golden section over log T.
 
-    log_probabilities (N, C) may be logits; labels (N,). The loss is convex in 1/T, so there is one minimum. Without
-    frames T is 1.
+    log_probabilities (N, C) may be logits; labels (N,). The loss is convex in 1/T, so there is one minimum; with a
+    floor (C,), which takes its sum's share of p, a minimum is found. Without frames T is 1.
     """
     if not len(labels):
         return 1.0
 
     def loss(log_t: float) -> float:
-        return nll_loss(torch.log_softmax(log_probabilities / float(np.exp(log_t)), dim=1), labels).item()
+        return _loss(log_probabilities / float(np.exp(log_t)), labels, floor)
 
     low, high = float(np.log(_MIN_TEMPERATURE)), float(np.log(_MAX_TEMPERATURE))
     ratio = (5**0.5 - 1) / 2
@@ -56,7 +59,7 @@ def fit_temperature(log_probabilities: Tensor, labels: Tensor) -> float:
 
 
 def fit_fusion(rule: Rule, evidence: Evidence, prior: NDArray[np.float64], *, seed: int) -> LateFusion:
-    """A late fusion whose temperatures, weights and stacking come from these frames alone.
+    """A late fusion whose temperatures, doubts, weights and stacking come from these frames alone.
 
     `prior` (C,) is the class distribution that the modalities were trained for.
     """
@@ -69,6 +72,8 @@ def fit_fusion(rule: Rule, evidence: Evidence, prior: NDArray[np.float64], *, se
             rows = evidence.present[modality]
             y, z = labels[rows], evidence.logits[modality, rows]
             fusion.temperatures[modality] = fit_temperature(z, y)
+            if modality:
+                _fit_doubt(fusion, modality, z, y)
             right = (z.argmax(dim=1) == y).float()
             if len(y):
                 fusion.accuracies[modality] = right.mean().clamp_min(_MIN_WEIGHT)
@@ -78,10 +83,49 @@ def fit_fusion(rule: Rule, evidence: Evidence, prior: NDArray[np.float64], *, se
             recall = torch.where(count > 0, hits / count.clamp_min(1), fusion.accuracies[modality])
             fusion.recalls[modality] = recall.clamp_min(_MIN_WEIGHT)
         several = evidence.present.sum(dim=0) > 1
-        if rule == "stacked" and bool(several.any()):
+        if rule != "stacked":
+            _cap_false_alarms(fusion, evidence.take(several.numpy()))
+        elif bool(several.any()):
             _fit_stack(fusion, evidence.logits[:, several], labels[several], seed)
     fit_mixed_temperature(fusion, evidence)
     return fusion.eval()
+
+
+def _loss(logits: Tensor, labels: Tensor, floor: Tensor | None) -> float:
+    """Mean -log p[label] of softmax(logits), mixed with a floor (C,) if one is given."""
+    if floor is None:
+        return nll_loss(torch.log_softmax(logits, dim=1), labels).item()
+    mixed = (1 - floor.sum()) * torch.softmax(logits, dim=1) + floor
+    return nll_loss((mixed + TINY).log(), labels).item()
+
+
+def _fit_doubt(fusion: LateFusion, modality: int, logits: Tensor, labels: Tensor) -> None:
+    """The doubt, with its temperature, under which a modality's own answers (N, C) are most probable.
+
+    Where a text is misread the answer is as sure as elsewhere. A temperature alone would make all answers less sure.
+    """
+    best = _loss(logits / fusion.temperatures[modality], labels, None) if len(labels) else 0.0
+    for doubt in DOUBTS[1:]:
+        floor = doubt * fusion.prior
+        temperature = fit_temperature(logits, labels, floor)
+        if len(labels) and (loss := _loss(logits / temperature, labels, floor)) < best:
+            best = loss
+            fusion.temperatures[modality], fusion.doubts[modality] = temperature, doubt
+
+
+def _cap_false_alarms(fusion: LateFusion, evidence: Evidence) -> None:
+    """Raise the doubts of all modalities but the first until the fusion gives no more false alarms than the first
+    alone, on frames where several are present; to the largest of DOUBTS at most."""
+    if len(fusion.doubts) < 2 or not len(evidence.labels):
+        return
+    normal = torch.from_numpy(evidence.labels == 0) & evidence.present[0]
+    logits, present = evidence.logits[:, normal], evidence.present[:, normal]
+    alone = int((logits[0].argmax(dim=1) > 0).sum())
+    fitted = fusion.doubts[1:].clone()
+    for doubt in DOUBTS:
+        fusion.doubts[1:] = fitted.clamp_min(doubt)
+        if int((fusion(logits, present).probabilities.argmax(dim=1) > 0).sum()) <= alone:
+            return
 
 
 def choose_rule(

@@ -1,49 +1,47 @@
-"""The demo's phrase book and event writer: disjoint splits, no give-aways, and how often people write."""
+"""The demo's authors and event writer: held out by author, no give-aways, and how often people write."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from deploy.demo import event_texts
-from deploy.demo.event_texts import (
-    CLASSES,
+from deploy.demo.event_texts import CLASSES, SEVERITIES, SOURCES, Event, write_events, write_pool
+from deploy.demo.make_texts import make_pool
+from deploy.demo.phrase_books import (
+    AUTHORS,
+    BLOCKS,
     FAULTS,
     NORMAL,
     RECOVERED,
-    SEVERITIES,
-    SOURCES,
     SPLITS,
-    VAGUE,
-    Event,
-    Split,
+    Author,
     Template,
-    normalised,
-    phrase_book,
-    templates,
-    write_events,
-    write_pool,
-    write_text,
+    authors_of,
+    read_author,
 )
+from models.encoders.tokenizer import normalised
 
 FRAME_MS = 180_000
 START_MS = 1_700_000_000_000
 GAP, LENGTH = 150, 100
 EPISODES = 2_000
 GIVE_AWAY = re.compile(r"idv|(?:fault|disturbance|class|no\.|#)\W*\d|\bf\W*\d", re.IGNORECASE)
-AMOUNT = re.compile(r"\d+ (?:deg|degC|%)|\d\d:\d\d")
+AMOUNT = re.compile(r"\d+ (?:deg|degC|%|pct|kscmh|mol)|\d\d:\d\d|[+-]?\d(?:\.\d)? (?:C|h|hrs|min)\b")
+OWN_PAIRS = 0.6
+"""Share of an author's pairs of neighbouring words that no other author uses."""
 
 
 @pytest.fixture(scope="module")
-def pools() -> dict[Split, set[str]]:
-    """Many texts of every split."""
-    counts: dict[Split, int] = {"train": 120, "validation": 40, "test": 60}
+def pools() -> dict[str, list[str]]:
+    """Many texts of every author."""
     return {
-        split: {row.text for row in write_pool(split, np.random.default_rng([7, index]), counts[split])}
-        for index, split in enumerate(SPLITS)
+        name: [row.text for row in write_pool(read_author(name), np.random.default_rng([7, index]), 40)]
+        for index, name in enumerate(AUTHORS)
     }
 
 
@@ -51,7 +49,7 @@ def long_run(seed: int = 0) -> tuple[np.ndarray, list[Event]]:
     """Labels of many episodes of all faults with normal time between, and the events along them."""
     faults = np.resize(np.arange(1, 21), EPISODES)
     labels = np.concatenate([np.r_[np.zeros(GAP, dtype=int), np.full(LENGTH, fault)] for fault in faults])
-    return labels, write_events(labels, "test", np.random.default_rng(seed), FRAME_MS, START_MS)
+    return labels, write_events(labels, authors_of("train"), np.random.default_rng(seed), FRAME_MS, START_MS)
 
 
 @pytest.fixture(scope="module")
@@ -65,45 +63,55 @@ def frame_of(event: Event) -> float:
     return (event.time_ms - START_MS) / FRAME_MS
 
 
-def test_every_block_has_enough_templates_of_every_split() -> None:
-    blocks = phrase_book()[1]
-    assert set(blocks) == {*FAULTS, NORMAL, RECOVERED, VAGUE}
-    least = dict.fromkeys(FAULTS, 24) | {NORMAL: 60, RECOVERED: 20, VAGUE: 20}
-    for block, count in least.items():
-        found = blocks[block]
-        assert len(found) >= count, block
-        shares = Counter(template.split for template in found)
-        assert shares["train"] / len(found) == pytest.approx(0.60, abs=0.05)
-        assert shares["validation"] / len(found) == pytest.approx(0.15, abs=0.05)
-        assert shares["test"] / len(found) == pytest.approx(0.25, abs=0.05)
+@pytest.mark.parametrize("name", AUTHORS)
+def test_every_author_has_phrases_for_every_block(name: str) -> None:
+    author = read_author(name)
+    assert set(author.templates) == set(BLOCKS)
+    for block, templates in author.templates.items():
+        assert len(templates) >= (20 if block == NORMAL else 5), block
+    used = {slot for block in author.templates.values() for t in block for slot in re.findall(r"\{(\w+)\}", t.pattern)}
+    assert used == set(author.slots)
 
 
-def test_no_template_is_written_twice_or_in_two_splits() -> None:
-    everything = [template for block in phrase_book()[1].values() for template in block]
+def test_no_phrase_is_written_twice() -> None:
+    everything = [t for name in AUTHORS for block in read_author(name).templates.values() for t in block]
     assert len({normalised(template.pattern) for template in everything}) == len(everything)
     assert len({template.group for template in everything}) == len(everything)
 
 
-def test_splits_share_no_text(pools: dict[Split, set[str]]) -> None:
-    keys = {split: {normalised(text) for text in texts} for split, texts in pools.items()}
-    assert not keys["train"] & keys["validation"]
-    assert not keys["train"] & keys["test"]
-    assert not keys["validation"] & keys["test"]
+def test_every_author_is_held_out_once_and_in_one_split_only() -> None:
+    tested = []
+    for held_out in range(len(AUTHORS)):
+        names = {split: [author.name for author in authors_of(split, held_out)] for split in SPLITS}
+        assert sorted(name for split in names.values() for name in split) == sorted(AUTHORS)
+        assert [len(names[split]) for split in SPLITS] == [len(AUTHORS) - 3, 2, 1]
+        tested += names["test"]
+    assert sorted(tested) == sorted(AUTHORS)
 
 
-def test_no_text_names_a_fault(pools: dict[Split, set[str]]) -> None:
+def test_authors_share_no_text(pools: dict[str, list[str]]) -> None:
+    counts = Counter(normalised(text) for texts in pools.values() for text in texts)
+    assert max(counts.values()) == 1
+
+
+def test_authors_have_wordings_of_their_own() -> None:
+    pairs: dict[str, set[tuple[str, str]]] = {}
+    for name in AUTHORS:
+        author = read_author(name)
+        texts = [template.pattern for block in author.templates.values() for template in block]
+        texts += [option for options in author.slots.values() for option in options]
+        pairs[name] = {pair for text in texts for pair in pairwise(normalised(text).split())}
+    for name, own in pairs.items():
+        others = set().union(*(other for other_name, other in pairs.items() if other_name != name))
+        assert len(own - others) / len(own) > OWN_PAIRS, name
+
+
+def test_no_text_names_a_fault(pools: dict[str, list[str]]) -> None:
     assert not [text for texts in pools.values() for text in texts if GIVE_AWAY.search(text)]
 
 
-def test_numbers_in_the_phrase_book_are_amounts_or_clock_times() -> None:
-    slots, blocks = phrase_book()
-    phrases = [option for options in slots.values() for option in options]
-    phrases += [template.pattern for block in blocks.values() for template in block]
-    assert not [phrase for phrase in phrases if re.search(r"\d", AMOUNT.sub("", phrase))]
-
-
-def test_texts_are_whole(pools: dict[Split, set[str]]) -> None:
-    for text in set().union(*pools.values()):
+def test_texts_are_whole(pools: dict[str, list[str]]) -> None:
+    for text in {text for texts in pools.values() for text in texts}:
         assert not set(text) & set("{}<>|")
         assert "  " not in text
         assert text == text.strip()
@@ -111,44 +119,66 @@ def test_texts_are_whole(pools: dict[Split, set[str]]) -> None:
 
 
 def test_same_seed_same_texts() -> None:
-    assert write_pool("validation", np.random.default_rng(3), 20) == write_pool(
-        "validation", np.random.default_rng(3), 20
-    )
+    author = read_author("plain_writer")
+    assert write_pool(author, np.random.default_rng(3), 20) == write_pool(author, np.random.default_rng(3), 20)
     labels = [0] * 200 + [4] * 100 + [0] * 200
     first, again, other = (
-        write_events(labels, "test", np.random.default_rng(seed), FRAME_MS, START_MS) for seed in (5, 5, 6)
+        write_events(labels, authors_of("test"), np.random.default_rng(seed), FRAME_MS, START_MS) for seed in (5, 5, 6)
     )
     assert first == again
     assert first != other
 
 
 def test_pool_is_distinct_and_labelled() -> None:
-    rows = write_pool("train", np.random.default_rng(0), 30)
+    author = read_author("shift_operator")
+    rows = write_pool(author, np.random.default_rng(0), 30)
     assert len({normalised(row.text) for row in rows}) == len(rows)
     counts = Counter(row.fault for row in rows)
     assert counts == {**dict.fromkeys(FAULTS, 30), NORMAL: 90, "": 30}
-    groups = {template.group for block in phrase_book()[1] for template in templates(block, "train")}
+    groups = {template.group for block in author.templates.values() for template in block}
     assert {row.group for row in rows} <= groups
     assert all(row.fault == NORMAL for row in rows if row.group.startswith(RECOVERED))
 
 
-def test_more_texts_than_a_split_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_texts, "templates", lambda block, split: (Template("x", "pump ok", split),))
-    with pytest.raises(ValueError, match="distinct texts"):
-        write_pool("validation", np.random.default_rng(0), 1_000)
+def test_a_pool_of_all_authors_names_them_and_their_splits() -> None:
+    rows = make_pool(0, {"train": 12, "validation": 11, "test": 10}, held_out=3).to_pylist()
+    split_of = {row["author"]: row["split"] for row in rows}
+    assert {(row["author"], row["split"]) for row in rows} == set(split_of.items())
+    assert [name for name, split in split_of.items() if split == "test"] == [AUTHORS[3]]
+    assert split_of.keys() == set(AUTHORS)
+
+
+def test_an_author_with_too_few_phrases_is_refused() -> None:
+    dull = dict.fromkeys(BLOCKS, (Template("x", "pump ok"),))
+    author = Author("dull", {}, dull, "lower", 0.0, 0.0, ())
+    with pytest.raises(ValueError, match="dull has only 1 distinct texts"):
+        write_pool(author, np.random.default_rng(0), 1_000)
 
 
 def test_slips_of_the_fingers_are_there_but_rare() -> None:
     rng = np.random.default_rng(1)
-    texts = [write_text("idv_14", "train", rng) for _ in range(3000)]
+    author = read_author("shift_operator")
+    texts = [author.write("idv_14", rng) for _ in range(3000)]
     uncapitalised = sum(text[0].islower() for text in texts) / len(texts)
     assert 0.01 < uncapitalised < 0.06  # one slip in five takes the capitals away
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("board_operator", "Pump ok für a"), ("alarm_system", "PUMP OK FÜR A"), ("german_engineer", "Pump ok fuer A")],
+)
+def test_authors_write_in_their_own_letters(name: str, expected: str) -> None:
+    author = replace(read_author(name), typo_rate=0.0)
+    if author.umlauts_spelt_out:
+        author = replace(author, umlauts_spelt_out=1.0)
+    text = author.fill(Template("x", "Pump  ok für A ,"), np.random.default_rng(0))
+    assert text == (expected.lower() if author.letters == "lower" else expected)
 
 
 def test_events_lie_inside_the_run_in_order() -> None:
     labels = [0] * 30 + [7] * 20 + [0] * 3 + [8] * 2 + [9] * 5
     for seed in range(300):
-        events = write_events(labels, "train", np.random.default_rng(seed), FRAME_MS, START_MS)
+        events = write_events(labels, authors_of("train"), np.random.default_rng(seed), FRAME_MS, START_MS)
         times = [event.time_ms for event in events]
         assert times == sorted(times)
         assert all(START_MS <= time < START_MS + len(labels) * FRAME_MS for time in times)
@@ -223,5 +253,5 @@ def test_about_half_of_the_clearings_are_noted_soon_after(run: tuple[np.ndarray,
 
 
 def test_a_run_without_faults_has_no_symptoms() -> None:
-    events = write_events([0] * 5000, "validation", np.random.default_rng(0), FRAME_MS, START_MS)
+    events = write_events([0] * 5000, authors_of("validation"), np.random.default_rng(0), FRAME_MS, START_MS)
     assert {event.kind for event in events} == {"benign", "vague"}

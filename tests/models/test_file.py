@@ -15,6 +15,8 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
 
 from agents.replay.shipped import demo_model
+from models.configs.text import TextConfig
+from models.fusion.late import LateFusion
 from models.model_file import SUFFIX, Weights, read_model, write_model
 from models.network_file import build_network, round_weights, save_model
 from models.stepping.load import load_model
@@ -47,6 +49,22 @@ def rewritten(path: Path, **weights: Weights | None) -> Path:
     vocabulary = model.header.vocabulary
     write_model(path, tensors, model.header.network, vocabulary, machine_type(), name="tiny", training={})
     return path
+
+
+def test_a_model_file_without_doubts_has_none(saved: Path) -> None:
+    rewritten(saved, **{"fusion.doubts": None})
+    with safe_open(saved, framework="np") as opened:
+        assert not [key for key in list(opened.keys()) if key.endswith("doubts")]
+    fusion = build_network(read_model(saved)).fusion
+    assert isinstance(fusion, LateFusion)
+    assert fusion.doubts.tolist() == [0, 0]
+    assert load_model(saved, machine_type()).modalities == ("sensors", "text")
+
+
+def test_a_text_encoder_without_a_bag_is_described_as_before_there_were_bags() -> None:
+    assert not [name for name in TextConfig().model_dump() if name.startswith("bag")]
+    bagged = TextConfig(bag=8)
+    assert TextConfig.model_validate(bagged.model_dump()) == bagged
 
 
 def test_a_loaded_model_answers_as_the_saved_one(saved: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from typing import get_args
 
 import numpy as np
@@ -85,6 +86,18 @@ def test_temperatures_flatten_each_modality_and_then_the_mixture() -> None:
     assert answer(network)[0] == pytest.approx([p / sum(sharp) for p in sharp])
 
 
+def test_a_doubted_text_moves_the_log_odds_by_no_more_than_its_doubt_allows() -> None:
+    network = fusion("product")
+    prior = torch.tensor([0.5, 0.3, 0.2])
+    network.prior.copy_(prior)
+    network.doubts.copy_(torch.tensor([0.0, 0.1]))
+    sensors = torch.tensor([[2.0, 0.0, -1.0]])
+    present = torch.ones(2, 1, dtype=torch.bool)
+    shouted = network(torch.stack([sensors, torch.tensor([[0.0, 1000.0, 0.0]])]), present).probabilities[0]
+    moved = (shouted[1] / shouted[0]).log() - (sensors[0, 1] - sensors[0, 0])
+    assert moved.item() == pytest.approx(math.log((0.9 + 0.1 * 0.3) / 0.3) - math.log(0.1), abs=1e-4)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_a_modality_alone_answers_for_itself_and_none_gives_the_prior(rule: Rule) -> None:
     network = fusion(rule)
@@ -135,6 +148,39 @@ def test_the_temperature_undoes_a_known_overconfidence() -> None:
     labels = torch.multinomial(logits.softmax(dim=1), 1, generator=generator).squeeze(1)
     assert fit_temperature(3 * logits, labels) == pytest.approx(3, rel=0.04)
     assert fit_temperature(logits[:0], labels[:0]) == 1
+
+
+def with_misread_texts(share: float) -> Evidence:
+    """Sure sensors, and texts that are as sure, but name another class on a share of the frames."""
+    generator = torch.Generator().manual_seed(11)
+    labels = torch.randint(0, 3, (3_000,), generator=generator)
+    sensors = 2.5 * torch.nn.functional.one_hot(labels, 3) + torch.randn(3_000, 3, generator=generator)
+    misread = torch.rand(3_000, generator=generator) < share
+    named = torch.where(misread, (labels + 1) % 3, labels)
+    texts = 9.0 * torch.nn.functional.one_hot(named, 3) + torch.randn(3_000, 3, generator=generator)
+    return Evidence(
+        torch.stack([sensors, texts]), torch.ones(2, 3_000, dtype=torch.bool), labels.numpy(), np.arange(3_000) // 300
+    )
+
+
+def test_texts_that_are_surely_wrong_at_times_are_doubted_and_kept_sharp() -> None:
+    data = with_misread_texts(0.2)
+    fitted = fit_fusion("accuracy", data, np.full(3, 1 / 3), seed=0)
+    assert fitted.doubts[0] == 0
+    assert fitted.doubts[1] >= 0.2
+    assert fitted.temperatures[1] < fit_temperature(data.logits[1], torch.from_numpy(data.labels))
+    assert fit_fusion("accuracy", with_misread_texts(0.0), np.full(3, 1 / 3), seed=0).doubts.tolist() == [0, 0]
+
+
+def test_doubts_rise_until_texts_bring_no_false_alarms_of_their_own() -> None:
+    data = with_misread_texts(0.05)
+    normal = data.labels == 0
+    fitted = fit_fusion("product", data, np.full(3, 1 / 3), seed=0)
+    alarms = data.take(normal).fused(fitted).probabilities.argmax(dim=1) > 0
+    assert alarms.sum() <= (data.logits[0, normal].argmax(dim=1) > 0).sum()
+    undoubted = deepcopy(fitted)
+    undoubted.doubts.zero_()
+    assert alarms.sum() < (data.take(normal).fused(undoubted).probabilities.argmax(dim=1) > 0).sum()
 
 
 def test_weights_come_from_the_frames_where_the_modality_is_present() -> None:

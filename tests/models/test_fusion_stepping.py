@@ -49,7 +49,11 @@ ANSWERS = ("probabilities", "modality_probabilities", "weights", "attention", "e
 
 def network(fusion: FusionChoice, *, texts: bool = True, seed: int = 4) -> Diagnoser:
     """An untrained network with this fusion, and scaling and prior that are not trivial."""
-    text = TextConfig(embedding=8, hidden=6, head=(5,), ring=3, subword_buckets=128) if texts else None
+    text = (
+        TextConfig(embedding=8, hidden=6, head=(5,), ring=3, subword_buckets=128, bag=4, bag_buckets=64)
+        if texts
+        else None
+    )
     config = DiagnoserConfig(
         variables=VARIABLES,
         classes=CLASSES,

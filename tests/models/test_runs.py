@@ -24,6 +24,7 @@ from models.data.text_pools import (
     pool_of_runs,
     read_pool,
     run_events,
+    split_groups,
 )
 from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import normalised
@@ -267,6 +268,42 @@ def test_pools_that_leak_or_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=said):
         pools(tmp_path / "t.parquet", rows)
+
+
+def pools_by_authors(path: Path, rows: list[tuple[str, str, str, str]]) -> PoolSplit:
+    """Pools of rows of text, fault, author and split."""
+    names = ("text", "fault", "author", "split")
+    columns = {name: [row[at] for row in rows] for at, name in enumerate(names)}
+    file = written(path, pa.table({name: column for name, column in columns.items() if any(column)}))
+    return read_pool([file], FAULTS, validation=0.2, test=0.2, rng=np.random.default_rng(1))
+
+
+def test_an_author_is_in_one_part_only(tmp_path: Path) -> None:
+    rows = [(f"text {index} of {author}", "leak", author, "") for author in "abcdefgh" for index in range(3)]
+    split = pools_by_authors(tmp_path / "t.parquet", rows)
+    authors = [set(part.authors) for part in (split.train, split.validation, split.test)]
+    assert [len(names) for names in authors] == [4, 2, 2]
+    assert set.union(*authors) == set("abcdefgh")
+    kept = split_groups(split.train, 0.5, np.random.default_rng(0))
+    assert [len(set(pool.authors)) for pool in kept] == [2, 2]
+    assert not set(kept[0].authors) & set(kept[1].authors)
+
+
+def test_what_two_authors_wrote_counts_once(tmp_path: Path) -> None:
+    rows = [(text, "leak", author, "") for author in "abc" for text in (f"words of {author}", "all the same")]
+    split = pools_by_authors(tmp_path / "t.parquet", rows)
+    assert sorted(split.train.texts + split.validation.texts + split.test.texts) == [
+        "all the same",
+        "words of a",
+        "words of b",
+        "words of c",
+    ]
+
+
+def test_an_author_who_is_declared_in_two_parts_is_refused(tmp_path: Path) -> None:
+    rows = [("it leaks", "leak", "a", "train"), ("leaking now", "leak", "a", "test")]
+    with pytest.raises(DataError, match="text author 'a'"):
+        pools_by_authors(tmp_path / "t.parquet", rows)
 
 
 POOL = TextPool(

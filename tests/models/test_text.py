@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+import zlib
 
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.configs.text import EMPTY, TextConfig
+from models.configs.text import BAG_SCALE, EMPTY, TextConfig
 from models.encoders.base import State
 from models.encoders.event_ring import TextModality, empty_ring, push_texts, turn_ring
 from models.encoders.placed_texts import PlacedText, ring_plan
 from models.encoders.tokenizer import PAD, UNKNOWN, Tokenizer, normalised
 
 SMALL = TextConfig(embedding=6, hidden=5, head=(4,), ring=4, subword_buckets=64)
+BAGGED = SMALL.model_copy(update={"bag": 4, "bag_buckets": 512})
 TTL = 30
 
 
@@ -51,6 +53,37 @@ def test_ngram_buckets_are_the_same_in_every_process() -> None:
     # crc32 of <pu, pum, ump, mp>, <pum, pump, ump> modulo 8192
     assert tokenizer.buckets("pump") == [6563, 276, 6015, 1340, 3, 4589, 5020]
     assert Tokenizer([], TextConfig(subword_buckets=0)).buckets("pump") == []
+
+
+def test_the_bag_holds_ngrams_the_word_and_it_with_the_word_before() -> None:
+    config = TextConfig(bag=4, bag_buckets=2**16, bag_shortest_ngram=3, longest_ngram=4)
+    parts = ["<pu", "pum", "ump", "mp>", "<pum", "pump", "ump>", " pump", "big pump"]
+    expected = [zlib.crc32(part.encode()) % 2**16 for part in parts]
+    assert Tokenizer([], config).bag_buckets("pump", "big") == expected
+    tokens = Tokenizer([], config)(["big pump", "pump"])
+    assert tokens.bag_offsets.tolist() == [0, len(tokens.bag) - len(expected) + 1]
+    assert tokens.bag[-len(expected) + 1 :].tolist() == expected[:-1]
+    assert sorted(set(tokens.bag_words.tolist())) == [0, 1, 2]
+    assert Tokenizer([], config.model_copy(update={"bag": 0}))(["big pump"]).bag.size == 0
+
+
+def test_the_bag_of_a_text_is_the_mean_of_what_is_in_it() -> None:
+    network = modality(BAGGED)
+    assert network.encoder.bag is not None
+    texts = ["Kühlwasser schwankt", "stuck valve leaks", "?"]
+    bags = network.encode(texts)[:, SMALL.hidden :]
+    assert bags.shape == (3, 4)
+    for text, bag in zip(texts, bags, strict=True):
+        buckets = network.tokenizer([text]).bag
+        torch.testing.assert_close(bag, network.encoder.bag.weight[buckets].mean(dim=0) * BAG_SCALE)
+
+
+def test_training_leaves_lost_words_out_of_the_bag() -> None:
+    network = modality(BAGGED.model_copy(update={"unknown_dropout": 0.5, "dropout": 0.0})).train()
+    torch.manual_seed(0)
+    bags = {tuple(network.encode(["pump leaks", "valve stuck"])[0, SMALL.hidden :].tolist()) for _ in range(100)}
+    assert len(bags) == 4  # all, either word alone, and nothing
+    assert (0.0,) * 4 in bags
 
 
 def test_a_misspelt_word_lies_nearer_to_the_word_than_another_word_does() -> None:

@@ -20,7 +20,8 @@ from pipeline.wire.plain_text import plain_text
 from pipeline.wire.recording import read_recording
 
 ROOT = Path(__file__).parents[2]
-PHRASES = ROOT / "deploy/demo/phrases.yaml"
+PHRASES = ROOT / "deploy/demo/authors/shift_operator.yaml"
+"""The author of the texts that the shipped model was trained on; those of others have letters beyond ASCII."""
 SHIPPED = ROOT / "agents/data/tennessee_eastman.faultline"
 DEMO = ROOT / "agents/data/demo.parquet"
 

@@ -49,7 +49,11 @@ def made(
     messages: tuple[str, ...] = (),
 ) -> Diagnoser:
     """An untrained network whose scaling and fusion are drawn, and sure enough of itself to make errors count."""
-    text = TextConfig(embedding=8, hidden=6, head=(5,), ring=3, subword_buckets=128) if texts else None
+    text = (
+        TextConfig(embedding=8, hidden=6, head=(5,), ring=3, subword_buckets=128, bag=4, bag_buckets=64)
+        if texts
+        else None
+    )
     config = DiagnoserConfig(
         variables=variables,
         classes=CLASSES,
@@ -84,6 +88,7 @@ def made(
         late.prior.copy_(torch.tensor([0.6, 0.3, 0.1]))
         late.temperatures.uniform_(0.5, 2)
         late.temperature.fill_(0.7)
+        late.doubts[1:] = 0.15
         late.accuracies.uniform_(0.5, 1)
         late.recalls.uniform_(0.3, 1)
         late.stack.add_(torch.randn(late.stack.shape) * 0.3)

@@ -40,7 +40,11 @@ def machine_type(text: str = PROFILE) -> MachineType:
 
 def network(*, texts: bool = True, seed: int = 4, context: bool = True) -> Diagnoser:
     """An untrained network with scaling and fusion that are not trivial."""
-    text = TextConfig(embedding=8, hidden=6, head=(5,), ring=3, subword_buckets=128) if texts else None
+    text = (
+        TextConfig(embedding=8, hidden=6, head=(5,), ring=3, subword_buckets=128, bag=4, bag_buckets=64)
+        if texts
+        else None
+    )
     config = DiagnoserConfig(
         variables=VARIABLES,
         classes=CLASSES,

@@ -33,6 +33,18 @@ def _shares(work: Floats, start: int, count: int) -> None:
 
 
 @kernel
+def doubt(op: Ints, block: Block, rows: Ints) -> None:
+    """target = share * target + doubt * prior. Operands: target, prior, width, both shares in a row."""
+    target, prior, width = op[2], op[3], op[4]
+    share, doubted = broadcast(block.weights, op[5]), broadcast(block.weights, op[5] + 1)
+    for row in rows:
+        base = block.at[row]
+        for j in range(0, width, LANES):
+            mixed = share * load(block.work, base + target + j) + doubted * load(block.weights, prior + j)
+            store(block.work, base + target + j, mixed)
+
+
+@kernel
 def late_rule(op: Ints, block: Block, rows: Ints) -> None:
     """The rules of models.fusion.base.LateFusion over calibrated answers.
 

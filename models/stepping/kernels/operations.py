@@ -47,6 +47,7 @@ COUNT_FRAME: Final = operation(attention.count_frame)
 TEXT_AGE: Final = operation(texts.text_age)
 TEXT_POOL: Final = operation(texts.text_pool)
 
+DOUBT: Final = operation(fusion.doubt)
 LATE_RULE: Final = operation(fusion.late_rule)
 EVEN_WEIGHTS: Final = operation(fusion.even_weights)
 DIAGONAL: Final = operation(fusion.diagonal)

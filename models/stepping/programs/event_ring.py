@@ -26,16 +26,16 @@ class RingState(NamedTuple):
 
 def ring_state(builder: ProgramBuilder, config: TextConfig) -> RingState:
     """Room for an event ring in each machine's state."""
-    ring = builder.state(config.ring, config.hidden)
+    ring = builder.state(config.ring, config.size)
     ages = builder.state(1, config.ring, EMPTY)
-    return RingState(ring, ages, config.ring, padded(config.hidden), config.hidden)
+    return RingState(ring, ages, config.ring, padded(config.size), config.size)
 
 
 def emit_ring(
     builder: ProgramBuilder, config: TextConfig, state: RingState, rows: int, classes: int
 ) -> tuple[int, Vector]:
     """Append the operations that read the ring of the machines that have a text; returns logits and features."""
-    take, size, width = builder.reader.take, config.hidden, state.width
+    take, size, width = builder.reader.take, config.size, state.width
     value, value_bias = builder.reader.linear(f"{_KEY}.value", size + AGE_FEATURES, size)
     score, score_bias = builder.reader.linear(f"{_KEY}.score", size, 1)
     # One product gives a text's value and, behind it, its score.

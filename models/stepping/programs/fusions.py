@@ -76,6 +76,7 @@ class _Late:
         self._builder, self._rule, self._modalities, self._classes = builder, rule, modalities, classes
         self.prior = take(f"{key}.prior", classes)
         self._temperatures = take(f"{key}.temperatures", modalities)
+        self._doubts = take(f"{key}.doubts", modalities)
         self._temperature = take(f"{key}.temperature")
         accuracies = take(f"{key}.accuracies", modalities)
         self._recalls = take(f"{key}.recalls", modalities, classes)
@@ -96,6 +97,9 @@ class _Late:
             own = answers + modality * padded(classes)
             temperature = float(self._temperatures[modality])
             builder.softmax(builder.present(modality), logits, classes, temperature, own)
+            if doubt := float(self._doubts[modality]):
+                shares = builder.numbers([1 - doubt, doubt])
+                builder.emit(operations.DOUBT, builder.present(modality), own, prior, padded(classes), shares)
             builder.emit(operations.CONSTANT, builder.absent(modality), prior, own, padded(classes))
         return answers
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from models.model_file import Weights, misshapen_weight, missing_weight, surplus_weight
+from models.model_file import Weights, misshapen_weight, missing_weight, surplus_weight, with_doubts
 from pipeline.arrays import Floats
 from pipeline.errors import ModelFileError
 
@@ -21,7 +21,7 @@ class WeightReader:
 
     def __init__(self, path: Path, tensors: Mapping[str, Weights]) -> None:
         self._path = path
-        self._tensors = tensors
+        self._tensors = with_doubts(tensors)
         self._taken: set[str] = set()
 
     def take(self, key: str, *shape: int) -> Floats:

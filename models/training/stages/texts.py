@@ -44,7 +44,7 @@ class WordStage:
         self._classes = network.config.classes
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            head = nn.Linear(network.text.config.hidden, self._classes + 2)
+            head = nn.Linear(network.text.config.size, self._classes + 2)
         self.module: nn.Module = nn.ModuleDict({"encoder": network.text.encoder, "head": head})
         self._head = nn.Sequential(nn.Dropout(network.text.config.dropout), head)
 
