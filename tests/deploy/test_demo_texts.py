@@ -10,7 +10,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from deploy.demo.authors import (
+from deploy.demo.event_texts import CLASSES, SEVERITIES, SOURCES, Event, write_events, write_pool
+from deploy.demo.make_texts import make_pool
+from deploy.demo.phrases import (
     AUTHORS,
     BLOCKS,
     FAULTS,
@@ -22,8 +24,6 @@ from deploy.demo.authors import (
     authors_of,
     read_author,
 )
-from deploy.demo.event_texts import CLASSES, SEVERITIES, SOURCES, Event, write_events, write_pool
-from deploy.demo.make_texts import make_pool
 from models.encoders.tokenizer import normalised
 
 FRAME_MS = 180_000
