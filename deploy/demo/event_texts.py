@@ -9,7 +9,7 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
-from deploy.demo.phrase_books import FAULTS, NORMAL, RECOVERED, VAGUE, Author
+from deploy.demo.phrases import FAULTS, NORMAL, RECOVERED, VAGUE, Author
 from models.encoders.tokenizer import normalised
 
 Kind = Literal["symptom", "distractor", "benign", "recovered", "vague"]

@@ -16,7 +16,7 @@ if not __package__:  # started as a script: the package's root is not on the pat
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from deploy.demo.event_texts import write_events
-from deploy.demo.phrase_books import authors_of
+from deploy.demo.phrases import authors_of
 from deploy.demo.simulate import VARIABLES
 from pipeline.config.profile import load_profile
 from pipeline.wire.messages import EventMessage, Label, encode

@@ -14,7 +14,7 @@ if not __package__:  # started as a script: the package's root is not on the pat
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from deploy.demo.event_texts import PoolRow, write_pool
-from deploy.demo.phrase_books import SPLITS, Split, authors_of
+from deploy.demo.phrases import SPLITS, Split, authors_of
 
 
 def make_pool(seed: int, counts: dict[Split, int], held_out: int = 0) -> pa.Table:

@@ -12,7 +12,7 @@ import pytest
 
 from deploy.demo.event_texts import CLASSES, SEVERITIES, SOURCES, Event, write_events, write_pool
 from deploy.demo.make_texts import make_pool
-from deploy.demo.phrase_books import (
+from deploy.demo.phrases import (
     AUTHORS,
     BLOCKS,
     FAULTS,
