@@ -56,6 +56,12 @@ class FusionNetwork(nn.Module):
         """The training loss, over frames with classes `labels` (N,) and loss weights (C,)."""
         return cross_entropy(self.mix(inputs).logits, labels, class_weights)
 
+    def subtract(self, margin: Tensor) -> None:
+        """Subtract a margin (C,) from the logits of every later answer; of networks that end in a `head`."""
+        head = self.get_submodule("head")
+        assert isinstance(head, nn.Sequential) and isinstance(head[-1], nn.Linear)
+        head[-1].bias.sub_(margin)
+
 
 def shares(weights: Tensor) -> Tensor:
     """Weights (M, …) divided by their sum over M; columns without any weight stay 0."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from models.configs.fusion import FusionChoice, FusionConfig, RuleChoice
+from models.configs.fusion import AdaptiveConfig, FusionChoice, FusionConfig, RuleChoice
 from models.configs.sensors import ExpertsConfig, SensorConfig
 from models.configs.text import TextConfig
 from models.configs.yaml_file import read_mapping
@@ -132,9 +132,9 @@ class TrainConfig(BaseModel):
     """How often in each epoch the sensor stage sees a run in which a fault clears; if unset, 3 times with `recovering`
     and once without."""
     false_alarms: float | None = Field(default=None, gt=0, lt=1)
-    """If given, a late fusion reports a fault only with a margin over the normal state. Margins are fitted so that at
-    most this share of the validation frames before a run's first fault is diagnosed as faulty, by the sensors alone and
-    by the fusion."""
+    """If given, a late or adaptive fusion reports a fault only with a margin over the normal state. Margins are fitted
+    so that at most this share of the validation frames before a run's first fault is diagnosed as faulty, by the
+    sensors alone and by the fusion."""
     augment: AugmentConfig = AugmentConfig()
     events: EventDrawConfig = EventDrawConfig()
     typo_share: float = Field(default=0.1, ge=0, le=1)
@@ -154,9 +154,9 @@ class TrainConfig(BaseModel):
     """Faults that are hard to detect; every score is also given without them."""
 
     @model_validator(mode="after")
-    def _only_a_late_fusion_limits_false_alarms(self) -> TrainConfig:
-        if self.false_alarms is not None and not isinstance(self.fusion, FusionConfig):
-            raise ValueError("false_alarms is for a late fusion; leave it out, or the other kind of fusion")
+    def _not_every_fusion_limits_false_alarms(self) -> TrainConfig:
+        if self.false_alarms is not None and not isinstance(self.fusion, FusionConfig | AdaptiveConfig):
+            raise ValueError("false_alarms is for a late or adaptive fusion; leave it out, or the other kind of fusion")
         return self
 
     @model_validator(mode="after")

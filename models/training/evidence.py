@@ -53,12 +53,14 @@ class Evidence:
 
     @classmethod
     def join(cls, parts: Sequence[Evidence]) -> Evidence:
-        """The frames of all parts, one after another, without features."""
+        """The frames of all parts, one after another; with features if all parts have them."""
+        features = [torch.cat(columns) for columns in zip(*(part.features for part in parts), strict=True)]
         return cls(
             torch.cat([part.logits for part in parts], dim=1),
             torch.cat([part.present for part in parts], dim=1),
             np.concatenate([part.labels for part in parts]),
             np.concatenate([part.runs for part in parts]),
+            features,
         )
 
     def fused(self, fusion: LateFusion | LearnedFusion) -> Fused:

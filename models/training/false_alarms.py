@@ -15,6 +15,7 @@ from models.data.runs import Run, before_first_fault
 from models.data.text_pools import EventDrawConfig, TextPool, run_events, split_groups
 from models.diagnoser import Diagnoser
 from models.fusion.late import LateFusion
+from models.fusion.learned import LearnedFusion
 from models.training.calibration import cross_fitting_folds, fit_fusion, fit_mixed_temperature, require_labels
 from models.training.evidence import Evidence, collect_evidence
 from pipeline.arrays import Ints
@@ -172,6 +173,24 @@ def fit_margins(fusion: LateFusion, evidence: Evidence, share: float, *, faults:
                 break
             margins[modality] = (_GROWTH * margins[modality]).clamp_min(scale * _STEP) * torch.from_numpy(is_fault)
     return margins
+
+
+def fit_fused_margins(fusion: LearnedFusion, folds: Sequence[Evidence], share: float, faults: int) -> Tensor:
+    """How much to subtract from the logit of each fault in a fusion network's answer, (C,), so that of the frames of
+    `folds`, all of them normal, at most a `share` is diagnosed as faulty: by the first modality alone, and by all."""
+    evidence = Evidence.join(folds)
+    classes = evidence.logits.shape[2]
+    is_fault = torch.from_numpy((np.arange(classes) > 0) & (np.arange(classes) < faults))
+    alone = evidence.present.clone()
+    alone[1:] = False
+    margins = torch.zeros(classes)
+    for present in (alone, evidence.present):
+        shown = Evidence(evidence.logits, present, evidence.labels, evidence.runs, evidence.features)
+        p = shown.fused(fusion).probabilities.clamp_min(_MIN_PROBABILITY).log()
+        lead = p - p[:, ~is_fault].amax(dim=1, keepdim=True)
+        lead = lead.where(present.any(dim=0).unsqueeze(1) & is_fault, torch.tensor(-torch.inf))
+        margins = torch.maximum(margins, _margins(lead, int(share * len(evidence.labels))))
+    return fusion.temperature * margins
 
 
 def apply_margins(network: Diagnoser, margins: Tensor) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -29,7 +29,12 @@ from models.training.calibration import calibrate_network, choose_rule
 from models.training.config import TrainConfig
 from models.training.evidence import Evidence, calibration_evidence, for_calibration, part_evidence
 from models.training.experts.train import expert_stages, train_experts
-from models.training.false_alarms import apply_margins, choose_rule_with_margins, fault_free_folds
+from models.training.false_alarms import (
+    apply_margins,
+    choose_rule_with_margins,
+    fault_free_folds,
+    fit_fused_margins,
+)
 from models.training.loop import EpochRecord, OnProgress, Stage, StageConfig, run_stage
 from models.training.prepare import Part, PreparedData, prepare, provenance, require_same_split
 from models.training.report import ScoredPart, draw_all, score_part, write_scores
@@ -39,6 +44,8 @@ from pipeline.config.classes import RECOVERING
 from pipeline.errors import DataError
 from pipeline.extras import require_modules
 
+FUSED: Final = "fused"
+"""Whose margins a learned fusion has; a late one has its modalities'."""
 _WITHOUT_EFFECT = frozenset({"budget_ms", "output", "name", "plots", "score_test", "hard_faults"})
 """Settings that change no weight."""
 _LATER = _WITHOUT_EFFECT | {
@@ -120,7 +127,8 @@ class Calibration:
     late: LateFusion
     rule_scores: dict[str, float]
     margins: dict[str, dict[str, float]]
-    """False-alarm margins by modality and class; empty unless the configuration limits false alarms."""
+    """False-alarm margins by modality and class, or of the `fused` answer by class; empty unless the configuration
+    limits false alarms."""
     validation: Evidence
     """Of the calibrated network."""
 
@@ -230,17 +238,24 @@ def calibrate(training: Training) -> Calibration:
     evidence = part_evidence(network, data, "validation")
     labelled = for_calibration(evidence, data)
     margins: dict[str, dict[str, float]] = {}
-    if config.false_alarms is None:
+    folds: list[Evidence] = []
+    if config.false_alarms is not None:
+        pool = data.drawn_pools.unseen if data.drawn_pools else None
+        folds = fault_free_folds(
+            network, data.split.validation, pool, config.events, hold_limit=data.hold_limit, seed=config.seed
+        )
+    if config.false_alarms is None or isinstance(network.fusion, LearnedFusion):
         late, rule_scores = choose_rule(config.late_rule, labelled, data.class_prior, seed=config.seed)
         if isinstance(network.fusion, LearnedFusion):
             calibrate_network(network.fusion, late, labelled)
         else:
             network.fusion = late
+        if config.false_alarms is not None and isinstance(network.fusion, LearnedFusion):
+            fused = fit_fused_margins(network.fusion, folds, config.false_alarms, len(data.faults))
+            margins = {FUSED: dict(zip(data.classes, fused.tolist(), strict=True))}
+            with torch.no_grad():
+                network.fusion.network.subtract(fused)
     else:
-        pool = data.drawn_pools.unseen if data.drawn_pools else None
-        folds = fault_free_folds(
-            network, data.split.validation, pool, config.events, hold_limit=data.hold_limit, seed=config.seed
-        )
         late, fitted, rule_scores = choose_rule_with_margins(
             config.late_rule,
             labelled,
@@ -318,7 +333,7 @@ def _with_encoders(config: TrainConfig, path: Path, data: PreparedData) -> Diagn
     trained = build_network(model).state_dict()
     taken = {key: value for key, value in trained.items() if not key.startswith("fusion.")}
     network.load_state_dict(network.state_dict() | taken)
-    if margins := model.header.training.get("caution"):
+    if (margins := model.header.training.get("caution")) and FUSED not in margins:
         applied = [[margins[modality][fault] for fault in data.classes] for modality in network.modalities]
         apply_margins(network, -torch.tensor(applied))
     return network

@@ -14,16 +14,21 @@ from models.data.runs import Run
 from models.data.text_pools import EventDrawConfig, TextPool, split_groups
 from models.encoders.placed_texts import PlacedText
 from models.fusion.late import LateFusion
+from models.fusion.learned import LearnedFusion
 from models.training.calibration import fit_fusion
 from models.training.evidence import Evidence
 from models.training.false_alarms import (
     choose_rule_with_margins,
     fault_free_folds,
+    fit_fused_margins,
     fit_margins,
     fit_text_temperature,
     with_text_temperature,
 )
-from tests.support.models_tiny import network
+from pipeline.config.classes import labelled_classes
+from tests.models.test_stepping import ADAPTIVE
+from tests.support.models_stepping import made
+from tests.support.models_tiny import CLASSES, network
 
 
 def fault_free_evidence(present: Tensor) -> Evidence:
@@ -156,3 +161,42 @@ def test_folds_of_fault_free_frames_share_no_group_of_texts() -> None:
     assert int(first.present[1].sum()) == 2 * 21, (
         "an early text is in the ring for 20 frames more; a late one is not in a fault-free frame"
     )
+
+
+@pytest.mark.parametrize("faults", [3, 2])
+def test_an_adaptive_fusion_gets_one_margin_for_all_it_says(faults: int) -> None:
+    network = made(fusion=ADAPTIVE, seed=2)
+    fusion = network.fusion
+    assert isinstance(fusion, LearnedFusion)
+    generator = torch.Generator().manual_seed(0)
+    count = 2_000
+    present = torch.ones(2, count, dtype=torch.bool)
+    present[1, : count // 2] = False
+    sizes = [network.sensors.feature_size, network.text.feature_size if network.text is not None else 0]
+    folds = [
+        Evidence(
+            torch.randn(2, count, CLASSES, generator=generator),
+            present,
+            np.zeros(count, np.int64),
+            np.arange(count),
+            [torch.randn(count, size, generator=generator) for size in sizes],
+        )
+        for _ in range(2)
+    ]
+
+    def false_alarms(evidence: Evidence, text: bool) -> float:
+        shown = evidence.present.clone()
+        shown[1] &= text
+        seen = Evidence(evidence.logits, shown, evidence.labels, evidence.runs, evidence.features)
+        predicted = seen.fused(fusion).probabilities.argmax(dim=1).numpy()
+        return float((labelled_classes(predicted, faults) > 0).mean())
+
+    everything = Evidence.join(folds)
+    assert max(false_alarms(everything, text) for text in (True, False)) > 0.05
+    margins = fit_fused_margins(fusion, folds, 0.01, faults)
+    assert not margins[0]
+    assert not margins[faults:].any()
+    with torch.no_grad():
+        fusion.network.subtract(margins)
+    for text in (True, False):
+        assert false_alarms(everything, text) <= 0.01

@@ -250,8 +250,8 @@ def test_a_cautious_model_keeps_to_its_share_of_false_alarms(plant: Path, tmp_pa
     assert read_model(bold.model).header.training["caution"] == {}
 
 
-def test_only_a_late_fusion_is_cautious(plant: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="late fusion"):
+def test_not_every_fusion_is_cautious(plant: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="late or adaptive fusion"):
         config(plant, tmp_path, fusion={"kind": "early"}, false_alarms=0.01)
 
 
