@@ -22,7 +22,7 @@ from pipeline.errors import SettingsError
 from pipeline.extras import require_modules
 from pipeline.files.atomic_file import write_text
 
-_RESULTS = ("*.faultline", "*.checkpoint", "scores.json", "history.jsonl", "comparison.json")
+_RESULTS = ("*.faultline", "*.checkpoint", "scores.json", "history.jsonl", "comparison.json", "plan.json")
 """What a training leaves in its folder."""
 
 _SHOWN_VARIABLES = 10

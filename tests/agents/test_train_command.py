@@ -104,6 +104,32 @@ def test_a_used_folder_is_kept_unless_it_is_to_be_replaced(trained: tuple[Path, 
 
 
 @pytest.mark.slow
+def test_a_recording_and_its_profile_are_enough(trained: tuple[Path, Finished], tmp_path: Path) -> None:
+    folder, _ = trained
+    command = ("train", folder / "data.parquet", "--profile", folder / "tiny.yaml", "--out", tmp_path / "model")
+    done = faultline(*command, "--budget", "5s")
+    assert done.returncode == 0, done.stderr
+    assert "weights of the experts on the sensors: 1 seq_lstm " in done.stderr
+    plan = json.loads((tmp_path / "model" / "plan.json").read_text())
+    assert plan.keys() == {"seq_lstm_1", "statistics_2", "rows of trees_3"}
+    record = read_model(tmp_path / "model" / "pump.faultline").header.training
+    assert record["plan"] == plan
+    assert record["experts"].keys() == {"1 seq_lstm", "2 statistics", "3 trees"}
+    assert_one_line(faultline(*command), "has results of a training (comparison.json, history.jsonl")
+
+
+def test_training_from_a_recording_says_what_it_lacks(tmp_path: Path) -> None:
+    Site(tmp_path).record(8, 20, [(0, 20, "normal")])
+    recording, out = tmp_path / "data.parquet", ("--out", tmp_path / "model")
+    assert_one_line(faultline("train", recording, *out), "--profile and --out are needed")
+    profile = ("--profile", tmp_path / "tiny.yaml")
+    assert_one_line(faultline("train", recording, *profile, *out, "--epochs", "3"), "are for a YAML of a training")
+    assert_one_line(faultline("train", recording, *profile, *out, "--budget", "20"), "unit")
+    (tmp_path / "training.yaml").write_text(TRAINING, encoding="utf-8")
+    assert_one_line(faultline("train", tmp_path / "training.yaml", *profile), "names its own profile")
+
+
+@pytest.mark.slow
 def test_a_baseline_shows_its_progress(trained: tuple[Path, Finished]) -> None:
     folder, _ = trained
     done = faultline("baseline", folder / "training.yaml", "--windows", "5")
