@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import io
 import shutil
 import subprocess
@@ -11,8 +9,6 @@ import tarfile
 from pathlib import Path
 
 import pytest
-
-from agents.replay.shipped import demo_model
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMIT = "0af5b10000dd36e15cca349f09e0ec1973482cde"
@@ -22,18 +18,11 @@ LEFT = ROOT / "tests" / "agents" / "release_before"
 RECORDING = LEFT / "recording.parquet"
 STATES = LEFT / "states.msgpack.gz"
 CERTIFICATE = LEFT / "certificate.parquet"
-_MODEL_HEAD = LEFT / "model_head.bin.gz"
-_MODEL_SHA256 = "24a585e285597db4a11bb97df89d9b92dafb952a2fc40476f9ce02d351a43def"
 
 
 def model_of_before(folder: Path) -> Path:
-    """The model file that it shipped, byte for byte: its head is kept, and its weights are those of today's."""
-    now = demo_model().read_bytes()
-    content = gzip.decompress(_MODEL_HEAD.read_bytes()) + now[8 + int.from_bytes(now[:8], "little") :]
-    assert hashlib.sha256(content).hexdigest() == _MODEL_SHA256
-    path = folder / "before.faultline"
-    path.write_bytes(content)
-    return path
+    """A copy of the model file that it shipped."""
+    return Path(shutil.copy(LEFT / "model.faultline", folder / "before.faultline"))
 
 
 def code_of_before(folder: Path) -> Path:
