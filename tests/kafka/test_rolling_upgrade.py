@@ -17,13 +17,12 @@ import pytest
 
 from agents.kafka.log import kafka_log
 from agents.local_kafka.broker import free_ports
-from agents.replay.shipped import demo_model
 from pipeline.wire.recording import read_recording
 from pipeline.wire.records import Record
 from tests.support.delivery_apps import run
 from tests.support.kafka_plant import KafkaSite
 from tests.support.release_artefacts import shipped_engine
-from tests.support.release_before import RECORDING, ROOT, code_of_before
+from tests.support.release_before import MODEL, RECORDING, ROOT, code_of_before, model_of_before
 
 pytestmark = pytest.mark.kafka
 
@@ -33,7 +32,7 @@ TENNESSEE_EASTMAN = ROOT / "pipeline" / "config" / "profiles" / "tennessee_eastm
 class ReleasedWorker:
     """A worker process of a release, as `faultline run` starts it."""
 
-    def __init__(self, code: Path, site: KafkaSite, port: int, log: Path) -> None:
+    def __init__(self, code: Path, model: Path, site: KafkaSite, port: int, log: Path) -> None:
         settings = site.settings
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FAULTLINE_")}
         environment |= {
@@ -43,6 +42,7 @@ class ReleasedWorker:
             "FAULTLINE_GROUP": settings.group,
             "FAULTLINE_PARTITIONS": str(settings.partitions),
             "FAULTLINE_PROFILE": "tennessee_eastman",
+            "FAULTLINE_MODEL": str(model),
             "FAULTLINE_CHECKPOINT_INTERVAL_MS": "100ms",
             "FAULTLINE_COMMIT_INTERVAL_MS": "50ms",
             "FAULTLINE_TICK_INTERVAL_MS": "1h",
@@ -77,7 +77,7 @@ class ReleasedWorker:
 
 @contextmanager
 def worker(code: Path, site: KafkaSite, port: int, folder: Path) -> Iterator[ReleasedWorker]:
-    one = ReleasedWorker(code, site, port, folder / f"{port}.log")
+    one = ReleasedWorker(code, folder / MODEL, site, port, folder / f"{port}.log")
     try:
         until(one.is_ready)
         yield one
@@ -103,8 +103,8 @@ def contents(site: KafkaSite) -> dict[str, bytes]:
     return found
 
 
-def expected(records: Sequence[Record]) -> dict[str, bytes]:
-    engine = shipped_engine(demo_model())
+def expected(records: Sequence[Record], model: Path) -> dict[str, bytes]:
+    engine = shipped_engine(model)
     outputs = [out for out in engine.process(records) if out.topic == "diagnoses"]
     return {f"{(out.key or b'').decode()} {out.timestamp_ms}": out.value or b"" for out in outputs}
 
@@ -116,7 +116,9 @@ def test_a_group_of_two_releases_diagnoses_as_one(kafka: str, tmp_path: Path) ->
     records = [one for one in read_recording(RECORDING) if one.topic == "sensors"]
     steps = [len(records) * number // 5 for number in range(6)]
     parts = [records[begin:end] for begin, end in itertools.pairwise(steps)]
-    wanted = [expected(records[:end]) for end in steps[1:]]
+    model = model_of_before(tmp_path)
+    assert model.name == MODEL
+    wanted = [expected(records[:end], model) for end in steps[1:]]
 
     def step(number: int) -> None:
         run(site.send(parts[number]), 60)

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMIT = "0af5b10000dd36e15cca349f09e0ec1973482cde"
 """The last commit of that release; what it left was written by its code."""
 
+MODEL = "before.faultline"
 LEFT = ROOT / "tests" / "agents" / "release_before"
 RECORDING = LEFT / "recording.parquet"
 STATES = LEFT / "states.msgpack.gz"
@@ -21,8 +22,8 @@ CERTIFICATE = LEFT / "certificate.parquet"
 
 
 def model_of_before(folder: Path) -> Path:
-    """A copy of the model file that it shipped."""
-    return Path(shutil.copy(LEFT / "model.faultline", folder / "before.faultline"))
+    """A copy of the model file that it shipped, as `MODEL` in a folder."""
+    return Path(shutil.copy(LEFT / "model.faultline", folder / MODEL))
 
 
 def code_of_before(folder: Path) -> Path:
