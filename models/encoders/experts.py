@@ -72,18 +72,6 @@ class PooledExperts(SensorEncoder):
             for key, value in expert.init_state(batch).items()
         }
 
-    def answers(self, x: Tensor, state: State) -> tuple[list[Tensor], list[Tensor], State]:
-        """Each expert's logits (B, T, C) and features for frames (B, T, F), and the state after them."""
-        logits: list[Tensor] = []
-        features: list[Tensor] = []
-        after: State = {}
-        for place, expert in self.members():
-            own = expert.advance(self.inputs(place, x), _part(state, place))
-            logits.append(own[0])
-            features.append(own[1])
-            after |= {f"{place}.{key}": value for key, value in own[2].items()}
-        return logits, features, after
-
     def log_probabilities(self, logits: list[Tensor]) -> Tensor:
         """What the pool averages, (E, …, C): bounded log-probabilities of the experts' logits."""
         bounded = []
@@ -101,20 +89,21 @@ class PooledExperts(SensorEncoder):
 
     def advance(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """Frames (B, T, F) from a state on; see `SensorEncoder.advance`."""
-        logits, features, after = self.answers(x, state)
-        return self.pool(self.log_probabilities(logits)), torch.cat(features, dim=-1), after
+        return self._pooled(
+            [expert.advance(self.inputs(place, x), _part(state, place)) for place, expert in self.members()]
+        )
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """One frame (B, F); see `SensorEncoder.step`."""
-        logits: list[Tensor] = []
-        features: list[Tensor] = []
-        after: State = {}
-        for place, expert in self.members():
-            own = expert.step(self.inputs(place, x), _part(state, place))
-            logits.append(own[0])
-            features.append(own[1])
-            after |= {f"{place}.{key}": value for key, value in own[2].items()}
-        return self.pool(self.log_probabilities(logits)), torch.cat(features, dim=-1), after
+        return self._pooled(
+            [expert.step(self.inputs(place, x), _part(state, place)) for place, expert in self.members()]
+        )
+
+    def _pooled(self, answers: list[tuple[Tensor, Tensor, State]]) -> tuple[Tensor, Tensor, State]:
+        """The pool's logits, the experts' features side by side, and their states, of each one's answer."""
+        logits, features, states = zip(*answers, strict=True)
+        after = {f"{place}.{key}": value for place, own in enumerate(states) for key, value in own.items()}
+        return self.pool(self.log_probabilities(list(logits))), torch.cat(features, dim=-1), after
 
     def subtract(self, margin: Tensor) -> None:
         """See `SensorEncoder.subtract`."""
