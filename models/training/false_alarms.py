@@ -28,6 +28,7 @@ _TOLERATED = 1.25
 """By what factor the share of false alarms may be exceeded on frames that margins were not fitted on; this is how much
 it is exceeded with sensors alone."""
 _RULES_TO_TRY: tuple[Rule, ...] = tuple(rule for rule in RULES if rule != "stacked")
+_HALVINGS = 12
 _DRAWS = 4
 """How often texts are drawn onto the same fault-free frames."""
 
@@ -183,14 +184,21 @@ def fit_fused_margins(fusion: LearnedFusion, folds: Sequence[Evidence], share: f
     is_fault = torch.from_numpy((np.arange(classes) > 0) & (np.arange(classes) < faults))
     alone = evidence.present.clone()
     alone[1:] = False
-    margins = torch.zeros(classes)
+    margins, leads = torch.zeros(classes), []
+    allowed = int(share * len(evidence.labels))
     for present in (alone, evidence.present):
         shown = Evidence(evidence.logits, present, evidence.labels, evidence.runs, evidence.features)
         p = shown.fused(fusion).probabilities.clamp_min(_MIN_PROBABILITY).log()
         lead = p - p[:, ~is_fault].amax(dim=1, keepdim=True)
-        lead = lead.where(present.any(dim=0).unsqueeze(1) & is_fault, torch.tensor(-torch.inf))
-        margins = torch.maximum(margins, _margins(lead, int(share * len(evidence.labels))))
-    return fusion.temperature * margins
+        leads.append(lead.where(present.any(dim=0).unsqueeze(1) & is_fault, torch.tensor(-torch.inf)))
+        margins = torch.maximum(margins, _margins(leads[-1], allowed))
+    # Alarms of several faults fall on the same frames, so all margins together may be smaller.
+    enough, too_little = 1.0, 0.0
+    for _ in range(_HALVINGS):
+        factor = (enough + too_little) / 2
+        suffices = all(int((lead > factor * margins).any(dim=1).sum()) <= allowed for lead in leads)
+        enough, too_little = (factor, too_little) if suffices else (enough, factor)
+    return fusion.temperature * enough * margins
 
 
 def apply_margins(network: Diagnoser, margins: Tensor) -> None:

@@ -153,8 +153,8 @@ def test_the_demo_runs_without_what_training_needs(serving: dict[str, str]) -> N
     done = python(serving, "-m", "agents.cli", "demo", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert (report["diagnoses"], report["model"]) == (11_520, "tennessee_eastman 84e8c42d6f02")
-    assert report["scores"]["fused"]["accuracy"] > 0.85
+    assert (report["diagnoses"], report["model"]) == (11_520, "tennessee_eastman 43429cd1f36b")
+    assert report["scores"]["fused"]["accuracy"] > 0.83
 
 
 def test_a_worker_goes_on_from_saved_states_without_what_training_needs(serving: dict[str, str]) -> None:
