@@ -34,15 +34,15 @@ from models.data.scaling import Scaling
 from models.encoders.base import SensorEncoder, State
 from models.encoders.causal_cnn import CausalCNN
 from models.encoders.event_ring import TextModality, empty_ring, push_texts, turn_ring
-from models.encoders.experts import PooledExperts
+from models.encoders.experts.pool import PooledExperts
+from models.encoders.experts.statistics import StatisticsNetwork
+from models.encoders.experts.trees import Trees
 from models.encoders.linear_state import LinearState
 from models.encoders.lstm import SeqLSTM
 from models.encoders.messages import MessageInputs
 from models.encoders.placed_texts import PlacedText, ring_plan
 from models.encoders.ring_attention import RingAttention
-from models.encoders.statistics import StatisticsNetwork
 from models.encoders.tokenizer import Tokenizer
-from models.encoders.trees import Trees
 from models.fusion.adaptive import AdaptiveFusion
 from models.fusion.base import FusionNetwork
 from models.fusion.concatenation import ChannelsFusion, DeepFusion, EarlyFusion, HybridFusion

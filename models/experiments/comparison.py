@@ -14,7 +14,7 @@ from models.experiments.importance import variable_importance
 from models.model_file import read_model
 from models.network_file import build_network
 from models.training.config import TrainConfig
-from models.training.evidence import part_evidence
+from models.training.fitting.evidence import part_evidence
 from models.training.loop import OnProgress, StageConfig, run_stage
 from models.training.prepare import Part, PreparedData, without_recovering
 from models.training.report import score_part

@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score
 
 from models.data.runs import Run
 from models.diagnoser import Diagnoser
-from models.training.evidence import sensor_answers
+from models.training.fitting.evidence import sensor_answers
 from models.training.loop import OnProgress, Progress
 from pipeline.arrays import Ints
 from pipeline.config.classes import labelled_classes

@@ -28,7 +28,7 @@ from models.fusion.learned import LearnedFusion
 from models.model_file import SUFFIX, read_model
 from models.network_file import build_network
 from models.training.config import load_train_config
-from models.training.evidence import Evidence, collect_evidence
+from models.training.fitting.evidence import Evidence, collect_evidence
 from models.training.loop import Progress
 from models.training.prepare import Part, prepare, require_same_split
 from pipeline.arrays import Ints

@@ -27,7 +27,7 @@ from models.experiments.baselines.scores import baseline_scores
 from models.model_file import SUFFIX, read_model
 from models.network_file import build_network
 from models.training.config import TrainConfig, load_train_config
-from models.training.evidence import part_evidence
+from models.training.fitting.evidence import part_evidence
 from models.training.loop import EpochRecord, OnProgress
 from models.training.prepare import Part, prepare
 from models.training.train import train

@@ -13,8 +13,8 @@ from numba import types
 from models.stepping.kernels import codes
 from models.stepping.kernels.block import Block
 from models.stepping.kernels.codes import FIRST_OF_MODALITIES
+from models.stepping.kernels.encoders.texts import push_text, turn_ring
 from models.stepping.kernels.operation import SOURCES, call
-from models.stepping.kernels.texts import push_text, turn_ring
 from pipeline.arrays import Bools, Floats, Ints
 from pipeline.compiled import CompiledFunction, kernel
 

@@ -16,7 +16,7 @@ from models.evaluation.clustering import partition_scores
 from models.evaluation.plots import draw_confusion, draw_learning_curve, draw_roc
 from models.evaluation.scoring import NO_EVIDENCE, Scores, fusion_scores, scores_by_modality
 from models.fusion.learned import LearnedFusion
-from models.training.evidence import Evidence
+from models.training.fitting.evidence import Evidence
 from models.training.loop import EpochRecord
 from pipeline.arrays import Bools, Floats, Ints
 from pipeline.config.classes import labelled_classes

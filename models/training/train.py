@@ -17,7 +17,6 @@ import torch
 from models.configs.diagnoser import DiagnoserConfig
 from models.data.runs import before_first_fault
 from models.diagnoser import Diagnoser
-from models.encoders.experts import PooledExperts
 from models.encoders.tokenizer import Tokenizer
 from models.evaluation.scoring import Scores
 from models.fusion.late import LateFusion
@@ -25,11 +24,11 @@ from models.fusion.learned import LearnedFusion
 from models.model_file import MACHINES, SUFFIX, read_model
 from models.network_file import build_network, round_weights, save_model
 from models.training.budget import Budget, Clock
-from models.training.calibration import calibrate_network, choose_rule
 from models.training.config import TrainConfig
-from models.training.evidence import Evidence, calibration_evidence, for_calibration, part_evidence
-from models.training.experts.train import expert_stages, train_experts
-from models.training.false_alarms import (
+from models.training.experts.train import expert_stages, pool_summary, train_experts
+from models.training.fitting.calibration import calibrate_network, choose_rule
+from models.training.fitting.evidence import Evidence, calibration_evidence, for_calibration, part_evidence
+from models.training.fitting.false_alarms import (
     apply_margins,
     choose_rule_with_margins,
     fault_free_folds,
@@ -144,9 +143,8 @@ def train(
     """Train a model and write it with its scores and plots to `config.output`; `on_data` gets its data before that.
 
     Interrupted trainings leave checkpoints there; with `resume` they continue, with the result of an uninterrupted one.
-    With a `budget` in the configuration, stages get as many epochs as fit in by the `clock`. All fitting uses the
-    training and validation parts; the test part is scored once, at the end. Raises DataError,
-    ProfileError or MissingExtraError with what to do.
+    With a `budget`, stages get as many epochs as fit in by the `clock`. The test part is scored once, at the end.
+    Raises DataError, ProfileError or MissingExtraError with what to do.
     """
     if config.plots:
         require_modules("drawing plots", "matplotlib")
@@ -311,7 +309,7 @@ def write(training: Training, calibration: Calibration, parts: dict[Part, Scored
     if config.plots and parts:
         last = list(parts)[-1]
         files += draw_all(config.output, training.history, last, parts[last], data.faults)
-    experts, hidden = _pool(network, data)
+    experts, hidden = pool_summary(network, data.faults)
     return TrainReport(
         path, model_hash, rule, rule_scores, scores, training.history, tuple(files), experts, tuple(hidden)
     )
@@ -356,7 +354,7 @@ def _training_record(training: Training, calibration: Calibration, parts: dict[P
             for source, scores_of_source in by_source.items()
         }
 
-    experts, hidden = _pool(training.network, training.data)
+    experts, hidden = pool_summary(training.network, training.data.faults)
     return {
         **provenance(training.config, training.data),
         **({MACHINES: spans} if (spans := training.data.machine_spans()) else {}),
@@ -369,17 +367,6 @@ def _training_record(training: Training, calibration: Calibration, parts: dict[P
         **({"experts": experts, "hidden_faults": hidden} if experts else {}),
         **({"plan": training.budget.plan} if training.budget.plan else {}),
     }
-
-
-def _pool(network: Diagnoser, data: PreparedData) -> tuple[dict[str, float], list[str]]:
-    """The weights of the experts on the sensors, and the faults that these cannot see; nothing of a single encoder."""
-    sensors = network.sensors
-    if not isinstance(sensors, PooledExperts):
-        return {}, []
-    kinds = [f"{place + 1} {expert.kind}" for place, expert in enumerate(sensors.config.experts)]
-    hidden = sensors.hidden[: len(data.faults)].bool().tolist()
-    weights = dict(zip(kinds, sensors.weights.tolist(), strict=True))
-    return weights, [fault for fault, unseen in zip(data.faults, hidden, strict=True) if unseen]
 
 
 def _recoveries(frames: tuple[int, ...]) -> dict[str, float]:

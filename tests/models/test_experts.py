@@ -18,18 +18,18 @@ from models.configs.messages import MessagesConfig
 from models.configs.sensors import ExpertsConfig, SeqLSTMConfig, StatisticsConfig, TreesConfig
 from models.data.messages import MessagesChoice, frequent_messages
 from models.data.runs import Run, RunFiles
-from models.encoders.experts import PooledExperts
+from models.encoders.experts.pool import PooledExperts
+from models.encoders.experts.statistics import StatisticsNetwork
+from models.encoders.experts.trees import Trees
 from models.encoders.messages import MessageInputs
 from models.encoders.placed_texts import PlacedText
-from models.encoders.statistics import StatisticsNetwork
-from models.encoders.trees import Trees
 from models.model_file import read_model, write_model
 from models.network_file import build_network
 from models.stepping.load import load_model
 from models.training.config import TrainConfig
-from models.training.evidence import part_evidence
 from models.training.experts.pool import fit_weights, hidden_faults
 from models.training.experts.trees import Frames, fit_trees
+from models.training.fitting.evidence import part_evidence
 from models.training.loop import StageConfig
 from models.training.prepare import prepare
 from models.training.train import TrainReport, train

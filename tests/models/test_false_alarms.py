@@ -15,9 +15,9 @@ from models.data.text_pools import EventDrawConfig, TextPool, split_groups
 from models.encoders.placed_texts import PlacedText
 from models.fusion.late import LateFusion
 from models.fusion.learned import LearnedFusion
-from models.training.calibration import fit_fusion
-from models.training.evidence import Evidence
-from models.training.false_alarms import (
+from models.training.fitting.calibration import fit_fusion
+from models.training.fitting.evidence import Evidence
+from models.training.fitting.false_alarms import (
     choose_rule_with_margins,
     fault_free_folds,
     fit_fused_margins,

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from models.configs.fusion import RULES, FusionConfig, Rule
 from models.fusion.late import LateFusion
-from models.training.calibration import choose_rule, fit_fusion, fit_temperature
-from models.training.evidence import Evidence
+from models.training.fitting.calibration import choose_rule, fit_fusion, fit_temperature
+from models.training.fitting.evidence import Evidence
 from models.training.losses import class_weights, weighted_prior
 from pipeline.errors import DataError
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from models.data.runs import Run
 from models.experiments.importance import variable_importance
-from models.training.evidence import sensor_answers
+from models.training.fitting.evidence import sensor_answers
 from models.training.loop import Progress
 from tests.support.models_tiny import VARIABLES, machine_type, network
 

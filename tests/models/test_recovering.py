@@ -31,7 +31,7 @@ from models.model_file import read_model
 from models.network_file import build_network
 from models.stepping.load import load_model
 from models.training.config import TrainConfig
-from models.training.evidence import part_evidence
+from models.training.fitting.evidence import part_evidence
 from models.training.loop import StageConfig
 from models.training.prepare import prepare, without_recovering
 from models.training.stages.sensors import SensorStage

@@ -21,7 +21,7 @@ from models.experiments.load import load_experiment
 from models.experiments.robustness import METRICS, RobustnessExperiment, answers, spread
 from models.experiments.trainings import merged
 from models.training.config import TrainConfig, load_train_config
-from models.training.evidence import Evidence
+from models.training.fitting.evidence import Evidence
 from models.training.train import train
 from pipeline.errors import DataError, FaultlineError
 from tests.models.test_experiments import small_training

@@ -13,7 +13,7 @@ from models.configs.messages import MessagesConfig
 from models.configs.sensors import SensorConfig, SeqLSTMConfig
 from models.configs.text import TextConfig
 from models.diagnoser import Diagnoser
-from models.encoders.experts import PooledExperts
+from models.encoders.experts.pool import PooledExperts
 from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import Tokenizer
 from models.evaluation.torch_reference import TorchRunner

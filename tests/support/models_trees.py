@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.configs.sensors import TreesConfig, TreeShape
-from models.encoders.trees import TreeArrays, Trees
+from models.encoders.experts.trees import TreeArrays, Trees
 
 TREES, DEPTH = 7, 3
 PER_TREE = 2 ** (DEPTH + 1) - 1

@@ -22,8 +22,8 @@ from models.evaluation.scoring import Scores, label_scores
 from models.experiments.late_fusion.config import LateFusionConfig
 from models.experiments.late_fusion.pairs import ReportSplit, RunSplitRows
 from models.experiments.late_fusion.stages import ReportStage, SequenceStage, TextClassifier, last_logits, text_logits
-from models.training.calibration import choose_rule, fit_fusion
-from models.training.evidence import Evidence
+from models.training.fitting.calibration import choose_rule, fit_fusion
+from models.training.fitting.evidence import Evidence
 from models.training.loop import EpochRecord, OnProgress, Stage, StageConfig, run_stage
 from pipeline.arrays import Floats, Ints
 

@@ -4,18 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from models.stepping.kernels import (
-    attention,
-    dense,
-    experts,
-    fusion,
-    messages,
-    recurrent,
-    statistics,
-    texts,
-    trees,
-    vectors,
-)
+from models.stepping.kernels import dense, fusion, vectors
+from models.stepping.kernels.encoders import attention, messages, pool, recurrent, statistics, texts, trees
 from models.stepping.kernels.operation import operation
 
 DENSE: Final = operation(dense.dense)
@@ -38,7 +28,7 @@ STATISTICS: Final = operation(statistics.streaming_statistics)
 WINDOW_STATISTICS: Final = operation(trees.window_statistics)
 OWN_START: Final = operation(trees.own_start)
 FOLLOW_TREES: Final = operation(trees.follow_trees)
-POOL: Final = operation(experts.pool)
+POOL: Final = operation(pool.pool)
 COUNT_MESSAGES: Final = operation(messages.count_messages)
 
 RING_ATTENTION: Final = operation(attention.ring_attention)

@@ -16,7 +16,7 @@ from models.configs.sensors import (
 )
 from models.stepping.kernels import operations
 from models.stepping.kernels.codes import ALL, padded
-from models.stepping.kernels.trees import NODE
+from models.stepping.kernels.encoders.trees import NODE
 from models.stepping.programs.builder import ProgramBuilder, Vector, at_work, grouped
 from models.stepping.programs.messages import in_lanes
 from models.stepping.programs.sensors import Encoded, SensorInputs, emit_encoder, observed_bits

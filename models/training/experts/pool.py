@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from models.encoders.experts import PooledExperts
+from models.encoders.experts.pool import PooledExperts
 from pipeline.arrays import Bools, Floats, Ints
 
 _RIDGE = 1e-3

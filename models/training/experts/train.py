@@ -13,15 +13,15 @@ from models.data.augment import disturb
 from models.data.runs import UNLABELLED, Run, before_first_fault
 from models.diagnoser import Diagnoser
 from models.encoders.base import SensorEncoder
-from models.encoders.experts import PooledExperts
-from models.encoders.statistics import StatisticsNetwork
-from models.encoders.trees import Trees
+from models.encoders.experts.pool import PooledExperts
+from models.encoders.experts.statistics import StatisticsNetwork
+from models.encoders.experts.trees import Trees
 from models.training.batches import sensor_batch
 from models.training.budget import Budget
 from models.training.config import TrainConfig
-from models.training.evidence import expert_inputs, sensor_answers
 from models.training.experts.pool import fit_pool, hidden_faults
 from models.training.experts.trees import MAX_FRAMES, Frames, affordable_frames, fit_trees
+from models.training.fitting.evidence import expert_inputs, sensor_answers
 from models.training.loop import Stage, StageConfig
 from models.training.losses import class_shares, class_weights, mask_recovery
 from models.training.prepare import PreparedData
@@ -65,6 +65,17 @@ def train_experts(
     with torch.no_grad():
         pooled = fit_pool(sensors, _told(network, data, sensors), learnt_frames(data.split.validation, config))
         sensors.hidden[: len(data.faults)] = torch.from_numpy(_hidden(pooled, data, config).astype(np.float32))
+
+
+def pool_summary(network: Diagnoser, faults: Sequence[str]) -> tuple[dict[str, float], list[str]]:
+    """The weights of the experts on the sensors, and the faults that these cannot see; nothing of a single encoder."""
+    sensors = network.sensors
+    if not isinstance(sensors, PooledExperts):
+        return {}, []
+    kinds = [f"{place + 1} {expert.kind}" for place, expert in enumerate(sensors.config.experts)]
+    hidden = sensors.hidden[: len(faults)].bool().tolist()
+    weights = dict(zip(kinds, sensors.weights.tolist(), strict=True))
+    return weights, [fault for fault, unseen in zip(faults, hidden, strict=True) if unseen]
 
 
 def _hidden(log_probabilities: Floats, data: PreparedData, config: TrainConfig) -> Bools:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import nll_loss
 
 from models.configs.sensors import MIN_TREE_PROBABILITY, TreesConfig, TreeShape
-from models.encoders.trees import TreeArrays, Trees
+from models.encoders.experts.trees import TreeArrays, Trees
 from pipeline.arrays import Floats, Ints
 
 MAX_FRAMES = 200_000

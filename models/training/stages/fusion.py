@@ -20,7 +20,7 @@ from models.evaluation.clustering import partition_scores
 from models.fusion.learned import LearnedFusion
 from models.training.batches import batches_of_similar_length, draw_offsets, padded, sensor_batch
 from models.training.config import TrainConfig
-from models.training.evidence import Evidence, calibration_evidence, collect_evidence, learnt_classes
+from models.training.fitting.evidence import Evidence, calibration_evidence, collect_evidence, learnt_classes
 from models.training.loop import EpochRecord
 from models.training.losses import validation_scores
 from models.training.prepare import PreparedData

@@ -14,7 +14,7 @@ from models.diagnoser import Diagnoser
 from models.encoders.base import SensorEncoder
 from models.training.batches import batches_of_similar_length, draw_offsets, padded, sensor_batch
 from models.training.config import TrainConfig
-from models.training.evidence import expert_inputs, sensor_answers
+from models.training.fitting.evidence import expert_inputs, sensor_answers
 from models.training.loop import EpochRecord
 from models.training.losses import mask_recovery, validation_scores, weighted_loss
 from models.training.prepare import PreparedData, clearing_repeats

@@ -15,7 +15,7 @@ from models.data.text_pools import TextPool, run_events
 from models.diagnoser import Diagnoser
 from models.encoders.placed_texts import PlacedText, ring_plan
 from models.training.config import TrainConfig
-from models.training.evidence import text_answers
+from models.training.fitting.evidence import text_answers
 from models.training.loop import EpochRecord
 from models.training.losses import Recovery, mask_recovery, validation_scores, weighted_loss
 from models.training.prepare import PreparedData

@@ -1,4 +1,4 @@
-"""Streaming statistics of readings (models.encoders.statistics)."""
+"""Streaming statistics of readings (models.encoders.experts.statistics)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from models.stepping.kernels.block import Block
 from models.stepping.kernels.elementary import asinh, log
+from models.stepping.kernels.encoders.recurrent import without_dust
 from models.stepping.kernels.lanes import LANES, broadcast, load, pick_less, splat, store
-from models.stepping.kernels.recurrent import without_dust
 from pipeline.arrays import Ints
 from pipeline.compiled import kernel
 

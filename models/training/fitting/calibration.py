@@ -17,7 +17,7 @@ from models.configs.fusion import RULES, FusionConfig, Rule, RuleChoice
 from models.fusion.base import TINY
 from models.fusion.late import LateFusion
 from models.fusion.learned import LearnedFusion
-from models.training.evidence import Evidence
+from models.training.fitting.evidence import Evidence
 from pipeline.arrays import Bools
 from pipeline.errors import DataError
 

@@ -16,8 +16,8 @@ from models.data.text_pools import EventDrawConfig, TextPool, run_events, split_
 from models.diagnoser import Diagnoser
 from models.fusion.late import LateFusion
 from models.fusion.learned import LearnedFusion
-from models.training.calibration import cross_fitting_folds, fit_fusion, fit_mixed_temperature, require_labels
-from models.training.evidence import Evidence, collect_evidence
+from models.training.fitting.calibration import cross_fitting_folds, fit_fusion, fit_mixed_temperature, require_labels
+from models.training.fitting.evidence import Evidence, collect_evidence
 from pipeline.arrays import Ints
 from pipeline.config.classes import labelled_classes
 

@@ -15,7 +15,7 @@ from models.configs.sensors import (
     TreesConfig,
 )
 from models.encoders.base import SensorEncoder, State
-from models.encoders.trees import Trees
+from models.encoders.experts.trees import Trees
 
 LEAST_PROBABILITY = 1e-12
 

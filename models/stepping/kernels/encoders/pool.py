@@ -1,4 +1,4 @@
-"""The pool of several experts' answers (models.encoders.experts)."""
+"""The pool of several experts' answers (models.encoders.experts.pool)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from models.data.runs import Run
 from models.diagnoser import Diagnoser
 from models.encoders.base import SensorEncoder
 from models.encoders.event_ring import TextModality
-from models.encoders.experts import PooledExperts
+from models.encoders.experts.pool import PooledExperts
 from models.encoders.placed_texts import PlacedText
 from models.fusion.base import Fused
 from models.fusion.late import LateFusion

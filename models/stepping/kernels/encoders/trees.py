@@ -1,4 +1,4 @@
-"""Exact statistics of windows, distances from a machine's own start, and decision trees (models.encoders.trees)."""
+"""Exact statistics of windows, distances from an own start, and decision trees (models.encoders.experts.trees)."""
 
 from __future__ import annotations
 

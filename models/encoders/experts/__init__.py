@@ -1,0 +1,1 @@
+"""Experts on the sensors: statistics, trees, and the pool of several encoders."""

@@ -1,0 +1,1 @@
+"""What is fitted on validation frames after the networks: evidence, calibration, and margins against false alarms."""
