@@ -22,6 +22,7 @@ from agents.delivery.partitioning import partition_function
 from agents.replay.replay import replay_in_memory
 from models.configs.sensors import SeqLSTMConfig
 from models.configs.text import TextConfig
+from models.data.augment import AugmentConfig
 from models.data.recovery import NormalDistance, RecoveryRule, recovery_targets, smoothed
 from models.data.runs import Run, RunFiles
 from models.data.scaling import Scaling
@@ -114,6 +115,7 @@ def config(plant: Path, output: Path, **options: Any) -> TrainConfig:
         "most_offset_frames": 10,
         "plots": False,
         "recovering": True,
+        "augment": AugmentConfig(lost_variables=0.75),
     }
     return TrainConfig.model_validate(chosen | options)
 

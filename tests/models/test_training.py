@@ -17,7 +17,7 @@ from rich.console import Console
 from agents.cli.views.progress import training_progress
 from models.configs.sensors import SeqLSTMConfig
 from models.configs.text import TextConfig
-from models.data.augment import with_typos
+from models.data.augment import AugmentConfig, with_typos
 from models.data.runs import UNLABELLED, Run, RunFiles, read_runs, split_runs
 from models.model_file import read_model
 from models.stepping.load import load_model
@@ -94,6 +94,8 @@ def config(plant: Path, output: Path, **options: Any) -> TrainConfig:
         "most_offset_frames": 10,
         "plots": False,
         "hard_faults": ("jam",),
+        # Harsh, so that a model this small has something to be cautious about.
+        "augment": AugmentConfig(lost_variables=0.75),
     }
     return TrainConfig.model_validate(chosen | options)
 
