@@ -81,18 +81,21 @@ def consuming(bootstrap: str, group: str, topic: str) -> Iterator[None]:
     over, joined = threading.Event(), threading.Event()
 
     def consume() -> None:
-        consumer = KafkaConsumer(
-            topic,
-            bootstrap_servers=bootstrap,
-            group_id=group,
-            enable_auto_commit=False,
-            metadata_max_age_ms=1_000,  # who leads a group and has not heard of a new topic yet assigns nothing of it
-        )
-        while not over.is_set():
-            consumer.poll(timeout_ms=200)
-            if consumer.assignment():  # type: ignore[attr-defined]
-                joined.set()
-        consumer.close()
+        while not over.is_set() and not joined.is_set():
+            consumer = KafkaConsumer(
+                topic,
+                bootstrap_servers=bootstrap,
+                group_id=group,
+                enable_auto_commit=False,
+                metadata_max_age_ms=1_000,  # who leads a group and has not heard of a new topic assigns nothing of it
+            )
+            # kafka-python may stay without partitions for good if it joins while the topic is made; then another does.
+            patience = time.monotonic() + 10
+            while not over.is_set() and (joined.is_set() or time.monotonic() < patience):
+                consumer.poll(timeout_ms=200)
+                if consumer.assignment():  # type: ignore[attr-defined]
+                    joined.set()
+            consumer.close()
 
     thread = threading.Thread(target=consume)
     thread.start()
