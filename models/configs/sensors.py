@@ -188,6 +188,10 @@ ExpertConfig = Annotated[
 """One expert of several, by its `kind`."""
 
 
+COUNTING: Final = (SeqLSTMConfig, StatisticsConfig, TreesConfig)
+"""Encoders that take counted messages behind the readings."""
+
+
 class ExpertsConfig(BaseModel):
     """Several experts on the same readings, whose log-probabilities are averaged with weights fitted on validation."""
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from models.configs.fusion import AdaptiveConfig, FusionChoice, FusionConfig, RuleChoice
-from models.configs.sensors import ExpertsConfig, SensorConfig
+from models.configs.sensors import COUNTING, ExpertsConfig, SensorConfig
 from models.configs.text import TextConfig
 from models.configs.yaml_file import read_mapping
 from models.data.augment import AugmentConfig
@@ -157,6 +157,15 @@ class TrainConfig(BaseModel):
     def _not_every_fusion_limits_false_alarms(self) -> TrainConfig:
         if self.false_alarms is not None and not isinstance(self.fusion, FusionConfig | AdaptiveConfig):
             raise ValueError("false_alarms is for a late or adaptive fusion; leave it out, or the other kind of fusion")
+        return self
+
+    @model_validator(mode="after")
+    def _messages_are_counted_by_some(self) -> TrainConfig:
+        if self.counted_messages is not None and not isinstance(self.sensors, (*COUNTING, ExpertsConfig)):
+            raise ValueError(
+                f"a {self.sensors.kind} does not count messages; leave `messages` out, or use a seq_lstm, statistics, "
+                "trees or experts"
+            )
         return self
 
     @model_validator(mode="after")

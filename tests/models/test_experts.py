@@ -130,6 +130,11 @@ def test_the_same_seed_gives_the_same_model(plant: Path, tmp_path: Path, report:
     assert train(config(plant, tmp_path)).hash == report.hash
 
 
+def test_an_encoder_that_takes_no_messages_is_not_given_any(plant: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a causal_cnn does not count messages"):
+        config(plant, tmp_path, sensors={"kind": "causal_cnn"}, messages=True)
+
+
 def frames(rng: np.random.Generator, rows: int, columns: int, classes: int) -> Frames:
     x = rng.standard_normal((rows, columns)).astype(np.float32)
     labels = (x[:, 0] > 0.5).astype(np.int64) + (x[:, 1] > 0)

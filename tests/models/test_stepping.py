@@ -180,6 +180,7 @@ def test_rings_of_every_shape_give_what_torch_gives(sensors: RingAttentionConfig
         shaped(TreesConfig(windows=(1,)), classes=CLASSES, votes=True),
         shaped(TreesConfig(windows=(5, 17, 3), own_start=40, mask_inputs=False), classes=CLASSES),
         ExpertsConfig(experts=(FOREST, LSTM)),
+        ExpertsConfig(experts=(CNN, LINEAR.model_copy(update={"mask_inputs": False}), STATISTICS)),
         ExpertsConfig(experts=(FOREST,)),
     ],
 )

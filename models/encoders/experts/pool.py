@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.configs.sensors import (
+    COUNTING,
     HIDDEN_SHARE,
     MIN_EXPERT_PROBABILITY,
     MIN_TREE_PROBABILITY,
@@ -59,10 +60,12 @@ class PooledExperts(SensorEncoder):
 
     def inputs(self, place: int, x: Tensor) -> Tensor:
         """What the expert at this place gets of x (…, F)."""
-        config = self.config.experts[place]
-        if config.mask_inputs or not self.config.mask_inputs:
+        config, bits = self.config.experts[place], self.variables * int(self.config.mask_inputs)
+        if self.messages and not isinstance(config, COUNTING):
+            x = x[..., : self.variables + bits]
+        if config.mask_inputs or not bits:
             return x
-        return torch.cat([x[..., : self.variables], x[..., 2 * self.variables :]], dim=-1)
+        return torch.cat([x[..., : self.variables], x[..., self.variables + bits :]], dim=-1)
 
     def init_state(self, batch: int) -> State:
         """The experts' states, each under its place."""
