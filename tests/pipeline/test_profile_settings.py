@@ -6,7 +6,7 @@ import pytest
 
 from agents.kafka.topics import topic_specs
 from pipeline.config.durations import parse_duration_ms
-from pipeline.config.profile import load_profile, parse_profile
+from pipeline.config.profile import load_profile, parse_profile, shipped_profiles
 from pipeline.config.settings import load_settings
 from pipeline.errors import ProfileError, SettingsError
 from tests.support.builders import ONE_SOURCE, kind, profile
@@ -164,3 +164,9 @@ def test_the_digest_of_a_profile_is_of_all_that_it_says() -> None:
         profile(f"{ONE_SOURCE}events: [{{topic: plant.alarms}}]"),
     ]
     assert len({plant.digest, *(other.digest for other in others)}) == 4
+
+
+@pytest.mark.parametrize("name", shipped_profiles())
+def test_no_shipped_plant_forgets_a_machine_before_its_texts(name: str) -> None:
+    for kind in load_profile(name).machine_types:
+        assert kind.state_ttl_ms >= kind.text_ttl_frames * kind.frame_period_ms or not kind.texts
