@@ -168,5 +168,6 @@ def test_the_digest_of_a_profile_is_of_all_that_it_says() -> None:
 
 @pytest.mark.parametrize("name", shipped_profiles())
 def test_no_shipped_plant_forgets_a_machine_before_its_texts(name: str) -> None:
-    for kind in load_profile(name).machine_types:
-        assert kind.state_ttl_ms >= kind.text_ttl_frames * kind.frame_period_ms or not kind.texts
+    for machine_type in load_profile(name).machine_types:
+        lifetime_ms = machine_type.text_ttl_frames * machine_type.frame_period_ms
+        assert machine_type.state_ttl_ms >= lifetime_ms or not machine_type.texts
