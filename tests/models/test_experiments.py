@@ -142,7 +142,8 @@ def test_options_replace_what_is_of_another_kind() -> None:
     assert found == {"fusion": {"kind": "early"}, "seed": 1, "stage": {"epochs": 5, "patience": 2}}
 
 
-def test_descriptions_that_ship_are_readable(tmp_path: Path) -> None:
+def test_descriptions_that_ship_are_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAULTLINE_DATA", str(tmp_path))  # where there is nothing
     folder = Path(__file__).parents[2] / "deploy" / "experiments"
     shipped = sorted(folder.glob("*.yaml"))
     assert shipped
