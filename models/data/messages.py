@@ -6,29 +6,22 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from models.configs.limits import WholeFrames
-from models.configs.messages import MessagesConfig
+from models.configs.messages import MessagesConfig, MessageWindows
 from models.data.runs import Run
 from models.encoders.tokenizer import normalised
 
 _MOSTLY = 0.95
 
 
-class MessagesChoice(BaseModel):
-    """Which messages of the training runs are counted."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class MessagesChoice(MessageWindows):
+    """Which messages of the training runs are counted, and how."""
 
     most: int = Field(default=40, ge=1, le=1_024)
     """How many messages, the most frequent first."""
     least: int = Field(default=10, ge=1)
     """How often a message has to occur, and in at least two groups of runs."""
-    windows: tuple[WholeFrames, ...] = Field(default=(24, 72), min_length=1, max_length=8)
-    """Frames over which each message is counted."""
-    longest_age: int = Field(default=8_760, ge=1, le=10**7)
-    """Frames after which a message counts as never having been written."""
 
 
 class Messages(NamedTuple):

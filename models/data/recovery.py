@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.data.runs import Run, class_runs
+from models.data.runs import Run, before_first_fault, class_runs
 from models.data.scaling import Scaling, hold
 from pipeline.arrays import Bools, Floats, Ints
 
@@ -52,8 +52,7 @@ class NormalDistance:
         """From the frames before each run's first fault, which `scaling` has been fitted on: there is at least one."""
         normal = []
         for run in runs:
-            faulty = np.flatnonzero(run.labels != 0)
-            before = run.values[: faulty[0] if len(faulty) else len(run)]
+            before = before_first_fault(run).values
             normal.append(smoothed(_scaled(before, scaling, hold_limit), rule.span_frames))
         frames = np.concatenate(normal).astype(np.float64)
         mean = frames.mean(axis=0)

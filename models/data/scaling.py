@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from models.data.runs import UNLABELLED, Run
+from models.data.runs import UNLABELLED, Run, before_first_fault
 from pipeline.arrays import Bools, Floats
 from pipeline.config.profile import MachineType
 from pipeline.errors import DataError
@@ -31,8 +31,7 @@ class Scaling:
         parts = []
         given = tuple(runs)
         for run in given:
-            faulty = np.flatnonzero(run.labels != 0)
-            parts.append(run.values[: faulty[0] if len(faulty) else len(run)])
+            parts.append(before_first_fault(run).values)
         clean = np.concatenate(parts).astype(np.float64) if parts else np.empty((0, 0))
         if not len(clean):
             raise DataError(_nothing_normal(given))

@@ -36,9 +36,7 @@ class SensorEncoder(nn.Module):
 
     def subtract(self, margin: Tensor) -> None:
         """Subtract a margin (C,) from the logits of every later answer."""
-        head = self.get_submodule("head")
-        assert isinstance(head, nn.Sequential) and isinstance(head[-1], nn.Linear)
-        head[-1].bias.sub_(margin)
+        subtract_from_answers(self.get_submodule("head"), margin)
 
 
 def mlp(size_in: int, hidden: Sequence[int], size_out: int) -> nn.Sequential:
@@ -48,6 +46,12 @@ def mlp(size_in: int, hidden: Sequence[int], size_out: int) -> nn.Sequential:
     for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
+
+
+def subtract_from_answers(head: nn.Module, margin: Tensor) -> None:
+    """Subtract a margin (C,) from what a head's last layer gives."""
+    assert isinstance(head, nn.Sequential) and isinstance(head[-1], nn.Linear)
+    head[-1].bias.sub_(margin)
 
 
 def lstm_step(layer: nn.LSTM, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:

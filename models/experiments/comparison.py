@@ -84,8 +84,7 @@ def _plain_lstm(config: TrainConfig, data: PreparedData, part: Part, on_progress
     )
     sensors_alone = replace(without_recovering(data, config), pools=None, drawn_pools=None, messages=None)
     network = build_untrained(plain, sensors_alone)
-    stage = SensorStage(network, sensors_alone, plain)
-    stage.name = PLAIN_LSTM
+    stage = SensorStage(network, sensors_alone, plain, name=PLAIN_LSTM)
     run_stage(
         stage,
         plain.sensor_stage,

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from models.encoders.base import subtract_from_answers
+
 TINY = 1e-12
 """Keeps logarithms and divisions finite; in float32 far below anything that changes a decision."""
 
@@ -58,9 +60,7 @@ class FusionNetwork(nn.Module):
 
     def subtract(self, margin: Tensor) -> None:
         """Subtract a margin (C,) from the logits of every later answer; of networks that end in a `head`."""
-        head = self.get_submodule("head")
-        assert isinstance(head, nn.Sequential) and isinstance(head[-1], nn.Linear)
-        head[-1].bias.sub_(margin)
+        subtract_from_answers(self.get_submodule("head"), margin)
 
 
 def shares(weights: Tensor) -> Tensor:

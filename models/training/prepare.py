@@ -34,7 +34,7 @@ from models.encoders.tokenizer import normalised
 from models.model_file import Essence, Model
 from models.training.config import TrainConfig
 from models.training.losses import class_shares, class_weights, mask_recovery, weighted_prior
-from pipeline.arrays import Bools
+from pipeline.arrays import Bools, Ints
 from pipeline.config.classes import RECOVERING, model_classes
 from pipeline.config.profile import MachineType, load_profile
 from pipeline.errors import DataError
@@ -165,6 +165,16 @@ def without_recovering(data: PreparedData, config: TrainConfig) -> PreparedData:
     plain = config.model_copy(update={"recovering": None, "clearing_repeats": None})
     weights, prior = _weighting(plain, split, len(data.faults))
     return replace(data, split=split, class_weights=weights, class_prior=prior, recoveries=None)
+
+
+def repeated_runs(config: TrainConfig, runs: Sequence[Run]) -> list[Run]:
+    """Training runs, each as often as it counts in an epoch of a sensor stage."""
+    return [run for run, count in zip(runs, clearing_repeats(config, runs), strict=True) for _ in range(count)]
+
+
+def learnt_frames(config: TrainConfig, runs: Sequence[Run]) -> Ints:
+    """Classes to learn of all frames, run after run; UNLABELLED where a plant recovers in a way that is left out."""
+    return np.concatenate([mask_recovery(run.learnt, config.recovery_frames) for run in runs])
 
 
 def clearing_repeats(config: TrainConfig, runs: Sequence[Run]) -> list[int]:

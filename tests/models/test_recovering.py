@@ -20,9 +20,6 @@ from agents.audit.certificate import CertificateBuilder
 from agents.cli.views.scores_table import scores_table
 from agents.delivery.partitioning import partition_function
 from agents.replay.replay import replay_in_memory
-from models.configs.sensors import SeqLSTMConfig
-from models.configs.text import TextConfig
-from models.data.augment import AugmentConfig
 from models.data.recovery import NormalDistance, RecoveryRule, recovery_targets, smoothed
 from models.data.runs import Run, RunFiles
 from models.data.scaling import Scaling
@@ -46,6 +43,7 @@ from pipeline.frames import StepRunner
 from pipeline.wire.messages import Alarm
 from pipeline.wire.recording import RecordingWriter
 from pipeline.wire.records import Output, Record
+from tests.models import test_training as plant_of
 from tests.models.test_training import CENTRE, WORDS
 from tests.support.builders import diagnoses, numbered, reading
 from tests.support.commands import faultline
@@ -99,25 +97,9 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(plant: Path, output: Path, **options: Any) -> TrainConfig:
     """A training that takes seconds."""
-    chosen: dict[str, Any] = {
-        "profile": str(plant / "plant.yaml"),
-        "runs": (RunFiles(paths=(plant / "runs.parquet",)),),
-        "output": output,
-        "name": "tiny",
-        "validation": 0.25,
-        "test": 0.25,
-        "sensors": SeqLSTMConfig(hidden=(16,), head=(8,)),
-        "text": TextConfig(embedding=8, hidden=8, head=(8,), subword_buckets=64),
-        "sensor_stage": StageConfig(epochs=8, batch_size=4, learning_rate=0.02),
-        "word_stage": StageConfig(epochs=6, batch_size=16, learning_rate=0.02),
-        "text_stage": StageConfig(epochs=4, batch_size=64, learning_rate=0.01),
-        "chunk_frames": 30,
-        "most_offset_frames": 10,
-        "plots": False,
-        "recovering": True,
-        "augment": AugmentConfig(lost_variables=0.75),
-    }
-    return TrainConfig.model_validate(chosen | options)
+    longer = StageConfig(epochs=8, batch_size=4, learning_rate=0.02)
+    own: dict[str, Any] = {"texts": (), "hard_faults": (), "sensor_stage": longer, "recovering": True}
+    return plant_of.config(plant, output, **own | options)
 
 
 @pytest.fixture(scope="module")

@@ -100,18 +100,15 @@ class Trees(SensorEncoder):
         total = before + count
         kept = self.config.counted_frames
         wrapped = torch.where(total >= 2 * kept, kept + total % kept, total)
-        last = extended[:, -longest:] if longest > 1 else readings[:, -1:]
         slots = (total - longest + torch.arange(longest)).remainder(longest)
-        held = torch.zeros_like(state["recent"])
         slots = slots.unsqueeze(-1).expand(-1, -1, self.variables)
-        shown = last if last.shape[1] == longest else torch.cat([held[:, : longest - last.shape[1]], last], dim=1)
-        state_after = {"recent": held.scatter(1, slots, shown), "frames": wrapped.to(x.dtype), **after}
+        recent = state["recent"].scatter(1, slots, extended[:, -longest:])
+        state_after = {"recent": recent, "frames": wrapped.to(x.dtype), **after}
         return torch.cat(parts, dim=2), state_after
 
     def answer(self, columns: Tensor) -> Tensor:
         """Logits (N, C) of columns (N, F')."""
-        rows = [self._follow(part) for part in torch.split(columns, _ROWS)]
-        return torch.cat(rows) if rows else columns.new_zeros(0, self.classes)
+        return torch.cat([self._follow(part) for part in torch.split(columns, _ROWS)])
 
     def advance(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """Frames (B, T, F) from a state on; see `SensorEncoder.advance`. The features are the probabilities."""
@@ -167,9 +164,7 @@ def _window(extended: Tensor, count: int, number: Tensor, window: int) -> list[T
     frames = number.unsqueeze(-1)
 
     def at(lag: int) -> Tensor:
-        moved = extended[:, max(start - lag, 0) : start - lag + count]
-        missing = count - moved.shape[1]
-        return moved if not missing else torch.cat([torch.zeros_like(newest[:, :missing]), moved], dim=1)
+        return extended[:, start - lag : start - lag + count]
 
     for lag in range(1, window):
         there, earlier = frames > lag, at(lag)

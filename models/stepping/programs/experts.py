@@ -16,7 +16,7 @@ from models.configs.sensors import (
 )
 from models.stepping.kernels import operations
 from models.stepping.kernels.codes import ALL, padded
-from models.stepping.kernels.encoders.trees import NODE
+from models.stepping.kernels.encoders.trees import LEAF, NODE
 from models.stepping.programs.builder import ProgramBuilder, Vector, at_work, grouped
 from models.stepping.programs.messages import in_lanes
 from models.stepping.programs.sensors import Encoded, SensorInputs, emit_encoder, observed_bits
@@ -24,7 +24,6 @@ from pipeline.arrays import Floats, Ints
 from pipeline.errors import ModelFileError
 
 _KEY = "sensors"
-_LEAF = -1
 
 
 def emit_sensors(builder: ProgramBuilder, config: SensorConfig, inputs: SensorInputs, classes: int) -> Encoded:
@@ -159,7 +158,7 @@ def _nodes(builder: ProgramBuilder, key: str, config: TreesConfig, places: Ints)
     assert shape is not None
     count = shape.nodes
     feature, left, right = (reader.take(f"{key}.{name}", count) for name in ("feature", "left", "right"))
-    inner = feature != _LEAF
+    inner = feature != LEAF
     lost = reader.error(f"has a node of trees {key} that leads nowhere")
     column = _whole(np.where(inner, feature, 0), len(places), lost)
     limits = np.where(inner, count, shape.leaves)
@@ -169,7 +168,7 @@ def _nodes(builder: ProgramBuilder, key: str, config: TreesConfig, places: Ints)
     if not ((one > numbers) & (other > numbers))[inner].all():
         raise lost
     nodes = np.zeros((count, NODE), np.float32)
-    nodes[:, 0] = np.where(inner, places[column], _LEAF)
+    nodes[:, 0] = np.where(inner, places[column], LEAF)
     nodes[:, 1], nodes[:, 2], nodes[:, 3] = reader.take(f"{key}.threshold", count), one, other
     return nodes.ravel()
 

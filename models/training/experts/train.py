@@ -23,11 +23,11 @@ from models.training.experts.pool import fit_pool, hidden_faults
 from models.training.experts.trees import MAX_FRAMES, Frames, affordable_frames, fit_trees
 from models.training.fitting.evidence import expert_inputs, sensor_answers
 from models.training.loop import Stage, StageConfig
-from models.training.losses import class_shares, class_weights, mask_recovery
-from models.training.prepare import PreparedData
+from models.training.losses import class_shares, class_weights
+from models.training.prepare import PreparedData, learnt_frames
 from models.training.stages.sensors import SensorStage
 from models.training.stages.statistics import StatisticsStage
-from pipeline.arrays import Bools, Floats, Ints
+from pipeline.arrays import Bools, Floats
 from pipeline.errors import DataError
 
 RunStage = Callable[[Stage, StageConfig], None]
@@ -63,7 +63,7 @@ def train_experts(
     network.config = network.config.model_copy(update={"sensors": sensors.config})
     network.eval()
     with torch.no_grad():
-        pooled = fit_pool(sensors, _told(network, data, sensors), learnt_frames(data.split.validation, config))
+        pooled = fit_pool(sensors, _told(network, data, sensors), learnt_frames(config, data.split.validation))
         sensors.hidden[: len(data.faults)] = torch.from_numpy(_hidden(pooled, data, config).astype(np.float32))
 
 
@@ -89,11 +89,6 @@ def _hidden(log_probabilities: Floats, data: PreparedData, config: TrainConfig) 
     labels = np.concatenate([run.labels for run in runs])
     limit = config.false_alarms or _FALSE_ALARMS
     return hidden_faults(log_probabilities, labels, normal, len(data.faults), limit)
-
-
-def learnt_frames(runs: Sequence[Run], config: TrainConfig) -> Ints:
-    """Classes to learn of all frames, run after run, without those in which a plant recovers."""
-    return np.concatenate([mask_recovery(run.learnt, config.recovery_frames) for run in runs])
 
 
 def fit_statistics(network: Diagnoser, data: PreparedData, encoder: StatisticsNetwork) -> None:
@@ -149,7 +144,7 @@ def _frames(network: Diagnoser, data: PreparedData, config: TrainConfig, runs: S
         for x, lengths in _inputs(network, data, runs, trees):
             seen, _ = trees.columns(x, trees.init_state(len(x)))
             columns += [own[:length].numpy() for own, length in zip(seen, lengths, strict=True)]
-    labels = learnt_frames(runs, config)
+    labels = learnt_frames(config, runs)
     weights = np.concatenate([config.recovery.weights(run.labels) for run in runs])
     early = np.concatenate([np.arange(len(run)) < config.burn_in_frames for run in runs])
     shares = class_shares(data.split.train, len(data.classes), config.recovery)

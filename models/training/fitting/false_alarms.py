@@ -8,12 +8,13 @@ from copy import deepcopy
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.configs.fusion import RULES, Rule, RuleChoice
 from models.data.runs import Run, before_first_fault
 from models.data.text_pools import EventDrawConfig, TextPool, run_events, split_groups
 from models.diagnoser import Diagnoser
+from models.encoders.base import subtract_from_answers
 from models.fusion.late import LateFusion
 from models.fusion.learned import LearnedFusion
 from models.training.fitting.calibration import cross_fitting_folds, fit_fusion, fit_mixed_temperature, require_labels
@@ -206,9 +207,7 @@ def apply_margins(network: Diagnoser, margins: Tensor) -> None:
     with torch.no_grad():
         network.sensors.subtract(margins[0])
         if network.text is not None:
-            last = network.text.head[-1]
-            assert isinstance(last, nn.Linear)
-            last.bias.sub_(margins[1])
+            subtract_from_answers(network.text.head, margins[1])
 
 
 def _diagnoses(fusion: LateFusion, evidence: Evidence, margins: Tensor, faults: int | None) -> Ints:

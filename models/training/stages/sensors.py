@@ -16,8 +16,8 @@ from models.training.batches import batches_of_similar_length, draw_offsets, pad
 from models.training.config import TrainConfig
 from models.training.fitting.evidence import expert_inputs, sensor_answers
 from models.training.loop import EpochRecord
-from models.training.losses import mask_recovery, validation_scores, weighted_loss
-from models.training.prepare import PreparedData, clearing_repeats
+from models.training.losses import validation_scores, weighted_loss
+from models.training.prepare import PreparedData, learnt_frames, repeated_runs
 from pipeline.arrays import Floats
 
 _BATCHES = 8
@@ -51,11 +51,9 @@ class SensorStage:
         if "batch_size" not in config.sensor_stage.model_fields_set:
             # Of few runs each batch has fewer, so that an epoch has enough updates.
             self._batch_size = min(self._batch_size, max(4, len(data.split.train) // _BATCHES))
-        repeats = clearing_repeats(config, data.split.train)
-        self._runs = [run for run, count in zip(data.split.train, repeats, strict=True) for _ in range(count)]
+        self._runs = repeated_runs(config, data.split.train)
         self._frame_weights = [config.recovery.weights(run.labels) for run in self._runs]
-        masked = [mask_recovery(run.learnt, config.recovery_frames) for run in data.split.validation]
-        self._validation_labels = np.concatenate(masked)
+        self._validation_labels = learnt_frames(config, data.split.validation)
 
     def losses(self, rng: np.random.Generator) -> Iterator[tuple[float, Tensor]]:
         """See `Stage.losses`."""

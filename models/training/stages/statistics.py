@@ -16,8 +16,8 @@ from models.training.batches import batches_of_similar_length, draw_offsets, sen
 from models.training.config import TrainConfig
 from models.training.fitting.evidence import expert_inputs, sensor_answers
 from models.training.loop import EpochRecord
-from models.training.losses import mask_recovery, validation_scores, weighted_loss
-from models.training.prepare import PreparedData, clearing_repeats
+from models.training.losses import validation_scores, weighted_loss
+from models.training.prepare import PreparedData, learnt_frames, repeated_runs
 from pipeline.arrays import Floats
 
 _RUNS = 32
@@ -40,10 +40,8 @@ class StatisticsStage:
         self._network = network
         self._data = data
         self._config = config
-        repeats = clearing_repeats(config, data.split.train)
-        self._runs = [run for run, count in zip(data.split.train, repeats, strict=True) for _ in range(count)]
-        masked = [mask_recovery(run.learnt, config.recovery_frames) for run in data.split.validation]
-        self._validation_labels = np.concatenate(masked)
+        self._runs = repeated_runs(config, data.split.train)
+        self._validation_labels = learnt_frames(config, data.split.validation)
 
     def losses(self, rng: np.random.Generator) -> Iterator[tuple[float, Tensor]]:
         """See `Stage.losses`."""

@@ -17,8 +17,8 @@ from models.encoders.placed_texts import PlacedText, ring_plan
 from models.training.config import TrainConfig
 from models.training.fitting.evidence import text_answers
 from models.training.loop import EpochRecord
-from models.training.losses import Recovery, mask_recovery, validation_scores, weighted_loss
-from models.training.prepare import PreparedData
+from models.training.losses import Recovery, validation_scores, weighted_loss
+from models.training.prepare import PreparedData, learnt_frames
 from pipeline.arrays import Floats, Ints
 
 _ENCODE_BATCH = 512
@@ -94,8 +94,7 @@ class TextStage:
         self._data = data
         self._config = config
         self._pool = data.drawn_pools.train if data.drawn_pools else None
-        masked = [mask_recovery(run.learnt, config.recovery_frames) for run in data.split.validation]
-        self._validation_labels = np.concatenate(masked)
+        self._validation_labels = learnt_frames(config, data.split.validation)
 
     def losses(self, rng: np.random.Generator) -> Iterator[tuple[float, Tensor]]:
         """See `Stage.losses`."""

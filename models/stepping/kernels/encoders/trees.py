@@ -12,7 +12,8 @@ from pipeline.compiled import kernel
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _LEAST_START_VARIANCE = np.float32(1e-4)
-_LEAF = -1
+LEAF: int = -1
+"""What a leaf looks at."""
 NODE: int = 4
 """Numbers of a node: what it looks at (-1 of a leaf), threshold, left child or number of the leaf, right child."""
 
@@ -109,7 +110,7 @@ def follow_trees(op: Ints, block: Block, rows: Ints) -> None:
         for tree in range(trees):
             node = nodes + NODE * np.int64(weights[starts + tree])
             column = np.int64(weights[node])
-            while column != _LEAF:
+            while column != LEAF:
                 child = 2 if work[base + column] <= weights[node + 1] else 3
                 node = nodes + NODE * np.int64(weights[node + child])
                 column = np.int64(weights[node])
