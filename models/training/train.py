@@ -25,7 +25,7 @@ from models.model_file import MACHINES, SUFFIX, read_model
 from models.network_file import build_network, round_weights, save_model
 from models.training.budget import Budget, Clock
 from models.training.config import TrainConfig
-from models.training.experts.train import expert_stages, pool_summary, train_experts
+from models.training.experts.train import expert_stages, pool_summary, train_experts, visible_faults
 from models.training.fitting.calibration import calibrate_network, choose_rule
 from models.training.fitting.evidence import Evidence, calibration_evidence, for_calibration, part_evidence
 from models.training.fitting.false_alarms import (
@@ -262,6 +262,7 @@ def calibrate(training: Training) -> Calibration:
             config.false_alarms,
             seed=config.seed,
             faults=len(data.faults),
+            visible=visible_faults(network, len(data.faults)),
         )
         network.fusion = late
         by_class = [dict(zip(data.classes, row.tolist(), strict=True)) for row in fitted]

@@ -18,6 +18,7 @@ from models.fusion.learned import LearnedFusion
 from models.training.fitting.calibration import fit_fusion
 from models.training.fitting.evidence import Evidence
 from models.training.fitting.false_alarms import (
+    Raised,
     choose_rule_with_margins,
     fault_free_folds,
     fit_fused_margins,
@@ -80,6 +81,32 @@ def test_naming_recovering_is_no_false_alarm_and_needs_no_margin() -> None:
         "auto", many, np.full(3, 1 / 3), [many.take(labels == 0)] * 2, 0.1, seed=0, faults=2
     )
     assert set(scores.values()) == {1.0}
+
+
+def test_visible_faults_are_favoured_as_far_as_that_helps_and_the_share_allows() -> None:
+    fusion = LateFusion(FusionConfig(rule="product"), modalities=1, classes=3)
+    # Faulty frames lean to the normal state by 0.4 to 1.6, normal ones by 1 to 3.
+    faulty, normal = torch.linspace(-1.6, -0.4, 10), torch.linspace(-3, -1, 100)
+    logits = torch.zeros(1, 110, 3)
+    logits[0, :, 1], logits[0, :, 2] = torch.cat([faulty, normal]), -9
+    labels = np.array([1] * 10 + [0] * 100)
+    labelled = Evidence(logits, torch.ones(1, 110, dtype=torch.bool), labels, np.arange(110))
+    fault_free = labelled.take(labels == 0)
+
+    def margin(share: float, visible: list[bool], of: Evidence = labelled) -> float:
+        raised = Raised(np.array(visible), of)
+        margins = fit_margins(fusion, fault_free, share, raised=raised)
+        assert not margins[:, 2].any() or visible[2]
+        leads = fault_free.logits[0, :, 1] - margins[0, 1]
+        assert int((leads > 0).sum()) <= 100 * share
+        return float(margins[0, 1])
+
+    assert -1.01 < margin(0.0, [False, True, False]) < -0.8
+    # Where only faulty frames count, all false alarms that are allowed are used.
+    assert -1.5 < margin(0.2, [False, True, False], labelled.take(labels == 1)) < -1.2
+    assert margin(0.2, [False, False, True]) == 0
+    # Where no faulty frame is gained, false alarms that are allowed are not used.
+    assert margin(0.2, [False, True, False], labelled.take(labels == 0)) == 0
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -78,6 +78,15 @@ def pool_summary(network: Diagnoser, faults: Sequence[str]) -> tuple[dict[str, f
     return weights, [fault for fault, unseen in zip(faults, hidden, strict=True) if unseen]
 
 
+def visible_faults(network: Diagnoser, faults: int) -> Bools:
+    """Which classes are faults that the sensors can see, (C,), of a model for the first `faults` classes of labels."""
+    visible = np.zeros(network.config.classes, bool)
+    visible[1:faults] = True
+    if isinstance(network.sensors, PooledExperts):
+        visible &= ~network.sensors.hidden.bool().numpy()
+    return visible
+
+
 def _hidden(log_probabilities: Floats, data: PreparedData, config: TrainConfig) -> Bools:
     """Which faults are hidden, (faults,), as the configuration says or validation shows."""
     if config.hidden_faults != "auto":

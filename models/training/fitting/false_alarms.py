@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from models.fusion.late import LateFusion
 from models.fusion.learned import LearnedFusion
 from models.training.fitting.calibration import cross_fitting_folds, fit_fusion, fit_mixed_temperature, require_labels
 from models.training.fitting.evidence import Evidence, collect_evidence
-from pipeline.arrays import Ints
+from pipeline.arrays import Bools, Ints
 from pipeline.config.classes import labelled_classes
 
 _STEP, _GROWTH, _MAX_ROUNDS = 1e-3, 1.25, 40
@@ -30,6 +31,9 @@ _TOLERATED = 1.25
 it is exceeded with sensors alone."""
 _RULES_TO_TRY: tuple[Rule, ...] = tuple(rule for rule in RULES if rule != "stacked")
 _HALVINGS = 12
+_MOST_FAVOURED = 2.0
+"""By how much faults may be favoured at most where they raise fewer false alarms than allowed, nats."""
+_STEPS = 16
 _DRAWS = 4
 """How often texts are drawn onto the same fault-free frames."""
 
@@ -63,6 +67,7 @@ def choose_rule_with_margins(
     *,
     seed: int,
     faults: int | None = None,
+    visible: Bools | None = None,
 ) -> tuple[LateFusion, Tensor, dict[str, float]]:
     """The fusion by the chosen rule, or by the best one if `auto`, with the margins (M, C) of `fit_margins`; and for
     each tried rule the share of faulty frames that it diagnoses correctly.
@@ -70,7 +75,8 @@ def choose_rule_with_margins(
     As in `choose_rule`, but rules are compared with margins, so that all have the same share of false alarms.
     `stacked` is not tried: it is fitted on the same texts as its margins would be. `folds` are those of
     `fault_free_folds`; `evidence` is labelled. Labels have the first `faults` classes, by default all; the class after
-    these, `recovering`, is no fault.
+    these, `recovering`, is no fault. Where the first modality raises fewer false alarms than allowed, the classes that
+    are `visible` to it, (C,), are favoured as far as that makes more answers correct.
     """
     require_labels(evidence)
     rules = _RULES_TO_TRY if choice == "auto" else (choice,)
@@ -87,13 +93,15 @@ def choose_rule_with_margins(
         for fitted_on, scored_on in cross_fitting_folds(evidence, seed):
             fusion = fit_fusion(rule, evidence.take(fitted_on), prior, seed=seed)
             fusion = with_text_temperature(fusion, temperatures[rule])
-            margins = fit_margins(fusion, fault_free, share, faults=faults)
+            raised = Raised(visible, evidence.take(fitted_on)) if visible is not None else None
+            margins = fit_margins(fusion, fault_free, share, faults=faults, raised=raised)
             predicted[scored_on] = _diagnoses(fusion, evidence.take(scored_on), margins, faults)
         faulty = labelled_classes(evidence.labels, faults or len(prior)) > 0
         scores[rule] = float((predicted == evidence.labels)[faulty].sum() / max(faulty.sum(), 1))
     best = max(rules, key=lambda rule: scores.get(rule, 0.0))
     fusion = with_text_temperature(fit_fusion(best, evidence, prior, seed=seed), temperatures[best], evidence)
-    return fusion, fit_margins(fusion, fault_free, share, faults=faults), scores
+    raised = Raised(visible, evidence) if visible is not None else None
+    return fusion, fit_margins(fusion, fault_free, share, faults=faults, raised=raised), scores
 
 
 def fit_text_temperature(
@@ -133,7 +141,16 @@ def with_text_temperature(fusion: LateFusion, temperature: float, evidence: Evid
     return scaled
 
 
-def fit_margins(fusion: LateFusion, evidence: Evidence, share: float, *, faults: int | None = None) -> Tensor:
+class Raised(NamedTuple):
+    """Which faults may be favoured, and what shows whether that is of use."""
+
+    visible: Bools  # (C,)
+    labelled: Evidence
+
+
+def fit_margins(
+    fusion: LateFusion, evidence: Evidence, share: float, *, faults: int | None = None, raised: Raised | None = None
+) -> Tensor:
     """How much to subtract from each modality's logit of each fault, (M, C), so that of these frames, all of them
     normal, at most a `share` is diagnosed as faulty.
 
@@ -141,6 +158,7 @@ def fit_margins(fusion: LateFusion, evidence: Evidence, share: float, *, faults:
     false alarms are divided equally among the faults; what one does not need goes to the others. So faults that hardly
     differ from the normal state need more evidence than those that never raise a false alarm. For stacked modalities
     the bias of the fusion itself is changed. Classes from `faults` on, if given, get no margin: they are no faults.
+    With `raised`, the first modality's margins may be less than 0, see `choose_rule_with_margins`.
     """
     modalities, frames, classes = evidence.logits.shape
     is_fault = labelled_classes(np.arange(classes), faults or classes) > 0
@@ -148,7 +166,7 @@ def fit_margins(fusion: LateFusion, evidence: Evidence, share: float, *, faults:
     margins = torch.zeros(modalities, classes)
     allowed = int(share * frames)
 
-    def leads(first: int) -> tuple[Tensor, Tensor]:
+    def leads(first: int, margins: Tensor) -> tuple[Tensor, Tensor]:
         """By how much each class leads those that are no fault with only the first modalities present, (N, C), never
         above 0 if it is one of these; and which modalities are present, (M, N)."""
         present = evidence.present.clone()
@@ -159,7 +177,7 @@ def fit_margins(fusion: LateFusion, evidence: Evidence, share: float, *, faults:
         return lead.where(present.any(dim=0).unsqueeze(1), torch.tensor(-torch.inf)), present
 
     for modality in range(modalities):
-        lead, present = leads(modality + 1)
+        lead, present = leads(modality + 1, margins)
         alarms_without = (lead[~present[modality]] > 0).any(dim=1).sum()
         needed = _margins(lead[present[modality]], max(allowed - int(alarms_without), 0))
         mixed_temperature = fusion.temperature if modality else torch.ones(())
@@ -171,10 +189,40 @@ def fit_margins(fusion: LateFusion, evidence: Evidence, share: float, *, faults:
             margins[modality] = scale * needed
         # For rules that are not a sum of logits this was a first guess.
         for _ in range(_MAX_ROUNDS):
-            if int((leads(modality + 1)[0] > 0).any(dim=1).sum()) <= allowed:
+            if int((leads(modality + 1, margins)[0] > 0).any(dim=1).sum()) <= allowed:
                 break
             margins[modality] = (_GROWTH * margins[modality]).clamp_min(scale * _STEP) * torch.from_numpy(is_fault)
+        if modality == 0 and raised is not None:
+            margins = _favoured(
+                fusion, margins, raised, scale, lambda tried: int((leads(1, tried)[0] > 0).any(dim=1).sum()) <= allowed
+            )
     return margins
+
+
+def _favoured(
+    fusion: LateFusion, margins: Tensor, raised: Raised, scale: Tensor, allows: Callable[[Tensor], bool]
+) -> Tensor:
+    """Margins of which the first modality's are lower for visible faults, as far as the limit `allows` it and the first
+    modality alone becomes right more often."""
+    present = raised.labelled.present.clone()
+    present[1:] = False
+    alone = Evidence(raised.labelled.logits, present, raised.labelled.labels, raised.labelled.runs)
+    visible = torch.from_numpy(raised.visible)
+    best, most = margins, _correct(fusion, alone, margins)
+    for step in torch.linspace(0, _MOST_FAVOURED, _STEPS + 1)[1:].tolist():
+        tried = margins.clone()
+        tried[0] -= step * scale * visible
+        if not allows(tried):
+            break
+        if (correct := _correct(fusion, alone, tried)) > most:
+            best, most = tried, correct
+    return best
+
+
+def _correct(fusion: LateFusion, evidence: Evidence, margins: Tensor) -> int:
+    """How many answers with margins (M, C) are right."""
+    shifted = Evidence(evidence.logits - margins[:, None], evidence.present, evidence.labels, evidence.runs)
+    return int((shifted.fused(fusion).probabilities.argmax(dim=1).numpy() == evidence.labels).sum())
 
 
 def fit_fused_margins(fusion: LearnedFusion, folds: Sequence[Evidence], share: float, faults: int) -> Tensor:
