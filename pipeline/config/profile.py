@@ -22,6 +22,7 @@ from pipeline.files.yaml_text import YamlError, parse_yaml, read_text
 NORMAL = "normal"
 DEFAULT_SOURCE = "sensors"
 MIN_WATCHED_VARIABLES = 4
+_STATE_TTL_MS = 7 * 86_400_000
 _LEAST_BLIND_MS = 300_000
 Aggregation = Literal["last", "mean", "min", "max", "std", "count"]
 
@@ -136,6 +137,14 @@ class Ingest(_Part):
         return self
 
 
+def _state_ttl_ms(given: dict[str, Any]) -> int:
+    """How long machines are kept if their profile does not say so; a type with an invalid field has gaps in `given`."""
+    if not given.get("texts"):
+        return _STATE_TTL_MS
+    lifetime_ms: int = given.get("text_ttl_frames", 0) * given.get("frame_period_ms", 0)
+    return max(_STATE_TTL_MS, lifetime_ms)
+
+
 class MachineType(_Part):
     """Machines that share variables, frame period and model."""
 
@@ -159,8 +168,9 @@ class MachineType(_Part):
     """After how long without a change of any of its values a source counts as frozen; 20 frames if unset."""
     max_skew_ms: DurationMs = Field(default=3_600_000, alias="max_skew")
     """How far a reading's time may lie ahead of its record's Kafka time stamp."""
-    state_ttl_ms: DurationMs = Field(default=7 * 86_400_000, alias="state_ttl")
-    """A machine that has sent nothing for so long is forgotten, with its state."""
+    state_ttl_ms: DurationMs = Field(default_factory=_state_ttl_ms, alias="state_ttl")
+    """A machine that has sent nothing for so long is forgotten, with its state; seven days if unset, or as long as its
+    texts count, if that is longer."""
     buffer_limit_rows: int = Field(default=100_000, ge=16, alias="buffer_limit")
     """Readings that one machine may hold back before further ones are refused."""
 

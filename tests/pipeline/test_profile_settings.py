@@ -166,6 +166,18 @@ def test_the_digest_of_a_profile_is_of_all_that_it_says() -> None:
     assert len({plant.digest, *(other.digest for other in others)}) == 4
 
 
+def test_machines_are_kept_as_long_as_their_texts_count_unless_the_profile_says_otherwise() -> None:
+    def state_ttl_days(settings: str) -> float:
+        plant = profile(ONE_SOURCE.replace("text_ttl_frames: 6", settings))
+        return plant.machine_types[0].state_ttl_ms / 86_400_000
+
+    # Frames of ten seconds: a day has 8,640.
+    assert state_ttl_days("text_ttl_frames: 6") == 7
+    assert state_ttl_days("text_ttl_frames: 864000") == 100
+    assert state_ttl_days("text_ttl_frames: 864000\n    texts: false") == 7
+    assert state_ttl_days("text_ttl_frames: 864000\n    state_ttl: 2d") == 2
+
+
 @pytest.mark.parametrize("name", shipped_profiles())
 def test_no_shipped_plant_forgets_a_machine_before_its_texts(name: str) -> None:
     for machine_type in load_profile(name).machine_types:
