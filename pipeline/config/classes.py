@@ -12,6 +12,9 @@ from pipeline.arrays import Ints
 RECOVERING: Final = "recovering"
 """The class after the last fault: a fault has cleared, and the plant is not in its normal state yet. Labels lack it."""
 
+UNKNOWN: Final = "unknown"
+"""The last class: the plant is not in its normal state, and not in one that the model has learnt. Labels lack it."""
+
 
 def model_classes(faults: Sequence[str], *, recovering: bool) -> tuple[str, ...]:
     """The classes of a model for these faults, of which the first is the normal state."""
