@@ -200,8 +200,6 @@ class DiagnosisWriter:
         start_ms, end_ms, revision = given[START_MS], given[END_MS], given[REVISION]
         first = first_probability(len(self._modalities))
         shares = given[first : first + len(self._classes)]
-        attention = given[parts.attention_at : parts.novelty_at]
-        width = len(self._modalities)
         modalities = {}
         for index, modality in enumerate(self._modalities):
             own = given[MODALITIES + index * MODALITY_COLUMNS :][:MODALITY_COLUMNS]
@@ -241,11 +239,7 @@ class DiagnosisWriter:
             reset=_RESET_NAMES[given[RESET]],
             revision=revision,
             model=self.model,
-            attention=[
-                [_fraction(units) for units in attention[begin : begin + width]]
-                for begin in range(0, len(attention), width)
-            ]
-            or None,
+            attention=_attention(given, parts),
             novelty=_known_fraction(given[parts.novelty_at]) if parts.novelty else None,
             candidates=self._candidates(given, parts),
             remaining=_remaining(given, parts),
@@ -315,6 +309,13 @@ def _round_texts(remembered: Mapping[int, Sequence[RememberedText]], ends: Seque
         late=[text.late for text in texts],
         counts=counts,
     )
+
+
+def _attention(given: Sequence[int], parts: Parts) -> list[list[float]] | None:
+    if not parts.attention:
+        return None
+    starts = range(parts.attention_at, parts.novelty_at, parts.modalities)
+    return [[_fraction(units) for units in given[start : start + parts.modalities]] for start in starts]
 
 
 def _remaining(given: Sequence[int], parts: Parts) -> RemainingLife | None:
