@@ -271,11 +271,11 @@ def unknown_name(
         say(f"{fault} is no fault of profile {settings.profile}; add it there before training", err=True)
 
 
-_LABEL_COLUMNS = ["machine", "start", "end", "fault"]
+_LABEL_COLUMNS = ["machine", "time", "fault"]
 
 
 def _append_labels(out: Path, labels: list[messages.Label]) -> None:
-    """A table that `convert` reads."""
+    """A table that `convert` reads with `runs: true`: the fault from one time on, none from another."""
     header = ",".join(_LABEL_COLUMNS)
     try:
         before = out.read_text(encoding="utf-8") if out.exists() else f"{header}\n"
@@ -285,7 +285,8 @@ def _append_labels(out: Path, labels: list[messages.Label]) -> None:
         raise SettingsError(f"--out {out} exists and does not begin with the columns {header}; name another file")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([label.machine, label.start, label.end, label.fault] for label in labels)
+    for label in labels:
+        writer.writerows([[label.machine, label.start, label.fault], [label.machine, label.end, ""]])
     with replacing(out) as part:
         part.write_text(before + text.getvalue(), encoding="utf-8")
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
+from models.configs.detector import DetectorConfig
 from models.configs.fusion import FusionChoice, FusionConfig
 from models.configs.limits import Width
 from models.configs.messages import MessagesConfig
@@ -23,12 +24,14 @@ class DiagnoserConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     variables: Width
-    classes: Width = Field(ge=2)
+    classes: Width
     sensors: SensorConfig = SeqLSTMConfig()
     text: TextConfig | None = TextConfig()
     """None for machine types without texts."""
     messages: MessagesConfig | None = None
     """Frequent messages that the sensor experts get as numbers; None for plants without them."""
+    detector: DetectorConfig | None = None
+    """What watches for states that differ from the normal one; None for models without it."""
     fusion: FusionChoice = FusionConfig()
     unknown: UnknownConfig | None = None
     """What calls a fault unknown after the fusion, a class more; None for models without it."""
@@ -41,7 +44,7 @@ class DiagnoserConfig(BaseModel):
     def _as_in_older_files(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what older model files lack, if it says the same: their hash goes over this."""
         described: dict[str, Any] = serialize(self)
-        for name in ("messages", "unknown"):
+        for name in ("messages", "detector", "unknown"):
             if name in described and described[name] is None:
                 del described[name]
         return described

@@ -59,11 +59,15 @@ def test_a_named_group_becomes_labels_that_convert_reads(source: Path, tmp_path:
     other = faultline("unknown", "name", "2", "new", "--from", source, "--out", out, "--profile", plant)
     assert other.returncode == 0
     assert "new is no fault of profile" in other.stderr
-    assert out.read_text() == ("machine,start,end,fault\np1,0,4000,jam\np2,20000,23000,jam\np1,40000,46000,new\n")
+    assert out.read_text().splitlines() == [
+        "machine,time,fault",
+        *("p1,0,jam", "p1,4000,", "p2,20000,jam", "p2,23000,"),
+        *("p1,40000,new", "p1,46000,"),
+    ]
     (tmp_path / "r.csv").write_text("t,flow\n2025-01-01T00:00:00Z,1.5\n")
     (tmp_path / "tables.yaml").write_text(
         "readings: [{files: r.csv, machine: p1, time: t, values: {flow: flow}}]\n"
-        "labels: [{files: labels.csv, machine: '{machine}', start: start, end: end, time_unit: ms, fault: '{fault}'}]\n"
+        "labels: [{files: labels.csv, machine: '{machine}', time: time, time_unit: ms, fault: '{fault}', runs: true}]\n"
     )
     recording = tmp_path / "recording.parquet"
     converted = faultline("convert", tmp_path / "tables.yaml", "--data", tmp_path, "--out", recording)

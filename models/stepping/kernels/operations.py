@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from models.stepping.kernels import dense, fusion, unknown, vectors
-from models.stepping.kernels.encoders import attention, messages, pool, recurrent, statistics, texts, trees
+from models.stepping.kernels.encoders import attention, detector, messages, pool, recurrent, statistics, texts, trees
 from models.stepping.kernels.operation import operation
 
 DENSE: Final = operation(dense.dense)
@@ -30,6 +30,12 @@ OWN_START: Final = operation(trees.own_start)
 FOLLOW_TREES: Final = operation(trees.follow_trees)
 POOL: Final = operation(pool.pool)
 COUNT_MESSAGES: Final = operation(messages.count_messages)
+
+RESIDUALS: Final = operation(detector.residuals)
+RESIDUAL_STATISTICS: Final = operation(detector.residual_statistics)
+NOVELTY: Final = operation(detector.novelty)
+KEEP_FORECAST: Final = operation(detector.keep_forecast)
+BACK: Final = operation(detector.back)
 
 RING_ATTENTION: Final = operation(attention.ring_attention)
 COUNT_FRAME: Final = operation(attention.count_frame)
