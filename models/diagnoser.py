@@ -54,7 +54,6 @@ from models.fusion.learned import LearnedFusion
 from models.fusion.unknown import UnknownFaults
 from models.fusion.vae import MultimodalVAE
 
-
 _DETECTOR = "detector."
 """Before the names of the detector's states."""
 _UNKNOWN = "unknown."

@@ -50,17 +50,17 @@ class UnknownFaults(nn.Module):
     def forward(
         self, probabilities: Tensor, novelty: Tensor, features: Tensor, present: Tensor, state: State
     ) -> tuple[Tensor, State]:
-        """P' (N, C + 1) of fused probabilities (N, C), novelty (B, T), the sensors' features (N, D) and presence (M, N),
-        N = B * T, from a state on; and the state after them. The sensors are the first modality."""
+        """P' (N, C + 1) of fused P (N, C), novelty (B, T), the sensors' features (N, D) and presence (M, N), N = B * T,
+        from a state on; and the state after them. The sensors are the first modality."""
         shape = novelty.shape
         fired, after = self.advance(
-            probabilities.unflatten(0, shape),
+            probabilities.reshape(*shape, -1),
             novelty,
-            features.unflatten(0, shape),
-            present[0].unflatten(0, shape),
+            features.reshape(*shape, -1),
+            present[0].reshape(shape),
             state,
         )
-        share = self.share(fired, novelty, present.any(dim=0).unflatten(0, shape)).flatten()[:, None]
+        share = self.share(fired, novelty, present.any(dim=0).reshape(shape)).flatten()[:, None]
         return torch.cat([probabilities * (1 - share), share], dim=1), after
 
     def init_state(self, batch: int) -> State:

@@ -34,18 +34,19 @@ from models.training.fitting.false_alarms import (
     fault_free_folds,
     fit_fused_margins,
 )
+from models.training.fitting.unknown import UnknownReport, fit_unknown, novelty_of
 from models.training.loop import EpochRecord, OnProgress, Stage, StageConfig, run_stage
 from models.training.prepare import Part, PreparedData, prepare, provenance, require_same_split
 from models.training.report import ScoredPart, draw_all, score_part, write_scores
 from models.training.stages.fusion import FusionStage, JointStage
 from models.training.stages.texts import TextStage, WordStage
-from pipeline.config.classes import RECOVERING
+from pipeline.config.classes import RECOVERING, UNKNOWN
 from pipeline.errors import DataError
 from pipeline.extras import require_modules
 
 FUSED: Final = "fused"
 """Whose margins a learned fusion has; a late one has its modalities'."""
-_WITHOUT_EFFECT = frozenset({"budget_ms", "output", "name", "plots", "score_test", "hard_faults"})
+_WITHOUT_EFFECT = frozenset({"budget_ms", "output", "name", "plots", "score_test", "hard_faults", "unknown"})
 """Settings that change no weight."""
 _LATER = _WITHOUT_EFFECT | {
     "rule",
@@ -130,6 +131,8 @@ class Calibration:
     limits false alarms."""
     validation: Evidence
     """Of the calibrated network."""
+    unknown: UnknownReport | None = None
+    """None of a network that calls no fault unknown."""
 
 
 def train(
@@ -269,7 +272,19 @@ def calibrate(training: Training) -> Calibration:
         apply_margins(network, fitted)
         evidence = part_evidence(network, data, "validation")
     network.config = network.config.model_copy(update={"fusion": network.fusion.config})
-    return Calibration(late, rule_scores, margins, evidence)
+    unknown: UnknownReport | None = None
+    if network.detector is not None and config.unknown is not None:
+        runs = data.split.validation
+        unknown = fit_unknown(
+            network,
+            config.unknown,
+            data.split.train,
+            evidence,
+            novelty_of(network, runs, data.hold_limit),
+            hold_limit=data.hold_limit,
+            recovering=data.recoveries is not None,
+        )
+    return Calibration(late, rule_scores, margins, evidence, unknown)
 
 
 def score(training: Training, calibration: Calibration) -> dict[Part, ScoredPart]:
@@ -281,7 +296,8 @@ def score(training: Training, calibration: Calibration) -> dict[Part, ScoredPart
         runs = data.runs(part)
         if runs:
             evidence = calibration.validation if part == "validation" else part_evidence(network, data, part)
-            parts[part] = score_part(network, evidence, runs, data.faults, config.hard_faults)
+            novelty = None if network.unknown is None else novelty_of(network, runs, data.hold_limit)
+            parts[part] = score_part(network, evidence, runs, data.faults, config.hard_faults, novelty)
     return parts
 
 
@@ -326,10 +342,10 @@ def _with_encoders(config: TrainConfig, path: Path, data: PreparedData) -> Diagn
             f"{str(model.header.recovering).lower()}`, or name another model"
         )
     require_same_split(model, config, data)
-    described = model.header.network.model_copy(update={"fusion": config.fusion})
+    described = model.header.network.model_copy(update={"fusion": config.fusion, "unknown": None})
     network = _seeded(described, model.tokenizer, config.seed)
     trained = build_network(model).state_dict()
-    taken = {key: value for key, value in trained.items() if not key.startswith("fusion.")}
+    taken = {key: value for key, value in trained.items() if not key.startswith(("fusion.", "unknown."))}
     network.load_state_dict(network.state_dict() | taken)
     if (margins := model.header.training.get("caution")) and FUSED not in margins:
         applied = [[margins[modality][fault] for fault in data.classes] for modality in network.modalities]
@@ -365,6 +381,7 @@ def _training_record(training: Training, calibration: Calibration, parts: dict[P
         "scores": {part: fused(scored.scores) for part, scored in parts.items()},
         "caution": calibration.margins,
         **({"experts": experts, "hidden_faults": hidden} if experts else {}),
+        **({} if calibration.unknown is None else {UNKNOWN: calibration.unknown.as_dict()}),
         **({"plan": training.budget.plan} if training.budget.plan else {}),
     }
 

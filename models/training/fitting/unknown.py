@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from models.configs.sensors import ExpertsConfig, NoClassifierConfig, TreesConfig
 from models.configs.unknown import UnknownConfig, UnknownRules
 from models.data.runs import Run
 from models.diagnoser import Diagnoser
+from models.encoders.base import SensorEncoder
 from models.encoders.experts.pool import PooledExperts
-from models.fusion.unknown import UnknownFaults
-from models.training.fitting.evidence import Evidence
+from models.fusion.unknown import Fired, UnknownFaults
+from models.training.fitting.detector import readings_of
+from models.training.fitting.evidence import Evidence, learnt_classes, sensor_answers
 from pipeline.arrays import Bools, Floats, Ints
 
 MOST_KNOWN: Final = 0.05
@@ -45,17 +47,65 @@ class UnknownReport:
         return {"rules": list(self.rules), "known_called_unknown": self.known, "normal_called_unknown": self.normal}
 
 
-def neural_features(network: Diagnoser) -> tuple[int, int]:
-    """Where the features of the first neural expert are among those of the sensors, and how many; none of (0, 0)."""
+def neural_expert(network: Diagnoser) -> tuple[SensorEncoder, int] | None:
+    """The first neural expert, and where its features are among those of the sensors; None if there is none."""
     config, sensors = network.config.sensors, network.sensors
     if isinstance(config, ExpertsConfig) and isinstance(sensors, PooledExperts):
         first = 0
         for place, expert in sensors.members():
             if not isinstance(config.experts[place], TreesConfig):
-                return first, expert.feature_size
+                return expert, first
             first += expert.feature_size
-        return 0, 0
-    return (0, 0) if isinstance(config, TreesConfig | NoClassifierConfig) else (0, sensors.feature_size)
+        return None
+    return None if isinstance(config, TreesConfig | NoClassifierConfig) else (sensors, 0)
+
+
+def novelty_of(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -> Tensor:
+    """The novelty of every frame of the runs, run after run, by the network's detector."""
+    assert network.detector is not None
+    parts: list[Tensor] = []
+    with torch.inference_mode():
+        for batch, readings in readings_of(network, runs, hold_limit):
+            found, _ = network.detector.advance(readings, network.detector.init_state(len(batch)))
+            parts += [found.novelty[row, : len(run)] for row, run in enumerate(batch)]
+    return torch.cat(parts)
+
+
+def with_unknown(network: Diagnoser, evidence: Evidence, novelty: Tensor) -> Tensor:
+    """The network's answers (N, C + 1) for all frames, whose novelty (N,) is given, run after run."""
+    assert network.unknown is not None
+    answers = evidence.fused(network.fusion).probabilities
+    parts = []
+    with torch.inference_mode():
+        for run in _runs(evidence):
+            state = network.unknown.init_state(1)
+            features, present = evidence.features[0][run], evidence.present[:, run]
+            parts.append(network.unknown(answers[run], novelty[None, run], features, present, state)[0])
+    return torch.cat(parts)
+
+
+def _runs(evidence: Evidence) -> Iterator[slice]:
+    edges = np.flatnonzero(np.diff(evidence.runs)) + 1
+    for start, end in zip([0, *edges], [*edges, len(evidence.runs)], strict=True):
+        yield slice(int(start), int(end))
+
+
+def _fired(network: Diagnoser, evidence: Evidence, novelty: Tensor) -> Fired:
+    """What fires in each frame, (N,) each."""
+    overlay = network.unknown
+    assert overlay is not None
+    answers = evidence.fused(network.fusion).probabilities
+    found: list[Fired] = []
+    with torch.inference_mode():
+        for run in _runs(evidence):
+            frames = (
+                answers[None, run],
+                novelty[None, run],
+                evidence.features[0][None, run],
+                evidence.present[:1, run],
+            )
+            found.append(overlay.advance(*frames, overlay.init_state(1))[0])
+    return Fired(*(torch.cat([part[0] for part in parts]) for parts in zip(*found, strict=True)))
 
 
 def class_features(features: Floats, classes: Ints, count: int) -> tuple[Floats, Floats]:
@@ -77,56 +127,66 @@ def class_features(features: Floats, classes: Ints, count: int) -> tuple[Floats,
 def fit_unknown(
     network: Diagnoser,
     rules: UnknownRules,
-    train: Evidence,
+    train: Sequence[Run],
     validation: Evidence,
+    novelty: Tensor,
     *,
+    hold_limit: int,
     recovering: bool,
 ) -> UnknownReport:
-    """Give the network its unknown faults, of evidence with novelty; rules that would call too many known faults or
-    normal frames unknown on validation are left out. Labels of `train` are the classes to learn, those of `validation`
-    what labels say."""
-    classes = network.config.classes
+    """Give the network, which has a detector, its unknown faults: of training runs, and of validation frames with their
+    novelty (N,) and labels. Rules that would call too many known faults or normal frames unknown are left out."""
+    classes, given = network.config.classes, rules.model_dump()
     if classes == 1:
-        config = UnknownConfig(**rules.model_dump(), always=True)
-        network.unknown = UnknownFaults(config, classes=classes).eval()
-        network.config = network.config.model_copy(update={"unknown": config})
-        return UnknownReport(("always",), None, _share(_called(network, validation)))
-    first, size = neural_features(network)
-    centres: Floats = np.zeros((0, size), np.float32)
-    root: Floats = np.eye(size, dtype=np.float32)
-    if size:
-        own = train.features[0][:, first : first + size].numpy()
-        labelled = train.labels >= 0
-        root, centres = class_features(own[labelled], train.labels[labelled], classes)
+        network.unknown = UnknownFaults(UnknownConfig(**given, always=True), classes=classes).eval()
+    else:
+        network.unknown = _with_centres(network, rules, train, hold_limit=hold_limit, recovering=recovering)
+        _choose_rules(network, validation, novelty)
+    chosen = network.unknown.config
+    network.config = network.config.model_copy(update={"unknown": chosen})
+    called: Bools = (with_unknown(network, validation, novelty).argmax(dim=1) == classes).numpy()
+    names = ("always", "by_distance", "by_contradiction")
+    return UnknownReport(
+        tuple(name for name in names if getattr(chosen, name)),
+        _share(called[validation.labels > 0]),
+        _share(called[validation.labels == 0]),
+    )
+
+
+def _with_centres(
+    network: Diagnoser, rules: UnknownRules, train: Sequence[Run], *, hold_limit: int, recovering: bool
+) -> UnknownFaults:
+    """Unknown faults that know what the features of each class look like, and no rule yet."""
+    classes, found = network.config.classes, neural_expert(network)
+    root, centres, first = np.eye(0, dtype=np.float32), np.zeros((0, 0), np.float32), 0
+    if found is not None:
+        expert, first = found
+        answers = sensor_answers(network, train, hold_limit, expert)
+        features, learnt = np.concatenate([answer.features for answer in answers]), learnt_classes(train)
+        root, centres = class_features(features[learnt >= 0], learnt[learnt >= 0], classes)
     config = UnknownConfig(
-        **rules.model_dump(), recovering=recovering, first_feature=first, features=size, centres=len(centres)
+        **rules.model_dump(), recovering=recovering, first_feature=first, features=len(root), centres=len(centres)
     )
     overlay = UnknownFaults(config, classes=classes).eval()
     overlay.root.copy_(torch.from_numpy(root))
     overlay.centres.copy_(torch.from_numpy(centres))
-    network.unknown = overlay
-    _choose_rules(network, validation)
-    network.config = network.config.model_copy(update={"unknown": overlay.config})
-    called = _called(network, validation)
-    chosen = overlay.config
-    named = ("distance",) * chosen.by_distance + ("contradiction",) * chosen.by_contradiction
-    return UnknownReport(named, _share(called[validation.labels > 0]), _share(called[validation.labels == 0]))
+    return overlay
 
 
-def _choose_rules(network: Diagnoser, validation: Evidence) -> None:
-    """Contradiction first, which needs no limit; then the smallest limit of the distance at which both are allowed."""
+def _choose_rules(network: Diagnoser, validation: Evidence, novelty: Tensor) -> None:
+    """Contradiction first, which has no limit to fit; then the smallest limit of the distance at which both together
+    are allowed."""
     overlay, labels = network.unknown, validation.labels
     assert overlay is not None
-    fired, novelty = validation.fired(network)
+    fired = _fired(network, validation, novelty)
     contradicted, smoothed = fired.contradicted.numpy(), fired.smoothed.numpy()
-    allowed: Bools = contradicted & _is_allowed(contradicted, labels)
-    by_contradiction = _is_allowed(contradicted, labels)
-    update: dict[str, bool] = {"by_contradiction": by_contradiction}
+    update = {"by_contradiction": _is_allowed(contradicted, labels)}
+    called: Bools = contradicted & update["by_contradiction"]
     if overlay.config.centres and (labels > 0).any():
         candidates = (novelty.numpy() > 1) & ~fired.recovering.numpy()
         for quantile in _QUANTILES:
             limit = np.float32(np.quantile(smoothed[labels > 0], quantile))
-            if _is_allowed(allowed | (candidates & (smoothed > limit)), labels):
+            if _is_allowed(called | (candidates & (smoothed > limit)), labels):
                 overlay.limit.fill_(float(limit))
                 update["by_distance"] = True
                 break
@@ -136,12 +196,6 @@ def _choose_rules(network: Diagnoser, validation: Evidence) -> None:
 def _is_allowed(called: Bools, labels: Ints) -> bool:
     known, normal = _share(called[labels > 0]), _share(called[labels == 0])
     return (known or 0.0) <= MOST_KNOWN and (normal or 0.0) <= MOST_NORMAL
-
-
-def _called(network: Diagnoser, evidence: Evidence) -> Bools:
-    """Frames whose fault the network calls unknown."""
-    answers: NDArray[np.int64] = evidence.answered(network).argmax(dim=1).numpy()
-    return answers == network.config.classes
 
 
 def _share(called: Bools) -> float | None:
