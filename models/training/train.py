@@ -219,6 +219,7 @@ def train_fusion(training: Training) -> None:
 def calibrate(training: Training) -> Calibration:
     """Fit the late fusion and the network's temperature, or false-alarm margins, on validation frames."""
     config, data, network = training.config, training.data, training.network
+    share = None if data.normal_only else config.false_alarms
     # The weights are rounded first, as they will be stored.
     network.eval()
     round_weights(network, config.storage)
@@ -226,19 +227,19 @@ def calibrate(training: Training) -> Calibration:
     labelled = for_calibration(evidence, data)
     margins: dict[str, dict[str, float]] = {}
     folds: list[Evidence] = []
-    if config.false_alarms is not None:
+    if share is not None:
         pool = data.drawn_pools.unseen if data.drawn_pools else None
         folds = fault_free_folds(
             network, data.split.validation, pool, config.events, hold_limit=data.hold_limit, seed=config.seed
         )
-    if config.false_alarms is None or isinstance(network.fusion, LearnedFusion):
+    if share is None or isinstance(network.fusion, LearnedFusion):
         late, rule_scores = choose_rule(config.late_rule, labelled, data.class_prior, seed=config.seed)
         if isinstance(network.fusion, LearnedFusion):
             calibrate_network(network.fusion, late, labelled)
         else:
             network.fusion = late
-        if config.false_alarms is not None and isinstance(network.fusion, LearnedFusion):
-            fused = fit_fused_margins(network.fusion, folds, config.false_alarms, len(data.faults))
+        if share is not None and isinstance(network.fusion, LearnedFusion):
+            fused = fit_fused_margins(network.fusion, folds, share, len(data.faults))
             margins = {FUSED: dict(zip(data.classes, fused.tolist(), strict=True))}
             with torch.no_grad():
                 network.fusion.network.subtract(fused)
@@ -248,7 +249,7 @@ def calibrate(training: Training) -> Calibration:
             labelled,
             data.class_prior,
             folds,
-            config.false_alarms,
+            share,
             seed=config.seed,
             faults=len(data.faults),
         )
@@ -262,9 +263,12 @@ def calibrate(training: Training) -> Calibration:
 
 
 def score(training: Training, calibration: Calibration) -> dict[Part, ScoredPart]:
-    """Scores of the validation part and, if wanted, of the test part."""
+    """Scores of the validation part and, if wanted, of the test part; none of normal data alone."""
     config, data, network = training.config, training.data, training.network
     parts: dict[Part, ScoredPart] = {}
+    if data.normal_only:
+        # A model that always says normal would score perfectly on them.
+        return parts
     wanted: tuple[Part, ...] = ("validation", "test") if config.score_test else ("validation",)
     for part in wanted:
         runs = data.runs(part)
@@ -290,10 +294,11 @@ def write(training: Training, calibration: Calibration, parts: dict[Part, Scored
         recovering=data.recoveries is not None,
     )
     scores: Scores = {part: scored.scores for part, scored in parts.items()}
+    written = scores | ({"detector": _detector_record(training.detector)} if training.detector else {})
     rule, rule_scores = calibration.late.config.rule, calibration.rule_scores
     files = [
         path,
-        *write_scores(config.output, training.history, scores, rule_scores, config.fusion.kind, rule, model_hash),
+        *write_scores(config.output, training.history, written, rule_scores, config.fusion.kind, rule, model_hash),
     ]
     if config.plots and parts:
         last = list(parts)[-1]
