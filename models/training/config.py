@@ -193,6 +193,14 @@ class TrainConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _normal_data_need_a_detector(self) -> TrainConfig:
+        if self.normal_data and (self.detector is None or self.encoders is not None):
+            raise ValueError(
+                "normal_data trains a detector and nothing else; leave out `encoders` and `detector: null`"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _texts_are_kept_of_some(self) -> TrainConfig:
         if self.kept_texts and not self.texts:
             raise ValueError("kept_texts is a share of `texts`; name files of texts, or leave it out")

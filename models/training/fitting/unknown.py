@@ -19,6 +19,7 @@ from models.encoders.experts.pool import PooledExperts
 from models.fusion.unknown import Fired, UnknownFaults
 from models.training.fitting.detector import readings_of
 from models.training.fitting.evidence import Evidence, learnt_classes, sensor_answers
+from models.training.prepare import PreparedData
 from pipeline.arrays import Bools, Floats, Ints
 
 MOST_KNOWN: Final = 0.05
@@ -125,45 +126,42 @@ def class_features(features: Floats, classes: Ints, count: int) -> tuple[Floats,
 
 
 def fit_unknown(
-    network: Diagnoser,
-    rules: UnknownRules,
-    train: Sequence[Run],
-    validation: Evidence,
-    novelty: Tensor,
-    *,
-    hold_limit: int,
-    recovering: bool,
-) -> UnknownReport:
-    """Give the network, which has a detector, its unknown faults: of training runs, and of validation frames with their
-    novelty (N,) and labels. Rules that would call too many known faults or normal frames unknown are left out."""
-    classes, given = network.config.classes, rules.model_dump()
-    if classes == 1:
-        network.unknown = UnknownFaults(UnknownConfig(**given, always=True), classes=classes).eval()
+    network: Diagnoser, data: PreparedData, validation: Evidence, rules: UnknownRules | None
+) -> UnknownReport | None:
+    """Give a network with a detector its unknown faults, which know the features of the training runs.
+
+    Rules that would call too many known faults or normal frames unknown on validation are left out; without any, and
+    without a detector or rules to begin with, the network calls no fault unknown.
+    """
+    if network.detector is None or rules is None:
+        return None
+    classes, novelty = network.config.classes, novelty_of(network, data.split.validation, data.hold_limit)
+    if isinstance(network.config.sensors, NoClassifierConfig):
+        network.unknown = UnknownFaults(UnknownConfig(**rules.model_dump(), always=True), classes=classes).eval()
     else:
-        network.unknown = _with_centres(network, rules, train, hold_limit=hold_limit, recovering=recovering)
+        network.unknown = _with_centres(network, data, rules)
         _choose_rules(network, validation, novelty)
     chosen = network.unknown.config
+    names = tuple(name for name in ("always", "by_distance", "by_contradiction") if getattr(chosen, name))
+    if not names:
+        network.unknown = None
+        return UnknownReport((), 0.0, 0.0)
     network.config = network.config.model_copy(update={"unknown": chosen})
     called: Bools = (with_unknown(network, validation, novelty).argmax(dim=1) == classes).numpy()
-    names = ("always", "by_distance", "by_contradiction")
-    return UnknownReport(
-        tuple(name for name in names if getattr(chosen, name)),
-        _share(called[validation.labels > 0]),
-        _share(called[validation.labels == 0]),
-    )
+    labels = validation.labels
+    return UnknownReport(names, _share(called[labels > 0]), _share(called[labels == 0]))
 
 
-def _with_centres(
-    network: Diagnoser, rules: UnknownRules, train: Sequence[Run], *, hold_limit: int, recovering: bool
-) -> UnknownFaults:
+def _with_centres(network: Diagnoser, data: PreparedData, rules: UnknownRules) -> UnknownFaults:
     """Unknown faults that know what the features of each class look like, and no rule yet."""
-    classes, found = network.config.classes, neural_expert(network)
+    classes, found, train = network.config.classes, neural_expert(network), data.split.train
     root, centres, first = np.eye(0, dtype=np.float32), np.zeros((0, 0), np.float32), 0
     if found is not None:
         expert, first = found
-        answers = sensor_answers(network, train, hold_limit, expert)
+        answers = sensor_answers(network, train, data.hold_limit, expert)
         features, learnt = np.concatenate([answer.features for answer in answers]), learnt_classes(train)
         root, centres = class_features(features[learnt >= 0], learnt[learnt >= 0], classes)
+    recovering = data.recoveries is not None
     config = UnknownConfig(
         **rules.model_dump(), recovering=recovering, first_feature=first, features=len(root), centres=len(centres)
     )
