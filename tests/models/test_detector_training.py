@@ -179,7 +179,7 @@ def test_a_training_without_a_detector_is_what_it_was(plant: Path, tmp_path: Pat
 
 
 def test_an_interrupted_training_goes_on_with_the_same_result(plant: Path, tmp_path: Path) -> None:
-    quick = {"sensor_stage": StageConfig(epochs=1)}
+    quick: dict[str, Any] = {"sensor_stage": StageConfig(epochs=1)}
     whole = train(config(plant, tmp_path / "a", **quick))
     stopped = config(plant, tmp_path / "b", **quick)
 
@@ -193,7 +193,7 @@ def test_an_interrupted_training_goes_on_with_the_same_result(plant: Path, tmp_p
 
 
 def test_checkpoints_of_encoders_serve_with_and_without_a_detector(plant: Path, tmp_path: Path) -> None:
-    quick = {"sensor_stage": StageConfig(epochs=1)}
+    quick: dict[str, Any] = {"sensor_stage": StageConfig(epochs=1)}
     train(config(plant, tmp_path, detector=None, **quick))
     stages = []
     train(
