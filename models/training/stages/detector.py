@@ -163,7 +163,6 @@ def train_detector(
             normal_runs(data.split.validation),
             data.hold_limit,
             share,
-            margins=config.false_alarms is not None,
         )
         if not data.normal_only:
             backing = fit_backing(
