@@ -45,14 +45,17 @@ class RemainingLife(nn.Module):
             return {}
         return {f"{_PREFIX}{key}": value for key, value in self.network.init_state(batch).items()}
 
+    def own_inputs(self, x: Tensor) -> Tensor:
+        """Readings and messages of encoder inputs (…, F), which have observed bits between them."""
+        readings = x[..., : self.variables]
+        return torch.cat([readings, x[..., x.shape[-1] - self.messages :]], dim=-1) if self.messages else readings
+
     def inputs(self, x: Tensor, features: Tensor, state: State) -> tuple[Tensor, State]:
         """What the dense network gets of frames with encoder inputs (B, T, F) and features (B, T, D) from a state on,
         (B, T, I), and the state after them."""
         if not isinstance(self.network, StatisticsNetwork):
             return features, {}
-        readings = x[..., : self.variables]
-        if self.messages:
-            readings = torch.cat([readings, x[..., x.shape[-1] - self.messages :]], dim=-1)
+        readings = self.own_inputs(x)
         own = {key.removeprefix(_PREFIX): value for key, value in state.items() if key.startswith(_PREFIX)}
         statistics, after = self.network.statistics(readings, own)
         inputs = self.network.inputs(readings, statistics)

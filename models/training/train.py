@@ -34,10 +34,12 @@ from models.training.fitting.false_alarms import (
     fault_free_folds,
     fit_fused_margins,
 )
+from models.training.fitting.remaining_life import remaining_life_scores, train_remaining_life
 from models.training.loop import EpochRecord, OnProgress, Stage, StageConfig, run_stage
 from models.training.prepare import Part, PreparedData, prepare, provenance, require_same_split
 from models.training.report import ScoredPart, draw_all, score_part, write_scores
 from models.training.stages.fusion import FusionStage, JointStage
+from models.training.stages.remaining_life import RemainingLifeStage
 from models.training.stages.texts import TextStage, WordStage
 from pipeline.config.classes import RECOVERING
 from pipeline.errors import DataError
@@ -57,6 +59,8 @@ _LATER = _WITHOUT_EFFECT | {
     "joint_stage",
     "fusion_frames_per_epoch",
     "fusion_distractor_share",
+    "remaining_life",
+    "remaining_life_stage",
 }
 """Settings that do not change the encoders, so that their checkpoints serve every fusion."""
 _OF_TEXTS = _LATER | {
@@ -155,6 +159,7 @@ def train(
     budget.start(_stage_names(training))
     train_encoders(training)
     train_fusion(training)
+    train_remaining_life(training.network, data, config, partial(training.run, without_effect=_WITHOUT_EFFECT))
     calibration = calibrate(training)
     parts = score(training, calibration)
     return write(training, calibration, parts)
@@ -168,7 +173,7 @@ def _stage_names(training: Training) -> list[str]:
         names += [WordStage.name, TextStage.name]
     if isinstance(network.fusion, LearnedFusion):
         names += [FusionStage.name] + ([JointStage.name] if config.joint_stage is not None else [])
-    return names
+    return names + ([RemainingLifeStage.name] if network.remaining_life is not None else [])
 
 
 def build_untrained(config: TrainConfig, data: PreparedData) -> Diagnoser:
@@ -187,6 +192,7 @@ def build_untrained(config: TrainConfig, data: PreparedData) -> Diagnoser:
         messages=None if data.messages is None else data.messages.config,
         fusion=config.fusion,
         text_ttl_frames=data.machine_type.text_ttl_frames,
+        remaining_life=None if config.remaining_life is None else config.remaining_life.network(data.machine_type),
     )
     network = _seeded(described, Tokenizer.fit(texts, config.text) if described.text else None, config.seed)
     network.set_scaling(scaling)
@@ -282,6 +288,7 @@ def score(training: Training, calibration: Calibration) -> dict[Part, ScoredPart
         if runs:
             evidence = calibration.validation if part == "validation" else part_evidence(network, data, part)
             parts[part] = score_part(network, evidence, runs, data.faults, config.hard_faults)
+            parts[part].scores["all"]["all_faults"]["fusion"] |= remaining_life_scores(network, data, config, part)
     return parts
 
 
@@ -326,10 +333,11 @@ def _with_encoders(config: TrainConfig, path: Path, data: PreparedData) -> Diagn
             f"{str(model.header.recovering).lower()}`, or name another model"
         )
     require_same_split(model, config, data)
-    described = model.header.network.model_copy(update={"fusion": config.fusion})
+    life = None if config.remaining_life is None else config.remaining_life.network(data.machine_type)
+    described = model.header.network.model_copy(update={"fusion": config.fusion, "remaining_life": life})
     network = _seeded(described, model.tokenizer, config.seed)
     trained = build_network(model).state_dict()
-    taken = {key: value for key, value in trained.items() if not key.startswith("fusion.")}
+    taken = {key: value for key, value in trained.items() if not key.startswith(("fusion.", "remaining_life."))}
     network.load_state_dict(network.state_dict() | taken)
     if (margins := model.header.training.get("caution")) and FUSED not in margins:
         applied = [[margins[modality][fault] for fault in data.classes] for modality in network.modalities]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from models.configs.remaining_life import RemainingLifeConfig
 from models.configs.sensors import SensorConfig
 from tests.models.test_stepping import EXPERTS, LSTM
 from tests.support.models_stepping import LAW, compiled, crowd, everything, fold, made, placed, reference
 from tests.support.models_tiny import TEXTS, Stream
-
-import torch
 
 STATISTICS = RemainingLifeConfig(cap_frames=2, spans=(3.0, 15.0), hidden=(9, 7))
 FEATURES = RemainingLifeConfig(cap_frames=2, inputs="features", hidden=(8,))
@@ -21,7 +20,9 @@ each_head = pytest.mark.parametrize("head", [STATISTICS, FEATURES], ids=["statis
 @each_head
 @pytest.mark.parametrize("sensors", [LSTM, EXPERTS], ids=["lstm", "experts"])
 @pytest.mark.parametrize("texts", [True, False])
-def test_the_compiled_step_gives_what_torch_gives(head: RemainingLifeConfig, sensors: SensorConfig, texts: bool) -> None:
+def test_the_compiled_step_gives_what_torch_gives(
+    head: RemainingLifeConfig, sensors: SensorConfig, texts: bool
+) -> None:
     network = made(sensors=sensors, texts=texts, remaining_life=head)
     assert fold(reference(network), compiled(network), Stream(6, 200), range(200)) <= LAW
 

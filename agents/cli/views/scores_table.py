@@ -12,7 +12,7 @@ from agents.cli.views.printable import cell
 if TYPE_CHECKING:
     from models.data.class_counts import Counts
 
-_NOT_A_NUMBER = frozenset({"per_fault", "partition", "clusters"})
+_NOT_A_NUMBER = frozenset({"per_fault", "partition", "clusters", "remaining_life"})
 
 
 def scores_table(title: str, scores: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -98,7 +98,12 @@ def fit_statistics(network: Diagnoser, data: PreparedData, encoder: StatisticsNe
     for x, lengths in _inputs(network, data, [run for run in runs if len(run)], encoder):
         statistics, _ = encoder.statistics(x, encoder.init_state(len(x)))
         rows += [own[:length] for own, length in zip(statistics, lengths, strict=True)]
-    normal = torch.cat(rows).double()
+    scale_statistics(encoder, torch.cat(rows))
+
+
+def scale_statistics(encoder: StatisticsNetwork, normal: Tensor) -> None:
+    """Scale the statistics by those of normal frames (N, F)."""
+    normal = normal.double()
     deviation = normal.std(dim=0, unbiased=False)
     encoder.shift.copy_(normal.mean(dim=0))
     encoder.scale.copy_(1 / torch.where(deviation > _LEAST_DEVIATION, deviation, 1))
