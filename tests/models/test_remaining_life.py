@@ -45,7 +45,7 @@ def test_stepping_frame_by_frame_gives_what_one_run_gives(head: RemainingLifeCon
     for t in range(frames):
         stated = runner.step(stream.round(t)).remaining
         assert stated is not None
-        unknown = np.isnan(stream.values[:, t]).all(axis=1)
+        unknown = np.asarray(np.isnan(stream.values[:, t]).all(axis=1))
         np.testing.assert_array_equal(np.isnan(stated), np.repeat(unknown[:, None], 3, axis=1))
         worst = max(worst, float(np.abs(stated - expected[:, t])[~unknown].max(initial=0)))
     assert worst <= LAW
