@@ -16,7 +16,7 @@ from rich.table import Table
 from agents.cli.options import ForceOption
 from agents.cli.views.printable import cell, say
 from agents.cli.views.progress import StageBars, training_progress
-from agents.cli.views.scores_table import counts_table, scores_table
+from agents.cli.views.scores_table import counts_table, remaining_life_text, scores_table
 from pipeline.config.settings import load_settings
 from pipeline.errors import SettingsError
 from pipeline.extras import require_modules
@@ -101,6 +101,9 @@ def train(
         say(path)
     if report.experts:
         _show_experts(report, console)
+    for part, by_source in report.scores.items():
+        if life := by_source["all"]["all_faults"]["fusion"].get("remaining_life"):
+            say(f"remaining life, {part}: {remaining_life_text(life)}")
     if compare and report.scores:
         _compare(chosen, prepared[0], report, console)
 

@@ -15,6 +15,7 @@ from agents.replay.tables.description import Conversion, Labels, Readings, Texts
 from models.data.augment import AugmentConfig
 from models.data.messages import MessagesChoice
 from models.data.recovery import RecoveryRule
+from models.data.remaining_life import RemainingLifeChoice
 from models.data.runs import RunFiles
 from models.data.text_pools import EventDrawConfig
 from models.training.config import SplitConfig, TrainConfig
@@ -139,6 +140,7 @@ def documented(*pages: str) -> set[str]:
         (EventDrawConfig, ("training.md",)),
         (RecoveryRule, ("training.md",)),
         (MessagesChoice, ("training.md",)),
+        (RemainingLifeChoice, ("training.md",)),
     ],
     ids=lambda given: given.__name__ if isinstance(given, type) else "",
 )

@@ -43,6 +43,14 @@ def counts_table(counts: Counts) -> Table:
     return table
 
 
+def remaining_life_text(scores: Mapping[str, Any]) -> str:
+    """Scores of remaining life in one line, in frames."""
+    return (
+        f"root mean squared error {scores['rmse']:.1f} frames, {scores['coverage']:.1%} inside the interval of "
+        f"{scores['width']:.1f} frames on average ({scores['runs']} runs to failure)"
+    )
+
+
 def shown(value: float | None) -> str:
     """A score as tables have it."""
     return "-" if value is None else f"{value:.4f}" if abs(value) < 2 else f"{value:.1f}"
