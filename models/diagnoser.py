@@ -55,7 +55,6 @@ from models.fusion.unknown import UnknownFaults
 from models.fusion.vae import MultimodalVAE
 from models.heads.remaining_life import RemainingLife
 
-
 _DETECTOR = "detector."
 """Before the names of the detector's states."""
 _UNKNOWN = "unknown."
