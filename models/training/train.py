@@ -25,6 +25,7 @@ from models.model_file import MACHINES, SUFFIX, read_model
 from models.network_file import build_network, round_weights, save_model
 from models.training.budget import Budget, Clock
 from models.training.config import TrainConfig
+from models.training.experts.remaining_life import remaining_life_scores, train_remaining_life
 from models.training.experts.train import expert_stages, pool_summary, train_experts
 from models.training.fitting.calibration import calibrate_network, choose_rule
 from models.training.fitting.evidence import Evidence, calibration_evidence, for_calibration, part_evidence
@@ -34,7 +35,6 @@ from models.training.fitting.false_alarms import (
     fault_free_folds,
     fit_fused_margins,
 )
-from models.training.fitting.remaining_life import remaining_life_scores, train_remaining_life
 from models.training.loop import EpochRecord, OnProgress, Stage, StageConfig, run_stage
 from models.training.prepare import Part, PreparedData, prepare, provenance, require_same_split
 from models.training.report import ScoredPart, draw_all, score_part, write_scores

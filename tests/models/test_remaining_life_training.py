@@ -22,7 +22,7 @@ from models.model_file import read_model, write_model
 from models.network_file import build_network
 from models.stepping.load import load_model
 from models.training.config import TrainConfig
-from models.training.fitting.remaining_life import weighted_quantile
+from models.training.experts.remaining_life import weighted_quantile
 from models.training.loop import StageConfig
 from models.training.prepare import prepare
 from models.training.stages.remaining_life import lives

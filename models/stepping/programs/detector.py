@@ -59,9 +59,7 @@ def emit_detector(
         missed,
         evidence,
     )
-    whitened = builder.dense(
-        ALL, at_work(missed, variables), reader.take(f"{_KEY}.whitening", variables, variables), None
-    )
+    whitened = builder.dense(ALL, at_work(missed, variables), reader.take(f"{_KEY}.whitening", variables, variables), None)
     statistics = builder.work(blocks * width)
     builder.emit(
         operations.RESIDUAL_STATISTICS,
@@ -97,19 +95,14 @@ def emit_detector(
     if (backing > 0).any():
         levels, weights = builder.numbers([float(median), float(quiet)]), builder.numbers(backing)
         quiet_frames = config.quiet_frames
-        builder.emit(operations.BACK, ALL, logits, classes, found.novelty, armed, calm, quiet_frames, levels, weights)
+        builder.emit(
+            operations.BACK, ALL, logits, classes, found.novelty, armed, calm, quiet_frames, levels, weights
+        )
     return found
 
 
 def _emit_forecast(
-    builder: ProgramBuilder,
-    config: DetectorConfig,
-    entering: int,
-    variables: int,
-    h: int,
-    c: int,
-    forecast: int,
-    seen: int,
+    builder: ProgramBuilder, config: DetectorConfig, entering: int, variables: int, h: int, c: int, forecast: int, seen: int
 ) -> None:
     """The forecast of the next frame."""
     x, size = at_work(entering, variables), config.hidden
@@ -117,4 +110,6 @@ def _emit_forecast(
     output = builder.work(size)
     builder.emit(operations.LSTM_CELL, ALL, gates, padded(size), h, c, output)
     head = builder.linear(ALL, f"{_KEY}.head", at_work(output, size) + x, variables)
-    builder.emit(operations.KEEP_FORECAST, ALL, head[0].start, padded(variables), forecast, seen, config.warm_up_frames)
+    builder.emit(
+        operations.KEEP_FORECAST, ALL, head[0].start, padded(variables), forecast, seen, config.warm_up_frames
+    )

@@ -17,7 +17,6 @@ from models.encoders.experts.statistics import StatisticsNetwork
 from models.heads.remaining_life import RemainingLife
 from models.training.batches import batches_of_similar_length, draw_offsets, sensor_batch
 from models.training.config import TrainConfig
-from models.training.experts.train import scale_statistics
 from models.training.loop import EpochRecord
 from models.training.prepare import PreparedData
 from pipeline.arrays import Floats
@@ -126,7 +125,7 @@ class RemainingLifeStage:
             x = _encoder_inputs(self._network, self._data, batch, [run.values for run in batch])
             seen, _ = statistics.statistics(self._head.own_inputs(x), statistics.init_state(len(batch)))
             rows += [own[: len(run)] for own, run in zip(seen, batch, strict=True)]
-        scale_statistics(statistics, torch.cat(rows))
+        statistics.fit_scaling(torch.cat(rows))
 
 
 def _encoder_inputs(network: Diagnoser, data: PreparedData, runs: Sequence[Run], readings: Sequence[Floats]) -> Tensor:
