@@ -10,16 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from models.configs.diagnoser import SENSORS, TEXT, DiagnoserConfig
-from models.configs.fusion import (
-    AdaptiveConfig,
-    ChannelsConfig,
-    DeepConfig,
-    EarlyConfig,
-    FusionChoice,
-    FusionConfig,
-    HybridConfig,
-    VAEConfig,
-)
 from models.configs.sensors import (
     CausalCNNConfig,
     ExpertsConfig,
@@ -46,13 +36,8 @@ from models.encoders.messages import MessageInputs
 from models.encoders.placed_texts import PlacedText, ring_plan
 from models.encoders.ring_attention import RingAttention
 from models.encoders.tokenizer import Tokenizer
-from models.fusion.adaptive import AdaptiveFusion
-from models.fusion.base import FusionNetwork
-from models.fusion.concatenation import ChannelsFusion, DeepFusion, EarlyFusion, HybridFusion
-from models.fusion.late import LateFusion
-from models.fusion.learned import LearnedFusion
+from models.fusion.build import build_fusion
 from models.fusion.unknown import UnknownFaults
-from models.fusion.vae import MultimodalVAE
 from models.heads.remaining_life import RemainingLife
 
 _DETECTOR = "detector."
@@ -84,29 +69,6 @@ def build_sensors(config: SensorConfig, *, variables: int, classes: int, message
                 for expert in config.experts
             ]
             return PooledExperts(config, experts, variables=variables, classes=classes, messages=messages)
-
-
-def build_fusion(config: FusionChoice, *, sizes: Sequence[int], classes: int) -> LateFusion | LearnedFusion:
-    """An untrained fusion of this description, for modalities with features of these sizes."""
-    if isinstance(config, FusionConfig):
-        return LateFusion(config, modalities=len(sizes), classes=classes)
-    modalities = len(sizes)
-    sizes = [{"features": size, "answers": classes, "both": size + classes}[config.inputs] for size in sizes]
-    network: FusionNetwork
-    match config:
-        case EarlyConfig():
-            network = EarlyFusion(config.hidden, config.dropout, sizes=sizes, classes=classes)
-        case HybridConfig():
-            network = HybridFusion(config, sizes=sizes, classes=classes)
-        case DeepConfig():
-            network = DeepFusion(config, sizes=sizes, classes=classes)
-        case AdaptiveConfig():
-            network = AdaptiveFusion(config, sizes=sizes, classes=classes)
-        case VAEConfig():
-            network = MultimodalVAE(config, sizes=sizes, classes=classes)
-        case ChannelsConfig():
-            network = ChannelsFusion(config, sizes=sizes, classes=classes)
-    return LearnedFusion(config, network, modalities=modalities, classes=classes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 
 from models.configs.sensors import ExpertsConfig, NoClassifierConfig, TreesConfig
 from models.configs.unknown import UnknownConfig, UnknownRules
-from models.data.runs import Run
 from models.diagnoser import Diagnoser
 from models.encoders.experts.pool import PooledExperts
 from models.fusion.unknown import UnknownFaults
