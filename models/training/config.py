@@ -128,7 +128,7 @@ class TrainConfig(BaseModel):
     remaining_life: RemainingLifeChoice | None = None
     """If given, a head estimates the remaining life of machines, from runs to failure."""
     remaining_life_stage: StageConfig = StageConfig(
-        epochs=20, batch_size=512, learning_rate=2e-3, weight_decay=1e-2, patience=8
+        epochs=40, batch_size=512, learning_rate=2e-3, weight_decay=1e-2, average=0.99
     )
     """Of that head; its batches are of frames."""
     class_weights: ClassWeights = "none"
