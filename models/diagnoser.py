@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from models.configs.diagnoser import SENSORS, TEXT, DiagnoserConfig
-from models.configs.fusion import (
-    AdaptiveConfig,
-    ChannelsConfig,
-    DeepConfig,
-    EarlyConfig,
-    FusionChoice,
-    FusionConfig,
-    HybridConfig,
-    VAEConfig,
-)
 from models.configs.sensors import (
     CausalCNNConfig,
     ExpertsConfig,
@@ -46,13 +36,9 @@ from models.encoders.messages import MessageInputs
 from models.encoders.placed_texts import PlacedText, ring_plan
 from models.encoders.ring_attention import RingAttention
 from models.encoders.tokenizer import Tokenizer
-from models.fusion.adaptive import AdaptiveFusion
-from models.fusion.base import FusionNetwork
-from models.fusion.concatenation import ChannelsFusion, DeepFusion, EarlyFusion, HybridFusion
-from models.fusion.late import LateFusion
-from models.fusion.learned import LearnedFusion
+from models.fusion.build import build_fusion
 from models.fusion.unknown import UnknownFaults
-from models.fusion.vae import MultimodalVAE
+from models.heads.remaining_life import RemainingLife
 
 _DETECTOR = "detector."
 """Before the names of the detector's states."""
@@ -83,29 +69,6 @@ def build_sensors(config: SensorConfig, *, variables: int, classes: int, message
                 for expert in config.experts
             ]
             return PooledExperts(config, experts, variables=variables, classes=classes, messages=messages)
-
-
-def build_fusion(config: FusionChoice, *, sizes: Sequence[int], classes: int) -> LateFusion | LearnedFusion:
-    """An untrained fusion of this description, for modalities with features of these sizes."""
-    if isinstance(config, FusionConfig):
-        return LateFusion(config, modalities=len(sizes), classes=classes)
-    modalities = len(sizes)
-    sizes = [{"features": size, "answers": classes, "both": size + classes}[config.inputs] for size in sizes]
-    network: FusionNetwork
-    match config:
-        case EarlyConfig():
-            network = EarlyFusion(config.hidden, config.dropout, sizes=sizes, classes=classes)
-        case HybridConfig():
-            network = HybridFusion(config, sizes=sizes, classes=classes)
-        case DeepConfig():
-            network = DeepFusion(config, sizes=sizes, classes=classes)
-        case AdaptiveConfig():
-            network = AdaptiveFusion(config, sizes=sizes, classes=classes)
-        case VAEConfig():
-            network = MultimodalVAE(config, sizes=sizes, classes=classes)
-        case ChannelsConfig():
-            network = ChannelsFusion(config, sizes=sizes, classes=classes)
-    return LearnedFusion(config, network, modalities=modalities, classes=classes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +113,8 @@ class Answer:
     """(N,) how far a frame is from the normal state, in shares of the alarm limit; None without a detector."""
     deviations: Tensor | None = None
     """(N, V) what each variable contributes to the novelty."""
+    remaining: Tensor | None = None
+    """(N, 3) remaining life in frames: estimate, low, high; NaN where no reading is known; None without the head."""
 
 
 class Sensed(NamedTuple):
@@ -193,6 +158,14 @@ class Diagnoser(nn.Module):
         self.unknown: UnknownFaults | None = None
         if config.unknown is not None:
             self.unknown = UnknownFaults(config.unknown, classes=config.classes)
+        self.remaining_life: RemainingLife | None = None
+        if config.remaining_life is not None:
+            self.remaining_life = RemainingLife(
+                config.remaining_life,
+                variables=config.variables,
+                messages=0 if config.messages is None else config.messages.columns,
+                features=self.sensors.feature_size,
+            )
 
     def set_scaling(self, scaling: Scaling) -> None:
         """Use these statistics of the normal state."""
@@ -211,6 +184,8 @@ class Diagnoser(nn.Module):
             state |= {f"{_DETECTOR}{key}": value for key, value in self.detector.init_state(batch).items()}
         if self.text is not None:
             state |= empty_ring(batch, self.text.config, self.mean)
+        if self.remaining_life is not None:
+            state |= self.remaining_life.init_state(batch)
         return state | self._unknown_state(batch)
 
     def sensor_inputs(self, values: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
@@ -252,9 +227,13 @@ class Diagnoser(nn.Module):
             logits = backed[:, 0]
             after |= {f"{_DETECTOR}{key}": value for key, value in (advanced | armed).items()}
         measured = ~values.isnan().all(dim=1)
+        remaining: Tensor | None = None
+        if self.remaining_life is not None:
+            remaining, lived = self.remaining_life.step(x, features, state)
+            remaining, after = _where_known(remaining, measured), after | lived
         if self.text is None:
             answer, own = self._answer(logits[None], measured[None], (features,), scaled, None, detected, state)
-            return answer, after | own
+            return replace(answer, remaining=remaining), after | own
         ring = turn_ring(state, self.config.text_ttl_frames)
         if texts is not None:
             ring = push_texts(ring, texts.rows, texts.vectors, texts.ages, self.config.text_ttl_frames)
@@ -262,7 +241,7 @@ class Diagnoser(nn.Module):
         both, present = torch.stack([logits, read.logits]), torch.stack([measured, read.filled])
         sensed = (features, read.features)
         answer, own = self._answer(both, present, sensed, scaled, read.attention, detected, state)
-        return answer, after | ring | own
+        return replace(answer, remaining=remaining), after | ring | own
 
     def forward(self, values: Tensor, observed: Tensor, texts: Sequence[Sequence[PlacedText]] | None = None) -> Answer:
         """Whole runs: values and observed (B, T, V), and each run's texts; N = B * T, run after run."""
@@ -275,10 +254,14 @@ class Diagnoser(nn.Module):
         start = self._unknown_state(batch)
         measured = ~values.isnan().all(dim=2)
         flat = (features.flatten(0, 1),)
+        remaining: Tensor | None = None
+        if self.remaining_life is not None:
+            lives, _ = self.remaining_life.advance(x, features, self.remaining_life.init_state(batch))
+            remaining = _where_known(lives.flatten(0, 1), measured.flatten())
         if self.text is None:
             alone, present = logits.flatten(0, 1)[None], measured.flatten()[None]
             answer, _ = self._answer(alone, present, flat, scaled.flatten(0, 1), None, detected, start)
-            return answer
+            return replace(answer, remaining=remaining)
         runs = [self.ring_of_run(run, frames) for run in (texts or [()] * batch)]
         ring = torch.cat([vectors for vectors, _ in runs])
         read = self.read_ring(ring, torch.cat([ages for _, ages in runs]))
@@ -286,7 +269,7 @@ class Diagnoser(nn.Module):
         present = torch.stack([measured.flatten(), read.filled])
         sensed, flat_scaled = (*flat, read.features), scaled.flatten(0, 1)
         answer, _ = self._answer(both, present, sensed, flat_scaled, read.attention, detected, start)
-        return answer
+        return replace(answer, remaining=remaining)
 
     def sense(self, values: Tensor, observed: Tensor, x: Tensor, *, armed: bool = False) -> Sensed:
         """What the sensors say of whole runs: values and observed (B, T, V), encoder inputs x (B, T, F); `armed`: with
@@ -390,3 +373,8 @@ class Diagnoser(nn.Module):
         if self.unknown is None:
             return {}
         return {f"{_UNKNOWN}{key}": value for key, value in self.unknown.init_state(batch).items()}
+
+
+def _where_known(remaining: Tensor, measured: Tensor) -> Tensor:
+    """Remaining life (N, 3), NaN in frames without any known reading."""
+    return torch.where(measured[:, None], remaining, torch.nan)

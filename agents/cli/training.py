@@ -16,7 +16,7 @@ from rich.table import Table
 from agents.cli.options import ForceOption
 from agents.cli.views.printable import cell, say
 from agents.cli.views.progress import StageBars, training_progress
-from agents.cli.views.scores_table import counts_table, scores_table
+from agents.cli.views.scores_table import counts_table, remaining_life_text, scores_table
 from pipeline.config.settings import load_settings
 from pipeline.errors import SettingsError
 from pipeline.extras import require_modules
@@ -107,12 +107,20 @@ def train(
         report = run_training(chosen, on_progress=progress, on_data=show_data, resume=resume)
     for path in report.files:
         say(path)
+    _show_report(report, prepared[0], console)
+    if compare and report.scores:
+        _compare(chosen, prepared[0], report, console)
+
+
+def _show_report(report: TrainReport, data: PreparedData, console: Console) -> None:
+    """What was fitted, beside the scores."""
     if report.experts:
         _show_experts(report, console)
     if report.detector is not None:
-        _show_detector(report.detector, prepared[0], console)
-    if compare and report.scores:
-        _compare(chosen, prepared[0], report, console)
+        _show_detector(report.detector, data, console)
+    for part, by_source in report.scores.items():
+        if life := by_source["all"]["all_faults"]["fusion"].get("remaining_life"):
+            say(f"remaining life, {part}: {remaining_life_text(life)}")
 
 
 def _show_counts(counts: Counts, console: Console, *, warn: bool) -> None:

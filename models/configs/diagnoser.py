@@ -10,6 +10,7 @@ from models.configs.detector import DetectorConfig
 from models.configs.fusion import FusionChoice, FusionConfig
 from models.configs.limits import Width
 from models.configs.messages import MessagesConfig
+from models.configs.remaining_life import RemainingLifeConfig
 from models.configs.sensors import SensorConfig, SeqLSTMConfig
 from models.configs.text import TextConfig
 from models.configs.unknown import UnknownConfig
@@ -39,12 +40,14 @@ class DiagnoserConfig(BaseModel):
     """Readings further than this many standard deviations from the normal state enter the network at this distance."""
     text_ttl_frames: int = Field(default=60, ge=1)
     """Age at which a text is forgotten."""
+    remaining_life: RemainingLifeConfig | None = None
+    """The head that estimates remaining life; None for models without."""
 
     @model_serializer(mode="wrap")
     def _as_in_older_files(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what older model files lack, if it says the same: their hash goes over this."""
         described: dict[str, Any] = serialize(self)
-        for name in ("messages", "detector", "unknown"):
+        for name in ("messages", "detector", "unknown", "remaining_life"):
             if name in described and described[name] is None:
                 del described[name]
         return described

@@ -21,6 +21,7 @@ from models.stepping.programs.event_ring import RingState, emit_ring, ring_state
 from models.stepping.programs.experts import emit_sensors
 from models.stepping.programs.fusions import Evidence, Fused, emit_fusion
 from models.stepping.programs.messages import emit_messages, message_room
+from models.stepping.programs.remaining_life import emit_remaining_life
 from models.stepping.programs.sensors import SensorInputs
 from models.stepping.programs.unknown import emit_unknown
 from models.stepping.programs.weights import WeightReader
@@ -265,6 +266,7 @@ def _build(builder: ProgramBuilder, config: DiagnoserConfig) -> tuple[Ints, bool
     if config.text is not None:
         ring = ring_state(builder, config.text)
         evidence.append(Evidence(*emit_ring(builder, config.text, ring, builder.present(1), classes)))
+    layout[layout_of.REMAINING] = emit_remaining_life(builder, config.remaining_life, inputs, sensed.features)
     fused = emit_fusion(builder, config.fusion, evidence, presence, classes)
     if config.unknown is not None:
         if layout[layout_of.NOVELTY] < 0:

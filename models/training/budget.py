@@ -28,6 +28,7 @@ _SHARES: Final = {
     "detector": 1.0,
     "words": 1.0,
     "text": 1.0,
+    "remaining": 1.0,
     "fusion": 2.0,
     "joint": 4.0,
 }

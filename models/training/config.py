@@ -18,6 +18,7 @@ from models.configs.yaml_file import read_mapping
 from models.data.augment import AugmentConfig
 from models.data.messages import MessagesChoice
 from models.data.recovery import RecoveryRule
+from models.data.remaining_life import RemainingLifeChoice
 from models.data.runs import RunFiles
 from models.data.text_pools import EventDrawConfig
 from models.model_file import Storage
@@ -127,6 +128,12 @@ class TrainConfig(BaseModel):
     fusion_stage: StageConfig = StageConfig(epochs=20, batch_size=512, learning_rate=1e-3, patience=6)
     joint_stage: StageConfig | None = None
     """If given, a learned fusion and its encoders are trained together afterwards; its batches are of runs."""
+    remaining_life: RemainingLifeChoice | None = None
+    """If given, a head estimates the remaining life of machines, from runs to failure."""
+    remaining_life_stage: StageConfig = StageConfig(
+        epochs=40, batch_size=512, learning_rate=2e-3, weight_decay=1e-2, average=0.99
+    )
+    """Of that head; its batches are of frames."""
     class_weights: ClassWeights = "none"
     chunk_frames: int = Field(default=120, ge=1)
     most_offset_frames: int = Field(default=60, ge=0)

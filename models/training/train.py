@@ -25,6 +25,7 @@ from models.model_file import MACHINES, SUFFIX, read_model
 from models.network_file import build_network, round_weights, save_model
 from models.training.budget import Budget, Clock
 from models.training.config import TrainConfig
+from models.training.experts.remaining_life import remaining_life_scores, train_remaining_life
 from models.training.experts.train import expert_stages, pool_summary, train_experts, visible_faults
 from models.training.fitting.calibration import calibrate_network, choose_rule
 from models.training.fitting.evidence import Evidence, calibration_evidence, for_calibration, part_evidence
@@ -41,6 +42,7 @@ from models.training.report import ScoredPart, draw_all, score_part, write_score
 from models.training.stages.checkpoints import LATER, OF_DETECTOR, OF_TEXTS, WITHOUT_EFFECT, fingerprint
 from models.training.stages.detector import DetectorReport, DetectorStage, train_detector, wanted_detector
 from models.training.stages.fusion import FusionStage, JointStage
+from models.training.stages.remaining_life import RemainingLifeStage
 from models.training.stages.texts import TextStage, WordStage
 from pipeline.config.classes import RECOVERING, UNKNOWN
 from pipeline.errors import DataError
@@ -141,6 +143,7 @@ def train(
     budget.start(_stage_names(training))
     train_encoders(training)
     train_fusion(training)
+    train_remaining_life(training.network, data, config, partial(training.run, without_effect=WITHOUT_EFFECT))
     calibration = calibrate(training)
     parts = score(training, calibration)
     return write(training, calibration, parts)
@@ -156,7 +159,7 @@ def _stage_names(training: Training) -> list[str]:
         names += [WordStage.name, TextStage.name]
     if isinstance(network.fusion, LearnedFusion):
         names += [FusionStage.name] + ([JointStage.name] if config.joint_stage is not None else [])
-    return names
+    return names + ([RemainingLifeStage.name] if network.remaining_life is not None else [])
 
 
 def build_untrained(config: TrainConfig, data: PreparedData) -> Diagnoser:
@@ -176,6 +179,7 @@ def build_untrained(config: TrainConfig, data: PreparedData) -> Diagnoser:
         messages=None if data.messages is None else data.messages.config,
         fusion=config.fusion,
         text_ttl_frames=data.machine_type.text_ttl_frames,
+        remaining_life=None if config.remaining_life is None else config.remaining_life.network(data.machine_type),
     )
     network = _seeded(described, Tokenizer.fit(texts, config.text) if described.text else None, config.seed)
     network.set_scaling(scaling)
@@ -281,6 +285,7 @@ def score(training: Training, calibration: Calibration) -> dict[Part, ScoredPart
             evidence = calibration.validation if part == "validation" else part_evidence(network, data, part)
             novelty = None if network.unknown is None else novelty_of(network, runs, data.hold_limit)
             parts[part] = score_part(network, evidence, runs, data.faults, config.hard_faults, novelty)
+            parts[part].scores["all"]["all_faults"]["fusion"] |= remaining_life_scores(network, data, config, part)
     return parts
 
 
@@ -335,10 +340,13 @@ def _with_encoders(config: TrainConfig, path: Path, data: PreparedData) -> Diagn
             f"{str(model.header.recovering).lower()}`, or name another model"
         )
     require_same_split(model, config, data)
-    described = model.header.network.model_copy(update={"fusion": config.fusion, "unknown": None})
+    life = None if config.remaining_life is None else config.remaining_life.network(data.machine_type)
+    update = {"fusion": config.fusion, "unknown": None, "remaining_life": life}
+    described = model.header.network.model_copy(update=update)
     network = _seeded(described, model.tokenizer, config.seed)
     trained = build_network(model).state_dict()
-    taken = {key: value for key, value in trained.items() if not key.startswith(("fusion.", "unknown."))}
+    left_out = ("fusion.", "unknown.", "remaining_life.")
+    taken = {key: value for key, value in trained.items() if not key.startswith(left_out)}
     network.load_state_dict(network.state_dict() | taken)
     if (margins := model.header.training.get("caution")) and FUSED not in margins:
         applied = [[margins[modality][fault] for fault in data.classes] for modality in network.modalities]

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.arrays import Ints
+from pipeline.arrays import Floats, Ints
 from pipeline.compiled import Notify
 from pipeline.config.classes import are_classes_for, labelled_classes, unknown_class
 from pipeline.engine.alarms import AlarmRule, Alarms
@@ -63,6 +63,8 @@ class GroupModel:
         self.runner = runner
         self.alarms = Alarms(rule, notify)
         self.writer = DiagnosisWriter(machine_type, runner, notify)
+        self._period_ms = machine_type.frame_period_ms
+        self._remaining: Floats = np.zeros(0, np.float32)  # newest estimate in each slot, in frames, else NaN
         group.attach(self)
 
     def reserve(self, slots: int) -> None:
@@ -70,9 +72,16 @@ class GroupModel:
         self.alarms.reserve(slots)
         self.runner.reserve(slots)
 
+    @property
+    def remaining_seconds(self) -> Floats:
+        """The newest estimate of the remaining life of each machine that has one, (N,)."""
+        known = self._remaining[~np.isnan(self._remaining)]
+        return np.asarray(known.astype(np.float64) * (self._period_ms / 1000))
+
     def drop(self, slot: int) -> None:
         """Forget a machine."""
         self.alarms.drop(slot)
+        self._remaining[slot : slot + 1] = np.nan
         self.runner.reset(np.array([slot]))
 
     def diagnose(self, frames: Frames, machines: Sequence[Machine], outcome: Outcome) -> Round:
@@ -80,6 +89,8 @@ class GroupModel:
         stats, outputs, runner = outcome.stats, outcome.outputs, self.runner
         result = runner.step(frames)
         _remember_texts(frames, machines, result.unknown_texts)
+        if result.remaining is not None:
+            self._keep_remaining(frames.slots, result.remaining[:, 0])
         stats.frames += len(machines)
         stats.texts += len(frames.texts)
         stats.unknown_texts += len(result.unknown_texts)
@@ -101,6 +112,13 @@ class GroupModel:
         return Round(
             self.writer.model, runner.classes, self._faults, runner.modalities, machines, frames, result, answers
         )
+
+    def _keep_remaining(self, slots: Ints, estimates: Floats) -> None:
+        missing = int(slots.max()) + 1 - len(self._remaining)
+        if missing > 0:
+            more = np.full(max(missing, len(self._remaining)), np.nan, np.float32)
+            self._remaining = np.concatenate([self._remaining, more])
+        self._remaining[slots] = estimates
 
     def save(self, slots: Ints) -> list[tuple[bytes, bytes]]:
         """Of each machine the runner's and the alarms' state."""

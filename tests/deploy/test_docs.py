@@ -16,6 +16,7 @@ from models.configs.detector import DetectorConfig
 from models.data.augment import AugmentConfig
 from models.data.messages import MessagesChoice
 from models.data.recovery import RecoveryRule
+from models.data.remaining_life import RemainingLifeChoice
 from models.data.runs import RunFiles
 from models.data.text_pools import EventDrawConfig
 from models.training.config import SplitConfig, TrainConfig
@@ -141,6 +142,7 @@ def documented(*pages: str) -> set[str]:
         (EventDrawConfig, ("training.md",)),
         (RecoveryRule, ("training.md",)),
         (MessagesChoice, ("training.md",)),
+        (RemainingLifeChoice, ("training.md",)),
     ],
     ids=lambda given: given.__name__ if isinstance(given, type) else "",
 )

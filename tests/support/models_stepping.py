@@ -11,6 +11,7 @@ from models.configs.detector import DetectorConfig
 from models.configs.diagnoser import DiagnoserConfig
 from models.configs.fusion import FusionChoice, FusionConfig, Rule
 from models.configs.messages import MessagesConfig
+from models.configs.remaining_life import RemainingLifeConfig
 from models.configs.sensors import SensorConfig, SeqLSTMConfig
 from models.configs.text import TextConfig
 from models.configs.unknown import UnknownConfig
@@ -53,6 +54,7 @@ def made(
     messages: tuple[str, ...] = (),
     detector: DetectorConfig | None = None,
     unknown: UnknownConfig | None = None,
+    remaining_life: RemainingLifeConfig | None = None,
 ) -> Diagnoser:
     """An untrained network whose scaling and fusion are drawn, and sure enough of itself to make errors count."""
     text = (
@@ -70,6 +72,7 @@ def made(
         detector=detector,
         unknown=unknown,
         fusion=fusion or FusionConfig(rule=rule),
+        remaining_life=remaining_life,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -89,6 +92,8 @@ def made(
             draw_detector(network.detector)
         if network.unknown is not None:
             draw_unknown(network.unknown)
+        if network.remaining_life is not None:
+            network.remaining_life.margin.fill_(0.05)
         late = network.fusion
         if isinstance(late, LearnedFusion):
             with torch.no_grad():
@@ -150,7 +155,8 @@ def distance(one: StepResult, other: StepResult) -> float:
         if name == "candidates":
             np.testing.assert_array_equal(mine, theirs)
         elif mine is not None:
-            pairs.append((mine, theirs))
+            np.testing.assert_array_equal(np.isnan(mine), np.isnan(theirs))
+            pairs.append((np.nan_to_num(mine), np.nan_to_num(theirs)))
     for mine, theirs in pairs:
         assert (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype)
     return max(float(np.abs(mine - theirs).max()) for mine, theirs in pairs)

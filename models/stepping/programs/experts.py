@@ -76,16 +76,17 @@ def _emit_expert(
 ) -> Encoded:
     match config:
         case StatisticsConfig():
-            return _statistics(builder, key, config, inputs, classes)
+            return emit_statistics(builder, key, config, inputs, classes)
         case TreesConfig():
             return _trees(builder, key, config, inputs, classes)
         case _:
             return emit_encoder(builder, key, config, inputs, classes)
 
 
-def _statistics(
+def emit_statistics(
     builder: ProgramBuilder, key: str, config: StatisticsConfig, inputs: SensorInputs, classes: int
 ) -> Encoded:
+    """Append the operations of a network on streaming statistics whose weights are called `key`."""
     variables, spans = inputs.variables, len(config.spans)
     width, groups = padded(variables), 1 + 2 * spans
     means, variances = builder.state(spans, variables), builder.state(spans, variables, 1.0)

@@ -36,8 +36,6 @@ _RUNS = 32
 """Runs whose frames are computed at a time."""
 _FALSE_ALARMS = 2e-3
 """Share of false alarms at which a fault has to show, unless the configuration names one."""
-_LEAST_DEVIATION = 1e-3
-"""A statistic that moves less than this in the normal state is not scaled."""
 
 
 def expert_stages(network: Diagnoser) -> list[str]:
@@ -112,10 +110,7 @@ def fit_statistics(network: Diagnoser, data: PreparedData, encoder: StatisticsNe
     for x, lengths in _inputs(network, data, [run for run in runs if len(run)], encoder):
         statistics, _ = encoder.statistics(x, encoder.init_state(len(x)))
         rows += [own[:length] for own, length in zip(statistics, lengths, strict=True)]
-    normal = torch.cat(rows).double()
-    deviation = normal.std(dim=0, unbiased=False)
-    encoder.shift.copy_(normal.mean(dim=0))
-    encoder.scale.copy_(1 / torch.where(deviation > _LEAST_DEVIATION, deviation, 1))
+    encoder.fit_scaling(torch.cat(rows))
 
 
 def _train(

@@ -23,6 +23,8 @@ LATER: Final = WITHOUT_EFFECT | {
     "fusion_distractor_share",
     "detector",
     "detector_stage",
+    "remaining_life",
+    "remaining_life_stage",
 }
 """Settings that do not change the encoders, so that their checkpoints serve every fusion."""
 OF_TEXTS: Final = LATER | {
