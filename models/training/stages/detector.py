@@ -14,6 +14,7 @@ from models.data.runs import Run, before_first_fault
 from models.data.scaling import hold
 from models.diagnoser import Diagnoser
 from models.encoders.experts.detector import Detector
+from models.encoders.experts.no_classifier import NoClassifier
 from models.training.batches import padded
 from models.training.config import TrainConfig
 from models.training.fitting.backing import BackingScores, fit_backing
@@ -164,7 +165,7 @@ def train_detector(
             data.hold_limit,
             share,
         )
-        if not data.normal_only:
+        if not isinstance(network.sensors, NoClassifier):
             backing = fit_backing(
                 network, data.split.validation, data.hold_limit, len(data.faults), config.false_alarms
             )
