@@ -46,6 +46,8 @@ from models.encoders.tokenizer import Tokenizer
 from models.fusion.adaptive import AdaptiveFusion
 from models.fusion.base import FusionNetwork
 from models.fusion.concatenation import ChannelsFusion, DeepFusion, EarlyFusion, HybridFusion
+from models.fusion.confidence import ConfidenceMap
+from models.fusion.conformal import ConformalSets
 from models.fusion.late import LateFusion
 from models.fusion.learned import LearnedFusion
 from models.fusion.vae import MultimodalVAE
@@ -132,6 +134,8 @@ class Answer:
     """(N, M, M) cross-modal attention, zeros in the rows of absent modalities; None for fusions without it."""
     embedding: Tensor | None = None
     """(N, D) what the fusion classifies; None for late fusion."""
+    candidates: Tensor | None = None
+    """(N, C) whether each class is a candidate; None for models without conformal sets."""
 
 
 class Diagnoser(nn.Module):
@@ -159,6 +163,8 @@ class Diagnoser(nn.Module):
             self.text = TextModality(config.text, tokenizer, classes=config.classes)
         sizes = [self.sensors.feature_size] + ([] if self.text is None else [self.text.feature_size])
         self.fusion = build_fusion(config.fusion, sizes=sizes, classes=config.classes)
+        self.confidence = ConfidenceMap(config.classes) if config.calibrated else None
+        self.conformal = ConformalSets() if config.coverage is not None else None
 
     def set_scaling(self, scaling: Scaling) -> None:
         """Use these statistics of the normal state."""
@@ -168,6 +174,23 @@ class Diagnoser(nn.Module):
     def scaling(self) -> Scaling:
         """A copy of the statistics of the normal state."""
         return Scaling(self.mean.numpy().copy(), self.std.numpy().copy())
+
+    def set_confidence(self, confidence: ConfidenceMap | None) -> None:
+        """Publish fused answers through this map, or as they are."""
+        self.confidence = confidence
+        self.config = self.config.model_copy(update={"calibrated": confidence is not None})
+
+    def set_candidates(self, conformal: ConformalSets | None, coverage: float | None) -> None:
+        """Name candidates by these sets, which were fitted for this coverage; or none."""
+        self.conformal = conformal
+        self.config = self.config.model_copy(update={"coverage": None if conformal is None else coverage})
+
+    def published(self, probabilities: Tensor, present: Tensor) -> tuple[Tensor, Tensor | None]:
+        """A fusion's answers (N, C), where modalities are present (M, N), as they are published, and which classes are
+        candidates, (N, C)."""
+        if self.confidence is not None:
+            probabilities = self.confidence(probabilities, present)
+        return probabilities, None if self.conformal is None else self.conformal(probabilities, present)
 
     def init_state(self, batch: int) -> State:
         """The state of `batch` machines before their first frame."""
@@ -274,8 +297,9 @@ class Diagnoser(nn.Module):
         self, logits: Tensor, present: Tensor, features: Sequence[Tensor], scaled: Tensor, attention: Tensor | None
     ) -> Answer:
         fused = self.fusion(logits, present, features)
+        probabilities, candidates = self.published(fused.probabilities, present)
         return Answer(
-            fused.probabilities,
+            probabilities,
             fused.modality_probabilities,
             fused.weights,
             present,
@@ -285,4 +309,5 @@ class Diagnoser(nn.Module):
             attention,
             fused.attention,
             fused.embedding,
+            candidates,
         )

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from pipeline.compiled import Notify
 from pipeline.config.profile import MachineType
 
 _log = logging.getLogger(__name__)
+
+FITTED: Final = ("fusion.", "confidence.", "conformal.")
+"""How the names of what is fitted after the encoders begin."""
 
 
 def save_model(
@@ -77,6 +80,6 @@ def round_weights(network: Diagnoser, storage: Storage) -> None:
 
 
 def _stored(key: str, tensor: Tensor, storage: Storage) -> Tensor:
-    fitted = key.startswith("fusion.") and not key.startswith("fusion.network.")
+    fitted = key.startswith(FITTED) and not key.startswith("fusion.network.")
     halved = storage == "float16" and tensor.ndim >= 2 and not fitted
     return tensor.detach().to("cpu", torch.float16 if halved else torch.float32).contiguous()

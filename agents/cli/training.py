@@ -101,6 +101,7 @@ def train(
         say(path)
     if report.experts:
         _show_experts(report, console)
+    _show_calibration(report, console)
     if compare and report.scores:
         _compare(chosen, prepared[0], report, console)
 
@@ -127,6 +128,18 @@ def _show_experts(report: TrainReport, console: Console) -> None:
     if report.hidden_faults:
         names = ", ".join(report.hidden_faults)
         console.print(cell(f"faults that the sensors cannot see: {names}", limit=None), soft_wrap=True)
+
+
+def _show_calibration(report: TrainReport, console: Console) -> None:
+    """How far the fused answers can be trusted."""
+    for part, scores in report.scores.items():
+        found = scores["all"]["all_faults"]["fusion"]
+        if found["ece"] is None:
+            continue
+        line = f"calibration on {part}: expected calibration error {found['ece']:.4f}"
+        if found["candidates_size"] is not None:
+            line += f"; {found['candidates_size']:.2f} candidates have the true class in {found['candidates_coverage']:.1%} of the frames"
+        console.print(cell(line, limit=None), soft_wrap=True)
 
 
 def _compare(config: TrainConfig, data: PreparedData, report: TrainReport, console: Console) -> None:

@@ -33,11 +33,16 @@ class DiagnoserConfig(BaseModel):
     """Readings further than this many standard deviations from the normal state enter the network at this distance."""
     text_ttl_frames: int = Field(default=60, ge=1)
     """Age at which a text is forgotten."""
+    calibrated: bool = False
+    """Whether fused answers go through a confidence map."""
+    coverage: float | None = Field(default=None, gt=0, lt=1)
+    """In which share of frames the true class shall be among the candidates; None without candidates."""
 
     @model_serializer(mode="wrap")
     def _as_in_older_files(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what older model files lack, if it says the same: their hash goes over this."""
         described: dict[str, Any] = serialize(self)
-        if "messages" in described and described["messages"] is None:
-            del described["messages"]
+        for name, unsaid in (("messages", None), ("calibrated", False), ("coverage", None)):
+            if described.get(name, unsaid) == unsaid:
+                described.pop(name, None)
         return described

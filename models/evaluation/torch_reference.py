@@ -86,6 +86,7 @@ class TorchRunner:
             present=answer.present.numpy(),
             scaled=answer.scaled.numpy(),
             attention=None if answer.attention is None else answer.attention.numpy(),
+            candidates=None if answer.candidates is None else answer.candidates.numpy(),
             unknown_texts=[] if self._network.text is None else sorted(set(range(len(frames.texts))) - known),
         )
 

@@ -15,6 +15,7 @@ from models.stepping import interpreter as layout_of
 from models.stepping.interpreter import BLOCK_ROWS, DONE, LAYOUT_SIZE, STEP, TOO_SMALL, Arena, NewTexts, Result
 from models.stepping.interpreter import Model as CompiledModel
 from models.stepping.kernels.codes import padded
+from models.stepping.programs.answers import emit_candidates, emit_confidence
 from models.stepping.programs.builder import ProgramBuilder
 from models.stepping.programs.event_ring import RingState, emit_ring, ring_state
 from models.stepping.programs.experts import emit_sensors
@@ -258,6 +259,8 @@ def _build(builder: ProgramBuilder, config: DiagnoserConfig) -> tuple[Ints, bool
         ring = ring_state(builder, config.text)
         evidence.append(Evidence(*emit_ring(builder, config.text, ring, builder.present(1), classes)))
     fused = emit_fusion(builder, config.fusion, evidence, presence, classes)
+    emit_confidence(builder, config, fused.probabilities, classes)
+    layout[layout_of.CANDIDATES] = emit_candidates(builder, config, fused.probabilities, classes)
     _describe(layout, config, fused, modalities)
     layout[layout_of.READINGS], layout[layout_of.PRESENT] = readings, presence
     layout[layout_of.OBSERVED] = -1 if observed is None else observed

@@ -22,7 +22,7 @@ from models.evaluation.scoring import Scores
 from models.fusion.late import LateFusion
 from models.fusion.learned import LearnedFusion
 from models.model_file import MACHINES, SUFFIX, read_model
-from models.network_file import build_network, round_weights, save_model
+from models.network_file import FITTED, build_network, round_weights, save_model
 from models.training.budget import Budget, Clock
 from models.training.config import TrainConfig
 from models.training.experts.train import expert_stages, pool_summary, train_experts
@@ -34,9 +34,10 @@ from models.training.fitting.false_alarms import (
     fault_free_folds,
     fit_fused_margins,
 )
+from models.training.fitting.published import fit_published
 from models.training.loop import EpochRecord, OnProgress, Stage, StageConfig, run_stage
 from models.training.prepare import Part, PreparedData, prepare, provenance, require_same_split
-from models.training.report import ScoredPart, draw_all, score_part, write_scores
+from models.training.report import ScoredPart, draw_all, score_part, write_reliability, write_scores
 from models.training.stages.fusion import FusionStage, JointStage
 from models.training.stages.texts import TextStage, WordStage
 from pipeline.config.classes import RECOVERING
@@ -45,7 +46,7 @@ from pipeline.extras import require_modules
 
 FUSED: Final = "fused"
 """Whose margins a learned fusion has; a late one has its modalities'."""
-_WITHOUT_EFFECT = frozenset({"budget_ms", "output", "name", "plots", "score_test", "hard_faults"})
+_WITHOUT_EFFECT = frozenset({"budget_ms", "output", "name", "plots", "score_test", "hard_faults", "candidates"})
 """Settings that change no weight."""
 _LATER = _WITHOUT_EFFECT | {
     "rule",
@@ -269,6 +270,7 @@ def calibrate(training: Training) -> Calibration:
         apply_margins(network, fitted)
         evidence = part_evidence(network, data, "validation")
     network.config = network.config.model_copy(update={"fusion": network.fusion.config})
+    fit_published(network, data, evidence, config.candidates)
     return Calibration(late, rule_scores, margins, evidence)
 
 
@@ -281,7 +283,7 @@ def score(training: Training, calibration: Calibration) -> dict[Part, ScoredPart
         runs = data.runs(part)
         if runs:
             evidence = calibration.validation if part == "validation" else part_evidence(network, data, part)
-            parts[part] = score_part(network, evidence, runs, data.faults, config.hard_faults)
+            parts[part] = score_part(network, evidence, runs, data.classes, data.faults, config.hard_faults)
     return parts
 
 
@@ -305,6 +307,7 @@ def write(training: Training, calibration: Calibration, parts: dict[Part, Scored
     files = [
         path,
         *write_scores(config.output, training.history, scores, rule_scores, config.fusion.kind, rule, model_hash),
+        write_reliability(config.output, parts),
     ]
     if config.plots and parts:
         last = list(parts)[-1]
@@ -326,10 +329,10 @@ def _with_encoders(config: TrainConfig, path: Path, data: PreparedData) -> Diagn
             f"{str(model.header.recovering).lower()}`, or name another model"
         )
     require_same_split(model, config, data)
-    described = model.header.network.model_copy(update={"fusion": config.fusion})
+    described = model.header.network.model_copy(update={"fusion": config.fusion, "calibrated": False, "coverage": None})
     network = _seeded(described, model.tokenizer, config.seed)
     trained = build_network(model).state_dict()
-    taken = {key: value for key, value in trained.items() if not key.startswith("fusion.")}
+    taken = {key: value for key, value in trained.items() if not key.startswith(FITTED)}
     network.load_state_dict(network.state_dict() | taken)
     if (margins := model.header.training.get("caution")) and FUSED not in margins:
         applied = [[margins[modality][fault] for fault in data.classes] for modality in network.modalities]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from models.stepping.kernels import dense, fusion, vectors
+from models.stepping.kernels import answers, dense, fusion, vectors
 from models.stepping.kernels.encoders import attention, messages, pool, recurrent, statistics, texts, trees
 from models.stepping.kernels.operation import operation
 
@@ -46,3 +46,6 @@ WEIGH: Final = operation(fusion.weigh)
 BLEND: Final = operation(fusion.blend)
 EXPERTS: Final = operation(fusion.experts)
 LOG_ANSWERS: Final = operation(fusion.log_answers)
+
+CONFIDENCE_MAP: Final = operation(answers.confidence_map)
+CANDIDATES: Final = operation(answers.candidates)

@@ -1,0 +1,28 @@
+"""What is fitted after everything else: how sure fused answers are, and their candidates."""
+
+from __future__ import annotations
+
+import torch
+
+from models.diagnoser import Diagnoser
+from models.evaluation.calibration import class_meanings
+from models.training.fitting.confidence import fit_confidence
+from models.training.fitting.conformal import fit_conformal
+from models.training.fitting.evidence import Evidence
+from models.training.prepare import PreparedData
+
+
+def fit_published(network: Diagnoser, data: PreparedData, validation: Evidence, coverage: float | None) -> None:
+    """Fit the confidence map, if the answers need one, and then the conformal sets for this coverage, if any is wanted.
+
+    `validation` are all frames of the validation part; margins and fusion are fitted and no longer change.
+    """
+    meanings = class_meanings(data.classes, data.faults)
+    fused, present = validation.fused(network.fusion).probabilities, validation.present
+    network.set_confidence(fit_confidence(fused, present, validation.labels, validation.runs, meanings))
+    network.set_candidates(None, None)
+    if coverage is not None:
+        with torch.inference_mode():
+            final, _ = network.published(fused, present)
+        sets = fit_conformal(final, present, validation.labels, validation.runs, meanings, coverage)
+        network.set_candidates(sets, coverage)
