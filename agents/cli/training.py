@@ -138,7 +138,8 @@ def _show_calibration(report: TrainReport, console: Console) -> None:
             continue
         line = f"calibration on {part}: expected calibration error {found['ece']:.4f}"
         if found["candidates_size"] is not None:
-            line += f"; {found['candidates_size']:.2f} candidates have the true class in {found['candidates_coverage']:.1%} of the frames"
+            line += f"; {found['candidates_size']:.2f} candidates on average, the true class among them in "
+            line += f"{found['candidates_coverage']:.1%} of a run's frames"
         console.print(cell(line, limit=None), soft_wrap=True)
 
 

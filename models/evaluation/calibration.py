@@ -60,8 +60,8 @@ def reliability(confidence: NDArray[np.float64], right: Bools) -> list[Reliabili
 
 
 def calibration_error(bins: Sequence[ReliabilityBin]) -> float | None:
-    """The expected calibration error (Guo et al. 2017): the mean distance between confidence and share of right answers,
-    each bin by its frames; None without frames."""
+    """The expected calibration error (Guo et al. 2017): the mean distance between confidence and share of right
+    answers, each bin by its frames; None without frames."""
     frames = sum(one.frames for one in bins)
     return sum(one.frames * abs(one.confidence - one.correct) for one in bins) / frames if frames else None
 

@@ -27,6 +27,7 @@ from models.evaluation.scoring import NO_EVIDENCE, Scores, fusion_scores, scores
 from models.fusion.learned import LearnedFusion
 from models.training.fitting.evidence import Evidence
 from models.training.loop import EpochRecord
+from models.training.prepare import Part
 from pipeline.arrays import Bools, Floats, Ints
 from pipeline.config.classes import labelled_classes
 from pipeline.files.atomic_file import write_text
@@ -59,20 +60,21 @@ def score_part(
     with torch.inference_mode():
         final, candidates = network.published(fused.probabilities, evidence.present)
     present, probabilities = evidence.present.numpy(), final.numpy()
+    told: Bools = np.asarray(present.any(axis=0))
     trust = {
         name: Trust(fused.modality_probabilities[row].numpy(), present[row])
         for row, name in enumerate(network.modalities)
     }
-    trust["fusion"] = Trust(probabilities, present.any(axis=0), None if candidates is None else candidates.numpy())
+    trust["fusion"] = Trust(probabilities, told, None if candidates is None else candidates.numpy())
     answers: dict[str, Ints] = {
         name: np.where(present[row], fused.modality_probabilities[row].argmax(dim=1).numpy(), NO_EVIDENCE)
         for row, name in enumerate(network.modalities)
     }
-    answers["fusion"] = np.where(present.any(axis=0), probabilities.argmax(axis=1), NO_EVIDENCE)
+    answers["fusion"] = np.where(told, probabilities.argmax(axis=1), NO_EVIDENCE)
     if isinstance(network.fusion, LearnedFusion):
         late = evidence.fused(network.fusion.late).probabilities
-        answers["late"] = np.where(present.any(axis=0), late.argmax(dim=1).numpy(), NO_EVIDENCE)
-        trust["late"] = Trust(late.numpy(), present.any(axis=0))
+        answers["late"] = np.where(told, late.argmax(dim=1).numpy(), NO_EVIDENCE)
+        trust["late"] = Trust(late.numpy(), told)
     frames = np.concatenate([np.arange(len(run)) for run in runs])
     sources = np.array([run.source for run in runs])[evidence.runs]
     scores: Scores = sliced_scores(evidence.runs, frames, evidence.labels, sources, answers, faults, hard)
@@ -153,7 +155,7 @@ def write_scores(
     return written
 
 
-def write_reliability(folder: Path, parts: Mapping[str, ScoredPart]) -> Path:
+def write_reliability(folder: Path, parts: Mapping[Part, ScoredPart]) -> Path:
     """The reliability tables of all parts and systems as one CSV file, a bin a row."""
     path = folder / "reliability.csv"
     lines = ["part,system,ece,confidence_from,confidence_to,frames,confidence_mean,correct_share"]

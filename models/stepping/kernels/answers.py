@@ -44,7 +44,7 @@ def confidence_map(op: Ints, block: Block, rows: Ints) -> None:
             else:
                 rest += work[start + c]
                 second = max(second, work[start + c])
-        if present == _ZERO or rest == _ZERO:
+        if not present > _ZERO or not rest > _ZERO:
             continue
         own = parameters if quiet else parameters + 3
         odds = numbers[own] * first(log(splat(max(confidence, _TINY))))
