@@ -76,7 +76,7 @@ def _score(p: Tensor, labels: Ints, meanings: Ints, penalty: float, free_ranks: 
 def _truth(scores: Tensor, labels: Ints, meanings: Ints) -> NDArray[np.float64]:
     """The score of each frame's label, (N,): the smallest of the classes that stand for it."""
     stands = meanings[None, :] == labels[:, None]
-    return np.where(stands, scores.numpy(), np.float64(EVERY_CLASS)).min(axis=1)
+    return np.asarray(np.where(stands, scores.numpy(), np.float64(EVERY_CLASS)).min(axis=1))
 
 
 def _size(scored: _Scored, weights: NDArray[np.float64], coverage: float, fitted_on: Bools) -> float:
