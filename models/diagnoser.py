@@ -185,12 +185,13 @@ class Diagnoser(nn.Module):
         self.conformal = conformal
         self.config = self.config.model_copy(update={"coverage": None if conformal is None else coverage})
 
-    def published(self, probabilities: Tensor, present: Tensor) -> tuple[Tensor, Tensor | None]:
-        """A fusion's answers (N, C), where modalities are present (M, N), as they are published, and which classes are
-        candidates, (N, C)."""
-        if self.confidence is not None:
-            probabilities = self.confidence(probabilities, present)
-        return probabilities, None if self.conformal is None else self.conformal(probabilities, present)
+    def calibrated(self, probabilities: Tensor, present: Tensor) -> Tensor:
+        """A fusion's answers (N, C), where modalities are present (M, N), through the confidence map if there is one."""
+        return probabilities if self.confidence is None else self.confidence(probabilities, present)
+
+    def candidates(self, probabilities: Tensor, present: Tensor) -> Tensor | None:
+        """Which classes final answers (N, C) leave possible, (N, C); None without conformal sets."""
+        return None if self.conformal is None else self.conformal(probabilities, present)
 
     def init_state(self, batch: int) -> State:
         """The state of `batch` machines before their first frame."""
@@ -297,7 +298,7 @@ class Diagnoser(nn.Module):
         self, logits: Tensor, present: Tensor, features: Sequence[Tensor], scaled: Tensor, attention: Tensor | None
     ) -> Answer:
         fused = self.fusion(logits, present, features)
-        probabilities, candidates = self.published(fused.probabilities, present)
+        probabilities = self.calibrated(fused.probabilities, present)
         return Answer(
             probabilities,
             fused.modality_probabilities,
@@ -309,5 +310,5 @@ class Diagnoser(nn.Module):
             attention,
             fused.attention,
             fused.embedding,
-            candidates,
+            self.candidates(probabilities, present),
         )

@@ -58,7 +58,8 @@ def score_part(
     """
     fused = evidence.fused(network.fusion)
     with torch.inference_mode():
-        final, candidates = network.published(fused.probabilities, evidence.present)
+        final = network.calibrated(fused.probabilities, evidence.present)
+        candidates = network.candidates(final, evidence.present)
     present, probabilities = evidence.present.numpy(), final.numpy()
     told: Bools = np.asarray(present.any(axis=0))
     trust = {

@@ -53,10 +53,7 @@ def sets(threshold: float, penalty: float = 0.0, free_ranks: float = 1.0) -> Con
 
 
 def calibrated(fusion: FusionChoice) -> Diagnoser:
-    network = made(fusion=fusion)
-    network.set_confidence(confidence_map([[1.3, 1.6, -0.8], [0.7, 1.2, 0.5]], [1.0, 0.0, 0.0]))
-    network.set_candidates(sets(0.75, 0.1), 0.9)
-    return network
+    return made(fusion=fusion, candidates=True)
 
 
 # -- the parts -------------------------------------------------------------------------------------------------------

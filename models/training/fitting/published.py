@@ -23,6 +23,6 @@ def fit_published(network: Diagnoser, data: PreparedData, validation: Evidence, 
     network.set_candidates(None, None)
     if coverage is not None:
         with torch.inference_mode():
-            final, _ = network.published(fused, present)
+            final = network.calibrated(fused, present)
         sets = fit_conformal(final, present, validation.labels, validation.runs, meanings, coverage)
         network.set_candidates(sets, coverage)
