@@ -186,7 +186,7 @@ class Diagnoser(nn.Module):
         self.config = self.config.model_copy(update={"coverage": None if conformal is None else coverage})
 
     def calibrated(self, probabilities: Tensor, present: Tensor) -> Tensor:
-        """A fusion's answers (N, C), where modalities are present (M, N), through the confidence map if there is one."""
+        """A fusion's answers (N, C), with modalities present (M, N), through the confidence map if there is one."""
         return probabilities if self.confidence is None else self.confidence(probabilities, present)
 
     def candidates(self, probabilities: Tensor, present: Tensor) -> Tensor | None:
