@@ -99,7 +99,7 @@ def test_intervals_say_what_their_diagnoses_say() -> None:
 class Naming(SumRunner):
     """Names a class as a candidate if it has at least a third of the probability."""
 
-    classes = ("normal", "leak", "jam", "recovering")
+    classes = ("normal", "leak", "jam", "recovering")  # type: ignore[assignment]
 
     def step(self, frames: Frames) -> StepResult:
         result = super().step(frames)
@@ -110,7 +110,7 @@ class Naming(SumRunner):
             p = np.concatenate([p, np.zeros_like(p[..., :1])], axis=-1)
             p[..., moved, 3], p[..., moved, 0] = p[..., moved, 0], 0
             setattr(result, name, p)
-        result.candidates = (result.probabilities >= 1 / 3) & result.present.any(axis=0)[:, None]
+        result.candidates = (result.probabilities >= 1 / 3) & np.atleast_2d(result.present.any(axis=0)).T
         return result
 
 

@@ -141,7 +141,7 @@ class Naming(SumRunner):
 
     def step(self, frames: Frames) -> StepResult:
         result = super().step(frames)
-        result.candidates = (result.probabilities >= 1 / 3) & result.present.any(axis=0)[:, None]
+        result.candidates = (result.probabilities >= 1 / 3) & np.atleast_2d(result.present.any(axis=0)).T
         return result
 
 
