@@ -13,6 +13,10 @@ RECOVERING: Final = "recovering"
 """The class after the last fault: a fault has cleared, and the plant is not in its normal state yet. Labels lack it."""
 
 
+UNKNOWN: Final = "unknown"
+"""The class of what is neither the normal state nor a fault that the model has learnt."""
+
+
 def model_classes(faults: Sequence[str], *, recovering: bool) -> tuple[str, ...]:
     """The classes of a model for these faults, of which the first is the normal state."""
     return (*faults, RECOVERING) if recovering else tuple(faults)

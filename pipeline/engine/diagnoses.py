@@ -17,8 +17,8 @@ from pipeline.arrays import Floats, Ints
 from pipeline.compiled import Notify
 from pipeline.config.profile import MachineType
 from pipeline.config.topics import ALARMS, DIAGNOSES
-from pipeline.engine.alarms import AlarmChange
 from pipeline.engine.answers import RoundAnswers
+from pipeline.engine.reports.alarms import AlarmChange
 from pipeline.frames import Frames, Resets, StepResult, StepRunner
 from pipeline.wire import messages
 from pipeline.wire.diagnosis_columns import (
