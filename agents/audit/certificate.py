@@ -43,7 +43,7 @@ _decode_head = msgspec.json.Decoder(_Head).decode
 
 @dataclass(frozen=True)
 class Certificate:
-    """Fault and probabilities by diagnosis id, and hashes: of each machine's final alignment state, and of drift reports
+    """Fault and probabilities by diagnosis id; hashes of each machine's final alignment state and of drift reports
     by their id."""
 
     model: str

@@ -40,7 +40,7 @@ from pipeline.config.settings import Settings
 from pipeline.config.topics import LABELS, engine_topics, full_topic_name
 from pipeline.engine.engine import Engine
 from pipeline.engine.reports.alarms import AlarmRule
-from pipeline.engine.reports.drift_rule import DriftRule
+from pipeline.engine.reports.drift_rule import drift_rule_of
 from pipeline.errors import DeliveryError
 from pipeline.frames import StepRunner
 from pipeline.mapping.schemas import Schemas
@@ -99,7 +99,7 @@ class Worker:
             profile,
             timed,
             alarm_rule=rule,
-            drift_rule=drift_rule(settings),
+            drift_rule=drift_rule_of(settings),
             partition_of=partition_of,
             watcher=self._metrics,
             schemas=schemas,
@@ -367,12 +367,3 @@ class Worker:
     def _missing_topics(self) -> str | None:
         missing = [] if self._watch_logs is None else self._watch_logs.missing
         return f"topic {', '.join(missing)} does not exist" if missing else None
-
-
-def drift_rule(settings: Settings) -> DriftRule | None:
-    """What counts as drift; None if it is not to be reported."""
-    if not settings.drift:
-        return None
-    return DriftRule(
-        settings.drift_window_ms, settings.drift_reference_windows, settings.drift_limit, settings.drift_reference
-    )

@@ -49,7 +49,7 @@ def test_a_level_that_moves_is_reported_when_it_is_beyond_the_limit_and_when_it_
 
 def test_a_level_that_turns_ends_in_one_direction_and_starts_in_the_other() -> None:
     levels = [0, 0, 0, 1, -1, -1]
-    sent = readings(lambda n: [wobble(n), wobble(n, at(n, *levels))], range(WINDOW * len(levels) + 1))
+    sent = readings(lambda n: [wobble(n), wobble(n, at(n, *levels))], range(WINDOW * len(levels) + 2))
     assert changes(engine().process(sent)) == [
         (4, "level", "load", "started", "up"),
         (5, "level", "load", "ended", "up"),
@@ -62,7 +62,7 @@ def test_spread_and_missing_share_are_reported_too_and_the_largest_comes_first()
         changed = window_of(n) >= 4
         return {"flow": wobble(n, spread=3.0 if changed else 1.0), "load": None if changed and n % 8 < 2 else wobble(n)}
 
-    assert changes(engine().process(readings(values, range(WINDOW * 5 + 1)))) == [
+    assert changes(engine().process(readings(values, range(WINDOW * 5 + 2)))) == [
         (5, "spread", "flow", "started", "up"),
         (5, "missing", "load", "started", "up"),
     ]
@@ -70,16 +70,16 @@ def test_spread_and_missing_share_are_reported_too_and_the_largest_comes_first()
 
 def test_what_moved_between_the_first_windows_may_move_later() -> None:
     restless = [-0.5, 0.5, 0, 1.0, -1.0, 2.0]
-    sent = readings(lambda n: [wobble(n, at(n, *restless)), wobble(n)], range(WINDOW * len(restless) + 1))
+    sent = readings(lambda n: [wobble(n, at(n, *restless)), wobble(n)], range(WINDOW * len(restless) + 2))
     assert changes(engine().process(sent)) == []
-    calm = readings(lambda n: [wobble(n), wobble(n, max(0, at(n, *restless) - 0.5))], range(WINDOW * 6 + 1))
+    calm = readings(lambda n: [wobble(n), wobble(n, max(0, at(n, *restless) - 1))], range(WINDOW * 6 + 2))
     assert changes(engine().process(calm)) == [(6, "level", "load", "started", "up")]
 
 
 def test_frames_of_a_fault_are_no_drift_and_teach_nothing() -> None:
     runner = ObedientRunner(lambda value: 1 if value > 5 else 0)
     levels = [0, 9, 9, 0, 0, 9, 9, 9, 0]
-    sent = readings(lambda n: [wobble(n, at(n, *levels)), wobble(n, at(n, *levels))], range(WINDOW * 9 + 1))
+    sent = readings(lambda n: [wobble(n, at(n, *levels)), wobble(n, at(n, *levels))], range(WINDOW * 9 + 2))
     assert changes(engine(runner).process(sent)) == []
 
 
@@ -87,15 +87,15 @@ def test_a_silent_machine_misses_nothing() -> None:
     def values(n: int) -> list[float | None] | None:
         return None if window_of(n) == 4 and n % 3 else [wobble(n), wobble(n)]
 
-    assert changes(engine().process(readings(values, range(WINDOW * 6 + 1)))) == []
+    assert changes(engine().process(readings(values, range(WINDOW * 6 + 2)))) == []
 
 
 def test_confidence_is_a_drift_of_the_machine() -> None:
     runner = ObedientRunner()
     unsure = engine(runner)
-    assert changes(unsure.process(readings(lambda n: [wobble(n), wobble(n)], range(WINDOW * 4 + 1)))) == []
+    assert changes(unsure.process(readings(lambda n: [wobble(n), wobble(n)], range(WINDOW * 4 + 2)))) == []
     runner.confidence = 0.6
-    outputs = unsure.process(readings(lambda n: [wobble(n), wobble(n)], range(WINDOW * 4 + 1, WINDOW * 6 + 2)))
+    outputs = unsure.process(readings(lambda n: [wobble(n), wobble(n)], range(WINDOW * 4 + 2, WINDOW * 6 + 2)))
     assert changes(outputs) == [(5, "confidence", None, "started", "down")]
     assert reports(outputs)[0].size < -6, "in usual deviations between windows"
 
@@ -103,13 +103,13 @@ def test_confidence_is_a_drift_of_the_machine() -> None:
 def test_disagreement_is_a_drift_of_the_machine() -> None:
     runner = ObedientRunner()
     disputed = engine(runner)
-    sent = readings(lambda n: [wobble(n), wobble(n)], range(WINDOW * 6 + 1))
+    sent = readings(lambda n: [wobble(n), wobble(n)], range(WINDOW * 6 + 2))
     texts = [event("p1", T0 + n * PERIOD_MS, "hum", offset=n, id=f"e{n}") for n in range(0, WINDOW * 6, 4)]
     both = sorted((*sent, *texts), key=lambda record: record.timestamp_ms)
     calm = [record for record in both if record.timestamp_ms < T0 + WINDOW * 4 * PERIOD_MS]
     assert changes(disputed.process(calm)) == []
     runner.second = 0.0
-    assert (6, "disagreement", None, "started", "up") in changes(disputed.process(both[len(calm) :]))
+    assert (5, "disagreement", None, "started", "up") in changes(disputed.process(both[len(calm) :]))
 
 
 def test_without_a_rule_nothing_is_reported_or_saved() -> None:
@@ -121,7 +121,7 @@ def test_without_a_rule_nothing_is_reported_or_saved() -> None:
 
 def test_against_the_training_a_level_is_drift_though_the_machine_was_always_like_that() -> None:
     rule = DriftRule(RULE.window_ms, RULE.reference_windows, reference="training")
-    sent = readings(lambda n: [wobble(n, 0.8), wobble(n)], range(WINDOW * 5 + 1))
+    sent = readings(lambda n: [wobble(n, 0.8), wobble(n)], range(WINDOW * 5 + 2))
     assert changes(engine(rule=rule).process(sent)) == [(4, "level", "flow", "started", "up")]
     assert changes(engine().process(sent)) == []
 
@@ -170,7 +170,7 @@ def test_a_state_of_other_windows_is_restored_and_learns_again(rule: DriftRule |
 def test_the_drift_of_a_machine_is_counted_by_kind() -> None:
     one = engine()
     levels = [0, 0, 0, 1, 1]
-    outputs = one.process(readings(lambda n: [wobble(n, at(n, *levels)), wobble(n)], range(WINDOW * 5 + 1)))
+    outputs = one.process(readings(lambda n: [wobble(n, at(n, *levels)), wobble(n)], range(WINDOW * 5 + 2)))
     drift, slots = one.models["pump"].drift, one.slots("pump")
     assert drift is not None
     assert +drift.machines_drifting(slots) == {"level": 1}

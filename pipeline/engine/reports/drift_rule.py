@@ -10,12 +10,10 @@ from typing import Final, Literal
 import numpy as np
 
 from pipeline.arrays import Matrix
+from pipeline.config.settings import Settings
 
 MIN_WINDOW_FRAMES: Final = 24
 """Frames of a window at least; a machine with long frames has longer windows."""
-
-MIN_REFERENCE_WINDOWS: Final = 3
-"""Windows from which the usual deviation between windows is estimated, at least."""
 
 WINDOW_DEVIATIONS: Final = 6.0
 """A window that is this many usual deviations from the reference is no coincidence."""
@@ -67,6 +65,15 @@ class DriftRule:
 
 
 DEFAULT_DRIFT_RULE: Final = DriftRule()
+
+
+def drift_rule_of(settings: Settings) -> DriftRule | None:
+    """The rule that the settings describe; None if no drift is to be reported."""
+    if not settings.drift:
+        return None
+    return DriftRule(
+        settings.drift_window_ms, settings.drift_reference_windows, settings.drift_limit, settings.drift_reference
+    )
 
 
 @dataclass(frozen=True, slots=True)
