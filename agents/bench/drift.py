@@ -6,6 +6,7 @@ variable of each.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,8 @@ def _summary(
         "median_days_after_start": round(median(delays), 2) if delays else None,
         "longest_days_after_start": round(delays[-1], 2) if delays else None,
         "longest_days_after_end": round(delays[-1] - ramp_days, 2) if delays else None,
-        "other_reports": sum(one["others"] for one in found),
+        "other_variables": sum(one["others"] for one in found),
+        "of_the_machine": Counter(kind for one in found for kind in one["of_machine"]),
         "not_right": [one for one in found if not one["right"]],
         "seed": seed,
     }
@@ -146,7 +148,9 @@ def _outcomes(kind: MachineType, reports: Sequence[DriftReport], ramps: Mapping[
     for index, ramp in ramps.items():
         start_ms = _BEGIN_MS + ramp.start * kind.frame_period_ms
         name = kind.variable_names[ramp.variable]
-        own = [one for one in reports if one.machine == _name(index) and one.state == "started" and one.time > start_ms]
+        began = [one for one in reports if one.machine == _name(index) and one.state == "started"]
+        of_machine = [one for one in began if one.time > start_ms and one.variable is None]
+        own = [one for one in began if one.time > start_ms and one.variable is not None]
         first = own[0] if own else None
         is_right = first is not None and (first.kind, first.variable) == (DriftKind.LEVEL, name)
         outcomes.append(
@@ -156,6 +160,7 @@ def _outcomes(kind: MachineType, reports: Sequence[DriftReport], ramps: Mapping[
                 "first": None if first is None else f"{first.kind} {first.variable or ''}".strip(),
                 "right": is_right and (first is not None) and (first.direction == "up") == (ramp.size > 0),
                 "days_after_start": None if first is None else (first.time - start_ms) / DAY_MS,
+                "of_machine": [one.kind for one in of_machine],
                 "others": sum((one.kind, one.variable) != (DriftKind.LEVEL, name) for one in own),
             }
         )

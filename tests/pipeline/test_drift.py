@@ -32,23 +32,23 @@ def at(frame: int, *levels: float) -> float:
     return levels[min(window_of(frame), len(levels) - 1)]
 
 
-def test_a_level_that_moves_is_reported_when_it_is_beyond_the_limit_and_when_it_is_back() -> None:
-    levels = [0, 0, 0, 0, 0.3, 0.6, 0.7, 0.3, 0.2, 0]
+def test_a_level_that_moves_is_reported_when_its_excess_adds_up_and_when_it_is_back() -> None:
+    levels = [0, 0, 0, 0, 0.4, 0.5, 0.6, 0.3, 0.2, 0]
     sent = readings(lambda n: [wobble(n, at(n, *levels)), wobble(n)], range(WINDOW * len(levels)))
     outputs = engine().process(sent)
-    assert changes(outputs) == [(6, "level", "flow", "started", "up"), (9, "level", "flow", "ended", "up")]
+    assert changes(outputs) == [(7, "level", "flow", "started", "up"), (9, "level", "flow", "ended", "up")]
     started, ended = reports(outputs)
     assert started.since == ended.since == T0 - T0 % PERIOD_MS + 4 * WINDOW * PERIOD_MS, (
-        "half the limit was there first"
+        "there it was beyond the tolerance first"
     )
-    assert (started.size, started.value, started.reference, started.limit) == (0.6, 0.6, 0.0, 0.5)
+    assert (started.size, started.value, started.reference, started.tolerance) == (0.6, 0.6, 0.0, 0.25)
     assert ended.size == 0.2
     assert started.id == f"p1:{started.time}:{'5' * 12}:level:flow:started"
     assert started.model.hash == "5" * 64
 
 
 def test_a_level_that_turns_ends_in_one_direction_and_starts_in_the_other() -> None:
-    levels = [0, 0, 0, 1, -1, -1]
+    levels = [0, 0, 0, 1, -1]
     sent = readings(lambda n: [wobble(n), wobble(n, at(n, *levels))], range(WINDOW * len(levels) + 2))
     assert changes(engine().process(sent)) == [
         (4, "level", "load", "started", "up"),
@@ -69,7 +69,7 @@ def test_spread_and_missing_share_are_reported_too_and_the_largest_comes_first()
 
 
 def test_what_moved_between_the_first_windows_may_move_later() -> None:
-    restless = [-0.5, 0.5, 0, 1.0, -1.0, 2.0]
+    restless = [-0.5, 0.5, 0, 1.0, -1.0, 1.9]
     sent = readings(lambda n: [wobble(n, at(n, *restless)), wobble(n)], range(WINDOW * len(restless) + 2))
     assert changes(engine().process(sent)) == []
     calm = readings(lambda n: [wobble(n), wobble(n, max(0, at(n, *restless) - 1))], range(WINDOW * 6 + 2))
@@ -97,7 +97,7 @@ def test_confidence_is_a_drift_of_the_machine() -> None:
     runner.confidence = 0.6
     outputs = unsure.process(readings(lambda n: [wobble(n), wobble(n)], range(WINDOW * 4 + 2, WINDOW * 6 + 2)))
     assert changes(outputs) == [(5, "confidence", None, "started", "down")]
-    assert reports(outputs)[0].size < -6, "in usual deviations between windows"
+    assert reports(outputs)[0].size == -12, "of a tolerance of 0.025"
 
 
 def test_disagreement_is_a_drift_of_the_machine() -> None:

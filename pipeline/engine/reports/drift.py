@@ -26,11 +26,11 @@ from pipeline.engine.reports.drift_kernels import (
     REFERENCE_ROWS,
     STARTED,
     TOLD,
-    UNUSUAL,
+    TOLERANCE,
     VALUE,
 )
 from pipeline.engine.reports.drift_report import DriftReport
-from pipeline.engine.reports.drift_rule import WINDOW_DEVIATIONS, DriftKind, DriftRule, Statistics
+from pipeline.engine.reports.drift_rule import DriftKind, DriftRule, Statistics
 from pipeline.engine.reports.drift_state import DriftState, decode_drift, encode_drift
 from pipeline.frames import Frames, StepResult
 from pipeline.wire import messages
@@ -58,7 +58,7 @@ class DriftChange:
     since_ms: int
     value: float
     reference: float
-    limit: float
+    tolerance: float
     direction: int
 
 
@@ -85,7 +85,9 @@ class Drift:
         self._sums: Matrix = np.zeros((slots, 2 * variables + ANSWER_SUMS))
         self._counts: Floats = np.zeros((slots, 2 * variables), np.float32)
         self._reference: Floats = np.zeros((slots, REFERENCE_ROWS, count), np.float32)
-        self._since: Matrix = np.full((slots, count), _NEVER)
+        # By direction, up and down, and then by statistic: what distances beyond the tolerance sum up to, and since when.
+        self._excess: Matrix = np.zeros((slots, 2 * count))
+        self._since: Matrix = np.full((slots, 2 * count), _NEVER)
         self._standing: NDArray[np.int8] = np.zeros((slots, count), np.int8)
 
     def reserve(self, slots: int) -> None:
@@ -93,10 +95,10 @@ class Drift:
         size = len(self._standing)
         if slots > size:
             sums, counts, reference = self._sums, self._counts, self._reference
-            since, standing = self._since, self._standing
+            excess, since, standing = self._excess, self._since, self._standing
             self._new_arrays(max(slots, 2 * size, 64))
             self._sums[:size], self._counts[:size], self._reference[:size] = sums, counts, reference
-            self._since[:size], self._standing[:size] = since, standing
+            self._excess[:size], self._since[:size], self._standing[:size] = excess, since, standing
 
     def load_code(self) -> None:
         """Load compiled code now, instead of with the first frame."""
@@ -143,6 +145,7 @@ class Drift:
             self._sums,
             self._counts,
             self._reference,
+            self._excess,
             self._since,
             self._standing,
             told,
@@ -151,19 +154,21 @@ class Drift:
         found: list[DriftChange] = []
         for index in np.flatnonzero(changed.any(axis=1)).tolist():
             of_machine = np.flatnonzero(changed[index])
-            excess = np.abs(told[index, of_machine, VALUE] - told[index, of_machine, EXPECTED])
-            order = np.argsort(-excess / told[index, of_machine, UNUSUAL], kind="stable")
+            distance = np.abs(told[index, of_machine, VALUE] - told[index, of_machine, EXPECTED])
+            order = np.argsort(-distance / told[index, of_machine, TOLERANCE], kind="stable")
             for statistic in of_machine[order].tolist():
-                value, reference, limit, since_ms = told[index, statistic].tolist()
+                value, reference, tolerance, since_ms = told[index, statistic].tolist()
                 common = int(rows[index]), statistic
-                numbers = value, reference, limit
+                numbers = value, reference, tolerance
                 change = int(changed[index, statistic])
                 if change & ENDED:
                     direction = int(before[index, statistic])
                     found.append(DriftChange(*common, False, int(since_ms), *numbers, direction))
                 if change & STARTED:
-                    began, direction = self._since[full[index], statistic], self._standing[full[index], statistic]
-                    found.append(DriftChange(*common, True, int(began), *numbers, int(direction)))
+                    direction = int(self._standing[full[index], statistic])
+                    place = statistic if direction > 0 else self._statistics.count + statistic
+                    began = int(self._since[full[index], place])
+                    found.append(DriftChange(*common, True, began, *numbers, direction))
         return found
 
     def _full(self, slots: Ints) -> Bools:
@@ -178,7 +183,7 @@ class Drift:
         variable = None if column is None else self._names[column]
         state: Literal["started", "ended"] = "started" if change.started else "ended"
         about = kind.value if variable is None else f"{kind}:{variable}"
-        unit = 1.0 if kind in _OF_VARIABLES else change.limit / WINDOW_DEVIATIONS
+        unit = 1.0 if kind in _OF_VARIABLES else change.tolerance
         report = DriftReport(
             id=f"{machine.name}:{end}:{self._model.hash[:12]}:{about}:{state}",
             machine=machine.name,
@@ -191,7 +196,7 @@ class Drift:
             size=_rounded((change.value - change.reference) / unit, 2),
             value=_rounded(change.value),
             reference=_rounded(change.reference),
-            limit=_rounded(change.limit),
+            tolerance=_rounded(change.tolerance),
             model=self._model,
         )
         return kind, Output(DRIFT, machine.partition, machine.key, messages.encode(report), end)
@@ -218,6 +223,7 @@ class Drift:
             self._sums[slot],
             self._counts[slot],
             self._reference[slot],
+            self._excess[slot],
             self._since[slot],
             self._standing[slot],
         )
@@ -233,7 +239,7 @@ class Drift:
     def drop(self, slot: int) -> None:
         """Forget a machine."""
         self._sums[slot], self._counts[slot], self._reference[slot] = 0, 0, 0
-        self._since[slot], self._standing[slot] = _NEVER, 0
+        self._excess[slot], self._since[slot], self._standing[slot] = 0, _NEVER, 0
 
 
 def _rounded(value: float, decimals: int = _DECIMALS) -> float:

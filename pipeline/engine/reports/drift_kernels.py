@@ -3,7 +3,8 @@
 A window of a machine has, by variable, how often it was measured, and sum and sum of squares of its standard scores in
 frames that were diagnosed as normal; and sums over the machine's answers. A window that is full gives a value of each
 statistic. The first ones of a machine are its reference: their mean, and the deviation between them, which contains all
-that moves slowly. Later ones are compared with it.
+that moves slowly. Of later ones, in each direction, the excess of their distance over a tolerance is summed up: a
+two-sided CUSUM chart.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline.arrays import Bools, Floats, Ints, Matrix
 from pipeline.compiled import CompiledFunction, kernel
 from pipeline.engine.reports import drift_rule
-from pipeline.engine.reports.drift_rule import WINDOW_DEVIATIONS
+from pipeline.engine.reports.drift_rule import SUM_DEVIATIONS
 
 MAX_SCORE: Final = 10.0
 """Standard scores are cut here, so that a single wild value moves no mean."""
@@ -48,14 +49,13 @@ REFERENCE_ROWS: Final = 3
 # What is told of each statistic of a full window.
 VALUE: Final = 0  # not a number if there was too little to tell
 EXPECTED: Final = 1
-UNUSUAL: Final = 2  # this far from what is expected it is drift
-SINCE_MS: Final = 3  # since when it had been far from that before this window; negative if it was not
+TOLERANCE: Final = 2  # how far from that a window may be
+SINCE_MS: Final = 3  # when the excess of a drift that ends began
 TOLD: Final = 4
 
-# Changes.
+# Changes; both where a drift in the other direction follows at once.
 STARTED: Final = 1
 ENDED: Final = 2
-TURNED: Final = 3  # one ended, and one in the other direction started
 
 
 def add_frames(
@@ -145,13 +145,14 @@ def judge_windows(
     sums: Matrix,
     counts: Floats,
     reference: NDArray[np.float32],
+    excess: Matrix,
     since: Matrix,
     standing: NDArray[np.int8],
     told: Matrix,
     changes: NDArray[np.int8],
 ) -> None:
     """Judge the windows of the rows that are full, and begin new ones; write what changed."""
-    variables = counts.shape[1] // 2
+    variables, statistics = counts.shape[1] // 2, standing.shape[1]
     for r in range(len(slots)):
         slot = slots[r]
         changes[r] = 0
@@ -159,7 +160,7 @@ def judge_windows(
         if answers[FRAMES] < window_frames:
             continue
         _write_values(sums[slot], counts[slot], unknown >= 0, told[r])
-        for s in range(standing.shape[1]):
+        for s in range(statistics):
             value = told[r, s, VALUE]
             if math.isnan(value):
                 continue
@@ -173,22 +174,27 @@ def judge_windows(
                 reference[slot, SQUARES, s] = squares + distance * (value - mean)
                 continue
             expected = 0.0 if fixed_levels and s < variables else mean
-            unusual = max(smallest[s], WINDOW_DEVIATIONS * math.sqrt(squares / (windows - 1)))
-            told[r, s, EXPECTED], told[r, s, UNUSUAL] = expected, unusual
-            distance = value - expected
-            before, direction = standing[slot, s], 1 if distance > 0 else -1
-            told[r, s, SINCE_MS] = since[slot, s]
-            is_far, is_beyond = abs(distance) > 0.5 * unusual, abs(distance) > unusual
-            if before != 0 and (not is_far or direction != before):
-                changes[r, s] = ENDED
-                standing[slot, s] = 0
-            if not is_far:
-                since[slot, s] = -1.0
-            elif since[slot, s] < 0 or changes[r, s] == ENDED:
-                since[slot, s] = answers[START_MS]
-            if is_beyond and standing[slot, s] == 0:
-                changes[r, s] += STARTED
-                standing[slot, s] = direction
+            deviation = math.sqrt(squares / (windows - 1))
+            tolerance, limit = max(0.5 * smallest[s], deviation), max(smallest[s], SUM_DEVIATIONS * deviation)
+            told[r, s, EXPECTED], told[r, s, TOLERANCE] = expected, tolerance
+            for side in range(2):
+                place = side * statistics + s
+                direction = 1 - 2 * side
+                beyond = direction * (value - expected) - tolerance
+                if standing[slot, s] == direction and beyond <= 0:
+                    changes[r, s] = ENDED
+                    told[r, s, SINCE_MS] = since[slot, place]
+                    standing[slot, s] = 0
+                    excess[slot, place] = 0.0
+                excess[slot, place] = max(excess[slot, place] + beyond, 0.0)
+                if excess[slot, place] == 0:
+                    since[slot, place] = -1.0
+                elif since[slot, place] < 0:
+                    since[slot, place] = answers[START_MS]
+            for side in range(2):
+                if standing[slot, s] == 0 and excess[slot, side * statistics + s] > limit:
+                    changes[r, s] |= STARTED
+                    standing[slot, s] = 1 - 2 * side
         sums[slot] = 0.0
         counts[slot] = 0.0
 
@@ -212,7 +218,7 @@ JUDGE_WINDOWS: Final = CompiledFunction(
     judge_windows,
     numba.void(
         *(_array(_i64, 1), _i64, _i64, _b, _i64, _array(_f64, 1), _array(_f64, 2), _array(_f32, 2)),
-        *(_array(_f32, 3), _array(_f64, 2), _array(_i8, 2), _array(_f64, 3), _array(_i8, 2)),
+        *(_array(_f32, 3), _array(_f64, 2), _array(_f64, 2), _array(_i8, 2), _array(_f64, 3), _array(_i8, 2)),
     ),
     _SOURCES,
     what="the judgement of drift",

@@ -23,7 +23,7 @@ class DriftReport(msgspec.Struct, frozen=True, gc=False):
     size: float
     value: float
     reference: float
-    limit: float
+    tolerance: float
     model: ModelRef
 
 

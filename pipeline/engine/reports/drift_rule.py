@@ -15,8 +15,8 @@ from pipeline.config.settings import Settings
 MIN_WINDOW_FRAMES: Final = 24
 """Frames of a window at least; a machine with long frames has longer windows."""
 
-WINDOW_DEVIATIONS: Final = 6.0
-"""A window that is this many usual deviations from the reference is no coincidence."""
+SUM_DEVIATIONS: Final = 4.0
+"""Windows whose excess over the tolerance sums up to so many usual deviations are no coincidence."""
 
 DAY_MS: Final = 86_400_000
 
@@ -43,7 +43,7 @@ _SMALLEST: Final = {
     DriftKind.DISAGREEMENT: 0.05,
     DriftKind.UNKNOWN: 0.05,
 }
-"""Smaller differences are no drift, however steady the reference was: shares, probabilities and nats."""
+"""Excess over the tolerance must sum up to so much at least: shares, probabilities and nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class DriftRule:
     reference_windows: int = 7
     """So many of a machine's first windows are its reference."""
     limit: float = 0.5
-    """Smaller differences of level and spread are no drift; in standard deviations of the training."""
+    """What the excess of level and spread must sum up to, at least; in standard deviations of the training."""
     reference: Reference = "own"
     """Whether levels are compared with the machine's own first windows, or with the mean of the training."""
 
@@ -106,6 +106,6 @@ class Statistics:
         return slice(begin, begin + 1)
 
     def smallest(self, rule: DriftRule) -> Matrix:
-        """The smallest difference of each statistic that is drift, (count,)."""
+        """The smallest sum of each statistic that is drift, (count,); half of it is the smallest tolerance."""
         kinds: Sequence[DriftKind] = [self.kind(index) for index in range(self.count)]
         return np.array([_SMALLEST.get(kind, rule.limit) for kind in kinds])
