@@ -99,8 +99,8 @@ class Settings(BaseSettings):
         default=0.5,
         gt=0,
         le=10,
-        description="smaller differences of a variable's level or spread, in the training's standard deviations, are "
-        "no drift",
+        description="what the excess of a variable's level or spread must sum up to, at least, to be drift; in the "
+        "training's standard deviations",
     )
     drift_reference: Literal["own", "training"] = Field(
         default="own",
