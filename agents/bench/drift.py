@@ -6,9 +6,11 @@ variable of each.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,6 +34,9 @@ from pipeline.wire.records import Record
 _BEGIN_MS = 1_763_596_800_000
 _QUIET_WINDOWS = 2.5
 """Windows between the reference and the start of a ramp, which so does not begin with a window."""
+
+_COST_ROUNDS = 7
+_COST_CHUNKS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +89,11 @@ def bench_drift(
             f"{ramp_days:g} days need {end + 2 * window:,}; give longer runs, or a smaller --ramp-days"
         )
 
+    def make(drift_rule: DriftRule | None) -> Engine:
+        return Engine(profile, {kind.name: load_model(model, kind)}, drift_rule=drift_rule)
+
     def reports(ramps: Mapping[int, Ramp]) -> list[DriftReport]:
-        engine = Engine(profile, {kind.name: load_model(model, kind)}, drift_rule=rule)
-        return list(_reports(engine, kind, given, ramps))
+        return list(_reports(make(rule), kind, given, ramps))
 
     normal = [one for one in reports({}) if one.state == "started"]
     say(f"{len(given)} runs without a drift: {len(normal)} reports")
@@ -108,7 +115,9 @@ def bench_drift(
         right = sum(one["right"] for one in outcomes)
         say(f"pass {number + 1} of {passes}: {right} of {len(outcomes)} with the right variable first")
     monitored = sum(len(run) / day - rule.reference_windows * window / day for run in given)
-    return _summary(normal, found, monitored, len(given), sigma, ramp_days, seed)
+    summary = _summary(normal, found, monitored, len(given), sigma, ramp_days, seed)
+    chunks = list(islice(_chunks(kind, [run.values for run in given]), _COST_CHUNKS))
+    return summary | {"time_per_reading_with_to_without": round(_cost(make, chunks, rule), 3)}
 
 
 def _summary(
@@ -176,6 +185,14 @@ def _reports(
 ) -> Iterator[DriftReport]:
     """What the engine reports of these runs, each of which is a machine."""
     columns = [ramps[index].added_to(run.values) if index in ramps else run.values for index, run in enumerate(runs)]
+    for chunk in _chunks(kind, columns):
+        for output in engine.process(chunk):
+            if output.topic == DRIFT:
+                yield decode_drift_report(output.value or b"")
+
+
+def _chunks(kind: MachineType, columns: Sequence[Floats]) -> Iterator[list[Record]]:
+    """One reading of every machine in each frame, as records."""
     (topic,) = {source.topic for source in kind.sources.values()}
     records: list[Record] = []
     for frame in range(max(map(len, columns))):
@@ -184,9 +201,24 @@ def _reports(
             if frame < len(values):
                 row = [None if np.isnan(value) else float(value) for value in values[frame]]
                 value = msgspec.json.encode({"machine": _name(index), "time": time_ms, "values": row})
-                records.append(Record(topic, 0, frame * len(runs) + index, time_ms, _name(index).encode(), value))
-        if len(records) >= CHUNK_RECORDS or frame == max(map(len, columns)) - 1:
-            for output in engine.process(records):
-                if output.topic == DRIFT:
-                    yield decode_drift_report(output.value or b"")
+                records.append(Record(topic, 0, frame * len(columns) + index, time_ms, _name(index).encode(), value))
+        if len(records) >= CHUNK_RECORDS:
+            yield records
             records = []
+    yield records
+
+
+def _cost(make: Callable[[DriftRule | None], Engine], chunks: Sequence[list[Record]], rule: DriftRule) -> float:
+    """How much longer a reading takes with drift reports: the median of rounds in which both take turns."""
+    ratios = []
+    for _ in range(_COST_ROUNDS):
+        seconds = []
+        for given in (rule, None):
+            engine = make(given)
+            engine.process(chunks[0])
+            began = time.perf_counter()
+            for chunk in chunks[1:]:
+                engine.process(chunk)
+            seconds.append(time.perf_counter() - began)
+        ratios.append(seconds[0] / seconds[1])
+    return median(ratios)
