@@ -85,7 +85,7 @@ class Drift:
         self._sums: Matrix = np.zeros((slots, 2 * variables + ANSWER_SUMS))
         self._counts: Floats = np.zeros((slots, 2 * variables), np.float32)
         self._reference: Floats = np.zeros((slots, REFERENCE_ROWS, count), np.float32)
-        # By direction, up and down, and then by statistic: what distances beyond the tolerance sum up to, and since when.
+        # By direction, up and down, and then by statistic: the sum of what was beyond the tolerance, and since when.
         self._excess: Matrix = np.zeros((slots, 2 * count))
         self._since: Matrix = np.full((slots, 2 * count), _NEVER)
         self._standing: NDArray[np.int8] = np.zeros((slots, count), np.int8)

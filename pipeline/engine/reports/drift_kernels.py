@@ -135,6 +135,18 @@ def _write_values(own: Matrix, count: Floats, is_unknown_known: bool, told: Matr
         machine[2, VALUE] = answers[UNKNOWN] / answers[ANSWERED]
 
 
+@kernel
+def _learn(reference: Floats, statistic: int, value: float) -> None:
+    """Add a window's value to the reference of a statistic."""
+    windows = np.float64(reference[COUNT, statistic]) + 1
+    mean = np.float64(reference[MEAN, statistic])
+    distance = value - mean
+    mean += distance / windows
+    reference[COUNT, statistic] = windows
+    reference[MEAN, statistic] = mean
+    reference[SQUARES, statistic] += distance * (value - mean)
+
+
 def judge_windows(
     slots: Ints,
     window_frames: int,
@@ -164,17 +176,11 @@ def judge_windows(
             value = told[r, s, VALUE]
             if math.isnan(value):
                 continue
-            windows = np.float64(reference[slot, COUNT, s])
-            mean, squares = np.float64(reference[slot, MEAN, s]), np.float64(reference[slot, SQUARES, s])
-            if windows < reference_windows:
-                distance = value - mean
-                mean += distance / (windows + 1)
-                reference[slot, COUNT, s] = windows + 1
-                reference[slot, MEAN, s] = mean
-                reference[slot, SQUARES, s] = squares + distance * (value - mean)
+            if reference[slot, COUNT, s] < reference_windows:
+                _learn(reference[slot], s, value)
                 continue
-            expected = 0.0 if fixed_levels and s < variables else mean
-            deviation = math.sqrt(squares / (windows - 1))
+            expected = 0.0 if fixed_levels and s < variables else np.float64(reference[slot, MEAN, s])
+            deviation = math.sqrt(np.float64(reference[slot, SQUARES, s]) / (np.float64(reference[slot, COUNT, s]) - 1))
             tolerance, limit = max(0.5 * smallest[s], deviation), max(smallest[s], SUM_DEVIATIONS * deviation)
             told[r, s, EXPECTED], told[r, s, TOLERANCE] = expected, tolerance
             for side in range(2):
