@@ -1,4 +1,4 @@
-"""The commands about machines: `faultline why`, `drift`, and `faultline machines list`, `reset`, `end`, `forget`."""
+"""The commands about single machines: `faultline why`, and `faultline machines list`, `reset`, `end` and `forget`."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ import asyncio
 import fnmatch
 import json
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from agents.audit.drift_list import summarize_drift
 from agents.audit.machine_list import MachineSummary, summarize_machines
 from agents.audit.source_check import declared_topics
 from agents.audit.why.next_steps import next_steps
 from agents.audit.why.search import Committed, gather_facts
 from agents.audit.why.worker_page import read_worker_page
-from agents.cli.options import BrokerOption, JsonOption, ModelOption, ProfileOption, load_runners
-from agents.cli.views.drift_view import drift_table
+from agents.cli.options import BrokerOption, JsonOption, ProfileOption
 from agents.cli.views.printable import cell, say
 from agents.cli.views.why_view import show_why
 from agents.delivery.kept_states import of_machines
@@ -36,10 +33,9 @@ from pipeline.config.durations import shown_duration
 from pipeline.config.hints import shown_time
 from pipeline.config.profile import load_profile
 from pipeline.config.settings import Settings, load_settings
-from pipeline.config.topics import CONTROL, DEAD_LETTER, DIAGNOSES, DRIFT, LATE, STATE, full_topic_name
+from pipeline.config.topics import CONTROL, DEAD_LETTER, DIAGNOSES, LATE, STATE, full_topic_name
 from pipeline.errors import SettingsError
 from pipeline.wire import messages
-from pipeline.wire.recording import has_topic, read_recording
 from pipeline.wire.records import Output
 
 MachineArgument = Annotated[str, typer.Argument(help="the machine's id")]
@@ -116,68 +112,6 @@ def why(
         show_why(facts, steps, Console())
     if not facts.is_active:
         raise typer.Exit(1)
-
-
-def drift(
-    recording: Annotated[
-        Path | None,
-        typer.Option("--from", help="replay this recording, or list its drift reports; not a broker"),
-    ] = None,
-    machine: Annotated[str, typer.Option("--machine", help="only ids that fit this pattern, such as pump-*")] = "*",
-    standing: Annotated[bool, typer.Option("--standing", help="only drift that has not ended")] = False,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="how many to show")] = 50,
-    broker: BrokerOption = None,
-    profile: ProfileOption = None,
-    model: ModelOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List slow changes by machine and variable: those that stand, then those that have ended; nothing is written."""
-    settings = load_settings(broker=broker, profile=profile)
-    if recording is None and model:
-        raise SettingsError("--model is for a replay with --from; the topic has the reports of the model that serves")
-    summary = summarize_drift(
-        _drift_in_topic(settings) if recording is None else _drift_in_recording(recording, settings, model)
-    )
-    chosen = [
-        one for one in summary.episodes if fnmatch.fnmatchcase(one.machine, machine) and (one.stands or not standing)
-    ]
-    if as_json:
-        shown = {"drift": [one.as_dict() for one in chosen[:limit]], "unreadable": summary.unreadable}
-        typer.echo(json.dumps(shown, indent=2))
-        return
-    if chosen:
-        Console().print(drift_table(chosen[:limit]))
-    still = sum(one.stands for one in chosen)
-    say(f"{still} standing, {len(chosen) - still} ended")
-    if summary.unreadable:
-        say(f"{summary.unreadable} records of topic {DRIFT} cannot be read")
-
-
-def _drift_in_topic(settings: Settings) -> list[bytes | None]:
-    require_kafka(settings)
-    with kafka_log(settings, [DRIFT]) as log:
-        return [record.value for record in log.records(DRIFT)]
-
-
-def _drift_in_recording(recording: Path, settings: Settings, files: list[Path] | None) -> list[bytes | None]:
-    """The reports of a recording of outputs, or of a replay of one of inputs."""
-    from agents.replay.replay import replay_in_memory
-
-    if has_topic(recording, DIAGNOSES) or has_topic(recording, DRIFT):
-        return [record.value for record in read_recording(recording) if record.topic == DRIFT]
-    plant = load_profile(settings.profile)
-    runners = load_runners(settings, plant, files)
-    found: list[bytes | None] = []
-
-    def take(output: Output) -> None:
-        if output.topic == DRIFT:
-            found.append(output.value)
-
-    if not settings.drift:
-        raise SettingsError("FAULTLINE_DRIFT is false, so a replay reports no drift; unset it")
-    partition_of = partition_function(settings.partitions)
-    asyncio.run(replay_in_memory(recording, settings, plant, runners, partition_of, on_output=take))
-    return found
 
 
 def reset(machine: MachineArgument, broker: BrokerOption = None, profile: ProfileOption = None) -> None:

@@ -98,7 +98,7 @@ for command in (
     worker.run,
     worker.ingest,
     machines.why,
-    machines.drift,
+    audit.drift,
     training.train,
     training.baseline,
     training.evaluate,

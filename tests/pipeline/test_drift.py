@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.engine.reports.drift import Drift
 from pipeline.engine.reports.drift_rule import DriftRule
-from tests.support.builders import event
+from pipeline.frames import Frames, StepResult
+from pipeline.wire.messages import ModelRef
+from tests.support.builders import event, kind
 from tests.support.drifting import (
     PERIOD_MS,
     RULE,
@@ -176,3 +179,32 @@ def test_the_drift_of_a_machine_is_counted_by_kind() -> None:
     assert +drift.machines_drifting(slots) == {"level": 1}
     assert drift.machines_learning(slots) == 0
     assert one.stats.drift == {("pump", "level", "started"): len(reports(outputs))} == {("pump", "level", "started"): 1}
+
+
+def test_the_share_of_unknown_answers_is_a_drift_of_the_machine() -> None:
+    machine_type = kind()
+    classes = (*machine_type.faults, "unknown")
+    drift = Drift(RULE, machine_type, classes, ModelRef("m", "0" * 64), lambda _: None)
+    drift.reserve(1)
+    found = []
+    for frame in range(WINDOW * 5):
+        unknown = frame >= WINDOW * 4 and frame % 4 == 0
+        frames = Frames(
+            slots=np.zeros(1, np.int64),
+            start_ms=np.array([T0 + frame * PERIOD_MS]),
+            period_ms=PERIOD_MS,
+            values=np.zeros((1, 2), np.float32),
+            observed=np.ones((1, 2), bool),
+            age_ms=np.zeros((1, 2), np.int64),
+            reset=np.zeros(1, bool),
+            reset_reason=np.zeros(1, np.int64),
+            revision=np.zeros(1, np.int64),
+        )
+        empty = np.zeros((1, 1, len(classes)), np.float32)
+        result = StepResult(
+            empty[0], empty, np.ones((1, 1), np.float32), np.ones((1, 1), bool), np.zeros((1, 2), np.float32)
+        )
+        answer = np.array([len(classes) - 1 if unknown else 0])
+        found += drift.step(frames, result, answer, np.ones(1, np.float32), np.zeros(1))
+    assert [drift.kind_of(change) for change in found] == ["unknown"]
+    assert found[0].started and found[0].value == 0.25 and found[0].reference == 0

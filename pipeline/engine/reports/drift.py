@@ -75,7 +75,8 @@ class Drift:
         self._window_frames = rule.window_frames(machine_type.frame_period_ms)
         self._statistics = Statistics(len(self._names))
         self._smallest = self._statistics.smallest(rule)
-        self._unknown = classes.index(UNKNOWN_CLASS) if UNKNOWN_CLASS in classes else -1
+        added = tuple(classes)[len(machine_type.faults) :]  # a fault of the profile may have that name
+        self._unknown = len(classes) - 1 if UNKNOWN_CLASS in added else -1
         self._model = model
         self._notify = notify
         self._new_arrays(0)
@@ -175,10 +176,14 @@ class Drift:
         full: Bools = self._sums[slots, 2 * len(self._names) + FRAMES] >= self._window_frames
         return full
 
+    def kind_of(self, change: DriftChange) -> DriftKind:
+        """What a change is about."""
+        return self._statistics.kind(change.statistic)
+
     def report(self, machine: _Machine, start_ms: int, change: DriftChange) -> tuple[DriftKind, Output]:
         """The record of a change that the frame that starts at `start_ms` brought."""
         end = start_ms + self._period_ms
-        kind = self._statistics.kind(change.statistic)
+        kind = self.kind_of(change)
         column = self._statistics.variable(change.statistic)
         variable = None if column is None else self._names[column]
         state: Literal["started", "ended"] = "started" if change.started else "ended"
