@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -21,7 +22,7 @@ from tests.support.delivery_apps import run
 from tests.support.drifting import PERIOD_MS, WINDOW, ObedientRunner, engine, readings, wobble
 from tests.support.plant import Plant
 
-SETTINGS = {"drift_window_ms": WINDOW * PERIOD_MS, "drift_reference_windows": 3}
+SETTINGS: dict[str, Any] = {"drift_window_ms": WINDOW * PERIOD_MS, "drift_reference_windows": 3}
 
 
 def drifting(machine: str, frames: range = range(WINDOW * 9)) -> list[Record]:
