@@ -14,8 +14,8 @@ from agents.cli.views.live_view import LiveView
 from agents.replay.scores import ScoreBook
 from agents.worker.fusion_metrics import FusionMetrics
 from pipeline.config.classes import are_classes_for, labelled_classes, model_classes, unknown_class
-from pipeline.engine.alarms import AlarmRule
 from pipeline.engine.engine import Engine
+from pipeline.engine.reports.alarms import AlarmRule
 from pipeline.errors import SettingsError
 from pipeline.wire.messages import Alarm, encode
 from pipeline.wire.records import Output, Record
