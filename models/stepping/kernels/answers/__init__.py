@@ -1,0 +1,1 @@
+"""Kernels of what comes after the fusion: confidence, candidates, unknown faults and remaining life."""
