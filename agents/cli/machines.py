@@ -28,6 +28,7 @@ from agents.kafka.log import committed_offsets, kafka_log, require_kafka
 from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.schema_registry import schema_registry
 from agents.kafka.security import client_security
+from agents.words import Words
 from pipeline.alignment.machine_states import MachineState
 from pipeline.config.durations import shown_duration
 from pipeline.config.hints import shown_time
@@ -60,7 +61,7 @@ def list_machines(
         typer.echo(json.dumps(shown, indent=2))
         return
     if chosen:
-        Console().print(machines_table(chosen[:limit], int(time.time() * 1000)))
+        Console().print(machines_table(chosen[:limit], int(time.time() * 1000), Words(plant)))
     say(f"{len(chosen)} of {len(found)} machines")
     for name, reason in list(unreadable.items())[:limit]:
         say(f"the state of {name!r} cannot be read: {reason}")
@@ -109,7 +110,7 @@ def why(
     if as_json:
         typer.echo(json.dumps(facts.as_dict(steps), indent=2))
     else:
-        show_why(facts, steps, Console())
+        show_why(facts, steps, Console(), Words(plant))
     if not facts.is_active:
         raise typer.Exit(1)
 
@@ -140,12 +141,16 @@ def _states(settings: Settings) -> dict[str, bytes]:
         return of_machines(newest_states((record.key, record.value) for record in log.records(STATE)))
 
 
-def machines_table(machines: list[MachineSummary], now_ms: int) -> Table:
+def machines_table(machines: list[MachineSummary], now_ms: int, words: Words) -> Table:
     """The machines as rows."""
-    table = Table("machine", "type", "partition", "state", "newest reading", "arrived", "diagnosed until", "frozen")
+    areas = ["area"] if words.has_areas else []
+    table = Table(
+        "machine", *areas, "type", "partition", "state", "newest reading", "arrived", "diagnosed until", "frozen"
+    )
     for one in machines:
         cells = (
-            one.machine,
+            words.machine(one.machine),
+            *[words.area(one.machine) or "" for _ in areas],
             one.type,
             str(one.partition),
             one.state,

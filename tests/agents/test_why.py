@@ -16,6 +16,7 @@ from agents.audit.why.worker_page import parse_worker_page, read_worker_page
 from agents.cli.views.why_view import show_why
 from agents.delivery.partitioning import partition_function
 from agents.memory.broker import MemoryBroker
+from agents.words import Words
 from pipeline.config.durations import shown_duration
 from pipeline.config.topics import CONTROL, STATE, all_topics, engine_topics
 from pipeline.engine.engine import Engine
@@ -122,10 +123,10 @@ class _Tail:
         return {partition: len(self._yard.broker.log(topic, partition)) for partition in range(PARTITIONS)}
 
 
-def shown(facts: Facts, steps: list[str]) -> str:
+def shown(facts: Facts, steps: list[str], plant: str = PLANT) -> str:
     console = Console(width=400, force_terminal=False)
     with console.capture() as capture:
-        show_why(facts, steps, console)
+        show_why(facts, steps, console, Words(profile(plant)))
     return capture.get()
 
 
