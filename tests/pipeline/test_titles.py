@@ -102,8 +102,9 @@ def test_a_machine_of_which_nothing_is_said_has_no_title() -> None:
 )
 def test_a_mistake_in_words_is_named_with_its_place(old: str, new: str, message: str) -> None:
     assert TITLED.count(old) == 1
-    with pytest.raises(ProfileError, match=message):
+    with pytest.raises(ProfileError, match=message) as raised:
         profile(TITLED.replace(old, new))
+    assert str(raised.value).count("machine_types.0") <= 1  # one mistake is one problem
 
 
 @pytest.mark.parametrize("name", shipped_profiles())
@@ -112,7 +113,8 @@ def test_shipped_profiles_say_everything_in_words(name: str) -> None:
         for fault in machine_type.described_faults[1:]:
             assert fault.title and fault.description and len(fault.check_first) >= 2 and fault.priority, fault.name
         assert all(variable.title or variable.description for variable in machine_type.variables)
-        used = {one.component for one in (*machine_type.variables, *machine_type.described_faults)}
+        used = {variable.component for variable in machine_type.variables}
+        used |= {fault.component for fault in machine_type.described_faults}
         assert used >= machine_type.components.keys()
         titles = [fault.title for fault in machine_type.described_faults[1:]]
         assert len(set(titles)) == len(titles)
