@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from models.configs.diagnoser import SENSORS, TEXT, DiagnoserConfig
-from models.configs.fusion import (
-    AdaptiveConfig,
-    ChannelsConfig,
-    DeepConfig,
-    EarlyConfig,
-    FusionChoice,
-    FusionConfig,
-    HybridConfig,
-    VAEConfig,
-)
 from models.configs.sensors import (
     CausalCNNConfig,
     ExpertsConfig,
     LinearStateConfig,
+    NoClassifierConfig,
     RingAttentionConfig,
     SensorConfig,
     SeqLSTMConfig,
@@ -34,6 +25,8 @@ from models.data.scaling import Scaling
 from models.encoders.base import SensorEncoder, State
 from models.encoders.causal_cnn import CausalCNN
 from models.encoders.event_ring import TextModality, empty_ring, push_texts, turn_ring
+from models.encoders.experts.detector import Backing, Detected, Detector, Readings
+from models.encoders.experts.no_classifier import NoClassifier
 from models.encoders.experts.pool import PooledExperts
 from models.encoders.experts.statistics import StatisticsNetwork
 from models.encoders.experts.trees import Trees
@@ -43,12 +36,14 @@ from models.encoders.messages import MessageInputs
 from models.encoders.placed_texts import PlacedText, ring_plan
 from models.encoders.ring_attention import RingAttention
 from models.encoders.tokenizer import Tokenizer
-from models.fusion.adaptive import AdaptiveFusion
-from models.fusion.base import FusionNetwork
-from models.fusion.concatenation import ChannelsFusion, DeepFusion, EarlyFusion, HybridFusion
-from models.fusion.late import LateFusion
-from models.fusion.learned import LearnedFusion
-from models.fusion.vae import MultimodalVAE
+from models.fusion.build import build_fusion
+from models.fusion.unknown import UnknownFaults
+from models.heads.remaining_life import RemainingLife
+
+_DETECTOR = "detector."
+"""Before the names of the detector's states."""
+_UNKNOWN = "unknown."
+"""Before those of unknown faults."""
 
 
 def build_sensors(config: SensorConfig, *, variables: int, classes: int, messages: int = 0) -> SensorEncoder:
@@ -66,35 +61,14 @@ def build_sensors(config: SensorConfig, *, variables: int, classes: int, message
             return StatisticsNetwork(config, variables=variables, classes=classes, messages=messages)
         case TreesConfig():
             return Trees(config, variables=variables, classes=classes, messages=messages)
+        case NoClassifierConfig():
+            return NoClassifier(config, variables=variables, classes=classes)
         case ExpertsConfig():
             experts = [
                 build_sensors(expert, variables=variables, classes=classes, messages=messages)
                 for expert in config.experts
             ]
             return PooledExperts(config, experts, variables=variables, classes=classes, messages=messages)
-
-
-def build_fusion(config: FusionChoice, *, sizes: Sequence[int], classes: int) -> LateFusion | LearnedFusion:
-    """An untrained fusion of this description, for modalities with features of these sizes."""
-    if isinstance(config, FusionConfig):
-        return LateFusion(config, modalities=len(sizes), classes=classes)
-    modalities = len(sizes)
-    sizes = [{"features": size, "answers": classes, "both": size + classes}[config.inputs] for size in sizes]
-    network: FusionNetwork
-    match config:
-        case EarlyConfig():
-            network = EarlyFusion(config.hidden, config.dropout, sizes=sizes, classes=classes)
-        case HybridConfig():
-            network = HybridFusion(config, sizes=sizes, classes=classes)
-        case DeepConfig():
-            network = DeepFusion(config, sizes=sizes, classes=classes)
-        case AdaptiveConfig():
-            network = AdaptiveFusion(config, sizes=sizes, classes=classes)
-        case VAEConfig():
-            network = MultimodalVAE(config, sizes=sizes, classes=classes)
-        case ChannelsConfig():
-            network = ChannelsFusion(config, sizes=sizes, classes=classes)
-    return LearnedFusion(config, network, modalities=modalities, classes=classes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +91,10 @@ class RingReading(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The network's answer for N frames: M modalities, C classes, E places in the ring, D features."""
+    """The network's answer for N frames: M modalities, C classes, E places in the ring, D features.
+
+    Of a model that calls faults unknown this is a class more in the probabilities, 0 for each modality.
+    """
 
     probabilities: Tensor  # (N, C) fused
     modality_probabilities: Tensor  # (M, N, C)
@@ -132,6 +109,22 @@ class Answer:
     """(N, M, M) cross-modal attention, zeros in the rows of absent modalities; None for fusions without it."""
     embedding: Tensor | None = None
     """(N, D) what the fusion classifies; None for late fusion."""
+    novelty: Tensor | None = None
+    """(N,) how far a frame is from the normal state, in shares of the alarm limit; None without a detector."""
+    deviations: Tensor | None = None
+    """(N, V) what each variable contributes to the novelty."""
+    remaining: Tensor | None = None
+    """(N, 3) remaining life in frames: estimate, low, high; NaN where no reading is known; None without the head."""
+
+
+class Sensed(NamedTuple):
+    """What the sensors say of frames (B, T)."""
+
+    logits: Tensor
+    """(B, T, C), with what the detector adds."""
+    features: Tensor  # (B, T, D)
+    detected: Detected | None
+    """None without a detector."""
 
 
 class Diagnoser(nn.Module):
@@ -154,11 +147,25 @@ class Diagnoser(nn.Module):
             classes=config.classes,
             messages=0 if config.messages is None else config.messages.columns,
         )
+        self.detector: Detector | None = None
+        if config.detector is not None:
+            self.detector = Detector(config.detector, variables=config.variables, classes=config.classes)
         self.text: TextModality | None = None
         if config.text is not None and tokenizer is not None:
             self.text = TextModality(config.text, tokenizer, classes=config.classes)
         sizes = [self.sensors.feature_size] + ([] if self.text is None else [self.text.feature_size])
         self.fusion = build_fusion(config.fusion, sizes=sizes, classes=config.classes)
+        self.unknown: UnknownFaults | None = None
+        if config.unknown is not None:
+            self.unknown = UnknownFaults(config.unknown, classes=config.classes)
+        self.remaining_life: RemainingLife | None = None
+        if config.remaining_life is not None:
+            self.remaining_life = RemainingLife(
+                config.remaining_life,
+                variables=config.variables,
+                messages=0 if config.messages is None else config.messages.columns,
+                features=self.sensors.feature_size,
+            )
 
     def set_scaling(self, scaling: Scaling) -> None:
         """Use these statistics of the normal state."""
@@ -173,9 +180,13 @@ class Diagnoser(nn.Module):
         """The state of `batch` machines before their first frame."""
         state = {} if self.messages is None else self.messages.init_state(batch)
         state |= self.sensors.init_state(batch)
+        if self.detector is not None:
+            state |= {f"{_DETECTOR}{key}": value for key, value in self.detector.init_state(batch).items()}
         if self.text is not None:
             state |= empty_ring(batch, self.text.config, self.mean)
-        return state
+        if self.remaining_life is not None:
+            state |= self.remaining_life.init_state(batch)
+        return state | self._unknown_state(batch)
 
     def sensor_inputs(self, values: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
         """Readings (…, V), NaN where unknown, and observed bits: standard scores (…, V), encoder input (…, F)."""
@@ -184,6 +195,11 @@ class Diagnoser(nn.Module):
         if self.config.sensors.mask_inputs:
             x = torch.cat([x, observed.to(x.dtype)], dim=-1)
         return scaled, x
+
+    def readings(self, values: Tensor, observed: Tensor) -> Readings:
+        """What the detector gets of readings (B, T, V), NaN where unknown, and their observed bits."""
+        scaled, _ = self.sensor_inputs(values, observed)
+        return Readings(scaled.clamp(-self.config.clip, self.config.clip), ~values.isnan(), observed)
 
     def step(
         self,
@@ -202,15 +218,30 @@ class Diagnoser(nn.Module):
             x = torch.cat([x, columns], dim=1)
         logits, features, after = self.sensors.step(x, state)
         after |= counted
+        detected: Detected | None = None
+        if self.detector is not None:
+            own = {key.removeprefix(_DETECTOR): value for key, value in state.items() if key.startswith(_DETECTOR)}
+            readings = self.readings(values[:, None], observed[:, None])
+            detected, advanced = self.detector.advance(readings, own)
+            backed, armed = self.detector.back(logits[:, None], detected.novelty, own)
+            logits = backed[:, 0]
+            after |= {f"{_DETECTOR}{key}": value for key, value in (advanced | armed).items()}
         measured = ~values.isnan().all(dim=1)
+        remaining: Tensor | None = None
+        if self.remaining_life is not None:
+            remaining, lived = self.remaining_life.step(x, features, state)
+            remaining, after = _where_known(remaining, measured), after | lived
         if self.text is None:
-            return self._answer(logits[None], measured[None], (features,), scaled, None), after
+            answer, own = self._answer(logits[None], measured[None], (features,), scaled, None, detected, state)
+            return replace(answer, remaining=remaining), after | own
         ring = turn_ring(state, self.config.text_ttl_frames)
         if texts is not None:
             ring = push_texts(ring, texts.rows, texts.vectors, texts.ages, self.config.text_ttl_frames)
         read = self.read_ring(ring["ring"], ring["ring_age"])
         both, present = torch.stack([logits, read.logits]), torch.stack([measured, read.filled])
-        return self._answer(both, present, (features, read.features), scaled, read.attention), after | ring
+        sensed = (features, read.features)
+        answer, own = self._answer(both, present, sensed, scaled, read.attention, detected, state)
+        return replace(answer, remaining=remaining), after | ring | own
 
     def forward(self, values: Tensor, observed: Tensor, texts: Sequence[Sequence[PlacedText]] | None = None) -> Answer:
         """Whole runs: values and observed (B, T, V), and each run's texts; N = B * T, run after run."""
@@ -219,17 +250,50 @@ class Diagnoser(nn.Module):
         if self.messages is not None:
             runs_texts = texts or [()] * batch
             x = torch.cat([x, torch.stack([self.message_columns(run, frames) for run in runs_texts])], dim=2)
-        logits, features = self.sensors(x)
+        logits, features, detected = self.sense(values, observed, x)
+        start = self._unknown_state(batch)
         measured = ~values.isnan().all(dim=2)
         flat = (features.flatten(0, 1),)
+        remaining: Tensor | None = None
+        if self.remaining_life is not None:
+            lives, _ = self.remaining_life.advance(x, features, self.remaining_life.init_state(batch))
+            remaining = _where_known(lives.flatten(0, 1), measured.flatten())
         if self.text is None:
-            return self._answer(logits.flatten(0, 1)[None], measured.flatten()[None], flat, scaled.flatten(0, 1), None)
+            alone, present = logits.flatten(0, 1)[None], measured.flatten()[None]
+            answer, _ = self._answer(alone, present, flat, scaled.flatten(0, 1), None, detected, start)
+            return replace(answer, remaining=remaining)
         runs = [self.ring_of_run(run, frames) for run in (texts or [()] * batch)]
         ring = torch.cat([vectors for vectors, _ in runs])
         read = self.read_ring(ring, torch.cat([ages for _, ages in runs]))
         both = torch.stack([logits.flatten(0, 1), read.logits])
         present = torch.stack([measured.flatten(), read.filled])
-        return self._answer(both, present, (*flat, read.features), scaled.flatten(0, 1), read.attention)
+        sensed, flat_scaled = (*flat, read.features), scaled.flatten(0, 1)
+        answer, _ = self._answer(both, present, sensed, flat_scaled, read.attention, detected, start)
+        return replace(answer, remaining=remaining)
+
+    def sense(self, values: Tensor, observed: Tensor, x: Tensor, *, armed: bool = False) -> Sensed:
+        """What the sensors say of whole runs: values and observed (B, T, V), encoder inputs x (B, T, F); `armed`: with
+        the detector armed throughout, as for fitting margins."""
+        logits, features = self.sensors(x)
+        if self.detector is None:
+            return Sensed(logits, features, None)
+        detected = self.detect(values, observed)
+        logits, _ = self.detector.back(logits, detected.novelty, self.detector.init_state(len(values)), armed=armed)
+        return Sensed(logits, features, detected)
+
+    def backing(self, values: Tensor, observed: Tensor) -> Backing:
+        """What the detector adds to the logits of whole runs (B, T, V), part by part."""
+        if self.detector is None:
+            return Backing(None, values.new_zeros(values.shape[:2]), {})
+        novelty = self.detect(values, observed).novelty
+        return Backing(self.detector, novelty, self.detector.init_state(len(values)))
+
+    def detect(self, values: Tensor, observed: Tensor) -> Detected:
+        """The novelty of whole runs (B, T, V); of a network with a detector."""
+        assert self.detector is not None
+        readings = self.readings(values, observed)
+        detected, _ = self.detector.advance(readings, self.detector.init_state(len(values)))
+        return detected
 
     def message_columns(self, texts: Sequence[PlacedText], frames: int) -> Tensor:
         """Scaled columns of messages (T, (W + 1) K) of one run; none without message inputs."""
@@ -271,12 +335,27 @@ class Diagnoser(nn.Module):
         return RingReading(logits, filled, features, attention)
 
     def _answer(
-        self, logits: Tensor, present: Tensor, features: Sequence[Tensor], scaled: Tensor, attention: Tensor | None
-    ) -> Answer:
+        self,
+        logits: Tensor,
+        present: Tensor,
+        features: Sequence[Tensor],
+        scaled: Tensor,
+        attention: Tensor | None,
+        detected: Detected | None,
+        state: State,
+    ) -> tuple[Answer, State]:
+        """The answer, and of the state after it what is of unknown faults."""
         fused = self.fusion(logits, present, features)
-        return Answer(
-            fused.probabilities,
-            fused.modality_probabilities,
+        probabilities, own = fused.probabilities, fused.modality_probabilities
+        after: State = {}
+        if self.unknown is not None and detected is not None:
+            was = {key.removeprefix(_UNKNOWN): value for key, value in state.items() if key.startswith(_UNKNOWN)}
+            probabilities, now = self.unknown(probabilities, detected.novelty, features[0], present, was)
+            after = {f"{_UNKNOWN}{key}": value for key, value in now.items()}
+            own = torch.cat([own, torch.zeros_like(own[..., :1])], dim=-1)
+        answer = Answer(
+            probabilities,
+            own,
             fused.weights,
             present,
             logits,
@@ -285,4 +364,17 @@ class Diagnoser(nn.Module):
             attention,
             fused.attention,
             fused.embedding,
+            None if detected is None else detected.novelty.flatten(),
+            None if detected is None else detected.deviations.flatten(0, 1),
         )
+        return answer, after
+
+    def _unknown_state(self, batch: int) -> State:
+        if self.unknown is None:
+            return {}
+        return {f"{_UNKNOWN}{key}": value for key, value in self.unknown.init_state(batch).items()}
+
+
+def _where_known(remaining: Tensor, measured: Tensor) -> Tensor:
+    """Remaining life (N, 3), NaN in frames without any known reading."""
+    return torch.where(measured[:, None], remaining, torch.nan)

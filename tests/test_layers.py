@@ -29,7 +29,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"configs"},
         {"encoders"},
         {"data"},
-        {"fusion"},
+        {"fusion", "heads"},
         {"diagnoser"},
         {"model_file"},
         {"stepping"},

@@ -16,7 +16,7 @@ from rich.table import Table
 from agents.cli.options import ForceOption
 from agents.cli.views.printable import cell, say
 from agents.cli.views.progress import StageBars, training_progress
-from agents.cli.views.scores_table import counts_table, scores_table
+from agents.cli.views.scores_table import counts_table, remaining_life_text, scores_table
 from pipeline.config.settings import load_settings
 from pipeline.errors import SettingsError
 from pipeline.extras import require_modules
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from models.experiments.base import Results
     from models.training.config import TrainConfig
     from models.training.prepare import PreparedData
+    from models.training.stages.detector import DetectorReport
     from models.training.train import TrainReport
 
 
@@ -63,6 +64,9 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted training")] = False,
     force: ForceOption = False,
+    normal: Annotated[
+        bool, typer.Option("--normal", help="the recording shows nothing but the normal state, and has no labels")
+    ] = False,
     compare: Annotated[
         bool, typer.Option("--compare/--no-compare", help="train baselines on the same data, and print them beside it")
     ] = True,
@@ -79,7 +83,11 @@ def train(
             raise SettingsError(f"--profile and --out are needed to train from recording {source}; name both")
         if model is not None or epochs is not None:
             raise SettingsError("--model and --epochs are for a YAML of a training; write one, or leave them out")
-        chosen = config_of_recordings((source,), profile, out, budget=budget or _BUDGET, seed=seed)
+        # What is normal of a machine, its own earlier frames say best.
+        only_normal = {"normal_data": True, "split": "time"} if normal else {}
+        chosen = config_of_recordings((source,), profile, out, budget=budget or _BUDGET, seed=seed, **only_normal)
+    elif normal:
+        raise SettingsError(f"--normal is for a recording; write `normal_data: true` into {source}")
     elif profile is not None:
         raise SettingsError(f"--profile is for a recording; {source} names its own profile")
     else:
@@ -91,7 +99,7 @@ def train(
 
     def show_data(data: PreparedData) -> None:
         prepared.append(data)
-        _show_counts(data.counts, console)
+        _show_counts(data.counts, console, warn=not data.normal_only)
         if data.recoveries:
             _show_recoveries(data.recoveries, console)
 
@@ -99,18 +107,28 @@ def train(
         report = run_training(chosen, on_progress=progress, on_data=show_data, resume=resume)
     for path in report.files:
         say(path)
-    if report.experts:
-        _show_experts(report, console)
+    _show_report(report, prepared[0], console)
     if compare and report.scores:
         _compare(chosen, prepared[0], report, console)
 
 
-def _show_counts(counts: Counts, console: Console) -> None:
+def _show_report(report: TrainReport, data: PreparedData, console: Console) -> None:
+    """What was fitted, beside the scores."""
+    if report.experts:
+        _show_experts(report, console)
+    if report.detector is not None:
+        _show_detector(report.detector, data, console)
+    for part, by_source in report.scores.items():
+        if life := by_source["all"]["all_faults"]["fusion"].get("remaining_life"):
+            say(f"remaining life, {part}: {remaining_life_text(life)}")
+
+
+def _show_counts(counts: Counts, console: Console, *, warn: bool) -> None:
     """How much data there is, and where it is little."""
     from models.data.class_counts import few_episodes
 
     console.print(counts_table(counts))
-    for warning in few_episodes(counts):
+    for warning in few_episodes(counts) if warn else ():
         console.print(cell(f"warning: {warning}", limit=None), soft_wrap=True)
 
 
@@ -127,6 +145,23 @@ def _show_experts(report: TrainReport, console: Console) -> None:
     if report.hidden_faults:
         names = ", ".join(report.hidden_faults)
         console.print(cell(f"faults that the sensors cannot see: {names}", limit=None), soft_wrap=True)
+
+
+def _show_detector(detector: DetectorReport, data: PreparedData, console: Console) -> None:
+    """What held-out normal frames say of the detector, and what they cannot say."""
+    shares = ", ".join(
+        f"{above:.3%} of {frames:,} in the {part} part" for part, (frames, above) in detector.normal.items()
+    )
+    said = f"normal frames above the detector's alarm limit, which is set for {detector.share:.3%} of them: {shares}"
+    console.print(cell(said, limit=None), soft_wrap=True)
+    if data.normal_only:
+        untested = (
+            "there is no fault in these data, so nothing says how many faults the detector finds, nor how early; label "
+            "the first ones, and compare"
+        )
+        console.print(cell(untested, limit=None), soft_wrap=True)
+    elif detector.weight:
+        console.print(cell(f"the detector backs the classifier with weight {detector.weight:g}", limit=None))
 
 
 def _compare(config: TrainConfig, data: PreparedData, report: TrainReport, console: Console) -> None:

@@ -20,6 +20,7 @@ from pipeline.frames import Frames, StepResult, StepRunner
 from pipeline.wire.messages import Reason
 from pipeline.wire.readings import ValueReason
 
+_REMAINING_QUANTILES = {"min": 0.0, "p10": 0.1, "median": 0.5}
 _LATE_REASONS = (Reason.LATE, Reason.EXPIRED)
 
 
@@ -112,6 +113,7 @@ class EngineCollector(Collector):
         yield GaugeMetricFamily("faultline_machines", "Machines with a state.", value=self._engine.machines)
         yield from self._condition()
         yield self._confidence()
+        yield self._remaining_life()
         event_lag = GaugeMetricFamily(
             "faultline_event_time_lag_seconds",
             "Wall clock minus the end of the newest diagnosed frame.",
@@ -170,6 +172,18 @@ class EngineCollector(Collector):
         for partition, end_ms in sorted(condition.oldest_frame_end_ms.items()):
             oldest.add_metric([str(partition)], (now - end_ms) / 1000)
         yield oldest
+
+    def _remaining_life(self) -> GaugeMetricFamily:
+        family = GaugeMetricFamily(
+            "faultline_remaining_life_seconds",
+            "Shortest, 0.1 quantile and median of the newest estimates of the machines' remaining life.",
+            labels=["machine_type", "statistic"],
+        )
+        for machine_type, model in self._engine.models.items():
+            if len(seconds := model.remaining_seconds):
+                for statistic, share in _REMAINING_QUANTILES.items():
+                    family.add_metric([machine_type, statistic], float(np.quantile(seconds, share)))
+        return family
 
     def _confidence(self) -> HistogramMetricFamily:
         stats = self._engine.stats

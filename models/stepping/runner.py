@@ -16,17 +16,21 @@ from models.stepping.interpreter import BLOCK_ROWS, DONE, LAYOUT_SIZE, STEP, TOO
 from models.stepping.interpreter import Model as CompiledModel
 from models.stepping.kernels.codes import padded
 from models.stepping.programs.builder import ProgramBuilder
+from models.stepping.programs.detector import DetectorInputs, emit_detector
 from models.stepping.programs.event_ring import RingState, emit_ring, ring_state
 from models.stepping.programs.experts import emit_sensors
 from models.stepping.programs.fusions import Evidence, Fused, emit_fusion
 from models.stepping.programs.messages import emit_messages, message_room
+from models.stepping.programs.remaining_life import emit_remaining_life
 from models.stepping.programs.sensors import SensorInputs
+from models.stepping.programs.unknown import emit_unknown
 from models.stepping.programs.weights import WeightReader
 from models.stepping.saved_states import StateFormat
 from models.stepping.text_vectors import TextEncoder, TextVectors, text_encoder
 from pipeline.arrays import Floats, Ints
 from pipeline.compiled import Notify
 from pipeline.frames import Frames, StepResult
+from pipeline.wire.diagnosis_columns import REMAINING_NUMBERS
 
 _NO_FLOATS: Final[Floats] = np.zeros(0, np.float32)
 _NO_INTS: Final[Ints] = np.zeros(0, np.int64)
@@ -71,6 +75,7 @@ class CompiledRunner:
         if encoder is not None and tokenizer is not None:
             self._text = TextVectors(encoder, tokenizer, notify)
         self._state_format = StateFormat(digest, len(self._program.saved))
+        self._extra_columns = sum(width for _, width in _extras(self._layout))
         self._layout[layout_of.STATE_SIZE] = len(self._program.initial)
         self._layout[layout_of.WORK_SIZE] = self._program.work_size
         table = self._program.compiled([STEP], "the model's step", notify)
@@ -134,6 +139,7 @@ class CompiledRunner:
             present=np.empty((modalities, count), np.bool_),
             scaled=np.empty(frames.values.shape, np.float32),
         )
+        extras = np.empty((count, self._extra_columns), np.float32)
         attention = np.empty((count if self._attends else 0, modalities, modalities), np.float32)
         written = Result(
             result.probabilities,
@@ -142,6 +148,7 @@ class CompiledRunner:
             result.present,
             result.scaled,
             attention,
+            extras,
         )
         texts, result.unknown_texts = self._new_texts(frames)
         while True:
@@ -162,6 +169,8 @@ class CompiledRunner:
             self.reserve(int(frames.slots.max()) + 1)
         if self._attends:
             result.attention = attention
+        if self._extra_columns:
+            _share_extras(self._layout, extras, result)
         return result
 
     def reset(self, slots: Ints) -> None:
@@ -239,19 +248,32 @@ def _build(builder: ProgramBuilder, config: DiagnoserConfig) -> tuple[Ints, bool
     variables, classes, modalities = config.variables, config.classes, builder.modalities
     presence = builder.work(modalities)
     readings = builder.work(padded(variables))
-    observed = builder.work(variables) if config.sensors.mask_inputs else None
+    masked, watched = config.sensors.mask_inputs, config.detector is not None
+    observed = builder.work(variables) if masked or watched else None
     take = builder.reader.take
     scaling = [take("mean", variables), take("std", variables), np.array([config.clip], np.float32)]
     counts = message_room(builder, config.messages)
     messages = emit_messages(builder, config.messages, counts)
-    inputs = SensorInputs(variables, readings, observed, messages)
+    inputs = SensorInputs(variables, readings, observed if masked else None, messages)
     sensed = emit_sensors(builder, config.sensors, inputs, classes)
+    if config.detector is not None and observed is not None:
+        known = layout[layout_of.KNOWN] = builder.work(variables)
+        watching = DetectorInputs(variables, readings, known, observed)
+        found = emit_detector(builder, config.detector, watching, sensed.logits, classes)
+        layout[layout_of.NOVELTY], layout[layout_of.DEVIATIONS] = found
     evidence = [Evidence(*sensed)]
     ring: RingState | None = None
     if config.text is not None:
         ring = ring_state(builder, config.text)
         evidence.append(Evidence(*emit_ring(builder, config.text, ring, builder.present(1), classes)))
+    layout[layout_of.REMAINING] = emit_remaining_life(builder, config.remaining_life, inputs, sensed.features)
     fused = emit_fusion(builder, config.fusion, evidence, presence, classes)
+    if config.unknown is not None:
+        if layout[layout_of.NOVELTY] < 0:
+            raise builder.reader.error("calls faults unknown without a detector")
+        novelty = int(layout[layout_of.NOVELTY])
+        added = emit_unknown(builder, config.unknown, sensed.features, novelty, fused.probabilities, classes)
+        fused = fused._replace(probabilities=added)
     _describe(layout, config, fused, modalities)
     layout[layout_of.READINGS], layout[layout_of.PRESENT] = readings, presence
     layout[layout_of.OBSERVED] = -1 if observed is None else observed
@@ -270,8 +292,36 @@ def _build(builder: ProgramBuilder, config: DiagnoserConfig) -> tuple[Ints, bool
     return layout, fused.attention is not None
 
 
+def _extras(layout: Ints) -> list[tuple[int, int]]:
+    """What the model has of that which only some models have: its place in the layout, and how many numbers it is."""
+    widths = {
+        layout_of.NOVELTY: 1,
+        layout_of.DEVIATIONS: int(layout[layout_of.VARIABLES]),
+        layout_of.CANDIDATES: int(layout[layout_of.CLASSES]),
+        layout_of.REMAINING: REMAINING_NUMBERS,
+    }
+    return [(place, width) for place, width in widths.items() if layout[place] >= 0]
+
+
+def _share_extras(layout: Ints, extras: Floats, result: StepResult) -> None:
+    """Fill in what the interpreter has written of `_extras`."""
+    begin = 0
+    for place, width in _extras(layout):
+        columns = extras[:, begin : begin + width]
+        begin += width
+        if place == layout_of.NOVELTY:
+            result.novelty = columns[:, 0]
+        elif place == layout_of.DEVIATIONS:
+            result.deviations = columns
+        elif place == layout_of.CANDIDATES:
+            result.candidates = columns != 0
+        else:
+            result.remaining = columns
+
+
 def _describe(layout: Ints, config: DiagnoserConfig, fused: Fused, modalities: int) -> None:
-    layout[layout_of.VARIABLES], layout[layout_of.CLASSES] = config.variables, config.classes
+    layout[layout_of.VARIABLES], layout[layout_of.OWN_CLASSES] = config.variables, config.classes
+    layout[layout_of.CLASSES] = config.classes + int(config.unknown is not None)
     layout[layout_of.MODALITIES] = modalities
     layout[layout_of.PROBABILITIES], layout[layout_of.ANSWERS] = fused.probabilities, fused.answers
     layout[layout_of.ANSWER_STRIDE], layout[layout_of.WEIGHTS] = fused.answer_stride, fused.weights

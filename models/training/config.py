@@ -9,13 +9,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from models.configs.detector import DetectorConfig
 from models.configs.fusion import AdaptiveConfig, FusionChoice, FusionConfig, RuleChoice
 from models.configs.sensors import COUNTING, ExpertsConfig, SensorConfig
 from models.configs.text import TextConfig
+from models.configs.unknown import UnknownRules
 from models.configs.yaml_file import read_mapping
 from models.data.augment import AugmentConfig
 from models.data.messages import MessagesChoice
 from models.data.recovery import RecoveryRule
+from models.data.remaining_life import RemainingLifeChoice
 from models.data.runs import RunFiles
 from models.data.text_pools import EventDrawConfig
 from models.model_file import Storage
@@ -107,6 +110,16 @@ class TrainConfig(BaseModel):
         epochs=16, batch_size=512, learning_rate=2e-3, weight_decay=1e-2, patience=6
     )
     """Of an expert on streaming statistics; its batches are of frames."""
+    detector: DetectorConfig | None = DetectorConfig()
+    """What watches for states that differ from the normal one, and backs the sensor encoder; fitted where there are
+    enough normal frames. `null` for a model without."""
+    detector_stage: StageConfig = StageConfig(epochs=12, batch_size=24)
+    """Of the detector's forecast; its batches are of chunks of normal frames."""
+    unknown: UnknownRules | None = UnknownRules()
+    """When the model calls a fault unknown; `null` for a model that never does. Needs the detector."""
+    normal_data: bool = False
+    """True if all frames without a label are of the normal state: without any label a model is then trained that tells
+    normal from unknown."""
     hidden_faults: Literal["auto"] | tuple[str, ...] = "auto"
     """Faults that the sensors cannot see, whose probability a pool of experts gives to the normal state; `auto` finds
     them on validation."""
@@ -115,6 +128,12 @@ class TrainConfig(BaseModel):
     fusion_stage: StageConfig = StageConfig(epochs=20, batch_size=512, learning_rate=1e-3, patience=6)
     joint_stage: StageConfig | None = None
     """If given, a learned fusion and its encoders are trained together afterwards; its batches are of runs."""
+    remaining_life: RemainingLifeChoice | None = None
+    """If given, a head estimates the remaining life of machines, from runs to failure."""
+    remaining_life_stage: StageConfig = StageConfig(
+        epochs=40, batch_size=512, learning_rate=2e-3, weight_decay=1e-2, average=0.99
+    )
+    """Of that head; its batches are of frames."""
     class_weights: ClassWeights = "none"
     chunk_frames: int = Field(default=120, ge=1)
     most_offset_frames: int = Field(default=60, ge=0)
@@ -178,6 +197,14 @@ class TrainConfig(BaseModel):
     def _something_is_left_to_train_on(self) -> TrainConfig:
         if self.validation + self.test >= 1:
             raise ValueError(f"validation {self.validation:g} and test {self.test:g} leave nothing to train on")
+        return self
+
+    @model_validator(mode="after")
+    def _normal_data_need_a_detector(self) -> TrainConfig:
+        if self.normal_data and (self.detector is None or self.encoders is not None):
+            raise ValueError(
+                "normal_data trains a detector and nothing else; leave out `encoders` and `detector: null`"
+            )
         return self
 
     @model_validator(mode="after")

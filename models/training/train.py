@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from models.configs.diagnoser import DiagnoserConfig
+from models.configs.sensors import NoClassifierConfig
 from models.data.runs import before_first_fault
 from models.diagnoser import Diagnoser
 from models.encoders.tokenizer import Tokenizer
@@ -25,6 +25,7 @@ from models.model_file import MACHINES, SUFFIX, read_model
 from models.network_file import build_network, round_weights, save_model
 from models.training.budget import Budget, Clock
 from models.training.config import TrainConfig
+from models.training.experts.remaining_life import remaining_life_scores, train_remaining_life
 from models.training.experts.train import expert_stages, pool_summary, train_experts, visible_faults
 from models.training.fitting.calibration import calibrate_network, choose_rule
 from models.training.fitting.evidence import Evidence, calibration_evidence, for_calibration, part_evidence
@@ -34,42 +35,21 @@ from models.training.fitting.false_alarms import (
     fault_free_folds,
     fit_fused_margins,
 )
+from models.training.fitting.unknown import UnknownReport, fit_unknown, novelty_of
 from models.training.loop import EpochRecord, OnProgress, Stage, StageConfig, run_stage
 from models.training.prepare import Part, PreparedData, prepare, provenance, require_same_split
 from models.training.report import ScoredPart, draw_all, score_part, write_scores
+from models.training.stages.checkpoints import LATER, OF_DETECTOR, OF_TEXTS, WITHOUT_EFFECT, fingerprint
+from models.training.stages.detector import DetectorReport, DetectorStage, train_detector, wanted_detector
 from models.training.stages.fusion import FusionStage, JointStage
+from models.training.stages.remaining_life import RemainingLifeStage
 from models.training.stages.texts import TextStage, WordStage
-from pipeline.config.classes import RECOVERING
+from pipeline.config.classes import RECOVERING, UNKNOWN
 from pipeline.errors import DataError
 from pipeline.extras import require_modules
 
 FUSED: Final = "fused"
 """Whose margins a learned fusion has; a late one has its modalities'."""
-_WITHOUT_EFFECT = frozenset({"budget_ms", "output", "name", "plots", "score_test", "hard_faults"})
-"""Settings that change no weight."""
-_LATER = _WITHOUT_EFFECT | {
-    "rule",
-    "false_alarms",
-    "storage",
-    "fusion",
-    "encoders",
-    "fusion_stage",
-    "joint_stage",
-    "fusion_frames_per_epoch",
-    "fusion_distractor_share",
-}
-"""Settings that do not change the encoders, so that their checkpoints serve every fusion."""
-_OF_TEXTS = _LATER | {
-    "texts",
-    "text",
-    "word_stage",
-    "text_stage",
-    "kept_texts",
-    "typo_share",
-    "text_frames_per_epoch",
-    "events",
-}
-"""Settings that do not change the sensor encoder either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +72,8 @@ class TrainReport:
     """The weight of each expert on the sensors; empty for a single encoder."""
     hidden_faults: tuple[str, ...]
     """Faults that the sensors cannot see."""
+    detector: DetectorReport | None
+    """None without a detector, or with one of another training."""
 
 
 @dataclass(slots=True)
@@ -105,15 +87,19 @@ class Training:
     on_progress: OnProgress | None
     budget: Budget
     history: list[EpochRecord] = field(default_factory=list)
+    detector: DetectorReport | None = None
+    """None without a detector, or with one of another training."""
 
-    def run(self, stage: Stage, stage_config: StageConfig, *, without_effect: frozenset[str] = _LATER) -> None:
+    def run(self, stage: Stage, stage_config: StageConfig, *, without_effect: frozenset[str] = LATER) -> None:
         """Run a stage, with a checkpoint in the output folder that depends on all other settings."""
         self.history += run_stage(
             stage,
             self.budget.fitting(stage, stage_config),
             seed=self.config.seed,
             checkpoint=self.config.output / f"{stage.name}.checkpoint",
-            fingerprint=_fingerprint(self.config, self.data, without_effect),
+            fingerprint=fingerprint(
+                self.config, self.data, without_effect | (frozenset() if self.network.detector else OF_DETECTOR)
+            ),
             resume=self.resume,
             on_progress=self.on_progress,
         )
@@ -130,6 +116,8 @@ class Calibration:
     limits false alarms."""
     validation: Evidence
     """Of the calibrated network."""
+    unknown: UnknownReport | None = None
+    """None of a network that calls no fault unknown."""
 
 
 def train(
@@ -155,6 +143,7 @@ def train(
     budget.start(_stage_names(training))
     train_encoders(training)
     train_fusion(training)
+    train_remaining_life(training.network, data, config, partial(training.run, without_effect=WITHOUT_EFFECT))
     calibration = calibrate(training)
     parts = score(training, calibration)
     return write(training, calibration, parts)
@@ -164,11 +153,13 @@ def _stage_names(training: Training) -> list[str]:
     """The stages that a training goes through."""
     config, network = training.config, training.network
     names = [] if config.encoders is not None else expert_stages(network)
+    if config.encoders is None and network.detector is not None:
+        names.append(DetectorStage.name)
     if config.encoders is None and network.text is not None and training.data.pools is not None:
         names += [WordStage.name, TextStage.name]
     if isinstance(network.fusion, LearnedFusion):
         names += [FusionStage.name] + ([JointStage.name] if config.joint_stage is not None else [])
-    return names
+    return names + ([RemainingLifeStage.name] if network.remaining_life is not None else [])
 
 
 def build_untrained(config: TrainConfig, data: PreparedData) -> Diagnoser:
@@ -182,11 +173,13 @@ def build_untrained(config: TrainConfig, data: PreparedData) -> Diagnoser:
     described = DiagnoserConfig(
         variables=len(data.machine_type.variables),
         classes=len(data.classes),
-        sensors=config.sensors,
+        sensors=NoClassifierConfig() if data.normal_only else config.sensors,
+        detector=wanted_detector(config, data),
         text=config.text if data.pools else None,
         messages=None if data.messages is None else data.messages.config,
         fusion=config.fusion,
         text_ttl_frames=data.machine_type.text_ttl_frames,
+        remaining_life=None if config.remaining_life is None else config.remaining_life.network(data.machine_type),
     )
     network = _seeded(described, Tokenizer.fit(texts, config.text) if described.text else None, config.seed)
     network.set_scaling(scaling)
@@ -199,11 +192,14 @@ def build_untrained(config: TrainConfig, data: PreparedData) -> Diagnoser:
 
 
 def train_encoders(training: Training) -> None:
-    """Train the sensor encoder and, if there are texts, the text encoder and its ring; nothing if they were given."""
+    """Train the sensor encoder, the detector and, if there are texts, the text encoder and its ring; nothing if they
+    were given."""
     config, data, network = training.config, training.data, training.network
     if config.encoders is not None:
         return
-    train_experts(network, data, config, partial(training.run, without_effect=_OF_TEXTS), training.budget)
+    train_experts(network, data, config, partial(training.run, without_effect=OF_TEXTS), training.budget)
+    run_detector = partial(training.run, without_effect=OF_TEXTS - OF_DETECTOR)
+    training.detector = train_detector(network, data, config, run_detector)
     stages: list[tuple[Stage, StageConfig]] = []
     if network.text is not None and data.pools is not None:
         stages.append((WordStage(network, data, config), config.word_stage))
@@ -222,14 +218,15 @@ def train_fusion(training: Training) -> None:
     evidence = calibration_evidence(network, data)
     network.fusion.late, _ = choose_rule(config.late_rule, evidence, data.class_prior, seed=config.seed)
     stage = FusionStage(network, data, config)
-    training.run(stage, config.fusion_stage, without_effect=_WITHOUT_EFFECT | {"joint_stage"})
+    training.run(stage, config.fusion_stage, without_effect=WITHOUT_EFFECT | {"joint_stage"})
     if config.joint_stage is not None:
-        training.run(JointStage(network, data, config), config.joint_stage, without_effect=_WITHOUT_EFFECT)
+        training.run(JointStage(network, data, config), config.joint_stage, without_effect=WITHOUT_EFFECT)
 
 
 def calibrate(training: Training) -> Calibration:
     """Fit the late fusion and the network's temperature, or false-alarm margins, on validation frames."""
     config, data, network = training.config, training.data, training.network
+    share = None if data.normal_only else config.false_alarms
     # The weights are rounded first, as they will be stored.
     network.eval()
     round_weights(network, config.storage)
@@ -237,19 +234,19 @@ def calibrate(training: Training) -> Calibration:
     labelled = for_calibration(evidence, data)
     margins: dict[str, dict[str, float]] = {}
     folds: list[Evidence] = []
-    if config.false_alarms is not None:
+    if share is not None:
         pool = data.drawn_pools.unseen if data.drawn_pools else None
         folds = fault_free_folds(
             network, data.split.validation, pool, config.events, hold_limit=data.hold_limit, seed=config.seed
         )
-    if config.false_alarms is None or isinstance(network.fusion, LearnedFusion):
+    if share is None or isinstance(network.fusion, LearnedFusion):
         late, rule_scores = choose_rule(config.late_rule, labelled, data.class_prior, seed=config.seed)
         if isinstance(network.fusion, LearnedFusion):
             calibrate_network(network.fusion, late, labelled)
         else:
             network.fusion = late
-        if config.false_alarms is not None and isinstance(network.fusion, LearnedFusion):
-            fused = fit_fused_margins(network.fusion, folds, config.false_alarms, len(data.faults))
+        if share is not None and isinstance(network.fusion, LearnedFusion):
+            fused = fit_fused_margins(network.fusion, folds, share, len(data.faults))
             margins = {FUSED: dict(zip(data.classes, fused.tolist(), strict=True))}
             with torch.no_grad():
                 network.fusion.network.subtract(fused)
@@ -259,7 +256,7 @@ def calibrate(training: Training) -> Calibration:
             labelled,
             data.class_prior,
             folds,
-            config.false_alarms,
+            share,
             seed=config.seed,
             faults=len(data.faults),
             visible=visible_faults(network, len(data.faults)),
@@ -270,19 +267,25 @@ def calibrate(training: Training) -> Calibration:
         apply_margins(network, fitted)
         evidence = part_evidence(network, data, "validation")
     network.config = network.config.model_copy(update={"fusion": network.fusion.config})
-    return Calibration(late, rule_scores, margins, evidence)
+    unknown = fit_unknown(network, data, evidence, config.unknown)
+    return Calibration(late, rule_scores, margins, evidence, unknown)
 
 
 def score(training: Training, calibration: Calibration) -> dict[Part, ScoredPart]:
-    """Scores of the validation part and, if wanted, of the test part."""
+    """Scores of the validation part and, if wanted, of the test part; none of normal data alone."""
     config, data, network = training.config, training.data, training.network
     parts: dict[Part, ScoredPart] = {}
+    if data.normal_only:
+        # A model that always says normal would score perfectly on them.
+        return parts
     wanted: tuple[Part, ...] = ("validation", "test") if config.score_test else ("validation",)
     for part in wanted:
         runs = data.runs(part)
         if runs:
             evidence = calibration.validation if part == "validation" else part_evidence(network, data, part)
-            parts[part] = score_part(network, evidence, runs, data.faults, config.hard_faults)
+            novelty = None if network.unknown is None else novelty_of(network, runs, data.hold_limit)
+            parts[part] = score_part(network, evidence, runs, data.faults, config.hard_faults, novelty)
+            parts[part].scores["all"]["all_faults"]["fusion"] |= remaining_life_scores(network, data, config, part)
     return parts
 
 
@@ -302,17 +305,27 @@ def write(training: Training, calibration: Calibration, parts: dict[Part, Scored
         recovering=data.recoveries is not None,
     )
     scores: Scores = {part: scored.scores for part, scored in parts.items()}
+    written = scores | ({"detector": _detector_record(training.detector)} if training.detector else {})
     rule, rule_scores = calibration.late.config.rule, calibration.rule_scores
     files = [
         path,
-        *write_scores(config.output, training.history, scores, rule_scores, config.fusion.kind, rule, model_hash),
+        *write_scores(config.output, training.history, written, rule_scores, config.fusion.kind, rule, model_hash),
     ]
     if config.plots and parts:
         last = list(parts)[-1]
         files += draw_all(config.output, training.history, last, parts[last], data.faults)
     experts, hidden = pool_summary(network, data.faults)
     return TrainReport(
-        path, model_hash, rule, rule_scores, scores, training.history, tuple(files), experts, tuple(hidden)
+        path,
+        model_hash,
+        rule,
+        rule_scores,
+        scores,
+        training.history,
+        tuple(files),
+        experts,
+        tuple(hidden),
+        training.detector,
     )
 
 
@@ -327,10 +340,13 @@ def _with_encoders(config: TrainConfig, path: Path, data: PreparedData) -> Diagn
             f"{str(model.header.recovering).lower()}`, or name another model"
         )
     require_same_split(model, config, data)
-    described = model.header.network.model_copy(update={"fusion": config.fusion})
+    life = None if config.remaining_life is None else config.remaining_life.network(data.machine_type)
+    update = {"fusion": config.fusion, "unknown": None, "remaining_life": life}
+    described = model.header.network.model_copy(update=update)
     network = _seeded(described, model.tokenizer, config.seed)
     trained = build_network(model).state_dict()
-    taken = {key: value for key, value in trained.items() if not key.startswith("fusion.")}
+    left_out = ("fusion.", "unknown.", "remaining_life.")
+    taken = {key: value for key, value in trained.items() if not key.startswith(left_out)}
     network.load_state_dict(network.state_dict() | taken)
     if (margins := model.header.training.get("caution")) and FUSED not in margins:
         applied = [[margins[modality][fault] for fault in data.classes] for modality in network.modalities]
@@ -366,25 +382,21 @@ def _training_record(training: Training, calibration: Calibration, parts: dict[P
         "scores": {part: fused(scored.scores) for part, scored in parts.items()},
         "caution": calibration.margins,
         **({"experts": experts, "hidden_faults": hidden} if experts else {}),
+        **({} if calibration.unknown is None else {UNKNOWN: calibration.unknown.as_dict()}),
+        **({"detector": _detector_record(training.detector)} if training.detector else {}),
         **({"plan": training.budget.plan} if training.budget.plan else {}),
+    }
+
+
+def _detector_record(detector: DetectorReport) -> dict[str, Any]:
+    """What was wanted of a detector, what held-out normal frames say of it, and how it backs the classifier."""
+    return {
+        "false_alarms": detector.share,
+        **{f"{part}_normal": {"frames": frames, "above": above} for part, (frames, above) in detector.normal.items()},
+        "weight": detector.weight,
     }
 
 
 def _recoveries(frames: tuple[int, ...]) -> dict[str, float]:
     """How many clearings the training runs have, and how long they recover after one."""
     return {"clearings": len(frames), "median_frames": statistics.median(frames), "max_frames": max(frames)}
-
-
-def _fingerprint(config: TrainConfig, data: PreparedData, without_effect: frozenset[str]) -> str:
-    """Changes with everything that a checkpoint depends on, but not with where it is, nor with other settings."""
-    digest = hashlib.sha256(config.model_dump_json(exclude=set(without_effect)).encode())
-    digest.update(data.machine_type.digest.encode())
-    if config.encoders is not None:
-        digest.update(read_model(config.encoders).header.hash.encode())
-    for run in (*data.split.train, *data.split.validation):
-        digest.update(f"{run.name} {len(run)}".encode())
-        digest.update(run.learnt.tobytes())
-    reads_texts = "texts" not in without_effect
-    for pool in (data.pools.known, data.pools.validation) if data.pools and reads_texts else ():
-        digest.update("\n".join(pool.texts).encode() + pool.classes.tobytes())
-    return digest.hexdigest()

@@ -8,9 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.arrays import Ints
+from pipeline.arrays import Floats, Ints
 from pipeline.compiled import Notify
-from pipeline.config.classes import has_recovering, labelled_classes
+from pipeline.config.classes import are_classes_for, labelled_classes, unknown_class
 from pipeline.engine.alarms import AlarmRule, Alarms
 from pipeline.engine.diagnoses import Answers, DiagnosedMachine, DiagnosisWriter, RememberedText
 from pipeline.engine.machines import Machine, MachineGroup
@@ -27,7 +27,7 @@ class Round:
 
     model: ModelRef
     classes: Sequence[str]
-    faults: Sequence[str]  # the classes that labels have, too: all but `recovering`
+    faults: Sequence[str]  # the classes that labels have, too: all but `recovering` and `unknown`
     modalities: tuple[str, ...]
     machines: Sequence[DiagnosedMachine]  # of each row
     frames: Frames
@@ -56,13 +56,15 @@ class GroupModel:
     def __init__(self, group: MachineGroup, runner: StepRunner, rule: AlarmRule, notify: Notify) -> None:
         machine_type = group.machine_type
         self._faults = machine_type.faults
-        self._recovers = has_recovering(runner.classes, self._faults)
-        if runner.classes != self._faults and not self._recovers:
+        self._unknown = unknown_class(runner.classes, self._faults)
+        if not are_classes_for(runner.classes, self._faults):
             text = f"model {runner.name} knows other faults than machine type {group.name} of the profile"
             raise SettingsError(text)
         self.runner = runner
         self.alarms = Alarms(rule, notify)
         self.writer = DiagnosisWriter(machine_type, runner, notify)
+        self._period_ms = machine_type.frame_period_ms
+        self._remaining: Floats = np.zeros(0, np.float32)  # newest estimate in each slot, in frames, else NaN
         group.attach(self)
 
     def reserve(self, slots: int) -> None:
@@ -70,9 +72,16 @@ class GroupModel:
         self.alarms.reserve(slots)
         self.runner.reserve(slots)
 
+    @property
+    def remaining_seconds(self) -> Floats:
+        """The newest estimate of the remaining life of each machine that has one, (N,)."""
+        known = self._remaining[~np.isnan(self._remaining)]
+        return np.asarray(known.astype(np.float64) * (self._period_ms / 1000))
+
     def drop(self, slot: int) -> None:
         """Forget a machine."""
         self.alarms.drop(slot)
+        self._remaining[slot : slot + 1] = np.nan
         self.runner.reset(np.array([slot]))
 
     def diagnose(self, frames: Frames, machines: Sequence[Machine], outcome: Outcome) -> Round:
@@ -80,6 +89,8 @@ class GroupModel:
         stats, outputs, runner = outcome.stats, outcome.outputs, self.runner
         result = runner.step(frames)
         _remember_texts(frames, machines, result.unknown_texts)
+        if result.remaining is not None:
+            self._keep_remaining(frames.slots, result.remaining[:, 0])
         stats.frames += len(machines)
         stats.texts += len(frames.texts)
         stats.unknown_texts += len(result.unknown_texts)
@@ -91,9 +102,9 @@ class GroupModel:
         )
         stats.confidence_sum += float(confidence.sum())
         faults = answers.faults
-        if self._recovers:
+        if len(runner.classes) > len(self._faults):
             # A plant that recovers raises no alarm, and lets one clear as the normal state does.
-            faults = labelled_classes(faults, len(self._faults))
+            faults = labelled_classes(faults, len(self._faults), self._unknown)
         for change in self.alarms.step(frames.slots, faults, confidence):
             row = change.row
             stats.alarms["raised" if change.raised else "cleared"] += 1
@@ -102,6 +113,13 @@ class GroupModel:
             self.writer.model, runner.classes, self._faults, runner.modalities, machines, frames, result, answers
         )
 
+    def _keep_remaining(self, slots: Ints, estimates: Floats) -> None:
+        missing = int(slots.max()) + 1 - len(self._remaining)
+        if missing > 0:
+            more = np.full(max(missing, len(self._remaining)), np.nan, np.float32)
+            self._remaining = np.concatenate([self._remaining, more])
+        self._remaining[slots] = estimates
+
     def save(self, slots: Ints) -> list[tuple[bytes, bytes]]:
         """Of each machine the runner's and the alarms' state."""
         return list(zip(self.runner.save(slots), self.alarms.save(slots), strict=True))
@@ -109,7 +127,7 @@ class GroupModel:
     def load(self, slot: int, runner: bytes, alarms: bytes) -> None:
         """Put back what `save` gave; raises StateError if it does not fit."""
         self.runner.load(slot, runner)
-        self.alarms.load(slot, alarms, len(self._faults))
+        self.alarms.load(slot, alarms, len(self.runner.classes))
 
 
 def _remember_texts(frames: Frames, machines: Sequence[Machine], unknown: Sequence[int]) -> None:

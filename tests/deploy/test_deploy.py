@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry
@@ -34,6 +35,7 @@ from pipeline.config.profile import load_profile
 from pipeline.config.settings import Settings, load_settings
 from pipeline.engine.engine import Engine
 from pipeline.errors import StateError
+from pipeline.frames import Frames, StepResult
 from pipeline.wire.records import Record
 from tests.support.builders import ONE_SOURCE, SumRunner, control, event, numbered, profile, reading
 
@@ -103,13 +105,23 @@ def hostile_records() -> list[Record]:
     )
 
 
+class MortalRunner(SumRunner):
+    """Gives machine p1, which comes first, 7 frames to live, and the next one 9."""
+
+    def step(self, frames: Frames) -> StepResult:
+        result = super().step(frames)
+        estimates = 7 + 2 * frames.slots.astype(np.float32)
+        result.remaining = np.stack([estimates, estimates - 1, estimates + 1], axis=1)
+        return result
+
+
 @pytest.fixture(scope="module")
 def scrape() -> Iterator[Scrape]:
     """What Prometheus gets from a worker's web server after good and hostile records."""
     registry = CollectorRegistry()
     plant = profile(WITH_ALARMS)
     ticks = iter(range(1_000_000))
-    runner = TimedRunner(SumRunner(), step_seconds(registry), lambda: next(ticks) / 1000)
+    runner = TimedRunner(MortalRunner(), step_seconds(registry), lambda: next(ticks) / 1000)
     engine = Engine(plant, {"pump": runner})
     engine.process(hostile_records())
     with pytest.raises(StateError):
@@ -225,6 +237,8 @@ def test_the_scrape_shows_what_happened(scrape: Scrape) -> None:
     assert found["faultline_texts_without_known_words_total",] == 0
     assert found["faultline_frames_total",] == found["faultline_confidence_count",] > 0
     assert found["faultline_step_seconds_count",] > 0
+    assert found["faultline_remaining_life_seconds", "pump", "min"] == 70
+    assert found["faultline_remaining_life_seconds", "pump", "median"] == 80
     assert found["faultline_values_unused_total", "not_finite", "flow"] == 1
     assert found["faultline_values_unused_total", "unknown_variable", ""] == 1
     assert found["faultline_readings_unused_total",] == 1

@@ -12,9 +12,11 @@ import yaml
 from pydantic import BaseModel
 
 from agents.replay.tables.description import Conversion, Labels, Readings, Texts
+from models.configs.detector import DetectorConfig
 from models.data.augment import AugmentConfig
 from models.data.messages import MessagesChoice
 from models.data.recovery import RecoveryRule
+from models.data.remaining_life import RemainingLifeChoice
 from models.data.runs import RunFiles
 from models.data.text_pools import EventDrawConfig
 from models.training.config import SplitConfig, TrainConfig
@@ -134,6 +136,7 @@ def documented(*pages: str) -> set[str]:
         (Texts, ("tables.md",)),
         (Labels, ("tables.md",)),
         (TrainConfig, ("training.md",)),
+        (DetectorConfig, ("training.md",)),
         (SplitConfig, ("training.md",)),
         (RunFiles, ("training.md",)),
         (StageConfig, ("training.md",)),
@@ -141,6 +144,7 @@ def documented(*pages: str) -> set[str]:
         (EventDrawConfig, ("training.md",)),
         (RecoveryRule, ("training.md",)),
         (MessagesChoice, ("training.md",)),
+        (RemainingLifeChoice, ("training.md",)),
         (PlantProfile, ("profiles.md",)),
         (MachineType, ("profiles.md",)),
         (Variable, ("profiles.md",)),

@@ -23,9 +23,9 @@ from models.configs.fusion import (
     HybridConfig,
     VAEConfig,
 )
-from models.diagnoser import build_fusion
 from models.fusion.adaptive import AdaptiveFusion, masked_softmax
 from models.fusion.base import Fused, Inputs
+from models.fusion.build import build_fusion
 from models.fusion.concatenation import HybridFusion
 from models.fusion.learned import LearnedFusion
 from models.fusion.vae import MultimodalVAE

@@ -7,17 +7,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.configs.detector import DetectorConfig
 from models.configs.diagnoser import DiagnoserConfig
 from models.configs.fusion import FusionChoice, FusionConfig, Rule
 from models.configs.messages import MessagesConfig
+from models.configs.remaining_life import RemainingLifeConfig
 from models.configs.sensors import SensorConfig, SeqLSTMConfig
 from models.configs.text import TextConfig
+from models.configs.unknown import UnknownConfig
 from models.diagnoser import Diagnoser
+from models.encoders.experts.detector import Detector
 from models.encoders.experts.pool import PooledExperts
 from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import Tokenizer
 from models.evaluation.torch_reference import TorchRunner
 from models.fusion.learned import LearnedFusion
+from models.fusion.unknown import UnknownFaults
 from models.network_file import compile_network
 from models.stepping.runner import CompiledRunner
 from pipeline.frames import Frames, StepResult, StepRunner
@@ -47,6 +52,9 @@ def made(
     variables: int = VARIABLES,
     fusion: FusionChoice | None = None,
     messages: tuple[str, ...] = (),
+    detector: DetectorConfig | None = None,
+    unknown: UnknownConfig | None = None,
+    remaining_life: RemainingLifeConfig | None = None,
 ) -> Diagnoser:
     """An untrained network whose scaling and fusion are drawn, and sure enough of itself to make errors count."""
     text = (
@@ -61,7 +69,10 @@ def made(
         text=text,
         text_ttl_frames=20,
         messages=MessagesConfig(messages=messages, windows=(3, 11), longest_age=40) if messages else None,
+        detector=detector,
+        unknown=unknown,
         fusion=fusion or FusionConfig(rule=rule),
+        remaining_life=remaining_life,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -77,6 +88,12 @@ def made(
         if network.messages is not None:
             network.messages.shift.uniform_(-1, 1)
             network.messages.scale.uniform_(0.5, 2)
+        if network.detector is not None:
+            draw_detector(network.detector)
+        if network.unknown is not None:
+            draw_unknown(network.unknown)
+        if network.remaining_life is not None:
+            network.remaining_life.margin.fill_(0.05)
         late = network.fusion
         if isinstance(late, LearnedFusion):
             with torch.no_grad():
@@ -98,6 +115,29 @@ def made(
     return network.eval()
 
 
+def draw_detector(detector: Detector) -> None:
+    """Numbers as of a fitted detector, under which some frames are novel and others quiet."""
+    variables, blocks = detector.variables, detector.config.blocks
+    detector.whitening.add_(torch.randn(variables, variables) * 0.1)
+    detector.centres.normal_(std=0.1)
+    detector.shapes.add_(torch.randn(blocks, variables, variables) * 0.1)
+    detector.limits.uniform_(4, 8)
+    detector.quiet.fill_(0.9)
+    detector.backing.zero_()
+    detector.backing[1:] = 2.0
+
+
+def draw_unknown(unknown: UnknownFaults) -> None:
+    """Numbers as of a fitted model, by which some frames are far from every class and others near."""
+    unknown.root.add_(torch.randn(unknown.root.shape) * 0.1)
+    unknown.centres.normal_()
+    unknown.limit.fill_(0.7 * unknown.config.features**0.5)
+
+
+EXTRAS = ("novelty", "deviations", "candidates", "remaining")
+"""Fields of a StepResult that only some models have."""
+
+
 def distance(one: StepResult, other: StepResult) -> float:
     np.testing.assert_array_equal(one.present, other.present)
     np.testing.assert_array_equal(one.scaled, other.scaled)
@@ -109,6 +149,14 @@ def distance(one: StepResult, other: StepResult) -> float:
     assert (one.attention is None) == (other.attention is None)
     if one.attention is not None and other.attention is not None:
         pairs.append((one.attention, other.attention))
+    for name in EXTRAS:
+        mine, theirs = getattr(one, name), getattr(other, name)
+        assert (mine is None) == (theirs is None), name
+        if name == "candidates":
+            np.testing.assert_array_equal(mine, theirs)
+        elif mine is not None:
+            np.testing.assert_array_equal(np.isnan(mine), np.isnan(theirs))
+            pairs.append((np.nan_to_num(mine), np.nan_to_num(theirs)))
     for mine, theirs in pairs:
         assert (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype)
     return max(float(np.abs(mine - theirs).max()) for mine, theirs in pairs)
@@ -134,7 +182,7 @@ def numbers(state: bytes) -> np.ndarray:
 
 def everything(result: StepResult) -> list[np.ndarray]:
     parts = [result.probabilities, result.modality_probabilities, result.weights, result.present, result.scaled]
-    return parts if result.attention is None else [*parts, result.attention]
+    return [*parts, *(part for name in ("attention", *EXTRAS) if (part := getattr(result, name)) is not None)]
 
 
 def placed(stream: Stream, frames: int) -> list[list[PlacedText]]:

@@ -11,13 +11,13 @@ from rich.text import Text
 
 from agents.cli.views.printable import cell
 from agents.words import Words
-from pipeline.config.classes import RECOVERING
+from pipeline.config.classes import RECOVERING, UNKNOWN
 from pipeline.config.profile import NORMAL
 from pipeline.engine.diagnoses import NO_EVIDENCE
 from pipeline.wire.labels import LabelBook
 from pipeline.wire.messages import Diagnosis
 
-_STYLES: Final = {NO_EVIDENCE: "dim", NORMAL: "green", RECOVERING: "yellow"}
+_STYLES: Final = {NO_EVIDENCE: "dim", NORMAL: "green", RECOVERING: "yellow", UNKNOWN: "bold magenta"}
 """Colours of diagnoses that name no fault."""
 _MAX_SHARE: Final = 4
 """At most one part in so many of the terminal is for machines, whose titles may be long."""

@@ -21,7 +21,7 @@ _OF_A_FAULT = {
     "accuracy": ("right", "{:.1%}"),
 }
 """What a table of faults shows: measures, their headings and how they are written."""
-_NOT_A_NUMBER = frozenset({"per_fault", "partition", "clusters"})
+_NOT_A_NUMBER = frozenset({"per_fault", "partition", "clusters", "remaining_life"})
 
 
 def scores_table(title: str, scores: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -63,6 +63,14 @@ def counts_table(counts: Counts) -> Table:
     if any(count.unlabelled for count in counts.values()):
         table.add_row(cell("without a label"), *(cell(f"- / {count.unlabelled:,}") for count in counts.values()))
     return table
+
+
+def remaining_life_text(scores: Mapping[str, Any]) -> str:
+    """Scores of remaining life in one line, in frames."""
+    return (
+        f"root mean squared error {scores['rmse']:.1f} frames, {scores['coverage']:.1%} inside the interval of "
+        f"{scores['width']:.1f} frames on average ({scores['runs']} runs to failure)"
+    )
 
 
 def shown(value: float | None) -> str:

@@ -12,6 +12,8 @@ LARGEST_SQUARE = 400.0
 """A square further from the mean counts as this, so that one outlier does not fill a variance for long."""
 LEAST_VARIANCE = 0.02
 """Is added to a variance before its logarithm."""
+_LEAST_DEVIATION = 1e-3
+"""A statistic that moves less than this in the normal state is not scaled."""
 
 
 class StatisticsNetwork(SensorEncoder):
@@ -58,6 +60,12 @@ class StatisticsNetwork(SensorEncoder):
             both = torch.stack([means, (variances + LEAST_VARIANCE).log()], dim=2)
             frames.append(torch.cat([reading[:, 0], both.flatten(1)], dim=1))
         return torch.stack(frames, dim=1), {"means": means, "variances": variances}
+
+    def fit_scaling(self, normal: Tensor) -> None:
+        """Scale by these statistics of normal frames (N, (1 + 2 K) V)."""
+        deviation = normal.double().std(dim=0, unbiased=False)
+        self.shift.copy_(normal.double().mean(dim=0))
+        self.scale.copy_(1 / torch.where(deviation > _LEAST_DEVIATION, deviation, 1))
 
     def inputs(self, x: Tensor, statistics: Tensor) -> Tensor:
         """What the dense network gets of frames (B, T, F) and their statistics."""

@@ -8,8 +8,10 @@ from models.configs.sensors import (
     HIDDEN_SHARE,
     MIN_EXPERT_PROBABILITY,
     MIN_TREE_PROBABILITY,
+    NO_FAULT,
     ExpertConfig,
     ExpertsConfig,
+    NoClassifierConfig,
     SensorConfig,
     StatisticsConfig,
     TreesConfig,
@@ -28,6 +30,8 @@ _KEY = "sensors"
 
 def emit_sensors(builder: ProgramBuilder, config: SensorConfig, inputs: SensorInputs, classes: int) -> Encoded:
     """Append the operations of the sensors' encoder, or of all experts and their pool."""
+    if isinstance(config, NoClassifierConfig):
+        return _no_classifier(builder, classes)
     if not isinstance(config, ExpertsConfig):
         return _emit_expert(builder, _KEY, config, inputs, classes)
     width, answers = padded(classes), builder.work(len(config.experts) * padded(classes))
@@ -55,6 +59,14 @@ def emit_sensors(builder: ProgramBuilder, config: SensorConfig, inputs: SensorIn
     return Encoded(pooled, features)
 
 
+def _no_classifier(builder: ProgramBuilder, classes: int) -> Encoded:
+    logits, features = builder.work(classes), at_work(builder.work(1), 1)
+    answer = builder.numbers([0.0] + [NO_FAULT] * (classes - 1))
+    builder.emit(operations.CONSTANT, ALL, answer, logits, classes)
+    builder.zero(ALL, features)
+    return Encoded(logits, features)
+
+
 def _least_probability(expert: ExpertConfig) -> float:
     return MIN_TREE_PROBABILITY if isinstance(expert, TreesConfig) else MIN_EXPERT_PROBABILITY
 
@@ -64,16 +76,17 @@ def _emit_expert(
 ) -> Encoded:
     match config:
         case StatisticsConfig():
-            return _statistics(builder, key, config, inputs, classes)
+            return emit_statistics(builder, key, config, inputs, classes)
         case TreesConfig():
             return _trees(builder, key, config, inputs, classes)
         case _:
             return emit_encoder(builder, key, config, inputs, classes)
 
 
-def _statistics(
+def emit_statistics(
     builder: ProgramBuilder, key: str, config: StatisticsConfig, inputs: SensorInputs, classes: int
 ) -> Encoded:
+    """Append the operations of a network on streaming statistics whose weights are called `key`."""
     variables, spans = inputs.variables, len(config.spans)
     width, groups = padded(variables), 1 + 2 * spans
     means, variances = builder.state(spans, variables), builder.state(spans, variables, 1.0)

@@ -13,6 +13,7 @@ from models.data.augment import disturb
 from models.data.runs import UNLABELLED, Run, before_first_fault
 from models.diagnoser import Diagnoser
 from models.encoders.base import SensorEncoder
+from models.encoders.experts.no_classifier import NoClassifier
 from models.encoders.experts.pool import PooledExperts
 from models.encoders.experts.statistics import StatisticsNetwork
 from models.encoders.experts.trees import Trees
@@ -35,13 +36,13 @@ _RUNS = 32
 """Runs whose frames are computed at a time."""
 _FALSE_ALARMS = 2e-3
 """Share of false alarms at which a fault has to show, unless the configuration names one."""
-_LEAST_DEVIATION = 1e-3
-"""A statistic that moves less than this in the normal state is not scaled."""
 
 
 def expert_stages(network: Diagnoser) -> list[str]:
     """Names of the stages in which the sensor encoder, or each expert of its pool, is trained."""
     sensors = network.sensors
+    if isinstance(sensors, NoClassifier):
+        return []
     if not isinstance(sensors, PooledExperts):
         return ["sensors"]
     return [f"{expert.kind}_{place + 1}" for place, expert in enumerate(sensors.config.experts)]
@@ -52,6 +53,8 @@ def train_experts(
 ) -> None:
     """Train the sensor encoder, or all experts of its pool one after the other, and then fit the pool on validation."""
     sensors, names = network.sensors, expert_stages(network)
+    if isinstance(sensors, NoClassifier):
+        return
     if not isinstance(sensors, PooledExperts):
         _train(network, data, config, sensors, names[0], run_stage, budget)
         if isinstance(sensors, Trees):
@@ -107,10 +110,7 @@ def fit_statistics(network: Diagnoser, data: PreparedData, encoder: StatisticsNe
     for x, lengths in _inputs(network, data, [run for run in runs if len(run)], encoder):
         statistics, _ = encoder.statistics(x, encoder.init_state(len(x)))
         rows += [own[:length] for own, length in zip(statistics, lengths, strict=True)]
-    normal = torch.cat(rows).double()
-    deviation = normal.std(dim=0, unbiased=False)
-    encoder.shift.copy_(normal.mean(dim=0))
-    encoder.scale.copy_(1 / torch.where(deviation > _LEAST_DEVIATION, deviation, 1))
+    encoder.fit_scaling(torch.cat(rows))
 
 
 def _train(

@@ -1,0 +1,1 @@
+"""Heads: what a model says besides the diagnosis."""
