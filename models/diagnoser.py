@@ -10,33 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from models.configs.diagnoser import SENSORS, TEXT, DiagnoserConfig
-from models.configs.sensors import (
-    CausalCNNConfig,
-    ExpertsConfig,
-    LinearStateConfig,
-    NoClassifierConfig,
-    RingAttentionConfig,
-    SensorConfig,
-    SeqLSTMConfig,
-    StatisticsConfig,
-    TreesConfig,
-)
 from models.data.scaling import Scaling
-from models.encoders.base import SensorEncoder, State
-from models.encoders.causal_cnn import CausalCNN
+from models.encoders.base import State
 from models.encoders.event_ring import TextModality, empty_ring, push_texts, turn_ring
+from models.encoders.experts.build import build_sensors
 from models.encoders.experts.detector import Backing, Detected, Detector, Readings
-from models.encoders.experts.no_classifier import NoClassifier
-from models.encoders.experts.pool import PooledExperts
-from models.encoders.experts.statistics import StatisticsNetwork
-from models.encoders.experts.trees import Trees
-from models.encoders.linear_state import LinearState
-from models.encoders.lstm import SeqLSTM
 from models.encoders.messages import MessageInputs
 from models.encoders.placed_texts import PlacedText, ring_plan
-from models.encoders.ring_attention import RingAttention
 from models.encoders.tokenizer import Tokenizer
 from models.fusion.build import build_fusion
+from models.fusion.confidence import ConfidenceMap
+from models.fusion.conformal import ConformalSets
 from models.fusion.unknown import UnknownFaults
 from models.heads.remaining_life import RemainingLife
 
@@ -44,31 +28,6 @@ _DETECTOR = "detector."
 """Before the names of the detector's states."""
 _UNKNOWN = "unknown."
 """Before those of unknown faults."""
-
-
-def build_sensors(config: SensorConfig, *, variables: int, classes: int, messages: int = 0) -> SensorEncoder:
-    """An untrained sensor encoder of this description, for so many columns of messages behind the readings."""
-    match config:
-        case SeqLSTMConfig():
-            return SeqLSTM(config, variables=variables, classes=classes, messages=messages)
-        case CausalCNNConfig():
-            return CausalCNN(config, variables=variables, classes=classes)
-        case RingAttentionConfig():
-            return RingAttention(config, variables=variables, classes=classes)
-        case LinearStateConfig():
-            return LinearState(config, variables=variables, classes=classes)
-        case StatisticsConfig():
-            return StatisticsNetwork(config, variables=variables, classes=classes, messages=messages)
-        case TreesConfig():
-            return Trees(config, variables=variables, classes=classes, messages=messages)
-        case NoClassifierConfig():
-            return NoClassifier(config, variables=variables, classes=classes)
-        case ExpertsConfig():
-            experts = [
-                build_sensors(expert, variables=variables, classes=classes, messages=messages)
-                for expert in config.experts
-            ]
-            return PooledExperts(config, experts, variables=variables, classes=classes, messages=messages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +74,8 @@ class Answer:
     """(N, V) what each variable contributes to the novelty."""
     remaining: Tensor | None = None
     """(N, 3) remaining life in frames: estimate, low, high; NaN where no reading is known; None without the head."""
+    candidates: Tensor | None = None
+    """(N, C) whether each class is a candidate; None for models without conformal sets."""
 
 
 class Sensed(NamedTuple):
@@ -166,6 +127,8 @@ class Diagnoser(nn.Module):
                 messages=0 if config.messages is None else config.messages.columns,
                 features=self.sensors.feature_size,
             )
+        self.confidence = ConfidenceMap(config.classes) if config.calibrated else None
+        self.conformal = ConformalSets() if config.coverage is not None else None
 
     def set_scaling(self, scaling: Scaling) -> None:
         """Use these statistics of the normal state."""
@@ -175,6 +138,24 @@ class Diagnoser(nn.Module):
     def scaling(self) -> Scaling:
         """A copy of the statistics of the normal state."""
         return Scaling(self.mean.numpy().copy(), self.std.numpy().copy())
+
+    def set_confidence(self, confidence: ConfidenceMap | None) -> None:
+        """Publish fused answers through this map, or as they are."""
+        self.confidence = confidence
+        self.config = self.config.model_copy(update={"calibrated": confidence is not None})
+
+    def set_candidates(self, conformal: ConformalSets | None, coverage: float | None) -> None:
+        """Name candidates by these sets, which were fitted for this coverage; or none."""
+        self.conformal = conformal
+        self.config = self.config.model_copy(update={"coverage": None if conformal is None else coverage})
+
+    def calibrated(self, probabilities: Tensor, present: Tensor) -> Tensor:
+        """A fusion's answers (N, C), with modalities present (M, N), through the confidence map if there is one."""
+        return probabilities if self.confidence is None else self.confidence(probabilities, present)
+
+    def candidates(self, probabilities: Tensor, present: Tensor) -> Tensor | None:
+        """Which classes final answers (N, C) leave possible, (N, C); None without conformal sets."""
+        return None if self.conformal is None else self.conformal(probabilities, present)
 
     def init_state(self, batch: int) -> State:
         """The state of `batch` machines before their first frame."""
@@ -346,7 +327,8 @@ class Diagnoser(nn.Module):
     ) -> tuple[Answer, State]:
         """The answer, and of the state after it what is of unknown faults."""
         fused = self.fusion(logits, present, features)
-        probabilities, own = fused.probabilities, fused.modality_probabilities
+        probabilities = self.calibrated(fused.probabilities, present)
+        own = fused.modality_probabilities
         after: State = {}
         if self.unknown is not None and detected is not None:
             was = {key.removeprefix(_UNKNOWN): value for key, value in state.items() if key.startswith(_UNKNOWN)}
@@ -366,6 +348,7 @@ class Diagnoser(nn.Module):
             fused.embedding,
             None if detected is None else detected.novelty.flatten(),
             None if detected is None else detected.deviations.flatten(0, 1),
+            candidates=self.candidates(probabilities, present),
         )
         return answer, after
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from pipeline.compiled import Notify
 from pipeline.config.profile import MachineType
 
 _log = logging.getLogger(__name__)
+
+FITTED: Final = ("fusion.", "unknown.", "confidence.", "conformal.")
+"""How the names of what is fitted after the encoders begin."""
 
 
 def save_model(
@@ -78,6 +81,6 @@ def round_weights(network: Diagnoser, storage: Storage) -> None:
 
 def _stored(key: str, tensor: Tensor, storage: Storage) -> Tensor:
     # Limits of the detector and of unknown faults are fitted to their weights as they are.
-    fitted = key.startswith(("fusion.", "detector.", "unknown.")) and not key.startswith("fusion.network.")
+    fitted = key.startswith((*FITTED, "detector.")) and not key.startswith("fusion.network.")
     halved = storage == "float16" and tensor.ndim >= 2 and not fitted
     return tensor.detach().to("cpu", torch.float16 if halved else torch.float32).contiguous()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config.topics import DIAGNOSES
+from pipeline.config.topics import DIAGNOSES, DRIFT
 from pipeline.engine.engine import Engine
+from pipeline.engine.reports.drift_report import decode_drift_report
 from pipeline.errors import RecordingError
 from pipeline.files.atomic_file import replacing
 from pipeline.files.parquet import UNREADABLE, bounded_batches, one_line, open_parquet
@@ -34,6 +35,7 @@ _SCHEMA = pa.schema(
 class _Head(msgspec.Struct):
     model: str
     states: dict[str, str]
+    drift: dict[str, str] = {}
 
 
 _decode_head = msgspec.json.Decoder(_Head).decode
@@ -41,11 +43,13 @@ _decode_head = msgspec.json.Decoder(_Head).decode
 
 @dataclass(frozen=True)
 class Certificate:
-    """Fault and probabilities by diagnosis id, and a hash of each machine's final alignment state."""
+    """Fault and probabilities by diagnosis id; hashes of each machine's final alignment state and of drift reports
+    by their id."""
 
     model: str
     diagnoses: dict[str, tuple[str, dict[str, float]]]
     states: dict[str, str]
+    drift: dict[str, str] = field(default_factory=dict)
 
     def differences(self, other: Certificate) -> list[str]:
         """How another run differs, a sentence each; empty if the two are equal."""
@@ -71,13 +75,19 @@ class Certificate:
         if states or self.states.keys() != other.states.keys():
             shown = states[0] if states else sorted(self.states.keys() ^ other.states.keys())[0]
             found.append(f"the alignment state of {max(len(states), 1)} machines differs, such as {shown}")
+        reports = sorted(name for name, _ in self.drift.items() ^ other.drift.items())
+        if reports:
+            found.append(f"{len(set(reports))} drift reports differ, such as {reports[0]}")
         return found
 
     @property
     def digest(self) -> str:
-        """Hash of all that is compared: ids, faults, probabilities and states."""
+        """Hash of all that is compared: ids, faults, probabilities, states and drift."""
         parts = [[id_, *answer] for id_, answer in sorted(self.diagnoses.items())]
-        text = json.dumps([self.model, parts, sorted(self.states.items())])
+        compared = [self.model, parts, sorted(self.states.items())]
+        if self.drift:  # certificates from before there was drift have the digest that they had
+            compared.append(sorted(self.drift.items()))
+        text = json.dumps(compared)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -88,6 +98,7 @@ class CertificateBuilder:
         self._model = ", ".join(f"{name}={runner.hash}" for name, runner in sorted(runners.items()))
         self._diagnoses: dict[str, tuple[str, dict[str, float]]] = {}
         self._states: dict[str, str] = {}
+        self._drift: dict[str, str] = {}
 
     def add(self, outputs: Iterable[Output]) -> None:
         """Take outputs of the engine."""
@@ -95,6 +106,9 @@ class CertificateBuilder:
             if output.topic == DIAGNOSES:
                 diagnosis = decode_diagnosis(output.value or b"")
                 self._diagnoses[diagnosis.id] = diagnosis.fault, diagnosis.probabilities
+            elif output.topic == DRIFT:
+                value = output.value or b""
+                self._drift[decode_drift_report(value).id] = hashlib.sha256(value).hexdigest()
 
     def finish(self, engine: Engine) -> None:
         """Take the states at the end of the run."""
@@ -104,7 +118,7 @@ class CertificateBuilder:
     @property
     def certificate(self) -> Certificate:
         """The certificate of what was added."""
-        return Certificate(self._model, dict(self._diagnoses), dict(self._states))
+        return Certificate(self._model, dict(self._diagnoses), dict(self._states), dict(self._drift))
 
 
 def write_certificate(path: Path, certificate: Certificate) -> None:
@@ -116,7 +130,10 @@ def write_certificate(path: Path, certificate: Certificate) -> None:
         [list(certificate.diagnoses[id_][1].items()) for id_ in ids],
     )
     arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
-    head = json.dumps({"model": certificate.model, "states": certificate.states}).encode()
+    described = {"model": certificate.model, "states": certificate.states}
+    if certificate.drift:  # releases from before there was drift read the others
+        described["drift"] = certificate.drift
+    head = json.dumps(described).encode()
     try:
         with replacing(path) as part:
             pq.write_table(pa.table(arrays, schema=_SCHEMA.with_metadata({_KEY: head})), part, compression="zstd")
@@ -139,4 +156,4 @@ def read_certificate(path: Path) -> Certificate:
         raise RecordingError(
             f"{path} is not a certificate of `faultline replay --certify`: {one_line(error)}; name another file"
         ) from error
-    return Certificate(head.model, diagnoses, head.states)
+    return Certificate(head.model, diagnoses, head.states, head.drift)

@@ -1,8 +1,9 @@
-"""The commands that inspect what is in the topics: `faultline verify`, `dead-letters` and `late`."""
+"""The commands that inspect what is in the topics: `faultline verify`, `drift`, `dead-letters` and `late`."""
 
 from __future__ import annotations
 
 import asyncio
+import fnmatch
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -10,25 +11,31 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from agents.audit.dead_letters import Filters, Summary, as_dict, shown_time, summarize
+from agents.audit.drift_list import summarize_drift
 from agents.audit.letter_replay import check_destination, replay_dead_letters
 from agents.audit.log import RecordLog
 from agents.audit.verify import VerifyReport, verify_diagnoses
 from agents.audit.verify_inputs import verify_inputs
-from agents.cli.options import JsonOption, ProfileOption
+from agents.cli.options import JsonOption, ModelOption, ProfileOption, load_runners
+from agents.cli.views.drift_view import drift_table
 from agents.cli.views.printable import say
+from agents.delivery.partitioning import partition_function
 from agents.kafka.admin import partition_counts
 from agents.kafka.log import committed_offsets, kafka_log, require_kafka
 from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.security import client_security
+from agents.words import Words
 from pipeline.config.durations import shown_duration
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import Settings, load_settings
-from pipeline.config.topics import DEAD_LETTER, DIAGNOSES, LATE, full_topic_name, short_topic_name
+from pipeline.config.topics import DEAD_LETTER, DIAGNOSES, DRIFT, LATE, full_topic_name, short_topic_name
 from pipeline.errors import RecordingError, SettingsError
 from pipeline.wire.letters import LETTER_BYTES
 from pipeline.wire.recording import has_topic, read_recording
+from pipeline.wire.records import Output
 
 NOTHING_TO_VERIFY = 3
 """Exit code of `faultline verify` where there are no diagnoses; 1 means that something is wrong."""
@@ -119,6 +126,68 @@ def show_verified(report: VerifyReport) -> None:
     say(f"NOT PROVEN: {_counts(report.problems)}; the first of them:")
     for text in report.shown():
         say(f"  {text}")
+
+
+def drift(
+    recording: Annotated[
+        Path | None,
+        typer.Option("--from", help="replay this recording, or list its drift reports; not a broker"),
+    ] = None,
+    machine: Annotated[str, typer.Option("--machine", help="only ids that fit this pattern, such as pump-*")] = "*",
+    standing: Annotated[bool, typer.Option("--standing", help="only drift that has not ended")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="how many to show")] = 50,
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+    model: ModelOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List slow changes by machine and variable: those that stand, then those that have ended; nothing is written."""
+    settings = load_settings(broker=broker, profile=profile)
+    if recording is None and model:
+        raise SettingsError("--model is for a replay with --from; the topic has the reports of the model that serves")
+    summary = summarize_drift(
+        _drift_in_topic(settings) if recording is None else _drift_in_recording(recording, settings, model)
+    )
+    chosen = [
+        one for one in summary.episodes if fnmatch.fnmatchcase(one.machine, machine) and (one.stands or not standing)
+    ]
+    if as_json:
+        shown = {"drift": [one.as_dict() for one in chosen[:limit]], "unreadable": summary.unreadable}
+        typer.echo(json.dumps(shown, indent=2))
+        return
+    if chosen:
+        Console().print(drift_table(chosen[:limit], Words(load_profile(settings.profile))))
+    still = sum(one.stands for one in chosen)
+    say(f"{still} standing, {len(chosen) - still} ended")
+    if summary.unreadable:
+        say(f"{summary.unreadable} records of topic {DRIFT} cannot be read")
+
+
+def _drift_in_topic(settings: Settings) -> list[bytes | None]:
+    require_kafka(settings)
+    with kafka_log(settings, [DRIFT]) as log:
+        return [record.value for record in log.records(DRIFT)]
+
+
+def _drift_in_recording(recording: Path, settings: Settings, files: list[Path] | None) -> list[bytes | None]:
+    """The reports of a recording of outputs, or of a replay of one of inputs."""
+    from agents.replay.replay import replay_in_memory
+
+    if has_topic(recording, DIAGNOSES) or has_topic(recording, DRIFT):
+        return [record.value for record in read_recording(recording) if record.topic == DRIFT]
+    plant = load_profile(settings.profile)
+    runners = load_runners(settings, plant, files)
+    found: list[bytes | None] = []
+
+    def take(output: Output) -> None:
+        if output.topic == DRIFT:
+            found.append(output.value)
+
+    if not settings.drift:
+        raise SettingsError("FAULTLINE_DRIFT is false, so a replay reports no drift; unset it")
+    partition_of = partition_function(settings.partitions)
+    asyncio.run(replay_in_memory(recording, settings, plant, runners, partition_of, on_output=take))
+    return found
 
 
 def dead_letters_list(

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from agents.bench.host import host
-from agents.cli.options import JsonOption
+from agents.cli.options import JsonOption, ProfileOption
+from pipeline.config.profile import load_profile
+from pipeline.config.settings import load_settings
+from pipeline.engine.reports.drift_rule import drift_rule_of
+from pipeline.errors import SettingsError
 from pipeline.extras import require_modules
 
 
@@ -73,6 +78,29 @@ def scale(
     from agents.bench.scale import bench_scale
 
     _show(bench_scale(readings=readings, rounds=rounds, machines=machines, hours=hours, say=_say), as_json)
+
+
+def drift(
+    runs: Annotated[Path, typer.Argument(help="runs of normal frames: parquet with `run`, variables and `label`")],
+    model: Annotated[Path | None, typer.Option("--model", help="model file; the shipped one if unset")] = None,
+    profile: ProfileOption = None,
+    sigma: Annotated[float, typer.Option("--sigma", help="size of the drift, in the training's deviations")] = 1.0,
+    ramp_days: Annotated[float, typer.Option("--ramp-days", min=0, help="days in which it grows to that")] = 7.0,
+    passes: Annotated[int, typer.Option("--passes", min=1, help="drifts of each run, each in another variable")] = 5,
+    seed: int = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how soon a slow drift of one variable is reported, and how often there is a report without one."""
+    from agents.bench.drift import bench_drift
+    from agents.replay.shipped import demo_model
+
+    settings = load_settings(profile=profile)
+    if (rule := drift_rule_of(settings)) is None:
+        raise SettingsError("FAULTLINE_DRIFT is false, so no drift is reported; unset it")
+    file = model or settings.model or demo_model()
+    plant = load_profile(settings.profile)
+    report = bench_drift(runs, file, plant, rule, sigma=sigma, ramp_days=ramp_days, passes=passes, seed=seed, say=_say)
+    _show(report, as_json)
 
 
 def _say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `faultline demo | replay | run | why | record | verify | train | topics | settings | bench | …`."""
+"""The command line: `faultline demo | replay | run | why | drift | record | verify | train | topics | bench | …`."""
 
 from __future__ import annotations
 
@@ -89,6 +89,7 @@ app.add_typer(
         models=bench.models,
         stream=bench.stream,
         scale=bench.scale,
+        drift=bench.drift,
     ),
     name="bench",
 )
@@ -101,6 +102,7 @@ for command in (
     worker.run,
     worker.ingest,
     machines.why,
+    audit.drift,
     training.train,
     training.baseline,
     training.evaluate,

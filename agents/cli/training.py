@@ -118,6 +118,7 @@ def _show_report(report: TrainReport, data: PreparedData, console: Console) -> N
         _show_experts(report, console)
     if report.detector is not None:
         _show_detector(report.detector, data, console)
+    _show_calibration(report, console)
     for part, by_source in report.scores.items():
         if life := by_source["all"]["all_faults"]["fusion"].get("remaining_life"):
             say(f"remaining life, {part}: {remaining_life_text(life)}")
@@ -162,6 +163,19 @@ def _show_detector(detector: DetectorReport, data: PreparedData, console: Consol
         console.print(cell(untested, limit=None), soft_wrap=True)
     elif detector.weight:
         console.print(cell(f"the detector backs the classifier with weight {detector.weight:g}", limit=None))
+
+
+def _show_calibration(report: TrainReport, console: Console) -> None:
+    """How far the fused answers can be trusted."""
+    for part, scores in report.scores.items():
+        found = scores["all"]["all_faults"]["fusion"]
+        if found["ece"] is None:
+            continue
+        line = f"calibration on {part}: expected calibration error {found['ece']:.4f}"
+        if found["candidates_size"] is not None:
+            line += f"; {found['candidates_size']:.2f} candidates on average, the true class among them in "
+            line += f"{found['candidates_coverage']:.1%} of a run's frames"
+        console.print(cell(line, limit=None), soft_wrap=True)
 
 
 def _compare(config: TrainConfig, data: PreparedData, report: TrainReport, console: Console) -> None:

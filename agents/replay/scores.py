@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from models.evaluation.calibration import calibration_error, reliability, run_mean
 from models.evaluation.scoring import NO_EVIDENCE as NO_EVIDENCE_CODE
 from models.evaluation.scoring import NORMAL, UNKNOWN, stream_scores
+from pipeline.arrays import Ints
 from pipeline.config.classes import RECOVERING
 from pipeline.config.profile import PlantProfile
 from pipeline.engine.diagnoses import NO_EVIDENCE
@@ -29,6 +31,9 @@ class _Answers(NamedTuple):
     is_announced: bool
     faults: dict[str, str]
     """What each modality and the fusion say."""
+    confidence: float
+    """What the fusion gives to its answer, as labels would name that."""
+    candidates: list[str]
 
 
 class ScoreBook:
@@ -63,7 +68,9 @@ class ScoreBook:
         answers = {name: answer.fault for name, answer in diagnosis.modalities.items()} | {FUSED: diagnosis.fault}
         key = diagnosis.machine, diagnosis.frame_start
         if key not in self._predicted or self._predicted[key].revision <= diagnosis.revision:
-            self._predicted[key] = _Answers(diagnosis.revision, diagnosis.status in _ANNOUNCED, answers)
+            announced = diagnosis.status in _ANNOUNCED
+            confidence = self._confidence(diagnosis)
+            self._predicted[key] = _Answers(diagnosis.revision, announced, answers, confidence, diagnosis.candidates)
             self._period_ms[diagnosis.machine] = diagnosis.frame_end - diagnosis.frame_start
 
     @property
@@ -114,7 +121,31 @@ class ScoreBook:
                 continue
             predicted = [self._answer.get(self._predicted[key].faults.get(name, NO_EVIDENCE), UNKNOWN) for key in keys]
             scores[name] = stream_scores(machines, frames, truth, np.array(predicted, np.int64), self._classes)
+            if name == FUSED:
+                scores[name] |= self._trust(keys, machines, truth, np.array(predicted, np.int64))
         return scores
+
+    def _confidence(self, diagnosis: Diagnosis) -> float:
+        """What the fusion gives to its answer; the normal state and `recovering` count together."""
+        if self._answer.get(diagnosis.fault) != NORMAL:
+            return diagnosis.confidence
+        return min(sum(p for name, p in diagnosis.probabilities.items() if self._answer.get(name) == NORMAL), 1.0)
+
+    def _trust(self, keys: Sequence[tuple[str, int]], machines: Ints, truth: Ints, predicted: Ints) -> dict[str, Any]:
+        """How far the fusion's answers can be trusted, over the labelled frames with evidence."""
+        answers = [self._predicted[key] for key in keys]
+        rows = (truth >= 0) & np.array([one.faults[FUSED] != NO_EVIDENCE for one in answers])
+        confidence = np.array([one.confidence for one in answers], np.float64)
+        bins = reliability(confidence[rows], np.asarray(predicted == truth)[rows])
+        named = [{self._answer.get(name, UNKNOWN) for name in one.candidates} for one in answers]
+        rows &= np.array([bool(one) for one in named])
+        covered = np.array([int(label) in one for one, label in zip(named, truth, strict=True)])
+        sizes = np.array([len(one.candidates) for one in answers], np.int64)
+        return {
+            "ece": calibration_error(bins),
+            "candidates_coverage": run_mean(covered[rows], machines[rows]),
+            "candidates_size": run_mean(sizes[rows], machines[rows]),
+        }
 
     def _truth(self, machine: str, start_ms: int) -> int:
         fault = self.labels.fault_at(machine, start_ms)

@@ -11,7 +11,8 @@ import numpy as np
 
 from models.evaluation.scoring import label_scores
 from pipeline.arrays import Bools, Ints
-from pipeline.config.classes import labelled_classes, unknown_class
+from pipeline.config.classes import RECOVERING, labelled_classes, unknown_class
+from pipeline.config.profile import NORMAL
 from pipeline.config.topics import METRICS
 from pipeline.engine.diagnoses import NO_EVIDENCE, DiagnosedMachine
 from pipeline.engine.rounds import Round
@@ -27,7 +28,7 @@ _BEYOND_MS = 2**43
 """More than any time; partitions times this much still fit into 64 bits."""
 
 
-class FusionMetric(msgspec.Struct, frozen=True):
+class FusionMetric(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one model's diagnoses of one partition said in one interval of event time; null where undefined."""
 
     id: str
@@ -47,6 +48,10 @@ class FusionMetric(msgspec.Struct, frozen=True):
     ari: float | None
     mutual_information: float | None
     conditional_entropy: float | None
+    candidates_mean: float | None = None
+    """How many candidates a diagnosis with evidence has; absent for models without."""
+    candidates_coverage: float | None = None
+    """Share of the labelled frames with candidates that have the true class among them; absent where there are none."""
 
 
 @dataclass(slots=True)
@@ -60,6 +65,7 @@ class _Interval:
     confidence: float = 0.0
     entropy: float = 0.0
     disagreement: float = 0.0
+    candidates: float = 0.0
     weights: list[float] = field(default_factory=list)
     said: dict[int, list[_Run]] = field(default_factory=lambda: defaultdict(list))  # by the machine's number
 
@@ -72,6 +78,8 @@ class _Run:
     last_ms: int
     period_ms: int
     fault: int
+    candidates: int = 0
+    """Which of the sets of candidates."""
 
 
 class FusionMetrics:
@@ -89,6 +97,8 @@ class FusionMetrics:
         self._told_ms: dict[int, int] = {}  # intervals that begin earlier have been told, by partition
         self._labels = LabelBook()
         self._faults: dict[str, int] = {NO_EVIDENCE: 0}
+        self._sets: list[frozenset[int]] = [frozenset()]  # of faults' numbers: the candidates that there were
+        self._set_numbers: dict[tuple[Sequence[str], bytes], int] = {}
         self._numbers: dict[str, int] = {}  # machine -> its number, for good
         self._partition: Ints = np.zeros(0, np.int64)  # of the machine with that number
         self._newest_frame: Ints = np.zeros(0, np.int64)
@@ -99,6 +109,7 @@ class FusionMetrics:
         self._run: list[_Run | None] = []  # the one that goes on
         self._run_last: Ints = np.zeros(0, np.int64)
         self._run_fault: Ints = np.zeros(0, np.int64)
+        self._run_candidates: Ints = np.zeros(0, np.int64)
 
     # -- what happens -------------------------------------------------------------------------------------------
 
@@ -136,7 +147,8 @@ class FusionMetrics:
         np.maximum.at(newest, place, frames.end_ms)
         fused = fresh & (answers.faults >= 0)
         counted = np.bincount(place[fresh], minlength=len(pairs)).tolist()
-        columns = [answers.confidence, answers.entropy, answers.disagreement, *diagnosed.result.weights]
+        candidates, sizes = self._candidates(diagnosed)
+        columns = [answers.confidence, answers.entropy, answers.disagreement, sizes, *diagnosed.result.weights]
         fused_place = place
         if not fused.all():
             fused_place, columns = place[fused], [column[fused] for column in columns]
@@ -148,23 +160,50 @@ class FusionMetrics:
             interval.confidence += sums[0][at]
             interval.entropy += sums[1][at]
             interval.disagreement += sums[2][at]
-            for modality, column in enumerate(sums[3:]):
+            interval.candidates += sums[3][at]
+            for modality, column in enumerate(sums[4:]):
                 interval.weights[modality] += column[at]
             self._newest_ms[partition] = max(self._newest_ms.get(partition, 0), int(newest[at]))
-        self._extend_runs(who, start, faults, frames, intervals, place)
+        self._extend_runs(who, start, faults, candidates, frames, intervals, place)
+
+    def _candidates(self, diagnosed: Round) -> tuple[Ints, Ints]:
+        """The number of each row's set of candidates, and how many these are, (B,); 0 for models without."""
+        marks = diagnosed.result.candidates
+        if marks is None:
+            return (np.zeros(len(diagnosed.machines), np.int64),) * 2
+        packed = np.packbits(marks, axis=1)
+        rows = packed.view(f"V{packed.shape[1]}").ravel().tolist()
+        classes = tuple(diagnosed.classes)
+        for row in set(rows):
+            if (classes, row) not in self._set_numbers:
+                # Labels do not say `recovering`; it counts as the normal state.
+                names = [NORMAL if name == RECOVERING else name for name in classes]
+                bits = np.unpackbits(np.frombuffer(row, np.uint8), count=len(classes))
+                self._set_numbers[classes, row] = len(self._sets)
+                self._sets.append(frozenset(self._fault(names[place]) for place in np.flatnonzero(bits).tolist()))
+        numbers = np.array([self._set_numbers[classes, row] for row in rows], np.int64)
+        return numbers, marks.sum(axis=1)
 
     def _extend_runs(
-        self, who: Ints, start: Ints, faults: Ints, frames: Frames, intervals: Sequence[_Interval], place: Ints
+        self,
+        who: Ints,
+        start: Ints,
+        faults: Ints,
+        candidates: Ints,
+        frames: Frames,
+        intervals: Sequence[_Interval],
+        place: Ints,
     ) -> None:
         """Most frames say what the one before said; only the others begin a run."""
         goes_on: Bools = (start == self._run_last[who] + frames.period_ms) & (faults == self._run_fault[who])
+        goes_on &= candidates == self._run_candidates[who]
         goes_on &= start // self._interval_ms == self._run_last[who] // self._interval_ms
         for row in np.flatnonzero(~goes_on).tolist():
             number, first = int(who[row]), int(start[row])
             self._settle(number)
-            run = self._run[number] = _Run(first, first, frames.period_ms, int(faults[row]))
+            run = self._run[number] = _Run(first, first, frames.period_ms, int(faults[row]), int(candidates[row]))
             intervals[place[row]].said[number].append(run)
-        self._run_last[who], self._run_fault[who] = start, faults
+        self._run_last[who], self._run_fault[who], self._run_candidates[who] = start, faults, candidates
 
     def announced(
         self, model: ModelRef, modalities: tuple[str, ...], machine: DiagnosedMachine, start_ms: int, period_ms: int
@@ -212,7 +251,9 @@ class FusionMetrics:
 
     def _metric(self, key: tuple[str, int, int], interval: _Interval) -> FusionMetric:
         model_hash, partition, start = key
-        truth, said = self._compared(interval, start + 2 * self._interval_ms)
+        truth, said, candidates = self._compared(interval, start + 2 * self._interval_ms)
+        named = [self._sets[number] for number in candidates.tolist()]
+        covered = [int(fault) in one for fault, one in zip(truth, named, strict=True) if one]
         scores = {
             name: None if score is None else round(float(score), _DIGITS)
             for name, score in label_scores(truth, said).items()
@@ -241,25 +282,29 @@ class FusionMetrics:
             ari=scores["ari"],
             mutual_information=scores["mutual_information"],
             conditional_entropy=scores["conditional_entropy"],
+            candidates_mean=mean(interval.candidates) if interval.candidates else None,
+            candidates_coverage=round(sum(covered) / len(covered), _DIGITS) if covered else None,
         )
 
-    def _compared(self, interval: _Interval, known_by_ms: int) -> tuple[Ints, Ints]:
-        """Of all labelled frames what was true and what was said, as numbers of faults; each frame once."""
+    def _compared(self, interval: _Interval, known_by_ms: int) -> tuple[Ints, Ints, Ints]:
+        """Of all labelled frames what was true and what was said, as numbers of faults, and the number of the set of
+        candidates; each frame once."""
         names = {number: name for name, number in self._numbers.items() if number in interval.said}
-        truth, said = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        truth, said, candidates = ([np.empty(0, np.int64)] for _ in range(3))
         for number, runs in interval.said.items():
             self._settle(number)
             frames = np.concatenate([np.arange(run.first_ms, run.last_ms + 1, run.period_ms) for run in runs])
-            answers = np.concatenate(
-                [np.full((run.last_ms - run.first_ms) // run.period_ms + 1, run.fault) for run in runs]
-            )
+            counts = [(run.last_ms - run.first_ms) // run.period_ms + 1 for run in runs]
+            answers = np.repeat([run.fault for run in runs], counts)
+            sets = np.repeat([run.candidates for run in runs], counts)
             # A frame may have been answered more than once; the last answer stands.
             _, last = np.unique(frames[::-1], return_index=True)
-            frames, answers = frames[::-1][last], answers[::-1][last]
+            frames, answers, sets = frames[::-1][last], answers[::-1][last], sets[::-1][last]
             true = self._labels.faults_at(names[number], frames, self._fault, known_by_ms)
             truth.append(true[true >= 0])
             said.append(answers[true >= 0])
-        return np.concatenate(truth), np.concatenate(said)
+            candidates.append(sets[true >= 0])
+        return np.concatenate(truth), np.concatenate(said), np.concatenate(candidates)
 
     # -- numbers of things --------------------------------------------------------------------------------------
 
@@ -276,6 +321,7 @@ class FusionMetrics:
                 self._newest_frame = np.concatenate([self._newest_frame, np.full(more, _NEVER)])
                 self._run_last = np.concatenate([self._run_last, np.full(more, _NEVER)])
                 self._run_fault = np.concatenate([self._run_fault, np.full(more, _NEVER)])
+                self._run_candidates = np.concatenate([self._run_candidates, np.full(more, _NEVER)])
                 self._run += [None] * more
             self._partition[number] = machine.partition
         return number

@@ -14,6 +14,7 @@ from pipeline.config.profile import PlantProfile
 from pipeline.config.topics import LABELS, engine_topics
 from pipeline.engine.diagnoses import NO_EVIDENCE
 from pipeline.engine.engine import Engine
+from pipeline.engine.reports.drift_rule import DriftKind
 from pipeline.engine.stats import CONFIDENCE_BOUNDS
 from pipeline.extras import faultline_version
 from pipeline.frames import Frames, StepResult, StepRunner
@@ -88,6 +89,7 @@ class EngineCollector(Collector):
         faults = tuple(dict.fromkeys((*self._faults, *answers, NO_EVIDENCE)))
         yield _counter("faultline_diagnoses", "Diagnoses published.", "fault", faults, stats.diagnoses)
         yield _counter("faultline_alarms", "Alarms raised and cleared.", "state", ("raised", "cleared"), stats.alarms)
+        yield from self._drift()
         yield CounterMetricFamily("faultline_frames", "Closed frames.", value=stats.frames)
         yield CounterMetricFamily("faultline_masked_frames", "Frames without any reading.", value=stats.masked_frames)
         yield CounterMetricFamily(
@@ -139,6 +141,31 @@ class EngineCollector(Collector):
         for machine_type, model in self._engine.models.items():
             family.add_metric([machine_type, model.runner.name, model.runner.hash], {})
         return family
+
+    def _drift(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        reports = CounterMetricFamily(
+            "faultline_drift_reports", "Drift reports published.", labels=["machine_type", "kind", "state"]
+        )
+        drifting = GaugeMetricFamily(
+            "faultline_machines_drifting", "Machines that drift.", labels=["machine_type", "kind"]
+        )
+        learning = GaugeMetricFamily(
+            "faultline_machines_without_drift_reference",
+            "Machines whose first windows are not over yet, so that their drift is unknown.",
+            labels=["machine_type"],
+        )
+        for machine_type, model in self._engine.models.items():
+            if model.drift is None:
+                continue
+            slots = self._engine.slots(machine_type)
+            standing = model.drift.machines_drifting(slots)
+            for kind in DriftKind:
+                drifting.add_metric([machine_type, kind.value], standing[kind.value])
+                for state in ("started", "ended"):
+                    count = self._engine.stats.drift[machine_type, kind.value, state]
+                    reports.add_metric([machine_type, kind.value, state], count)
+            learning.add_metric([machine_type], model.drift.machines_learning(slots))
+        yield from (reports, drifting, learning)
 
     def _values_unused(self) -> CounterMetricFamily:
         family = CounterMetricFamily(

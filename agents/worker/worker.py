@@ -38,8 +38,9 @@ from agents.worker.web import WebServer
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
 from pipeline.config.topics import LABELS, engine_topics, full_topic_name
-from pipeline.engine.alarms import AlarmRule
 from pipeline.engine.engine import Engine
+from pipeline.engine.reports.alarms import AlarmRule
+from pipeline.engine.reports.drift_rule import drift_rule_of
 from pipeline.errors import DeliveryError
 from pipeline.frames import StepRunner
 from pipeline.mapping.schemas import Schemas
@@ -98,6 +99,7 @@ class Worker:
             profile,
             timed,
             alarm_rule=rule,
+            drift_rule=drift_rule_of(settings),
             partition_of=partition_of,
             watcher=self._metrics,
             schemas=schemas,

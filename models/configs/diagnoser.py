@@ -42,12 +42,17 @@ class DiagnoserConfig(BaseModel):
     """Age at which a text is forgotten."""
     remaining_life: RemainingLifeConfig | None = None
     """The head that estimates remaining life; None for models without."""
+    calibrated: bool = False
+    """Whether fused answers go through a confidence map."""
+    coverage: float | None = Field(default=None, gt=0, lt=1)
+    """In which share of frames the true class shall be among the candidates; None without candidates."""
 
     @model_serializer(mode="wrap")
     def _as_in_older_files(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what older model files lack, if it says the same: their hash goes over this."""
         described: dict[str, Any] = serialize(self)
-        for name in ("messages", "detector", "unknown", "remaining_life"):
-            if name in described and described[name] is None:
+        unsaid = {"messages": None, "detector": None, "unknown": None, "remaining_life": None, "coverage": None}
+        for name, default in (unsaid | {"calibrated": False}).items():
+            if name in described and described[name] == default:
                 del described[name]
         return described

@@ -17,6 +17,11 @@ RULES: Final[tuple[Rule, ...]] = ("accuracy", "uniform", "per_class", "product",
 MIN_PROBABILITY: Final = 1e-5
 """Fusion networks see smaller probabilities as this one."""
 
+LEAST_LEAD: Final = 0.01
+"""Share of its lead over the next class that an answer keeps at least in a confidence map."""
+JUST_BELOW: Final = 1 - 2**-22
+"""A number times this is less in float32, by as little as that can say."""
+
 Order = Literal["cma_afr", "cma_only", "afr_only", "parallel", "none"]
 ATTENDING: Final[tuple[Order, ...]] = ("cma_afr", "cma_only", "parallel")
 """Orders of an adaptive fusion with cross-modal attention."""

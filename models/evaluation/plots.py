@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import auc, confusion_matrix, roc_curve
 
+from models.evaluation.calibration import ReliabilityBin, calibration_error
 from pipeline.arrays import Ints
 from pipeline.files.atomic_file import replacing
 
@@ -105,6 +106,20 @@ def draw_roc(
         axes.plot([], [], color="tab:grey", label=f"each class against the rest, mean AUC {np.mean(areas):.3f}")
     axes.set(title=title, xlabel="false alarm rate", ylabel="detection rate")
     axes.legend(loc="lower right")
+    _save(figure, path)
+
+
+def draw_reliability(systems: Mapping[str, Sequence[ReliabilityBin]], title: str, path: Path) -> None:
+    """Share of right answers over confidence: one line per system, with its calibration error in the legend."""
+    figure = _figure(6, 6)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="tab:grey", linewidth=0.8)
+    for name, bins in systems.items():
+        if (error := calibration_error(bins)) is not None:
+            label = f"{name}, ECE {error:.3f}"
+            axes.plot([one.confidence for one in bins], [one.correct for one in bins], marker="o", label=label)
+    axes.set(title=title, xlabel="confidence", ylabel="share of right answers", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(loc="upper left")
     _save(figure, path)
 
 

@@ -89,6 +89,7 @@ class TorchRunner:
             novelty=None if answer.novelty is None else answer.novelty.numpy(),
             deviations=None if answer.deviations is None else answer.deviations.numpy(),
             remaining=None if answer.remaining is None else answer.remaining.numpy(),
+            candidates=None if answer.candidates is None else answer.candidates.numpy(),
             unknown_texts=[] if self._network.text is None else sorted(set(range(len(frames.texts))) - known),
         )
 

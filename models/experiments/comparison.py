@@ -19,7 +19,8 @@ from models.training.loop import OnProgress, StageConfig, run_stage
 from models.training.prepare import Part, PreparedData, without_recovering
 from models.training.report import score_part
 from models.training.stages.sensors import SensorStage
-from models.training.train import TrainReport, build_untrained
+from models.training.stages.untrained import build_untrained
+from models.training.train import TrainReport
 
 BOOSTING: Final = "gradient boosting"
 PLAIN_LSTM: Final = "plain LSTM"
@@ -49,7 +50,7 @@ def compare(
     if data.counts["train"].frames <= _MAX_LSTM_FRAMES:
         scores[PLAIN_LSTM] = _plain_lstm(config, data, part, on_progress)
     measures = [name for name in scores["fused"] if name not in ("per_fault", "partition", "clusters")]
-    return part, {system: {name: found[name] for name in measures} for system, found in scores.items()}
+    return part, {system: {name: found.get(name) for name in measures} for system, found in scores.items()}
 
 
 def importance(
@@ -97,5 +98,5 @@ def _plain_lstm(config: TrainConfig, data: PreparedData, part: Part, on_progress
     )
     network.eval()
     evidence = part_evidence(network, sensors_alone, part)
-    found: Scores = score_part(network, evidence, data.runs(part), data.faults, ()).scores
+    found: Scores = score_part(network, evidence, data.runs(part), data.faults, data.faults, ()).scores
     return dict(found["all"]["all_faults"]["sensors"])

@@ -15,6 +15,7 @@ from models.stepping import interpreter as layout_of
 from models.stepping.interpreter import BLOCK_ROWS, DONE, LAYOUT_SIZE, STEP, TOO_SMALL, Arena, NewTexts, Result
 from models.stepping.interpreter import Model as CompiledModel
 from models.stepping.kernels.codes import padded
+from models.stepping.programs.answers import emit_candidates, emit_confidence
 from models.stepping.programs.builder import ProgramBuilder
 from models.stepping.programs.detector import DetectorInputs, emit_detector
 from models.stepping.programs.event_ring import RingState, emit_ring, ring_state
@@ -268,12 +269,15 @@ def _build(builder: ProgramBuilder, config: DiagnoserConfig) -> tuple[Ints, bool
         evidence.append(Evidence(*emit_ring(builder, config.text, ring, builder.present(1), classes)))
     layout[layout_of.REMAINING] = emit_remaining_life(builder, config.remaining_life, inputs, sensed.features)
     fused = emit_fusion(builder, config.fusion, evidence, presence, classes)
+    emit_confidence(builder, config, fused.probabilities, classes)
     if config.unknown is not None:
         if layout[layout_of.NOVELTY] < 0:
             raise builder.reader.error("calls faults unknown without a detector")
         novelty = int(layout[layout_of.NOVELTY])
         added = emit_unknown(builder, config.unknown, sensed.features, novelty, fused.probabilities, classes)
         fused = fused._replace(probabilities=added)
+    answers = classes + int(config.unknown is not None)
+    layout[layout_of.CANDIDATES] = emit_candidates(builder, config, fused.probabilities, answers)
     _describe(layout, config, fused, modalities)
     layout[layout_of.READINGS], layout[layout_of.PRESENT] = readings, presence
     layout[layout_of.OBSERVED] = -1 if observed is None else observed

@@ -154,6 +154,9 @@ class TrainConfig(BaseModel):
     """If given, a late or adaptive fusion reports a fault only with a margin over the normal state. Margins are fitted
     so that at most this share of the validation frames before a run's first fault is diagnosed as faulty, by the
     sensors alone and by the fusion."""
+    candidates: float | None = Field(default=0.9, gt=0, lt=1)
+    """In which share of the frames of a run the true class shall be among the candidates that a diagnosis names; null
+    for a model that names none."""
     augment: AugmentConfig = AugmentConfig()
     events: EventDrawConfig = EventDrawConfig()
     typo_share: float = Field(default=0.1, ge=0, le=1)

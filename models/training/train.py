@@ -8,21 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
 import torch
 
-from models.configs.diagnoser import DiagnoserConfig
-from models.configs.sensors import NoClassifierConfig
-from models.data.runs import before_first_fault
 from models.diagnoser import Diagnoser
-from models.encoders.tokenizer import Tokenizer
 from models.evaluation.scoring import Scores
 from models.fusion.late import LateFusion
 from models.fusion.learned import LearnedFusion
-from models.model_file import MACHINES, SUFFIX, read_model
-from models.network_file import build_network, round_weights, save_model
+from models.model_file import MACHINES, SUFFIX
+from models.network_file import round_weights, save_model
 from models.training.budget import Budget, Clock
 from models.training.config import TrainConfig
 from models.training.experts.remaining_life import remaining_life_scores, train_remaining_life
@@ -30,26 +25,25 @@ from models.training.experts.train import expert_stages, pool_summary, train_exp
 from models.training.fitting.calibration import calibrate_network, choose_rule
 from models.training.fitting.evidence import Evidence, calibration_evidence, for_calibration, part_evidence
 from models.training.fitting.false_alarms import (
+    FUSED,
     apply_margins,
     choose_rule_with_margins,
     fault_free_folds,
     fit_fused_margins,
 )
+from models.training.fitting.published import fit_published
 from models.training.fitting.unknown import UnknownReport, fit_unknown, novelty_of
 from models.training.loop import EpochRecord, OnProgress, Stage, StageConfig, run_stage
-from models.training.prepare import Part, PreparedData, prepare, provenance, require_same_split
-from models.training.report import ScoredPart, draw_all, score_part, write_scores
+from models.training.prepare import Part, PreparedData, prepare, provenance
+from models.training.report import ScoredPart, draw_all, score_part, write_reliability, write_scores
 from models.training.stages.checkpoints import LATER, OF_DETECTOR, OF_TEXTS, WITHOUT_EFFECT, fingerprint
-from models.training.stages.detector import DetectorReport, DetectorStage, train_detector, wanted_detector
+from models.training.stages.detector import DetectorReport, DetectorStage, train_detector
 from models.training.stages.fusion import FusionStage, JointStage
 from models.training.stages.remaining_life import RemainingLifeStage
 from models.training.stages.texts import TextStage, WordStage
+from models.training.stages.untrained import build_untrained
 from pipeline.config.classes import RECOVERING, UNKNOWN
-from pipeline.errors import DataError
 from pipeline.extras import require_modules
-
-FUSED: Final = "fused"
-"""Whose margins a learned fusion has; a late one has its modalities'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,35 +156,6 @@ def _stage_names(training: Training) -> list[str]:
     return names + ([RemainingLifeStage.name] if network.remaining_life is not None else [])
 
 
-def build_untrained(config: TrainConfig, data: PreparedData) -> Diagnoser:
-    """A network with weights drawn from the seed, scaled by the training runs; or the encoders of `config.encoders`
-    with an untrained fusion."""
-    if config.encoders is not None:
-        return _with_encoders(config, config.encoders, data)
-    texts = [text.text for run in data.split.train for text in run.texts or ()]
-    texts += data.pools.train.texts if data.pools else ()
-    scaling = data.fit_scaling()
-    described = DiagnoserConfig(
-        variables=len(data.machine_type.variables),
-        classes=len(data.classes),
-        sensors=NoClassifierConfig() if data.normal_only else config.sensors,
-        detector=wanted_detector(config, data),
-        text=config.text if data.pools else None,
-        messages=None if data.messages is None else data.messages.config,
-        fusion=config.fusion,
-        text_ttl_frames=data.machine_type.text_ttl_frames,
-        remaining_life=None if config.remaining_life is None else config.remaining_life.network(data.machine_type),
-    )
-    network = _seeded(described, Tokenizer.fit(texts, config.text) if described.text else None, config.seed)
-    network.set_scaling(scaling)
-    if network.messages is not None:
-        runs = [before_first_fault(run) for run in data.split.train]
-        network.messages.fit_scaling(
-            np.concatenate([network.messages.columns(run.texts or (), len(run)) for run in runs])
-        )
-    return network
-
-
 def train_encoders(training: Training) -> None:
     """Train the sensor encoder, the detector and, if there are texts, the text encoder and its ring; nothing if they
     were given."""
@@ -268,6 +233,8 @@ def calibrate(training: Training) -> Calibration:
         evidence = part_evidence(network, data, "validation")
     network.config = network.config.model_copy(update={"fusion": network.fusion.config})
     unknown = fit_unknown(network, data, evidence, config.unknown)
+    novelty = None if network.unknown is None else novelty_of(network, data.split.validation, data.hold_limit)
+    fit_published(network, data, evidence, novelty, config.candidates)
     return Calibration(late, rule_scores, margins, evidence, unknown)
 
 
@@ -284,8 +251,9 @@ def score(training: Training, calibration: Calibration) -> dict[Part, ScoredPart
         if runs:
             evidence = calibration.validation if part == "validation" else part_evidence(network, data, part)
             novelty = None if network.unknown is None else novelty_of(network, runs, data.hold_limit)
-            parts[part] = score_part(network, evidence, runs, data.faults, config.hard_faults, novelty)
-            parts[part].scores["all"]["all_faults"]["fusion"] |= remaining_life_scores(network, data, config, part)
+            scored = score_part(network, evidence, runs, data.classes, data.faults, config.hard_faults, novelty)
+            scored.scores["all"]["all_faults"]["fusion"] |= remaining_life_scores(network, data, config, part)
+            parts[part] = scored
     return parts
 
 
@@ -310,6 +278,7 @@ def write(training: Training, calibration: Calibration, parts: dict[Part, Scored
     files = [
         path,
         *write_scores(config.output, training.history, written, rule_scores, config.fusion.kind, rule, model_hash),
+        write_reliability(config.output, parts),
     ]
     if config.plots and parts:
         last = list(parts)[-1]
@@ -327,38 +296,6 @@ def write(training: Training, calibration: Calibration, parts: dict[Part, Scored
         tuple(hidden),
         training.detector,
     )
-
-
-def _with_encoders(config: TrainConfig, path: Path, data: PreparedData) -> Diagnoser:
-    """A network with the encoders of a model file, without their false-alarm margins; raises DataError if its training
-    saw what is held out here."""
-    model = read_model(path)
-    if model.header.recovering != (data.recoveries is not None):
-        has = "has" if model.header.recovering else "lacks"
-        raise DataError(
-            f"model {path} {has} the class {RECOVERING}, and its encoders answer with that; set `recovering: "
-            f"{str(model.header.recovering).lower()}`, or name another model"
-        )
-    require_same_split(model, config, data)
-    life = None if config.remaining_life is None else config.remaining_life.network(data.machine_type)
-    update = {"fusion": config.fusion, "unknown": None, "remaining_life": life}
-    described = model.header.network.model_copy(update=update)
-    network = _seeded(described, model.tokenizer, config.seed)
-    trained = build_network(model).state_dict()
-    left_out = ("fusion.", "unknown.", "remaining_life.")
-    taken = {key: value for key, value in trained.items() if not key.startswith(left_out)}
-    network.load_state_dict(network.state_dict() | taken)
-    if (margins := model.header.training.get("caution")) and FUSED not in margins:
-        applied = [[margins[modality][fault] for fault in data.classes] for modality in network.modalities]
-        apply_margins(network, -torch.tensor(applied))
-    return network
-
-
-def _seeded(described: DiagnoserConfig, tokenizer: Tokenizer | None, seed: int) -> Diagnoser:
-    """A network whose weights are drawn from the seed, without touching the global random state."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Diagnoser(described, tokenizer)
 
 
 def _training_record(training: Training, calibration: Calibration, parts: dict[Part, ScoredPart]) -> dict[str, Any]:

@@ -88,6 +88,24 @@ class Settings(BaseSettings):
     alarm_confidence: float = Field(
         default=0.5, ge=0, le=1, description="confidence below which a fault does not count"
     )
+    drift: bool = Field(default=True, description="whether drift of readings and answers is reported")
+    drift_window_ms: Milliseconds = Field(
+        default=86_400_000, description="plant time whose means are compared with the reference"
+    )
+    drift_reference_windows: int = Field(
+        default=7, ge=3, le=1_000, description="how many of a machine's first windows are its reference"
+    )
+    drift_limit: float = Field(
+        default=0.5,
+        gt=0,
+        le=10,
+        description="what the excess of a variable's level or spread must sum up to, at least, to be drift; in the "
+        "training's standard deviations",
+    )
+    drift_reference: Literal["own", "training"] = Field(
+        default="own",
+        description="whether levels are compared with the machine's first windows, or with the training's mean",
+    )
     web_host: str = Field(default="127.0.0.1", description="where /metrics, /healthz and /readyz listen")
     web_port: int = Field(default=9464, ge=0, le=65_535, description="0 takes a free port")
     threads: int = Field(default=1, ge=1, description="threads that training and evaluation may use")

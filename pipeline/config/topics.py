@@ -12,6 +12,7 @@ LABELS = "labels"
 CONTROL = "control"
 DIAGNOSES = "diagnoses"
 ALARMS = "alarms"
+DRIFT = "drift"
 METRICS = "metrics"
 LATE = "late"
 DEAD_LETTER = "dead-letter"
@@ -94,6 +95,7 @@ def all_topics(profile: PlantProfile) -> tuple[Topic, ...]:
         Topic(CONTROL, "ticks, resets and run ends"),
         Topic(DIAGNOSES, "one diagnosis a frame"),
         Topic(ALARMS, "alarms raised and cleared"),
+        Topic(DRIFT, "drift that started and ended"),
         Topic(METRICS, "fusion metrics per interval"),
         Topic(LATE, "readings and texts that came too late"),
         Topic(DEAD_LETTER, "records that could not be used"),

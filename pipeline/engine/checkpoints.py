@@ -14,7 +14,7 @@ from pipeline.config.topics import CONTROL
 from pipeline.engine.control import PartitionProgress
 from pipeline.engine.diagnoses import RememberedText
 from pipeline.engine.machines import Machine, MachineGroup, Machines
-from pipeline.engine.rounds import GroupModel
+from pipeline.engine.rounds import GroupModel, ModelState
 from pipeline.errors import StateError
 from pipeline.wire.states import STATE_VERSION, Forgotten, SavedMachine, decode_state, encode_state
 
@@ -46,13 +46,13 @@ class Checkpoints:
         for name, changed in by_group.items():
             group, slots = machines.groups[name], np.array([machine.slot for machine in changed], np.int64)
             parts = zip(changed, group.aligner.save(slots), self._models[name].save(slots), strict=True)
-            for machine, aligner, (runner, alarms) in parts:
-                states[machine.name] = self._encoded(machine, aligner, runner, alarms)
+            for machine, aligner, model in parts:
+                states[machine.name] = self._encoded(machine, aligner, model)
         machines.changed.clear()
         machines.evicted.clear()
         return states
 
-    def _encoded(self, machine: Machine, aligner: dict[str, object], runner: bytes, alarms: bytes) -> bytes:
+    def _encoded(self, machine: Machine, aligner: dict[str, object], model: ModelState) -> bytes:
         group, applied = machine.group, machine.applied
         # Control records apply to every machine of the partition, also to those that they leave as they are.
         control = max(applied.get(CONTROL, -1), self._progress.controls.get(machine.partition, -1))
@@ -70,8 +70,9 @@ class Checkpoints:
             arrived=machine.arrived_ms,
             applied=applied,
             aligner=aligner,
-            runner=runner,
-            alarms=alarms,
+            runner=model.runner,
+            alarms=model.alarms,
+            drift=model.drift,
             texts=[(t.id, t.text, t.time_ms, t.late) for t in machine.texts],
             logs={topic: self.log_ids[topic] for topic in applied if topic in self.log_ids},
         )
@@ -101,7 +102,7 @@ class Checkpoints:
             if len(saved.arrived) != len(machine.arrived_ms):
                 raise StateError(f"state of {name} has {len(saved.arrived)} sources")
             group.aligner.load(machine.slot, saved.aligner)
-            self._models[group.name].load(machine.slot, saved.runner, saved.alarms)
+            self._models[group.name].load(machine.slot, ModelState(saved.runner, saved.alarms, saved.drift))
         except StateError:
             group.remove(machine)
             raise

@@ -18,8 +18,8 @@ from pipeline.compiled import Notify
 from pipeline.config.classes import unknown_class
 from pipeline.config.profile import MachineType
 from pipeline.config.topics import ALARMS, DIAGNOSES
-from pipeline.engine.alarms import AlarmChange
 from pipeline.engine.answers import RoundAnswers, parts_of
+from pipeline.engine.reports.alarms import AlarmChange
 from pipeline.frames import Frames, Resets, StepResult, StepRunner
 from pipeline.wire import messages
 from pipeline.wire.diagnosis_columns import (

@@ -16,10 +16,11 @@ from pipeline.alignment.machine_states import PlantCondition
 from pipeline.arrays import Ints
 from pipeline.compiled import Notify
 from pipeline.config.profile import PlantProfile
-from pipeline.engine.alarms import AlarmRule
 from pipeline.engine.checkpoints import Checkpoints
 from pipeline.engine.frame_stream import FrameStream
 from pipeline.engine.machines import Machine, MachineGroup
+from pipeline.engine.reports.alarms import AlarmRule
+from pipeline.engine.reports.drift_rule import DEFAULT_DRIFT_RULE, DriftRule
 from pipeline.engine.rounds import GroupModel, Watcher
 from pipeline.engine.stats import Outcome, Stats
 from pipeline.errors import SettingsError, StateError
@@ -40,13 +41,15 @@ class Engine:
         runners: Mapping[str, StepRunner],
         *,
         alarm_rule: AlarmRule | None = None,
+        drift_rule: DriftRule | None = DEFAULT_DRIFT_RULE,
         partition_of: Callable[[bytes], int] | None = None,
         watcher: Watcher | None = None,
         schemas: Schemas | None = None,
         notify: Notify = lambda _: None,
     ) -> None:
-        """`runners` holds one model for each machine type; `partition_of` detects wrongly partitioned keys;
-        `schemas` are needed for Avro; `notify` gets a line if code has to be compiled first.
+        """`runners` holds one model for each machine type; `partition_of` detects wrongly partitioned keys; `schemas`
+        are needed for Avro; `notify` gets a line if code has to be compiled first. Without `drift_rule` no drift is
+        reported.
         """
         missing = [name for name in (t.name for t in profile.machine_types) if name not in runners]
         if missing:
@@ -63,7 +66,9 @@ class Engine:
         )
         self.groups = self._stream.machines.groups
         rule = alarm_rule or AlarmRule()
-        self.models = {name: GroupModel(group, runners[name], rule, notify) for name, group in self.groups.items()}
+        self.models = {
+            name: GroupModel(group, runners[name], rule, drift_rule, notify) for name, group in self.groups.items()
+        }
         self._checkpoints = Checkpoints(profile, self._stream.machines, self._stream.progress, self.models)
         self._newest_frame_end_ms: dict[int, int] = {}
         self._last_machines: Sequence[Machine] = ()  # of the last round
@@ -72,8 +77,7 @@ class Engine:
     def load(self) -> None:
         """Load compiled code now, instead of with the first frame."""
         for model in self.models.values():
-            model.writer.load()
-            model.alarms.load_code()
+            model.load_code()
         self._stream.load()
 
     # -- input ------------------------------------------------------------------------------------------------
@@ -213,6 +217,10 @@ class Engine:
     def condition(self) -> PlantCondition:
         """How the machines are."""
         return self._stream.machines.condition()
+
+    def slots(self, machine_type: str) -> Ints:
+        """Where the machines of a type that have a state are in its group's arrays."""
+        return np.array([machine.slot for machine in self.groups[machine_type].present()], np.int64)
 
     def clock_ms(self, partition: int) -> int | None:
         """How far the Kafka time stamps of a partition's records have come."""

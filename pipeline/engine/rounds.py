@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from pipeline.arrays import Floats, Ints
 from pipeline.compiled import Notify
 from pipeline.config.classes import are_classes_for, labelled_classes, unknown_class
-from pipeline.engine.alarms import AlarmRule, Alarms
 from pipeline.engine.diagnoses import Answers, DiagnosedMachine, DiagnosisWriter, RememberedText
 from pipeline.engine.machines import Machine, MachineGroup
+from pipeline.engine.reports.alarms import AlarmRule, Alarms
+from pipeline.engine.reports.drift import Drift
+from pipeline.engine.reports.drift_rule import DriftRule
 from pipeline.engine.stats import CONFIDENCE_BOUNDS, Outcome
 from pipeline.errors import SettingsError
 from pipeline.frames import Frames, StepResult, StepRunner
@@ -50,11 +52,28 @@ class Watcher(Protocol):
         """A label has come."""
 
 
-class GroupModel:
-    """The model of one machine group: its runner, its alarms and the writer of its diagnoses."""
+class ModelState(NamedTuple):
+    """What is saved of a machine besides its alignment."""
 
-    def __init__(self, group: MachineGroup, runner: StepRunner, rule: AlarmRule, notify: Notify) -> None:
+    runner: bytes
+    alarms: bytes
+    drift: bytes
+
+
+class GroupModel:
+    """The model of one machine group: its runner, its alarms, its drift and the writer of its diagnoses."""
+
+    def __init__(
+        self,
+        group: MachineGroup,
+        runner: StepRunner,
+        rule: AlarmRule,
+        drift_rule: DriftRule | None,
+        notify: Notify,
+    ) -> None:
+        """`drift_rule` is None if no drift is to be reported; `notify` gets a line if code has to be compiled first."""
         machine_type = group.machine_type
+        self.name = group.name
         self._faults = machine_type.faults
         self._unknown = unknown_class(runner.classes, self._faults)
         if not are_classes_for(runner.classes, self._faults):
@@ -65,11 +84,23 @@ class GroupModel:
         self.writer = DiagnosisWriter(machine_type, runner, notify)
         self._period_ms = machine_type.frame_period_ms
         self._remaining: Floats = np.zeros(0, np.float32)  # newest estimate in each slot, in frames, else NaN
+        self.drift: Drift | None = None
+        if drift_rule is not None:
+            self.drift = Drift(drift_rule, machine_type, runner.classes, self.writer.model, notify)
         group.attach(self)
+
+    def load_code(self) -> None:
+        """Load compiled code now, instead of with the first frame."""
+        self.writer.load()
+        self.alarms.load_code()
+        if self.drift is not None:
+            self.drift.load_code()
 
     def reserve(self, slots: int) -> None:
         """Make room for at least this many machines."""
         self.alarms.reserve(slots)
+        if self.drift is not None:
+            self.drift.reserve(slots)
         self.runner.reserve(slots)
 
     @property
@@ -82,6 +113,8 @@ class GroupModel:
         """Forget a machine."""
         self.alarms.drop(slot)
         self._remaining[slot : slot + 1] = np.nan
+        if self.drift is not None:
+            self.drift.drop(slot)
         self.runner.reset(np.array([slot]))
 
     def diagnose(self, frames: Frames, machines: Sequence[Machine], outcome: Outcome) -> Round:
@@ -109,6 +142,11 @@ class GroupModel:
             row = change.row
             stats.alarms["raised" if change.raised else "cleared"] += 1
             outputs.append(self.writer.alarm(machines[row], int(frames.start_ms[row]), change, float(confidence[row])))
+        if self.drift is not None:
+            for found in self.drift.step(frames, result, answers.faults, confidence, answers.disagreement):
+                kind, output = self.drift.report(machines[found.row], int(frames.start_ms[found.row]), found)
+                stats.drift[self.name, kind.value, "started" if found.started else "ended"] += 1
+                outputs.append(output)
         return Round(
             self.writer.model, runner.classes, self._faults, runner.modalities, machines, frames, result, answers
         )
@@ -120,14 +158,17 @@ class GroupModel:
             self._remaining = np.concatenate([self._remaining, more])
         self._remaining[slots] = estimates
 
-    def save(self, slots: Ints) -> list[tuple[bytes, bytes]]:
-        """Of each machine the runner's and the alarms' state."""
-        return list(zip(self.runner.save(slots), self.alarms.save(slots), strict=True))
+    def save(self, slots: Ints) -> list[ModelState]:
+        """The state of each machine."""
+        drift = [b""] * len(slots) if self.drift is None else self.drift.save(slots)
+        return list(map(ModelState, self.runner.save(slots), self.alarms.save(slots), drift))
 
-    def load(self, slot: int, runner: bytes, alarms: bytes) -> None:
+    def load(self, slot: int, state: ModelState) -> None:
         """Put back what `save` gave; raises StateError if it does not fit."""
-        self.runner.load(slot, runner)
-        self.alarms.load(slot, alarms, len(self.runner.classes))
+        self.runner.load(slot, state.runner)
+        self.alarms.load(slot, state.alarms, len(self.runner.classes))
+        if self.drift is not None:
+            self.drift.load(slot, state.drift)
 
 
 def _remember_texts(frames: Frames, machines: Sequence[Machine], unknown: Sequence[int]) -> None:

@@ -38,6 +38,7 @@ class Stats:
     unknown_texts: int = 0  # of these, in which the model knows no word
     skipped: Counter[str] = field(default_factory=Counter)  # records already applied before a restart
     alarms: Counter[str] = field(default_factory=Counter)
+    drift: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # machine type, kind, state
     states_refused: int = 0
     evicted: int = 0
     readings_unused: int = 0  # none of their values could be used

@@ -45,6 +45,8 @@ class SavedMachine(msgspec.Struct, frozen=True, gc=False):
     """How far the partition's time had come, milliseconds; unknown in older states."""
     logs: dict[str, str] = {}
     """By topic, the id of the log that the offset in `applied` belongs to, where it is known."""
+    drift: bytes = b""
+    """Windows, reference and standing drift; empty in older states and without drift reports."""
     check: bytes = _NO_CHECK
     """CRC-32 of all that comes before it; the last field. Older states have none."""
 

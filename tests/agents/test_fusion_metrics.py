@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score, adjusted_rand_score
 from agents.worker.fusion_metrics import FusionMetrics
 from pipeline.engine.diagnoses import NO_EVIDENCE
 from pipeline.engine.engine import Engine
+from pipeline.frames import Frames, StepResult
 from pipeline.wire.records import Output, Record
 from tests.support.builders import SumRunner, control, diagnoses, event, numbered, profile, reading
 from tests.support.plant import Plant
@@ -51,8 +52,10 @@ LABELS = [
 ]
 
 
-def run(chunk: int, metrics: FusionMetrics) -> tuple[list[dict[str, Any]], list[Output]]:
-    engine = Engine(profile(), {"pump": SumRunner()}, watcher=metrics)
+def run(
+    chunk: int, metrics: FusionMetrics, runner: SumRunner | None = None
+) -> tuple[list[dict[str, Any]], list[Output]]:
+    engine = Engine(profile(), {"pump": runner or SumRunner()}, watcher=metrics)
     told: list[Output] = []
     outputs: list[Output] = []
     stream = records()
@@ -91,6 +94,46 @@ def test_intervals_say_what_their_diagnoses_say() -> None:
         assert metric["labelled"] == len(compared)
         assert metric["accuracy"] == pytest.approx(accuracy_score(truth, said), abs=1e-6)
         assert metric["ari"] == pytest.approx(adjusted_rand_score(truth, said), abs=1e-6)
+
+
+class Naming(SumRunner):
+    """Names a class as a candidate if it has at least a third of the probability."""
+
+    classes = ("normal", "leak", "jam", "recovering")  # type: ignore[assignment]
+
+    def step(self, frames: Frames) -> StepResult:
+        result = super().step(frames)
+        # `recovering` takes the place of the normal state in every other frame.
+        moved = (frames.start_ms // (10 * S)) % 2 == 1
+        for name in ("probabilities", "modality_probabilities"):
+            p = getattr(result, name)
+            p = np.concatenate([p, np.zeros_like(p[..., :1])], axis=-1)
+            p[..., moved, 3], p[..., moved, 0] = p[..., moved, 0], 0
+            setattr(result, name, p)
+        result.candidates = (result.probabilities >= 1 / 3) & np.atleast_2d(result.present.any(axis=0)).T
+        return result
+
+
+def test_candidates_are_compared_with_labels() -> None:
+    told, outputs = run(64, FusionMetrics(INTERVAL), Naming())
+    newest = {one.id.rsplit(":", 1)[0]: one for one in diagnoses(outputs)}
+    for metric in told:
+        begin, end = metric["interval_start"], metric["interval_end"]
+        mine = [one for one in diagnoses(outputs) if begin <= one.frame_start < end and one.fault != NO_EVIDENCE]
+        assert metric["candidates_mean"] == pytest.approx(np.mean([len(one.candidates) for one in mine]), abs=1e-6)
+        named = [one for one in newest.values() if begin <= one.frame_start < end and one.candidates]
+        covered = [
+            true(one.machine, one.frame_start, end + INTERVAL)
+            in {"normal" if name == "recovering" else name for name in one.candidates}
+            for one in named
+        ]
+        assert 0 < np.mean(covered) < 1
+        assert metric["candidates_coverage"] == pytest.approx(np.mean(covered), abs=1e-6)
+
+
+def test_models_without_candidates_tell_nothing_of_them() -> None:
+    told, _ = run(64, FusionMetrics(INTERVAL))
+    assert not any(name.startswith("candidates") for metric in told for name in metric)
 
 
 def true(machine: str, time_ms: int, known_by_ms: int) -> str:

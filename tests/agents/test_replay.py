@@ -19,6 +19,8 @@ from agents.replay.shipped import demo_recording
 from agents.replay.stress import apply_stress, parse_stress
 from pipeline.config.profile import load_profile, parse_profile
 from pipeline.config.settings import load_settings
+from pipeline.frames import Frames, StepResult
+from pipeline.wire.messages import decode_diagnosis
 from pipeline.wire.recording import RecordingWriter, read_recording
 from pipeline.wire.records import Output, Record
 from tests.support.builders import ONE_SOURCE, SumRunner, event, numbered, reading
@@ -59,6 +61,7 @@ def run(  # type: ignore[no-untyped-def]
     speed: float | None = None,
     change: Any = iter,
     trained: Any = None,
+    runner: SumRunner | None = None,
     **settings: Any,
 ):
     outputs: list[Output] = []
@@ -67,7 +70,7 @@ def run(  # type: ignore[no-untyped-def]
             path,
             load_settings(**settings),
             parse_profile(text, where="test"),
-            {"pump": SumRunner()},
+            {"pump": runner or SumRunner()},
             partition_function(settings.get("partitions", 4)),
             speed=speed,
             change=change,
@@ -131,6 +134,35 @@ def test_scores_come_from_the_labels_with_the_promised_names(tmp_path: Path) -> 
     unlabelled = [record for record in plant_records(100) if record.topic != "labels"]
     report, _ = run(write(tmp_path / "u.parquet", unlabelled))
     assert report.scores == {"fused": None, "sensors": None, "text": None}
+
+
+class Naming(SumRunner):
+    """Names the classes with at least a third of the probability as candidates."""
+
+    def step(self, frames: Frames) -> StepResult:
+        result = super().step(frames)
+        result.candidates = (result.probabilities >= 1 / 3) & np.atleast_2d(result.present.any(axis=0)).T
+        return result
+
+
+def test_a_replay_says_how_far_answers_and_candidates_can_be_trusted(tmp_path: Path) -> None:
+    report, outputs = run(write(tmp_path / "r.parquet", plant_records()), runner=Naming())
+    told = [decode_diagnosis(output.value or b"") for output in outputs if output.topic == "diagnoses"]
+    told = [one for one in told if one.fault != "no_evidence"]
+    truth = ["leak" if T0 + 100 * S <= one.frame_start < T0 + 200 * S else "normal" for one in told]
+    confidence = np.array([one.confidence for one in told])
+    right = np.array([one.fault == fault for one, fault in zip(told, truth, strict=True)])
+    bins = np.minimum((confidence * 15).astype(int), 14)
+    error = sum(abs(np.sum((confidence - right)[bins == place])) for place in range(15)) / len(told)
+    covered: dict[str, list[tuple[bool, int]]] = {}
+    for one, fault in zip(told, truth, strict=True):
+        if one.candidates:
+            covered.setdefault(one.machine, []).append((fault in one.candidates, len(one.candidates)))
+    coverage, size = np.mean([np.mean(frames, axis=0) for frames in covered.values()], axis=0)
+    fused = report.scores["fused"]
+    assert fused["ece"] == pytest.approx(error, abs=1e-6)
+    assert (fused["candidates_coverage"], fused["candidates_size"]) == pytest.approx((coverage, size))
+    assert "ece" not in report.scores["sensors"]
 
 
 def test_announced_frames_after_a_machines_last_reading_are_not_scored(tmp_path: Path) -> None:

@@ -180,6 +180,7 @@ def test_no_command_begins_with_an_unknown_variable_and_all_show_their_help(
         "machines reset": ["te-1"],
         "machines why": ["te-1"],
         "why": ["te-1"],
+        "bench drift": ["runs.parquet"],
         "sources try": ["skab", "--topic", "x"],
     }
     done = CliRunner().invoke(app, [*command, *needed.get(" ".join(command), [])])

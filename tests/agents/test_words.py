@@ -10,8 +10,10 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from agents.audit.drift_list import DriftEpisode
 from agents.audit.machine_list import MachineSummary
 from agents.cli.machines import machines_table
+from agents.cli.views.drift_view import drift_table
 from agents.cli.views.live_view import LiveView
 from agents.words import Words, shown_value
 from pipeline.config.profile import load_profile, parse_profile
@@ -147,6 +149,15 @@ def test_the_list_of_machines_shows_titles_and_areas() -> None:
     shown = printed(machines_table([summary("p1"), summary("p2")], 1_000, WORDS), 200)
     assert "p1 North pump" in shown and "Yard" in shown
     assert "area" not in printed(machines_table([summary("p1")], 1_000, Words(profile(ONE_SOURCE))), 200)
+
+
+def test_the_list_of_drift_shows_titles_of_machines_and_variables() -> None:
+    moved = [
+        DriftEpisode("p1", kind, variable, "up", 1.0, 1.0, 0.0, 0, 0, None, "tiny")
+        for kind, variable in (("mean", "flow"), ("confidence", None))
+    ]
+    shown = printed(drift_table(moved, WORDS), 200)
+    assert shown.count("p1 North pump") == 2 and shown.count("Flow of water (flow)") == 1
 
 
 def test_a_replay_lists_faults_in_words_and_its_json_has_ids(tmp_path: Path) -> None:

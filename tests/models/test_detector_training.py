@@ -27,7 +27,8 @@ from models.training.fitting.evidence import sensor_answers
 from models.training.fitting.false_alarms import fault_free_folds
 from models.training.loop import StageConfig
 from models.training.prepare import prepare
-from models.training.train import TrainReport, build_untrained, train
+from models.training.stages.untrained import build_untrained
+from models.training.train import TrainReport, train
 from pipeline.config.profile import load_profile
 from pipeline.errors import DataError
 from tests.support.models_tiny import PROFILE

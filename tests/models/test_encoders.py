@@ -23,9 +23,10 @@ from models.configs.sensors import (
     StatisticsConfig,
 )
 from models.data.runs import RunFiles
-from models.diagnoser import Diagnoser, build_sensors
+from models.diagnoser import Diagnoser
 from models.encoders.base import SensorEncoder, State
 from models.encoders.causal_cnn import CausalCNN
+from models.encoders.experts.build import build_sensors
 from models.encoders.linear_state import LinearState
 from models.encoders.ring_attention import RingAttention
 from models.model_file import read_model

@@ -33,7 +33,8 @@ from models.training.fitting.evidence import part_evidence
 from models.training.loop import StageConfig
 from models.training.prepare import prepare, without_recovering
 from models.training.stages.sensors import SensorStage
-from models.training.train import TrainReport, build_untrained, train
+from models.training.stages.untrained import build_untrained
+from models.training.train import TrainReport, train
 from pipeline.arrays import Floats, Ints
 from pipeline.config.profile import parse_profile
 from pipeline.config.settings import load_settings

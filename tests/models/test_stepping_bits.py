@@ -78,7 +78,7 @@ from tests.models.test_stepping import ENCODERS, FUSIONS
 digest, stream = hashlib.sha256(), Stream(machines=5, frames=25, seed=7)
 cases = [(sensors, "late") for sensors in ENCODERS] + [("lstm", fusion) for fusion in FUSIONS]
 for sensors, fusion in cases:
-    runner = compiled(made(sensors=ENCODERS[sensors], fusion=FUSIONS[fusion]))
+    runner = compiled(made(sensors=ENCODERS[sensors], fusion=FUSIONS[fusion], candidates=fusion == "late"))
     for t in range(25):
         for part in everything(runner.step(stream.round(t))):
             digest.update(np.ascontiguousarray(part).tobytes())

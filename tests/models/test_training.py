@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from pathlib import Path
@@ -118,9 +119,11 @@ def test_everything_is_written_and_readable(report: TrainReport) -> None:
         "tiny.faultline",
         "scores.json",
         "history.jsonl",
+        "reliability.csv",
         "learning_curve.png",
         "confusion_matrix.png",
         "roc.png",
+        "reliability.png",
     ]
     assert all(path.stat().st_size > 0 for path in report.files)
     scores = json.loads(report.files[1].read_text())
@@ -133,6 +136,21 @@ def test_everything_is_written_and_readable(report: TrainReport) -> None:
     assert header.training["runs"] == {"train": 12, "validation": 6, "test": 6}
     assert report.rule == header.network.fusion.rule
     assert report.rule_scores[report.rule] == max(report.rule_scores.values())
+
+
+def test_a_training_says_how_far_its_answers_can_be_trusted(report: TrainReport) -> None:
+    scores = report.scores["test"]["all"]["all_faults"]
+    assert scores["fusion"]["candidates_coverage"] > 0.75
+    assert 1 <= scores["fusion"]["candidates_size"] <= 3
+    assert (scores["sensors"]["candidates_coverage"], scores["sensors"]["candidates_size"]) == (None, None)
+    rows = list(csv.DictReader((report.model.parent / "reliability.csv").read_text().splitlines()))
+    assert {(row["part"], row["system"]) for row in rows} == {
+        (part, system) for part in ("validation", "test") for system in ("sensors", "text", "fusion")
+    }
+    fused = [row for row in rows if (row["part"], row["system"]) == ("test", "fusion")]
+    assert [float(row["ece"]) for row in fused] == pytest.approx([scores["fusion"]["ece"]] * len(fused), abs=1e-5)
+    assert sum(int(row["frames"]) for row in fused) == 6 * 90
+    assert read_model(report.model).header.network.coverage == 0.9
 
 
 def test_the_model_file_diagnoses_a_stream(report: TrainReport) -> None:

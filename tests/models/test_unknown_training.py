@@ -10,7 +10,7 @@ from models.model_file import read_model
 from models.stepping.load import load_model
 from models.training.config import TrainConfig
 from models.training.fitting.evidence import part_evidence
-from models.training.fitting.unknown import MOST_KNOWN, MOST_NORMAL, class_features, novelty_of, with_unknown
+from models.training.fitting.unknown import MOST_KNOWN, MOST_NORMAL, class_features, novelty_of, published_answers
 from models.training.prepare import prepare
 from models.training.train import TrainReport
 from pipeline.config.profile import load_profile
@@ -43,7 +43,7 @@ def test_the_model_file_calls_unknown_what_training_did(normal_only: Trained) ->
     data, network = prepare(config), network_of(report)
     (kind,) = load_profile(config.profile).machine_types
     evidence = part_evidence(network, data, "validation")
-    expected = with_unknown(network, evidence, novelty_of(network, data.split.validation, data.hold_limit)).numpy()
+    expected = published_answers(network, evidence, novelty_of(network, data.split.validation, data.hold_limit)).numpy()
     runner = load_model(report.model, kind, print)
     run = data.split.validation[0]
     for t in range(len(run)):

@@ -13,8 +13,8 @@ from agents.cli.views.live_view import LiveView
 from agents.words import Words
 from agents.worker.fusion_metrics import FusionMetrics
 from agents.worker.metrics import EngineCollector
-from pipeline.engine.alarms import AlarmRule
 from pipeline.engine.engine import Engine
+from pipeline.engine.reports.alarms import AlarmRule
 from pipeline.errors import SettingsError
 from pipeline.frames import Frames, StepResult
 from pipeline.wire.records import Output, Record

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.cli.views.live_view import LiveView
@@ -15,8 +15,8 @@ from agents.replay.scores import ScoreBook
 from agents.words import Words
 from agents.worker.fusion_metrics import FusionMetrics
 from pipeline.config.classes import are_classes_for, labelled_classes, model_classes, unknown_class
-from pipeline.engine.alarms import AlarmRule
 from pipeline.engine.engine import Engine
+from pipeline.engine.reports.alarms import AlarmRule
 from pipeline.errors import SettingsError
 from pipeline.wire.messages import Alarm, encode
 from pipeline.wire.records import Output, Record
@@ -133,6 +133,7 @@ def test_a_plant_whose_own_fault_is_called_unknown_has_no_model_with_the_class()
 FAULTS = st.lists(st.sampled_from(["normal", "leak", "jam", "recovering", "unknown"]), min_size=1, unique=True)
 
 
+@settings(deadline=None)
 @given(FAULTS, st.booleans(), st.booleans())
 def test_classes_fit_the_faults_that_they_were_made_for(faults: list[str], recovering: bool, unknown: bool) -> None:
     classes = model_classes(faults, recovering=recovering, unknown=unknown)

@@ -21,6 +21,8 @@ from models.encoders.experts.pool import PooledExperts
 from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import Tokenizer
 from models.evaluation.torch_reference import TorchRunner
+from models.fusion.confidence import ConfidenceMap
+from models.fusion.conformal import ConformalSets
 from models.fusion.learned import LearnedFusion
 from models.fusion.unknown import UnknownFaults
 from models.network_file import compile_network
@@ -55,8 +57,10 @@ def made(
     detector: DetectorConfig | None = None,
     unknown: UnknownConfig | None = None,
     remaining_life: RemainingLifeConfig | None = None,
+    candidates: bool = False,
 ) -> Diagnoser:
-    """An untrained network whose scaling and fusion are drawn, and sure enough of itself to make errors count."""
+    """An untrained network whose scaling and fusion are drawn, and sure enough of itself to make errors count; with
+    `candidates` also with a confidence map and conformal sets."""
     text = (
         TextConfig(embedding=8, hidden=6, head=(5,), ring=3, subword_buckets=128, bag=4, bag_buckets=64)
         if texts
@@ -112,6 +116,14 @@ def made(
         late.stack_bias.normal_()
     network.mean.copy_(torch.arange(variables) * 10.0)
     network.std.copy_(torch.linspace(0.5, 4, variables))
+    if candidates:
+        confidence, sets = ConfidenceMap(CLASSES), ConformalSets()
+        confidence.faultless[0] = 1
+        confidence.fitted.copy_(torch.tensor([[1.3, 1.6, -0.8], [0.7, 1.2, 0.5]]))
+        sets.threshold.fill_(0.75)
+        sets.penalty.fill_(0.1)
+        network.set_confidence(confidence)
+        network.set_candidates(sets, 0.9)
     return network.eval()
 
 

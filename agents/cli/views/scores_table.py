@@ -32,7 +32,7 @@ def scores_table(title: str, scores: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_column(cell(name), justify="right")
     first = next(iter(scores.values()))
     for measure in (name for name in first if name not in _NOT_A_NUMBER):
-        values = [found[measure] for found in scores.values()]
+        values = [found.get(measure) for found in scores.values()]
         if any(value is not None for value in values):
             table.add_row(*map(cell, (measure.replace("_", " "), *map(shown, values))))
     return table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from models.stepping.kernels import dense, fusion, remaining_life, unknown, vectors
+from models.stepping.kernels import answers, dense, fusion, remaining_life, unknown, vectors
 from models.stepping.kernels.encoders import attention, detector, messages, pool, recurrent, statistics, texts, trees
 from models.stepping.kernels.operation import operation
 
@@ -55,3 +55,5 @@ LOG_ANSWERS: Final = operation(fusion.log_answers)
 
 UNKNOWN: Final = operation(unknown.unknown)
 REMAINING_LIFE: Final = operation(remaining_life.bounded)
+CONFIDENCE_MAP: Final = operation(answers.confidence_map)
+CANDIDATES: Final = operation(answers.candidates)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from models.training.fitting.evidence import Evidence, collect_evidence
 from pipeline.arrays import Bools, Ints
 from pipeline.config.classes import labelled_classes
 
+FUSED: Final = "fused"
+"""Whose margins a learned fusion has; a late one has its modalities'."""
 _STEP, _GROWTH, _MAX_ROUNDS = 1e-3, 1.25, 40
 _MIN_PROBABILITY = 1e-30
 _TEXT_TEMPERATURES = (1.0, 1.4, 2.0, 2.8, 4.0)

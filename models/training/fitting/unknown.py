@@ -72,12 +72,15 @@ def novelty_of(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -> Tens
     return torch.cat(parts)
 
 
-def with_unknown(network: Diagnoser, evidence: Evidence, novelty: Tensor) -> Tensor:
-    """The network's answers (N, C + 1) for all frames, whose novelty (N,) is given, run after run."""
-    assert network.unknown is not None
-    answers = evidence.fused(network.fusion).probabilities
-    parts = []
+def published_answers(network: Diagnoser, evidence: Evidence, novelty: Tensor | None) -> Tensor:
+    """The network's answers for all frames as it publishes them, (N, C), or (N, C + 1) if it calls faults unknown, for
+    which it needs the novelty (N,), run after run."""
     with torch.inference_mode():
+        answers = network.calibrated(evidence.fused(network.fusion).probabilities, evidence.present)
+        if network.unknown is None:
+            return answers
+        assert novelty is not None
+        parts = []
         for run in _runs(evidence):
             state = network.unknown.init_state(1)
             features, present = evidence.features[0][run], evidence.present[:, run]
@@ -147,7 +150,7 @@ def fit_unknown(
         network.unknown = None
         return UnknownReport((), 0.0, 0.0)
     network.config = network.config.model_copy(update={"unknown": chosen})
-    called: Bools = (with_unknown(network, validation, novelty).argmax(dim=1) == classes).numpy()
+    called: Bools = (published_answers(network, validation, novelty).argmax(dim=1) == classes).numpy()
     labels = validation.labels
     return UnknownReport(names, _share(called[labels > 0]), _share(called[labels == 0]))
 

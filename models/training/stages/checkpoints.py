@@ -9,7 +9,9 @@ from models.model_file import read_model
 from models.training.config import TrainConfig
 from models.training.prepare import PreparedData
 
-WITHOUT_EFFECT: Final = frozenset({"budget_ms", "output", "name", "plots", "score_test", "hard_faults", "unknown"})
+WITHOUT_EFFECT: Final = frozenset(
+    {"budget_ms", "output", "name", "plots", "score_test", "hard_faults", "unknown", "candidates"}
+)
 """Settings that change no weight."""
 LATER: Final = WITHOUT_EFFECT | {
     "rule",

@@ -1,0 +1,90 @@
+"""The network that a training begins with: untrained, or with the encoders of another model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.configs.diagnoser import DiagnoserConfig
+from models.configs.sensors import NoClassifierConfig
+from models.data.runs import before_first_fault
+from models.diagnoser import Diagnoser
+from models.encoders.tokenizer import Tokenizer
+from models.model_file import read_model
+from models.network_file import FITTED, build_network
+from models.training.config import TrainConfig
+from models.training.fitting.false_alarms import FUSED, apply_margins
+from models.training.prepare import PreparedData, require_same_split
+from models.training.stages.detector import wanted_detector
+from pipeline.config.classes import RECOVERING
+from pipeline.errors import DataError
+
+
+def build_untrained(config: TrainConfig, data: PreparedData) -> Diagnoser:
+    """A network with weights drawn from the seed, scaled by the training runs; or the encoders of `config.encoders`
+    with an untrained fusion."""
+    if config.encoders is not None:
+        return _with_encoders(config, config.encoders, data)
+    texts = [text.text for run in data.split.train for text in run.texts or ()]
+    texts += data.pools.train.texts if data.pools else ()
+    scaling = data.fit_scaling()
+    described = DiagnoserConfig(
+        variables=len(data.machine_type.variables),
+        classes=len(data.classes),
+        sensors=NoClassifierConfig() if data.normal_only else config.sensors,
+        detector=wanted_detector(config, data),
+        text=config.text if data.pools else None,
+        messages=None if data.messages is None else data.messages.config,
+        fusion=config.fusion,
+        text_ttl_frames=data.machine_type.text_ttl_frames,
+        remaining_life=None if config.remaining_life is None else config.remaining_life.network(data.machine_type),
+    )
+    network = _seeded(described, Tokenizer.fit(texts, config.text) if described.text else None, config.seed)
+    network.set_scaling(scaling)
+    if network.messages is not None:
+        runs = [before_first_fault(run) for run in data.split.train]
+        network.messages.fit_scaling(
+            np.concatenate([network.messages.columns(run.texts or (), len(run)) for run in runs])
+        )
+    return network
+
+
+def _with_encoders(config: TrainConfig, path: Path, data: PreparedData) -> Diagnoser:
+    """A network with the encoders of a model file, without their false-alarm margins; raises DataError if its training
+    saw what is held out here."""
+    model = read_model(path)
+    if model.header.recovering != (data.recoveries is not None):
+        has = "has" if model.header.recovering else "lacks"
+        raise DataError(
+            f"model {path} {has} the class {RECOVERING}, and its encoders answer with that; set `recovering: "
+            f"{str(model.header.recovering).lower()}`, or name another model"
+        )
+    require_same_split(model, config, data)
+    life = None if config.remaining_life is None else config.remaining_life.network(data.machine_type)
+    described = model.header.network.model_copy(
+        update={
+            "fusion": config.fusion,
+            "unknown": None,
+            "remaining_life": life,
+            "calibrated": False,
+            "coverage": None,
+        }
+    )
+    network = _seeded(described, model.tokenizer, config.seed)
+    trained = build_network(model).state_dict()
+    left_out = (*FITTED, "remaining_life.")
+    taken = {key: value for key, value in trained.items() if not key.startswith(left_out)}
+    network.load_state_dict(network.state_dict() | taken)
+    if (margins := model.header.training.get("caution")) and FUSED not in margins:
+        applied = [[margins[modality][fault] for fault in data.classes] for modality in network.modalities]
+        apply_margins(network, -torch.tensor(applied))
+    return network
+
+
+def _seeded(described: DiagnoserConfig, tokenizer: Tokenizer | None, seed: int) -> Diagnoser:
+    """A network whose weights are drawn from the seed, without touching the global random state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Diagnoser(described, tokenizer)

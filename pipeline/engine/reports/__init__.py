@@ -1,0 +1,1 @@
+"""What is reported besides diagnoses: alarms, and drift."""
