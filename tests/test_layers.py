@@ -39,7 +39,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"experiments"},
     ],
     "agents": [
-        {"delivery", "local_kafka"},
+        {"delivery", "local_kafka", "words"},
         {"kafka", "memory"},
         {"audit"},
         {"worker"},

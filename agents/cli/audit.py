@@ -27,6 +27,7 @@ from agents.kafka.admin import partition_counts
 from agents.kafka.log import committed_offsets, kafka_log, require_kafka
 from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.security import client_security
+from agents.words import Words
 from pipeline.config.durations import shown_duration
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import Settings, load_settings
@@ -155,7 +156,7 @@ def drift(
         typer.echo(json.dumps(shown, indent=2))
         return
     if chosen:
-        Console().print(drift_table(chosen[:limit]))
+        Console().print(drift_table(chosen[:limit], Words(load_profile(settings.profile))))
     still = sum(one.stands for one in chosen)
     say(f"{still} standing, {len(chosen) - still} ended")
     if summary.unreadable:

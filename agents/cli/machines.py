@@ -33,6 +33,7 @@ from agents.kafka.log import committed_offsets, kafka_log, require_kafka
 from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.schema_registry import schema_registry
 from agents.kafka.security import client_security
+from agents.words import Words
 from models.evaluation.unknown_episodes import Group, group_episodes, unknown_episodes
 from pipeline.alignment.machine_states import MachineState
 from pipeline.config.durations import shown_duration
@@ -69,7 +70,7 @@ def list_machines(
         typer.echo(json.dumps(shown, indent=2))
         return
     if chosen:
-        Console().print(machines_table(chosen[:limit], int(time.time() * 1000)))
+        Console().print(machines_table(chosen[:limit], int(time.time() * 1000), Words(plant)))
     say(f"{len(chosen)} of {len(found)} machines")
     for name, reason in list(unreadable.items())[:limit]:
         say(f"the state of {name!r} cannot be read: {reason}")
@@ -118,7 +119,7 @@ def why(
     if as_json:
         typer.echo(json.dumps(facts.as_dict(steps), indent=2))
     else:
-        show_why(facts, steps, Console())
+        show_why(facts, steps, Console(), Words(plant))
     if not facts.is_active:
         raise typer.Exit(1)
 
@@ -149,12 +150,16 @@ def _states(settings: Settings) -> dict[str, bytes]:
         return of_machines(newest_states((record.key, record.value) for record in log.records(STATE)))
 
 
-def machines_table(machines: list[MachineSummary], now_ms: int) -> Table:
+def machines_table(machines: list[MachineSummary], now_ms: int, words: Words) -> Table:
     """The machines as rows."""
-    table = Table("machine", "type", "partition", "state", "newest reading", "arrived", "diagnosed until", "frozen")
+    areas = ["area"] if words.has_areas else []
+    table = Table(
+        "machine", *areas, "type", "partition", "state", "newest reading", "arrived", "diagnosed until", "frozen"
+    )
     for one in machines:
         cells = (
-            one.machine,
+            words.machine(one.machine),
+            *[words.area(one.machine) or "" for _ in areas],
             one.type,
             str(one.partition),
             one.state,
@@ -218,21 +223,23 @@ def unknown_list(
     as_json: JsonOption = False,
 ) -> None:
     """Show the episodes of unknown faults, in groups of those in which the same variables deviate alike."""
-    groups = _unknown_groups(load_settings(broker=broker, profile=profile), source)
+    settings = load_settings(broker=broker, profile=profile)
+    words, groups = Words(load_profile(settings.profile)), _unknown_groups(settings, source)
     if as_json:
         typer.echo(json.dumps({"groups": [group.as_dict() for group in groups]}, indent=2))
         return
     if not groups:
         say("no diagnosis says unknown")
     for group in groups:
-        deviating = ", ".join(f"{name} {mean:+.1f}" for name, mean in group.variables[:5])
+        first = group.episodes[0].machine
+        deviating = ", ".join(f"{words.variables(first, [name])} {mean:+.1f}" for name, mean in group.variables[:5])
         say(
             f"group {group.number}: {len(group.episodes):,} episodes, {group.frames:,} frames; {deviating or 'nothing'}"
         )
         for episode in group.episodes[-limit:]:
             peak = "" if episode.peak_novelty is None else f", novelty up to {episode.peak_novelty:.2f}"
             spell = f"{shown_time(episode.start_ms)} to {shown_time(episode.end_ms)}"
-            say(f"    {episode.machine}  {spell}, {episode.frames:,} frames{peak}")
+            say(f"    {words.machine(episode.machine)}  {spell}, {episode.frames:,} frames{peak}")
 
 
 def unknown_name(

@@ -30,9 +30,10 @@ from agents.cli.options import (
 )
 from agents.cli.views.live_view import LiveView
 from agents.cli.views.printable import say
-from agents.cli.views.scores_table import scores_table, shown
+from agents.cli.views.scores_table import faults_table, scores_table, shown
 from agents.delivery.partitioning import partition_function
 from agents.replay.shipped import demo_recording
+from agents.words import Words
 from pipeline.config.profile import load_profile
 from pipeline.config.settings import load_settings
 from pipeline.config.topics import LABELS, engine_topics, full_topic_name
@@ -107,11 +108,11 @@ def _replay(
     builder = None
     if certify is not None:
         builder = CertificateBuilder(runners)
-    change = stress_function(*stress)
+    change, words = stress_function(*stress), Words(plant)
     with contextlib.ExitStack() as stack:
         writer = None if out is None else stack.enter_context(new_recording(out))
         on_output = None if writer is None else OutputRecorder(writer, partition_of).add
-        view = None if as_json or not sys.stdout.isatty() else stack.enter_context(_live_view(recording))
+        view = None if as_json or not sys.stdout.isatty() else stack.enter_context(_live_view(recording, words))
         report = asyncio.run(
             replay_in_memory(
                 recording,
@@ -130,7 +131,7 @@ def _replay(
     if as_json:
         print(json.dumps(report.as_dict(), indent=2))
     else:
-        _print_summary(report.as_dict())
+        _print_summary(report.as_dict(), words)
     if writer is not None:
         say(f"{writer.count:,} output records written to {out}", err=True)
     if builder is not None and certify is not None:
@@ -138,13 +139,16 @@ def _replay(
 
 
 @contextlib.contextmanager
-def _live_view(recording: Path) -> Iterator[LiveView]:
+def _live_view(recording: Path, words: Words) -> Iterator[LiveView]:
     """The table of a replay's machines on the terminal, with the recording's labels."""
-    view = LiveView(f"faultline · {recording.name}")
+    view = LiveView(f"faultline · {recording.name}", words)
     for record in read_recording(recording):
         if record.topic == LABELS:
             view.labels.add(record)
-    with Live(get_renderable=view.table, refresh_per_second=8, screen=False) as live:
+    console = Console()
+    with Live(
+        console=console, get_renderable=lambda: view.table(console.width), refresh_per_second=8, screen=False
+    ) as live:
         yield view
         live.refresh()
 
@@ -177,7 +181,7 @@ def _span_seconds(recording: Path) -> float:
     return max((max(stamps) - min(stamps)) / 1000, 1.0) if stamps else 1.0
 
 
-def _print_summary(report: dict[str, Any]) -> None:
+def _print_summary(report: dict[str, Any], words: Words) -> None:
     say()
     say(
         f"{report['machines']} machines, {report['frames']:,} frames, {report['diagnoses']:,} diagnoses, "
@@ -195,6 +199,8 @@ def _print_summary(report: dict[str, Any]) -> None:
         say("The recording has no labels, so there are no scores.")
         return
     Console().print(scores_table("scores", scores))
+    if per_fault := next(iter(scores.values()))["per_fault"]:
+        Console().print(faults_table(f"faults, {next(iter(scores))}", per_fault, words))
 
 
 def _first_names(names: Sequence[str]) -> str:

@@ -10,10 +10,22 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from pipeline.config.durations import DurationMs, parse_duration_ms
 from pipeline.config.form import Form
+from pipeline.config.titles import (
+    Component,
+    FaultEntry,
+    MachineTitle,
+    Name,
+    Part,
+    Placed,
+    Title,
+    check_components,
+    is_pattern,
+    without_words,
+)
 from pipeline.config.units import conversion
 from pipeline.errors import ProfileError
 from pipeline.files.yaml_fields import field_problems
@@ -28,12 +40,6 @@ Aggregation = Literal["last", "mean", "min", "max", "std", "count"]
 
 _OWN_SENSORS = re.compile(r"sensors(\.[a-z0-9][a-z0-9_-]*)*")
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
 
 def _topic(name: Any) -> Any:
     """Topics outside the prefix are written with a slash in front from here on, which no topic's name can have."""
@@ -46,12 +52,16 @@ Topic = Annotated[str, BeforeValidator(_topic), Field(pattern=r"^(sensors[a-z0-9
 """`sensors` and `sensors.NAME` have the prefix of all our topics; any other name is a foreign topic's whole one."""
 
 
-class Variable(_Part):
+class Variable(Part):
     """One measured quantity of a machine type."""
 
     name: Name
     unit: str = ""
+    title: Title | None = None
+    """What people call it; its description or else its name if unset."""
     description: str = ""
+    component: Name | None = None
+    """The part of the machine where it is measured."""
     source: Name = DEFAULT_SOURCE
     aggregation: Aggregation = "last"
     tag: str | None = Field(default=None, min_length=1, max_length=500)
@@ -76,7 +86,7 @@ class Variable(_Part):
         return self
 
 
-class Source(_Part):
+class Source(Part):
     """One topic of readings: which topic, how often it is expected, and how far out of order it may be."""
 
     topic: Topic = "sensors"
@@ -112,14 +122,14 @@ class Source(_Part):
         return self.report == "on_change"
 
 
-class EventTopic(_Part):
+class EventTopic(Part):
     """A foreign topic of texts, besides Faultline's own `events`."""
 
     topic: Topic
     form: Form = Form()
 
 
-class Ingest(_Part):
+class Ingest(Part):
     """What `faultline ingest` reads and writes again, as Faultline's own messages, keyed by machine."""
 
     topic: Topic | None = None
@@ -145,7 +155,7 @@ def _state_ttl_ms(given: dict[str, Any]) -> int:
     return max(_STATE_TTL_MS, lifetime_ms)
 
 
-class MachineType(_Part):
+class MachineType(Part):
     """Machines that share variables, frame period and model."""
 
     name: Name
@@ -154,8 +164,9 @@ class MachineType(_Part):
     frame_period_ms: DurationMs = Field(alias="frame_period")
     variables: tuple[Variable, ...] = Field(min_length=1)
     sources: dict[Name, Source] = Field(default_factory=lambda: {DEFAULT_SOURCE: Source()})
-    faults: tuple[Name, ...]
-    """Class names; the first is the normal state."""
+    described_faults: tuple[FaultEntry, ...] = Field(alias="faults")
+    """Classes by name; the first is the normal state."""
+    components: dict[Name, Component] = Field(default_factory=dict)
     texts: bool = True
     text_ttl_frames: int = Field(default=60, ge=1)
     hold_limit_ms: DurationMs | None = Field(default=None, alias="hold_limit")
@@ -196,7 +207,15 @@ class MachineType(_Part):
         tags = [variable.tag for variable in self.variables if variable.tag is not None]
         if twice := sorted({tag for tag in tags if tags.count(tag) > 1}):
             raise ValueError(f"tags given to more than one variable: {', '.join(twice)}")
+        placed = [Placed(f"variable {variable.name}", variable.component) for variable in self.variables]
+        placed += [Placed(f"fault {fault.name}", fault.component) for fault in self.described_faults]
+        check_components(self.components, placed)
         return self
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of models' answers; the first is the normal state."""
+        return tuple(fault.name for fault in self.described_faults)
 
     @property
     def variable_names(self) -> tuple[str, ...]:
@@ -266,13 +285,15 @@ class MachineType(_Part):
         return hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()[:16]
 
 
-class PlantProfile(_Part):
+class PlantProfile(Part):
     """A plant: its machine types, in the order in which machine ids are matched against them."""
 
     plant: Name
     machine_types: tuple[MachineType, ...] = Field(min_length=1)
     events: tuple[EventTopic, ...] = ()
     ingest: tuple[Ingest, ...] = ()
+    machines: dict[str, MachineTitle] = Field(default_factory=dict)
+    """Names and areas of machines, by id or by shell pattern over ids."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -293,12 +314,17 @@ class PlantProfile(_Part):
         origins = [entry.topic or entry.mqtt or "" for entry in self.ingest]
         if twice := sorted({origin for origin in origins if origins.count(origin) > 1}):
             raise ValueError(f"ingest: {twice[0].lstrip('/')} is named more than once")
+        for machine in self.machines:
+            if not is_pattern(machine) and self.type_of(machine) is None:
+                patterns = ", ".join(machine_type.match for machine_type in self.machine_types)
+                raise ValueError(f"machines: {machine!r} is of no machine type, whose ids match {patterns}")
         return self
 
     @property
     def digest(self) -> str:
-        """Hash of everything that the profile says: two workers with the same one read and diagnose alike."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
+        """Hash of what the profile says, but for people: two workers with the same one read and diagnose alike."""
+        essence = without_words(self.model_dump(mode="json"))
+        return hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()[:16]
 
     def type_of(self, machine: str) -> MachineType | None:
         """The type that owns a machine id, or None if no type's pattern matches."""

@@ -37,8 +37,8 @@ def did_you_mean(name: object, known: Sequence[str]) -> str:
 
 
 def _causes(error: ValidationError) -> list[ErrorDetails]:
-    """What is wrong, without the lists that only lack what was wrong in them."""
-    problems = error.errors()
+    """What is wrong, without the lists that only lack what was wrong in them, and defaults that follow from it."""
+    problems = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
     inside = {problem["loc"][:depth] for problem in problems for depth in range(len(problem["loc"]))}
     return [problem for problem in problems if problem["type"] != "too_short" or problem["loc"] not in inside]
 

@@ -8,8 +8,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
+from pipeline.config.expressions.paths import compile_path, is_from_root, without_root
 from pipeline.config.form import Place, TimePlace
-from pipeline.config.paths import compile_path, is_from_root, without_root
 from pipeline.mapping.bodies import Body, BodyReader, texts_of
 from pipeline.wire.messages import Reason, RejectedError
 from pipeline.wire.readings import shown

@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from pipeline.config.expressions.template import Section, parse_template
 from pipeline.config.form import Form
-from pipeline.config.template import Section, parse_template
 from pipeline.mapping.bodies import described
 from pipeline.mapping.places import Entry, Find, as_text, path_finder
 from pipeline.wire.messages import Reason, RejectedError

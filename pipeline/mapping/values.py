@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal, NamedTuple
 
+from pipeline.config.expressions.paths import is_from_root, simple_steps
 from pipeline.config.form import Form
-from pipeline.config.paths import is_from_root, simple_steps
 from pipeline.mapping.bodies import BodyReader, described
 from pipeline.mapping.numbers import quality_test
 from pipeline.mapping.places import Entry, path_finder, text_finder, time_finder

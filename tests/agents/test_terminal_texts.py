@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import logging
 import re
 from collections import Counter
@@ -27,16 +28,18 @@ from agents.cli.training import results_table
 from agents.cli.views.live_view import LiveView
 from agents.cli.views.printable import PrintableFormatter, printable
 from agents.cli.views.progress import StageBars, training_progress
+from agents.cli.views.scores_table import faults_table
 from agents.cli.views.why_view import show_why
 from agents.delivery.partitioning import partition_function
 from agents.replay.replay import replay_in_memory
+from agents.words import Words
 from models.experiments.base import Column, Results
 from models.training.loop import EpochRecord, Progress
 from pipeline.config.profile import load_profile
 from pipeline.config.settings import load_settings
 from pipeline.wire.messages import Diagnosis, Evidence, ModalityAnswer, ModelRef, TextEvidence, VariableEvidence
 from pipeline.wire.recording import new_recording
-from tests.support.builders import event, numbered, reading
+from tests.support.builders import ONE_SOURCE, event, numbered, profile, reading
 from tests.support.commands import faultline
 
 ESCAPES = "\x1b]8;;http://x\x1b\\z \x1b[2J\u202eabc\x9b"
@@ -46,6 +49,10 @@ SHOWN = (
     r"\x1b]8;;http://x\x1b\z \x1b[2J\u202eabc\x9b  over\x07 end"
 )
 LAST = LastDiagnosis(NASTY, 0.5, NASTY, NASTY, 0, 1_000, NASTY, (NASTY,))
+MEASURES = (
+    "episodes", "undetected_share", "detection_delay_median_frames", "detection_rate", "accuracy",
+)  # fmt: skip
+WORDS = Words(profile())
 OWN_COLOURS = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\x1b\[1A|\x1b\[2K|\r")
 """What rich itself writes in these tests: colours, and the moves of its progress bars."""
 
@@ -76,7 +83,7 @@ def test_a_printable_text_is_left_as_it_is() -> None:
 
 
 def test_the_live_table_shows_it() -> None:
-    view = LiveView(NASTY)
+    view = LiveView(NASTY, WORDS)
     diagnosis = Diagnosis(
         id="x", machine=NASTY, frame_start=0, frame_end=1_000, revision=0, status="active", fault=NASTY,
         confidence=0.5, probabilities={NASTY: 0.5},
@@ -93,14 +100,14 @@ def test_the_live_table_shows_it() -> None:
 def test_tables_of_machines_and_sources_show_it() -> None:
     where = terminal()
     machine = MachineSummary(NASTY, NASTY, 0, "active", 0, 0, 0, 1, {NASTY: 0}, {NASTY: 0}, [NASTY], 0, 0)
-    where.print(machines_table([machine], 1_000))
+    where.print(machines_table([machine], 1_000, WORDS))
     check(written(where), times=2)
     facts = Facts(NASTY, NASTY, "", 1_000, 0, {NASTY: NASTY}, NASTY, machine, diagnosis=LAST, similar=[NASTY])
     facts.inputs = [InputFinds(NASTY, "readings", found=1, wrong_keys=Counter([NASTY]))]
     facts.late = Letters(reasons=Counter([NASTY]), newest_detail=NASTY, newest_place=NASTY)
     facts.worker = WorkerPage(NASTY, not_ready=NASTY, version=NASTY, plant=NASTY, profile=NASTY)
     where = terminal()
-    show_why(facts, next_steps(facts), where)
+    show_why(facts, next_steps(facts), where, WORDS)
     check(written(where), times=16)
     report = SourceReport(NASTY, "readings")
     report.reasons[NASTY] = report.unused[NASTY] = report.unknown[NASTY] = 3
@@ -108,6 +115,37 @@ def test_tables_of_machines_and_sources_show_it() -> None:
     where = terminal()
     show_reports([report], where)
     check(written(where), times=9)
+
+
+def test_titles_of_a_profile_are_shown_as_data() -> None:
+    title = NASTY[:60]  # a title has at most 100 characters, blanks at its ends left out
+    quoted = json.dumps(title)
+    plant = profile(
+        ONE_SOURCE.replace("[normal, leak, jam]", f"[normal, {{name: leak, title: {quoted}, component: c}}, jam]")
+        .replace("{name: flow}", f"{{name: flow, title: {quoted}, unit: {quoted}}}")
+        .replace("    variables", f"    components: {{c: {{title: {quoted}}}}}\n    variables")
+        + f"machines: {{p1: {{title: {quoted}, area: {quoted}}}}}\n"
+    )
+    words, where = Words(plant), terminal()
+    evidence = VariableEvidence("flow", 1.0, 3.0)
+    view = LiveView("plant", words)
+    view.add(
+        Diagnosis(
+            id="x", machine="p1", frame_start=0, frame_end=1_000, revision=0, status="active", fault="leak",
+            confidence=0.5, probabilities={"leak": 0.5}, modalities={}, entropy=0.0, disagreement=0.0, reset=None,
+            model=ModelRef("tiny", "5" * 64), evidence=Evidence([evidence], []),
+        )
+    )  # fmt: skip
+    where.print(view.table())
+    where.print(faults_table("faults", {"leak": dict.fromkeys(MEASURES)}, words))
+    machine = MachineSummary("p1", "pump", 0, "active", 0, 0, 0, 1, {"sensors": 0}, {"sensors": 0}, [], 0, 0)
+    where.print(machines_table([machine], 1_000, words))
+    facts = Facts("p1", "small", "", 1_000, 0, {"pump": "*"}, "pump", machine)
+    facts.diagnosis = LastDiagnosis("leak", 0.5, "active", None, 0, 1_000, "tiny", ("flow",), (evidence,))
+    show_why(facts, next_steps(facts), where, words)
+    shown = written(where)
+    assert shown.count(printable(title)) == 4 + 1 + 2 + 2 + 1 + 1 + 2 + 1
+    assert all(character.isprintable() or character == "\n" for character in shown), ascii(shown)
 
 
 def test_dead_letters_and_findings_show_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,7 +233,7 @@ def test_a_replay_whose_newest_text_looks_like_markup_goes_to_its_end(tmp_path: 
     assert "1 machines" in done.stdout
     plant, settings = load_profile("tennessee_eastman"), load_settings()
     runners, partition_of = load_runners(settings, plant, None), partition_function(settings.partitions)
-    view = LiveView(path.name)
+    view = LiveView(path.name, Words(plant))
     asyncio.run(replay_in_memory(path, settings, plant, runners, partition_of, on_diagnosis=view.add))
     where = terminal()
     where.print(view.table())

@@ -51,6 +51,16 @@ def test_groups_are_listed_with_what_deviates(source: Path) -> None:
     assert shown["groups"][1]["variables"] == [{"name": "load", "deviation": 4.0}]
 
 
+def test_groups_are_listed_in_the_words_of_the_profile(source: Path, tmp_path: Path) -> None:
+    plant = tmp_path / "plant.yaml"
+    plant.write_text(
+        ONE_SOURCE.replace("{name: load}", "{name: load, title: Load}") + "machines: {p1: {title: Pump}}\n"
+    )
+    lines = faultline("unknown", "list", "--from", source, "--profile", plant).stdout.splitlines()
+    assert lines[1].startswith("    p1 Pump  1970-01-01")
+    assert lines[3] == "group 2: 1 episodes, 6 frames; Load (load) +4.0"
+
+
 def test_a_named_group_becomes_labels_that_convert_reads(source: Path, tmp_path: Path) -> None:
     plant, out = tmp_path / "plant.yaml", tmp_path / "labels.csv"
     plant.write_text(ONE_SOURCE)

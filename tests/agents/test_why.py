@@ -16,6 +16,7 @@ from agents.audit.why.worker_page import parse_worker_page, read_worker_page
 from agents.cli.views.why_view import show_why
 from agents.delivery.partitioning import partition_function
 from agents.memory.broker import MemoryBroker
+from agents.words import Words
 from pipeline.config.durations import shown_duration
 from pipeline.config.topics import CONTROL, STATE, all_topics, engine_topics
 from pipeline.engine.engine import Engine
@@ -122,10 +123,10 @@ class _Tail:
         return {partition: len(self._yard.broker.log(topic, partition)) for partition in range(PARTITIONS)}
 
 
-def shown(facts: Facts, steps: list[str]) -> str:
+def shown(facts: Facts, steps: list[str], plant: str = PLANT) -> str:
     console = Console(width=400, force_terminal=False)
     with console.capture() as capture:
-        show_why(facts, steps, console)
+        show_why(facts, steps, console, Words(profile(plant)))
     return capture.get()
 
 
@@ -152,6 +153,43 @@ def test_an_active_machine_needs_nothing() -> None:
     assert [one["fates"] for one in as_json["inputs"] if one["topic"] == "sensors"] == [{"used": 60}]
     assert (as_json["state"], as_json["active"], as_json["next"]) == ("active", True, steps)
     assert as_json["summary"]["watermark_ms"] == newest_ms - 5 * S
+
+
+def test_it_says_in_words_what_the_machine_has() -> None:
+    titled = PLANT.replace(
+        "faults: [normal, leak, jam]\n    variables: [{name: flow}, {name: load, valid: [0, 10]}]",
+        """components: {pipe: {title: Pipe to the tank}}
+    faults:
+      - {name: normal, title: All is well, description: Nothing is wrong., check_first: [Nothing]}
+      - &fault
+        {name: leak, title: Water is lost, description: A seal leaks., component: pipe, priority: high,
+         check_first: [Seals, Drain valve]}
+      - {<<: *fault, name: jam}
+    variables: [{name: flow, title: Flow of water, unit: m3/h}, {name: load}]
+machines: {"pump-*": {title: Pump of the tank, area: North yard}}""",
+    )
+    yard = Yard(titled)
+    stamps = [T0 + 10 * S * number for number in range(30)]
+    yard.send(*(reading("pump-7", stamp, [-6.25, 0.5], timestamp_ms=stamp) for stamp in stamps))
+    yard.work()
+    facts, steps = yard.ask("pump-7")
+    last = facts.diagnosis
+    assert last is not None and last.fault in ("leak", "jam")
+    text = shown(facts, steps, titled)
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "machine pump-7 Pump of the tank, North yard" in lines
+    assert f"diagnosis {last.fault} Water is lost ({last.confidence:.0%}), active" in " ".join(lines)
+    at = lines.index("meaning A seal leaks.")
+    assert lines[at + 1 : at + 6] == [
+        "component Pipe to the tank",
+        "priority high",
+        "evidence Flow of water -6.25 m3/h, 6.2 sigma below normal",
+        "check first Seals",
+        "Drain valve",
+    ]
+    as_json = json.loads(json.dumps(facts.as_dict(steps)))
+    assert (as_json["machine"], as_json["diagnosis"]["fault"]) == ("pump-7", last.fault)
+    assert as_json["diagnosis"]["variables"] == [{"name": "flow", "value": -6.25, "deviation": -6.25}]
 
 
 @pytest.mark.parametrize(("key", "said"), [(b"4711", "are keyed 4711"), (None, "have no key")])

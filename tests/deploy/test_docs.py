@@ -21,6 +21,8 @@ from models.data.runs import RunFiles
 from models.data.text_pools import EventDrawConfig
 from models.training.config import SplitConfig, TrainConfig
 from models.training.loop import StageConfig
+from pipeline.config.profile import MachineType, PlantProfile, Source, Variable
+from pipeline.config.titles import Component, Fault, MachineTitle
 from pipeline.files.yaml_fields import keys_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,10 +145,17 @@ def documented(*pages: str) -> set[str]:
         (RecoveryRule, ("training.md",)),
         (MessagesChoice, ("training.md",)),
         (RemainingLifeChoice, ("training.md",)),
+        (PlantProfile, ("profiles.md",)),
+        (MachineType, ("profiles.md",)),
+        (Variable, ("profiles.md",)),
+        (Source, ("profiles.md",)),
+        (Fault, ("profiles.md",)),
+        (Component, ("profiles.md",)),
+        (MachineTitle, ("profiles.md",)),
     ],
     ids=lambda given: given.__name__ if isinstance(given, type) else "",
 )
-def test_every_key_of_tables_and_trainings_is_documented(model: type[BaseModel], pages: Sequence[str]) -> None:
+def test_every_key_of_tables_trainings_and_profiles_is_documented(model: type[BaseModel], pages: Sequence[str]) -> None:
     keys = keys_of(model)
     assert keys
     assert set(keys) - documented(*pages) == set()

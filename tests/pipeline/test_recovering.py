@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from agents.cli.views.live_view import LiveView
+from agents.words import Words
 from agents.worker.fusion_metrics import FusionMetrics
 from agents.worker.metrics import EngineCollector
 from pipeline.engine.engine import Engine
@@ -108,7 +109,7 @@ def test_it_is_counted_by_name_and_scored_as_normal() -> None:
 
 
 def test_the_live_table_does_not_show_it_as_a_fault() -> None:
-    view = LiveView("plant")
+    view = LiveView("plant", Words(profile()))
     styles = {}
     for one in diagnoses(said([NORMAL, LEAK, RECOVERING])):
         view.add(one)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from agents.cli.views.live_view import LiveView
 from agents.replay.scores import ScoreBook
+from agents.words import Words
 from agents.worker.fusion_metrics import FusionMetrics
 from pipeline.config.classes import are_classes_for, labelled_classes, model_classes, unknown_class
 from pipeline.engine.engine import Engine
@@ -110,7 +111,7 @@ def test_metrics_count_unknown_as_agreeing_with_no_label() -> None:
 
 
 def test_the_live_table_tells_it_from_faults_and_from_normal() -> None:
-    view = LiveView("plant")
+    view = LiveView("plant", Words(profile()))
     styles = {}
     for one in diagnoses(engine().process(records([NORMAL, LEAK, UNKNOWN]))):
         view.add(one)

@@ -11,6 +11,7 @@ import msgspec
 
 from agents.audit.machine_list import MachineSummary
 from pipeline.alignment.machine_states import MachineState
+from pipeline.wire.messages import VariableEvidence
 
 Fate = Literal["used", "late", "dead"]
 """What became of a record: diagnosed, or a late record, or a dead letter."""
@@ -108,6 +109,8 @@ class LastDiagnosis:
     model: str
     frozen: tuple[str, ...]
     """Variables that count as frozen."""
+    variables: tuple[VariableEvidence, ...] = ()
+    """Variables that are out of their range, the furthest first."""
 
 
 @dataclass(frozen=True, slots=True)

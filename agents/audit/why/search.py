@@ -234,6 +234,7 @@ def _read_diagnosis(facts: Facts, records: Sequence[Record]) -> None:
             found.frame_end,
             f"{found.model.name} {found.model.hash[:12]}",
             tuple(found.evidence.frozen),
+            tuple(found.evidence.variables),
         )
         return
 

@@ -8,17 +8,18 @@ from rich.table import Table
 
 from agents.audit.drift_list import DriftEpisode
 from agents.cli.views.printable import cell
+from agents.words import Words
 from pipeline.config.hints import shown_time
 
 
-def drift_table(episodes: Sequence[DriftEpisode]) -> Table:
+def drift_table(episodes: Sequence[DriftEpisode], words: Words) -> Table:
     """The episodes as rows."""
     table = Table("machine", "drift of", "variable", "size", "value", "reference", "since", "reported", "ended")
     for one in episodes:
         cells = (
-            one.machine,
+            words.machine(one.machine),
             one.kind,
-            one.variable or "",
+            "" if one.variable is None else words.variables(one.machine, [one.variable]),
             f"{one.size:+.2f}",
             f"{one.value:.3f}",
             f"{one.reference:.3f}",

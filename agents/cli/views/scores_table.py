@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from agents.cli.views.printable import cell
+from agents.words import Words
 
 if TYPE_CHECKING:
     from models.data.class_counts import Counts
 
+_OF_A_FAULT = {
+    "episodes": ("episodes", "{:,}"),
+    "undetected_share": ("undetected", "{:.0%}"),
+    "detection_delay_median_frames": ("delay, frames", "{:.1f}"),
+    "detection_rate": ("detected", "{:.1%}"),
+    "accuracy": ("right", "{:.1%}"),
+}
+"""What a table of faults shows: measures, their headings and how they are written."""
 _NOT_A_NUMBER = frozenset({"per_fault", "partition", "clusters", "remaining_life"})
 
 
@@ -26,6 +35,19 @@ def scores_table(title: str, scores: Mapping[str, Mapping[str, Any]]) -> Table:
         values = [found.get(measure) for found in scores.values()]
         if any(value is not None for value in values):
             table.add_row(*map(cell, (measure.replace("_", " "), *map(shown, values))))
+    return table
+
+
+def faults_table(title: str, per_fault: Mapping[str, Mapping[str, Any]], words: Words) -> Table:
+    """One row a fault, with the shares of its frames that name a fault at all, and this one."""
+    table = Table(title=cell(title, "table.title"), title_justify="left")
+    table.add_column("fault")
+    for heading, _ in _OF_A_FAULT.values():
+        table.add_column(heading, justify="right")
+    for fault, scores in per_fault.items():
+        found = ((scores[measure], form) for measure, (_, form) in _OF_A_FAULT.items())
+        cells = ("-" if value is None else form.format(value) for value, form in found)
+        table.add_row(cell(words.fault_of_plant(fault)), *map(cell, cells))
     return table
 
 

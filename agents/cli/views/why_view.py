@@ -8,27 +8,35 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.audit.dead_letters import shown_time
-from agents.audit.why.facts import Facts, InputFinds, Letters, Searched
+from agents.audit.why.facts import Facts, InputFinds, LastDiagnosis, Letters, Searched
 from agents.cli.views.printable import cell
+from agents.words import Words
 from pipeline.config.durations import shown_duration
 
 _MAX_TEXT = 500
 
 
-def show_why(facts: Facts, next_steps: Sequence[str], console: Console) -> None:
+def show_why(facts: Facts, next_steps: Sequence[str], console: Console, words: Words) -> None:
     """Print what is known of a machine, and what would have to happen next."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for label, text in (*_identity(facts), *_times(facts), *_records(facts), *_worker(facts)):
+    for label, text in (
+        *_identity(facts, words),
+        *_times(facts),
+        *_diagnosis(facts, words),
+        *_records(facts),
+        *_worker(facts),
+    ):
         grid.add_row(cell(label, "bold"), cell(text, limit=_MAX_TEXT))
     for number, step in enumerate(next_steps):
         grid.add_row(cell("" if number else "next", "bold"), cell(step, limit=2 * _MAX_TEXT))
     console.print(grid)
 
 
-def _identity(facts: Facts) -> Iterator[tuple[str, str]]:
-    yield "machine", facts.machine
+def _identity(facts: Facts, words: Words) -> Iterator[tuple[str, str]]:
+    area = words.area(facts.machine)
+    yield "machine", words.machine(facts.machine) + (f", {area}" if area else "")
     if facts.type is None:
         patterns = ", ".join(f"{pattern} ({name})" for name, pattern in facts.patterns.items())
         yield "type", f"none: the patterns of plant {facts.plant} are {patterns}"
@@ -57,21 +65,41 @@ def _times(facts: Facts) -> Iterator[tuple[str, str]]:
         yield "watermark", _time(summary.watermark_ms)
     if summary is not None or facts.closed_until_ms is not None:
         yield "closed until", _time(facts.closed_until_ms)
-    last = facts.diagnosis
+
+
+def _diagnosis(facts: Facts, words: Words) -> Iterator[tuple[str, str]]:
+    last, summary, machine = facts.diagnosis, facts.summary, facts.machine
     if last is not None:
         reset = f", reset: {last.reset}" if last.reset else ""
         yield (
             "diagnosis",
-            f"{last.fault} ({last.confidence:.0%}), {last.status}{reset}, frame until {_time(last.frame_end_ms)}, "
-            f"model {last.model}",
+            f"{words.fault(machine, last.fault)} ({last.confidence:.0%}), {last.status}{reset}, "
+            f"frame until {_time(last.frame_end_ms)}, model {last.model}",
         )
+        yield from _meaning(last, machine, words)
     else:
         yield "diagnosis", f"none ({_searched(facts.diagnoses_searched)})"
     frozen = last.frozen if last is not None else ()
     if frozen:
-        yield "frozen", ", ".join(frozen)
+        yield "frozen", words.variables(machine, frozen)
     elif summary is not None and summary.frozen:
         yield "frozen", f"{summary.frozen} values"
+
+
+def _meaning(last: LastDiagnosis, machine: str, words: Words) -> Iterator[tuple[str, str]]:
+    """What the profile says of the fault, and which variables are out of their range."""
+    described, component = words.about_fault(machine, last.fault), words.component(machine, last.fault)
+    if described is not None and described.description is not None:
+        yield "meaning", described.description
+    if component is not None:
+        yield "component", component
+    if described is not None and described.priority is not None:
+        yield "priority", described.priority
+    for number, evidence in enumerate(last.variables):
+        yield "" if number else "evidence", words.measurement(machine, evidence)
+    if described is not None:
+        for number, check in enumerate(described.check_first):
+            yield "" if number else "check first", check
 
 
 def _records(facts: Facts) -> Iterator[tuple[str, str]]:

@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 
 from pipeline.arrays import Bools, Ints, Matrix
+from pipeline.config.expressions.paths import simple_steps
 from pipeline.config.form import Form
-from pipeline.config.paths import simple_steps
 from pipeline.mapping.bodies import Body, BodyReader
 from pipeline.mapping.places import Entry, text_finder, time_finder
 from pipeline.mapping.rows.layouts import MACHINE, READ_BY_LAYOUT, SKIPPED, TIME, Layout, Steps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pipeline.config.paths import compile_path, without_root
+from pipeline.config.expressions.paths import compile_path, without_root
 
 
 class Section(NamedTuple):

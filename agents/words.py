@@ -1,0 +1,109 @@
+"""Diagnoses in the words of people: what a profile calls machines, faults, variables and components."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from pipeline.config.profile import MachineType, PlantProfile, Variable
+from pipeline.config.titles import Fault, machine_title
+from pipeline.wire.messages import VariableEvidence
+
+_KEPT_MACHINES = 10_000
+_EXACT_BELOW = 1e9
+
+
+class Words:
+    """What a plant's ids mean. What has no title is called by its id, so that nothing is ever left out.
+
+    Titles come from a file, and ids from records: whoever shows them on a terminal or a page has to escape them.
+    """
+
+    def __init__(self, profile: PlantProfile) -> None:
+        self._profile = profile
+        self._type_of = lru_cache(_KEPT_MACHINES)(profile.type_of)
+        self._machine_title = lru_cache(_KEPT_MACHINES)(lambda machine: machine_title(profile.machines, machine))
+        self._faults = {kind.name: {fault.name: fault for fault in kind.described_faults} for kind in self._types}
+        self._variables = {kind.name: {variable.name: variable for variable in kind.variables} for kind in self._types}
+
+    @property
+    def _types(self) -> tuple[MachineType, ...]:
+        return self._profile.machine_types
+
+    def machine(self, machine: str) -> str:
+        """A machine's id and title, such as `te-07 North line`."""
+        said = self._machine_title(machine)
+        return with_title(machine, said.title if said else None)
+
+    def area(self, machine: str) -> str | None:
+        """Where a machine is, if the profile says so."""
+        said = self._machine_title(machine)
+        return said.area if said else None
+
+    @property
+    def has_areas(self) -> bool:
+        """Whether the profile says of any machine where it is."""
+        return any(said.area is not None for said in self._profile.machines.values())
+
+    def about_fault(self, machine: str, fault: str) -> Fault | None:
+        """What the profile says of a class of diagnoses; None if it does not have it."""
+        kind = self._type_of(machine)
+        return None if kind is None else self._faults[kind.name].get(fault)
+
+    def fault(self, machine: str, fault: str) -> str:
+        """A fault's id and title, such as `idv_6 A feed lost`."""
+        described = self.about_fault(machine, fault)
+        return with_title(fault, described.title if described else None)
+
+    def fault_of_plant(self, fault: str) -> str:
+        """The same, for a table of all machines: the first type that gives the fault a title counts."""
+        described = (faults[fault] for faults in self._faults.values() if fault in faults)
+        return with_title(fault, next((one.title for one in described if one.title), None))
+
+    def component(self, machine: str, fault: str) -> str | None:
+        """The title of the component where a fault begins; None if the profile names none."""
+        kind, described = self._type_of(machine), self.about_fault(machine, fault)
+        if kind is None or described is None or described.component is None:
+            return None
+        return kind.components[described.component].title or described.component
+
+    def variable(self, machine: str, variable: str) -> str:
+        """What people call a variable: its title, or else its description or name."""
+        declared = self._declared(machine, variable)
+        return (declared.title or declared.description or variable) if declared else variable
+
+    def measurement(self, machine: str, evidence: VariableEvidence) -> str:
+        """A value and how unusual it is, such as `Reactor temperature 122.9 degC, 4.1 sigma above normal`."""
+        side = "below" if evidence.deviation < 0 else "above"
+        return f"{self._value(machine, evidence)}, {abs(evidence.deviation):.1f} sigma {side} normal"
+
+    def short_measurement(self, machine: str, evidence: VariableEvidence) -> str:
+        """The same for a narrow column, such as `Reactor temperature 122.9 degC +4.1σ`."""
+        return f"{self._value(machine, evidence)} {evidence.deviation:+.1f}σ"
+
+    def variables(self, machine: str, names: Iterable[str]) -> str:
+        """Titles and ids of variables in one line."""
+        titles = ((self.variable(machine, name), name) for name in names)
+        return ", ".join(title if title == name else f"{title} ({name})" for title, name in titles)
+
+    def _declared(self, machine: str, variable: str) -> Variable | None:
+        kind = self._type_of(machine)
+        return None if kind is None else self._variables[kind.name].get(variable)
+
+    def _value(self, machine: str, evidence: VariableEvidence) -> str:
+        declared = self._declared(machine, evidence.name)
+        unit = declared.unit if declared is not None and declared.aggregation != "count" else ""
+        title = self.variable(machine, evidence.name)
+        return f"{title} {shown_value(evidence.value)}{'' if unit in ('', '%') else ' '}{unit}"
+
+
+def with_title(name: str, title: str | None) -> str:
+    """An id, and its title behind it if it has one: lists that are sorted by id stay easy to search."""
+    return name if title is None else f"{name} {title}"
+
+
+def shown_value(value: float) -> str:
+    """A measured value with four digits that count, and all digits before the point."""
+    if 1_000 <= abs(value) < _EXACT_BELOW:
+        return f"{value:.0f}"
+    return f"{value:.4g}"

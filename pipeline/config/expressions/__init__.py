@@ -1,0 +1,1 @@
+"""How a form says where in a record something stands: paths, and templates of texts."""
