@@ -65,7 +65,7 @@ def test_the_model_file_calls_unknown_what_training_did(normal_only: Trained) ->
 @pytest.mark.parametrize("size", [2, 5])
 def test_classes_are_near_their_own_centre_and_far_from_others(size: int) -> None:
     rng = np.random.default_rng(size)
-    shape = rng.standard_normal((size, size))
+    shape = np.eye(size) + 0.3 * rng.standard_normal((size, size))
     classes = rng.integers(0, 3, 900)
     means = rng.standard_normal((3, size)) * 30
     features = (means[classes] + rng.standard_normal((900, size)) @ shape).astype(np.float32)
