@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -33,15 +34,20 @@ from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import normalised
 from models.model_file import Essence, Model
 from models.training.config import TrainConfig
+from models.training.loop import OnProgress, Progress
 from models.training.losses import class_shares, class_weights, mask_recovery, weighted_prior
 from pipeline.arrays import Bools, Ints
 from pipeline.config.classes import RECOVERING, model_classes
 from pipeline.config.profile import MachineType, load_profile
 from pipeline.errors import DataError
-from pipeline.wire.recording import read_recording
+from pipeline.mapping.schemas import Schemas
+from pipeline.wire.recording import count_records, read_recording
+from pipeline.wire.records import Record
 
 Part = Literal["validation", "test"]
 PARTS = ("train", "validation", "test")
+_SHOW_EVERY = 10_000
+"""Records between two signs of progress."""
 
 RunTexts = list[tuple[PlacedText, ...]]
 """Texts of each run."""
@@ -115,13 +121,18 @@ class PreparedData:
         return {part: len(getattr(self.pools, part)) for part in PARTS} if self.pools else {}
 
 
-def prepare(config: TrainConfig) -> PreparedData:
-    """Read and split the data of a training; raises DataError or ProfileError."""
+def prepare(
+    config: TrainConfig, *, schemas: Schemas | None = None, on_progress: OnProgress | None = None
+) -> PreparedData:
+    """Read and split the data of a training; `schemas` are needed for recordings of Avro.
+
+    Raises DataError or ProfileError.
+    """
     profile = load_profile(config.profile)
     machine_type = _machine_type(profile.machine_types, config.machine_type)
     runs = [run for files in config.runs for run in read_runs(files, machine_type)]
     for path in config.recordings:
-        runs += runs_from_records(read_recording(path), profile, machine_type, path.stem)
+        runs += runs_from_records(_shown(path, on_progress), profile, machine_type, path.stem, schemas)
     if not runs:
         raise DataError("there is nothing to train on: give runs or recordings")
     rng = np.random.default_rng(config.seed)
@@ -156,6 +167,21 @@ def prepare(config: TrainConfig) -> PreparedData:
         recoveries=recoveries,
         messages=messages,
     )
+
+
+def _shown(path: Path, on_progress: OnProgress | None) -> Iterator[Record]:
+    """The records of a recording, and how far it is read."""
+    if on_progress is None:
+        return read_recording(path)
+    return _counted(path, count_records(path), on_progress)
+
+
+def _counted(path: Path, total: int, on_progress: OnProgress) -> Iterator[Record]:
+    for number, record in enumerate(read_recording(path)):
+        if number % _SHOW_EVERY == 0:
+            on_progress(Progress(f"reading {path.name}", 0, 1, number / total))
+        yield record
+    on_progress(Progress(f"reading {path.name}", 0, 1, 1.0))
 
 
 def without_recovering(data: PreparedData, config: TrainConfig) -> PreparedData:

@@ -12,6 +12,10 @@ from pipeline.arrays import Ints
 RECOVERING: Final = "recovering"
 """The class after the last fault: a fault has cleared, and the plant is not in its normal state yet. Labels lack it."""
 
+UNKNOWN: Final = "unknown"
+"""The last class: the plant is not in its normal state, and not in one that the model has learnt. In labels it is a
+fault that has no name yet."""
+
 
 def model_classes(faults: Sequence[str], *, recovering: bool) -> tuple[str, ...]:
     """The classes of a model for these faults, of which the first is the normal state."""
