@@ -75,6 +75,17 @@ class StepResult:
     scaled: Floats  # (B, V) readings in training standard deviations from the normal state; 0 where unknown
     attention: Floats | None = None
     """(B, M, M) how much each modality (row) took from each; None for models without cross-modal attention."""
+    novelty: Floats | None = None
+    """(B,) how unlike the normal state the machine is, >= 0; 1 is the alarm limit. None for models without a
+    detector, NaN where it knows nothing."""
+    deviations: Floats | None = None
+    """(B, V) how much each variable contributes to the novelty, >= 0; None for models without a detector."""
+    candidates: Bools | None = None
+    """(B, C) the classes that the answer may be at the coverage that was asked for, none where nothing is known; None
+    for models without conformal sets."""
+    remaining: Floats | None = None
+    """(B, 3) remaining life in frames: estimate, and the ends of its interval; NaN where nothing is known. None for
+    models without."""
     unknown_texts: Sequence[int] = ()
     """Indices of the frames' texts in which the model knows no word; they have no effect."""
 

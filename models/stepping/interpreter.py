@@ -17,6 +17,7 @@ from models.stepping.kernels.encoders.texts import push_text, turn_ring
 from models.stepping.kernels.operation import SOURCES, call
 from pipeline.arrays import Bools, Floats, Ints
 from pipeline.compiled import CompiledFunction, kernel
+from pipeline.wire.diagnosis_columns import REMAINING_NUMBERS
 
 BLOCK_ROWS: Final = 32
 """Machines of a round that are taken through the program together: enough to use each weight several times while it is
@@ -35,7 +36,9 @@ READINGS, OBSERVED, PRESENT, PROBABILITIES, ANSWERS = 5, 6, 7, 8, 9
 ANSWER_STRIDE, WEIGHTS, ATTENTION, SCALING, PLACES = 10, 11, 12, 13, 14
 RING, RING_WIDTH, AGES, TEXT_TTL, TEXT_SIZE = 15, 16, 17, 18, 19
 MESSAGE_COUNTS, MESSAGES, MESSAGE_WIDTH, SHORTEST_WINDOW = 20, 21, 22, 23
-LAYOUT_SIZE: Final = 24
+# Where a row's memory holds what only some models have, -1 of a model without (Result.extras).
+NOVELTY, DEVIATIONS, CANDIDATES, REMAINING = 24, 25, 26, 27
+LAYOUT_SIZE: Final = 28
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _LARGEST = np.float32(np.finfo(np.float32).max)
@@ -84,6 +87,9 @@ class Result(NamedTuple):
     scaled: Floats
     attention: Floats
     """Empty for models without."""
+    extras: Floats
+    """(B, E) novelty, a deviation for each variable, a mark for each class that is a candidate, and the three numbers
+    of the remaining life, one behind the other; what a model lacks takes no columns."""
 
 
 def step(
@@ -109,6 +115,7 @@ def step(
     present: Bools,
     scaled: Floats,
     attention: Floats,
+    extras: Floats,
 ) -> int:
     """Advance the machines in `slots` by one frame and write what the model says; nothing is changed unless DONE.
 
@@ -123,7 +130,7 @@ def step(
         observed,
         reset,
         NewTexts(text_rows, text_lines, text_messages, text_ages, vectors),
-        Result(probabilities, answers, modality_weights, present, scaled, attention),
+        Result(probabilities, answers, modality_weights, present, scaled, attention, extras),
     )
 
 
@@ -308,6 +315,21 @@ def _answer(layout: Ints, block: Block, row: int, place: int, result: Result) ->
         for m in range(modalities):
             for n in range(modalities):
                 result.attention[place, m, n] = work[base + layout[ATTENTION] + m * modalities + n]
+    if result.extras.shape[1] > 0:
+        at = _copy_extra(block, base, layout[NOVELTY], 1, place, 0, result)
+        at = _copy_extra(block, base, layout[DEVIATIONS], layout[VARIABLES], place, at, result)
+        at = _copy_extra(block, base, layout[CANDIDATES], layout[CLASSES], place, at, result)
+        _copy_extra(block, base, layout[REMAINING], REMAINING_NUMBERS, place, at, result)
+
+
+@kernel
+def _copy_extra(block: Block, base: int, address: int, count: int, place: int, column: int, result: Result) -> int:
+    """Copy numbers that only some models have; returns the column behind them."""
+    if address < 0:
+        return column
+    for i in range(count):
+        result.extras[place, column + i] = block.work[base + address + i]
+    return column + count
 
 
 def _array(kind: Any, dimensions: int = 1) -> Any:
@@ -324,7 +346,7 @@ STEP: Final = CompiledFunction(
         *(_FLOATS, _INTS, _FLOATS),
         *(_INTS, _ROWS, _OBSERVED, _BOOLS),
         *(_INTS, _INTS, _INTS, _FLOATS, _FLOATS),
-        *(_ROWS, _MODALITY_ROWS, _ROWS, _OBSERVED, _ROWS, _MODALITY_ROWS),
+        *(_ROWS, _MODALITY_ROWS, _ROWS, _OBSERVED, _ROWS, _MODALITY_ROWS, _ROWS),
     ),
     SOURCES,
 )

@@ -27,6 +27,7 @@ from models.stepping.text_vectors import TextEncoder, TextVectors, text_encoder
 from pipeline.arrays import Floats, Ints
 from pipeline.compiled import Notify
 from pipeline.frames import Frames, StepResult
+from pipeline.wire.diagnosis_columns import REMAINING_NUMBERS
 
 _NO_FLOATS: Final[Floats] = np.zeros(0, np.float32)
 _NO_INTS: Final[Ints] = np.zeros(0, np.int64)
@@ -71,6 +72,7 @@ class CompiledRunner:
         if encoder is not None and tokenizer is not None:
             self._text = TextVectors(encoder, tokenizer, notify)
         self._state_format = StateFormat(digest, len(self._program.saved))
+        self._extra_columns = sum(width for _, width in _extras(self._layout))
         self._layout[layout_of.STATE_SIZE] = len(self._program.initial)
         self._layout[layout_of.WORK_SIZE] = self._program.work_size
         table = self._program.compiled([STEP], "the model's step", notify)
@@ -134,6 +136,7 @@ class CompiledRunner:
             present=np.empty((modalities, count), np.bool_),
             scaled=np.empty(frames.values.shape, np.float32),
         )
+        extras = np.empty((count, self._extra_columns), np.float32)
         attention = np.empty((count if self._attends else 0, modalities, modalities), np.float32)
         written = Result(
             result.probabilities,
@@ -142,6 +145,7 @@ class CompiledRunner:
             result.present,
             result.scaled,
             attention,
+            extras,
         )
         texts, result.unknown_texts = self._new_texts(frames)
         while True:
@@ -162,6 +166,8 @@ class CompiledRunner:
             self.reserve(int(frames.slots.max()) + 1)
         if self._attends:
             result.attention = attention
+        if self._extra_columns:
+            _share_extras(self._layout, extras, result)
         return result
 
     def reset(self, slots: Ints) -> None:
@@ -268,6 +274,33 @@ def _build(builder: ProgramBuilder, config: DiagnoserConfig) -> tuple[Ints, bool
         layout[layout_of.RING_WIDTH], layout[layout_of.TEXT_SIZE] = ring.width, ring.size
         layout[layout_of.TEXT_TTL] = config.text_ttl_frames
     return layout, fused.attention is not None
+
+
+def _extras(layout: Ints) -> list[tuple[int, int]]:
+    """What the model has of that which only some models have: its place in the layout, and how many numbers it is."""
+    widths = {
+        layout_of.NOVELTY: 1,
+        layout_of.DEVIATIONS: int(layout[layout_of.VARIABLES]),
+        layout_of.CANDIDATES: int(layout[layout_of.CLASSES]),
+        layout_of.REMAINING: REMAINING_NUMBERS,
+    }
+    return [(place, width) for place, width in widths.items() if layout[place] >= 0]
+
+
+def _share_extras(layout: Ints, extras: Floats, result: StepResult) -> None:
+    """Fill in what the interpreter has written of `_extras`."""
+    begin = 0
+    for place, width in _extras(layout):
+        columns = extras[:, begin : begin + width]
+        begin += width
+        if place == layout_of.NOVELTY:
+            result.novelty = columns[:, 0]
+        elif place == layout_of.DEVIATIONS:
+            result.deviations = columns
+        elif place == layout_of.CANDIDATES:
+            result.candidates = columns != 0
+        else:
+            result.remaining = columns
 
 
 def _describe(layout: Ints, config: DiagnoserConfig, fused: Fused, modalities: int) -> None:

@@ -22,10 +22,13 @@ from pipeline.wire.diagnosis_columns import (
     END_MS,
     ENTROPY,
     FAULT,
+    FIRST_CANDIDATE,
     HUNDREDTHS,
     LARGEST,
+    LATER_CANDIDATE,
     MODALITIES,
     MODALITY_COLUMNS,
+    NO_CANDIDATE,
     OWN_CONFIDENCE,
     OWN_FAULT,
     PRESENT,
@@ -39,35 +42,58 @@ from pipeline.wire.diagnosis_columns import (
     UNIT,
     VARIABLES,
     WEIGHT,
-    first_probability,
+    Parts,
 )
 
 NOTABLE_DEVIATION: Final = 3.0
+LEAST_CONTRIBUTION: Final = 1e-6
+"""To the novelty, of a variable that an unknown fault is explained by."""
 
 _TOO_LARGE: Final = 1e12
 """Numbers from here on are UNDEFINED: their units might not fit into 64 bits."""
 
+_THOUSANDTHS: Final = 1_000
+_LARGEST_NUMBER: Final = 1e8
+"""What novelty and remaining life are cut at."""
+
 _NO_ATTENTION = np.zeros((0, 0, 0), np.float32)
+_NO_DEVIATIONS = np.zeros((0, 0), np.float32)
+
+
+def parts_of(result: StepResult) -> Parts:
+    """What the result has of the numbers that only some models have."""
+    modalities, _, classes = result.modality_probabilities.shape
+    return Parts(
+        modalities,
+        classes,
+        attention=result.attention is not None,
+        novelty=result.novelty is not None,
+        candidates=result.candidates is not None,
+        remaining=result.remaining is not None,
+    )
 
 
 class RoundAnswers:
     """Computes rows of numbers from the results of a model's steps."""
 
-    def __init__(self, text: int, notify: Notify) -> None:
-        """`text` is the index of the text modality, whose age the caller knows; -1 if there is none."""
-        self._text = text
+    def __init__(self, text: int, unknown: int, notify: Notify) -> None:
+        """`text` is the index of the text modality, whose age the caller knows, `unknown` that of the class of unknown
+        faults; -1 if there is none."""
+        self._text, self._unknown = text, unknown
         self._notify = notify
 
     def load(self) -> Any:
         """The compiled function, at once if it was loaded before."""
         return _FUNCTION.load(self._notify)
 
-    def compute(self, frames: Frames, result: StepResult, text_age_ms: Ints) -> Ints:
+    def compute(self, frames: Frames, result: StepResult, parts: Parts, text_age_ms: Ints) -> Ints:
         """One row for each machine of the round; `text_age_ms` (B,) is UNDEFINED where no text is remembered."""
-        modalities, rows, classes = result.modality_probabilities.shape
         attention = _NO_ATTENTION if result.attention is None else result.attention
-        columns = first_probability(modalities) + classes + attention.shape[1] * attention.shape[2]
-        numbers = np.empty((rows, columns), np.int64)
+        deviations = _NO_DEVIATIONS
+        if result.deviations is not None:
+            # A variable without a value is no evidence that could be shown.
+            deviations = np.where(np.isnan(frames.values), np.float32(0), result.deviations)
+        numbers = np.empty((len(frames.slots), parts.columns), np.int64)
         numbers[:, START_MS], numbers[:, END_MS] = frames.start_ms, frames.end_ms
         numbers[:, RESET], numbers[:, REVISION] = frames.reset_reason, frames.revision
         self.load()(
@@ -77,13 +103,40 @@ class RoundAnswers:
             _plain(result.present, np.bool_),
             _plain(result.scaled, np.float32),
             _plain(attention, np.float32),
+            _plain(deviations, np.float32),
             _plain(frames.observed, np.bool_),
             _plain(frames.age_ms, np.int64),
             self._text,
+            self._unknown,
             text_age_ms,
             numbers,
         )
+        _write_parts(result, parts, numbers)
         return numbers
+
+
+def _write_parts(result: StepResult, parts: Parts, numbers: Ints) -> None:
+    """Novelty, candidates and remaining life, where the model has them."""
+    if result.novelty is not None:
+        numbers[:, parts.novelty_at] = _coarse_units(result.novelty, _THOUSANDTHS)
+    if result.candidates is not None:
+        at, named = parts.candidates_at, result.candidates
+        numbers[:, at] = named.any(axis=1)
+        order = np.where(np.cumsum(named, axis=1) == 1, FIRST_CANDIDATE, LATER_CANDIDATE)
+        numbers[:, at + 1 : at + 1 + parts.classes] = np.where(named, order, NO_CANDIDATE)
+    if result.remaining is not None:
+        at = parts.remaining_at
+        known = ~np.isnan(result.remaining.sum(axis=1))
+        numbers[:, at] = known
+        units_ = _coarse_units(result.remaining, HUNDREDTHS)
+        numbers[:, at + 1 : at + 1 + result.remaining.shape[1]] = np.where(known[:, None], units_, UNDEFINED)
+
+
+def _coarse_units(x: Floats, per_one: int) -> Ints:
+    """Numbers that are not negative in units, but rounded to `per_one` parts of 1, halves up; UNDEFINED where NaN."""
+    known = np.clip(np.where(np.isnan(x), 0, x).astype(np.float64), 0, _LARGEST_NUMBER)
+    rounded = np.floor(known * per_one + 0.5).astype(np.int64) * (UNIT // per_one)
+    return np.where(np.isnan(x), UNDEFINED, rounded)
 
 
 def _plain(array: Any, dtype: Any) -> Any:
@@ -135,16 +188,17 @@ def _most_probable(p: Floats) -> int:
 
 
 @kernel
-def _notable(scaled: Floats, row: Ints) -> None:
-    """The variables furthest from their normal range, the furthest first; among equal ones the first."""
+def _notable(scaled: Floats, measure: Floats, minimum: float, row: Ints) -> None:
+    """The variables that have the largest measure, the largest first, if it is large enough; among equal ones the
+    first."""
     top = row[TOP : TOP + TOP_VARIABLES]
     count = 0
     for v in range(len(scaled)):
-        distance = abs(scaled[v])
-        if not distance >= NOTABLE_DEVIATION:
+        distance = abs(measure[v])
+        if not distance >= minimum:
             continue
         place = count
-        while place > 0 and abs(scaled[top[place - 1]]) < distance:
+        while place > 0 and abs(measure[top[place - 1]]) < distance:
             place -= 1
         if place == TOP_VARIABLES:
             continue
@@ -158,6 +212,16 @@ def _notable(scaled: Floats, row: Ints) -> None:
         distance_units = units(abs(deviation), HUNDREDTHS)
         is_below = deviation < 0 and distance_units != UNDEFINED
         row[DEVIATIONS + place] = -distance_units if is_below else distance_units
+
+
+@kernel
+def _show_evidence(scaled: Floats, deviations: Floats, unknown: int, row: Ints) -> None:
+    """An unknown fault is explained by what contributes to the novelty, if the model says so: `deviations` (1, V), or
+    (0, 0); anything else by the distance from the normal range."""
+    if row[FAULT] >= 0 and row[FAULT] == unknown and len(deviations) > 0:
+        _notable(scaled, deviations[0], LEAST_CONTRIBUTION, row)
+    else:
+        _notable(scaled, scaled, NOTABLE_DEVIATION, row)
 
 
 @kernel
@@ -176,9 +240,11 @@ def compute_answers(
     present: Bools,
     scaled: Floats,
     attention: Floats,
+    deviations: Floats,
     observed: Bools,
     age_ms: Ints,
     text: int,
+    unknown: int,
     text_age_ms: Ints,
     numbers: Ints,
 ) -> None:
@@ -215,7 +281,7 @@ def compute_answers(
             if is_observed:
                 row[SILENT] = 0
                 break
-        _notable(scaled[r], row)
+        _show_evidence(scaled[r], deviations[r : r + 1], unknown, row)
         if len(attention) > 0:
             at = first + classes
             for given in attention[r].ravel():
@@ -232,7 +298,7 @@ _FUNCTION: Final = CompiledFunction(
     compute_answers,
     numba.void(
         *(_array(_f, 2), _array(_f, 3), _array(_f, 2), _array(_b, 2), _array(_f, 2), _array(_f, 3)),
-        *(_array(_b, 2), _array(_i, 2), _i, _array(_i, 1), _array(_i, 2)),
+        *(_array(_f, 2), _array(_b, 2), _array(_i, 2), _i, _i, _array(_i, 1), _array(_i, 2)),
     ),
     [Path(file) for file in (__file__, logarithm.__file__, diagnosis_columns.__file__)],
     what="the numbers in diagnoses",

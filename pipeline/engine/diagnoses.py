@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from pipeline.arrays import Floats, Ints
 from pipeline.compiled import Notify
+from pipeline.config.classes import UNKNOWN
 from pipeline.config.profile import MachineType
 from pipeline.config.topics import ALARMS, DIAGNOSES
 from pipeline.engine.alarms import AlarmChange
-from pipeline.engine.answers import RoundAnswers
+from pipeline.engine.answers import RoundAnswers, parts_of
 from pipeline.frames import Frames, Resets, StepResult, StepRunner
 from pipeline.wire import messages
 from pipeline.wire.diagnosis_columns import (
@@ -36,6 +37,7 @@ from pipeline.wire.diagnosis_columns import (
     OWN_CONFIDENCE,
     OWN_FAULT,
     PRESENT,
+    REMAINING_NUMBERS,
     RESET,
     REVISION,
     SILENT,
@@ -45,6 +47,7 @@ from pipeline.wire.diagnosis_columns import (
     UNIT,
     VARIABLES,
     WEIGHT,
+    Parts,
     first_probability,
 )
 from pipeline.wire.diagnosis_json import Names, RoundTexts, RoundWriter
@@ -54,6 +57,7 @@ from pipeline.wire.messages import (
     Evidence,
     ModalityAnswer,
     ModelRef,
+    RemainingLife,
     TextEvidence,
     VariableEvidence,
 )
@@ -118,7 +122,8 @@ class DiagnosisWriter:
         text = self._modalities.index(TEXT) if TEXT in self._modalities else -1
         self._machines: Sequence[DiagnosedMachine] = ()
         self._last_columns: tuple[Names, list[int], list[bytes]] = Names(()), [], []
-        self._answers = RoundAnswers(text, notify)
+        unknown = runner.classes.index(UNKNOWN) if UNKNOWN in runner.classes else -1
+        self._answers = RoundAnswers(text, unknown, notify)
         self._writer = RoundWriter(
             self.model, runner.classes, runner.modalities, self._variables, _RESET_NAMES, NO_EVIDENCE, notify
         )
@@ -144,12 +149,13 @@ class DiagnosisWriter:
         if remembered:
             text_age_ms[list(remembered)] = [ends[row] - max(t.time_ms for t in own) for row, own in remembered.items()]
             texts = _round_texts(remembered, ends)
-        numbers = self._answers.compute(frames, result, text_age_ms)
+        parts = parts_of(result)
+        numbers = self._answers.compute(frames, result, parts, text_age_ms)
         names, partitions, keys = self._columns(machines)
-        values, others = self._writer.write(numbers, frames.values, names, texts)
+        values, others = self._writer.write(numbers, parts, frames.values, names, texts)
         frozen = () if frames.frozen is None else np.flatnonzero(frames.frozen.any(axis=1)).tolist()
         for row in sorted({*others, *frozen}):
-            diagnosis = self._diagnosis(row, machines[row].name, frames, result, numbers, remembered)
+            diagnosis = self._diagnosis(row, machines[row].name, frames, result, numbers, parts, remembered)
             values[row] = messages.encode(diagnosis)
         outputs += map(_new_output, zip(repeat(DIAGNOSES), partitions, keys, values, ends, repeat(())))
         faults = numbers[:, FAULT].copy()
@@ -186,14 +192,14 @@ class DiagnosisWriter:
         frames: Frames,
         result: StepResult,
         numbers: Ints,
+        parts: Parts,
         remembered: Mapping[int, Sequence[RememberedText]],
     ) -> Diagnosis:
         """The diagnosis of a row with a number that the round's writer cannot write: far from 1, or not finite."""
         given = numbers[row].tolist()
         start_ms, end_ms, revision = given[START_MS], given[END_MS], given[REVISION]
         first = first_probability(len(self._modalities))
-        shares, attention = given[first : first + len(self._classes)], given[first + len(self._classes) :]
-        width = len(self._modalities)
+        shares = given[first : first + len(self._classes)]
         modalities = {}
         for index, modality in enumerate(self._modalities):
             own = given[MODALITIES + index * MODALITY_COLUMNS :][:MODALITY_COLUMNS]
@@ -233,12 +239,17 @@ class DiagnosisWriter:
             reset=_RESET_NAMES[given[RESET]],
             revision=revision,
             model=self.model,
-            attention=[
-                [_fraction(units) for units in attention[begin : begin + width]]
-                for begin in range(0, len(attention), width)
-            ]
-            or None,
+            attention=_attention(given, parts),
+            novelty=_known_fraction(given[parts.novelty_at]) if parts.novelty else None,
+            candidates=self._candidates(given, parts),
+            remaining=_remaining(given, parts),
         )
+
+    def _candidates(self, given: Sequence[int], parts: Parts) -> list[str]:
+        if not parts.candidates:
+            return []
+        marks = given[parts.candidates_at + 1 : parts.remaining_at]
+        return [name for name, mark in zip(self._classes, marks, strict=True) if mark]
 
     def _frozen(self, frames: Frames, row: int) -> list[str]:
         if frames.frozen is None:
@@ -298,6 +309,24 @@ def _round_texts(remembered: Mapping[int, Sequence[RememberedText]], ends: Seque
         late=[text.late for text in texts],
         counts=counts,
     )
+
+
+def _attention(given: Sequence[int], parts: Parts) -> list[list[float]] | None:
+    if not parts.attention:
+        return None
+    starts = range(parts.attention_at, parts.novelty_at, parts.modalities)
+    return [[_fraction(units) for units in given[start : start + parts.modalities]] for start in starts]
+
+
+def _remaining(given: Sequence[int], parts: Parts) -> RemainingLife | None:
+    if not parts.remaining or not given[parts.remaining_at]:
+        return None
+    begin = parts.remaining_at + 1
+    return RemainingLife(*(units / UNIT for units in given[begin : begin + REMAINING_NUMBERS]))
+
+
+def _known_fraction(units: int) -> float | None:
+    return None if units == UNDEFINED else units / UNIT
 
 
 def _fraction(units: int, per_one: int = UNIT) -> float:

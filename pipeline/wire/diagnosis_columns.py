@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 UNIT: Final = 100_000
@@ -46,5 +47,51 @@ def modality_column(modality: int, column: int) -> int:
 
 
 def first_probability(modalities: int) -> int:
-    """The column of the first class's probability; the attention matrix is behind the last one's."""
+    """The column of the first class's probability; what only some models have is behind the last one's."""
     return modality_column(modalities, 0)
+
+
+REMAINING_NUMBERS: Final = 3
+"""Estimate, low and high."""
+
+# What a candidate's column says.
+NO_CANDIDATE: Final = 0
+FIRST_CANDIDATE: Final = 1
+LATER_CANDIDATE: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a model has of the numbers that only some models have, and where a row holds them."""
+
+    modalities: int
+    classes: int
+    attention: bool = False
+    novelty: bool = False
+    candidates: bool = False
+    remaining: bool = False
+
+    @property
+    def attention_at(self) -> int:
+        """The matrix's first column."""
+        return first_probability(self.modalities) + self.classes
+
+    @property
+    def novelty_at(self) -> int:
+        """Its column; UNDEFINED where nothing is known."""
+        return self.attention_at + self.attention * self.modalities**2
+
+    @property
+    def candidates_at(self) -> int:
+        """The column that is 1 if there is any candidate; one for each class is behind it."""
+        return self.novelty_at + self.novelty
+
+    @property
+    def remaining_at(self) -> int:
+        """The column that is 1 if the remaining life is known; its numbers are behind it."""
+        return self.candidates_at + self.candidates * (1 + self.classes)
+
+    @property
+    def columns(self) -> int:
+        """How many columns a row has."""
+        return self.remaining_at + self.remaining * (1 + REMAINING_NUMBERS)

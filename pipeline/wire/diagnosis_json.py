@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -29,6 +30,7 @@ from pipeline.wire.diagnosis_columns import (
     OWN_CONFIDENCE,
     OWN_FAULT,
     PRESENT,
+    REMAINING_NUMBERS,
     RESET,
     REVISION,
     SILENT,
@@ -39,6 +41,7 @@ from pipeline.wire.diagnosis_columns import (
     UNIT,
     VARIABLES,
     WEIGHT,
+    Parts,
     first_probability,
     modality_column,
 )
@@ -60,13 +63,14 @@ from pipeline.wire.messages import MIN_PROBABILITY, ModelRef, encode
 _COPY: Final = 0  # nothing
 _CHOOSE: Final = 1  # the piece that is copied is so far behind the given one
 _NUMBER: Final = 2  # a whole number; UNDEFINED as null
-_UNITS: Final = 3  # a number with five decimals
-_SHARE: Final = 4  # the same, after a comma except for the first; neither text nor number if it is too small
+_OPTIONAL: Final = 3  # a number with up to five decimals; neither text nor number if it is UNDEFINED
+_UNITS: Final = 4  # a number with five decimals
+_SHARE: Final = 5  # the same, after a comma except for the first; neither text nor number if it is too small
 _VARIABLE: Final = (
-    5  # value and deviation, after a comma, of the variable with this place among the notable ones, if any
+    6  # value and deviation, after a comma, of the variable with this place among the notable ones, if any
 )
-_NAME: Final = 6  # the machine's name, and no text
-_TEXTS: Final = 7  # the texts that are remembered; the piece is the end of one in time, behind it that of a late one
+_NAME: Final = 7  # the machine's name, and no text
+_TEXTS: Final = 8  # the texts that are remembered; the piece is the end of one in time, behind it that of a late one
 
 _MIN_UNITS: Final = round(MIN_PROBABILITY * UNIT)
 _LONGEST_NUMBER: Final = 24
@@ -149,8 +153,7 @@ def _diagnosis_form(
     variables: Sequence[str],
     resets: Sequence[str | None],
     no_evidence: str,
-    *,
-    attention: bool,
+    parts: Parts,
 ) -> tuple[_Form, bytes]:
     form, faults, first = _FormBuilder(), [no_evidence, *classes], first_probability(len(modalities))
     form.add(_COPY, b'{"id":"')
@@ -188,14 +191,32 @@ def _diagnosis_form(
     form.choose(_CHOOSE, RESET, [_json(reason) for reason in resets])
     form.add(_NUMBER, b',"revision":', REVISION)
     form.add(_COPY, b',"model":' + encode(model))
-    if attention:
-        width = len(modalities)
-        for place in range(width * width):
-            separator = b"," if place % width else b"],[" if place else b',"attention":[['
-            form.add(_UNITS, separator, first + len(classes) + place)
-        form.add(_COPY, b"]]")
+    _add_parts(form, classes, parts)
     form.add(_COPY, b"}")
     return form.form()
+
+
+def _add_parts(form: _FormBuilder, classes: Sequence[str], parts: Parts) -> None:
+    """What only some models have."""
+    if parts.attention:
+        width = parts.modalities
+        for place in range(width * width):
+            separator = b"," if place % width else b"],[" if place else b',"attention":[['
+            form.add(_UNITS, separator, parts.attention_at + place)
+        form.add(_COPY, b"]]")
+    if parts.novelty:
+        form.add(_OPTIONAL, b',"novelty":', parts.novelty_at)
+    if parts.candidates:
+        at = parts.candidates_at
+        for place, name in enumerate(map(_json, classes), start=1):
+            form.choose(_CHOOSE, at + place, [b"", b',"candidates":[' + name, b"," + name])
+        form.choose(_CHOOSE, at, [b"", b"]"])
+    if parts.remaining:
+        at = parts.remaining_at
+        heads = (b',"remaining":{"frames":', b',"low":', b',"high":')
+        for place in range(REMAINING_NUMBERS):
+            form.add(_OPTIONAL, heads[place], at + 1 + place)
+        form.choose(_CHOOSE, at, [b"", b"}"])
 
 
 class RoundWriter:
@@ -213,9 +234,8 @@ class RoundWriter:
     ) -> None:
         """`resets` are the reasons for a reset by their numbers; `no_evidence` is the fault where there is none."""
         self._notify = notify
-        names = model, classes, modalities, variables, resets, no_evidence
-        self._plain, self._attentive = (_diagnosis_form(*names, attention=attention) for attention in (False, True))
-        self._plain_columns = first_probability(len(modalities)) + len(classes)
+        self._form = partial(_diagnosis_form, model, classes, modalities, variables, resets, no_evidence)
+        self._forms: dict[Parts, tuple[_Form, bytes]] = {}
         self._buffer: NDArray[np.uint8] = np.empty(0, np.uint8)
 
     def load(self) -> Any:
@@ -223,14 +243,14 @@ class RoundWriter:
         return _FUNCTION.load(self._notify)
 
     def write(
-        self, numbers: Ints, values: Floats, names: Names, texts: RoundTexts | None
+        self, numbers: Ints, parts: Parts, values: Floats, names: Names, texts: RoundTexts | None
     ) -> tuple[list[bytes], list[int]]:
         """One diagnosis for each row of `answers.RoundAnswers`, and the rows that have a number of another form.
 
-        `values` are the frames'. What is written of these other rows is not to be used.
+        `parts` are those of the rows, `values` the frames'. What is written of these other rows is not to be used.
         """
         rows, columns = numbers.shape
-        form, text = self._plain if columns == self._plain_columns else self._attentive
+        form, text = self._forms.get(parts) or self._forms.setdefault(parts, self._form(parts))
         remembered = texts or RoundTexts((), (), (), np.zeros(rows, np.int64))
         heads = b"".join(remembered.heads)
         bound = 2 * len(names.text) + len(heads) + (rows + len(remembered.heads)) * len(text)
@@ -318,8 +338,10 @@ def write_diagnoses(  # noqa: PLR0912
                     at = write_letter(at, _COMMA)
             elif operation == _CHOOSE:
                 piece += number
+            elif operation == _OPTIONAL and number == UNDEFINED:
+                continue
             at = copy(at, form.text + form.ends[piece], form.text + form.ends[piece + 1])
-            if _UNITS <= operation <= _SHARE:
+            if _OPTIONAL <= operation <= _SHARE:
                 is_whole &= number != UNDEFINED
                 at = write_units(at, number)
             elif operation == _NUMBER and number == UNDEFINED:

@@ -160,6 +160,14 @@ class ModelRef(msgspec.Struct, frozen=True, gc=False):
     hash: str
 
 
+class RemainingLife(msgspec.Struct, frozen=True, gc=False):
+    """How many frames a machine has until it fails: the estimate, and the ends of its interval."""
+
+    frames: float
+    low: float
+    high: float
+
+
 class Diagnosis(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The state of one machine in one frame, as published; times are integer milliseconds UTC."""
 
@@ -180,6 +188,12 @@ class Diagnosis(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     model: ModelRef
     attention: list[list[float]] | None = None
     """How much each modality (row) took from each, for models with cross-modal attention; else absent."""
+    novelty: float | None = None
+    """How unlike the normal state the machine is, 1 being the alarm limit; absent where the model cannot say."""
+    candidates: list[str] = []
+    """The classes that the answer may be, in the order of the model's classes; absent where the model cannot say."""
+    remaining: RemainingLife | None = None
+    """Absent where the model cannot say."""
 
 
 class Alarm(msgspec.Struct, frozen=True, gc=False):

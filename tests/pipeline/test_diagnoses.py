@@ -35,7 +35,7 @@ machine_types:
 """
 KIND = kind(PLANT)
 CLASSES, VARIABLES = len(KIND.faults), len(KIND.variables)
-ROUNDINGS = {"p": Decimal("0.00001"), "d": Decimal("0.01")}
+ROUNDINGS = {"p": Decimal("0.00001"), "d": Decimal("0.01"), "m": Decimal("0.001")}
 
 
 class Attentive(SumRunner):
@@ -111,6 +111,10 @@ DEVIATIONS = st.one_of(
     st.sampled_from([3.0, -3.0, 3.125, -3.375, 2.9999, 1e11, -1e30, 4.005, 12.5]),
     st.just(0.0),
 )
+MEASURES = st.one_of(
+    st.floats(0, 300, width=32),
+    st.sampled_from([0.0, 1.0, 0.9995, 0.0004, 0.005, 12.125, 1e7, 1e20, math.nan, math.inf]),
+)
 NAMES = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=12)
 TEXTS = st.lists(st.tuples(NAMES, st.text(max_size=30), st.integers(0, 90_000), st.booleans()), max_size=3)
 
@@ -146,6 +150,10 @@ def rounds(draw: st.DrawFn) -> tuple[Frames, StepResult, tuple[str, ...], list[A
         present=table(st.booleans(), width, rows, kind=np.bool_),
         scaled=scaled,
         attention=table(SHARES, rows, width, width) if draw(st.booleans()) else None,
+        novelty=table(MEASURES, rows) if draw(st.booleans()) else None,
+        deviations=table(st.floats(0, 9, width=32), rows, VARIABLES) if draw(st.booleans()) else None,
+        candidates=table(st.booleans(), rows, CLASSES, kind=np.bool_) if draw(st.booleans()) else None,
+        remaining=table(MEASURES, rows, 3) if draw(st.booleans()) else None,
     )
     machines = [
         machine(
@@ -222,6 +230,67 @@ def test_a_diagnosis_says_what_the_model_said(
         assert (one.frame_start, one.revision) == (frames.start_ms[row], frames.revision[row])
         given_attention = None if result.attention is None else result.attention[row].tolist()
         assert one.attention == (given_attention and [[rounded(x, "p") for x in line] for line in given_attention])
+        assert one.novelty == (None if result.novelty is None else measure(result.novelty[row], "m"))
+        named = [] if result.candidates is None else np.flatnonzero(result.candidates[row]).tolist()
+        assert one.candidates == [KIND.faults[place] for place in named]
+        if result.remaining is None or np.isnan(result.remaining[row]).any():
+            assert one.remaining is None
+        else:
+            assert one.remaining is not None
+            life = one.remaining.frames, one.remaining.low, one.remaining.high
+            assert life == tuple(measure(x, "d") for x in result.remaining[row])
+
+
+def test_what_a_model_does_not_have_is_not_in_its_diagnoses() -> None:
+    """The bytes are those of a model of before there were such fields."""
+    records = numbered(reading("p1", T0 + second * 1000, [0.5, 1.5]) for second in range(0, 60, 10))
+    for output in Engine(profile(), {"pump": SumRunner()}).process(records):
+        assert list(json.loads(output.value or b""))[-1] == "model"
+
+
+def measured(values: Any, deviations: Any, answer: int) -> Diagnosis:
+    frames = Frames(
+        np.arange(1),
+        np.array([T0]),
+        10_000,
+        np.array([values], np.float32),
+        np.ones((1, VARIABLES), np.bool_),
+        np.zeros((1, VARIABLES), np.int64),
+        np.zeros(1, np.bool_),
+        np.zeros(1, np.int64),
+        np.zeros(1, np.int64),
+    )
+    runner = model(("sensors",))
+    runner.classes = (*KIND.faults[:3], "unknown")  # type: ignore[assignment]
+    p = np.full((1, CLASSES), 0.1, np.float32)
+    p[0, answer] = 0.7
+    one = np.ones((1, 1), np.float32)
+    result = StepResult(p, p[None], one, one > 0, np.nan_to_num(frames.values))
+    result.deviations = np.array([deviations], np.float32)
+    outputs: list[Output] = []
+    DiagnosisWriter(KIND, runner, print).write(frames, result, [machine("m", [])], outputs, Counter())
+    diagnosis = decode_diagnosis(outputs[0].value or b"")
+    assert encode(diagnosis) == outputs[0].value
+    return diagnosis
+
+
+def test_an_unknown_fault_is_explained_by_what_deviates_and_a_known_one_by_the_distance() -> None:
+    values, deviations = [4.0, -0.5, 5.0, 0.25, math.nan], [0.0, 0.5, 0.1, 2.0, 3.0]
+    unknown = measured(values, deviations, 3)
+    names = KIND.variable_names
+    assert [(v.name, v.value, v.deviation) for v in unknown.evidence.variables] == [
+        (names[3], 0.25, 0.25),
+        (names[1], -0.5, -0.5),
+        (names[2], 5.0, 5.0),
+    ]
+    known = measured(values, deviations, 1)
+    assert [v.name for v in known.evidence.variables] == [names[2], names[0]]
+    assert measured(values, [0.0] * VARIABLES, 3).evidence.variables == []
+
+
+def measure(number: Any, step: str) -> float | None:
+    """Novelty and remaining life as they are documented: cut at 1e8."""
+    return None if math.isnan(number) else rounded(min(float(number), 1e8), step)
 
 
 def entropy(p: Any) -> float:

@@ -98,6 +98,10 @@ def made(
     return network.eval()
 
 
+EXTRAS = ("novelty", "deviations", "candidates", "remaining")
+"""Fields of a StepResult that only some models have."""
+
+
 def distance(one: StepResult, other: StepResult) -> float:
     np.testing.assert_array_equal(one.present, other.present)
     np.testing.assert_array_equal(one.scaled, other.scaled)
@@ -109,6 +113,13 @@ def distance(one: StepResult, other: StepResult) -> float:
     assert (one.attention is None) == (other.attention is None)
     if one.attention is not None and other.attention is not None:
         pairs.append((one.attention, other.attention))
+    for name in EXTRAS:
+        mine, theirs = getattr(one, name), getattr(other, name)
+        assert (mine is None) == (theirs is None), name
+        if name == "candidates":
+            np.testing.assert_array_equal(mine, theirs)
+        elif mine is not None:
+            pairs.append((mine, theirs))
     for mine, theirs in pairs:
         assert (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype)
     return max(float(np.abs(mine - theirs).max()) for mine, theirs in pairs)
@@ -134,7 +145,7 @@ def numbers(state: bytes) -> np.ndarray:
 
 def everything(result: StepResult) -> list[np.ndarray]:
     parts = [result.probabilities, result.modality_probabilities, result.weights, result.present, result.scaled]
-    return parts if result.attention is None else [*parts, result.attention]
+    return [*parts, *(part for name in ("attention", *EXTRAS) if (part := getattr(result, name)) is not None)]
 
 
 def placed(stream: Stream, frames: int) -> list[list[PlacedText]]:
