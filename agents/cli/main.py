@@ -66,6 +66,12 @@ app.add_typer(
     name="machines",
 )
 app.add_typer(
+    _group(
+        "Name faults that machines had, and see which are named.", add=machines.add_label, list=machines.list_labels
+    ),
+    name="labels",
+)
+app.add_typer(
     _group("See how topics are read, and how their sources are.", **_sources),
     name="sources",
 )

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from models.evaluation.scoring import NO_EVIDENCE as NO_EVIDENCE_CODE
-from models.evaluation.scoring import NORMAL, UNKNOWN, stream_scores
-from pipeline.config.classes import RECOVERING
+from models.evaluation.scoring import NORMAL, stream_scores
+from models.evaluation.scoring import UNKNOWN as UNKNOWN_CODE
+from pipeline.config.classes import RECOVERING, UNKNOWN
 from pipeline.config.profile import PlantProfile
 from pipeline.engine.diagnoses import NO_EVIDENCE
 from pipeline.wire import messages
@@ -34,13 +35,14 @@ class _Answers(NamedTuple):
 class ScoreBook:
     """The diagnosis of every frame, by the fusion and by each modality, and the true fault.
 
-    Frames that were only announced count while a machine is silent, but not after its last reading.
+    Frames that were only announced count while a machine is silent, but not after its last reading. Where the label is
+    `unknown`, the fault is none that the model has learnt: that answer is correct, and the name of a fault is not.
     """
 
     def __init__(self, profile: PlantProfile, trained: Mapping[str, tuple[int, int]] | None = None) -> None:
         """`trained` has the machines that the model's training has seen, with the starts of first and last frame."""
         faults = dict.fromkeys(fault for kind in profile.machine_types for fault in kind.faults)
-        self._classes = tuple(faults)
+        self._classes = tuple(faults | {UNKNOWN: None})  # as a label too: a fault that the model has not learnt
         self._index = {name: index for index, name in enumerate(self._classes)}
         self._answer = {RECOVERING: NORMAL, NO_EVIDENCE: NO_EVIDENCE_CODE} | self._index
         self._predicted: dict[tuple[str, int], _Answers] = {}  # the last revision of a frame counts
@@ -112,7 +114,9 @@ class ScoreBook:
             if not any(name in self._predicted[key].faults for key in keys):
                 scores[name] = None
                 continue
-            predicted = [self._answer.get(self._predicted[key].faults.get(name, NO_EVIDENCE), UNKNOWN) for key in keys]
+            predicted = [
+                self._answer.get(self._predicted[key].faults.get(name, NO_EVIDENCE), UNKNOWN_CODE) for key in keys
+            ]
             scores[name] = stream_scores(machines, frames, truth, np.array(predicted, np.int64), self._classes)
         return scores
 
