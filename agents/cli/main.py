@@ -66,9 +66,7 @@ app.add_typer(
     name="machines",
 )
 app.add_typer(
-    _group(
-        "Name faults that machines had, and see which are named.", add=machines.add_label, list=machines.list_labels
-    ),
+    _group("Name faults that machines had, and see which are named.", add=topics.add_label, list=topics.list_labels),
     name="labels",
 )
 app.add_typer(
