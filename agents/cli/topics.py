@@ -1,4 +1,4 @@
-"""The commands about topics, `faultline topics create` and `check`, and about the labels in one: `labels add`, `list`."""
+"""The commands about topics, `topics create` and `check`, and about the labels in one, `labels add` and `list`."""
 
 from __future__ import annotations
 
@@ -83,14 +83,13 @@ def add_label(
     settings = load_settings(broker=broker, profile=profile)
     plant = load_profile(settings.profile)
     _require_names(plant, machine, fault, new=new)
+    times = _label_time(begin, "--from"), None if end is None else _label_time(end, "--to")
     require_kafka(settings)
     security = client_security(settings)
     name = full_topic_name(settings.topic_prefix, LABELS)
     partition = partition_function(partition_counts(settings.address, [name], security)[name])(machine.encode())
-    now = now_ms()
-    times = _label_time(begin, "--from"), None if end is None else _label_time(end, "--to")
     try:
-        output = label_output(machine, fault, *times, partition=partition, written_ms=now)
+        output = label_output(machine, fault, *times, partition=partition, written_ms=now_ms())
     except RejectedError as error:
         raise SettingsError(f"this is no label: {error.detail}") from None
     asyncio.run(publish_all(KafkaPublisher(settings.address, settings.topic_prefix, **security), [output]))
