@@ -24,6 +24,7 @@ from models.configs.sensors import (
     CausalCNNConfig,
     ExpertsConfig,
     LinearStateConfig,
+    NoClassifierConfig,
     RingAttentionConfig,
     SensorConfig,
     SeqLSTMConfig,
@@ -34,6 +35,8 @@ from models.data.scaling import Scaling
 from models.encoders.base import SensorEncoder, State
 from models.encoders.causal_cnn import CausalCNN
 from models.encoders.event_ring import TextModality, empty_ring, push_texts, turn_ring
+from models.encoders.experts.detector import Detected, Detector, Readings
+from models.encoders.experts.no_classifier import NoClassifier
 from models.encoders.experts.pool import PooledExperts
 from models.encoders.experts.statistics import StatisticsNetwork
 from models.encoders.experts.trees import Trees
@@ -51,6 +54,10 @@ from models.fusion.learned import LearnedFusion
 from models.fusion.vae import MultimodalVAE
 
 
+_DETECTOR = "detector."
+"""Before the names of the detector's states."""
+
+
 def build_sensors(config: SensorConfig, *, variables: int, classes: int, messages: int = 0) -> SensorEncoder:
     """An untrained sensor encoder of this description, for so many columns of messages behind the readings."""
     match config:
@@ -66,6 +73,8 @@ def build_sensors(config: SensorConfig, *, variables: int, classes: int, message
             return StatisticsNetwork(config, variables=variables, classes=classes, messages=messages)
         case TreesConfig():
             return Trees(config, variables=variables, classes=classes, messages=messages)
+        case NoClassifierConfig():
+            return NoClassifier(config, variables=variables, classes=classes)
         case ExpertsConfig():
             experts = [
                 build_sensors(expert, variables=variables, classes=classes, messages=messages)
@@ -132,6 +141,20 @@ class Answer:
     """(N, M, M) cross-modal attention, zeros in the rows of absent modalities; None for fusions without it."""
     embedding: Tensor | None = None
     """(N, D) what the fusion classifies; None for late fusion."""
+    novelty: Tensor | None = None
+    """(N,) how far a frame is from the normal state, in shares of the alarm limit; None without a detector."""
+    deviations: Tensor | None = None
+    """(N, V) what each variable contributes to the novelty."""
+
+
+class Sensed(NamedTuple):
+    """What the sensors say of frames (B, T)."""
+
+    logits: Tensor
+    """(B, T, C), with what the detector adds."""
+    features: Tensor  # (B, T, D)
+    detected: Detected | None
+    """None without a detector."""
 
 
 class Diagnoser(nn.Module):
@@ -154,6 +177,9 @@ class Diagnoser(nn.Module):
             classes=config.classes,
             messages=0 if config.messages is None else config.messages.columns,
         )
+        self.detector: Detector | None = None
+        if config.detector is not None:
+            self.detector = Detector(config.detector, variables=config.variables, classes=config.classes)
         self.text: TextModality | None = None
         if config.text is not None and tokenizer is not None:
             self.text = TextModality(config.text, tokenizer, classes=config.classes)
@@ -173,6 +199,8 @@ class Diagnoser(nn.Module):
         """The state of `batch` machines before their first frame."""
         state = {} if self.messages is None else self.messages.init_state(batch)
         state |= self.sensors.init_state(batch)
+        if self.detector is not None:
+            state |= {f"{_DETECTOR}{key}": value for key, value in self.detector.init_state(batch).items()}
         if self.text is not None:
             state |= empty_ring(batch, self.text.config, self.mean)
         return state
@@ -184,6 +212,11 @@ class Diagnoser(nn.Module):
         if self.config.sensors.mask_inputs:
             x = torch.cat([x, observed.to(x.dtype)], dim=-1)
         return scaled, x
+
+    def readings(self, values: Tensor, observed: Tensor) -> Readings:
+        """What the detector gets of readings (B, T, V), NaN where unknown, and their observed bits."""
+        scaled, _ = self.sensor_inputs(values, observed)
+        return Readings(scaled.clamp(-self.config.clip, self.config.clip), ~values.isnan(), observed)
 
     def step(
         self,
@@ -202,15 +235,23 @@ class Diagnoser(nn.Module):
             x = torch.cat([x, columns], dim=1)
         logits, features, after = self.sensors.step(x, state)
         after |= counted
+        detected: Detected | None = None
+        if self.detector is not None:
+            own = {key.removeprefix(_DETECTOR): value for key, value in state.items() if key.startswith(_DETECTOR)}
+            readings = self.readings(values[:, None], observed[:, None])
+            detected, advanced = self.detector.advance(readings, own)
+            backed, armed = self.detector.back(logits[:, None], detected.novelty, own)
+            logits = backed[:, 0]
+            after |= {f"{_DETECTOR}{key}": value for key, value in (advanced | armed).items()}
         measured = ~values.isnan().all(dim=1)
         if self.text is None:
-            return self._answer(logits[None], measured[None], (features,), scaled, None), after
+            return self._answer(logits[None], measured[None], (features,), scaled, None, detected), after
         ring = turn_ring(state, self.config.text_ttl_frames)
         if texts is not None:
             ring = push_texts(ring, texts.rows, texts.vectors, texts.ages, self.config.text_ttl_frames)
         read = self.read_ring(ring["ring"], ring["ring_age"])
         both, present = torch.stack([logits, read.logits]), torch.stack([measured, read.filled])
-        return self._answer(both, present, (features, read.features), scaled, read.attention), after | ring
+        return self._answer(both, present, (features, read.features), scaled, read.attention, detected), after | ring
 
     def forward(self, values: Tensor, observed: Tensor, texts: Sequence[Sequence[PlacedText]] | None = None) -> Answer:
         """Whole runs: values and observed (B, T, V), and each run's texts; N = B * T, run after run."""
@@ -219,17 +260,35 @@ class Diagnoser(nn.Module):
         if self.messages is not None:
             runs_texts = texts or [()] * batch
             x = torch.cat([x, torch.stack([self.message_columns(run, frames) for run in runs_texts])], dim=2)
-        logits, features = self.sensors(x)
+        logits, features, detected = self.sense(values, observed, x)
         measured = ~values.isnan().all(dim=2)
         flat = (features.flatten(0, 1),)
         if self.text is None:
-            return self._answer(logits.flatten(0, 1)[None], measured.flatten()[None], flat, scaled.flatten(0, 1), None)
+            alone, present = logits.flatten(0, 1)[None], measured.flatten()[None]
+            return self._answer(alone, present, flat, scaled.flatten(0, 1), None, detected)
         runs = [self.ring_of_run(run, frames) for run in (texts or [()] * batch)]
         ring = torch.cat([vectors for vectors, _ in runs])
         read = self.read_ring(ring, torch.cat([ages for _, ages in runs]))
         both = torch.stack([logits.flatten(0, 1), read.logits])
         present = torch.stack([measured.flatten(), read.filled])
-        return self._answer(both, present, (*flat, read.features), scaled.flatten(0, 1), read.attention)
+        return self._answer(both, present, (*flat, read.features), scaled.flatten(0, 1), read.attention, detected)
+
+    def sense(self, values: Tensor, observed: Tensor, x: Tensor, *, armed: bool = False) -> Sensed:
+        """What the sensors say of whole runs: values and observed (B, T, V), encoder inputs x (B, T, F); `armed`: with
+        the detector armed throughout, as for fitting margins."""
+        logits, features = self.sensors(x)
+        if self.detector is None:
+            return Sensed(logits, features, None)
+        detected = self.detect(values, observed)
+        logits, _ = self.detector.back(logits, detected.novelty, self.detector.init_state(len(values)), armed=armed)
+        return Sensed(logits, features, detected)
+
+    def detect(self, values: Tensor, observed: Tensor) -> Detected:
+        """The novelty of whole runs (B, T, V); of a network with a detector."""
+        assert self.detector is not None
+        readings = self.readings(values, observed)
+        detected, _ = self.detector.advance(readings, self.detector.init_state(len(values)))
+        return detected
 
     def message_columns(self, texts: Sequence[PlacedText], frames: int) -> Tensor:
         """Scaled columns of messages (T, (W + 1) K) of one run; none without message inputs."""
@@ -271,7 +330,13 @@ class Diagnoser(nn.Module):
         return RingReading(logits, filled, features, attention)
 
     def _answer(
-        self, logits: Tensor, present: Tensor, features: Sequence[Tensor], scaled: Tensor, attention: Tensor | None
+        self,
+        logits: Tensor,
+        present: Tensor,
+        features: Sequence[Tensor],
+        scaled: Tensor,
+        attention: Tensor | None,
+        detected: Detected | None,
     ) -> Answer:
         fused = self.fusion(logits, present, features)
         return Answer(
@@ -285,4 +350,6 @@ class Diagnoser(nn.Module):
             attention,
             fused.attention,
             fused.embedding,
+            None if detected is None else detected.novelty.flatten(),
+            None if detected is None else detected.deviations.flatten(0, 1),
         )

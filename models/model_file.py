@@ -100,9 +100,14 @@ class Header(BaseModel):
     """Whether the network's last class, after the faults, is `recovering`; other files do not have this field."""
 
     @property
+    def unknown(self) -> bool:
+        """Whether the model calls faults `unknown`, its last class."""
+        return self.network.unknown is not None
+
+    @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the network's classes."""
-        return model_classes(self.essence.faults, recovering=self.recovering)
+        """Names of the model's classes."""
+        return model_classes(self.essence.faults, recovering=self.recovering, unknown=self.unknown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +197,12 @@ def read_model(path: Path) -> Model:
 def require_profile(model: Model, machine_type: MachineType) -> None:
     """Raise ModelFileError if the model was trained for a machine type that differs from this one."""
     header, expected = model.header, Essence.of(machine_type)
-    if header.recovering and RECOVERING in machine_type.faults:
-        raise ModelFileError(
-            f"model {model.path} has a class {RECOVERING!r} of its own, and machine type {machine_type.name} has a "
-            "fault of that name; rename the fault, or use a model that was trained without `recovering`"
-        )
+    for added in _added_classes(header):
+        if added in machine_type.faults:
+            raise ModelFileError(
+                f"model {model.path} has a class {added!r} of its own, and machine type {machine_type.name} has a "
+                f"fault of that name; rename the fault, or use a model that was trained without `{added}`"
+            )
     if header.essence != expected:
         what = "; ".join(header.essence.differences(expected)) or "the way profiles are hashed"
         raise ModelFileError(
@@ -277,10 +283,13 @@ def _require_small_header(path: Path) -> None:
 
 def _require_consistent(path: Path, header: Header) -> None:
     network, essence = header.network, header.essence
-    if header.recovering and RECOVERING in essence.faults:
-        raise ModelFileError(f"model file {path} has two classes {RECOVERING!r}; rename the fault, and train it again")
+    for added in _added_classes(header):
+        if added in essence.faults:
+            raise ModelFileError(f"model file {path} has two classes {added!r}; rename the fault, and train it again")
+    if network.unknown is not None and network.unknown.recovering != header.recovering:
+        raise ModelFileError(f"the header of model file {path} contradicts itself about {RECOVERING!r}; train it again")
     for what, stated, listed in (
-        ("classes", network.classes, len(header.classes)),
+        ("classes", network.classes + header.unknown, len(header.classes)),
         ("variables", network.variables, len(essence.variables)),
     ):
         if stated != listed:
@@ -288,6 +297,11 @@ def _require_consistent(path: Path, header: Header) -> None:
                 f"the header of model file {path} contradicts itself: {stated} {what} in its network, {listed} in its "
                 "machine type; train it again"
             )
+
+
+def _added_classes(header: Header) -> tuple[str, ...]:
+    """The classes that labels do not have."""
+    return model_classes((), recovering=header.recovering, unknown=header.unknown)
 
 
 def _header(path: Path, text: str) -> Header:

@@ -66,7 +66,7 @@ class Frames:
 @dataclass(slots=True)
 class StepResult:
     """A model's results for a round: M modalities, C classes (class 0 is the normal state, and the last
-    one may be `recovering`)."""
+    ones may be `recovering` and `unknown`, of which a modality alone says nothing)."""
 
     probabilities: Floats  # (B, C) fused
     modality_probabilities: Floats  # (M, B, C) of each modality alone; the prior where it is absent

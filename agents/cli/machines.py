@@ -1,11 +1,16 @@
-"""The commands about single machines: `faultline why`, and `faultline machines list`, `reset`, `end` and `forget`."""
+"""The commands about machines: `why`, `machines list`, `reset`, `end` and `forget`, `unknown list` and `name`."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import csv
 import fnmatch
+import io
 import json
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,14 +33,18 @@ from agents.kafka.log import committed_offsets, kafka_log, require_kafka
 from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.schema_registry import schema_registry
 from agents.kafka.security import client_security
+from models.evaluation.unknown_episodes import Group, group_episodes, unknown_episodes
 from pipeline.alignment.machine_states import MachineState
 from pipeline.config.durations import shown_duration
 from pipeline.config.hints import shown_time
 from pipeline.config.profile import load_profile
 from pipeline.config.settings import Settings, load_settings
-from pipeline.config.topics import CONTROL, DEAD_LETTER, DIAGNOSES, LATE, STATE, full_topic_name
-from pipeline.errors import SettingsError
+from pipeline.config.topics import CONTROL, DEAD_LETTER, DIAGNOSES, LABELS, LATE, STATE, full_topic_name
+from pipeline.errors import RecordingError, SettingsError
+from pipeline.files.atomic_file import replacing
 from pipeline.wire import messages
+from pipeline.wire.messages import Diagnosis, RejectedError
+from pipeline.wire.recording import has_topic, read_recording
 from pipeline.wire.records import Output
 
 MachineArgument = Annotated[str, typer.Argument(help="the machine's id")]
@@ -169,20 +178,142 @@ def _send(kind: str, machine: str, broker: str | None, profile: str | None, *, f
         raise SettingsError(
             f"no state of machine {machine!r} is saved; `faultline machines list` shows the machines that are known"
         )
-    security = client_security(settings)
-    name = full_topic_name(settings.topic_prefix, CONTROL)
-    count = partition_counts(settings.address, [name], security)[name]
-    partition = partition_function(count)(machine.encode())
     value = messages.encode(messages.Control(kind, machine=machine))  # type: ignore[arg-type]
-    output = Output(CONTROL, partition, machine.encode(), value, int(time.time() * 1000))
-    asyncio.run(_publish(KafkaPublisher(settings.address, settings.topic_prefix, **security), output))
+    name, (partition,) = _publish_about(settings, CONTROL, [(machine, value)])
     say(f"{kind} of machine {machine} is sent to {name}, partition {partition}")
 
 
-async def _publish(publisher: KafkaPublisher, output: Output) -> None:
+def _publish_about(settings: Settings, topic: str, values: list[tuple[str, bytes]]) -> tuple[str, list[int]]:
+    """Publish records about machines; returns the topic's name and the partition of each."""
+    security = client_security(settings)
+    name, now_ms = full_topic_name(settings.topic_prefix, topic), int(time.time() * 1000)
+    partition_of = partition_function(partition_counts(settings.address, [name], security)[name])
+    outputs = [
+        Output(topic, partition_of(machine.encode()), machine.encode(), value, now_ms) for machine, value in values
+    ]
+    asyncio.run(_publish(KafkaPublisher(settings.address, settings.topic_prefix, **security), outputs))
+    return name, [partition_of(machine.encode()) for machine, _ in values]
+
+
+async def _publish(publisher: KafkaPublisher, outputs: list[Output]) -> None:
     await publisher.start()
     try:
-        await publisher.publish([output])
+        await publisher.publish(outputs)
         await publisher.flush()
     finally:
         await publisher.stop()
+
+
+FromOption = Annotated[
+    Path | None,
+    typer.Option("--from", help="a recording with diagnoses, as `replay --out` writes, or JSON lines; else the topic"),
+]
+
+
+def unknown_list(
+    source: FromOption = None,
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="episodes of each group to show, the newest")] = 10,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the episodes of unknown faults, in groups of those in which the same variables deviate alike."""
+    groups = _unknown_groups(load_settings(broker=broker, profile=profile), source)
+    if as_json:
+        typer.echo(json.dumps({"groups": [group.as_dict() for group in groups]}, indent=2))
+        return
+    if not groups:
+        say("no diagnosis says unknown")
+    for group in groups:
+        deviating = ", ".join(f"{name} {mean:+.1f}" for name, mean in group.variables[:5])
+        say(
+            f"group {group.number}: {len(group.episodes):,} episodes, {group.frames:,} frames; {deviating or 'nothing'}"
+        )
+        for episode in group.episodes[-limit:]:
+            peak = "" if episode.peak_novelty is None else f", novelty up to {episode.peak_novelty:.2f}"
+            spell = f"{shown_time(episode.start_ms)} to {shown_time(episode.end_ms)}"
+            say(f"    {episode.machine}  {spell}, {episode.frames:,} frames{peak}")
+
+
+def unknown_name(
+    group: Annotated[int, typer.Argument(help="the group's number, as `unknown list` shows it")],
+    fault: Annotated[str, typer.Argument(help="the fault's name, as the profile will have it")],
+    source: FromOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="a CSV file for `convert`; rows are appended if it exists")
+    ] = None,
+    publish: Annotated[bool, typer.Option("--publish", help="send labels to the topic faultline.labels")] = False,
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Name the fault of a group's episodes: write a label for each, so that a model can learn the fault."""
+    settings = load_settings(broker=broker, profile=profile)
+    if (out is None) != publish:
+        raise SettingsError("say where the labels go: either --out FILE.csv or --publish")
+    if not 1 <= len(fault) <= messages.MAX_NAME:
+        raise SettingsError(f"a fault's name has 1 to {messages.MAX_NAME} characters; give another one")
+    if publish:
+        require_kafka(settings)
+    groups = _unknown_groups(settings, source)
+    if not 1 <= group <= len(groups):
+        listed = f"the groups are 1 to {len(groups)}" if groups else "no diagnosis says unknown"
+        raise SettingsError(f"there is no group {group}: {listed}; see `faultline unknown list`")
+    episodes = groups[group - 1].episodes
+    labels = [messages.Label(one.machine, one.start_ms, fault, one.end_ms) for one in episodes]
+    if out is not None:
+        _append_labels(out, labels)
+        say(f"{len(labels):,} labels of {fault} are written to {out}")
+    else:
+        name, _ = _publish_about(settings, LABELS, [(label.machine, messages.encode(label)) for label in labels])
+        say(f"{len(labels):,} labels of {fault} are sent to {name}")
+    plant = load_profile(settings.profile)
+    if all(fault not in machine_type.faults for machine_type in plant.machine_types):
+        say(f"{fault} is no fault of profile {settings.profile}; add it there before training", err=True)
+
+
+_LABEL_COLUMNS = ["machine", "time", "fault"]
+
+
+def _append_labels(out: Path, labels: list[messages.Label]) -> None:
+    """A table that `convert` reads with `runs: true`: the fault from one time on, none from another."""
+    header = ",".join(_LABEL_COLUMNS)
+    try:
+        before = out.read_text(encoding="utf-8") if out.exists() else f"{header}\n"
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"--out {out} cannot be read ({error}); name another file") from error
+    if before.split("\n", 1)[0] != header:
+        raise SettingsError(f"--out {out} exists and does not begin with the columns {header}; name another file")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for label in labels:
+        writer.writerows([[label.machine, label.start, label.fault], [label.machine, label.end, ""]])
+    with replacing(out) as part:
+        part.write_text(before + text.getvalue(), encoding="utf-8")
+
+
+def _unknown_groups(settings: Settings, source: Path | None) -> list[Group]:
+    if source is not None:
+        return group_episodes(unknown_episodes(_diagnoses_of_file(source)))
+    require_kafka(settings)
+    with kafka_log(settings, [DIAGNOSES]) as log:
+        return group_episodes(unknown_episodes(_decoded(record.value for record in log.records(DIAGNOSES))))
+
+
+def _diagnoses_of_file(source: Path) -> Iterator[Diagnosis]:
+    if source.suffix in (".jsonl", ".json", ".ndjson"):
+        try:
+            lines = source.read_bytes().splitlines()
+        except OSError as error:
+            raise SettingsError(f"--from {source} cannot be read ({error.strerror}); name another file") from error
+        yield from _decoded(line for line in lines if line.strip())
+        return
+    if not has_topic(source, DIAGNOSES):
+        raise RecordingError(f"recording {source} has no topic '{DIAGNOSES}'; write one with `faultline replay --out`")
+    yield from _decoded(record.value for record in read_recording(source) if record.topic == DIAGNOSES)
+
+
+def _decoded(values: Iterator[bytes | None]) -> Iterator[Diagnosis]:
+    """The diagnoses; what is none was written by something else and is left out."""
+    for value in values:
+        with contextlib.suppress(RejectedError):
+            yield messages.decode_diagnosis(value or b"")

@@ -83,6 +83,10 @@ app.add_typer(
 )
 app.add_typer(_group("Look at records that came too late.", list=audit.late_list), name="late")
 app.add_typer(
+    _group("See unknown faults in groups, and name them.", list=machines.unknown_list, name=machines.unknown_name),
+    name="unknown",
+)
+app.add_typer(
     _group(
         "Measure speed on this machine.",
         align=bench.align,

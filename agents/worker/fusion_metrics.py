@@ -11,7 +11,7 @@ import numpy as np
 
 from models.evaluation.scoring import label_scores
 from pipeline.arrays import Bools, Ints
-from pipeline.config.profile import NORMAL
+from pipeline.config.classes import labelled_classes, unknown_class
 from pipeline.config.topics import METRICS
 from pipeline.engine.diagnoses import NO_EVIDENCE, DiagnosedMachine
 from pipeline.engine.rounds import Round
@@ -105,8 +105,13 @@ class FusionMetrics:
     def diagnosed(self, diagnosed: Round) -> None:
         """A round of frames has been diagnosed."""
         frames, answers = diagnosed.frames, diagnosed.answers
-        # No label says `recovering`; it counts as the normal state.
-        named = [name if at < len(diagnosed.faults) else NORMAL for at, name in enumerate(diagnosed.classes)]
+        # No label says `recovering`; it counts as the normal state. `unknown` agrees with no label.
+        places = labelled_classes(
+            np.arange(len(diagnosed.classes)),
+            len(diagnosed.faults),
+            unknown_class(diagnosed.classes, diagnosed.faults),
+        )
+        named = [diagnosed.classes[place] for place in places.tolist()]
         fault_of = np.array([*map(self._fault, named), 0])  # the last one is found at -1: no evidence
         faults, start = fault_of[answers.faults], frames.start_ms
         if diagnosed.machines is not self._machines:  # most rounds are about the same machines as the one before

@@ -6,11 +6,13 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
+from models.configs.detector import DetectorConfig
 from models.configs.fusion import FusionChoice, FusionConfig
 from models.configs.limits import Width
 from models.configs.messages import MessagesConfig
 from models.configs.sensors import SensorConfig, SeqLSTMConfig
 from models.configs.text import TextConfig
+from models.configs.unknown import UnknownConfig
 
 SENSORS: Final = "sensors"
 TEXT: Final = "text"
@@ -22,13 +24,17 @@ class DiagnoserConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     variables: Width
-    classes: Width = Field(ge=2)
+    classes: Width
     sensors: SensorConfig = SeqLSTMConfig()
     text: TextConfig | None = TextConfig()
     """None for machine types without texts."""
     messages: MessagesConfig | None = None
     """Frequent messages that the sensor experts get as numbers; None for plants without them."""
+    detector: DetectorConfig | None = None
+    """What watches for states that differ from the normal one; None for models without it."""
     fusion: FusionChoice = FusionConfig()
+    unknown: UnknownConfig | None = None
+    """What calls a fault unknown after the fusion, a class more; None for models without it."""
     clip: float = Field(default=10.0, gt=0, le=1e6)
     """Readings further than this many standard deviations from the normal state enter the network at this distance."""
     text_ttl_frames: int = Field(default=60, ge=1)
@@ -38,6 +44,7 @@ class DiagnoserConfig(BaseModel):
     def _as_in_older_files(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what older model files lack, if it says the same: their hash goes over this."""
         described: dict[str, Any] = serialize(self)
-        if "messages" in described and described["messages"] is None:
-            del described["messages"]
+        for name in ("messages", "detector", "unknown"):
+            if name in described and described[name] is None:
+                del described[name]
         return described

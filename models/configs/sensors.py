@@ -22,6 +22,8 @@ MIN_TREE_PROBABILITY: Final = 1e-4
 """The same for trees; smaller shares of a forest's votes count as this, too."""
 HIDDEN_SHARE: Final = 0.1
 """Share of a hidden fault's probability that stays with it; the rest counts as normal."""
+NO_FAULT: Final = -30.0
+"""Logit of every fault without a classifier; that of the normal state is 0."""
 
 
 class SeqLSTMConfig(BaseModel):
@@ -181,6 +183,16 @@ class TreesConfig(BaseModel):
         return longest * -(-max(longest, self.own_start) // longest)
 
 
+class NoClassifierConfig(BaseModel):
+    """No encoder: data of the normal state alone teach no fault, so every answer is the first class."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["no_classifier"] = "no_classifier"
+    mask_inputs: bool = False
+    """Whether the encoder's input has observed bits; nothing uses them."""
+
+
 ExpertConfig = Annotated[
     SeqLSTMConfig | CausalCNNConfig | RingAttentionConfig | LinearStateConfig | StatisticsConfig | TreesConfig,
     Field(discriminator="kind"),
@@ -223,7 +235,8 @@ SensorConfig = Annotated[
         | LinearStateConfig
         | StatisticsConfig
         | TreesConfig
-        | ExpertsConfig,
+        | ExpertsConfig
+        | NoClassifierConfig,
         Field(discriminator="kind"),
     ],
     BeforeValidator(_with_kind),

@@ -86,6 +86,8 @@ class TorchRunner:
             present=answer.present.numpy(),
             scaled=answer.scaled.numpy(),
             attention=None if answer.attention is None else answer.attention.numpy(),
+            novelty=None if answer.novelty is None else answer.novelty.numpy(),
+            deviations=None if answer.deviations is None else answer.deviations.numpy(),
             unknown_texts=[] if self._network.text is None else sorted(set(range(len(frames.texts))) - known),
         )
 

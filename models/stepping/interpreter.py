@@ -38,7 +38,11 @@ RING, RING_WIDTH, AGES, TEXT_TTL, TEXT_SIZE = 15, 16, 17, 18, 19
 MESSAGE_COUNTS, MESSAGES, MESSAGE_WIDTH, SHORTEST_WINDOW = 20, 21, 22, 23
 # Where a row's memory holds what only some models have, -1 of a model without (Result.extras).
 NOVELTY, DEVIATIONS, CANDIDATES, REMAINING = 24, 25, 26, 27
-LAYOUT_SIZE: Final = 28
+KNOWN: Final = 28
+"""Where a row has 1 for each variable that has a reading, be it held; -1 of a model that does not ask for it."""
+OWN_CLASSES: Final = 29
+"""Classes that the modalities answer with: all, or all but `unknown`."""
+LAYOUT_SIZE: Final = 30
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _LARGEST = np.float32(np.finfo(np.float32).max)
@@ -260,6 +264,9 @@ def _scale(layout: Ints, block: Block, row: int, place: int, values: Floats, obs
     if layout[OBSERVED] >= 0:
         for v in range(variables):
             block.work[bits + v] = _ONE if observed[place, v] else _ZERO
+    if layout[KNOWN] >= 0:
+        for v in range(variables):
+            block.work[block.at[row] + layout[KNOWN] + v] = _ZERO if np.isnan(values[place, v]) else _ONE
     block.work[block.at[row] + block.present_at] = _ONE if known else _ZERO
     if layout[PLACES]:
         told = block.states[block.state_at[row] + layout[AGES]] >= _ZERO
@@ -308,7 +315,7 @@ def _answer(layout: Ints, block: Block, row: int, place: int, result: Result) ->
     for m in range(modalities):
         own = base + layout[ANSWERS] + m * layout[ANSWER_STRIDE]
         for c in range(layout[CLASSES]):
-            result.answers[m, place, c] = work[own + c]
+            result.answers[m, place, c] = work[own + c] if c < layout[OWN_CLASSES] else _ZERO
         result.weights[m, place] = work[base + layout[WEIGHTS] + m]
         result.present[m, place] = work[base + block.present_at + m] != _ZERO
     if layout[ATTENTION] >= 0:

@@ -16,6 +16,7 @@ from models.stepping.interpreter import BLOCK_ROWS, DONE, LAYOUT_SIZE, STEP, TOO
 from models.stepping.interpreter import Model as CompiledModel
 from models.stepping.kernels.codes import padded
 from models.stepping.programs.builder import ProgramBuilder
+from models.stepping.programs.detector import DetectorInputs, emit_detector
 from models.stepping.programs.event_ring import RingState, emit_ring, ring_state
 from models.stepping.programs.experts import emit_sensors
 from models.stepping.programs.fusions import Evidence, Fused, emit_fusion
@@ -245,13 +246,19 @@ def _build(builder: ProgramBuilder, config: DiagnoserConfig) -> tuple[Ints, bool
     variables, classes, modalities = config.variables, config.classes, builder.modalities
     presence = builder.work(modalities)
     readings = builder.work(padded(variables))
-    observed = builder.work(variables) if config.sensors.mask_inputs else None
+    masked, watched = config.sensors.mask_inputs, config.detector is not None
+    observed = builder.work(variables) if masked or watched else None
     take = builder.reader.take
     scaling = [take("mean", variables), take("std", variables), np.array([config.clip], np.float32)]
     counts = message_room(builder, config.messages)
     messages = emit_messages(builder, config.messages, counts)
-    inputs = SensorInputs(variables, readings, observed, messages)
+    inputs = SensorInputs(variables, readings, observed if masked else None, messages)
     sensed = emit_sensors(builder, config.sensors, inputs, classes)
+    if config.detector is not None and observed is not None:
+        known = layout[layout_of.KNOWN] = builder.work(variables)
+        watching = DetectorInputs(variables, readings, known, observed)
+        found = emit_detector(builder, config.detector, watching, sensed.logits, classes)
+        layout[layout_of.NOVELTY], layout[layout_of.DEVIATIONS] = found
     evidence = [Evidence(*sensed)]
     ring: RingState | None = None
     if config.text is not None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from models.configs.detector import DetectorConfig
 from models.configs.fusion import AdaptiveConfig, FusionChoice, FusionConfig, RuleChoice
 from models.configs.sensors import COUNTING, ExpertsConfig, SensorConfig
 from models.configs.text import TextConfig
@@ -107,6 +108,14 @@ class TrainConfig(BaseModel):
         epochs=16, batch_size=512, learning_rate=2e-3, weight_decay=1e-2, patience=6
     )
     """Of an expert on streaming statistics; its batches are of frames."""
+    detector: DetectorConfig | None = DetectorConfig()
+    """What watches for states that differ from the normal one, and backs the sensor encoder; fitted where there are
+    enough normal frames. `null` for a model without."""
+    detector_stage: StageConfig = StageConfig(epochs=12, batch_size=24)
+    """Of the detector's forecast; its batches are of chunks of normal frames."""
+    normal_data: bool = False
+    """True if all frames without a label are of the normal state: without any label a model is then trained that tells
+    normal from unknown."""
     hidden_faults: Literal["auto"] | tuple[str, ...] = "auto"
     """Faults that the sensors cannot see, whose probability a pool of experts gives to the normal state; `auto` finds
     them on validation."""

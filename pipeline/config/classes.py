@@ -1,4 +1,4 @@
-"""Classes of a model's answers: a machine type's normal state and faults, and `recovering` if it has learnt that."""
+"""Classes of a model's answers: a machine type's normal state and faults, and `recovering` and `unknown` if known."""
 
 from __future__ import annotations
 
@@ -16,17 +16,28 @@ UNKNOWN: Final = "unknown"
 """The last class: the plant is not in its normal state, and not in one that the model has learnt. In labels it is a
 fault that has no name yet."""
 
+NO_CLASS: Final = -1
 
-def model_classes(faults: Sequence[str], *, recovering: bool) -> tuple[str, ...]:
+
+def model_classes(faults: Sequence[str], *, recovering: bool, unknown: bool = False) -> tuple[str, ...]:
     """The classes of a model for these faults, of which the first is the normal state."""
-    return (*faults, RECOVERING) if recovering else tuple(faults)
+    return (*faults, *([RECOVERING] if recovering else []), *([UNKNOWN] if unknown else []))
 
 
-def has_recovering(classes: Sequence[str], faults: Sequence[str]) -> bool:
-    """Whether a model's classes are these faults and `recovering`, which then must not be the name of a fault."""
-    return RECOVERING not in faults and tuple(classes) == (*faults, RECOVERING)
+def are_classes_for(classes: Sequence[str], faults: Sequence[str]) -> bool:
+    """Whether a model's classes are these faults and possibly `recovering` and `unknown`, which then must not be names
+    of faults."""
+    added = tuple(classes)[len(faults) :]
+    expected = model_classes((), recovering=RECOVERING in added, unknown=UNKNOWN in added)
+    return tuple(classes) == (*faults, *expected) and added == expected and not set(added) & set(faults)
 
 
-def labelled_classes(classes: Ints, faults: int) -> Ints:
-    """Answers as labels would name them: `recovering`, the class after this many faults, is the normal state."""
-    return np.where(classes >= faults, 0, classes)
+def unknown_class(classes: Sequence[str], faults: Sequence[str]) -> int:
+    """The place of `unknown` among a model's classes for these faults; NO_CLASS if it has none."""
+    return len(classes) - 1 if len(classes) > len(faults) and classes[-1] == UNKNOWN else NO_CLASS
+
+
+def labelled_classes(classes: Ints, faults: int, unknown: int = NO_CLASS) -> Ints:
+    """Answers as labels would name them: `recovering`, a class after this many faults, is the normal state. `unknown`,
+    whose place is given if there is the class, is no class of labels and stays."""
+    return np.where((classes >= faults) & (classes != unknown), 0, classes)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.arrays import Floats, Ints
 from pipeline.compiled import Notify
-from pipeline.config.classes import UNKNOWN
+from pipeline.config.classes import unknown_class
 from pipeline.config.profile import MachineType
 from pipeline.config.topics import ALARMS, DIAGNOSES
 from pipeline.engine.alarms import AlarmChange
@@ -122,8 +122,8 @@ class DiagnosisWriter:
         text = self._modalities.index(TEXT) if TEXT in self._modalities else -1
         self._machines: Sequence[DiagnosedMachine] = ()
         self._last_columns: tuple[Names, list[int], list[bytes]] = Names(()), [], []
-        unknown = runner.classes.index(UNKNOWN) if UNKNOWN in runner.classes else -1
-        self._answers = RoundAnswers(text, unknown, notify)
+        self._unknown = unknown_class(runner.classes, machine_type.faults)
+        self._answers = RoundAnswers(text, self._unknown, notify)
         self._writer = RoundWriter(
             self.model, runner.classes, runner.modalities, self._variables, _RESET_NAMES, NO_EVIDENCE, notify
         )
@@ -292,6 +292,7 @@ class DiagnosisWriter:
             time=end,
             confidence=round(confidence * UNIT) / UNIT,
             diagnosis=self._id(machine.name, end, 0),
+            priority="medium" if change.fault == self._unknown else "high",
         )
         return Output(ALARMS, machine.partition, machine.key, messages.encode(message), end)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.arrays import Ints
 from pipeline.compiled import Notify
-from pipeline.config.classes import has_recovering, labelled_classes
+from pipeline.config.classes import are_classes_for, labelled_classes, unknown_class
 from pipeline.engine.alarms import AlarmRule, Alarms
 from pipeline.engine.diagnoses import Answers, DiagnosedMachine, DiagnosisWriter, RememberedText
 from pipeline.engine.machines import Machine, MachineGroup
@@ -27,7 +27,7 @@ class Round:
 
     model: ModelRef
     classes: Sequence[str]
-    faults: Sequence[str]  # the classes that labels have, too: all but `recovering`
+    faults: Sequence[str]  # the classes that labels have, too: all but `recovering` and `unknown`
     modalities: tuple[str, ...]
     machines: Sequence[DiagnosedMachine]  # of each row
     frames: Frames
@@ -56,8 +56,8 @@ class GroupModel:
     def __init__(self, group: MachineGroup, runner: StepRunner, rule: AlarmRule, notify: Notify) -> None:
         machine_type = group.machine_type
         self._faults = machine_type.faults
-        self._recovers = has_recovering(runner.classes, self._faults)
-        if runner.classes != self._faults and not self._recovers:
+        self._unknown = unknown_class(runner.classes, self._faults)
+        if not are_classes_for(runner.classes, self._faults):
             text = f"model {runner.name} knows other faults than machine type {group.name} of the profile"
             raise SettingsError(text)
         self.runner = runner
@@ -91,9 +91,9 @@ class GroupModel:
         )
         stats.confidence_sum += float(confidence.sum())
         faults = answers.faults
-        if self._recovers:
+        if len(runner.classes) > len(self._faults):
             # A plant that recovers raises no alarm, and lets one clear as the normal state does.
-            faults = labelled_classes(faults, len(self._faults))
+            faults = labelled_classes(faults, len(self._faults), self._unknown)
         for change in self.alarms.step(frames.slots, faults, confidence):
             row = change.row
             stats.alarms["raised" if change.raised else "cleared"] += 1
@@ -109,7 +109,7 @@ class GroupModel:
     def load(self, slot: int, runner: bytes, alarms: bytes) -> None:
         """Put back what `save` gave; raises StateError if it does not fit."""
         self.runner.load(slot, runner)
-        self.alarms.load(slot, alarms, len(self._faults))
+        self.alarms.load(slot, alarms, len(self.runner.classes))
 
 
 def _remember_texts(frames: Frames, machines: Sequence[Machine], unknown: Sequence[int]) -> None:

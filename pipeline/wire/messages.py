@@ -196,7 +196,7 @@ class Diagnosis(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Absent where the model cannot say."""
 
 
-class Alarm(msgspec.Struct, frozen=True, gc=False):
+class Alarm(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A change in a machine's alarm."""
 
     id: str
@@ -206,6 +206,8 @@ class Alarm(msgspec.Struct, frozen=True, gc=False):
     time: int
     confidence: float
     diagnosis: str
+    priority: Literal["high", "medium"] = "high"
+    """High of a fault that the model knows, medium of an unknown one; absent if high."""
 
 
 @overload

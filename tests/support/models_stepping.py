@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.configs.detector import DetectorConfig
 from models.configs.diagnoser import DiagnoserConfig
 from models.configs.fusion import FusionChoice, FusionConfig, Rule
 from models.configs.messages import MessagesConfig
 from models.configs.sensors import SensorConfig, SeqLSTMConfig
 from models.configs.text import TextConfig
 from models.diagnoser import Diagnoser
+from models.encoders.experts.detector import Detector
 from models.encoders.experts.pool import PooledExperts
 from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import Tokenizer
@@ -47,6 +49,7 @@ def made(
     variables: int = VARIABLES,
     fusion: FusionChoice | None = None,
     messages: tuple[str, ...] = (),
+    detector: DetectorConfig | None = None,
 ) -> Diagnoser:
     """An untrained network whose scaling and fusion are drawn, and sure enough of itself to make errors count."""
     text = (
@@ -61,6 +64,7 @@ def made(
         text=text,
         text_ttl_frames=20,
         messages=MessagesConfig(messages=messages, windows=(3, 11), longest_age=40) if messages else None,
+        detector=detector,
         fusion=fusion or FusionConfig(rule=rule),
     )
     with torch.random.fork_rng(devices=[]):
@@ -77,6 +81,8 @@ def made(
         if network.messages is not None:
             network.messages.shift.uniform_(-1, 1)
             network.messages.scale.uniform_(0.5, 2)
+        if network.detector is not None:
+            draw_detector(network.detector)
         late = network.fusion
         if isinstance(late, LearnedFusion):
             with torch.no_grad():
@@ -96,6 +102,19 @@ def made(
     network.mean.copy_(torch.arange(variables) * 10.0)
     network.std.copy_(torch.linspace(0.5, 4, variables))
     return network.eval()
+
+
+def draw_detector(detector: Detector) -> None:
+    """Numbers as of a fitted detector, under which some frames are novel and others quiet."""
+    variables, blocks = detector.variables, detector.config.blocks
+    detector.whitening.add_(torch.randn(variables, variables) * 0.1)
+    detector.centres.normal_(std=0.1)
+    detector.shapes.add_(torch.randn(blocks, variables, variables) * 0.1)
+    detector.limits.uniform_(4, 8)
+    detector.median.fill_(0.4)
+    detector.quiet.fill_(0.9)
+    detector.backing.zero_()
+    detector.backing[1:] = 2.0
 
 
 EXTRAS = ("novelty", "deviations", "candidates", "remaining")

@@ -9,13 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from agents.cli.views.printable import cell
-from pipeline.config.classes import RECOVERING
+from pipeline.config.classes import RECOVERING, UNKNOWN
 from pipeline.config.profile import NORMAL
 from pipeline.engine.diagnoses import NO_EVIDENCE
 from pipeline.wire.labels import LabelBook
 from pipeline.wire.messages import Diagnosis
 
-_STYLES: Final = {NO_EVIDENCE: "dim", NORMAL: "green", RECOVERING: "yellow"}
+_STYLES: Final = {NO_EVIDENCE: "dim", NORMAL: "green", RECOVERING: "yellow", UNKNOWN: "bold magenta"}
 """Colours of diagnoses that name no fault."""
 
 

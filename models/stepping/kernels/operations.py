@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from models.stepping.kernels import dense, fusion, vectors
-from models.stepping.kernels.encoders import attention, messages, pool, recurrent, statistics, texts, trees
+from models.stepping.kernels import dense, fusion, unknown, vectors
+from models.stepping.kernels.encoders import attention, detector, messages, pool, recurrent, statistics, texts, trees
 from models.stepping.kernels.operation import operation
 
 DENSE: Final = operation(dense.dense)
@@ -31,6 +31,12 @@ FOLLOW_TREES: Final = operation(trees.follow_trees)
 POOL: Final = operation(pool.pool)
 COUNT_MESSAGES: Final = operation(messages.count_messages)
 
+RESIDUALS: Final = operation(detector.residuals)
+RESIDUAL_STATISTICS: Final = operation(detector.residual_statistics)
+NOVELTY: Final = operation(detector.novelty)
+KEEP_FORECAST: Final = operation(detector.keep_forecast)
+BACK: Final = operation(detector.back)
+
 RING_ATTENTION: Final = operation(attention.ring_attention)
 COUNT_FRAME: Final = operation(attention.count_frame)
 
@@ -46,3 +52,5 @@ WEIGH: Final = operation(fusion.weigh)
 BLEND: Final = operation(fusion.blend)
 EXPERTS: Final = operation(fusion.experts)
 LOG_ANSWERS: Final = operation(fusion.log_answers)
+
+UNKNOWN: Final = operation(unknown.unknown)

@@ -8,8 +8,10 @@ from models.configs.sensors import (
     HIDDEN_SHARE,
     MIN_EXPERT_PROBABILITY,
     MIN_TREE_PROBABILITY,
+    NO_FAULT,
     ExpertConfig,
     ExpertsConfig,
+    NoClassifierConfig,
     SensorConfig,
     StatisticsConfig,
     TreesConfig,
@@ -28,6 +30,12 @@ _KEY = "sensors"
 
 def emit_sensors(builder: ProgramBuilder, config: SensorConfig, inputs: SensorInputs, classes: int) -> Encoded:
     """Append the operations of the sensors' encoder, or of all experts and their pool."""
+    if isinstance(config, NoClassifierConfig):
+        logits, features = builder.work(classes), builder.work(1)
+        answer = builder.numbers([0.0] + [NO_FAULT] * (classes - 1))
+        builder.emit(operations.CONSTANT, ALL, answer, logits, classes)
+        builder.zero(ALL, at_work(features, 1))
+        return Encoded(logits, at_work(features, 1))
     if not isinstance(config, ExpertsConfig):
         return _emit_expert(builder, _KEY, config, inputs, classes)
     width, answers = padded(classes), builder.work(len(config.experts) * padded(classes))
