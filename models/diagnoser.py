@@ -35,7 +35,7 @@ from models.data.scaling import Scaling
 from models.encoders.base import SensorEncoder, State
 from models.encoders.causal_cnn import CausalCNN
 from models.encoders.event_ring import TextModality, empty_ring, push_texts, turn_ring
-from models.encoders.experts.detector import Detected, Detector, Readings
+from models.encoders.experts.detector import Backing, Detected, Detector, Readings
 from models.encoders.experts.no_classifier import NoClassifier
 from models.encoders.experts.pool import PooledExperts
 from models.encoders.experts.statistics import StatisticsNetwork
@@ -52,7 +52,6 @@ from models.fusion.concatenation import ChannelsFusion, DeepFusion, EarlyFusion,
 from models.fusion.late import LateFusion
 from models.fusion.learned import LearnedFusion
 from models.fusion.vae import MultimodalVAE
-
 
 _DETECTOR = "detector."
 """Before the names of the detector's states."""
@@ -282,6 +281,13 @@ class Diagnoser(nn.Module):
         detected = self.detect(values, observed)
         logits, _ = self.detector.back(logits, detected.novelty, self.detector.init_state(len(values)), armed=armed)
         return Sensed(logits, features, detected)
+
+    def backing(self, values: Tensor, observed: Tensor) -> Backing:
+        """What the detector adds to the logits of whole runs (B, T, V), part by part."""
+        if self.detector is None:
+            return Backing(None, values.new_zeros(values.shape[:2]), {})
+        novelty = self.detect(values, observed).novelty
+        return Backing(self.detector, novelty, self.detector.init_state(len(values)))
 
     def detect(self, values: Tensor, observed: Tensor) -> Detected:
         """The novelty of whole runs (B, T, V); of a network with a detector."""

@@ -77,6 +77,7 @@ def round_weights(network: Diagnoser, storage: Storage) -> None:
 
 
 def _stored(key: str, tensor: Tensor, storage: Storage) -> Tensor:
-    fitted = key.startswith("fusion.") and not key.startswith("fusion.network.")
+    # The detector's limits are fitted to its weights as they are.
+    fitted = key.startswith(("fusion.", "detector.")) and not key.startswith("fusion.network.")
     halved = storage == "float16" and tensor.ndim >= 2 and not fitted
     return tensor.detach().to("cpu", torch.float16 if halved else torch.float32).contiguous()

@@ -78,6 +78,7 @@ def _plain_lstm(config: TrainConfig, data: PreparedData, part: Part, on_progress
         output=config.output,
         seed=config.seed,
         sensors=SeqLSTMConfig(hidden=(64,), head=(32,), mask_inputs=False),
+        detector=None,
         fusion=FusionConfig(rule="uniform"),
         sensor_stage=StageConfig(epochs=_LSTM_EPOCHS, batch_size=config.sensor_stage.batch_size, learning_rate=5e-3),
         chunk_frames=config.chunk_frames,

@@ -61,7 +61,9 @@ def _with_foreign_column(runs: Sequence[Run], column: int, rng: np.random.Genera
 
 
 def _macro_f1(network: Diagnoser, runs: Sequence[Run], labels: Ints, hold_limit: int, faults: int) -> float:
-    answers = np.concatenate([answer.logits.argmax(axis=1) for answer in sensor_answers(network, runs, hold_limit)])
+    answers = np.concatenate(
+        [answer.logits.argmax(axis=1) for answer in sensor_answers(network, runs, hold_limit, network.sensors)]
+    )
     said = labelled_classes(answers, faults)
     known = labels >= 0
     present = np.unique(labels[known])

@@ -22,7 +22,15 @@ Clock = Callable[[], float]
 PLAN: Final = "plan.json"
 """Where the output folder has what was decided, so that a resumed training decides the same."""
 
-_SHARES: Final = {"statistics": 2.0, "trees": 3.0, "words": 1.0, "text": 1.0, "fusion": 2.0, "joint": 4.0}
+_SHARES: Final = {
+    "statistics": 2.0,
+    "trees": 3.0,
+    "detector": 1.0,
+    "words": 1.0,
+    "text": 1.0,
+    "fusion": 2.0,
+    "joint": 4.0,
+}
 """What a stage gets of the time, relative to the others."""
 _SHARE_OF_NETWORK: Final = 5.0
 _FEWEST_EPOCHS: Final = 3

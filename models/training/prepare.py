@@ -16,6 +16,7 @@ from models.configs.sensors import (
     CausalCNNConfig,
     ExpertsConfig,
     LinearStateConfig,
+    NoClassifierConfig,
     RingAttentionConfig,
     SensorConfig,
     SeqLSTMConfig,
@@ -76,6 +77,8 @@ class PreparedData:
 
     messages: Messages | None = None
     """Frequent messages of the training runs, which the sensor encoder counts."""
+    normal_only: bool = False
+    """Whether all frames are of the normal state, so that there is no fault to learn."""
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -135,13 +138,19 @@ def prepare(
         runs += runs_from_records(_shown(path, on_progress), profile, machine_type, path.stem, schemas)
     if not runs:
         raise DataError("there is nothing to train on: give runs or recordings")
+    normal_only = config.normal_data or len(machine_type.faults) == 1
+    if normal_only:
+        runs = _all_normal(runs, machine_type)
     rng = np.random.default_rng(config.seed)
     split = _split(config, machine_type, runs, rng)
     counts = {part: count_part(getattr(split, part), machine_type.faults) for part in _wanted_parts(config)}
-    require_classes(counts)
+    if not normal_only:
+        require_classes(counts)
     drawn_pools = _pools_of_files(config, machine_type, split, rng) if config.texts and machine_type.texts else None
     distinct = _without_seen_texts(split, drawn_pools)
     pools = _pools_of_runs(distinct) if drawn_pools is None and machine_type.texts else drawn_pools
+    if normal_only:
+        pools = drawn_pools = None
     choice = config.counted_messages
     messages = frequent_messages(split.train, choice) if choice is not None and machine_type.texts else None
     written_by_machines = messages is not None and messages.say_all
@@ -150,7 +159,7 @@ def prepare(
     if not (written_by_machines if config.repeated_texts is None else config.repeated_texts):
         split = distinct
     recoveries: tuple[int, ...] | None = None
-    if config.recovering is not None:
+    if config.recovering is not None and not normal_only:
         split, recoveries = _with_recovery(config.recovering, machine_type, split)
     weights, prior = _weighting(config, split, len(machine_type.faults) + (recoveries is not None))
     masked = [mask_recovery(run.labels, config.recovery_frames) for run in split.validation]
@@ -165,7 +174,8 @@ def prepare(
         class_prior=prior,
         calibration_rows=np.concatenate(masked) >= 0,
         recoveries=recoveries,
-        messages=messages,
+        messages=None if normal_only else messages,
+        normal_only=normal_only,
     )
 
 
@@ -182,6 +192,17 @@ def _counted(path: Path, total: int, on_progress: OnProgress) -> Iterator[Record
             on_progress(Progress(f"reading {path.name}", 0, 1, number / total))
         yield record
     on_progress(Progress(f"reading {path.name}", 0, 1, 1.0))
+
+
+def _all_normal(runs: Sequence[Run], machine_type: MachineType) -> list[Run]:
+    """The runs with every frame labelled as normal; raises DataError where a label says something else."""
+    for run in runs:
+        if faulty := run.labels[run.labels > 0].tolist():
+            raise DataError(
+                f"normal_data says that every frame is of the normal state, and {len(faulty):,} frames of {run.name} "
+                f"are labelled {machine_type.faults[faulty[0]]}; leave normal_data out, or the labels"
+            )
+    return [replace(run, labels=np.zeros_like(run.labels)) for run in runs]
 
 
 def without_recovering(data: PreparedData, config: TrainConfig) -> PreparedData:
@@ -250,7 +271,9 @@ def _wanted_parts(config: TrainConfig) -> tuple[str, ...]:
 def memory_frames(config: TrainConfig, machine_type: MachineType) -> int:
     """How far back a frame's diagnosis can look in what training makes of it: frames to leave out between parts."""
     texts = machine_type.text_ttl_frames if machine_type.texts else 0
-    return max(_encoder_memory(config.sensors, config.chunk_frames), texts, hold_frames(machine_type))
+    spans = () if config.detector is None else (*config.detector.mean_spans, *config.detector.square_spans)
+    detector = max(map(math.ceil, spans), default=0)
+    return max(_encoder_memory(config.sensors, config.chunk_frames), detector, texts, hold_frames(machine_type))
 
 
 def _encoder_memory(sensors: SensorConfig, chunk_frames: int) -> int:
@@ -267,6 +290,8 @@ def _encoder_memory(sensors: SensorConfig, chunk_frames: int) -> int:
             return max(map(math.ceil, sensors.spans))
         case TreesConfig():
             return max(sensors.windows)
+        case NoClassifierConfig():
+            return 0
         case ExpertsConfig():
             return max(_encoder_memory(expert, chunk_frames) for expert in sensors.experts)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from models.configs.diagnoser import DiagnoserConfig
+from models.configs.sensors import NoClassifierConfig
 from models.data.runs import before_first_fault
 from models.diagnoser import Diagnoser
 from models.encoders.tokenizer import Tokenizer
@@ -37,6 +37,8 @@ from models.training.fitting.false_alarms import (
 from models.training.loop import EpochRecord, OnProgress, Stage, StageConfig, run_stage
 from models.training.prepare import Part, PreparedData, prepare, provenance, require_same_split
 from models.training.report import ScoredPart, draw_all, score_part, write_scores
+from models.training.stages.checkpoints import LATER, OF_DETECTOR, OF_TEXTS, WITHOUT_EFFECT, fingerprint
+from models.training.stages.detector import DetectorReport, DetectorStage, train_detector, wanted_detector
 from models.training.stages.fusion import FusionStage, JointStage
 from models.training.stages.texts import TextStage, WordStage
 from pipeline.config.classes import RECOVERING
@@ -46,31 +48,6 @@ from pipeline.mapping.schemas import Schemas
 
 FUSED: Final = "fused"
 """Whose margins a learned fusion has; a late one has its modalities'."""
-_WITHOUT_EFFECT = frozenset({"budget_ms", "output", "name", "plots", "score_test", "hard_faults"})
-"""Settings that change no weight."""
-_LATER = _WITHOUT_EFFECT | {
-    "rule",
-    "false_alarms",
-    "storage",
-    "fusion",
-    "encoders",
-    "fusion_stage",
-    "joint_stage",
-    "fusion_frames_per_epoch",
-    "fusion_distractor_share",
-}
-"""Settings that do not change the encoders, so that their checkpoints serve every fusion."""
-_OF_TEXTS = _LATER | {
-    "texts",
-    "text",
-    "word_stage",
-    "text_stage",
-    "kept_texts",
-    "typo_share",
-    "text_frames_per_epoch",
-    "events",
-}
-"""Settings that do not change the sensor encoder either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +70,8 @@ class TrainReport:
     """The weight of each expert on the sensors; empty for a single encoder."""
     hidden_faults: tuple[str, ...]
     """Faults that the sensors cannot see."""
+    detector: DetectorReport | None
+    """None without a detector, or with one of another training."""
 
 
 @dataclass(slots=True)
@@ -106,15 +85,19 @@ class Training:
     on_progress: OnProgress | None
     budget: Budget
     history: list[EpochRecord] = field(default_factory=list)
+    detector: DetectorReport | None = None
+    """None without a detector, or with one of another training."""
 
-    def run(self, stage: Stage, stage_config: StageConfig, *, without_effect: frozenset[str] = _LATER) -> None:
+    def run(self, stage: Stage, stage_config: StageConfig, *, without_effect: frozenset[str] = LATER) -> None:
         """Run a stage, with a checkpoint in the output folder that depends on all other settings."""
         self.history += run_stage(
             stage,
             self.budget.fitting(stage, stage_config),
             seed=self.config.seed,
             checkpoint=self.config.output / f"{stage.name}.checkpoint",
-            fingerprint=_fingerprint(self.config, self.data, without_effect),
+            fingerprint=fingerprint(
+                self.config, self.data, without_effect | (frozenset() if self.network.detector else OF_DETECTOR)
+            ),
             resume=self.resume,
             on_progress=self.on_progress,
         )
@@ -167,6 +150,8 @@ def _stage_names(training: Training) -> list[str]:
     """The stages that a training goes through."""
     config, network = training.config, training.network
     names = [] if config.encoders is not None else expert_stages(network)
+    if config.encoders is None and network.detector is not None:
+        names.append(DetectorStage.name)
     if config.encoders is None and network.text is not None and training.data.pools is not None:
         names += [WordStage.name, TextStage.name]
     if isinstance(network.fusion, LearnedFusion):
@@ -185,7 +170,8 @@ def build_untrained(config: TrainConfig, data: PreparedData) -> Diagnoser:
     described = DiagnoserConfig(
         variables=len(data.machine_type.variables),
         classes=len(data.classes),
-        sensors=config.sensors,
+        sensors=NoClassifierConfig() if data.normal_only else config.sensors,
+        detector=wanted_detector(config, data),
         text=config.text if data.pools else None,
         messages=None if data.messages is None else data.messages.config,
         fusion=config.fusion,
@@ -202,11 +188,14 @@ def build_untrained(config: TrainConfig, data: PreparedData) -> Diagnoser:
 
 
 def train_encoders(training: Training) -> None:
-    """Train the sensor encoder and, if there are texts, the text encoder and its ring; nothing if they were given."""
+    """Train the sensor encoder, the detector and, if there are texts, the text encoder and its ring; nothing if they
+    were given."""
     config, data, network = training.config, training.data, training.network
     if config.encoders is not None:
         return
-    train_experts(network, data, config, partial(training.run, without_effect=_OF_TEXTS), training.budget)
+    train_experts(network, data, config, partial(training.run, without_effect=OF_TEXTS), training.budget)
+    run_detector = partial(training.run, without_effect=OF_TEXTS - OF_DETECTOR)
+    training.detector = train_detector(network, data, config, run_detector)
     stages: list[tuple[Stage, StageConfig]] = []
     if network.text is not None and data.pools is not None:
         stages.append((WordStage(network, data, config), config.word_stage))
@@ -225,9 +214,9 @@ def train_fusion(training: Training) -> None:
     evidence = calibration_evidence(network, data)
     network.fusion.late, _ = choose_rule(config.late_rule, evidence, data.class_prior, seed=config.seed)
     stage = FusionStage(network, data, config)
-    training.run(stage, config.fusion_stage, without_effect=_WITHOUT_EFFECT | {"joint_stage"})
+    training.run(stage, config.fusion_stage, without_effect=WITHOUT_EFFECT | {"joint_stage"})
     if config.joint_stage is not None:
-        training.run(JointStage(network, data, config), config.joint_stage, without_effect=_WITHOUT_EFFECT)
+        training.run(JointStage(network, data, config), config.joint_stage, without_effect=WITHOUT_EFFECT)
 
 
 def calibrate(training: Training) -> Calibration:
@@ -314,7 +303,16 @@ def write(training: Training, calibration: Calibration, parts: dict[Part, Scored
         files += draw_all(config.output, training.history, last, parts[last], data.faults)
     experts, hidden = pool_summary(network, data.faults)
     return TrainReport(
-        path, model_hash, rule, rule_scores, scores, training.history, tuple(files), experts, tuple(hidden)
+        path,
+        model_hash,
+        rule,
+        rule_scores,
+        scores,
+        training.history,
+        tuple(files),
+        experts,
+        tuple(hidden),
+        training.detector,
     )
 
 
@@ -368,25 +366,20 @@ def _training_record(training: Training, calibration: Calibration, parts: dict[P
         "scores": {part: fused(scored.scores) for part, scored in parts.items()},
         "caution": calibration.margins,
         **({"experts": experts, "hidden_faults": hidden} if experts else {}),
+        **({"detector": _detector_record(training.detector)} if training.detector else {}),
         **({"plan": training.budget.plan} if training.budget.plan else {}),
+    }
+
+
+def _detector_record(detector: DetectorReport) -> dict[str, Any]:
+    """What was wanted of a detector, what held-out normal frames say of it, and how it backs the classifier."""
+    return {
+        "false_alarms": detector.share,
+        **{f"{part}_normal": {"frames": frames, "above": above} for part, (frames, above) in detector.normal.items()},
+        "weight": detector.weight,
     }
 
 
 def _recoveries(frames: tuple[int, ...]) -> dict[str, float]:
     """How many clearings the training runs have, and how long they recover after one."""
     return {"clearings": len(frames), "median_frames": statistics.median(frames), "max_frames": max(frames)}
-
-
-def _fingerprint(config: TrainConfig, data: PreparedData, without_effect: frozenset[str]) -> str:
-    """Changes with everything that a checkpoint depends on, but not with where it is, nor with other settings."""
-    digest = hashlib.sha256(config.model_dump_json(exclude=set(without_effect)).encode())
-    digest.update(data.machine_type.digest.encode())
-    if config.encoders is not None:
-        digest.update(read_model(config.encoders).header.hash.encode())
-    for run in (*data.split.train, *data.split.validation):
-        digest.update(f"{run.name} {len(run)}".encode())
-        digest.update(run.learnt.tobytes())
-    reads_texts = "texts" not in without_effect
-    for pool in (data.pools.known, data.pools.validation) if data.pools and reads_texts else ():
-        digest.update("\n".join(pool.texts).encode() + pool.classes.tobytes())
-    return digest.hexdigest()

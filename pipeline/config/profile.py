@@ -171,8 +171,8 @@ class MachineType(_Part):
             raise ValueError(f"variables named more than once: {', '.join(twice)}")
         if len(set(self.faults)) != len(self.faults):
             raise ValueError("faults are named more than once")
-        if len(self.faults) < 2:
-            raise ValueError("faults: name the normal state and at least one fault, such as [normal, failing]")
+        if not self.faults:
+            raise ValueError("faults: name the normal state, and the faults if there are any, as [normal, failing]")
         if self.faults[0] != NORMAL:
             raise ValueError(f"the first fault must be '{NORMAL}', not '{self.faults[0]}'")
         unknown = sorted({variable.source for variable in self.variables} - set(self.sources))

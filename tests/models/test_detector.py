@@ -168,7 +168,9 @@ def test_a_machines_first_frames_are_no_evidence() -> None:
         residuals, evidence, _ = detector.residuals(readings(wild), state)
     assert not evidence.any() and not residuals.any()
     with torch.inference_mode():
-        _, evidence, _ = detector.residuals(readings(torch.full((1, SMALL.warm_up_frames + 1, VARIABLES), 100.0)), state)
+        _, evidence, _ = detector.residuals(
+            readings(torch.full((1, SMALL.warm_up_frames + 1, VARIABLES), 100.0)), state
+        )
     assert bool(evidence[0, -1].all())
 
 
@@ -215,9 +217,7 @@ def test_only_visible_faults_are_backed() -> None:
 
 
 def test_a_model_without_faults_answers_normal_and_says_how_novel_a_frame_is() -> None:
-    config = DiagnoserConfig(
-        variables=VARIABLES, classes=1, sensors=NoClassifierConfig(), text=None, detector=SMALL
-    )
+    config = DiagnoserConfig(variables=VARIABLES, classes=1, sensors=NoClassifierConfig(), text=None, detector=SMALL)
     network = Diagnoser(config, None).eval()
     result = compiled(network, classes=("normal",)).step(Stream(3, 5).round(2))  # type: ignore[arg-type]
     assert result.novelty is not None and result.novelty.shape == (3,)
@@ -230,7 +230,9 @@ def test_a_model_file_brings_the_detector_back(tmp_path: Path) -> None:
     loaded, kept = load_model(path, machine_type()), compiled(network, digest=digest)
     stream = Stream(4, 20)
     for t in range(20):
-        for mine, theirs in zip(everything(loaded.step(stream.round(t))), everything(kept.step(stream.round(t))), strict=True):
+        for mine, theirs in zip(
+            everything(loaded.step(stream.round(t))), everything(kept.step(stream.round(t))), strict=True
+        ):
             np.testing.assert_array_equal(mine, theirs)
 
 
@@ -239,7 +241,7 @@ def test_a_model_file_brings_the_detector_back(tmp_path: Path) -> None:
     [
         ("limits", 0.0, "without a limit"),
         ("limits", -1.0, "without a limit"),
-        ("median", 0.0, "cannot"),
+        ("level", 0.0, "cannot"),
         ("quiet", -1.0, "cannot"),
         ("backing", -2.0, "cannot"),
         ("backing", 2.0, "cannot"),

@@ -38,14 +38,16 @@ class Detected(NamedTuple):
 class Detector(nn.Module):
     """Forecasts the next frame, and watches running statistics of what the forecast misses.
 
-    r = x - forecast for the readings measured in their own frame, z = W r with a symmetric W, so that z_k is still about
-    variable k, and |z_k| is cut at the root of `largest_square`. For each span h a mean m += (z - m) / h and a mean of
+    r = x - forecast for the readings measured in their own frame, z = W r with a symmetric W, so that z_k is still
+    about variable k, and |z_k| is cut at the root of `largest_square`. For each span h a mean m += (z - m) / h and a mean of
     squares s += (z^2 - s) / h; what was not measured leaves its own as they are. A block f is the means of a span, or
     log(s + 0.02) of a span. Its distance is |A (f - f0)|^2 with a symmetric A, fitted to the normal state; the novelty
     is the largest distance / limit over the blocks.
 
     **Backing.** The logit of every visible fault gets weight * g while the detector is armed, with
-    g = max(0, log(novelty / its normal median)). It may so start an alarm that the classifier would raise later. As soon
+    g = max(0, log(novelty / level)). The level is the normal median where false-alarm margins make room for what g adds
+    to normal frames; else it is the limit, above which hardly any of them are. So the detector may so start an alarm
+    that the classifier would raise later. As soon
     as the classifier by itself - its logits with the false-alarm margin, without g - has a visible fault in front, it
     takes over: it holds the fault and lets go of it alone, and the detector is armed again once the novelty has been
     below its quiet level for `quiet_frames`. Margins are therefore subtracted before: what they hold back does not take
@@ -63,14 +65,14 @@ class Detector(nn.Module):
         self.register_buffer("centres", torch.zeros(config.blocks, variables))
         self.register_buffer("shapes", torch.eye(variables).repeat(config.blocks, 1, 1))
         self.register_buffer("limits", torch.ones(config.blocks))
-        self.register_buffer("median", torch.ones(()))
+        self.register_buffer("level", torch.ones(()))
         self.register_buffer("quiet", torch.ones(()))
         self.register_buffer("backing", torch.zeros(classes))
         self.whitening: Tensor  # (V, V)
         self.centres: Tensor  # (K, V) mean of each block in the normal state
         self.shapes: Tensor  # (K, V, V) inverse root of its covariance
         self.limits: Tensor  # (K,)
-        self.median: Tensor  # () of the novelty in the normal state
+        self.level: Tensor  # () the novelty above which there is surprise
         self.quiet: Tensor  # () the novelty below which a machine counts as quiet
         self.backing: Tensor  # (C,) the weight of g for each visible fault, 0 for other classes
 
@@ -157,8 +159,8 @@ class Detector(nn.Module):
         return self.detect(blocks), after | means
 
     def surprise(self, novelty: Tensor) -> Tensor:
-        """g = max(0, log(novelty / its normal median))."""
-        return (novelty / self.median).clamp_min(1).log()
+        """g = max(0, log(novelty / level))."""
+        return (novelty / self.level).clamp_min(1).log()
 
     def back(self, logits: Tensor, novelty: Tensor, state: State, *, armed: bool = False) -> tuple[Tensor, State]:
         """Logits (B, T, C) with what the detector adds, of novelty (B, T), from a state on; `armed`: in every frame."""
@@ -176,3 +178,20 @@ class Detector(nn.Module):
             frames.append(ready)
         backed = logits + raised * torch.stack(frames, dim=1)[..., None]
         return backed, {"armed": ready[:, None], "calm": calm[:, None]}
+
+
+class Backing:
+    """What a detector adds to logits that come part by part, or nothing without a detector."""
+
+    def __init__(self, detector: Detector | None, novelty: Tensor, state: State) -> None:
+        """Novelty (B, T) of whole runs, and the state before them."""
+        self._detector = detector
+        self._novelty = novelty
+        self._state = state
+
+    def add(self, logits: Tensor, part: slice) -> Tensor:
+        """Logits (B, t, C) of the next frames, those of a part of the runs, with what the detector adds."""
+        if self._detector is None:
+            return logits
+        backed, self._state = self._detector.back(logits, self._novelty[:, part], self._state)
+        return backed

@@ -15,7 +15,7 @@ from models.stepping.programs.sensors import emit_lstm_gates
 
 _KEY = "detector"
 _LEAST = 1e-6
-"""No limit and no median of the novelty is smaller."""
+"""No limit is smaller, and no level from which there is surprise."""
 
 
 class DetectorInputs(NamedTuple):
@@ -59,7 +59,9 @@ def emit_detector(
         missed,
         evidence,
     )
-    whitened = builder.dense(ALL, at_work(missed, variables), reader.take(f"{_KEY}.whitening", variables, variables), None)
+    whitened = builder.dense(
+        ALL, at_work(missed, variables), reader.take(f"{_KEY}.whitening", variables, variables), None
+    )
     statistics = builder.work(blocks * width)
     builder.emit(
         operations.RESIDUAL_STATISTICS,
@@ -88,21 +90,26 @@ def emit_detector(
     where = builder.numbers(limits)
     builder.emit(operations.NOVELTY, ALL, distances, stride, width, blocks, where, found.novelty, found.deviations)
     _emit_forecast(builder, config, entering, variables, h, c, forecast, seen)
-    median, quiet = reader.take(f"{_KEY}.median"), reader.take(f"{_KEY}.quiet")
+    level, quiet = reader.take(f"{_KEY}.level"), reader.take(f"{_KEY}.quiet")
     backing = reader.take(f"{_KEY}.backing", classes)
-    if not (median >= _LEAST and quiet >= 0) or (backing < 0).any() or backing[0] != 0:
+    if not (level >= _LEAST and quiet >= 0) or (backing < 0).any() or backing[0] != 0:
         raise reader.error("has a detector that backs what it cannot")
     if (backing > 0).any():
-        levels, weights = builder.numbers([float(median), float(quiet)]), builder.numbers(backing)
+        levels, weights = builder.numbers([float(level), float(quiet)]), builder.numbers(backing)
         quiet_frames = config.quiet_frames
-        builder.emit(
-            operations.BACK, ALL, logits, classes, found.novelty, armed, calm, quiet_frames, levels, weights
-        )
+        builder.emit(operations.BACK, ALL, logits, classes, found.novelty, armed, calm, quiet_frames, levels, weights)
     return found
 
 
 def _emit_forecast(
-    builder: ProgramBuilder, config: DetectorConfig, entering: int, variables: int, h: int, c: int, forecast: int, seen: int
+    builder: ProgramBuilder,
+    config: DetectorConfig,
+    entering: int,
+    variables: int,
+    h: int,
+    c: int,
+    forecast: int,
+    seen: int,
 ) -> None:
     """The forecast of the next frame."""
     x, size = at_work(entering, variables), config.hidden
@@ -110,6 +117,4 @@ def _emit_forecast(
     output = builder.work(size)
     builder.emit(operations.LSTM_CELL, ALL, gates, padded(size), h, c, output)
     head = builder.linear(ALL, f"{_KEY}.head", at_work(output, size) + x, variables)
-    builder.emit(
-        operations.KEEP_FORECAST, ALL, head[0].start, padded(variables), forecast, seen, config.warm_up_frames
-    )
+    builder.emit(operations.KEEP_FORECAST, ALL, head[0].start, padded(variables), forecast, seen, config.warm_up_frames)

@@ -31,11 +31,7 @@ _KEY = "sensors"
 def emit_sensors(builder: ProgramBuilder, config: SensorConfig, inputs: SensorInputs, classes: int) -> Encoded:
     """Append the operations of the sensors' encoder, or of all experts and their pool."""
     if isinstance(config, NoClassifierConfig):
-        logits, features = builder.work(classes), builder.work(1)
-        answer = builder.numbers([0.0] + [NO_FAULT] * (classes - 1))
-        builder.emit(operations.CONSTANT, ALL, answer, logits, classes)
-        builder.zero(ALL, at_work(features, 1))
-        return Encoded(logits, at_work(features, 1))
+        return _no_classifier(builder, classes)
     if not isinstance(config, ExpertsConfig):
         return _emit_expert(builder, _KEY, config, inputs, classes)
     width, answers = padded(classes), builder.work(len(config.experts) * padded(classes))
@@ -61,6 +57,14 @@ def emit_sensors(builder: ProgramBuilder, config: SensorConfig, inputs: SensorIn
         pooled,
     )
     return Encoded(pooled, features)
+
+
+def _no_classifier(builder: ProgramBuilder, classes: int) -> Encoded:
+    logits, features = builder.work(classes), at_work(builder.work(1), 1)
+    answer = builder.numbers([0.0] + [NO_FAULT] * (classes - 1))
+    builder.emit(operations.CONSTANT, ALL, answer, logits, classes)
+    builder.zero(ALL, features)
+    return Encoded(logits, features)
 
 
 def _least_probability(expert: ExpertConfig) -> float:

@@ -13,6 +13,7 @@ from models.data.augment import disturb
 from models.data.runs import UNLABELLED, Run, before_first_fault
 from models.diagnoser import Diagnoser
 from models.encoders.base import SensorEncoder
+from models.encoders.experts.no_classifier import NoClassifier
 from models.encoders.experts.pool import PooledExperts
 from models.encoders.experts.statistics import StatisticsNetwork
 from models.encoders.experts.trees import Trees
@@ -42,6 +43,8 @@ _LEAST_DEVIATION = 1e-3
 def expert_stages(network: Diagnoser) -> list[str]:
     """Names of the stages in which the sensor encoder, or each expert of its pool, is trained."""
     sensors = network.sensors
+    if isinstance(sensors, NoClassifier):
+        return []
     if not isinstance(sensors, PooledExperts):
         return ["sensors"]
     return [f"{expert.kind}_{place + 1}" for place, expert in enumerate(sensors.config.experts)]
@@ -52,6 +55,8 @@ def train_experts(
 ) -> None:
     """Train the sensor encoder, or all experts of its pool one after the other, and then fit the pool on validation."""
     sensors, names = network.sensors, expert_stages(network)
+    if isinstance(sensors, NoClassifier):
+        return
     if not isinstance(sensors, PooledExperts):
         _train(network, data, config, sensors, names[0], run_stage, budget)
         if isinstance(sensors, Trees):

@@ -27,6 +27,7 @@ _LEAST_NOISE = 0.1
 """A statistic moves at least by this share of the variance that white noise would leave."""
 _TAIL = 0.1
 """Share of the normal frames whose distances tell how fast larger ones become rare."""
+_LEAST_LEVEL = 1e-3
 _QUIET = 0.99
 """Share of the normal frames with a novelty that counts as quiet."""
 
@@ -66,9 +67,10 @@ def fit_normal_state(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -
         detector.shapes[block] = torch.from_numpy(shape)
 
 
-def fit_limits(network: Diagnoser, runs: Sequence[Run], hold_limit: int, share: float) -> float:
+def fit_limits(network: Diagnoser, runs: Sequence[Run], hold_limit: int, share: float, *, margins: bool) -> None:
     """Fit the limits so that a `share` of the frames of runs that are normal throughout is above the larger one, and
-    what is usual and quiet; returns the share that is above."""
+    what is surprising and quiet. With `margins` on false alarms, which are fitted later,
+    more than the median is surprising, else more than the limit."""
     detector = _detector(network)
     rows = []
     for batch, readings in readings_of(network, runs, hold_limit):
@@ -85,9 +87,20 @@ def fit_limits(network: Diagnoser, runs: Sequence[Run], hold_limit: int, share: 
     limits = start + slope * max(_tail_quantile(surprise, share), 0.0)
     detector.limits.copy_(torch.from_numpy(limits))
     novelty = (distances / limits).max(axis=1)
-    detector.median.fill_(float(np.median(novelty)))
+    detector.level.fill_(max(float(np.median(novelty)), _LEAST_LEVEL) if margins else 1.0)
     detector.quiet.fill_(float(np.quantile(novelty, _QUIET)))
-    return float((novelty > 1).mean())
+
+
+def share_above(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -> tuple[int, float]:
+    """How many frames runs have, and the share of them that is above the limit."""
+    detector = _detector(network)
+    frames = above = 0
+    for batch, readings in readings_of(network, runs, hold_limit):
+        found, _ = detector.advance(readings, detector.init_state(len(batch)))
+        for row, run in enumerate(batch):
+            frames += len(run)
+            above += int((found.novelty[row, : len(run)] > 1).sum())
+    return frames, above / max(frames, 1)
 
 
 def _tail_quantile(values: NDArray[np.float64], share: float) -> float:

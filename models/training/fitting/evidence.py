@@ -18,7 +18,7 @@ from models.encoders.placed_texts import PlacedText
 from models.fusion.base import Fused
 from models.fusion.late import LateFusion
 from models.fusion.learned import LearnedFusion
-from models.training.batches import sensor_batch
+from models.training.batches import padded, sensor_batch
 from models.training.prepare import Part, PreparedData
 from pipeline.arrays import Bools, Floats, Ints
 
@@ -96,9 +96,15 @@ class ModalityAnswer(NamedTuple):
 
 
 def sensor_answers(
-    network: Diagnoser, runs: Sequence[Run], hold_limit: int, encoder: SensorEncoder | None = None
+    network: Diagnoser,
+    runs: Sequence[Run],
+    hold_limit: int,
+    encoder: SensorEncoder | None = None,
+    *,
+    armed: bool = False,
 ) -> list[ModalityAnswer]:
-    """The sensor encoder's answer for each run, or that of one expert with the same inputs."""
+    """The sensors' answer for each run, as the detector backs it; or that of an encoder, such as one expert, alone.
+    `armed`: with the detector armed in every frame, the most that it can add."""
     answers: list[ModalityAnswer] = []
     with torch.inference_mode():
         for start in range(0, len(runs), _RUN_BATCH):
@@ -106,7 +112,11 @@ def sensor_answers(
             values, x = sensor_batch(
                 network, [run.values for run in batch], [run.texts or () for run in batch], hold_limit
             )
-            logits, features = (network.sensors if encoder is None else encoder)(expert_inputs(network, encoder, x))
+            if encoder is None:
+                observed = padded([~np.isnan(run.values) for run in batch], False)
+                logits, features, _ = network.sense(values, observed, x, armed=armed)
+            else:
+                logits, features = encoder(expert_inputs(network, encoder, x))
             present = ~values.isnan().all(dim=2)
             for run, *columns in zip(batch, logits, present, features, strict=True):
                 answers.append(ModalityAnswer(*(column[: len(run)].numpy() for column in columns)))
@@ -142,10 +152,15 @@ def text_answers(
 
 
 def collect_evidence(
-    network: Diagnoser, runs: Sequence[Run], texts: Sequence[Sequence[PlacedText]], hold_limit: int
+    network: Diagnoser,
+    runs: Sequence[Run],
+    texts: Sequence[Sequence[PlacedText]],
+    hold_limit: int,
+    *,
+    armed: bool = False,
 ) -> Evidence:
-    """The answers of all modalities for every frame of the runs, run after run."""
-    modalities = [sensor_answers(network, runs, hold_limit)]
+    """The answers of all modalities for every frame of the runs, run after run; `armed` as in `sensor_answers`."""
+    modalities = [sensor_answers(network, runs, hold_limit, armed=armed)]
     if network.text is not None:
         modalities.append(text_answers(network, runs, texts))
     logits = np.stack([np.concatenate([answer.logits for answer in answers]) for answers in modalities])

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.configs.detector import DetectorConfig
 from models.data.runs import Run, before_first_fault
 from models.data.scaling import hold
 from models.diagnoser import Diagnoser
 from models.encoders.experts.detector import Detector
 from models.training.batches import padded
 from models.training.config import TrainConfig
-from models.training.loop import EpochRecord
-from models.training.prepare import PreparedData
+from models.training.fitting.backing import BackingScores, fit_backing
+from models.training.fitting.detector import fit_limits, fit_normal_state, share_above
+from models.training.loop import EpochRecord, Stage, StageConfig
+from models.training.prepare import Part, PreparedData
 from pipeline.arrays import Bools, Floats
+from pipeline.errors import DataError
 
 CHUNK_FRAMES = 121
 _STRIDE = 60
@@ -25,6 +29,10 @@ _BATCHES = 40
 """Of an epoch, at least, unless the configuration says how many chunks a batch has; chunks are drawn repeatedly."""
 _MOST_CHUNKS = 1_500
 """Of an epoch, about 90,000 frames."""
+_FEWEST_TRAINING, _FEWEST_VALIDATION = 2_000, 400
+"""Normal frames before a fault; with fewer there is no detector."""
+DEFAULT_SHARE = 5e-4
+"""Share of the normal frames that may be above the limit, unless the configuration limits false alarms."""
 
 
 class Chunk(NamedTuple):
@@ -104,3 +112,65 @@ def _chunks(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -> list[Ch
             if len(scaled[part]) > shortest:
                 chunks.append(Chunk(scaled[part], observed[part]))
     return chunks
+
+
+class DetectorReport(NamedTuple):
+    """What is known of a detector after its training."""
+
+    share: float
+    """Of normal frames above the alarm limit, as wanted."""
+    normal: dict[Part, tuple[int, float]]
+    """Of each held-out part the normal frames before a fault, and the share of them that is above the limit."""
+    weight: float
+    """With which the detector backs the classifier; 0 if it does not."""
+    backing: dict[float, BackingScores]
+    """What validation says of each weight."""
+
+
+def wanted_detector(config: TrainConfig, data: PreparedData) -> DetectorConfig | None:
+    """The detector's configuration, or None where there are too few normal frames for one that nobody asked for."""
+    if config.detector is None:
+        return None
+    frames = {part: sum(map(len, normal_runs(getattr(data.split, part)))) for part in ("train", "validation")}
+    if frames["train"] >= _FEWEST_TRAINING and frames["validation"] >= _FEWEST_VALIDATION:
+        return config.detector
+    if data.normal_only or "detector" in config.model_fields_set:
+        raise DataError(
+            f"a detector needs {_FEWEST_TRAINING:,} normal frames before a fault for training and "
+            f"{_FEWEST_VALIDATION:,} for validation, and there are {frames['train']:,} and {frames['validation']:,}; "
+            "add normal data, or leave `detector` out"
+        )
+    return None
+
+
+def train_detector(
+    network: Diagnoser, data: PreparedData, config: TrainConfig, run_stage: Callable[[Stage, StageConfig], None]
+) -> DetectorReport | None:
+    """Train the forecast, fit the normal state to training runs, and limits and backing to validation; nothing of a
+    network without a detector."""
+    if network.detector is None:
+        return None
+    run_stage(DetectorStage(network, data, config), config.detector_stage)
+    share = config.false_alarms or DEFAULT_SHARE
+    network.eval()
+    backing: dict[float, BackingScores] = {}
+    with torch.no_grad():
+        fit_normal_state(network, normal_runs(data.split.train), data.hold_limit)
+        fit_limits(
+            network,
+            normal_runs(data.split.validation),
+            data.hold_limit,
+            share,
+            margins=config.false_alarms is not None,
+        )
+        if not data.normal_only:
+            backing = fit_backing(
+                network, data.split.validation, data.hold_limit, len(data.faults), config.false_alarms
+            )
+        parts: tuple[Part, ...] = ("validation", "test") if config.score_test else ("validation",)
+        normal = {
+            part: share_above(network, runs, data.hold_limit)
+            for part in parts
+            if (runs := normal_runs(data.runs(part)))
+        }
+    return DetectorReport(share, normal, float(network.detector.backing.max()), backing)

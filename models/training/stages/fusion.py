@@ -116,6 +116,8 @@ class _ModalityChunk(NamedTuple):
     logits: Tensor  # (N, C)
     present: Tensor  # (N,)
     features: Tensor  # (N, D)
+    answers: Tensor
+    """(N, C) what the fusion gets as its logits: backed by the detector, and without gradient."""
 
 
 class JointStage(FusionStage):
@@ -150,16 +152,20 @@ class JointStage(FusionStage):
                 readings = [runs[row].values for row in batch]
                 values, x = sensor_batch(self._network, readings, own, self._data.hold_limit)
                 rings = self._rings([texts[row] for row in batch], x.shape[1])
+                observed = padded([~np.isnan(run) for run in readings], False)
+                backing = self._network.backing(values, observed)
             present = ~values.isnan().all(dim=2)
             state = self._network.sensors.init_state(len(batch))
             for start in range(0, x.shape[1], chunk_frames):
                 part = slice(start, start + chunk_frames)
                 logits, features, state = self._network.sensors.advance(x[:, part], state)
                 state = {key: tensor.detach() for key, tensor in state.items()}
-                chunks = [_ModalityChunk(logits.flatten(0, 1), present[:, part].flatten(), features.flatten(0, 1))]
+                encoded, answers = logits.flatten(0, 1), backing.add(logits.detach(), part).flatten(0, 1)
+                chunks = [_ModalityChunk(encoded, present[:, part].flatten(), features.flatten(0, 1), answers)]
                 if rings is not None:
                     read = self._network.read_ring(*(tensor[:, part].flatten(0, 1) for tensor in rings))
-                    chunks.append(_ModalityChunk(read.logits, read.filled, read.features))
+                    answers = read.logits.detach()
+                    chunks.append(_ModalityChunk(read.logits, read.filled, read.features, answers))
                 if bool((y[:, part] >= 0).any()):
                     ended = np.minimum(lengths[batch], start + chunk_frames).sum()
                     yield float((finished + ended) / total), self._loss(chunks, y[:, part].flatten(), rng)
@@ -175,7 +181,7 @@ class JointStage(FusionStage):
         rows = (labels >= 0) & present.any(dim=0)
         y, present = labels[rows], present[:, rows]
         # The late fusion is fitted on validation frames; no gradient goes through the answers that it calibrates.
-        answers = torch.stack([chunk.logits[rows].detach() for chunk in chunks])
+        answers = torch.stack([chunk.answers[rows] for chunk in chunks])
         kept = drop_modalities(present, self._fusion.config.modality_dropout, rng)
         inputs = self._fusion.inputs(answers, kept, [chunk.features[rows] for chunk in chunks])
         class_weights = self._data.class_weights

@@ -1,4 +1,4 @@
-"""The detector's residuals, their running statistics, the novelty, and what it adds (models.encoders.experts.detector)."""
+"""The detector: residuals, their statistics, the novelty, and what it adds (models.encoders.experts.detector)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def _bounded(x: Lanes, bound: Lanes) -> Lanes:
 def residuals(op: Ints, block: Block, rows: Ints) -> None:
     """What the last forecast missed, and what enters the next one.
 
-    Operands: readings, known bits, observed bits, width, forecast and frames seen in the state, warm-up in frames, clip,
-    target for the inputs, target for the residuals, target for 1 where there is evidence.
+    Operands: readings, known bits, observed bits, width, forecast and frames seen in the state, warm-up in frames,
+    clip, target for the inputs, target for the residuals, target for 1 where there is evidence.
     """
     readings, known, observed, width, forecast, seen, warm_up = op[2], op[3], op[4], op[5], op[6], op[7], op[8]
     clip, inputs, missed, evidence = broadcast(block.weights, op[9]), op[10], op[11], op[12]
@@ -121,11 +121,11 @@ def keep_forecast(op: Ints, block: Block, rows: Ints) -> None:
 def back(op: Ints, block: Block, rows: Ints) -> None:
     """Add the detector's surprise to the logits of visible faults while it is armed.
 
-    Operands: logits, classes, novelty, armed and quiet frames in the state, quiet frames that arm, median and quiet level
-    of the novelty in a row, weights of the classes.
+    Operands: logits, classes, novelty, armed and quiet frames in the state, quiet frames that arm, level of surprise
+    and quiet level of the novelty in a row, weights of the classes.
     """
     logits, classes, novel, armed, calm, enough = op[2], op[3], op[4], op[5], op[6], np.float32(op[7])
-    median, quiet, backing = block.weights[op[8]], block.weights[op[8] + 1], op[9]
+    level, quiet, backing = block.weights[op[8]], block.weights[op[8] + 1], op[9]
     work, states = block.work, block.states
     for row in rows:
         base, state = block.at[row], block.state_at[row]
@@ -143,7 +143,7 @@ def back(op: Ints, block: Block, rows: Ints) -> None:
         if visible > others:
             states[state + armed] = _ZERO
         if states[state + armed] != _ZERO:
-            surprise = splat(first(log(splat(max(x / median, _ONE)))))
+            surprise = splat(first(log(splat(max(x / level, _ONE)))))
             for j in range(0, classes, LANES):
                 place = base + logits + j
                 store(work, place, load(work, place) + surprise * load(block.weights, backing + j))

@@ -1,0 +1,121 @@
+"""Fitting how much a detector backs the classifier: by detection on validation at an equal share of false alarms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.data.runs import Run, before_first_fault
+from models.diagnoser import Diagnoser
+from models.encoders.experts.pool import PooledExperts
+from models.training.fitting.detector import readings_of
+from models.training.fitting.evidence import sensor_answers
+
+WEIGHTS: Final = (2.0, 1.0, 3.0, 4.0, 0.0)
+"""What is tried, in order of preference: 2 is kept unless another detects more."""
+_MORE = 1e-3
+"""By how much another weight has to detect more."""
+_LESS_CORRECT = 5e-4
+"""By how much the share of correct diagnoses may be lower than without backing, which is less than chance moves it."""
+
+
+class _Judged(NamedTuple):
+    """Validation runs with all that backing depends on."""
+
+    logits: list[Tensor]
+    """(T, C) of each run, of the sensor encoder alone."""
+    novelty: list[Tensor]  # (T,)
+    runs: Sequence[Run]
+
+
+class BackingScores(NamedTuple):
+    """How a weight does on validation."""
+
+    detection: float
+    correct: float
+    """Share of the detected frames whose fault is named."""
+
+
+def fit_backing(
+    network: Diagnoser, runs: Sequence[Run], hold_limit: int, faults: int, share: float | None
+) -> dict[float, BackingScores]:
+    """Set the weight with which the detector backs each visible one of the first `faults` classes; returns the scores
+    of each weight, by weight; none where the runs cannot tell.
+
+    Weights are compared at thresholds that let a `share` of the normal frames before a fault pass, as margins will; or
+    at none, if no margins are to be fitted. The detector counts as armed there, as it does while margins are fitted.
+    """
+    detector = network.detector
+    assert detector is not None
+    visible = torch.zeros(len(detector.backing))
+    visible[1:faults] = 1
+    if isinstance(network.sensors, PooledExperts):
+        visible *= 1 - network.sensors.hidden
+    detector.backing.copy_(visible)
+    with torch.inference_mode():
+        judged = _judge(network, runs, hold_limit)
+        scores = {weight: _scores(network, judged, weight, visible, share) for weight in WEIGHTS}
+    measured = {weight: found for weight, found in scores.items() if found is not None}
+    best = WEIGHTS[0]
+    if measured:
+        lowest = measured[0.0].correct - _LESS_CORRECT
+        permitted = [weight for weight in WEIGHTS if weight == 0 or measured[weight].correct >= lowest]
+        most = max(measured[weight].detection for weight in permitted)
+        best = next(weight for weight in permitted if measured[weight].detection >= most - _MORE)
+    detector.backing.copy_(best * visible)
+    return measured
+
+
+def _judge(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -> _Judged:
+    assert network.detector is not None
+    answers = sensor_answers(network, runs, hold_limit, network.sensors)
+    novelty: list[Tensor] = []
+    for batch, readings in readings_of(network, runs, hold_limit):
+        found, _ = network.detector.advance(readings, network.detector.init_state(len(batch)))
+        novelty += [found.novelty[row, : len(run)] for row, run in enumerate(batch)]
+    return _Judged([torch.from_numpy(answer.logits) for answer in answers], novelty, runs)
+
+
+def _scores(
+    network: Diagnoser, judged: _Judged, weight: float, visible: Tensor, share: float | None
+) -> BackingScores | None:
+    """The scores of a weight; None without frames of visible faults or, if there is a share, normal ones."""
+    detector = network.detector
+    assert detector is not None
+    detector.backing.copy_(weight * visible)
+    named = visible > 0
+    if not bool(named.any()):
+        return None
+    threshold = 0.0
+    if share is not None:
+        leads = [
+            _lead(detector.back(logits[None], novelty[None], detector.init_state(1), armed=True)[0][0], named)
+            for logits, novelty in zip(judged.logits, judged.novelty, strict=True)
+        ]
+        normal = [lead[: len(before_first_fault(run))] for lead, run in zip(leads, judged.runs, strict=True)]
+        if not sum(map(len, normal)):
+            return None
+        threshold = max(float(np.quantile(torch.cat(normal).numpy(), 1 - share)), 0.0)
+    detected = correct = faulty = 0
+    for logits, novelty, run in zip(judged.logits, judged.novelty, judged.runs, strict=True):
+        held = logits - threshold * named
+        backed, _ = detector.back(held[None], novelty[None], detector.init_state(1))
+        labels = torch.from_numpy(run.labels)
+        shown = (labels > 0) & named[labels.clamp_min(0)]
+        alarm = (_lead(backed[0], named) > 0) & shown
+        fault = backed[0].where(named, backed.new_tensor(-torch.inf)).argmax(dim=1)
+        detected += int(alarm.sum())
+        correct += int((alarm & (fault == labels)).sum())
+        faulty += int(shown.sum())
+    if not faulty:
+        return None
+    return BackingScores(detected / faulty, correct / max(detected, 1))
+
+
+def _lead(logits: Tensor, named: Tensor) -> Tensor:
+    """By how much the first visible fault is ahead of all other classes, (T,)."""
+    return logits[:, named].amax(dim=1) - logits[:, ~named].amax(dim=1)
