@@ -51,10 +51,13 @@ from models.fusion.base import FusionNetwork
 from models.fusion.concatenation import ChannelsFusion, DeepFusion, EarlyFusion, HybridFusion
 from models.fusion.late import LateFusion
 from models.fusion.learned import LearnedFusion
+from models.fusion.unknown import UnknownFaults
 from models.fusion.vae import MultimodalVAE
 
 _DETECTOR = "detector."
 """Before the names of the detector's states."""
+_UNKNOWN = "unknown."
+"""Before those of unknown faults."""
 
 
 def build_sensors(config: SensorConfig, *, variables: int, classes: int, messages: int = 0) -> SensorEncoder:
@@ -125,7 +128,10 @@ class RingReading(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The network's answer for N frames: M modalities, C classes, E places in the ring, D features."""
+    """The network's answer for N frames: M modalities, C classes, E places in the ring, D features.
+
+    Of a model that calls faults unknown this is a class more in the probabilities, 0 for each modality.
+    """
 
     probabilities: Tensor  # (N, C) fused
     modality_probabilities: Tensor  # (M, N, C)
@@ -184,6 +190,9 @@ class Diagnoser(nn.Module):
             self.text = TextModality(config.text, tokenizer, classes=config.classes)
         sizes = [self.sensors.feature_size] + ([] if self.text is None else [self.text.feature_size])
         self.fusion = build_fusion(config.fusion, sizes=sizes, classes=config.classes)
+        self.unknown: UnknownFaults | None = None
+        if config.unknown is not None:
+            self.unknown = UnknownFaults(config.unknown, classes=config.classes)
 
     def set_scaling(self, scaling: Scaling) -> None:
         """Use these statistics of the normal state."""
@@ -202,7 +211,7 @@ class Diagnoser(nn.Module):
             state |= {f"{_DETECTOR}{key}": value for key, value in self.detector.init_state(batch).items()}
         if self.text is not None:
             state |= empty_ring(batch, self.text.config, self.mean)
-        return state
+        return state | self._unknown_state(batch)
 
     def sensor_inputs(self, values: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
         """Readings (…, V), NaN where unknown, and observed bits: standard scores (…, V), encoder input (…, F)."""
@@ -244,13 +253,16 @@ class Diagnoser(nn.Module):
             after |= {f"{_DETECTOR}{key}": value for key, value in (advanced | armed).items()}
         measured = ~values.isnan().all(dim=1)
         if self.text is None:
-            return self._answer(logits[None], measured[None], (features,), scaled, None, detected), after
+            answer, own = self._answer(logits[None], measured[None], (features,), scaled, None, detected, state)
+            return answer, after | own
         ring = turn_ring(state, self.config.text_ttl_frames)
         if texts is not None:
             ring = push_texts(ring, texts.rows, texts.vectors, texts.ages, self.config.text_ttl_frames)
         read = self.read_ring(ring["ring"], ring["ring_age"])
         both, present = torch.stack([logits, read.logits]), torch.stack([measured, read.filled])
-        return self._answer(both, present, (features, read.features), scaled, read.attention, detected), after | ring
+        sensed = (features, read.features)
+        answer, own = self._answer(both, present, sensed, scaled, read.attention, detected, state)
+        return answer, after | ring | own
 
     def forward(self, values: Tensor, observed: Tensor, texts: Sequence[Sequence[PlacedText]] | None = None) -> Answer:
         """Whole runs: values and observed (B, T, V), and each run's texts; N = B * T, run after run."""
@@ -260,17 +272,21 @@ class Diagnoser(nn.Module):
             runs_texts = texts or [()] * batch
             x = torch.cat([x, torch.stack([self.message_columns(run, frames) for run in runs_texts])], dim=2)
         logits, features, detected = self.sense(values, observed, x)
+        start = self._unknown_state(batch)
         measured = ~values.isnan().all(dim=2)
         flat = (features.flatten(0, 1),)
         if self.text is None:
             alone, present = logits.flatten(0, 1)[None], measured.flatten()[None]
-            return self._answer(alone, present, flat, scaled.flatten(0, 1), None, detected)
+            answer, _ = self._answer(alone, present, flat, scaled.flatten(0, 1), None, detected, start)
+            return answer
         runs = [self.ring_of_run(run, frames) for run in (texts or [()] * batch)]
         ring = torch.cat([vectors for vectors, _ in runs])
         read = self.read_ring(ring, torch.cat([ages for _, ages in runs]))
         both = torch.stack([logits.flatten(0, 1), read.logits])
         present = torch.stack([measured.flatten(), read.filled])
-        return self._answer(both, present, (*flat, read.features), scaled.flatten(0, 1), read.attention, detected)
+        sensed, flat_scaled = (*flat, read.features), scaled.flatten(0, 1)
+        answer, _ = self._answer(both, present, sensed, flat_scaled, read.attention, detected, start)
+        return answer
 
     def sense(self, values: Tensor, observed: Tensor, x: Tensor, *, armed: bool = False) -> Sensed:
         """What the sensors say of whole runs: values and observed (B, T, V), encoder inputs x (B, T, F); `armed`: with
@@ -343,11 +359,20 @@ class Diagnoser(nn.Module):
         scaled: Tensor,
         attention: Tensor | None,
         detected: Detected | None,
-    ) -> Answer:
+        state: State,
+    ) -> tuple[Answer, State]:
+        """The answer, and of the state after it what is of unknown faults."""
         fused = self.fusion(logits, present, features)
-        return Answer(
-            fused.probabilities,
-            fused.modality_probabilities,
+        probabilities, own = fused.probabilities, fused.modality_probabilities
+        after: State = {}
+        if self.unknown is not None and detected is not None:
+            was = {key.removeprefix(_UNKNOWN): value for key, value in state.items() if key.startswith(_UNKNOWN)}
+            probabilities, now = self.unknown(probabilities, detected.novelty, features[0], present, was)
+            after = {f"{_UNKNOWN}{key}": value for key, value in now.items()}
+            own = torch.cat([own, torch.zeros_like(own[..., :1])], dim=-1)
+        answer = Answer(
+            probabilities,
+            own,
             fused.weights,
             present,
             logits,
@@ -359,3 +384,9 @@ class Diagnoser(nn.Module):
             None if detected is None else detected.novelty.flatten(),
             None if detected is None else detected.deviations.flatten(0, 1),
         )
+        return answer, after
+
+    def _unknown_state(self, batch: int) -> State:
+        if self.unknown is None:
+            return {}
+        return {f"{_UNKNOWN}{key}": value for key, value in self.unknown.init_state(batch).items()}

@@ -77,7 +77,7 @@ def round_weights(network: Diagnoser, storage: Storage) -> None:
 
 
 def _stored(key: str, tensor: Tensor, storage: Storage) -> Tensor:
-    # The detector's limits are fitted to its weights as they are.
-    fitted = key.startswith(("fusion.", "detector.")) and not key.startswith("fusion.network.")
+    # Limits of the detector and of unknown faults are fitted to their weights as they are.
+    fitted = key.startswith(("fusion.", "detector.", "unknown.")) and not key.startswith("fusion.network.")
     halved = storage == "float16" and tensor.ndim >= 2 and not fitted
     return tensor.detach().to("cpu", torch.float16 if halved else torch.float32).contiguous()

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from models.experiments.base import Results
     from models.training.config import TrainConfig
     from models.training.prepare import PreparedData
+    from models.training.stages.detector import DetectorReport
     from models.training.train import TrainReport
 
 
@@ -84,6 +85,9 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted training")] = False,
     force: ForceOption = False,
+    normal: Annotated[
+        bool, typer.Option("--normal", help="the recording shows nothing but the normal state, and has no labels")
+    ] = False,
     compare: Annotated[
         bool, typer.Option("--compare/--no-compare", help="train baselines on the same data, and print them beside it")
     ] = True,
@@ -110,7 +114,11 @@ def train(
     if source.suffix == ".parquet":
         if profile is None or out is None:
             raise SettingsError(f"--profile and --out are needed to train from recording {source}; name both")
-        chosen = config_of_recordings((source,), profile, out, budget=budget or _BUDGET, seed=seed)
+        # What is normal of a machine, its own earlier frames say best.
+        only_normal = {"normal_data": True, "split": "time"} if normal else {}
+        chosen = config_of_recordings((source,), profile, out, budget=budget or _BUDGET, seed=seed, **only_normal)
+    elif normal:
+        raise SettingsError(f"--normal is for a recording; write `normal_data: true` into {source}")
     elif profile is not None:
         raise SettingsError(f"--profile is for a recording; {source} names its own profile")
     else:
@@ -122,7 +130,7 @@ def train(
 
     def show_data(data: PreparedData) -> None:
         prepared.append(data)
-        _show_counts(data.counts, console)
+        _show_counts(data.counts, console, warn=not data.normal_only)
         if data.recoveries:
             _show_recoveries(data.recoveries, console)
 
@@ -134,6 +142,8 @@ def train(
         say(path)
     if report.experts:
         _show_experts(report, console)
+    if report.detector is not None:
+        _show_detector(report.detector, prepared[0], console)
     if compare and report.scores:
         _compare(chosen, prepared[0], report, console)
 
@@ -191,12 +201,12 @@ def _recorded(
     return recording
 
 
-def _show_counts(counts: Counts, console: Console) -> None:
+def _show_counts(counts: Counts, console: Console, *, warn: bool) -> None:
     """How much data there is, and where it is little."""
     from models.data.class_counts import few_episodes
 
     console.print(counts_table(counts))
-    for warning in few_episodes(counts):
+    for warning in few_episodes(counts) if warn else ():
         console.print(cell(f"warning: {warning}", limit=None), soft_wrap=True)
 
 
@@ -213,6 +223,23 @@ def _show_experts(report: TrainReport, console: Console) -> None:
     if report.hidden_faults:
         names = ", ".join(report.hidden_faults)
         console.print(cell(f"faults that the sensors cannot see: {names}", limit=None), soft_wrap=True)
+
+
+def _show_detector(detector: DetectorReport, data: PreparedData, console: Console) -> None:
+    """What held-out normal frames say of the detector, and what they cannot say."""
+    shares = ", ".join(
+        f"{above:.3%} of {frames:,} in the {part} part" for part, (frames, above) in detector.normal.items()
+    )
+    said = f"normal frames above the detector's alarm limit, which is set for {detector.share:.3%} of them: {shares}"
+    console.print(cell(said, limit=None), soft_wrap=True)
+    if data.normal_only:
+        untested = (
+            "there is no fault in these data, so nothing says how many faults the detector finds, nor how early; label "
+            "the first ones, and compare"
+        )
+        console.print(cell(untested, limit=None), soft_wrap=True)
+    elif detector.weight:
+        console.print(cell(f"the detector backs the classifier with weight {detector.weight:g}", limit=None))
 
 
 def _compare(config: TrainConfig, data: PreparedData, report: TrainReport, console: Console) -> None:

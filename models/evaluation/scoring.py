@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score, f1_score, mutual_info_score
 
 from models.data.runs import UNLABELLED, class_runs
 from pipeline.arrays import Ints
-from pipeline.config.classes import RECOVERING, labelled_classes
+from pipeline.config.classes import NO_CLASS, RECOVERING, labelled_classes
 from pipeline.errors import DataError
 
 NORMAL = 0
@@ -124,6 +124,7 @@ def fusion_scores(
     labels: Ints | None = None,
     *,
     faults: int | None = None,
+    unknown: int = NO_CLASS,
 ) -> Scores:
     """Behaviour of a fusion over N frames: fused (N, C), each modality's (M, N, C), weights and presence (M, N).
 
@@ -131,7 +132,7 @@ def fusion_scores(
     present, over frames with at least two. With labels (N,), negative ones ignored, also how well the partition by
     predicted class matches them: `accuracy`, `macro_f1`, `ari`, `mutual_information` I(Y; P) and
     `conditional_entropy` H(Y | P), both in nats, whose sum is H(Y). Labels have the first `faults` classes, by default
-    all; `recovering`, the class after these, then counts as normal.
+    all; `recovering`, a class after these, then counts as normal; `unknown`, whose place is given, agrees with none.
     """
     fused = np.asarray(probabilities, np.float64)
     each = np.asarray(modality_probabilities, np.float64)
@@ -147,7 +148,7 @@ def fusion_scores(
     }
     if labels is not None:
         labelled = labels >= 0
-        predicted = labelled_classes(fused.argmax(axis=1), fused.shape[1] if faults is None else faults)
+        predicted = labelled_classes(fused.argmax(axis=1), fused.shape[1] if faults is None else faults, unknown)
         metrics |= label_scores(labels[labelled], predicted[labelled])
     return metrics
 

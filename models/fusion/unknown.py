@@ -47,6 +47,22 @@ class UnknownFaults(nn.Module):
         self.centres: Tensor  # (K, D) means of the classes' features, times root
         self.limit: Tensor  # () of the smoothed distance
 
+    def forward(
+        self, probabilities: Tensor, novelty: Tensor, features: Tensor, present: Tensor, state: State
+    ) -> tuple[Tensor, State]:
+        """P' (N, C + 1) of fused P (N, C), novelty (B, T), the sensors' features (N, D) and presence (M, N), N = B * T,
+        from a state on; and the state after them. The sensors are the first modality."""
+        shape = novelty.shape
+        fired, after = self.advance(
+            probabilities.reshape(*shape, -1),
+            novelty,
+            features.reshape(*shape, -1),
+            present[0].reshape(shape),
+            state,
+        )
+        share = self.share(fired, novelty, present.any(dim=0).reshape(shape)).flatten()[:, None]
+        return torch.cat([probabilities * (1 - share), share], dim=1), after
+
     def init_state(self, batch: int) -> State:
         """Near, nothing contradicted, and armed."""
         zeros = self.limit.new_zeros(batch, 1)
@@ -95,8 +111,3 @@ class UnknownFaults(nn.Module):
         if config.by_contradiction:
             fires |= fired.contradicted
         return (novelty / (1 + novelty)).where(fires & present, novelty.new_zeros(()))
-
-
-def with_unknown(probabilities: Tensor, share: Tensor) -> Tensor:
-    """P' (..., C + 1) of P (..., C) and u (...)."""
-    return torch.cat([probabilities * (1 - share[..., None]), share[..., None]], dim=-1)

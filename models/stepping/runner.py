@@ -22,6 +22,7 @@ from models.stepping.programs.experts import emit_sensors
 from models.stepping.programs.fusions import Evidence, Fused, emit_fusion
 from models.stepping.programs.messages import emit_messages, message_room
 from models.stepping.programs.sensors import SensorInputs
+from models.stepping.programs.unknown import emit_unknown
 from models.stepping.programs.weights import WeightReader
 from models.stepping.saved_states import StateFormat
 from models.stepping.text_vectors import TextEncoder, TextVectors, text_encoder
@@ -265,6 +266,12 @@ def _build(builder: ProgramBuilder, config: DiagnoserConfig) -> tuple[Ints, bool
         ring = ring_state(builder, config.text)
         evidence.append(Evidence(*emit_ring(builder, config.text, ring, builder.present(1), classes)))
     fused = emit_fusion(builder, config.fusion, evidence, presence, classes)
+    if config.unknown is not None:
+        if layout[layout_of.NOVELTY] < 0:
+            raise builder.reader.error("calls faults unknown without a detector")
+        novelty = int(layout[layout_of.NOVELTY])
+        added = emit_unknown(builder, config.unknown, sensed.features, novelty, fused.probabilities, classes)
+        fused = fused._replace(probabilities=added)
     _describe(layout, config, fused, modalities)
     layout[layout_of.READINGS], layout[layout_of.PRESENT] = readings, presence
     layout[layout_of.OBSERVED] = -1 if observed is None else observed
@@ -311,7 +318,8 @@ def _share_extras(layout: Ints, extras: Floats, result: StepResult) -> None:
 
 
 def _describe(layout: Ints, config: DiagnoserConfig, fused: Fused, modalities: int) -> None:
-    layout[layout_of.VARIABLES], layout[layout_of.CLASSES] = config.variables, config.classes
+    layout[layout_of.VARIABLES], layout[layout_of.OWN_CLASSES] = config.variables, config.classes
+    layout[layout_of.CLASSES] = config.classes + int(config.unknown is not None)
     layout[layout_of.MODALITIES] = modalities
     layout[layout_of.PROBABILITIES], layout[layout_of.ANSWERS] = fused.probabilities, fused.answers
     layout[layout_of.ANSWER_STRIDE], layout[layout_of.WEIGHTS] = fused.answer_stride, fused.weights

@@ -13,6 +13,7 @@ from models.configs.detector import DetectorConfig
 from models.configs.fusion import AdaptiveConfig, FusionChoice, FusionConfig, RuleChoice
 from models.configs.sensors import COUNTING, ExpertsConfig, SensorConfig
 from models.configs.text import TextConfig
+from models.configs.unknown import UnknownRules
 from models.configs.yaml_file import read_mapping
 from models.data.augment import AugmentConfig
 from models.data.messages import MessagesChoice
@@ -113,6 +114,8 @@ class TrainConfig(BaseModel):
     enough normal frames. `null` for a model without."""
     detector_stage: StageConfig = StageConfig(epochs=12, batch_size=24)
     """Of the detector's forecast; its batches are of chunks of normal frames."""
+    unknown: UnknownRules | None = UnknownRules()
+    """When the model calls a fault unknown; `null` for a model that never does. Needs the detector."""
     normal_data: bool = False
     """True if all frames without a label are of the normal state: without any label a model is then trained that tells
     normal from unknown."""
@@ -187,6 +190,14 @@ class TrainConfig(BaseModel):
     def _something_is_left_to_train_on(self) -> TrainConfig:
         if self.validation + self.test >= 1:
             raise ValueError(f"validation {self.validation:g} and test {self.test:g} leave nothing to train on")
+        return self
+
+    @model_validator(mode="after")
+    def _normal_data_need_a_detector(self) -> TrainConfig:
+        if self.normal_data and (self.detector is None or self.encoders is not None):
+            raise ValueError(
+                "normal_data trains a detector and nothing else; leave out `encoders` and `detector: null`"
+            )
         return self
 
     @model_validator(mode="after")

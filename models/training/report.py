@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models.data.runs import UNLABELLED, Run
 from models.diagnoser import Diagnoser
 from models.evaluation.clustering import partition_scores
 from models.evaluation.plots import draw_confusion, draw_learning_curve, draw_roc
-from models.evaluation.scoring import NO_EVIDENCE, Scores, fusion_scores, scores_by_modality
+from models.evaluation.scoring import NO_EVIDENCE, UNKNOWN, Scores, fusion_scores, scores_by_modality
 from models.fusion.learned import LearnedFusion
 from models.training.fitting.evidence import Evidence
+from models.training.fitting.unknown import with_unknown
 from models.training.loop import EpochRecord
 from pipeline.arrays import Bools, Floats, Ints
-from pipeline.config.classes import labelled_classes
+from pipeline.config.classes import NO_CLASS, labelled_classes
+from pipeline.config.classes import UNKNOWN as UNKNOWN_NAME
 from pipeline.files.atomic_file import write_text
 
 
@@ -30,22 +34,37 @@ class ScoredPart(NamedTuple):
     fused: Floats  # (N, C) the fusion's answers
     scores: Scores
     """By source, subset and system."""
+    unknown: int = NO_CLASS
+    """The place of the class `unknown`, if the network has it."""
 
 
 def score_part(
-    network: Diagnoser, evidence: Evidence, runs: Sequence[Run], faults: Sequence[str], hard: Sequence[str]
+    network: Diagnoser,
+    evidence: Evidence,
+    runs: Sequence[Run],
+    faults: Sequence[str],
+    hard: Sequence[str],
+    novelty: Tensor | None = None,
 ) -> ScoredPart:
     """Scores by source and subset; `faults` are the classes that labels have.
 
-    A learned fusion is scored as `fusion`, and the late fusion beside it as `late`.
+    A learned fusion is scored as `fusion`, and the late fusion beside it as `late`. A network that calls faults unknown
+    does so in `fusion` alone, for which it needs the novelty (N,).
     """
     fused = evidence.fused(network.fusion)
+    unknown = NO_CLASS
+    if network.unknown is not None and novelty is not None:
+        unknown = network.config.classes
+        own = torch.nn.functional.pad(fused.modality_probabilities, (0, 1))
+        fused = fused._replace(probabilities=with_unknown(network, evidence, novelty), modality_probabilities=own)
     present = evidence.present.numpy()
     answers: dict[str, Ints] = {
         name: np.where(present[row], fused.modality_probabilities[row].argmax(dim=1).numpy(), NO_EVIDENCE)
         for row, name in enumerate(network.modalities)
     }
-    answers["fusion"] = np.where(present.any(axis=0), fused.probabilities.argmax(dim=1).numpy(), NO_EVIDENCE)
+    fused_answers = fused.probabilities.argmax(dim=1).numpy()
+    fused_answers = np.where(fused_answers == unknown, UNKNOWN, fused_answers)
+    answers["fusion"] = np.where(present.any(axis=0), fused_answers, NO_EVIDENCE)
     if isinstance(network.fusion, LearnedFusion):
         late = evidence.fused(network.fusion.late).probabilities
         answers["late"] = np.where(present.any(axis=0), late.argmax(dim=1).numpy(), NO_EVIDENCE)
@@ -62,8 +81,9 @@ def score_part(
             network.modalities,
             evidence.labels[rows],
             faults=len(faults),
+            unknown=unknown,
         )
-    return ScoredPart(evidence, fused.probabilities.numpy(), scores)
+    return ScoredPart(evidence, fused.probabilities.numpy(), scores, unknown)
 
 
 def sliced_scores(
@@ -123,14 +143,18 @@ def draw_all(
     labelled = scored.evidence.labels >= 0
     truth: Ints = scored.evidence.labels[labelled]
     fused = scored.fused[labelled]
-    named = labelled_classes(fused.argmax(axis=1), len(faults))
+    named = labelled_classes(fused.argmax(axis=1), len(faults), scored.unknown)
+    classes = tuple(faults)
+    if scored.unknown != NO_CLASS:
+        classes, fused = (*faults, UNKNOWN_NAME), fused[:, : scored.unknown]
+        named = np.where(named == scored.unknown, len(faults), named)
     # Labels do not say `recovering`, so what a model gives to it counts as normal.
     fused = np.concatenate(
         [fused[:, :1] + fused[:, len(faults) :].sum(axis=1, keepdims=True), fused[:, 1 : len(faults)]], 1
     )
     paths = [folder / "confusion_matrix.png", folder / "roc.png"]
     title = f"fused diagnosis, {part} runs"
-    draw_confusion(truth, named, faults, title, paths[0])
+    draw_confusion(truth, named, classes, title, paths[0])
     draw_roc(truth, fused, faults, title, paths[1])
     # A late fusion of another model's encoders is fitted without any stage.
     if history:

@@ -34,6 +34,7 @@ from models.training.fitting.false_alarms import (
     fault_free_folds,
     fit_fused_margins,
 )
+from models.training.fitting.unknown import UnknownReport, fit_unknown, novelty_of
 from models.training.loop import EpochRecord, OnProgress, Stage, StageConfig, run_stage
 from models.training.prepare import Part, PreparedData, prepare, provenance, require_same_split
 from models.training.report import ScoredPart, draw_all, score_part, write_scores
@@ -41,7 +42,7 @@ from models.training.stages.checkpoints import LATER, OF_DETECTOR, OF_TEXTS, WIT
 from models.training.stages.detector import DetectorReport, DetectorStage, train_detector, wanted_detector
 from models.training.stages.fusion import FusionStage, JointStage
 from models.training.stages.texts import TextStage, WordStage
-from pipeline.config.classes import RECOVERING
+from pipeline.config.classes import RECOVERING, UNKNOWN
 from pipeline.errors import DataError
 from pipeline.extras import require_modules
 from pipeline.mapping.schemas import Schemas
@@ -114,6 +115,8 @@ class Calibration:
     limits false alarms."""
     validation: Evidence
     """Of the calibrated network."""
+    unknown: UnknownReport | None = None
+    """None of a network that calls no fault unknown."""
 
 
 def train(
@@ -222,6 +225,7 @@ def train_fusion(training: Training) -> None:
 def calibrate(training: Training) -> Calibration:
     """Fit the late fusion and the network's temperature, or false-alarm margins, on validation frames."""
     config, data, network = training.config, training.data, training.network
+    share = None if data.normal_only else config.false_alarms
     # The weights are rounded first, as they will be stored.
     network.eval()
     round_weights(network, config.storage)
@@ -229,19 +233,19 @@ def calibrate(training: Training) -> Calibration:
     labelled = for_calibration(evidence, data)
     margins: dict[str, dict[str, float]] = {}
     folds: list[Evidence] = []
-    if config.false_alarms is not None:
+    if share is not None:
         pool = data.drawn_pools.unseen if data.drawn_pools else None
         folds = fault_free_folds(
             network, data.split.validation, pool, config.events, hold_limit=data.hold_limit, seed=config.seed
         )
-    if config.false_alarms is None or isinstance(network.fusion, LearnedFusion):
+    if share is None or isinstance(network.fusion, LearnedFusion):
         late, rule_scores = choose_rule(config.late_rule, labelled, data.class_prior, seed=config.seed)
         if isinstance(network.fusion, LearnedFusion):
             calibrate_network(network.fusion, late, labelled)
         else:
             network.fusion = late
-        if config.false_alarms is not None and isinstance(network.fusion, LearnedFusion):
-            fused = fit_fused_margins(network.fusion, folds, config.false_alarms, len(data.faults))
+        if share is not None and isinstance(network.fusion, LearnedFusion):
+            fused = fit_fused_margins(network.fusion, folds, share, len(data.faults))
             margins = {FUSED: dict(zip(data.classes, fused.tolist(), strict=True))}
             with torch.no_grad():
                 network.fusion.network.subtract(fused)
@@ -251,7 +255,7 @@ def calibrate(training: Training) -> Calibration:
             labelled,
             data.class_prior,
             folds,
-            config.false_alarms,
+            share,
             seed=config.seed,
             faults=len(data.faults),
         )
@@ -261,19 +265,24 @@ def calibrate(training: Training) -> Calibration:
         apply_margins(network, fitted)
         evidence = part_evidence(network, data, "validation")
     network.config = network.config.model_copy(update={"fusion": network.fusion.config})
-    return Calibration(late, rule_scores, margins, evidence)
+    unknown = fit_unknown(network, data, evidence, config.unknown)
+    return Calibration(late, rule_scores, margins, evidence, unknown)
 
 
 def score(training: Training, calibration: Calibration) -> dict[Part, ScoredPart]:
-    """Scores of the validation part and, if wanted, of the test part."""
+    """Scores of the validation part and, if wanted, of the test part; none of normal data alone."""
     config, data, network = training.config, training.data, training.network
     parts: dict[Part, ScoredPart] = {}
+    if data.normal_only:
+        # A model that always says normal would score perfectly on them.
+        return parts
     wanted: tuple[Part, ...] = ("validation", "test") if config.score_test else ("validation",)
     for part in wanted:
         runs = data.runs(part)
         if runs:
             evidence = calibration.validation if part == "validation" else part_evidence(network, data, part)
-            parts[part] = score_part(network, evidence, runs, data.faults, config.hard_faults)
+            novelty = None if network.unknown is None else novelty_of(network, runs, data.hold_limit)
+            parts[part] = score_part(network, evidence, runs, data.faults, config.hard_faults, novelty)
     return parts
 
 
@@ -293,10 +302,11 @@ def write(training: Training, calibration: Calibration, parts: dict[Part, Scored
         recovering=data.recoveries is not None,
     )
     scores: Scores = {part: scored.scores for part, scored in parts.items()}
+    written = scores | ({"detector": _detector_record(training.detector)} if training.detector else {})
     rule, rule_scores = calibration.late.config.rule, calibration.rule_scores
     files = [
         path,
-        *write_scores(config.output, training.history, scores, rule_scores, config.fusion.kind, rule, model_hash),
+        *write_scores(config.output, training.history, written, rule_scores, config.fusion.kind, rule, model_hash),
     ]
     if config.plots and parts:
         last = list(parts)[-1]
@@ -327,10 +337,10 @@ def _with_encoders(config: TrainConfig, path: Path, data: PreparedData) -> Diagn
             f"{str(model.header.recovering).lower()}`, or name another model"
         )
     require_same_split(model, config, data)
-    described = model.header.network.model_copy(update={"fusion": config.fusion})
+    described = model.header.network.model_copy(update={"fusion": config.fusion, "unknown": None})
     network = _seeded(described, model.tokenizer, config.seed)
     trained = build_network(model).state_dict()
-    taken = {key: value for key, value in trained.items() if not key.startswith("fusion.")}
+    taken = {key: value for key, value in trained.items() if not key.startswith(("fusion.", "unknown."))}
     network.load_state_dict(network.state_dict() | taken)
     if (margins := model.header.training.get("caution")) and FUSED not in margins:
         applied = [[margins[modality][fault] for fault in data.classes] for modality in network.modalities]
@@ -366,6 +376,7 @@ def _training_record(training: Training, calibration: Calibration, parts: dict[P
         "scores": {part: fused(scored.scores) for part, scored in parts.items()},
         "caution": calibration.margins,
         **({"experts": experts, "hidden_faults": hidden} if experts else {}),
+        **({} if calibration.unknown is None else {UNKNOWN: calibration.unknown.as_dict()}),
         **({"detector": _detector_record(training.detector)} if training.detector else {}),
         **({"plan": training.budget.plan} if training.budget.plan else {}),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.evaluation.unknown_episodes import Episode, group_episodes, unknown_episodes
@@ -98,6 +98,7 @@ EPISODES = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(EPISODES, st.randoms(use_true_random=False))
 def test_groups_hold_each_episode_once_whatever_the_order(episodes: list[Episode], rng: random.Random) -> None:
     groups = group_episodes(episodes)

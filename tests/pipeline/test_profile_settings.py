@@ -87,7 +87,7 @@ def test_settings_in_ms_count_milliseconds_unless_they_have_a_unit(
         ("frame_period: 10s", "frame_period: soon", "frame_period"),
         ("frame_period: 10s", "frame_period: 0s", "frame_period"),
         ("[normal, leak, jam]", "[leak, normal]", "first fault"),
-        ("[normal, leak, jam]", "[normal]", r"at least one fault, such as \[normal, failing\]"),
+        ("[normal, leak, jam]", "[]", r"and the faults if there are any, as \[normal, failing\]"),
         ("frame_period: 10s", "frame_perod: 10s", "machine_types.0.frame_perod: .* did you mean frame_period"),
         ("plant: ", "plnt: ", "plnt: there is no such key; did you mean plant"),
         ("{name: load}", "{name: flow}", "more than once: flow"),

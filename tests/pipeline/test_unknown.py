@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.cli.views.live_view import LiveView
@@ -132,6 +132,7 @@ def test_a_plant_whose_own_fault_is_called_unknown_has_no_model_with_the_class()
 FAULTS = st.lists(st.sampled_from(["normal", "leak", "jam", "recovering", "unknown"]), min_size=1, unique=True)
 
 
+@settings(deadline=None)
 @given(FAULTS, st.booleans(), st.booleans())
 def test_classes_fit_the_faults_that_they_were_made_for(faults: list[str], recovering: bool, unknown: bool) -> None:
     classes = model_classes(faults, recovering=recovering, unknown=unknown)

@@ -13,6 +13,7 @@ from models.configs.fusion import FusionChoice, FusionConfig, Rule
 from models.configs.messages import MessagesConfig
 from models.configs.sensors import SensorConfig, SeqLSTMConfig
 from models.configs.text import TextConfig
+from models.configs.unknown import UnknownConfig
 from models.diagnoser import Diagnoser
 from models.encoders.experts.detector import Detector
 from models.encoders.experts.pool import PooledExperts
@@ -20,6 +21,7 @@ from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import Tokenizer
 from models.evaluation.torch_reference import TorchRunner
 from models.fusion.learned import LearnedFusion
+from models.fusion.unknown import UnknownFaults
 from models.network_file import compile_network
 from models.stepping.runner import CompiledRunner
 from pipeline.frames import Frames, StepResult, StepRunner
@@ -50,6 +52,7 @@ def made(
     fusion: FusionChoice | None = None,
     messages: tuple[str, ...] = (),
     detector: DetectorConfig | None = None,
+    unknown: UnknownConfig | None = None,
 ) -> Diagnoser:
     """An untrained network whose scaling and fusion are drawn, and sure enough of itself to make errors count."""
     text = (
@@ -65,6 +68,7 @@ def made(
         text_ttl_frames=20,
         messages=MessagesConfig(messages=messages, windows=(3, 11), longest_age=40) if messages else None,
         detector=detector,
+        unknown=unknown,
         fusion=fusion or FusionConfig(rule=rule),
     )
     with torch.random.fork_rng(devices=[]):
@@ -83,6 +87,8 @@ def made(
             network.messages.scale.uniform_(0.5, 2)
         if network.detector is not None:
             draw_detector(network.detector)
+        if network.unknown is not None:
+            draw_unknown(network.unknown)
         late = network.fusion
         if isinstance(late, LearnedFusion):
             with torch.no_grad():
@@ -115,6 +121,13 @@ def draw_detector(detector: Detector) -> None:
     detector.quiet.fill_(0.9)
     detector.backing.zero_()
     detector.backing[1:] = 2.0
+
+
+def draw_unknown(unknown: UnknownFaults) -> None:
+    """Numbers as of a fitted model, by which some frames are far from every class and others near."""
+    unknown.root.add_(torch.randn(unknown.root.shape) * 0.1)
+    unknown.centres.normal_()
+    unknown.limit.fill_(0.7 * unknown.config.features**0.5)
 
 
 EXTRAS = ("novelty", "deviations", "candidates", "remaining")

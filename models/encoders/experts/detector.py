@@ -39,20 +39,20 @@ class Detector(nn.Module):
     """Forecasts the next frame, and watches running statistics of what the forecast misses.
 
     r = x - forecast for the readings measured in their own frame, z = W r with a symmetric W, so that z_k is still
-    about variable k, and |z_k| is cut at the root of `largest_square`. For each span h a mean m += (z - m) / h and a mean of
-    squares s += (z^2 - s) / h; what was not measured leaves its own as they are. A block f is the means of a span, or
-    log(s + 0.02) of a span. Its distance is |A (f - f0)|^2 with a symmetric A, fitted to the normal state; the novelty
-    is the largest distance / limit over the blocks.
+    about variable k, and |z_k| is cut at the root of `largest_square`. For each span h a mean m += (z - m) / h and a
+    mean of squares s += (z^2 - s) / h; what was not measured leaves its own as they are. A block f is the means of a
+    span, or log(s + 0.02) of a span. Its distance is |A (f - f0)|^2 with a symmetric A, fitted to the normal state; the
+    novelty is the largest distance / limit over the blocks.
 
     **Backing.** The logit of every visible fault gets weight * g while the detector is armed, with
     g = max(0, log(novelty / level)). The level is the normal median where false-alarm margins make room for what g adds
-    to normal frames; else it is the limit, above which hardly any of them are. So the detector may so start an alarm
-    that the classifier would raise later. As soon
-    as the classifier by itself - its logits with the false-alarm margin, without g - has a visible fault in front, it
-    takes over: it holds the fault and lets go of it alone, and the detector is armed again once the novelty has been
-    below its quiet level for `quiet_frames`. Margins are therefore subtracted before: what they hold back does not take
-    over. While margins are fitted on fault-free frames the detector counts as armed throughout (`armed=True`), the most
-    that it can add whatever the margins will be, so that they suffice.
+    to normal frames; else it is the limit, above which hardly any of them are. So the detector may start an alarm that
+    the classifier would raise later. As soon as the classifier by itself - its logits with the false-alarm margin,
+    without g - has a visible fault in front, it takes over: it holds the fault and lets go of it alone, and the
+    detector is armed again once the novelty has been below its quiet level for `quiet_frames`. Margins are therefore
+    subtracted before: what they hold back does not take over. While margins are fitted on fault-free frames the
+    detector counts as armed throughout (`armed=True`), the most that it can add whatever the margins will be, so that
+    they suffice.
     """
 
     def __init__(self, config: DetectorConfig, *, variables: int, classes: int) -> None:

@@ -9,7 +9,7 @@ from models.model_file import read_model
 from models.training.config import TrainConfig
 from models.training.prepare import PreparedData
 
-WITHOUT_EFFECT: Final = frozenset({"budget_ms", "output", "name", "plots", "score_test", "hard_faults"})
+WITHOUT_EFFECT: Final = frozenset({"budget_ms", "output", "name", "plots", "score_test", "hard_faults", "unknown"})
 """Settings that change no weight."""
 LATER: Final = WITHOUT_EFFECT | {
     "rule",

@@ -129,6 +129,8 @@ class DetectorReport(NamedTuple):
 
 def wanted_detector(config: TrainConfig, data: PreparedData) -> DetectorConfig | None:
     """The detector's configuration, or None where there are too few normal frames for one that nobody asked for."""
+    if config.detector is None and data.normal_only:
+        raise DataError("there are only normal frames, from which a detector can learn; leave out `detector: null`")
     if config.detector is None:
         return None
     frames = {part: sum(map(len, normal_runs(getattr(data.split, part)))) for part in ("train", "validation")}
