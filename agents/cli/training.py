@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -100,11 +100,10 @@ def train(
 
     settings = load_settings(broker=topics)
     limit_threads(settings.threads)
-    if (topics is not None or (source is not None and source.suffix == ".parquet")) and (model, epochs) != (None, None):
-        raise SettingsError("--model and --epochs are for a YAML of a training; write one, or leave them out")
     if topics is not None:
+        given = {"--model": model, "--epochs": epochs}
         span = _span(since, until)
-        source = _recorded(settings, source, profile, out, span, labels_from, resume=resume, force=force)
+        source = _recorded(settings, source, profile, out, span, labels_from, given, resume=resume, force=force)
     elif (since, until, labels_from) != (None, None, None):
         raise SettingsError("--since, --until and --labels-from are for --from; leave them out, or name topics")
     if source is None:
@@ -114,6 +113,7 @@ def train(
     if source.suffix == ".parquet":
         if profile is None or out is None:
             raise SettingsError(f"--profile and --out are needed to train from recording {source}; name both")
+        _require_absent({"--model": model, "--epochs": epochs})
         # What is normal of a machine, its own earlier frames say best.
         only_normal = {"normal_data": True, "split": "time"} if normal else {}
         chosen = config_of_recordings((source,), profile, out, budget=budget or _BUDGET, seed=seed, **only_normal)
@@ -138,14 +138,25 @@ def train(
         report = run_training(
             chosen, on_progress=progress, on_data=show_data, resume=resume, schemas=schema_registry(settings)
         )
+    _show_report(report, prepared[0], console)
+    if compare and report.scores:
+        _compare(chosen, prepared[0], report, console)
+
+
+def _show_report(report: TrainReport, data: PreparedData, console: Console) -> None:
+    """What was written, and what the model consists of."""
     for path in report.files:
         say(path)
     if report.experts:
         _show_experts(report, console)
     if report.detector is not None:
-        _show_detector(report.detector, prepared[0], console)
-    if compare and report.scores:
-        _compare(chosen, prepared[0], report, console)
+        _show_detector(report.detector, data, console)
+
+
+def _require_absent(given: Mapping[str, object]) -> None:
+    """Raise SettingsError if options are given that only a configuration can use."""
+    if any(value is not None for value in given.values()):
+        raise SettingsError(f"{' and '.join(given)} are for a YAML of a training; write one, or leave them out")
 
 
 def _span(since: str | None, until: str | None) -> Span:
@@ -163,6 +174,7 @@ def _recorded(
     out: Path | None,
     span: Span,
     labels_from: str | None,
+    given: Mapping[str, object],
     *,
     resume: bool,
     force: bool,
@@ -172,6 +184,7 @@ def _recorded(
         raise SettingsError(f"{source} and --from {settings.broker} are two sources of data; name one")
     if profile is None or out is None:
         raise SettingsError("--profile and --out are needed to train from topics; name both")
+    _require_absent(given)
     recording = out / RECORDING
     if resume and recording.exists():
         say(f"continuing with {recording}; --force records the topics again", err=True)

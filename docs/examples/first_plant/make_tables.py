@@ -33,16 +33,15 @@ def plan(periods: int, rng: np.random.Generator) -> tuple[list[str], np.ndarray]
     return conditions, severity
 
 
-def found(machine: str, conditions: list[str]) -> list[tuple[str, int, int, str]]:
-    """What technicians write down: machine, start and end in milliseconds, and the fault."""
-    labels, first = [], 0
-    for fault, periods in groupby(conditions):
-        end = first + sum(1 for _ in periods)
-        if fault != "normal":
-            start_ms, end_ms = (int(START.timestamp() + PERIOD_SECONDS * period) * 1000 for period in (first, end))
-            labels.append((machine, start_ms, end_ms, fault))
-        first = end
-    return labels
+def found(machine: str, conditions: list[str]) -> list[tuple[str, str, str]]:
+    """What technicians write down: the machine, since when, and the fault; nothing where it was over."""
+    rows, first = [], 0
+    for condition, periods in groupby(conditions):
+        time = START + timedelta(seconds=PERIOD_SECONDS * first)
+        if first or condition != "normal":
+            rows.append((machine, time.isoformat(), "" if condition == "normal" else condition))
+        first += sum(1 for _ in periods)
+    return rows
 
 
 def main() -> None:
@@ -57,7 +56,7 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     periods = int(options.hours * 3600 / PERIOD_SECONDS)
     options.out.mkdir(parents=True, exist_ok=True)
-    labels: list[tuple[str, int, int, str]] = []
+    labels: list[tuple[str, str, str]] = []
     with (
         (options.out / "process.csv").open("w", newline="", encoding="utf-8") as process_file,
         (options.out / "vibration.csv").open("w", newline="", encoding="utf-8") as vibration_file,
@@ -80,7 +79,7 @@ def main() -> None:
                     vibration.writerow([time.isoformat(), machine, f"{rms:.3f}"])
     if options.labels:
         with (options.out / "labels.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("machine", "start", "end", "fault"), *labels])
+            csv.writer(file).writerows([("machine", "time", "fault"), *labels])
 
 
 if __name__ == "__main__":
