@@ -33,13 +33,13 @@ def plan(periods: int, rng: np.random.Generator) -> tuple[list[str], np.ndarray]
     return conditions, severity
 
 
-def found(machine: str, conditions: list[str]) -> list[tuple[str, str, str]]:
-    """What technicians write down: the machine, since when, and the fault; nothing where it was over."""
+def found(machine: str, conditions: list[str]) -> list[tuple[str, int, str]]:
+    """What technicians write down: the machine, since when (in milliseconds), and the fault; none where it was over."""
     rows, first = [], 0
     for condition, periods in groupby(conditions):
         time = START + timedelta(seconds=PERIOD_SECONDS * first)
         if first or condition != "normal":
-            rows.append((machine, time.isoformat(), "" if condition == "normal" else condition))
+            rows.append((machine, round(time.timestamp() * 1000), "" if condition == "normal" else condition))
         first += sum(1 for _ in periods)
     return rows
 
@@ -56,7 +56,7 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     periods = int(options.hours * 3600 / PERIOD_SECONDS)
     options.out.mkdir(parents=True, exist_ok=True)
-    labels: list[tuple[str, str, str]] = []
+    labels: list[tuple[str, int, str]] = []
     with (
         (options.out / "process.csv").open("w", newline="", encoding="utf-8") as process_file,
         (options.out / "vibration.csv").open("w", newline="", encoding="utf-8") as vibration_file,
