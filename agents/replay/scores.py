@@ -74,13 +74,13 @@ class ScoreBook:
         return len({machine for machine, _ in self._predicted})
 
     def trained(self) -> dict[str, Any] | None:
-        """Which of the machines the model's training has seen, and how many of the frames; None if none of them."""
+        """Which of the machines the model's training has seen, and how many of the frames; None if none of these."""
         machines = sorted({machine for machine, _ in self._predicted} & self._trained.keys())
         if not machines:
             return None
         keys = self._counting()
         seen = sum(self._is_seen(*key) for key in keys)
-        return {"machines": machines, "frames": seen, "frames_scored": len(keys)}
+        return {"machines": machines, "frames": seen, "frames_scored": len(keys)} if seen else None
 
     def _counting(self) -> list[tuple[str, int]]:
         """The frames that count, in order."""
