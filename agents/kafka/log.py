@@ -84,16 +84,14 @@ class KafkaLog:
         self._ends: dict[Any, int] = consumer.end_offsets(partitions)
         self._begins: dict[Any, int] = consumer.beginning_offsets(partitions)
 
-    def limit(self, topics: Iterable[str], since_ms: int | None, until_ms: int | None) -> None:
-        """From now on read of these topics only what came from one time stamp on and until before another.
+    def begin_at(self, topics: Iterable[str], since_ms: int) -> None:
+        """From now on read these topics from the first record of each partition that has so new a time stamp.
 
-        Kafka finds the first record of a partition that is so new; records behind it may have older time stamps.
+        Records behind it may be older. It may itself be what ends a transaction, with the broker's time, so records
+        before it are older, but it is not always the first record of that time.
         """
         places = [place for topic in topics for place in self._of(topic)]
-        if since_ms is not None:
-            self._begins |= self._first_since(places, since_ms)
-        if until_ms is not None:
-            self._ends |= self._first_since(places, until_ms)
+        self._begins |= self._first_since(places, since_ms)
 
     def _first_since(self, places: Sequence[Any], time_ms: int) -> dict[Any, int]:
         """Of each partition the first offset with so new a time stamp, or where it ends."""

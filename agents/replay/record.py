@@ -47,6 +47,11 @@ class Span:
         since = "" if self.since_ms is None else f" since {shown_time(self.since_ms)}"
         return since if self.until_ms is None else f"{since} until {shown_time(self.until_ms)}"
 
+    def has(self, record: Record) -> bool:
+        """Whether a record is of this time."""
+        is_before = self.since_ms is not None and record.timestamp_ms < self.since_ms
+        return not is_before and (self.until_ms is None or record.timestamp_ms < self.until_ms)
+
     def overlaps(self, label: LabelledSpan) -> bool:
         """Whether a label is about this time."""
         is_before = self.since_ms is not None and label.end_ms <= self.since_ms
@@ -90,15 +95,21 @@ def record_span(
         missing = tuple(topic for topic in optional if not log.partitions(topic))
         data = [topic for topic in (*inputs, CONTROL) if topic not in missing]
         newest = [record.timestamp_ms for topic in profile.sensor_topics for record in log.last(topic, 1)]
-        log.limit(data, span.since_ms, span.until_ms)
-        if not log.size(profile.sensor_topics):
-            raise RecordingError(_nothing_came(profile, span, newest))
+        if span.since_ms is not None:
+            log.begin_at(data, span.since_ms)
         labels = _Labels(span)
         if LABELS not in missing:
             labels.read(log.merged(labels_topic))
         with new_recording(out) as writer:
             writer.write(labels.taken)
-            writer.write(_counted(log.merged(*data), log.size(data), on_progress))
+            sensors = frozenset(profile.sensor_topics)
+            readings = 0
+            for record in _counted(log.merged(*data), log.size(data), on_progress):
+                if span.has(record):
+                    writer.write([record])
+                    readings += record.topic in sensors
+            if not readings:
+                raise RecordingError(_nothing_came(profile, span, newest))
     return SpanRecorded(writer.count, len(labels.taken), labels.others, labels.unreadable, missing)
 
 

@@ -47,7 +47,7 @@ from pipeline.wire.records import Record
 
 Part = Literal["validation", "test"]
 PARTS = ("train", "validation", "test")
-_SHOW_EVERY = 10_000
+_SHOW_EVERY = 20_000
 """Records between two signs of progress."""
 
 RunTexts = list[tuple[PlacedText, ...]]
@@ -180,10 +180,11 @@ def prepare(
 
 
 def _shown(path: Path, on_progress: OnProgress | None) -> Iterator[Record]:
-    """The records of a recording, and how far it is read."""
-    if on_progress is None:
+    """The records of a recording, and how far it is read if it has many."""
+    total = count_records(path)
+    if on_progress is None or total < _SHOW_EVERY:
         return read_recording(path)
-    return _counted(path, count_records(path), on_progress)
+    return _counted(path, total, on_progress)
 
 
 def _counted(path: Path, total: int, on_progress: OnProgress) -> Iterator[Record]:

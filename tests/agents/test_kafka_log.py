@@ -47,14 +47,14 @@ def test_who_follows_reads_what_came_after_the_log_was_opened() -> None:
     assert [record.timestamp_ms for record in followed] == [10, 20, 30, 40, 50]
 
 
-def test_a_log_can_be_limited_to_a_span_of_time() -> None:
-    log = opened(Consumer(stamped({ONE: [10, 30, 20, 50, 70], TWO: [40, 60]})))
-    log.limit(["sensors"], 25, 70)
+def test_a_log_can_begin_at_a_time() -> None:
+    log = opened(Consumer(stamped({ONE: [10, 30, 20, 50], TWO: [40, 60]})))
+    log.begin_at(["sensors"], 25)
     assert log.size(["sensors"]) == 3
-    # A record behind the first one of the span may be older.
+    # A record behind the first one of that time may be older.
     assert [record.timestamp_ms for record in log.records("sensors")] == [30, 20, 50]
     assert [record.timestamp_ms for record in log.merged("sensors", "events")] == [30, 20, 40, 50, 60]
-    log.limit(["events"], 61, None)
+    log.begin_at(["events"], 61)
     assert (log.size(["events"]), list(log.records("events"))) == (0, [])
 
 
