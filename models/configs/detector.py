@@ -21,9 +21,9 @@ class DetectorConfig(BaseModel):
     """Width of the LSTM that forecasts the next frame."""
     clip: float = Field(default=6.0, gt=0, le=1e3)
     """Readings further than this many standard deviations from the normal state count as this far."""
-    mean_spans: Spans = (3.0, 30.0)
+    mean_spans: Spans = (3.0,)
     """Frames over which whitened residuals are averaged, one block each; a mean moves by 1 / span towards each."""
-    square_spans: Spans = (15.0, 30.0)
+    square_spans: Spans = (30.0,)
     """Frames over which their squares are averaged, one block each."""
     largest_square: float = Field(default=16.0, gt=0, le=1e6)
     """A square above this counts as this, so that one wild value is forgotten soon."""

@@ -73,12 +73,14 @@ def require_classes(counts: Counts) -> None:
     shown = "; ".join(f"{part}: {count}" for part, count in counts.items())
     if not any(count.frames > count.unlabelled for count in counts.values()):
         raise DataError(
-            f"no frame has a label, so there is nothing to learn; label faults, or the normal state too ({shown})"
+            f"no frame has a label, so there is nothing to learn; label faults, or the normal state too; or, if all "
+            f"of them are normal, train a detector on them with `normal_data: true` or --normal ({shown})"
         )
     if not any(count.faulty_episodes for count in counts.values()):
         raise DataError(
             "there are only normal frames, and a model learns a fault from examples; label faults, and check that "
-            f"their machines and times are those of the readings ({shown})"
+            "their machines and times are those of the readings; or train a detector of what is not normal, with "
+            f"`normal_data: true` or --normal ({shown})"
         )
     for part, count in counts.items():
         normal = next(iter(count.classes))

@@ -148,3 +148,23 @@ def test_a_training_that_cannot_be_is_one_line_with_all_counts(tmp_path: Path) -
 def test_a_profile_is_looked_for_beside_its_configuration(tmp_path: Path) -> None:
     (tmp_path / "training.yaml").write_text(TRAINING, encoding="utf-8")
     assert_one_line(faultline("train", tmp_path / "training.yaml"), f"profile {tmp_path / 'tiny.yaml'}: No such file")
+
+
+@pytest.mark.slow
+def test_a_recording_of_normal_data_trains_a_detector_and_promises_nothing(tmp_path: Path) -> None:
+    Site(tmp_path).record(1, 4_000, [])
+    command = ("train", tmp_path / "data.parquet", "--profile", tmp_path / "tiny.yaml", "--out", tmp_path / "model")
+    done = faultline(*command, "--normal", "--budget", "20s")
+    assert done.returncode == 0, done.stderr
+    assert "1.000" not in done.stdout and "macro" not in done.stdout + done.stderr
+    assert "normal frames above the detector's alarm limit, which is set for 0.050% of them" in done.stderr
+    assert "nothing says how many faults the detector finds" in done.stderr
+    header = read_model(tmp_path / "model" / "pump.faultline").header
+    assert header.network.sensors.kind == "no_classifier" and header.training["detector"]["test_normal"]["frames"] > 100
+    files = ("--profile", tmp_path / "tiny.yaml", "--model", tmp_path / "model" / "pump.faultline")
+    assert faultline("replay", tmp_path / "data.parquet", *files).returncode == 0
+
+
+def test_normal_is_said_of_recordings_alone(tmp_path: Path) -> None:
+    (tmp_path / "training.yaml").write_text(TRAINING, encoding="utf-8")
+    assert_one_line(faultline("train", tmp_path / "training.yaml", "--normal"), "write `normal_data: true` into")

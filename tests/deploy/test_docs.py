@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel
 
 from agents.replay.tables.description import Conversion, Labels, Readings, Texts
+from models.configs.detector import DetectorConfig
 from models.data.augment import AugmentConfig
 from models.data.messages import MessagesChoice
 from models.data.recovery import RecoveryRule
@@ -132,6 +133,7 @@ def documented(*pages: str) -> set[str]:
         (Texts, ("tables.md",)),
         (Labels, ("tables.md",)),
         (TrainConfig, ("training.md",)),
+        (DetectorConfig, ("training.md",)),
         (SplitConfig, ("training.md",)),
         (RunFiles, ("training.md",)),
         (StageConfig, ("training.md",)),

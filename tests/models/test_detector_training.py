@@ -33,7 +33,7 @@ from pipeline.errors import DataError
 from tests.support.models_tiny import PROFILE
 
 NORMAL_PROFILE = PROFILE.replace("[normal, leak, jam]", "[normal]")
-RUNS, FRAMES, ONSET = 24, 220, 160
+RUNS, FRAMES, ONSET = 32, 220, 160
 TINY = DetectorConfig(hidden=8, mean_spans=(3.0,), square_spans=(10.0,))
 
 
@@ -144,7 +144,7 @@ def test_faults_are_novel_and_normal_frames_are_not(trained: tuple[TrainConfig, 
 def test_missing_readings_are_no_novelty(trained: tuple[TrainConfig, TrainReport]) -> None:
     network, rng = network_of(trained[1]), np.random.default_rng(78)
     values, _ = readings(rng, 0)
-    for lost in ([2], [0, 3]):
+    for lost in ([2], [3], [2, 3]):
         partial = values.copy()
         partial[60:, lost] = np.nan
         assert (novelty(network, partial) > 1).mean() < 0.1
@@ -179,7 +179,7 @@ def test_a_training_without_a_detector_is_what_it_was(plant: Path, tmp_path: Pat
 
 
 def test_an_interrupted_training_goes_on_with_the_same_result(plant: Path, tmp_path: Path) -> None:
-    quick = {"sensor_stage": StageConfig(epochs=1)}
+    quick: dict[str, Any] = {"sensor_stage": StageConfig(epochs=1)}
     whole = train(config(plant, tmp_path / "a", **quick))
     stopped = config(plant, tmp_path / "b", **quick)
 
@@ -193,7 +193,7 @@ def test_an_interrupted_training_goes_on_with_the_same_result(plant: Path, tmp_p
 
 
 def test_checkpoints_of_encoders_serve_with_and_without_a_detector(plant: Path, tmp_path: Path) -> None:
-    quick = {"sensor_stage": StageConfig(epochs=1)}
+    quick: dict[str, Any] = {"sensor_stage": StageConfig(epochs=1)}
     train(config(plant, tmp_path, detector=None, **quick))
     stages = []
     train(

@@ -117,7 +117,6 @@ def draw_detector(detector: Detector) -> None:
     detector.centres.normal_(std=0.1)
     detector.shapes.add_(torch.randn(blocks, variables, variables) * 0.1)
     detector.limits.uniform_(4, 8)
-    detector.level.fill_(0.4)
     detector.quiet.fill_(0.9)
     detector.backing.zero_()
     detector.backing[1:] = 2.0

@@ -45,8 +45,8 @@ class Detector(nn.Module):
     novelty is the largest distance / limit over the blocks.
 
     **Backing.** The logit of every visible fault gets weight * g while the detector is armed, with
-    g = max(0, log(novelty / level)). The level is the normal median where false-alarm margins make room for what g adds
-    to normal frames; else it is the limit, above which hardly any of them are. So the detector may start an alarm that
+    g = max(0, log(novelty / quiet level)); of 99 % of the normal frames g is 0, so margins need not grow by it, which
+    would make the classifier lose faults once it is alone. The detector may start an alarm that
     the classifier would raise later. As soon as the classifier by itself - its logits with the false-alarm margin,
     without g - has a visible fault in front, it takes over: it holds the fault and lets go of it alone, and the
     detector is armed again once the novelty has been below its quiet level for `quiet_frames`. Margins are therefore
@@ -65,15 +65,13 @@ class Detector(nn.Module):
         self.register_buffer("centres", torch.zeros(config.blocks, variables))
         self.register_buffer("shapes", torch.eye(variables).repeat(config.blocks, 1, 1))
         self.register_buffer("limits", torch.ones(config.blocks))
-        self.register_buffer("level", torch.ones(()))
         self.register_buffer("quiet", torch.ones(()))
         self.register_buffer("backing", torch.zeros(classes))
         self.whitening: Tensor  # (V, V)
         self.centres: Tensor  # (K, V) mean of each block in the normal state
         self.shapes: Tensor  # (K, V, V) inverse root of its covariance
         self.limits: Tensor  # (K,)
-        self.level: Tensor  # () the novelty above which there is surprise
-        self.quiet: Tensor  # () the novelty below which a machine counts as quiet
+        self.quiet: Tensor  # () the novelty below which a machine counts as quiet, as in 99 % of normal frames
         self.backing: Tensor  # (C,) the weight of g for each visible fault, 0 for other classes
 
     @property
@@ -159,8 +157,8 @@ class Detector(nn.Module):
         return self.detect(blocks), after | means
 
     def surprise(self, novelty: Tensor) -> Tensor:
-        """g = max(0, log(novelty / level))."""
-        return (novelty / self.level).clamp_min(1).log()
+        """g = max(0, log(novelty / quiet))."""
+        return (novelty / self.quiet).clamp_min(1).log()
 
     def back(self, logits: Tensor, novelty: Tensor, state: State, *, armed: bool = False) -> tuple[Tensor, State]:
         """Logits (B, T, C) with what the detector adds, of novelty (B, T), from a state on; `armed`: in every frame."""

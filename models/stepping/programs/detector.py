@@ -90,14 +90,14 @@ def emit_detector(
     where = builder.numbers(limits)
     builder.emit(operations.NOVELTY, ALL, distances, stride, width, blocks, where, found.novelty, found.deviations)
     _emit_forecast(builder, config, entering, variables, h, c, forecast, seen)
-    level, quiet = reader.take(f"{_KEY}.level"), reader.take(f"{_KEY}.quiet")
+    quiet = reader.take(f"{_KEY}.quiet")
     backing = reader.take(f"{_KEY}.backing", classes)
-    if not (level >= _LEAST and quiet >= 0) or (backing < 0).any() or backing[0] != 0:
+    if not quiet >= _LEAST or (backing < 0).any() or backing[0] != 0:
         raise reader.error("has a detector that backs what it cannot")
     if (backing > 0).any():
-        levels, weights = builder.numbers([float(level), float(quiet)]), builder.numbers(backing)
+        level, weights = builder.numbers([float(quiet)]), builder.numbers(backing)
         quiet_frames = config.quiet_frames
-        builder.emit(operations.BACK, ALL, logits, classes, found.novelty, armed, calm, quiet_frames, levels, weights)
+        builder.emit(operations.BACK, ALL, logits, classes, found.novelty, armed, calm, quiet_frames, level, weights)
     return found
 
 

@@ -19,8 +19,11 @@ WEIGHTS: Final = (2.0, 1.0, 3.0, 4.0, 0.0)
 """What is tried, in order of preference: 2 is kept unless another detects more."""
 _MORE = 1e-3
 """By how much another weight has to detect more."""
-_LESS_CORRECT = 5e-4
-"""By how much the share of correct diagnoses may be lower than without backing, which is less than chance moves it."""
+_LESS_CORRECT = 2e-3
+"""By how much the share of correct diagnoses among detections may be lower than without backing: what is gained are the
+first frames of faults, which are told apart less well than later ones."""
+_MORE_FALSE_ALARMS = 5e-4
+"""By how much the share of false alarms may rise where no margins limit it."""
 
 
 class _Judged(NamedTuple):
@@ -38,6 +41,8 @@ class BackingScores(NamedTuple):
     detection: float
     correct: float
     """Share of the detected frames whose fault is named."""
+    false_alarms: float
+    """Share of the normal frames before a fault that name one."""
 
 
 def fit_backing(
@@ -62,8 +67,14 @@ def fit_backing(
     measured = {weight: found for weight, found in scores.items() if found is not None}
     best = WEIGHTS[0]
     if measured:
-        lowest = measured[0.0].correct - _LESS_CORRECT
-        permitted = [weight for weight in WEIGHTS if weight == 0 or measured[weight].correct >= lowest]
+        alone = measured[0.0]
+        permitted = [
+            weight
+            for weight, found in measured.items()
+            if found.correct >= alone.correct - _LESS_CORRECT
+            and found.correct * found.detection >= alone.correct * alone.detection
+            and found.false_alarms <= max(alone.false_alarms + _MORE_FALSE_ALARMS, share or 0.0)
+        ]
         most = max(measured[weight].detection for weight in permitted)
         best = next(weight for weight in permitted if measured[weight].detection >= most - _MORE)
     detector.backing.copy_(best * visible)
@@ -100,11 +111,14 @@ def _scores(
         if not sum(map(len, normal)):
             return None
         threshold = max(float(np.quantile(torch.cat(normal).numpy(), 1 - share)), 0.0)
-    detected = correct = faulty = 0
+    detected = correct = faulty = alarms = normal_frames = 0
     for logits, novelty, run in zip(judged.logits, judged.novelty, judged.runs, strict=True):
         held = logits - threshold * named
         backed, _ = detector.back(held[None], novelty[None], detector.init_state(1))
         labels = torch.from_numpy(run.labels)
+        calm = len(before_first_fault(run))
+        alarms += int((_lead(backed[0], named) > 0)[:calm].sum())
+        normal_frames += calm
         shown = (labels > 0) & named[labels.clamp_min(0)]
         alarm = (_lead(backed[0], named) > 0) & shown
         fault = backed[0].where(named, backed.new_tensor(-torch.inf)).argmax(dim=1)
@@ -113,7 +127,7 @@ def _scores(
         faulty += int(shown.sum())
     if not faulty:
         return None
-    return BackingScores(detected / faulty, correct / max(detected, 1))
+    return BackingScores(detected / faulty, correct / max(detected, 1), alarms / max(normal_frames, 1))
 
 
 def _lead(logits: Tensor, named: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from models.data.runs import Run
 from models.data.scaling import hold
@@ -27,6 +26,9 @@ _LEAST_NOISE = 0.1
 """A statistic moves at least by this share of the variance that white noise would leave."""
 _TAIL = 0.1
 """Share of the normal frames whose distances tell how fast larger ones become rare."""
+_SETTLED_SPANS = 2
+_FEWEST_SETTLED = 20
+"""Frames for each variable."""
 _LEAST_LEVEL = 1e-3
 _QUIET = 0.99
 """Share of the normal frames with a novelty that counts as quiet."""
@@ -54,12 +56,17 @@ def fit_normal_state(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -
     missed, judged = torch.cat(residuals), torch.cat(evidence)
     _, whitening = _whitened(missed.double().numpy(), floor, judged.double().numpy())
     detector.whitening.copy_(torch.from_numpy(whitening))
-    blocks: list[Tensor] = []
+    spans = (*detector.config.mean_spans, *detector.config.square_spans)
+    blocks, frames = [], []
     for missed, judged in zip(residuals, evidence, strict=True):
         found, _ = detector.statistics(missed[None], judged[None], detector.init_state(1))
-        blocks.append(found[0])
-    statistics = torch.cat(blocks).double().numpy()
-    spans = (*detector.config.mean_spans, *detector.config.square_spans)
+        blocks.append(found[0].double().numpy())
+        frames.append(np.arange(len(missed)))
+    statistics, frame = np.concatenate(blocks), np.concatenate(frames)
+    # Statistics that have just begun vary less than they will; they are left out unless hardly any other is there.
+    settled = frame >= _SETTLED_SPANS * max(spans)
+    if settled.sum() >= _FEWEST_SETTLED * detector.variables:
+        statistics = statistics[settled]
     for block, span in enumerate(spans):
         noise = 1 / (2 * span - 1) * (1 if block < len(detector.config.mean_spans) else 2)
         centre, shape = _whitened(statistics[:, block], np.full(detector.variables, _LEAST_NOISE * noise))
@@ -67,10 +74,9 @@ def fit_normal_state(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -
         detector.shapes[block] = torch.from_numpy(shape)
 
 
-def fit_limits(network: Diagnoser, runs: Sequence[Run], hold_limit: int, share: float, *, margins: bool) -> None:
+def fit_limits(network: Diagnoser, runs: Sequence[Run], hold_limit: int, share: float) -> None:
     """Fit the limits so that a `share` of the frames of runs that are normal throughout is above the larger one, and
-    what is surprising and quiet. With `margins` on false alarms, which are fitted later,
-    more than the median is surprising, else more than the limit."""
+    what is quiet."""
     detector = _detector(network)
     rows = []
     for batch, readings in readings_of(network, runs, hold_limit):
@@ -87,8 +93,7 @@ def fit_limits(network: Diagnoser, runs: Sequence[Run], hold_limit: int, share: 
     limits = start + slope * max(_tail_quantile(surprise, share), 0.0)
     detector.limits.copy_(torch.from_numpy(limits))
     novelty = (distances / limits).max(axis=1)
-    detector.level.fill_(max(float(np.median(novelty)), _LEAST_LEVEL) if margins else 1.0)
-    detector.quiet.fill_(float(np.quantile(novelty, _QUIET)))
+    detector.quiet.fill_(max(float(np.quantile(novelty, _QUIET)), _LEAST_LEVEL))
 
 
 def share_above(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -> tuple[int, float]:

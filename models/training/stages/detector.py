@@ -14,6 +14,7 @@ from models.data.runs import Run, before_first_fault
 from models.data.scaling import hold
 from models.diagnoser import Diagnoser
 from models.encoders.experts.detector import Detector
+from models.encoders.experts.no_classifier import NoClassifier
 from models.training.batches import padded
 from models.training.config import TrainConfig
 from models.training.fitting.backing import BackingScores, fit_backing
@@ -163,9 +164,8 @@ def train_detector(
             normal_runs(data.split.validation),
             data.hold_limit,
             share,
-            margins=config.false_alarms is not None,
         )
-        if not data.normal_only:
+        if not isinstance(network.sensors, NoClassifier):
             backing = fit_backing(
                 network, data.split.validation, data.hold_limit, len(data.faults), config.false_alarms
             )

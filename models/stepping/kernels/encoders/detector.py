@@ -121,11 +121,11 @@ def keep_forecast(op: Ints, block: Block, rows: Ints) -> None:
 def back(op: Ints, block: Block, rows: Ints) -> None:
     """Add the detector's surprise to the logits of visible faults while it is armed.
 
-    Operands: logits, classes, novelty, armed and quiet frames in the state, quiet frames that arm, level of surprise
-    and quiet level of the novelty in a row, weights of the classes.
+    Operands: logits, classes, novelty, armed and quiet frames in the state, quiet frames that arm, quiet level
+    of the novelty, weights of the classes.
     """
     logits, classes, novel, armed, calm, enough = op[2], op[3], op[4], op[5], op[6], np.float32(op[7])
-    level, quiet, backing = block.weights[op[8]], block.weights[op[8] + 1], op[9]
+    quiet, backing = block.weights[op[8]], op[9]
     work, states = block.work, block.states
     for row in rows:
         base, state = block.at[row], block.state_at[row]
@@ -143,7 +143,7 @@ def back(op: Ints, block: Block, rows: Ints) -> None:
         if visible > others:
             states[state + armed] = _ZERO
         if states[state + armed] != _ZERO:
-            surprise = splat(first(log(splat(max(x / level, _ONE)))))
+            surprise = splat(first(log(splat(max(x / quiet, _ONE)))))
             for j in range(0, classes, LANES):
                 place = base + logits + j
                 store(work, place, load(work, place) + surprise * load(block.weights, backing + j))
