@@ -87,8 +87,7 @@ class KafkaLog:
     def begin_at(self, topics: Iterable[str], since_ms: int) -> None:
         """From now on read these topics from the first record of each partition that has so new a time stamp.
 
-        Records behind it may be older. It may itself be what ends a transaction, with the broker's time, so records
-        before it are older, but it is not always the first record of that time.
+        Records behind it may be older: producers choose time stamps, and what ends a transaction has the broker's time.
         """
         places = [place for topic in topics for place in self._of(topic)]
         self._begins |= self._first_since(places, since_ms)

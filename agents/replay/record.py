@@ -150,7 +150,8 @@ def _counted(records: Iterable[Record], total: int, on_progress: Callable[[int, 
         if count % _SHOW_EVERY == 0:
             on_progress(count, max(total, count))
         yield record
-    on_progress(count, count)
+    if count:
+        on_progress(count, count)
 
 
 def _nothing_came(profile: PlantProfile, span: Span, newest: Sequence[int]) -> str:

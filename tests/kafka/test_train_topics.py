@@ -18,11 +18,11 @@ from tests.support.kafka_plant import FRAME_MS, KafkaSite, T, readings
 
 pytestmark = pytest.mark.kafka
 MACHINES = ("p1", "p2", "p3", "p4")
-FRAMES = 60
+FRAMES = 600
 
 
 async def _sent(site: KafkaSite) -> list[Record]:
-    """Ten minutes of four machines; of one there are records that were never committed."""
+    """A hundred minutes of four machines; of one there are records that were never committed."""
     records = sorted(
         (record for machine in MACHINES for record in readings(machine, FRAMES)), key=lambda one: one.timestamp_ms
     )
@@ -51,7 +51,7 @@ def test_topics_teach_a_detector_and_take_labels(kafka: str, tmp_path: Path) -> 
     def command(*words: str | Path) -> Finished:
         return faultline(*words, "--profile", profile, env=env | {"COLUMNS": "200"})
 
-    begin, end = T + 40 * FRAME_MS, T + 50 * FRAME_MS
+    begin, end = T + 560 * FRAME_MS, T + 570 * FRAME_MS
     added = command("labels", "add", "--machine", "p1", "--fault", "leak", "--from", str(begin), "--to", str(end))
     assert added.returncode == 0, added.stderr
     assert added.stdout.endswith(f"is written to {site.name('labels')}\n")
