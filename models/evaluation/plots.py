@@ -37,7 +37,7 @@ def draw_learning_curve(history: Sequence[Mapping[str, Any]], path: Path) -> Non
         axes = figure.add_subplot(1, len(stages), column)
         axes.plot(epochs, [record["loss"] for record in records], label="training loss")
         axes.plot(epochs, [record["validation_loss"] for record in records], label="validation loss")
-        if stage != "detector":
+        if "accuracy" in records[0]:
             axes.plot(epochs, [record["score"] for record in records], label="validation macro-F1")
         axes.set(title=stage, xlabel="epoch", ylim=(0, None))
         axes.legend()

@@ -191,8 +191,10 @@ EPISODES: Sequence[Episode] = [(at, at + 6, "leak" if at % 40 else "jam") for at
 def test_a_split_by_time_leaves_a_gap_of_the_models_memory(site: Site) -> None:
     site.record(2, 400, EPISODES)
     assert site.config(split="time").split == site.config(split={"by": "time"}).split
-    chosen = site.config(split="time", chunk_frames=13, sensors={"hidden": [8], "trends": [15.5]})
+    remembering = {"chunk_frames": 13, "sensors": {"hidden": [8], "trends": [15.5]}}
+    chosen = site.config(split="time", detector=None, **remembering)
     data = prepare(chosen)
+    assert memory_frames(site.config(split="time", **remembering), data.machine_type) == 30
     gap = memory_frames(chosen, data.machine_type)
     assert gap == 16
     for machine in ("pump-0", "pump-1"):

@@ -33,9 +33,14 @@ def training_progress(console: Console) -> Iterator[OnProgress]:
             bar.update(tasks[progress.stage], completed=progress.epoch + progress.done)
             if progress.record is not None:
                 record = progress.record
-                bar.update(tasks[progress.stage], score=f"macro-F1 {record['score']:.3f}")
+                score = f"macro-F1 {record['score']:.3f}"
+                if "accuracy" not in record:
+                    # A stage that names no class, such as a forecast, is judged by its loss.
+                    held_out = record["validation_loss"]
+                    score = f"validation loss {'-' if held_out is None else f'{held_out:.3f}'}"
+                bar.update(tasks[progress.stage], score=score)
                 loss = "-" if record["loss"] is None else f"{record['loss']:.3f}"
-                line = f"{progress.stage} epoch {progress.epoch + 1}: loss {loss}, macro-F1 {record['score']:.3f}"
+                line = f"{progress.stage} epoch {progress.epoch + 1}: loss {loss}, {score}"
                 console.print(cell(line, limit=None))
 
         yield show

@@ -90,14 +90,7 @@ def emit_detector(
     where = builder.numbers(limits)
     builder.emit(operations.NOVELTY, ALL, distances, stride, width, blocks, where, found.novelty, found.deviations)
     _emit_forecast(builder, config, entering, variables, h, c, forecast, seen)
-    quiet = reader.take(f"{_KEY}.quiet")
-    backing = reader.take(f"{_KEY}.backing", classes)
-    if not quiet >= _LEAST or (backing < 0).any() or backing[0] != 0:
-        raise reader.error("has a detector that backs what it cannot")
-    if (backing > 0).any():
-        level, weights = builder.numbers([float(quiet)]), builder.numbers(backing)
-        quiet_frames = config.quiet_frames
-        builder.emit(operations.BACK, ALL, logits, classes, found.novelty, armed, calm, quiet_frames, level, weights)
+    _emit_backing(builder, config, found.novelty, armed, calm, logits, classes)
     return found
 
 
@@ -118,3 +111,18 @@ def _emit_forecast(
     builder.emit(operations.LSTM_CELL, ALL, gates, padded(size), h, c, output)
     head = builder.linear(ALL, f"{_KEY}.head", at_work(output, size) + x, variables)
     builder.emit(operations.KEEP_FORECAST, ALL, head[0].start, padded(variables), forecast, seen, config.warm_up_frames)
+
+
+def _emit_backing(
+    builder: ProgramBuilder, config: DetectorConfig, novelty: int, armed: int, calm: int, logits: int, classes: int
+) -> None:
+    """What the detector adds to the logits, if it backs any class."""
+    reader = builder.reader
+    quiet = reader.take(f"{_KEY}.quiet")
+    backing = reader.take(f"{_KEY}.backing", classes)
+    if not quiet >= _LEAST or (backing < 0).any() or backing[0] != 0:
+        raise reader.error("has a detector that backs what it cannot")
+    if (backing > 0).any():
+        level, weights = builder.numbers([float(quiet)]), builder.numbers(backing)
+        quiet_frames = config.quiet_frames
+        builder.emit(operations.BACK, ALL, logits, classes, novelty, armed, calm, quiet_frames, level, weights)
