@@ -157,7 +157,7 @@ def _name_in(value: bytes | None) -> str | None:
         return None
 
 
-def parse_since_ms(text: str, now_ms: int) -> int:
+def parse_since_ms(text: str, now_ms: int, option: str = "--since") -> int:
     """A time (ISO 8601 with offset, or milliseconds), or a duration back from now; raises SettingsError."""
     if text.isdecimal():
         return int(text)
@@ -169,7 +169,7 @@ def parse_since_ms(text: str, now_ms: int) -> int:
         return parse_time_ms(text)
     except RejectedError as error:
         raise SettingsError(
-            f"--since {text!r}: {error.detail}; use 2025-11-20T00:53:20Z, milliseconds, or a duration such as 2h"
+            f"{option} {text!r}: {error.detail}; use 2025-11-20T00:53:20Z, milliseconds, or a duration such as 2h"
         ) from None
 
 

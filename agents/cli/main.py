@@ -66,6 +66,10 @@ app.add_typer(
     name="machines",
 )
 app.add_typer(
+    _group("Name faults that machines had, and see which are named.", add=topics.add_label, list=topics.list_labels),
+    name="labels",
+)
+app.add_typer(
     _group("See how topics are read, and how their sources are.", **_sources),
     name="sources",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,6 +37,11 @@ def require_new_file(out: Path, *, force: bool, inputs: Sequence[Path] = (), opt
         raise SettingsError(f"{option} {out} is the file that is read; name another one")
     if not force:
         raise SettingsError(f"{option} {out} exists; name another file, or replace it with --force")
+
+
+def now_ms() -> int:
+    """This machine's time."""
+    return int(time.time() * 1000)
 
 
 def parse_speed(text: str | None) -> float | None:

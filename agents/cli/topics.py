@@ -1,11 +1,29 @@
-"""The commands about topics: `faultline topics create` and `faultline topics check`."""
+"""The commands about topics, `topics create` and `check`, and about the labels in one, `labels add` and `list`."""
 
 from __future__ import annotations
 
-from agents.cli.options import BrokerOption, ProfileOption
-from agents.cli.views.printable import say
-from pipeline.config.profile import load_profile
+import asyncio
+import fnmatch
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from agents.cli.options import BrokerOption, JsonOption, ProfileOption, now_ms
+from agents.cli.views.printable import cell, say
+from agents.delivery.partitioning import partition_function
+from pipeline.config.classes import RECOVERING, UNKNOWN
+from pipeline.config.hints import shown_time
+from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import load_settings
+from pipeline.config.topics import LABELS, full_topic_name
+from pipeline.errors import SettingsError
+from pipeline.files.yaml_fields import did_you_mean
+from pipeline.wire import messages
+from pipeline.wire.labels import LabelledSpan, label_output, read_label
+from pipeline.wire.messages import RejectedError
 
 
 def create(broker: BrokerOption = None, profile: ProfileOption = None, partitions: int | None = None) -> None:
@@ -38,3 +56,115 @@ def check(broker: BrokerOption = None, profile: ProfileOption = None, partitions
     for note in require_topics(settings, plant).notes:
         say(note)
     say(f"{len(topic_specs(settings, plant))} topics are set up correctly")
+
+
+def add_label(
+    machine: Annotated[str, typer.Option("--machine", help="the machine's id")],
+    fault: Annotated[
+        str, typer.Option("--fault", help="a fault of the profile, normal, or unknown for a fault without a name yet")
+    ],
+    begin: Annotated[str, typer.Option("--from", help="when it began: ISO 8601 with offset, or milliseconds")],
+    end: Annotated[
+        str | None, typer.Option("--to", help="when it was over; without it the fault is still there")
+    ] = None,
+    new: Annotated[bool, typer.Option("--new", help="the fault is not in the profile yet")] = False,
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Name what a machine had: trainings learn from it, and diagnoses are scored by it.
+
+    A label takes the place of an earlier one of the same machine and start, to correct its name or to give it an end.
+    """
+    from agents.kafka.admin import partition_counts
+    from agents.kafka.log import require_kafka
+    from agents.kafka.publisher import KafkaPublisher, publish_all
+    from agents.kafka.security import client_security
+
+    settings = load_settings(broker=broker, profile=profile)
+    plant = load_profile(settings.profile)
+    _require_names(plant, machine, fault, new=new)
+    times = _label_time(begin, "--from"), None if end is None else _label_time(end, "--to")
+    require_kafka(settings)
+    security = client_security(settings)
+    name = full_topic_name(settings.topic_prefix, LABELS)
+    partition = partition_function(partition_counts(settings.address, [name], security)[name])(machine.encode())
+    try:
+        output = label_output(machine, fault, *times, partition=partition, written_ms=now_ms())
+    except RejectedError as error:
+        raise SettingsError(f"this is no label: {error.detail}") from None
+    asyncio.run(publish_all(KafkaPublisher(settings.address, settings.topic_prefix, **security), [output]))
+    say(f"{fault} of machine {machine} {_shown_span(*times)} is written to {name}")
+
+
+def list_labels(
+    machine: Annotated[str, typer.Option("--machine", help="only ids that fit this pattern, such as pump-*")] = "*",
+    limit: Annotated[int, typer.Option("--limit", min=1, help="how many to show, the last ones")] = 50,
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what has been labelled, in the order of time; nothing is written."""
+    from agents.kafka.log import kafka_log
+
+    settings = load_settings(broker=broker, profile=profile)
+    labels: dict[tuple[str, int], LabelledSpan] = {}
+    unreadable: list[str] = []
+    with kafka_log(settings, [LABELS]) as log:
+        for record in log.merged(LABELS):
+            try:
+                label = read_label(record)
+            except RejectedError as rejected:
+                unreadable.append(f"partition {record.partition}, offset {record.offset}: {rejected.detail}")
+            else:
+                labels[label.machine, label.start_ms] = label
+    found = sorted(labels.values(), key=lambda one: (one.start_ms, one.machine))
+    chosen = [one for one in found if fnmatch.fnmatchcase(one.machine, machine)]
+    if as_json:
+        shown = {"labels": [_label_as_dict(one) for one in chosen[-limit:]], "unreadable": unreadable[-limit:]}
+        typer.echo(json.dumps(shown, indent=2))
+        return
+    if chosen:
+        table = Table("machine", "fault", "from", "to", "written")
+        for one in chosen[-limit:]:
+            end = "still there" if one.end_ms >= messages.MAX_TIME_MS else shown_time(one.end_ms)
+            cells = one.machine, one.fault, shown_time(one.start_ms), end, shown_time(one.written_ms)
+            table.add_row(*map(cell, cells))
+        Console().print(table)
+    say(f"{len(chosen)} of {len(found)} labels")
+    for problem in unreadable[-limit:]:
+        say(f"cannot be read: {problem}")
+
+
+def _label_as_dict(label: LabelledSpan) -> dict[str, str | int | None]:
+    end_ms = None if label.end_ms >= messages.MAX_TIME_MS else label.end_ms
+    return {"machine": label.machine, "fault": label.fault, "start": label.start_ms, "end": end_ms}
+
+
+def _require_names(plant: PlantProfile, machine: str, fault: str, *, new: bool) -> None:
+    """Raise SettingsError if the profile has no such machine, or no such fault unless it is new."""
+    kind = plant.type_of(machine)
+    if kind is None:
+        patterns = ", ".join(one.match for one in plant.machine_types)
+        raise SettingsError(f"--machine {machine!r} is no machine of plant {plant.plant}, whose ids fit {patterns}")
+    known = (*kind.faults, UNKNOWN)
+    if new and fault == RECOVERING:
+        raise SettingsError(f"--fault {RECOVERING!r} is a state that models find by themselves; choose another name")
+    if new and fault in known:
+        raise SettingsError(f"--fault {fault!r} is not new: the profile has it; leave --new out")
+    if fault not in known and not new:
+        raise SettingsError(
+            f"--fault {fault!r} is no fault of machine type {kind.name}; {did_you_mean(fault, known)} (--new for a "
+            "fault that the profile does not have yet)"
+        )
+
+
+def _label_time(text: str, option: str) -> int:
+    try:
+        return messages.parse_time_ms(int(text) if text.isdecimal() else text)
+    except RejectedError as error:
+        raise SettingsError(f"{option}: {error.detail}; use 2025-11-20T00:53:20Z or milliseconds") from None
+
+
+def _shown_span(begin_ms: int, end_ms: int | None) -> str:
+    until = "on, still there" if end_ms is None else f"until {shown_time(end_ms)}"
+    return f"from {shown_time(begin_ms)} {until}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,17 +13,25 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from agents.cli.options import ForceOption
+from agents.audit.dead_letters import parse_since_ms
+from agents.cli.options import ForceOption, now_ms
 from agents.cli.views.printable import cell, say
-from agents.cli.views.progress import StageBars, training_progress
+from agents.cli.views.progress import StageBars, recording_progress, training_progress
 from agents.cli.views.scores_table import counts_table, remaining_life_text, scores_table
-from pipeline.config.settings import load_settings
+from agents.kafka.schema_registry import schema_registry
+from agents.replay.record import Span, record_span
+from pipeline.config.profile import load_profile
+from pipeline.config.settings import Settings, load_settings
+from pipeline.config.topics import full_topic_name
 from pipeline.errors import SettingsError
 from pipeline.extras import require_modules
 from pipeline.files.atomic_file import write_text
 
 _RESULTS = ("*.faultline", "*.checkpoint", "scores.json", "history.jsonl", "comparison.json", "plan.json")
 """What a training leaves in its folder."""
+
+RECORDING = "topics.parquet"
+"""What a training from topics has read of them, in its folder."""
 
 _SHOWN_VARIABLES = 10
 
@@ -41,10 +49,23 @@ if TYPE_CHECKING:
 
 def train(
     source: Annotated[
-        Path, typer.Argument(help="a recording with labels, or YAML of the training (docs/guide/training.md)")
-    ],
+        Path | None, typer.Argument(help="a recording with labels, or YAML of the training (docs/guide/training.md)")
+    ] = None,
     profile: Annotated[
-        str | None, typer.Option("--profile", help="profile of a recording: a shipped one or a file")
+        str | None, typer.Option("--profile", help="profile of a recording or of topics: a shipped one or a file")
+    ] = None,
+    topics: Annotated[
+        str | None, typer.Option("--from", help="kafka://host:port: record its topics in --out, and train on that")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", help="with --from: a time, or a duration back from now such as 30d; else all there is"),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", help="with --from: a time, or a duration back from now; else until now")
+    ] = None,
+    labels_from: Annotated[
+        str | None, typer.Option("--labels-from", help="with --from: topic of labels; else faultline.labels")
     ] = None,
     data: Annotated[
         Path | None,
@@ -77,12 +98,22 @@ def train(
     from models.training.threads import limit_threads
     from models.training.train import train as run_training
 
-    limit_threads(load_settings().threads)
+    settings = load_settings(broker=topics)
+    limit_threads(settings.threads)
+    if topics is not None:
+        given = {"--model": model, "--epochs": epochs}
+        span = _span(since, until)
+        source = _recorded(settings, source, profile, out, span, labels_from, given, resume=resume, force=force)
+    elif (since, until, labels_from) != (None, None, None):
+        raise SettingsError("--since, --until and --labels-from are for --from; leave them out, or name topics")
+    if source is None:
+        raise SettingsError(
+            "there is nothing to train on; name a recording, a YAML of a training, or topics with --from"
+        )
     if source.suffix == ".parquet":
         if profile is None or out is None:
             raise SettingsError(f"--profile and --out are needed to train from recording {source}; name both")
-        if model is not None or epochs is not None:
-            raise SettingsError("--model and --epochs are for a YAML of a training; write one, or leave them out")
+        _require_absent({"--model": model, "--epochs": epochs})
         # What is normal of a machine, its own earlier frames say best.
         only_normal = {"normal_data": True, "split": "time"} if normal else {}
         chosen = config_of_recordings((source,), profile, out, budget=budget or _BUDGET, seed=seed, **only_normal)
@@ -104,16 +135,18 @@ def train(
             _show_recoveries(data.recoveries, console)
 
     with training_progress(console) as progress:
-        report = run_training(chosen, on_progress=progress, on_data=show_data, resume=resume)
-    for path in report.files:
-        say(path)
+        report = run_training(
+            chosen, on_progress=progress, on_data=show_data, resume=resume, schemas=schema_registry(settings)
+        )
     _show_report(report, prepared[0], console)
     if compare and report.scores:
         _compare(chosen, prepared[0], report, console)
 
 
 def _show_report(report: TrainReport, data: PreparedData, console: Console) -> None:
-    """What was fitted, beside the scores."""
+    """What was written, and what the model consists of."""
+    for path in report.files:
+        say(path)
     if report.experts:
         _show_experts(report, console)
     if report.detector is not None:
@@ -122,6 +155,67 @@ def _show_report(report: TrainReport, data: PreparedData, console: Console) -> N
     for part, by_source in report.scores.items():
         if life := by_source["all"]["all_faults"]["fusion"].get("remaining_life"):
             say(f"remaining life, {part}: {remaining_life_text(life)}")
+
+
+def _require_absent(given: Mapping[str, object]) -> None:
+    """Raise SettingsError if options are given that only a configuration can use."""
+    if any(value is not None for value in given.values()):
+        raise SettingsError(f"{' and '.join(given)} are for a YAML of a training; write one, or leave them out")
+
+
+def _span(since: str | None, until: str | None) -> Span:
+    now, given = now_ms(), {"--since": since, "--until": until}
+    span = Span(*(None if text is None else parse_since_ms(text, now, option) for option, text in given.items()))
+    if span.since_ms is not None and span.until_ms is not None and span.until_ms <= span.since_ms:
+        raise SettingsError(f"--until {until} is not after --since {since}; exchange them, or name another time")
+    return span
+
+
+def _recorded(
+    settings: Settings,
+    source: Path | None,
+    profile: str | None,
+    out: Path | None,
+    span: Span,
+    labels_from: str | None,
+    given: Mapping[str, object],
+    *,
+    resume: bool,
+    force: bool,
+) -> Path:
+    """The recording in the folder `out` of what topics hold; with `resume` the one that is there, if any."""
+    if source is not None:
+        raise SettingsError(f"{source} and --from {settings.broker} are two sources of data; name one")
+    if profile is None or out is None:
+        raise SettingsError("--profile and --out are needed to train from topics; name both")
+    _require_absent(given)
+    recording = out / RECORDING
+    if resume and recording.exists():
+        say(f"continuing with {recording}; --force records the topics again", err=True)
+        return recording
+    if not force:
+        _require_unused(out)
+        if recording.exists():
+            raise SettingsError(
+                f"{recording} is what topics held; train on it with `faultline train {recording} --profile {profile} "
+                f"--out {out}`, or record them again with --force"
+            )
+    plant = load_profile(profile)
+    with recording_progress(Console(stderr=True)) as progress:
+        found = record_span(settings, plant, recording, span, labels_from=labels_from, on_progress=progress)
+    say(f"{found.records:,} records{span}, {found.labels:,} of them labels, written to {recording}", err=True)
+    for name in found.missing:
+        say(
+            f"topic {full_topic_name(settings.topic_prefix, name)} does not exist, so nothing is read from it", err=True
+        )
+    if found.other_labels:
+        say(f"{found.other_labels:,} labels are about other times, and were left out", err=True)
+    if found.unreadable_labels:
+        say(
+            f"warning: {found.unreadable_labels:,} records of labels cannot be read; `faultline labels list` shows why",
+            err=True,
+        )
+    return recording
 
 
 def _show_counts(counts: Counts, console: Console, *, warn: bool) -> None:

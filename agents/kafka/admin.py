@@ -6,7 +6,7 @@ import logging
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -175,8 +175,12 @@ def partition_counts(
     names: Sequence[str],
     security: Security | None = None,
     hint: str = "create it with `faultline topics create`",
+    optional: Set[str] = frozenset(),
 ) -> dict[str, int]:
-    """How many partitions each topic has; raises TopicMismatchError, with the hint, or AuthorizationError."""
+    """How many partitions each topic has, 0 for an `optional` one that does not exist.
+
+    Raises TopicMismatchError, with the hint, or AuthorizationError.
+    """
     with _admin(bootstrap, security) as admin:
         found = admin.describe_topics(list(names))
         for topic in found:
@@ -184,7 +188,7 @@ def partition_counts(
                 error = kafka_errors.TopicAuthorizationFailedError()
                 raise _refusal(bootstrap, f"describe topic {topic['name']!r}", error)
         counts = {topic["name"]: len(topic["partitions"]) for topic in found}
-    if missing := [name for name in names if not counts.get(name)]:
+    if missing := [name for name in names if not counts.get(name) and name not in optional]:
         raise TopicMismatchError(f"topic {', '.join(missing)} does not exist at {bootstrap}; {hint}")
     return counts
 

@@ -19,6 +19,8 @@ from pipeline.wire.records import Place, Record
 _POLL_MS = 200
 _POLL_RECORDS = 2_000
 _FETCH_BYTES = 4 << 20
+_WAITING_RECORDS = 100_000
+"""How many records of all partitions together may wait for their turn in a merge, about."""
 _SILENT_SECONDS = 30.0
 
 _Partition = TypeVar("_Partition")
@@ -82,6 +84,26 @@ class KafkaLog:
         self._ends: dict[Any, int] = consumer.end_offsets(partitions)
         self._begins: dict[Any, int] = consumer.beginning_offsets(partitions)
 
+    def begin_at(self, topics: Iterable[str], since_ms: int) -> None:
+        """From now on read these topics from the first record of each partition that has so new a time stamp.
+
+        Records behind it may be older: producers choose time stamps, and what ends a transaction has the broker's time.
+        """
+        places = [place for topic in topics for place in self._of(topic)]
+        self._begins |= self._first_since(places, since_ms)
+
+    def _first_since(self, places: Sequence[Any], time_ms: int) -> dict[Any, int]:
+        """Of each partition the first offset with so new a time stamp, or where it ends."""
+        with translated_errors(self._address):
+            found = self._consumer.offsets_for_times(dict.fromkeys(places, time_ms))
+        offsets = {place: self._ends[place] if found[place] is None else found[place].offset for place in places}
+        return {place: min(offset, self._ends[place]) for place, offset in offsets.items()}
+
+    def size(self, topics: Iterable[str]) -> int:
+        """How many offsets there are to read; with transactions or compaction there are fewer records."""
+        partitions = [partition for topic in topics for partition in self._of(topic)]
+        return sum(max(0, self._ends[one] - self._begins[one]) for one in partitions)
+
     def records(self, *topics: str) -> Iterator[Record]:
         """Read the topics from their beginning; raises BrokerUnavailableError if nothing comes any more."""
         for polled, _ in self._polls(topics):
@@ -91,7 +113,8 @@ class KafkaLog:
     def merged(self, *topics: str, follow_seconds: float | None = None) -> Iterator[Record]:
         """Records of the topics by time stamp: the oldest head goes first, once every partition has shown its own.
 
-        With `follow_seconds` it keeps reading for that time, and then up to the current ends of the topics.
+        With `follow_seconds` it keeps reading for that time, and then up to the current ends of the topics. A partition
+        that is far ahead of the others in time waits for them, so memory stays bounded.
         """
         until = None if follow_seconds is None else time.monotonic() + follow_seconds
         waiting: dict[Any, deque[Record]] = {
@@ -101,6 +124,7 @@ class KafkaLog:
             if partition.topic == full_topic_name(self._prefix, topic)
         }
         rank = {partition: number for number, partition in enumerate(waiting)}
+        held: set[Any] = set()
         for polled, unread in self._polls(topics, until):
             for partition, records in polled.items():
                 waiting[partition].extend(records)
@@ -109,6 +133,19 @@ class KafkaLog:
                 oldest = min(heads, key=lambda one: (waiting[one][0].timestamp_ms, rank[one]))
                 yield waiting[oldest].popleft()
                 behind = not waiting[oldest] and oldest in unread
+            self._hold_back(waiting, unread, held)
+
+    def _hold_back(self, waiting: Mapping[Any, deque[Record]], unread: set[Any], held: set[Any]) -> None:
+        """Pause partitions of which many records wait, and resume them when most of these have had their turn."""
+        most = max(_POLL_RECORDS, _WAITING_RECORDS // max(len(waiting), 1))
+        full = {one for one in unread - held if len(waiting[one]) > most}
+        drained = {one for one in held if len(waiting[one]) <= most // 2}
+        held |= full
+        held -= drained
+        if full:
+            self._consumer.pause(*full)
+        if again := drained & unread:
+            self._consumer.resume(*again)
 
     def at(self, places: Iterable[Place]) -> dict[Place, Record]:
         """Seek every place; raises BrokerUnavailableError if nothing comes."""
@@ -165,7 +202,7 @@ class KafkaLog:
             back *= 4
 
     def partitions(self, topic: str) -> int:
-        """How many partitions a topic has."""
+        """How many partitions a topic has; 0 if it was optional and does not exist."""
         return len(self._of(topic))
 
     def ends(self, topic: str) -> dict[int, int]:
@@ -229,16 +266,20 @@ class KafkaLog:
 
 
 @contextmanager
-def kafka_log(settings: Settings, topics: Sequence[str]) -> Iterator[KafkaLog]:
-    """Open topics, named without prefix; raises SettingsError, BrokerUnavailableError or TopicMismatchError."""
+def kafka_log(settings: Settings, topics: Sequence[str], optional: Sequence[str] = ()) -> Iterator[KafkaLog]:
+    """Open topics, named without prefix, and those of the `optional` ones that exist.
+
+    Raises SettingsError, BrokerUnavailableError or TopicMismatchError.
+    """
     from kafka import KafkaConsumer
 
     require_kafka(settings)
     require_codecs(*LOG_MODULES)
     security = client_security(settings)
-    names = {full_topic_name(settings.topic_prefix, topic): topic for topic in topics}
-    found = partition_counts(settings.address, list(names), security)
-    counts = {topic: found[name] for name, topic in names.items()}
+    names = {full_topic_name(settings.topic_prefix, topic): topic for topic in (*topics, *optional)}
+    may_lack = {full_topic_name(settings.topic_prefix, topic) for topic in optional}
+    found = partition_counts(settings.address, list(names), security, optional=may_lack)
+    counts = {topic: found[name] for name, topic in names.items() if found.get(name)}
     with translated_errors(settings.address):
         consumer = KafkaConsumer(
             bootstrap_servers=settings.address.split(","),

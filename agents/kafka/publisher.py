@@ -253,3 +253,13 @@ class KafkaPublisher:
         size = sum(queue.sizes[:count])
         del queue.outputs[:count], queue.sizes[:count]
         return batch, size
+
+
+async def publish_all(publisher: KafkaPublisher, outputs: Sequence[Output]) -> None:
+    """Connect, publish, wait until the broker has everything, and disconnect; raises FaultlineError."""
+    await publisher.start()
+    try:
+        await publisher.publish(outputs)
+        await publisher.flush()
+    finally:
+        await publisher.stop()

@@ -9,9 +9,10 @@ import numpy as np
 
 from models.evaluation.calibration import calibration_error, reliability, run_mean
 from models.evaluation.scoring import NO_EVIDENCE as NO_EVIDENCE_CODE
-from models.evaluation.scoring import NORMAL, UNKNOWN, stream_scores
+from models.evaluation.scoring import NORMAL, stream_scores
+from models.evaluation.scoring import UNKNOWN as UNKNOWN_CODE
 from pipeline.arrays import Ints
-from pipeline.config.classes import RECOVERING
+from pipeline.config.classes import RECOVERING, UNKNOWN
 from pipeline.config.profile import PlantProfile
 from pipeline.engine.diagnoses import NO_EVIDENCE
 from pipeline.wire import messages
@@ -39,13 +40,14 @@ class _Answers(NamedTuple):
 class ScoreBook:
     """The diagnosis of every frame, by the fusion and by each modality, and the true fault.
 
-    Frames that were only announced count while a machine is silent, but not after its last reading.
+    Frames that were only announced count while a machine is silent, but not after its last reading. Where the label is
+    `unknown`, the fault is none that the model has learnt: that answer is correct, and the name of a fault is not.
     """
 
     def __init__(self, profile: PlantProfile, trained: Mapping[str, tuple[int, int]] | None = None) -> None:
         """`trained` has the machines that the model's training has seen, with the starts of first and last frame."""
         faults = dict.fromkeys(fault for kind in profile.machine_types for fault in kind.faults)
-        self._classes = tuple(faults)
+        self._classes = tuple(faults | {UNKNOWN: None})  # as a label too: a fault that the model has not learnt
         self._index = {name: index for index, name in enumerate(self._classes)}
         self._answer = {RECOVERING: NORMAL, NO_EVIDENCE: NO_EVIDENCE_CODE} | self._index
         self._predicted: dict[tuple[str, int], _Answers] = {}  # the last revision of a frame counts
@@ -79,13 +81,13 @@ class ScoreBook:
         return len({machine for machine, _ in self._predicted})
 
     def trained(self) -> dict[str, Any] | None:
-        """Which of the machines the model's training has seen, and how many of the frames; None if none of them."""
+        """Which of the machines the model's training has seen, and how many of the frames; None if none of these."""
         machines = sorted({machine for machine, _ in self._predicted} & self._trained.keys())
         if not machines:
             return None
         keys = self._counting()
         seen = sum(self._is_seen(*key) for key in keys)
-        return {"machines": machines, "frames": seen, "frames_scored": len(keys)}
+        return {"machines": machines, "frames": seen, "frames_scored": len(keys)} if seen else None
 
     def _counting(self) -> list[tuple[str, int]]:
         """The frames that count, in order."""
@@ -119,7 +121,9 @@ class ScoreBook:
             if not any(name in self._predicted[key].faults for key in keys):
                 scores[name] = None
                 continue
-            predicted = [self._answer.get(self._predicted[key].faults.get(name, NO_EVIDENCE), UNKNOWN) for key in keys]
+            predicted = [
+                self._answer.get(self._predicted[key].faults.get(name, NO_EVIDENCE), UNKNOWN_CODE) for key in keys
+            ]
             scores[name] = stream_scores(machines, frames, truth, np.array(predicted, np.int64), self._classes)
             if name == FUSED:
                 scores[name] |= self._trust(keys, machines, truth, np.array(predicted, np.int64))
@@ -137,7 +141,7 @@ class ScoreBook:
         rows = (truth >= 0) & np.array([one.faults[FUSED] != NO_EVIDENCE for one in answers])
         confidence = np.array([one.confidence for one in answers], np.float64)
         bins = reliability(confidence[rows], np.asarray(predicted == truth)[rows])
-        named = [{self._answer.get(name, UNKNOWN) for name in one.candidates} for one in answers]
+        named = [{self._answer.get(name, UNKNOWN_CODE) for name in one.candidates} for one in answers]
         rows &= np.array([bool(one) for one in named])
         covered = np.array([int(label) in one for one, label in zip(named, truth, strict=True)])
         sizes = np.array([len(one.candidates) for one in answers], np.int64)

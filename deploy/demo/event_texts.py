@@ -88,7 +88,7 @@ def write_events(
 ) -> list[Event]:
     """Texts along a sequence of fault indices (0 is normal), by time, all inside the run.
 
-    Each is by any of the authors.
+    Each is by any of the authors. Of a fault beyond CLASSES, which has no phrases, people write vaguely.
     """
     frames = _Placer(len(labels), authors, rng, frame_ms, start_ms)
     stretches = _episodes(labels)
@@ -172,12 +172,15 @@ class _Placer:
         if count == 0 or first >= episode.end:  # cleared before anybody wrote
             return
         later = self._rng.uniform(first, episode.end, count - 1)
+        described = CLASSES[episode.label] if episode.label < len(CLASSES) else None
         for moment in (first, *later):
             if self._rng.random() < DISTRACTOR_RATE:
-                others = [fault for fault in FAULTS if fault != CLASSES[episode.label]]
+                others = [fault for fault in FAULTS if fault != described]
                 self.place(float(moment), others[int(self._rng.integers(len(others)))], "distractor")
+            elif described is None:
+                self.place(float(moment), VAGUE, "vague")
             else:
-                self.place(float(moment), CLASSES[episode.label], "symptom")
+                self.place(float(moment), described, "symptom")
 
 
 def _episodes(labels: Sequence[int] | np.ndarray) -> list[_Episode]:

@@ -18,6 +18,7 @@ if not __package__:  # started as a script: the package's root is not on the pat
 from deploy.demo.event_texts import write_events
 from deploy.demo.phrases import authors_of
 from deploy.demo.simulate import VARIABLES
+from pipeline.config.classes import UNKNOWN
 from pipeline.config.profile import load_profile
 from pipeline.wire.messages import EventMessage, Label, encode
 from pipeline.wire.recording import RecordingWriter
@@ -34,7 +35,10 @@ LATENCY_MS = 2_000
 
 
 def records_of(machine: str, values: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> Iterator[Record]:
-    """All records of one machine, values (T, 52), labels (T,), in no particular order."""
+    """All records of one machine, values (T, 52), labels (T,), in no particular order.
+
+    A label beyond the profile's faults is a disturbance that no model has learnt; technicians call it `unknown`.
+    """
     kind = load_profile("tennessee_eastman").machine_types[0]
     period = kind.frame_period_ms
     key = machine.encode()
@@ -49,7 +53,8 @@ def records_of(machine: str, values: np.ndarray, labels: np.ndarray, rng: np.ran
     edges = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
     for begin, end in pairwise(edges):
         start, until = START_MS + begin * period, START_MS + end * period
-        label = Label(machine, start, kind.faults[int(labels[begin])], until)
+        number = int(labels[begin])
+        label = Label(machine, start, kind.faults[number] if number < len(kind.faults) else UNKNOWN, until)
         yield Record("labels", 0, 0, start, key, encode(label))
 
 

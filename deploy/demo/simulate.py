@@ -21,6 +21,8 @@ MEASUREMENTS: Final = 41
 VALVES: Final = 11
 """Of 12 actions; the last one, the agitator, is constant."""
 DISTURBANCES: Final = 28
+LEARNT: Final = 20
+"""The first of them are the model's faults; of the others it knows nothing."""
 VARIABLES: Final = tuple(
     [f"xmeas_{number}" for number in range(1, MEASUREMENTS + 1)] + [f"xmv_{number}" for number in range(1, VALVES + 1)]
 )
@@ -87,6 +89,22 @@ def plan_series(machines: int, hours: float, seed: int, exclude: Sequence[int]) 
     return plans
 
 
+def with_unseen(plans: Sequence[Plan], run: int, faults: Sequence[int]) -> list[Plan]:
+    """The plans, with the first episodes of one run made disturbances that the model has not learnt; all else stays.
+
+    Raises ValueError if there is no such run, or if it has too few episodes.
+    """
+    if not all(LEARNT < fault <= DISTURBANCES for fault in faults):
+        raise ValueError(f"disturbances that no model learns are {LEARNT + 1} to {DISTURBANCES}")
+    if not 0 <= run < len(plans) or len(faults) > len(plans[run].episodes):
+        raise ValueError(f"there is no run {run} with {len(faults)} episodes or more")
+    changed = list(plans)
+    episodes = plans[run].episodes
+    replaced = [episode._replace(fault=fault) for episode, fault in zip(episodes, faults, strict=False)]
+    changed[run] = Plan(run, plans[run].seed, (*replaced, *episodes[len(faults) :]))
+    return changed
+
+
 def plan_stays(machines: int, hours: float, seed: int, exclude: Sequence[int]) -> list[Plan]:
     """Plans with one fault each that stays to the end; normal runs and faults take turns."""
     rng = np.random.default_rng(seed)
@@ -128,7 +146,10 @@ def simulate(plan: Plan, hours: float, *, whole: bool = True) -> tuple[np.ndarra
 
 
 def simulate_until_whole(plan: Plan, hours: float, exclude: Sequence[int]) -> Series:
-    """Simulate a plan; after a shutdown draw other times, later other faults too; the noise seed stays."""
+    """Simulate a plan; after a shutdown draw other times, later other faults too; the noise seed stays.
+
+    Faults that no model learns stay as well.
+    """
     faults = [episode.fault for episode in plan.episodes]
     for attempt in range(1, MAX_ATTEMPTS + 1):
         try:
@@ -137,7 +158,8 @@ def simulate_until_whole(plan: Plan, hours: float, exclude: Sequence[int]) -> Se
             rng = np.random.default_rng([plan.seed, attempt])
             times = _draw_times(rng, hours)
             if attempt >= SAME_FAULTS_ATTEMPTS or len(faults) < len(times):
-                faults = [int(fault) for fault in rng.choice(_usable(exclude), len(times))]
+                unseen = [fault for fault in faults if fault > LEARNT]
+                faults = [*unseen, *(int(fault) for fault in rng.choice(_usable(exclude), len(times)))]
             plan = _plan(plan.run, plan.seed, faults, times)
         else:
             return Series(plan, values, labels, attempt)
@@ -194,12 +216,24 @@ def main(argv: list[str] | None = None) -> int:
         action="store_true",
         help="one fault a series, or none, which stays to the end; a plant that shuts down ends its series",
     )
+    parser.add_argument(
+        "--unseen",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="FAULT",
+        help=f"disturbances beyond {LEARNT}, which the model has not learnt: the last series begins with them",
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     options = parser.parse_args(argv)
 
     began = time.monotonic()
     planned = plan_stays if options.stay else plan_series
     plans = planned(options.machines, options.hours, options.seed, options.exclude)
+    try:
+        plans = with_unseen(plans, len(plans) - 1, options.unseen)
+    except ValueError as error:
+        parser.error(f"--unseen: {error}")
     series: list[Series] = []
     for one in simulate_all(plans, options.hours, options.exclude, options.workers, whole=not options.stay):
         series.append(one)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -34,15 +35,20 @@ from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import normalised
 from models.model_file import Essence, Model
 from models.training.config import TrainConfig
+from models.training.loop import OnProgress, Progress
 from models.training.losses import class_shares, class_weights, mask_recovery, weighted_prior
 from pipeline.arrays import Bools, Ints
 from pipeline.config.classes import RECOVERING, model_classes
 from pipeline.config.profile import MachineType, load_profile
 from pipeline.errors import DataError
-from pipeline.wire.recording import read_recording
+from pipeline.mapping.schemas import Schemas
+from pipeline.wire.recording import count_records, read_recording
+from pipeline.wire.records import Record
 
 Part = Literal["validation", "test"]
 PARTS = ("train", "validation", "test")
+_SHOW_EVERY = 20_000
+"""Records between two signs of progress."""
 
 RunTexts = list[tuple[PlacedText, ...]]
 """Texts of each run."""
@@ -118,13 +124,18 @@ class PreparedData:
         return {part: len(getattr(self.pools, part)) for part in PARTS} if self.pools else {}
 
 
-def prepare(config: TrainConfig) -> PreparedData:
-    """Read and split the data of a training; raises DataError or ProfileError."""
+def prepare(
+    config: TrainConfig, *, schemas: Schemas | None = None, on_progress: OnProgress | None = None
+) -> PreparedData:
+    """Read and split the data of a training; `schemas` are needed for recordings of Avro.
+
+    Raises DataError or ProfileError.
+    """
     profile = load_profile(config.profile)
     machine_type = _machine_type(profile.machine_types, config.machine_type)
     runs = [run for files in config.runs for run in read_runs(files, machine_type)]
     for path in config.recordings:
-        runs += runs_from_records(read_recording(path), profile, machine_type, path.stem)
+        runs += runs_from_records(_shown(path, on_progress), profile, machine_type, path.stem, schemas)
     if not runs:
         raise DataError("there is nothing to train on: give runs or recordings")
     normal_only = config.normal_data or len(machine_type.faults) == 1
@@ -166,6 +177,22 @@ def prepare(config: TrainConfig) -> PreparedData:
         messages=None if normal_only else messages,
         normal_only=normal_only,
     )
+
+
+def _shown(path: Path, on_progress: OnProgress | None) -> Iterator[Record]:
+    """The records of a recording, and how far it is read if it has many."""
+    total = count_records(path)
+    if on_progress is None or total < _SHOW_EVERY:
+        return read_recording(path)
+    return _counted(path, total, on_progress)
+
+
+def _counted(path: Path, total: int, on_progress: OnProgress) -> Iterator[Record]:
+    for number, record in enumerate(read_recording(path)):
+        if number % _SHOW_EVERY == 0:
+            on_progress(Progress(f"reading {path.name}", 0, 1, number / total))
+        yield record
+    on_progress(Progress(f"reading {path.name}", 0, 1, 1.0))
 
 
 def _all_normal(runs: Sequence[Run], machine_type: MachineType) -> list[Run]:

@@ -44,6 +44,7 @@ from models.training.stages.texts import TextStage, WordStage
 from models.training.stages.untrained import build_untrained
 from pipeline.config.classes import RECOVERING, UNKNOWN
 from pipeline.extras import require_modules
+from pipeline.mapping.schemas import Schemas
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +122,18 @@ def train(
     on_data: Callable[[PreparedData], None] = lambda _: None,
     resume: bool = False,
     clock: Clock = time.monotonic,
+    schemas: Schemas | None = None,
 ) -> TrainReport:
     """Train a model and write it with its scores and plots to `config.output`; `on_data` gets its data before that.
 
     Interrupted trainings leave checkpoints there; with `resume` they continue, with the result of an uninterrupted one.
     With a `budget`, stages get as many epochs as fit in by the `clock`. The test part is scored once, at the end.
+    `schemas` are needed for recordings of Avro.
     Raises DataError, ProfileError or MissingExtraError with what to do.
     """
     if config.plots:
         require_modules("drawing plots", "matplotlib")
-    data = prepare(config)
+    data = prepare(config, schemas=schemas, on_progress=on_progress)
     on_data(data)
     budget = Budget(config.output, None if config.budget_ms is None else config.budget_ms / 1000, clock, resume)
     training = Training(config, data, build_untrained(config, data), resume, on_progress, budget)

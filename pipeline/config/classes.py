@@ -13,7 +13,8 @@ RECOVERING: Final = "recovering"
 """The class after the last fault: a fault has cleared, and the plant is not in its normal state yet. Labels lack it."""
 
 UNKNOWN: Final = "unknown"
-"""The last class: the plant is not in its normal state, and not in one that the model has learnt. Labels lack it."""
+"""The last class: the plant is not in its normal state, and not in one that the model has learnt. In labels it is a
+fault that has no name yet."""
 
 NO_CLASS: Final = -1
 

@@ -1,4 +1,4 @@
-"""Labels: what technicians found, by machine and time; diagnoses are scored against them."""
+"""Labels: what technicians found, by machine and time; models learn from them, and diagnoses are scored by them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 
 from pipeline.arrays import Ints
 from pipeline.config.profile import NORMAL
+from pipeline.config.topics import LABELS
 from pipeline.wire import messages
 from pipeline.wire.messages import Reason, RejectedError
-from pipeline.wire.records import Record
+from pipeline.wire.records import Output, Record
 
 _FOREVER_MS = messages.MAX_TIME_MS
 
@@ -44,12 +45,23 @@ def read_label(record: Record) -> LabelledSpan:
     return LabelledSpan(label.machine, start_ms, end_ms, label.fault, record.timestamp_ms)
 
 
+def label_output(
+    machine: str, fault: str, start_ms: int, end_ms: int | None, *, partition: int, written_ms: int
+) -> Output:
+    """The record of a label, which `read_label` reads; raises RejectedError if it would not."""
+    key = machine.encode(errors="replace")
+    value = messages.encode(messages.Label(machine, start_ms, fault, end_ms))
+    read_label(Record(LABELS, partition, 0, written_ms, key, value))
+    return Output(LABELS, partition, key, value, written_ms)
+
+
 class LabelBook:
     """Labels of all machines.
 
     Technicians mostly write down faults only. So time without a label counts as normal, for every machine, as soon
     as there is any label at all; unless some label says `normal`: then silence means that nobody looked.
-    Where labels overlap, the one that begins last counts; of equals, the one that came last.
+    Where labels overlap, the one that begins last counts. A label takes the place of an earlier one of the same machine
+    and start: so a name is corrected, and a fault that was still there gets an end.
     """
 
     def __init__(self) -> None:
@@ -81,17 +93,19 @@ class LabelBook:
     def fault_at(self, machine: str, time_ms: int) -> str | None:
         """The fault that a machine had at a time; None where nobody knows."""
         labels = self._by_machine.get(machine, [])
+        replaced_ms = -1
         for position in range(bisect_right(labels, (time_ms, self._count + 1, 0, "", 0)) - 1, -1, -1):
             start, _, end, fault, _ = labels[position]
-            if start <= time_ms < end:
+            if start != replaced_ms and time_ms < end:
                 return fault
+            replaced_ms = start
         return NORMAL if self._count and not self._explicit else None
 
     def faults_at(self, machine: str, times_ms: Ints, number_of: Callable[[str], int], known_by_ms: int) -> Ints:
         """The same for many times (N,), as numbers of faults, by the labels written before a time; -1: nobody knows."""
         assumed = self._first_ms < known_by_ms <= self._first_normal_ms
         faults = np.full(len(times_ms), number_of(NORMAL) if assumed else -1, np.int64)
-        for start, _, end, fault, written_ms in self._by_machine.get(machine, []):
-            if written_ms < known_by_ms:
-                faults[(times_ms >= start) & (times_ms < end)] = number_of(fault)
+        known = [entry for entry in self._by_machine.get(machine, []) if entry[4] < known_by_ms]
+        for start, (end, fault) in {start: (end, fault) for start, _, end, fault, _ in known}.items():
+            faults[(times_ms >= start) & (times_ms < end)] = number_of(fault)
         return faults

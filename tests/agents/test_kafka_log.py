@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
-
 import pytest
 from kafka import TopicPartition
 
@@ -12,70 +9,9 @@ from agents.kafka import log as kafka_log
 from agents.kafka.log import KafkaLog, Unread
 from pipeline.errors import BrokerUnavailableError
 from pipeline.wire.records import Place
+from tests.support.consumers import Consumer, Entry, stamped
 
 ONE, TWO = TopicPartition("x.sensors", 0), TopicPartition("x.events", 0)
-
-
-class Entry(NamedTuple):
-    """A record as kafka-python has it."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None = None
-    value: bytes | None = None
-    headers: tuple[tuple[str, bytes | None], ...] = ()
-
-
-class Consumer:
-    """A consumer that gives one record of one partition with each poll."""
-
-    def __init__(self, stamps: Mapping[TopicPartition, list[int]], known: Mapping[TopicPartition, int]) -> None:
-        """`stamps` holds time stamps by partition; `known` is where the topics end at first."""
-        self.entries = {
-            place: [Entry(*place, offset, stamp, headers=(("h", None),)) for offset, stamp in enumerate(row)]
-            for place, row in stamps.items()
-        }
-        self.silent = False
-        self._ends = dict(known)
-        self._positions = dict.fromkeys(stamps, 0)
-        self._assigned: list[TopicPartition] = []
-        self._paused: set[TopicPartition] = set()
-
-    def assign(self, places: Iterable[TopicPartition]) -> None:
-        self._assigned = list(places)
-
-    def pause(self, *places: TopicPartition) -> None:
-        self._paused.update(places)
-
-    def paused(self) -> set[TopicPartition]:
-        return set(self._paused)
-
-    def resume(self, *places: TopicPartition) -> None:
-        self._paused.difference_update(places)
-
-    def seek(self, place: TopicPartition, offset: int) -> None:
-        self._positions[place] = offset
-
-    def position(self, place: TopicPartition) -> int:
-        return self._positions[place]
-
-    def beginning_offsets(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        return dict.fromkeys(places, 0)
-
-    def end_offsets(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        ends = {place: self._ends[place] for place in places}
-        self._ends = {place: len(row) for place, row in self.entries.items()}
-        return ends
-
-    def poll(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Entry]]:
-        for place in self._assigned:
-            at = self._positions[place]
-            if not self.silent and place not in self._paused and at < len(self.entries[place]):
-                self._positions[place] += 1
-                return {place: self.entries[place][at : at + 1]}
-        return {}
 
 
 def opened(consumer: Consumer) -> KafkaLog:
@@ -83,7 +19,7 @@ def opened(consumer: Consumer) -> KafkaLog:
 
 
 def test_a_log_ends_where_its_topics_ended_when_it_was_opened() -> None:
-    log = opened(Consumer({ONE: [1, 2, 3], TWO: [4]}, {ONE: 2, TWO: 1}))
+    log = opened(Consumer(stamped({ONE: [1, 2, 3], TWO: [4]}), {ONE: 2, TWO: 1}))
     for _ in range(2):
         assert [(record.topic, record.offset) for record in log.records("sensors")] == [("sensors", 0), ("sensors", 1)]
     assert [record.headers for record in log.records("events")] == [(("h", b""),)]
@@ -91,7 +27,7 @@ def test_a_log_ends_where_its_topics_ended_when_it_was_opened() -> None:
 
 
 def test_partitions_are_merged_by_time_stamp_and_equal_ones_by_topic() -> None:
-    log = opened(Consumer({ONE: [10, 30, 50], TWO: [10, 20, 60]}, {ONE: 3, TWO: 3}))
+    log = opened(Consumer(stamped({ONE: [10, 30, 50], TWO: [10, 20, 60]})))
     merged = [(record.timestamp_ms, record.topic) for record in log.merged("events", "sensors")]
     assert merged == [
         (10, "events"),
@@ -104,16 +40,42 @@ def test_partitions_are_merged_by_time_stamp_and_equal_ones_by_topic() -> None:
 
 
 def test_who_follows_reads_what_came_after_the_log_was_opened() -> None:
-    stamps = {ONE: [10, 30, 50], TWO: [20, 40]}
+    stamps = stamped({ONE: [10, 30, 50], TWO: [20, 40]})
     known = {ONE: 1, TWO: 0}
     assert [record.timestamp_ms for record in opened(Consumer(stamps, known)).merged("sensors", "events")] == [10]
     followed = opened(Consumer(stamps, known)).merged("sensors", "events", follow_seconds=0)
     assert [record.timestamp_ms for record in followed] == [10, 20, 30, 40, 50]
 
 
+def test_a_log_can_begin_at_a_time() -> None:
+    log = opened(Consumer(stamped({ONE: [10, 30, 20, 50], TWO: [40, 60]})))
+    log.begin_at(["sensors"], 25)
+    assert log.size(["sensors"]) == 3
+    # A record behind the first one of that time may be older.
+    assert [record.timestamp_ms for record in log.records("sensors")] == [30, 20, 50]
+    assert [record.timestamp_ms for record in log.merged("sensors", "events")] == [30, 20, 40, 50, 60]
+    log.begin_at(["events"], 61)
+    assert (log.size(["events"]), list(log.records("events"))) == (0, [])
+
+
+def test_a_partition_that_is_ahead_in_time_waits_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_log, "_WAITING_RECORDS", 40)
+    monkeypatch.setattr(kafka_log, "_POLL_RECORDS", 10)
+    # For each time of TWO there are many records of ONE, and as many of both come with each poll.
+    stamps = {ONE: range(4_000), TWO: range(0, 4_000, 8)}
+    consumer = Consumer(stamped(stamps), records=10, fair=True)
+    most = 0
+    merged = []
+    for record in opened(consumer).merged("sensors", "events"):
+        merged.append(record.timestamp_ms)
+        most = max(most, sum(consumer.position(place) for place in stamps) - len(merged))
+    assert merged == sorted([*stamps[ONE], *stamps[TWO]])
+    assert most < 80
+
+
 def test_a_broker_that_falls_silent_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kafka_log, "_SILENT_SECONDS", 0.0)
-    consumer = Consumer({ONE: [1, 2], TWO: []}, {ONE: 2, TWO: 0})
+    consumer = Consumer(stamped({ONE: [1, 2], TWO: []}))
     log = opened(consumer)
     consumer.silent = True
     with pytest.raises(BrokerUnavailableError, match="has sent nothing"):

@@ -173,7 +173,9 @@ def test_data_that_always_begins_faulty_says_so(site: Site) -> None:
 def test_records_that_the_profile_does_not_know_are_named(site: Site) -> None:
     (site.folder / "tiny.yaml").write_text(PLANT.replace("pump-*", "motor-*"), encoding="utf-8")
     site.record(2, 10, [])
-    with pytest.raises(DataError, match=r"no frame of .* pump: its records were refused \(unknown_machine 20\)"):
+    with pytest.raises(
+        DataError, match=r"no frame of .* pump: its records were refused \(unknown_machine 20; such as: no machine type"
+    ):
         site.prepared()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,21 @@ def training_progress(console: Console) -> Iterator[OnProgress]:
                 loss = "-" if record["loss"] is None else f"{record['loss']:.3f}"
                 line = f"{progress.stage} epoch {progress.epoch + 1}: loss {loss}, {score}"
                 console.print(cell(line, limit=None))
+
+        yield show
+
+
+@contextmanager
+def recording_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A bar of how many records are written, and about how many there are."""
+    count = TextColumn("{task.completed:,.0f} of about {task.total:,.0f} records")
+    with Bars(_name_column(), BarColumn(), count, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bars:
+        task: list[TaskID] = []
+
+        def show(done: int, total: int) -> None:
+            if not task:
+                task.append(bars.add_task("recording", total=total))
+            bars.update(task[0], completed=done, total=total)
 
         yield show
 

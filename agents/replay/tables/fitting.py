@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agents.replay.tables.description import Conversion, Readings
+from pipeline.config.classes import UNKNOWN
 from pipeline.config.profile import MachineType, PlantProfile
 from pipeline.errors import DataError
 from pipeline.files.yaml_fields import did_you_mean
@@ -69,7 +70,7 @@ class ProfileCheck:
     def label(self, machine: str, fault: str, path: Path) -> None:
         """Whether the machine's type has a fault."""
         kind = self.machine(machine, path)
-        if fault and fault not in kind.faults:
+        if fault and fault not in (*kind.faults, UNKNOWN):
             raise DataError(
                 f"{path}: machine {machine!r} is of type {kind.name}, which has no fault {fault!r}; "
                 f"{did_you_mean(fault, kind.faults)}; `names` in the description says what the tables' words mean"
