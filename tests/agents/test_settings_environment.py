@@ -181,6 +181,8 @@ def test_no_command_begins_with_an_unknown_variable_and_all_show_their_help(
         "machines why": ["te-1"],
         "why": ["te-1"],
         "bench drift": ["runs.parquet"],
+        "unknown name": ["1", "leak"],
+        "labels add": ["--machine", "te-1", "--fault", "leak", "--from", "2026-11-03T14:05"],
         "sources try": ["skab", "--topic", "x"],
     }
     done = CliRunner().invoke(app, [*command, *needed.get(" ".join(command), [])])

@@ -31,6 +31,7 @@ from agents.worker.metrics import EngineCollector, TimedRunner, step_seconds
 from agents.worker.web import Answer, WebServer
 from pipeline.alignment.machine_states import MachineState
 from pipeline.compiled import CACHE_VARIABLE
+from pipeline.config.classes import UNKNOWN
 from pipeline.config.profile import load_profile
 from pipeline.config.settings import Settings, load_settings
 from pipeline.engine.engine import Engine
@@ -268,8 +269,10 @@ def unknown_in(query: str, scrape: Scrape) -> list[str]:
 
 
 def with_ingest(scrape: Scrape) -> Scrape:
-    """A scrape that also has what only ingest exports."""
+    """A scrape that also has what only ingest exports, and an answer that only models with a detector give."""
     families, samples = dict(scrape.families), dict(scrape.samples)
+    counted = samples["faultline_diagnoses_total"]
+    samples["faultline_diagnoses_total"] = counted | {"fault": counted["fault"] | {UNKNOWN}}
     collectors: list[Collector] = [
         IngestCollector(Tally(), [], mqtt=lambda: MqttStatus(True, 0, 0)),
         LifeCollector(LIFE, "faultline_ingest_state"),

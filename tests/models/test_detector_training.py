@@ -221,7 +221,7 @@ def test_normal_data_without_labels_train_a_detector_alone(
     found = novelty(network, values)
     assert (found[labels == 0] > 1).mean() < 0.1 and (found[ONSET + 20 :] > 1).mean() > 0.8
     kind = load_profile(str(plant / "normal.yaml")).machine_types[0]
-    assert load_model(report.model, kind).classes == ("normal",)
+    assert load_model(report.model, kind).classes == ("normal", "unknown")
 
 
 def test_normal_data_of_a_plant_with_faults_answer_normal_in_its_classes(plant: Path, tmp_path: Path) -> None:

@@ -261,9 +261,9 @@ def measured(values: Any, deviations: Any, answer: int) -> Diagnosis:
         np.zeros(1, np.int64),
     )
     runner = model(("sensors",))
-    runner.classes = (*KIND.faults[:3], "unknown")  # type: ignore[assignment]
-    p = np.full((1, CLASSES), 0.1, np.float32)
-    p[0, answer] = 0.7
+    runner.classes = (*KIND.faults, "unknown")  # type: ignore[assignment]
+    p = np.full((1, CLASSES + 1), 0.1, np.float32)
+    p[0, answer] = 0.6
     one = np.ones((1, 1), np.float32)
     result = StepResult(p, p[None], one, one > 0, np.nan_to_num(frames.values))
     result.deviations = np.array([deviations], np.float32)
@@ -276,7 +276,7 @@ def measured(values: Any, deviations: Any, answer: int) -> Diagnosis:
 
 def test_an_unknown_fault_is_explained_by_what_deviates_and_a_known_one_by_the_distance() -> None:
     values, deviations = [4.0, -0.5, 5.0, 0.25, math.nan], [0.0, 0.5, 0.1, 2.0, 3.0]
-    unknown = measured(values, deviations, 3)
+    unknown = measured(values, deviations, CLASSES)
     names = KIND.variable_names
     assert [(v.name, v.value, v.deviation) for v in unknown.evidence.variables] == [
         (names[3], 0.25, 0.25),
@@ -285,7 +285,7 @@ def test_an_unknown_fault_is_explained_by_what_deviates_and_a_known_one_by_the_d
     ]
     known = measured(values, deviations, 1)
     assert [v.name for v in known.evidence.variables] == [names[2], names[0]]
-    assert measured(values, [0.0] * VARIABLES, 3).evidence.variables == []
+    assert measured(values, [0.0] * VARIABLES, CLASSES).evidence.variables == []
 
 
 def measure(number: Any, step: str) -> float | None:

@@ -36,7 +36,7 @@ def training_progress(console: Console) -> Iterator[OnProgress]:
                 score = f"macro-F1 {record['score']:.3f}"
                 if "accuracy" not in record:
                     # A stage that names no class, such as a forecast, is judged by its loss.
-                    held_out = record["validation_loss"]
+                    held_out = record.get("validation_loss")
                     score = f"validation loss {'-' if held_out is None else f'{held_out:.3f}'}"
                 bar.update(tasks[progress.stage], score=score)
                 loss = "-" if record["loss"] is None else f"{record['loss']:.3f}"

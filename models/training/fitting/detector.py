@@ -30,6 +30,9 @@ _SETTLED_SPANS = 2
 _FEWEST_SETTLED = 20
 """Frames for each variable."""
 _LEAST_LEVEL = 1e-3
+_SPARE = 5
+"""Frames of a run are much alike, so that few runs decide on a limit, and others go further. With a fifth of the share
+on validation about the share itself is left on other runs."""
 _QUIET = 0.99
 """Share of the normal frames with a novelty that counts as quiet."""
 
@@ -75,8 +78,8 @@ def fit_normal_state(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -
 
 
 def fit_limits(network: Diagnoser, runs: Sequence[Run], hold_limit: int, share: float) -> None:
-    """Fit the limits so that a `share` of the frames of runs that are normal throughout is above the larger one, and
-    what is quiet."""
+    """Fit the limits so that about a `share` of the frames of other normal runs is above the larger one, for which a
+    fifth of it is in these, and what is quiet."""
     detector = _detector(network)
     rows = []
     for batch, readings in readings_of(network, runs, hold_limit):
@@ -90,7 +93,7 @@ def fit_limits(network: Diagnoser, runs: Sequence[Run], hold_limit: int, share: 
     above = np.where(distances > start, distances - start, 0)
     slope = np.maximum(above.sum(axis=0) / np.maximum((above > 0).sum(axis=0), 1), 1e-6 + 1e-3 * start)
     surprise = ((distances - start) / slope).max(axis=1)
-    limits = start + slope * max(_tail_quantile(surprise, share), 0.0)
+    limits = start + slope * max(_tail_quantile(surprise, share / _SPARE), 0.0)
     detector.limits.copy_(torch.from_numpy(limits))
     novelty = (distances / limits).max(axis=1)
     detector.quiet.fill_(max(float(np.quantile(novelty, _QUIET)), _LEAST_LEVEL))
