@@ -24,7 +24,7 @@ from models.evaluation.calibration import (
 )
 from models.evaluation.clustering import partition_scores
 from models.evaluation.plots import draw_confusion, draw_learning_curve, draw_reliability, draw_roc
-from models.evaluation.scoring import NO_EVIDENCE, UNKNOWN, Scores, fusion_scores, scores_by_modality
+from models.evaluation.scoring import NO_EVIDENCE, NORMAL, UNKNOWN, Scores, fusion_scores, scores_by_modality
 from models.fusion.learned import LearnedFusion
 from models.training.fitting.evidence import Evidence
 from models.training.fitting.unknown import published_answers
@@ -61,7 +61,8 @@ def score_part(
     """Scores by source and subset; `classes` are those of the network, `faults` those that labels have.
 
     A learned fusion is scored as `fusion`, and the late fusion beside it as `late`. A network that calls faults unknown
-    does so in `fusion` alone, for which it needs the novelty (N,).
+    does so in `fusion` alone, for which it needs the novelty (N,). With a novelty, `detector` is what the detector says
+    alone: normal, or unknown.
     """
     fused = evidence.fused(network.fusion)
     unknown, own = NO_CLASS, fused.modality_probabilities
@@ -83,6 +84,8 @@ def score_part(
     fused_answers = probabilities.argmax(axis=1)
     fused_answers = np.where(fused_answers == unknown, UNKNOWN, fused_answers)
     answers["fusion"] = np.where(told, fused_answers, NO_EVIDENCE)
+    if novelty is not None:
+        answers["detector"] = np.where(present[0], np.where(novelty.numpy() > 1, UNKNOWN, NORMAL), NO_EVIDENCE)
     if isinstance(network.fusion, LearnedFusion):
         late = evidence.fused(network.fusion.late).probabilities
         answers["late"] = np.where(told, late.argmax(dim=1).numpy(), NO_EVIDENCE)

@@ -253,7 +253,7 @@ def score(training: Training, calibration: Calibration) -> dict[Part, ScoredPart
         runs = data.runs(part)
         if runs:
             evidence = calibration.validation if part == "validation" else part_evidence(network, data, part)
-            novelty = None if network.unknown is None else novelty_of(network, runs, data.hold_limit)
+            novelty = None if network.detector is None else novelty_of(network, runs, data.hold_limit)
             scored = score_part(network, evidence, runs, data.classes, data.faults, config.hard_faults, novelty)
             scored.scores["all"]["all_faults"]["fusion"] |= remaining_life_scores(network, data, config, part)
             parts[part] = scored

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.configs.sensors import ExpertsConfig, NoClassifierConfig, TreesConfig
 from models.configs.unknown import UnknownConfig, UnknownRules
-from models.data.runs import Run
+from models.data.runs import Run, before_first_fault
 from models.diagnoser import Diagnoser
 from models.encoders.base import SensorEncoder
 from models.encoders.experts.pool import PooledExperts
@@ -25,7 +25,9 @@ from pipeline.arrays import Bools, Floats, Ints
 MOST_KNOWN: Final = 0.05
 """Largest share of the frames of known faults that may be called unknown on validation."""
 MOST_NORMAL: Final = 0.0005
-"""The same of normal frames."""
+"""The same of normal frames before a fault."""
+MOST_RECOVERED: Final = 0.02
+"""The same of normal frames after one, in which the plant may not be normal yet."""
 _QUANTILES: Final = (0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
 """Shares of the known faults' frames that limits of the hidden distance are tried at."""
 _SHRINKAGE: Final = 0.01
@@ -42,6 +44,7 @@ class UnknownReport:
     known: float | None
     """Of known faults; None where there are none."""
     normal: float | None
+    """Of frames before a fault."""
 
     def as_dict(self) -> dict[str, object]:
         """For the record of the training."""
@@ -143,7 +146,7 @@ def fit_unknown(
         network.unknown = UnknownFaults(UnknownConfig(**rules.model_dump(), always=True), classes=classes).eval()
     else:
         network.unknown = _with_centres(network, data, rules)
-        _choose_rules(network, validation, novelty)
+        _choose_rules(network, validation, novelty, _groups(validation.labels, data.split.validation))
     chosen = network.unknown.config
     names = tuple(name for name in ("always", "by_distance", "by_contradiction") if getattr(chosen, name))
     if not names:
@@ -151,8 +154,8 @@ def fit_unknown(
         return UnknownReport((), 0.0, 0.0)
     network.config = network.config.model_copy(update={"unknown": chosen})
     called: Bools = (published_answers(network, validation, novelty).argmax(dim=1) == classes).numpy()
-    labels = validation.labels
-    return UnknownReport(names, _share(called[labels > 0]), _share(called[labels == 0]))
+    groups = _groups(validation.labels, data.split.validation)
+    return UnknownReport(names, _share(called[groups.known]), _share(called[groups.normal]))
 
 
 def _with_centres(network: Diagnoser, data: PreparedData, rules: UnknownRules) -> UnknownFaults:
@@ -174,29 +177,42 @@ def _with_centres(network: Diagnoser, data: PreparedData, rules: UnknownRules) -
     return overlay
 
 
-def _choose_rules(network: Diagnoser, validation: Evidence, novelty: Tensor) -> None:
+class _Groups(NamedTuple):
+    """Frames whose shares of unknown faults are limited, (N,) each."""
+
+    known: Bools
+    normal: Bools
+    recovered: Bools
+
+
+def _groups(labels: Ints, runs: Sequence[Run]) -> _Groups:
+    before = np.concatenate([np.arange(len(run)) < len(before_first_fault(run)) for run in runs])
+    return _Groups(labels > 0, (labels == 0) & before, (labels == 0) & ~before)
+
+
+def _choose_rules(network: Diagnoser, validation: Evidence, novelty: Tensor, groups: _Groups) -> None:
     """Contradiction first, which has no limit to fit; then the smallest limit of the distance at which both together
     are allowed."""
     overlay, labels = network.unknown, validation.labels
     assert overlay is not None
     fired = _fired(network, validation, novelty)
     contradicted, smoothed = fired.contradicted.numpy(), fired.smoothed.numpy()
-    update = {"by_contradiction": _is_allowed(contradicted, labels)}
+    update = {"by_contradiction": _is_allowed(contradicted, groups)}
     called: Bools = contradicted & update["by_contradiction"]
     if overlay.config.centres and (labels > 0).any():
         candidates = (novelty.numpy() > 1) & ~fired.recovering.numpy()
         for quantile in _QUANTILES:
             limit = np.float32(np.quantile(smoothed[labels > 0], quantile))
-            if _is_allowed(called | (candidates & (smoothed > limit)), labels):
+            if _is_allowed(called | (candidates & (smoothed > limit)), groups):
                 overlay.limit.fill_(float(limit))
                 update["by_distance"] = True
                 break
     overlay.config = overlay.config.model_copy(update=update)
 
 
-def _is_allowed(called: Bools, labels: Ints) -> bool:
-    known, normal = _share(called[labels > 0]), _share(called[labels == 0])
-    return (known or 0.0) <= MOST_KNOWN and (normal or 0.0) <= MOST_NORMAL
+def _is_allowed(called: Bools, groups: _Groups) -> bool:
+    limits = ((groups.known, MOST_KNOWN), (groups.normal, MOST_NORMAL), (groups.recovered, MOST_RECOVERED))
+    return all((_share(called[rows]) or 0.0) <= most for rows, most in limits)
 
 
 def _share(called: Bools) -> float | None:
