@@ -26,7 +26,7 @@ MOST_KNOWN: Final = 0.05
 """Largest share of the frames of known faults that may be called unknown on validation."""
 MOST_NORMAL: Final = 0.0005
 """The same of normal frames before a fault."""
-MOST_RECOVERED: Final = 0.02
+MOST_RECOVERED: Final = 0.001
 """The same of normal frames after one, in which the plant may not be normal yet."""
 _QUANTILES: Final = (0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
 """Shares of the known faults' frames that limits of the hidden distance are tried at."""
