@@ -100,6 +100,24 @@ class RunSplit:
         )
 
 
+def left_out_classes(names: Sequence[str], faults: Sequence[str]) -> tuple[int, ...]:
+    """The classes of faults that a training leaves out; raises DataError for a name that is no fault of the profile."""
+    if wrong := sorted(set(names) - set(faults[1:])):
+        raise DataError(
+            f"left_out names {wrong[0]!r}, which is no fault of the profile; it has {', '.join(faults[1:]) or 'none'}"
+        )
+    return tuple(sorted({faults.index(name) for name in names}))
+
+
+def leave_out(split: RunSplit, classes: Sequence[int]) -> RunSplit:
+    """The split without those training and validation runs in which one of these classes occurs."""
+
+    def others(runs: Sequence[Run]) -> tuple[Run, ...]:
+        return tuple(run for run in runs if not np.isin(run.labels, classes).any())
+
+    return RunSplit(others(split.train), others(split.validation), split.test)
+
+
 def before_first_fault(run: Run) -> Run:
     """The frames before the first that is faulty or has no label."""
     return run.before(int(np.argmax(run.labels != 0))) if run.labels.any() else run

@@ -113,6 +113,16 @@ class PoolSplit:
         """All but test texts that encoders have not learnt from."""
         return self.validation if self.kept is None else self.validation.joined(self.kept)
 
+    def leave_out(self, classes: Sequence[int]) -> PoolSplit:
+        """The same without the training and validation texts of these classes."""
+
+        def others(pool: TextPool) -> TextPool:
+            return pool.take(np.flatnonzero(~np.isin(pool.classes, classes)))
+
+        return PoolSplit(
+            others(self.train), others(self.validation), self.test, None if self.kept is None else others(self.kept)
+        )
+
     def __post_init__(self) -> None:
         pools = {part: getattr(self, part) for part in _PARTS} | ({} if self.kept is None else {"kept": self.kept})
         check_disjoint({part: set(pool.authors) for part, pool in pools.items()}, what="text author")

@@ -174,6 +174,9 @@ class TrainConfig(BaseModel):
     """False while configurations are compared: the test part is then held out but not scored."""
     hard_faults: tuple[str, ...] = ()
     """Faults that are hard to detect; every score is also given without them."""
+    left_out: tuple[str, ...] = ()
+    """Faults that are not learnt, so that the test part shows how the model meets an unknown fault: training and
+    validation lack the runs in which they occur, and the test's frames of them have the label `unknown`."""
 
     @model_validator(mode="after")
     def _not_every_fusion_limits_false_alarms(self) -> TrainConfig:

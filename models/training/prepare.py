@@ -27,7 +27,7 @@ from models.data.class_counts import Counts, count_part, require_classes
 from models.data.from_recordings import runs_from_records
 from models.data.messages import Messages, frequent_messages
 from models.data.recovery import NormalDistance, RecoveryRule, has_clearing, with_targets
-from models.data.runs import Run, RunSplit, read_runs, split_runs
+from models.data.runs import Run, RunSplit, leave_out, left_out_classes, read_runs, split_runs
 from models.data.scaling import Scaling, hold_frames
 from models.data.text_pools import PoolSplit, pool_of_runs, read_pool, run_events, split_groups
 from models.data.time_split import split_by_time
@@ -142,7 +142,8 @@ def prepare(
     if normal_only:
         runs = _all_normal(runs, machine_type)
     rng = np.random.default_rng(config.seed)
-    split = _split(config, machine_type, runs, rng)
+    left_out = left_out_classes(config.left_out, machine_type.faults)
+    split = leave_out(_split(config, machine_type, runs, rng), left_out)
     counts = {part: count_part(getattr(split, part), machine_type.faults) for part in _wanted_parts(config)}
     if not normal_only:
         require_classes(counts)
@@ -304,6 +305,7 @@ def provenance(config: TrainConfig, data: PreparedData) -> dict[str, Any]:
         "data": [path.name for files in config.runs for path in files.paths],
         "texts": [path.name for path in config.texts],
         **({"kept_texts": config.kept_texts} if config.kept_texts else {}),
+        **({"left_out": list(config.left_out)} if config.left_out else {}),
         **({"split": config.split.model_dump()} if config.split.by == "time" else {}),
         "runs": data.run_counts(),
     }
@@ -341,6 +343,7 @@ def _pools_of_files(
     """The pools of labelled texts, without held-out texts that training runs have as their own."""
     shares = {"validation": config.validation, "test": config.test}
     pools = read_pool(config.texts, machine_type.faults, **shares, rng=rng)
+    pools = pools.leave_out(left_out_classes(config.left_out, machine_type.faults))
     own = _own_texts(split.train)
     validation, test = (
         pool.take(np.flatnonzero([normalised(text) not in own for text in pool.texts]))

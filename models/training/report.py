@@ -23,6 +23,7 @@ from models.evaluation.calibration import (
     trust_scores,
 )
 from models.evaluation.clustering import partition_scores
+from models.evaluation.novelty import as_labels, learnt_count
 from models.evaluation.plots import draw_confusion, draw_learning_curve, draw_reliability, draw_roc
 from models.evaluation.scoring import NO_EVIDENCE, NORMAL, UNKNOWN, Scores, fusion_scores, scores_by_modality
 from models.fusion.learned import LearnedFusion
@@ -58,7 +59,8 @@ def score_part(
     hard: Sequence[str],
     novelty: Tensor | None = None,
 ) -> ScoredPart:
-    """Scores by source and subset; `classes` are those of the network, `faults` those that labels have.
+    """Scores by source and subset; `classes` are those of the network, `faults` those that labels have, which can end
+    with `unknown`, of faults that were not learnt.
 
     A learned fusion is scored as `fusion`, and the late fusion beside it as `late`. A network that calls faults unknown
     does so in `fusion` alone, for which it needs the novelty (N,). With a novelty, `detector` is what the detector says
@@ -92,8 +94,10 @@ def score_part(
         trust["late"] = Trust(torch.nn.functional.pad(late, (0, len(classes) - late.shape[1])).numpy(), told)
     frames = np.concatenate([np.arange(len(run)) for run in runs])
     sources = np.array([run.source for run in runs])[evidence.runs]
+    answers = {name: as_labels(answer, faults) for name, answer in answers.items()}
     scores: Scores = sliced_scores(evidence.runs, frames, evidence.labels, sources, answers, faults, hard)
-    meanings = class_meanings(classes, faults)
+    meanings, learnt = class_meanings(classes, faults), learnt_count(faults)
+    truth = evidence.labels if unknown == NO_CLASS else np.where(evidence.labels == learnt, unknown, evidence.labels)
     for source, by_subset in scores.items():
         rows = _rows_of_source(sources, source)
         for subset, labels in _subsets(evidence.labels, faults, hard).items():
@@ -107,8 +111,8 @@ def score_part(
             fused.weights.numpy()[:, rows],
             present[:, rows],
             network.modalities,
-            evidence.labels[rows],
-            faults=len(faults),
+            truth[rows],
+            faults=learnt,
             unknown=unknown,
         )
     tables = {system: reliability_of(answer, evidence.labels, meanings) for system, answer in trust.items()}

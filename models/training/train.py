@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from models.diagnoser import Diagnoser
+from models.evaluation.novelty import FrameNovelty, unknown_labels, unknown_scores
 from models.evaluation.scoring import Scores
 from models.fusion.late import LateFusion
 from models.fusion.learned import LearnedFusion
@@ -32,7 +33,7 @@ from models.training.fitting.false_alarms import (
     fit_fused_margins,
 )
 from models.training.fitting.published import fit_published
-from models.training.fitting.unknown import UnknownReport, fit_unknown, novelty_of
+from models.training.fitting.unknown import UnknownReport, fired_rules, fit_unknown, novelty_of
 from models.training.loop import EpochRecord, OnProgress, Stage, StageConfig, run_stage
 from models.training.prepare import Part, PreparedData, prepare, provenance
 from models.training.report import ScoredPart, draw_all, score_part, write_reliability, write_scores
@@ -254,10 +255,25 @@ def score(training: Training, calibration: Calibration) -> dict[Part, ScoredPart
         if runs:
             evidence = calibration.validation if part == "validation" else part_evidence(network, data, part)
             novelty = None if network.detector is None else novelty_of(network, runs, data.hold_limit)
-            scored = score_part(network, evidence, runs, data.classes, data.faults, config.hard_faults, novelty)
+            labels, faults = unknown_labels(evidence.labels, data.faults, config.left_out)
+            scored = score_part(
+                network, evidence.relabelled(labels), runs, data.classes, faults, config.hard_faults, novelty
+            )
             scored.scores["all"]["all_faults"]["fusion"] |= remaining_life_scores(network, data, config, part)
+            if config.left_out and novelty is not None:
+                frames = _frame_novelty(network, scored, novelty)
+                scored.scores["all"]["all_faults"]["fusion"][UNKNOWN] = unknown_scores(
+                    runs, frames, data.faults, config.left_out, config.hard_faults
+                )
             parts[part] = scored
     return parts
+
+
+def _frame_novelty(network: Diagnoser, scored: ScoredPart, novelty: torch.Tensor) -> FrameNovelty:
+    """What a network with a detector says of the frames of a part, with their novelty (N,)."""
+    compares = network.unknown is not None and network.unknown.config.centres > 0
+    distance = fired_rules(network, scored.evidence, novelty).smoothed.numpy() if compares else None
+    return FrameNovelty(novelty.numpy(), distance, scored.fused.argmax(axis=1) == scored.unknown)
 
 
 def write(training: Training, calibration: Calibration, parts: dict[Part, ScoredPart]) -> TrainReport:

@@ -54,19 +54,24 @@ def readings(rng: np.random.Generator, fault: int) -> tuple[np.ndarray, np.ndarr
     return np.array([50.0, 20, 70, 0]) + values * [2, 1, 5, 1], labels
 
 
+def runs_table(runs: int) -> pa.Table:
+    """Runs of the two faults in turn."""
+    rng = np.random.default_rng(0)
+    parts = []
+    for seed in range(runs):
+        values, labels = readings(rng, 1 + seed % 2)
+        names = ("flow", "load", "heat", "noise")
+        columns = {"seed": np.full(FRAMES, seed), **dict(zip(names, values.T, strict=True)), "label": labels}
+        parts.append(pa.table(columns))
+    return pa.concat_tables(parts)
+
+
 @pytest.fixture(scope="module")
 def plant(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plant")
     (folder / "plant.yaml").write_text(PROFILE)
     (folder / "normal.yaml").write_text(NORMAL_PROFILE)
-    rng = np.random.default_rng(0)
-    parts = []
-    for seed in range(RUNS):
-        values, labels = readings(rng, 1 + seed % 2)
-        names = ("flow", "load", "heat", "noise")
-        columns = {"seed": np.full(FRAMES, seed), **dict(zip(names, values.T, strict=True)), "label": labels}
-        parts.append(pa.table(columns))
-    table = pa.concat_tables(parts)
+    table = runs_table(RUNS)
     pa.parquet.write_table(table, folder / "runs.parquet")
     frames = np.tile(np.arange(FRAMES), RUNS)
     unlabelled = table.filter(frames < ONSET)

@@ -97,7 +97,7 @@ def _runs(evidence: Evidence) -> Iterator[slice]:
         yield slice(int(start), int(end))
 
 
-def _fired(network: Diagnoser, evidence: Evidence, novelty: Tensor) -> Fired:
+def fired_rules(network: Diagnoser, evidence: Evidence, novelty: Tensor) -> Fired:
     """What fires in each frame, (N,) each."""
     overlay = network.unknown
     assert overlay is not None
@@ -195,7 +195,7 @@ def _choose_rules(network: Diagnoser, validation: Evidence, novelty: Tensor, gro
     are allowed."""
     overlay, labels = network.unknown, validation.labels
     assert overlay is not None
-    fired = _fired(network, validation, novelty)
+    fired = fired_rules(network, validation, novelty)
     contradicted, smoothed = fired.contradicted.numpy(), fired.smoothed.numpy()
     update = {"by_contradiction": _is_allowed(contradicted, groups)}
     called: Bools = contradicted & update["by_contradiction"]

@@ -41,12 +41,14 @@ OF_TEXTS: Final = LATER | {
 }
 """Settings that do not change the sensor encoder either."""
 OF_DETECTOR: Final = frozenset({"detector", "detector_stage"})
-"""Settings of the detector alone; `normal_data` shows in the labels."""
+"""Settings of the detector alone."""
+IN_THE_DATA: Final = frozenset({"normal_data", "left_out"})
+"""Settings whose effect shows in the runs and their labels."""
 
 
 def fingerprint(config: TrainConfig, data: PreparedData, without_effect: frozenset[str]) -> str:
     """Changes with everything that a checkpoint depends on, but not with where it is, nor with other settings."""
-    digest = hashlib.sha256(config.model_dump_json(exclude={*without_effect, "normal_data"}).encode())
+    digest = hashlib.sha256(config.model_dump_json(exclude={*without_effect, *IN_THE_DATA}).encode())
     digest.update(data.machine_type.digest.encode())
     if config.encoders is not None:
         digest.update(read_model(config.encoders).header.hash.encode())
