@@ -22,7 +22,7 @@ from models.training.fitting.evidence import Evidence, learnt_classes, sensor_an
 from models.training.prepare import PreparedData
 from pipeline.arrays import Bools, Floats, Ints
 
-MOST_KNOWN: Final = 0.05
+MOST_KNOWN: Final = 0.01
 """Largest share of the frames of known faults that may be called unknown on validation."""
 MOST_NORMAL: Final = 0.0005
 """The same of normal frames before a fault."""
