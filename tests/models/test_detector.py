@@ -163,6 +163,22 @@ def test_what_was_not_measured_changes_no_statistic(seed: int) -> None:
     assert len(set(found.novelty.flatten().tolist())) == 1
 
 
+def test_a_frame_without_many_readings_and_those_after_it_say_nothing() -> None:
+    detector, scaled = alone(), torch.randn(1, 30, VARIABLES, generator=torch.Generator().manual_seed(3)) * 3
+    detector.least_observed.fill_(VARIABLES - 1)
+    observed = torch.ones_like(scaled, dtype=torch.bool)
+    observed[0, 12, 0] = False  # one may be missing
+    observed[0, 20, :2] = False
+    seen = Readings(scaled, torch.ones_like(observed), observed)
+    with torch.inference_mode():
+        novelty = detector.advance(seen, detector.init_state(1))[0].novelty[0]
+        deviations = detector.advance(seen, detector.init_state(1))[0].deviations[0]
+    said = (novelty > 0).tolist()
+    # Three frames of warm-up after the start, and after the frame with two missing.
+    assert said == [t >= 3 and not 20 <= t <= 22 for t in range(30)]
+    assert (deviations.sum(dim=1) > 0).tolist() == said
+
+
 def test_a_machines_first_frames_are_no_evidence() -> None:
     detector = alone()
     state = detector.init_state(1)

@@ -135,6 +135,7 @@ def draw_detector(detector: Detector) -> None:
     detector.shapes.add_(torch.randn(blocks, variables, variables) * 0.1)
     detector.limits.uniform_(4, 8)
     detector.quiet.fill_(0.9)
+    detector.least_observed.fill_(1)
     detector.backing.zero_()
     detector.backing[1:] = 2.0
 

@@ -40,7 +40,9 @@ class Detector(nn.Module):
 
     r = x - forecast for the readings measured in their own frame, z = W r with a symmetric W, so that z_k is still
     about variable k, and |z_k| is cut at the root of `largest_square`. For each span h a mean m += (z - m) / h and a
-    mean of squares s += (z^2 - s) / h; what was not measured leaves its own as they are. A block f is the means of a
+    mean of squares s += (z^2 - s) / h; what was not measured leaves its own as they are. Without many of the readings
+    the others cannot be forecast as well, nor be whitened: a frame with fewer than `least_observed` of them, and the
+    `warm_up_frames` after it, say nothing and have the novelty 0. A block f is the means of a
     span, or log(s + 0.02) of a span. Its distance is |A (f - f0)|^2 with a symmetric A, fitted to the normal state; the
     novelty is the largest distance / limit over the blocks.
 
@@ -65,12 +67,14 @@ class Detector(nn.Module):
         self.register_buffer("centres", torch.zeros(config.blocks, variables))
         self.register_buffer("shapes", torch.eye(variables).repeat(config.blocks, 1, 1))
         self.register_buffer("limits", torch.ones(config.blocks))
+        self.register_buffer("least_observed", torch.zeros(()))
         self.register_buffer("quiet", torch.ones(()))
         self.register_buffer("backing", torch.zeros(classes))
         self.whitening: Tensor  # (V, V)
         self.centres: Tensor  # (K, V) mean of each block in the normal state
         self.shapes: Tensor  # (K, V, V) inverse root of its covariance
         self.limits: Tensor  # (K,)
+        self.least_observed: Tensor  # () how many readings a frame has to have
         self.quiet: Tensor  # () the novelty below which a machine counts as quiet, as in 99 % of normal frames
         self.backing: Tensor  # (C,) the weight of g for each visible fault, 0 for other classes
 
@@ -109,9 +113,11 @@ class Detector(nn.Module):
         clip = self.config.clip
         scaled = readings.scaled.clamp(-clip, clip)
         h, c, forecast, seen = (state[key] for key in ("h", "c", "forecast", "seen"))
+        complete = readings.observed.sum(dim=2) >= self.least_observed
         residuals, evidence = [], []
         for t in range(scaled.shape[1]):
             x = scaled[:, t]
+            seen = seen.where(complete[:, t, None], seen.new_zeros(()))
             judged = readings.observed[:, t] & (seen >= self.config.warm_up_frames)
             residuals.append((x - forecast).where(judged, x.new_zeros(())))
             evidence.append(judged)
@@ -143,18 +149,19 @@ class Detector(nn.Module):
         away: Tensor = torch.einsum("kij,...kj->...ki", self.shapes, blocks - self.centres)
         return away * away
 
-    def detect(self, blocks: Tensor) -> Detected:
-        """The novelty of blocks (B, T, K, V)."""
+    def detect(self, blocks: Tensor, evidence: Tensor) -> Detected:
+        """The novelty of blocks (B, T, K, V), 0 in frames without any evidence (B, T, V)."""
         shares = self.distances(blocks) / self.limits[:, None]
         novelty, largest = shares.sum(dim=-1).clamp_max(LARGEST_NOVELTY).max(dim=-1)
         deviations = shares.take_along_dim(largest[..., None, None], dim=-2).squeeze(-2)
-        return Detected(novelty, deviations)
+        judged, zero = evidence.any(dim=-1), novelty.new_zeros(())
+        return Detected(novelty.where(judged, zero), deviations.where(judged[..., None], zero))
 
     def advance(self, readings: Readings, state: State) -> tuple[Detected, State]:
         """The novelty of some frames from a state on, and the state after them but for what backing changes."""
         residuals, evidence, after = self.residuals(readings, state)
         blocks, means = self.statistics(residuals, evidence, state)
-        return self.detect(blocks), after | means
+        return self.detect(blocks, evidence), after | means
 
     def surprise(self, novelty: Tensor) -> Tensor:
         """g = max(0, log(novelty / quiet))."""

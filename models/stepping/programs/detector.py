@@ -54,7 +54,7 @@ def emit_detector(
         forecast,
         seen,
         config.warm_up_frames,
-        builder.numbers([config.clip]),
+        builder.numbers([config.clip, float(reader.take(f"{_KEY}.least_observed"))]),
         entering,
         missed,
         evidence,
@@ -88,7 +88,9 @@ def emit_detector(
         raise reader.error("has a detector without a limit")
     found = Detected(builder.work(1), builder.work(variables))
     where = builder.numbers(limits)
-    builder.emit(operations.NOVELTY, ALL, distances, stride, width, blocks, where, found.novelty, found.deviations)
+    builder.emit(
+        operations.NOVELTY, ALL, distances, stride, width, blocks, where, found.novelty, found.deviations, evidence
+    )
     _emit_forecast(builder, config, entering, variables, h, c, forecast, seen)
     _emit_backing(builder, config, found.novelty, armed, calm, logits, classes)
     return found

@@ -33,6 +33,10 @@ _LEAST_LEVEL = 1e-3
 _SPARE = 5
 """Frames of a run are much alike, so that few runs decide on a limit, and others go further. With a fifth of the share
 on validation about the share itself is left on other runs."""
+_RARELY = 0.05
+"""Share of the normal frames that have fewer readings than others do."""
+_MISSING = 0.05
+"""Share of the variables that may be missing besides."""
 _QUIET = 0.99
 """Share of the normal frames with a novelty that counts as quiet."""
 
@@ -49,6 +53,7 @@ def readings_of(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -> Ite
 def fit_normal_state(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -> None:
     """Fit whitening and blocks to runs that are normal throughout."""
     detector = _detector(network)
+    detector.least_observed.fill_(_least_observed(network, runs, hold_limit))
     residuals, evidence = [], []
     for batch, readings in readings_of(network, runs, hold_limit):
         missed, judged, _ = detector.residuals(readings, detector.init_state(len(batch)))
@@ -75,6 +80,16 @@ def fit_normal_state(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -
         centre, shape = _whitened(statistics[:, block], np.full(detector.variables, _LEAST_NOISE * noise))
         detector.centres[block] = torch.from_numpy(centre)
         detector.shapes[block] = torch.from_numpy(shape)
+
+
+def _least_observed(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -> float:
+    """How many readings a frame has to have: about as many as nearly all normal frames."""
+    counts = [
+        readings.observed[row, : len(run)].sum(dim=1).numpy()
+        for batch, readings in readings_of(network, runs, hold_limit)
+        for row, run in enumerate(batch)
+    ]
+    return float(np.quantile(np.concatenate(counts), _RARELY) - _MISSING * _detector(network).variables)
 
 
 def fit_limits(network: Diagnoser, runs: Sequence[Run], hold_limit: int, share: float) -> None:

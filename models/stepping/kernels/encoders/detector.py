@@ -28,13 +28,20 @@ def residuals(op: Ints, block: Block, rows: Ints) -> None:
     """What the last forecast missed, and what enters the next one.
 
     Operands: readings, known bits, observed bits, width, forecast and frames seen in the state, warm-up in frames,
-    clip, target for the inputs, target for the residuals, target for 1 where there is evidence.
+    clip and how many readings a frame has to have, target for the inputs, target for the residuals, target for 1 where
+    there is evidence.
     """
     readings, known, observed, width, forecast, seen, warm_up = op[2], op[3], op[4], op[5], op[6], op[7], op[8]
-    clip, inputs, missed, evidence = broadcast(block.weights, op[9]), op[10], op[11], op[12]
+    clip, least = broadcast(block.weights, op[9]), block.weights[op[9] + 1]
+    inputs, missed, evidence = op[10], op[11], op[12]
     work, states = block.work, block.states
     for row in rows:
         base, state = block.at[row], block.state_at[row]
+        count = splat(_ZERO)
+        for j in range(0, width, LANES):
+            count = count + load(work, base + observed + j)
+        if total(count) < least:
+            states[state + seen] = _ZERO
         ready = splat(_ONE if states[state + seen] >= np.float32(warm_up) else _ZERO)
         for j in range(0, width, LANES):
             x, expected = _bounded(load(work, base + readings + j), clip), load(states, state + forecast + j)
@@ -80,13 +87,23 @@ def residual_statistics(op: Ints, block: Block, rows: Ints) -> None:
 def novelty(op: Ints, block: Block, rows: Ints) -> None:
     """The largest distance of a block in shares of its limit, and what each variable contributes to it.
 
+    Without any evidence both are 0.
+
     Operands: vectors whose squared lengths are the distances, numbers from one to the next, width, blocks, limits,
-    target for the novelty, target for the contributions.
+    target for the novelty, target for the contributions, 1 where there is evidence.
     """
     vectors, stride, width, blocks, limits, target, deviations = op[2], op[3], op[4], op[5], op[6], op[7], op[8]
-    work, weights = block.work, block.weights
+    evidence, work, weights = op[9], block.work, block.weights
     for row in rows:
         base = block.at[row]
+        judged = splat(_ZERO)
+        for j in range(0, width, LANES):
+            judged = judged + load(work, base + evidence + j)
+        if not total(judged) > _ZERO:
+            work[base + target] = _ZERO
+            for j in range(0, width, LANES):
+                store(work, base + deviations + j, splat(_ZERO))
+            continue
         largest, which = np.float32(-1), 0
         for k in range(blocks):
             squares = splat(_ZERO)
