@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agents.replay.shipped import demo_model
 from models.model_file import read_model
 from pipeline.config.profile import load_profile
 from tests.support.commands import assert_one_line, faultline
@@ -18,13 +17,15 @@ from tests.support.commands import assert_one_line, faultline
 pytestmark = pytest.mark.slow
 
 WINDOW = 24
+# A detector would find readings that hardly vary novel from the start; the model of the release before has none.
+MODEL = Path(__file__).parent / "release_before" / "model.faultline"
 SHORT_WINDOWS = {"FAULTLINE_DRIFT_WINDOW_MS": f"{WINDOW * 3}m", "FAULTLINE_DRIFT_REFERENCE_WINDOWS": "3"}
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """Two runs of 12 windows that scatter around the mean of the shipped model's training."""
-    model, kind = read_model(demo_model()), load_profile("tennessee_eastman").machine_types[0]
+    """Two runs of 12 windows that scatter around the mean of the model's training."""
+    model, kind = read_model(MODEL), load_profile("tennessee_eastman").machine_types[0]
     rng, frames = np.random.default_rng(1), WINDOW * 12
     scores = rng.normal(0, 0.05, (2 * frames, len(kind.variables)))
     values = (model.tensors["mean"] + model.tensors["std"] * scores).astype(np.float32)
@@ -40,7 +41,7 @@ def runs(tmp_path: Path) -> Path:
 
 
 def test_a_drift_that_was_added_is_reported_and_nothing_else(runs: Path) -> None:
-    options = ("--sigma", "3", "--ramp-days", "0.1", "--passes", "2", "--json")
+    options = ("--sigma", "3", "--ramp-days", "0.1", "--passes", "2", "--json", "--model", MODEL)
     done = faultline("bench", "drift", runs, *options, env=SHORT_WINDOWS)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)

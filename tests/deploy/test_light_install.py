@@ -153,7 +153,7 @@ def test_the_demo_runs_without_what_training_needs(serving: dict[str, str]) -> N
     done = python(serving, "-m", "agents.cli", "demo", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert (report["diagnoses"], report["model"]) == (11_520, "tennessee_eastman 43429cd1f36b")
+    assert (report["diagnoses"], report["model"]) == (11_520, "tennessee_eastman b4cd4805fd12")
     assert report["scores"]["fused"]["accuracy"] > 0.83
 
 

@@ -1,10 +1,10 @@
 """Compiled parts of the drift report: a frame is added to its machine's window, and a full window is judged.
 
 A window of a machine has, by variable, how often it was measured, and sum and sum of squares of its standard scores in
-frames that were diagnosed as normal; and sums over the machine's answers. A window that is full gives a value of each
-statistic. The first ones of a machine are its reference: their mean, and the deviation between them, which contains all
-that moves slowly. Of later ones, in each direction, the excess of their distance over a tolerance is summed up: a
-two-sided CUSUM chart.
+frames that were diagnosed as normal or unknown; and sums over the machine's answers. A full window gives a value of
+each statistic. The first ones of a machine are its reference: their mean, and the deviation between them, which
+contains all that moves slowly. Of later ones, in each direction, the excess of their distance over a tolerance is
+summed up: a two-sided CUSUM chart.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ def add_frames(
             answers[START_MS] = start_ms[r]
         answers[FRAMES] += 1
         is_normal = faults[r] == 0
+        # A drift far enough from the normal state is unknown to a detector; a fault with a name is no drift.
+        is_unnamed = is_normal or (unknown >= 0 and faults[r] == unknown)
         is_measured = False
         for v in range(variables):
             if not observed[r, v]:
@@ -89,7 +91,7 @@ def add_frames(
             is_measured = True
             count[variables + v] += 1
             given = np.float64(scaled[r, v])
-            if is_normal and abs(given) < math.inf:
+            if is_unnamed and abs(given) < math.inf:
                 score = min(max(given, -MAX_SCORE), MAX_SCORE)
                 count[v] += 1
                 own[v] += score
@@ -122,7 +124,7 @@ def _write_values(own: Matrix, count: Floats, is_unknown_known: bool, told: Matr
         if answers[MEASURED] >= half:
             told[2 * variables + v, VALUE] = 1.0 - np.float64(count[variables + v]) / answers[MEASURED]
         measured = np.float64(count[v])
-        if answers[NORMAL] >= half and measured >= MIN_MEASURED:
+        if answers[NORMAL] + answers[UNKNOWN] >= half and measured >= MIN_MEASURED:
             mean = own[v] / measured
             told[v, VALUE] = mean
             told[variables + v, VALUE] = math.sqrt(max(own[variables + v] / measured - mean * mean, 0.0))
