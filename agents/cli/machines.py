@@ -30,7 +30,7 @@ from agents.delivery.partitioning import partition_function
 from agents.delivery.states import newest_states
 from agents.kafka.admin import partition_counts
 from agents.kafka.log import committed_offsets, kafka_log, require_kafka
-from agents.kafka.publisher import KafkaPublisher
+from agents.kafka.publisher import KafkaPublisher, publish_all
 from agents.kafka.schema_registry import schema_registry
 from agents.kafka.security import client_security
 from agents.words import Words
@@ -196,17 +196,8 @@ def _publish_about(settings: Settings, topic: str, values: list[tuple[str, bytes
     outputs = [
         Output(topic, partition_of(machine.encode()), machine.encode(), value, now_ms) for machine, value in values
     ]
-    asyncio.run(_publish(KafkaPublisher(settings.address, settings.topic_prefix, **security), outputs))
+    asyncio.run(publish_all(KafkaPublisher(settings.address, settings.topic_prefix, **security), outputs))
     return name, [partition_of(machine.encode()) for machine, _ in values]
-
-
-async def _publish(publisher: KafkaPublisher, outputs: list[Output]) -> None:
-    await publisher.start()
-    try:
-        await publisher.publish(outputs)
-        await publisher.flush()
-    finally:
-        await publisher.stop()
 
 
 FromOption = Annotated[

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.data.tables import column_ms, key_text, number_column, read_table, require_columns, rows_by_key
 from models.encoders.placed_texts import PlacedText
-from pipeline.arrays import Floats, Ints
+from pipeline.arrays import Bools, Floats, Ints
 from pipeline.config.profile import MachineType
 from pipeline.errors import DataError
 from pipeline.wire.plain_text import plain_text
@@ -251,3 +251,13 @@ def _with_events(files: RunFiles, runs: Sequence[Run], times: Mapping[str, NDArr
                     placed[run.name].append(PlacedText(frame, float(frame + 1 - position), text))
     ordered = {name: tuple(sorted(texts, key=lambda text: (text.frame, -text.age))) for name, texts in placed.items()}
     return [replace(run, texts=ordered[run.name]) for run in runs]
+
+
+def normal_runs(runs: Sequence[Run]) -> list[Run]:
+    """The runs before their first fault, those that have frames there."""
+    return [part for part in map(before_first_fault, runs) if len(part)]
+
+
+def are_before_first_fault(runs: Sequence[Run]) -> Bools:
+    """Which frames are before their run's first fault, (N,), run after run."""
+    return np.concatenate([np.arange(len(run)) < len(before_first_fault(run)) for run in runs])

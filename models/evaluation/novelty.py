@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from models.data.runs import Run, before_first_fault, class_runs
+from models.data.runs import Run, are_before_first_fault, class_runs
 from models.evaluation.scoring import UNKNOWN, Scores
 from pipeline.arrays import Bools, Ints
 from pipeline.config.classes import UNKNOWN as UNKNOWN_NAME
@@ -65,7 +65,7 @@ def unknown_scores(
     """
     labels = np.concatenate([run.labels for run in runs])
     settled = np.concatenate([_settled(run.labels) for run in runs])
-    before = np.concatenate([np.arange(len(run)) < len(before_first_fault(run)) for run in runs])
+    before = are_before_first_fault(runs)
     normal, new = before & (labels == 0), _places(faults, left_out)
     known = (labels > 0) & ~np.isin(labels, new)
     visible = known & settled & ~np.isin(labels, _places(faults, hard))

@@ -22,9 +22,15 @@ from models.network_file import round_weights, save_model
 from models.training.budget import Budget, Clock
 from models.training.config import TrainConfig
 from models.training.experts.remaining_life import remaining_life_scores, train_remaining_life
-from models.training.experts.train import expert_stages, pool_summary, train_experts, visible_faults
+from models.training.experts.train import expert_stages, pool_summary, train_experts
 from models.training.fitting.calibration import calibrate_network, choose_rule
-from models.training.fitting.evidence import Evidence, calibration_evidence, for_calibration, part_evidence
+from models.training.fitting.evidence import (
+    Evidence,
+    calibration_evidence,
+    for_calibration,
+    part_evidence,
+    visible_faults,
+)
 from models.training.fitting.false_alarms import (
     FUSED,
     apply_margins,
@@ -112,6 +118,8 @@ class Calibration:
     limits false alarms."""
     validation: Evidence
     """Of the calibrated network."""
+    novelty: torch.Tensor | None
+    """Of the validation frames, (N,); None without a detector."""
     unknown: UnknownReport | None = None
     """None of a network that calls no fault unknown."""
 
@@ -236,10 +244,10 @@ def calibrate(training: Training) -> Calibration:
         apply_margins(network, fitted)
         evidence = part_evidence(network, data, "validation")
     network.config = network.config.model_copy(update={"fusion": network.fusion.config})
-    unknown = fit_unknown(network, data, evidence, config.unknown)
-    novelty = None if network.unknown is None else novelty_of(network, data.split.validation, data.hold_limit)
+    novelty = None if network.detector is None else novelty_of(network, data.split.validation, data.hold_limit)
+    unknown = fit_unknown(network, data, evidence, novelty, config.unknown)
     fit_published(network, data, evidence, novelty, config.candidates)
-    return Calibration(late, rule_scores, margins, evidence, unknown)
+    return Calibration(late, rule_scores, margins, evidence, novelty, unknown)
 
 
 def score(training: Training, calibration: Calibration) -> dict[Part, ScoredPart]:
@@ -253,8 +261,11 @@ def score(training: Training, calibration: Calibration) -> dict[Part, ScoredPart
     for part in wanted:
         runs = data.runs(part)
         if runs:
-            evidence = calibration.validation if part == "validation" else part_evidence(network, data, part)
-            novelty = None if network.detector is None else novelty_of(network, runs, data.hold_limit)
+            if part == "validation":
+                evidence, novelty = calibration.validation, calibration.novelty
+            else:
+                evidence = part_evidence(network, data, part)
+                novelty = None if network.detector is None else novelty_of(network, runs, data.hold_limit)
             labels, faults = unknown_labels(evidence.labels, data.faults, config.left_out)
             scored = score_part(
                 network, evidence.relabelled(labels), runs, data.classes, faults, config.hard_faults, novelty

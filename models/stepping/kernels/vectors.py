@@ -165,3 +165,13 @@ def constant(op: Ints, block: Block, rows: Ints) -> None:
         base = block.at[row]
         for i in range(count):
             block.work[base + target + i] = block.weights[weights + i]
+
+
+@kernel
+def largest_of(work: Floats, start: int, count: int) -> int:
+    """Which of so many numbers is the largest; of equal ones the first."""
+    best = 0
+    for i in range(1, count):
+        if work[start + i] > work[start + best]:
+            best = i
+    return best

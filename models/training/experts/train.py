@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.data.augment import disturb
-from models.data.runs import UNLABELLED, Run, before_first_fault
+from models.data.runs import UNLABELLED, Run, are_before_first_fault, normal_runs
 from models.diagnoser import Diagnoser
 from models.encoders.base import SensorEncoder
 from models.encoders.experts.no_classifier import NoClassifier
@@ -81,15 +81,6 @@ def pool_summary(network: Diagnoser, faults: Sequence[str]) -> tuple[dict[str, f
     return weights, [fault for fault, unseen in zip(faults, hidden, strict=True) if unseen]
 
 
-def visible_faults(network: Diagnoser, faults: int) -> Bools:
-    """Which classes are faults that the sensors can see, (C,), of a model for the first `faults` classes of labels."""
-    visible = np.zeros(network.config.classes, bool)
-    visible[1:faults] = True
-    if isinstance(network.sensors, PooledExperts):
-        visible &= ~network.sensors.hidden.bool().numpy()
-    return visible
-
-
 def _hidden(log_probabilities: Floats, data: PreparedData, config: TrainConfig) -> Bools:
     """Which faults are hidden, (faults,), as the configuration says or validation shows."""
     if config.hidden_faults != "auto":
@@ -97,7 +88,7 @@ def _hidden(log_probabilities: Floats, data: PreparedData, config: TrainConfig) 
             raise DataError(f"hidden_faults names {unknown[0]!r}, which is no fault of the profile; correct it")
         return np.isin(data.faults, config.hidden_faults)
     runs = data.split.validation
-    normal = np.concatenate([np.arange(len(run)) < len(before_first_fault(run)) for run in runs])
+    normal = are_before_first_fault(runs)
     labels = np.concatenate([run.labels for run in runs])
     limit = config.false_alarms or _FALSE_ALARMS
     return hidden_faults(log_probabilities, labels, normal, len(data.faults), limit)
@@ -105,9 +96,8 @@ def _hidden(log_probabilities: Floats, data: PreparedData, config: TrainConfig) 
 
 def fit_statistics(network: Diagnoser, data: PreparedData, encoder: StatisticsNetwork) -> None:
     """Scale the statistics by the frames before each training run's first fault."""
-    runs = [before_first_fault(run) for run in data.split.train]
     rows = []
-    for x, lengths in _inputs(network, data, [run for run in runs if len(run)], encoder):
+    for x, lengths in _inputs(network, data, normal_runs(data.split.train), encoder):
         statistics, _ = encoder.statistics(x, encoder.init_state(len(x)))
         rows += [own[:length] for own, length in zip(statistics, lengths, strict=True)]
     encoder.fit_scaling(torch.cat(rows))

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from models.data.runs import Run, before_first_fault
 from models.diagnoser import Diagnoser
-from models.encoders.experts.pool import PooledExperts
-from models.training.fitting.detector import readings_of
-from models.training.fitting.evidence import sensor_answers
+from models.training.fitting.detector import novelties
+from models.training.fitting.evidence import sensor_answers, visible_faults
 
 WEIGHTS: Final = (2.0, 1.0, 3.0, 4.0, 0.0)
 """What is tried, in order of preference: 2 is kept unless another detects more."""
@@ -56,10 +55,7 @@ def fit_backing(
     """
     detector = network.detector
     assert detector is not None
-    visible = torch.zeros(len(detector.backing))
-    visible[1:faults] = 1
-    if isinstance(network.sensors, PooledExperts):
-        visible *= 1 - network.sensors.hidden
+    visible = torch.from_numpy(visible_faults(network, faults).astype(np.float32))
     detector.backing.copy_(visible)
     with torch.inference_mode():
         judged = _judge(network, runs, hold_limit)
@@ -82,13 +78,9 @@ def fit_backing(
 
 
 def _judge(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -> _Judged:
-    assert network.detector is not None
     answers = sensor_answers(network, runs, hold_limit, network.sensors)
-    novelty: list[Tensor] = []
-    for batch, readings in readings_of(network, runs, hold_limit):
-        found, _ = network.detector.advance(readings, network.detector.init_state(len(batch)))
-        novelty += [found.novelty[row, : len(run)] for row, run in enumerate(batch)]
-    return _Judged([torch.from_numpy(answer.logits) for answer in answers], novelty, runs)
+    logits = [torch.from_numpy(answer.logits) for answer in answers]
+    return _Judged(logits, novelties(network, runs, hold_limit), runs)
 
 
 def _scores(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models.data.runs import Run
 from models.data.scaling import hold
@@ -114,16 +115,21 @@ def fit_limits(network: Diagnoser, runs: Sequence[Run], hold_limit: int, share: 
     detector.quiet.fill_(max(float(np.quantile(novelty, _QUIET)), _LEAST_LEVEL))
 
 
+def novelties(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -> list[Tensor]:
+    """The novelty of every frame of each run, (T,), by the network's detector."""
+    detector, found = _detector(network), []
+    with torch.inference_mode():
+        for batch, readings in readings_of(network, runs, hold_limit):
+            detected, _ = detector.advance(readings, detector.init_state(len(batch)))
+            found += [detected.novelty[row, : len(run)] for row, run in enumerate(batch)]
+    return found
+
+
 def share_above(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -> tuple[int, float]:
     """How many frames runs have, and the share of them that is above the limit."""
-    detector = _detector(network)
-    frames = above = 0
-    for batch, readings in readings_of(network, runs, hold_limit):
-        found, _ = detector.advance(readings, detector.init_state(len(batch)))
-        for row, run in enumerate(batch):
-            frames += len(run)
-            above += int((found.novelty[row, : len(run)] > 1).sum())
-    return frames, above / max(frames, 1)
+    found = novelties(network, runs, hold_limit)
+    frames = sum(map(len, found))
+    return frames, sum(int((novelty > 1).sum()) for novelty in found) / max(frames, 1)
 
 
 def _tail_quantile(values: NDArray[np.float64], share: float) -> float:

@@ -189,3 +189,12 @@ def for_calibration(validation: Evidence, data: PreparedData) -> Evidence:
 def learnt_classes(runs: Sequence[Run]) -> Ints:
     """The classes to learn of all frames, run after run."""
     return np.concatenate([run.learnt for run in runs])
+
+
+def visible_faults(network: Diagnoser, faults: int) -> Bools:
+    """Which classes are faults that the sensors can see, (C,), of a model for the first `faults` classes of labels."""
+    visible = np.zeros(network.config.classes, bool)
+    visible[1:faults] = True
+    if isinstance(network.sensors, PooledExperts):
+        visible &= ~network.sensors.hidden.bool().numpy()
+    return visible

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.configs.fusion import RULES, Rule, RuleChoice
-from models.data.runs import Run, before_first_fault
+from models.data.runs import Run, normal_runs
 from models.data.text_pools import EventDrawConfig, TextPool, run_events, split_groups
 from models.diagnoser import Diagnoser
 from models.encoders.base import subtract_from_answers
@@ -48,8 +48,7 @@ def fault_free_folds(
     Where texts are drawn, each fold has half of the pool, drawn several times; else each fold has half of the runs. The
     detector counts as armed throughout, so that margins fitted on this suffice, whatever they do to the armed rule.
     """
-    fault_free = [before_first_fault(run) for run in runs]
-    fault_free = [run for run in fault_free if len(run)]
+    fault_free = normal_runs(runs)
     if pool is None:
         halves = [half for half in (fault_free[::2], fault_free[1::2]) if half]
         return [
@@ -229,8 +228,7 @@ def _favoured(
 
 def _correct(fusion: LateFusion, evidence: Evidence, margins: Tensor) -> int:
     """How many answers with margins (M, C) are right."""
-    shifted = Evidence(evidence.logits - margins[:, None], evidence.present, evidence.labels, evidence.runs)
-    return int((shifted.fused(fusion).probabilities.argmax(dim=1).numpy() == evidence.labels).sum())
+    return int((_answers(fusion, evidence, margins) == evidence.labels).sum())
 
 
 def fit_fused_margins(fusion: LearnedFusion, folds: Sequence[Evidence], share: float, faults: int) -> Tensor:
@@ -268,9 +266,13 @@ def apply_margins(network: Diagnoser, margins: Tensor) -> None:
 
 def _diagnoses(fusion: LateFusion, evidence: Evidence, margins: Tensor, faults: int | None) -> Ints:
     """Diagnoses (N,) with margins (M, C), as labels have them."""
+    return labelled_classes(_answers(fusion, evidence, margins), faults or margins.shape[1])
+
+
+def _answers(fusion: LateFusion, evidence: Evidence, margins: Tensor) -> Ints:
+    """The most probable class of each frame (N,) with margins (M, C)."""
     shifted = Evidence(evidence.logits - margins[:, None], evidence.present, evidence.labels, evidence.runs)
-    predicted = np.asarray(shifted.fused(fusion).probabilities.argmax(dim=1).numpy(), np.int64)
-    return labelled_classes(predicted, faults or margins.shape[1])
+    return np.asarray(shifted.fused(fusion).probabilities.argmax(dim=1).numpy(), np.int64)
 
 
 def _margins(lead: Tensor, allowed: int) -> Tensor:

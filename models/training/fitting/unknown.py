@@ -12,12 +12,12 @@ from torch import Tensor
 
 from models.configs.sensors import ExpertsConfig, NoClassifierConfig, TreesConfig
 from models.configs.unknown import UnknownConfig, UnknownRules
-from models.data.runs import Run, before_first_fault
+from models.data.runs import Run, are_before_first_fault
 from models.diagnoser import Diagnoser
 from models.encoders.base import SensorEncoder
 from models.encoders.experts.pool import PooledExperts
 from models.fusion.unknown import Fired, UnknownFaults
-from models.training.fitting.detector import readings_of
+from models.training.fitting.detector import novelties
 from models.training.fitting.evidence import Evidence, learnt_classes, sensor_answers
 from models.training.prepare import PreparedData
 from pipeline.arrays import Bools, Floats, Ints
@@ -66,13 +66,7 @@ def neural_expert(network: Diagnoser) -> tuple[SensorEncoder, int] | None:
 
 def novelty_of(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -> Tensor:
     """The novelty of every frame of the runs, run after run, by the network's detector."""
-    assert network.detector is not None
-    parts: list[Tensor] = []
-    with torch.inference_mode():
-        for batch, readings in readings_of(network, runs, hold_limit):
-            found, _ = network.detector.advance(readings, network.detector.init_state(len(batch)))
-            parts += [found.novelty[row, : len(run)] for row, run in enumerate(batch)]
-    return torch.cat(parts)
+    return torch.cat(novelties(network, runs, hold_limit))
 
 
 def published_answers(network: Diagnoser, evidence: Evidence, novelty: Tensor | None) -> Tensor:
@@ -132,16 +126,20 @@ def class_features(features: Floats, classes: Ints, count: int) -> tuple[Floats,
 
 
 def fit_unknown(
-    network: Diagnoser, data: PreparedData, validation: Evidence, rules: UnknownRules | None
+    network: Diagnoser,
+    data: PreparedData,
+    validation: Evidence,
+    novelty: Tensor | None,
+    rules: UnknownRules | None,
 ) -> UnknownReport | None:
     """Give a network with a detector its unknown faults, which know the features of the training runs.
 
     Rules that would call too many known faults or normal frames unknown on validation are left out; without any, and
     without a detector or rules to begin with, the network calls no fault unknown.
     """
-    if network.detector is None or rules is None:
+    if novelty is None or rules is None:
         return None
-    classes, novelty = network.config.classes, novelty_of(network, data.split.validation, data.hold_limit)
+    classes = network.config.classes
     if isinstance(network.config.sensors, NoClassifierConfig):
         network.unknown = UnknownFaults(UnknownConfig(**rules.model_dump(), always=True), classes=classes).eval()
     else:
@@ -186,7 +184,7 @@ class _Groups(NamedTuple):
 
 
 def _groups(labels: Ints, runs: Sequence[Run]) -> _Groups:
-    before = np.concatenate([np.arange(len(run)) < len(before_first_fault(run)) for run in runs])
+    before = are_before_first_fault(runs)
     return _Groups(labels > 0, (labels == 0) & before, (labels == 0) & ~before)
 
 

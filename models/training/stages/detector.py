@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.configs.detector import DetectorConfig
-from models.data.runs import Run, before_first_fault
+from models.data.runs import Run, normal_runs
 from models.data.scaling import hold
 from models.diagnoser import Diagnoser
 from models.encoders.experts.detector import Detector
@@ -92,11 +92,6 @@ class DetectorStage:
         clip = self._detector.config.clip
         missed = self._detector.forecasts(x[:, :-1]) - x[:, 1:].clamp(-clip, clip)
         return (missed * missed * judged).sum() / judged.sum().clamp_min(1)
-
-
-def normal_runs(runs: Sequence[Run]) -> list[Run]:
-    """The runs before their first fault, those that have frames there."""
-    return [part for part in map(before_first_fault, runs) if len(part)]
 
 
 def _chunks(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -> list[Chunk]:

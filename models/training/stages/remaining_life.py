@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.data.augment import disturb
 from models.data.remaining_life import RemainingLifeChoice, remaining_frames
-from models.data.runs import Run, before_first_fault
+from models.data.runs import Run, normal_runs
 from models.diagnoser import Diagnoser
 from models.encoders.experts.statistics import StatisticsNetwork
 from models.heads.remaining_life import RemainingLife
@@ -118,7 +118,7 @@ class RemainingLifeStage:
 
     def _fit_scaling(self, statistics: StatisticsNetwork) -> None:
         """Scale the head's statistics by the frames before each training run's first fault."""
-        normal = [run for run in map(before_first_fault, self._data.split.train) if len(run)]
+        normal = normal_runs(self._data.split.train)
         rows = []
         for start in range(0, len(normal), _RUNS):
             batch = normal[start : start + _RUNS]

@@ -8,21 +8,12 @@ from models.configs.fusion import JUST_BELOW, LEAST_LEAD
 from models.stepping.kernels.block import Block
 from models.stepping.kernels.elementary import log, sigmoid
 from models.stepping.kernels.lanes import first, splat
-from pipeline.arrays import Floats, Ints
+from models.stepping.kernels.vectors import largest_of
+from pipeline.arrays import Ints
 from pipeline.compiled import kernel
 
 _ZERO, _ONE, _TINY = np.float32(0), np.float32(1), np.float32(1e-12)
 _LEAD, _BELOW = np.float32(LEAST_LEAD), np.float32(JUST_BELOW)
-
-
-@kernel
-def _top(work: Floats, start: int, classes: int) -> int:
-    """The most probable class; of equal ones the first."""
-    best = 0
-    for c in range(1, classes):
-        if work[start + c] > work[start + best]:
-            best = c
-    return best
 
 
 @kernel
@@ -35,7 +26,7 @@ def confidence_map(op: Ints, block: Block, rows: Ints) -> None:
         start, present = base + answer, _ZERO
         for m in range(modalities):
             present += work[base + block.present_at + m]
-        best = _top(work, start, classes)
+        best = largest_of(work, start, classes)
         quiet = numbers[faultless + best] != _ZERO
         confidence, rest, second = _ZERO, _ZERO, _ZERO
         for c in range(classes):

@@ -8,6 +8,7 @@ import numpy as np
 
 from models.stepping.kernels.block import Block
 from models.stepping.kernels.lanes import LANES, load, splat, square_root, total
+from models.stepping.kernels.vectors import largest_of
 from pipeline.arrays import Floats, Ints
 from pipeline.compiled import kernel
 
@@ -37,7 +38,7 @@ def unknown(op: Ints, block: Block, rows: Ints) -> None:
         base, own = block.at[row], block.state_at[row] + state
         is_armed = block.state_at[row] + armed
         novelty = work[base + novelties]
-        answer = _largest(work, base + fused, classes)
+        answer = largest_of(work, base + fused, classes)
         names_fault, is_novel = 0 < answer < faults, novelty > _ONE
         if count and work[base + block.present_at] != _ZERO:
             distance = _nearest(block, base + features, width, centres, count)
@@ -63,15 +64,6 @@ def unknown(op: Ints, block: Block, rows: Ints) -> None:
 def _count(states: Floats, at: int, goes_on: bool, most: np.float32) -> None:
     """One more, but no more than `most`, or none."""
     states[at] = min(states[at] + _ONE, most) if goes_on else _ZERO
-
-
-@kernel
-def _largest(work: Floats, start: int, count: int) -> int:
-    best = 0
-    for i in range(1, count):
-        if work[start + i] > work[start + best]:
-            best = i
-    return best
 
 
 @kernel
