@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.engine.reports.drift import Drift
+from pipeline.engine.reports.drift import Drift, DriftChange
 from pipeline.engine.reports.drift_rule import DriftRule
 from pipeline.frames import Frames, StepResult
 from pipeline.wire.messages import ModelRef
@@ -181,14 +181,15 @@ def test_the_drift_of_a_machine_is_counted_by_kind() -> None:
     assert one.stats.drift == {("pump", "level", "started"): len(reports(outputs))} == {("pump", "level", "started"): 1}
 
 
-def test_the_share_of_unknown_answers_is_a_drift_of_the_machine() -> None:
+def drift_of_unknown_frames(first: int, every: int, score: float) -> tuple[list[str], list[DriftChange]]:
+    """What changes where from a frame on every n-th answer is `unknown`, and the first variable has this score."""
     machine_type = kind()
     classes = (*machine_type.faults, "unknown")
     drift = Drift(RULE, machine_type, classes, ModelRef("m", "0" * 64), lambda _: None)
     drift.reserve(1)
     found = []
     for frame in range(WINDOW * 5):
-        unknown = frame >= WINDOW * 4 and frame % 4 == 0
+        unknown = frame >= first and frame % every == 0
         frames = Frames(
             slots=np.zeros(1, np.int64),
             start_ms=np.array([T0 + frame * PERIOD_MS]),
@@ -201,10 +202,21 @@ def test_the_share_of_unknown_answers_is_a_drift_of_the_machine() -> None:
             revision=np.zeros(1, np.int64),
         )
         empty = np.zeros((1, 1, len(classes)), np.float32)
-        result = StepResult(
-            empty[0], empty, np.ones((1, 1), np.float32), np.ones((1, 1), bool), np.zeros((1, 2), np.float32)
-        )
+        scaled = np.array([[score if unknown else 0.0, 0.0]], np.float32)
+        result = StepResult(empty[0], empty, np.ones((1, 1), np.float32), np.ones((1, 1), bool), scaled)
         answer = np.array([len(classes) - 1 if unknown else 0])
         found += drift.step(frames, result, answer, np.ones(1, np.float32), np.zeros(1))
-    assert [drift.kind_of(change) for change in found] == ["unknown"]
+    return [drift.kind_of(change) for change in found], found
+
+
+def test_the_share_of_unknown_answers_is_a_drift_of_the_machine() -> None:
+    kinds, found = drift_of_unknown_frames(WINDOW * 4, 4, 0.0)
+    assert kinds == ["unknown"]
     assert found[0].started and found[0].value == 0.25 and found[0].reference == 0
+
+
+def test_a_level_that_a_detector_calls_unknown_drifts_too() -> None:
+    kinds, found = drift_of_unknown_frames(WINDOW * 4, 1, 2.0)
+    assert sorted(kinds) == ["level", "unknown"]
+    (level,) = [change for change, of in zip(found, kinds, strict=True) if of == "level"]
+    assert level.started and level.statistic == 0 and level.value == 2.0
