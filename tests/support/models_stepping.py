@@ -145,6 +145,9 @@ def draw_unknown(unknown: UnknownFaults) -> None:
     unknown.root.add_(torch.randn(unknown.root.shape) * 0.1)
     unknown.centres.normal_()
     unknown.limit.fill_(0.7 * unknown.config.features**0.5)
+    if unknown.config.by_length:
+        unknown.weight.fill_(0.6)
+        unknown.usual_length.fill_(0.6)
 
 
 EXTRAS = ("novelty", "deviations", "candidates", "remaining")
