@@ -208,7 +208,7 @@ class MachineType(Part):
         if twice := sorted({tag for tag in tags if tags.count(tag) > 1}):
             raise ValueError(f"tags given to more than one variable: {', '.join(twice)}")
         placed = [Placed(f"variable {variable.name}", variable.component) for variable in self.variables]
-        placed += [Placed(f"fault {fault.name}", fault.component) for fault in self.described_faults]
+        placed += [Placed(f"fault {fault.name}", name) for fault in self.described_faults for name in fault.shares]
         check_components(self.components, placed)
         return self
 
