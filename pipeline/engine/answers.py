@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline import logarithm
 from pipeline.arrays import Bools, Floats, Ints
 from pipeline.compiled import CompiledFunction, Notify, kernel
-from pipeline.config.titles import ComponentTable
+from pipeline.config.sections.titles import ComponentTable
 from pipeline.frames import Frames, StepResult
 from pipeline.logarithm import log
 from pipeline.wire import diagnosis_columns
@@ -89,10 +89,10 @@ def parts_of(result: StepResult, components: int) -> Parts:
 class RoundAnswers:
     """Computes rows of numbers from the results of a model's steps."""
 
-    def __init__(self, text: int, unknown: int, table: ComponentTable, notify: Notify) -> None:
+    def __init__(self, text: int, unknown: int, columns: Bools, table: ComponentTable, notify: Notify) -> None:
         """`text` is the index of the text modality, whose age the caller knows, `unknown` that of the class of unknown
-        faults; -1 if there is none."""
-        self._text, self._unknown = text, unknown
+        faults; -1 if there is none. `columns` (M, V) are the variables of each modality."""
+        self._text, self._unknown, self._columns = text, unknown, columns
         self._components = (
             len(table.names),
             np.array(table.faults, np.int64),
@@ -127,6 +127,7 @@ class RoundAnswers:
             _plain(frames.age_ms, np.int64),
             self._text,
             self._unknown,
+            self._columns,
             text_age_ms,
             _Components(parts.components_at, *self._components),
             numbers,
@@ -245,10 +246,12 @@ def _show_evidence(scaled: Floats, deviations: Floats, unknown: int, row: Ints) 
 
 
 @kernel
-def _newest(age_ms: Ints) -> int:
+def _newest(age_ms: Ints, columns: Bools) -> int:
+    """The age of the newest value of these variables."""
     newest: int = UNDEFINED
-    for age in age_ms:
-        if age >= 0 and (newest < 0 or age < newest):
+    for v in range(len(age_ms)):
+        age = age_ms[v]
+        if columns[v] and age >= 0 and (newest < 0 or age < newest):
             newest = age
     return newest
 
@@ -277,6 +280,7 @@ def compute_answers(
     age_ms: Ints,
     text: int,
     unknown: int,
+    columns: Bools,
     text_age_ms: Ints,
     components: _Components,
     numbers: Ints,
@@ -300,7 +304,7 @@ def compute_answers(
                 own[PRESENT], own[OWN_FAULT] = 1, best
                 own[OWN_CONFIDENCE] = units(np.float64(modality_probabilities[m, r, best]), UNIT)
                 if m != text:
-                    own[AGE_MS] = _newest(age_ms[r])
+                    own[AGE_MS] = _newest(age_ms[r], columns[m])
         best = _most_probable(p)
         row[FAULT], row[CONFIDENCE], row[LARGEST] = -1, 0, row[first + best]
         if count > 0:
@@ -332,7 +336,7 @@ _FUNCTION: Final = CompiledFunction(
     compute_answers,
     numba.void(
         *(_array(_f, 2), _array(_f, 3), _array(_f, 2), _array(_b, 2), _array(_f, 2), _array(_f, 3)),
-        *(_array(_f, 2), _array(_b, 2), _array(_i, 2), _i, _i, _array(_i, 1)),
+        *(_array(_f, 2), _array(_b, 2), _array(_i, 2), _i, _i, _array(_b, 2), _array(_i, 1)),
         numba.types.NamedTuple((_i, _i, _array(_i, 1), _array(_i, 1), _array(numba.float64, 1)), _Components),
         _array(_i, 2),
     ),

@@ -17,7 +17,8 @@ from pipeline.arrays import Floats, Ints
 from pipeline.compiled import Notify
 from pipeline.config.classes import unknown_class
 from pipeline.config.profile import MachineType
-from pipeline.config.titles import component_table
+from pipeline.config.sections.modalities import modality_columns
+from pipeline.config.sections.titles import component_table
 from pipeline.config.topics import ALARMS, DIAGNOSES
 from pipeline.engine.answers import RoundAnswers, parts_of
 from pipeline.engine.reports.alarms import AlarmChange
@@ -126,7 +127,11 @@ class DiagnosisWriter:
         self._unknown = unknown_class(runner.classes, machine_type.faults)
         table = component_table(machine_type.components, machine_type.described_faults)
         self._components = table.names
-        self._answers = RoundAnswers(text, self._unknown, table, notify)
+        columns = np.ones((len(runner.modalities), len(self._variables)), np.bool_)
+        for modality, own in modality_columns(machine_type.modalities, self._variables).items():
+            if modality in runner.modalities:
+                columns[runner.modalities.index(modality)] = np.isin(np.arange(len(self._variables)), own)
+        self._answers = RoundAnswers(text, self._unknown, columns, table, notify)
         names = runner.classes, runner.modalities, self._variables, self._components
         self._writer = RoundWriter(self.model, *names, _RESET_NAMES, NO_EVIDENCE, notify)
 

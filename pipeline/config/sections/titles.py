@@ -181,12 +181,18 @@ def without_words(plant: Mapping[str, Any]) -> dict[str, Any]:
     which components faults begin."""
     types = []
     for described in plant["machine_types"]:
-        kept = {key: value for key, value in described.items() if key not in ("components", "described_faults")}
+        kept = {
+            key: value
+            for key, value in described.items()
+            if key not in ("components", "described_faults", "modalities")
+        }
         faults = described["described_faults"]
         kept["faults"] = [fault["name"] for fault in faults]
         places = {fault["name"]: fault["components"] or {fault["component"]: 1.0} for fault in faults}
         if any(fault["components"] or fault["component"] for fault in faults):
             kept["components_of_faults"] = places
+        if modalities := described["modalities"]:
+            kept["modalities"] = {name: modality["variables"] for name, modality in modalities.items()}
         kept["variables"] = [
             {key: value for key, value in variable.items() if key not in ("title", "component")}
             for variable in described["variables"]
