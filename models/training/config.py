@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from models.configs.detector import DetectorConfig
 from models.configs.fusion import AdaptiveConfig, FusionChoice, FusionConfig, RuleChoice
+from models.configs.groups import GroupConfig, GroupEncoder
 from models.configs.sensors import COUNTING, ExpertsConfig, SensorConfig
 from models.configs.text import TextConfig
 from models.configs.unknown import UnknownRules
@@ -24,8 +25,8 @@ from models.data.text_pools import EventDrawConfig
 from models.model_file import Storage
 from models.training.loop import StageConfig
 from models.training.losses import ClassWeights, Recovery
-from pipeline.config.durations import parse_duration_ms
 from pipeline.config.profile import shipped_profiles
+from pipeline.config.quantities.durations import parse_duration_ms
 from pipeline.errors import DataError
 from pipeline.files.yaml_fields import field_problems
 
@@ -98,6 +99,8 @@ class TrainConfig(BaseModel):
     test: float = Field(default=0.15, ge=0, lt=1)
     split: Annotated[SplitConfig, BeforeValidator(_split)] = SplitConfig()
     sensors: SensorConfig = ExpertsConfig()
+    modality: GroupEncoder = GroupConfig.model_fields["encoder"].default
+    """The encoder of each modality that the profile declares as a group of variables; `sensors` still sees all."""
     text: TextConfig = TextConfig()
     fusion: FusionChoice = FusionConfig()
     """How the modalities become one answer; for a late fusion, a `rule` given here counts as `rule` below."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from models.configs.diagnoser import DiagnoserConfig
+from models.configs.groups import GroupConfig
 from models.configs.sensors import NoClassifierConfig
 from models.data.runs import before_first_fault
 from models.diagnoser import Diagnoser
@@ -19,6 +20,7 @@ from models.training.fitting.false_alarms import FUSED, apply_margins
 from models.training.prepare import PreparedData, require_same_split
 from models.training.stages.detector import wanted_detector
 from pipeline.config.classes import RECOVERING
+from pipeline.config.sections.modalities import modality_columns
 from pipeline.errors import DataError
 
 
@@ -34,6 +36,7 @@ def build_untrained(config: TrainConfig, data: PreparedData) -> Diagnoser:
         variables=len(data.machine_type.variables),
         classes=len(data.classes),
         sensors=NoClassifierConfig() if data.normal_only else config.sensors,
+        groups=_groups(config, data),
         detector=wanted_detector(config, data),
         text=config.text if data.pools else None,
         messages=None if data.messages is None else data.messages.config,
@@ -49,6 +52,20 @@ def build_untrained(config: TrainConfig, data: PreparedData) -> Diagnoser:
             np.concatenate([network.messages.columns(run.texts or (), len(run)) for run in runs])
         )
     return network
+
+
+def _groups(config: TrainConfig, data: PreparedData) -> tuple[GroupConfig, ...]:
+    """The modalities that the profile declares; none where there is no fault to learn."""
+    machine_type = data.machine_type
+    if data.normal_only or not machine_type.modalities:
+        return ()
+    if config.modality.mask_inputs and not config.sensors.mask_inputs:
+        raise DataError(
+            f"machine type {machine_type.name} declares modalities, whose encoders get observed bits, and `sensors` "
+            "gets none; set mask_inputs of `sensors` to true, or that of `modality` to false"
+        )
+    columns = modality_columns(machine_type.modalities, machine_type.variable_names)
+    return tuple(GroupConfig(name=name, columns=own, encoder=config.modality) for name, own in columns.items())
 
 
 def _with_encoders(config: TrainConfig, path: Path, data: PreparedData) -> Diagnoser:

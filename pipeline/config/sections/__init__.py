@@ -1,0 +1,1 @@
+"""The sections of a plant profile: words for people, and modalities."""
