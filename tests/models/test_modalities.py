@@ -132,7 +132,7 @@ def test_a_dead_group_is_no_evidence_whatever_its_encoder_remembers() -> None:
         expected = [known.any(axis=1), known[:, [0, 3]].any(axis=1), known[:, 2]]
         np.testing.assert_array_equal(result.present[:3], expected)
         assert (result.weights[~result.present] == 0).all()
-        prior = np.broadcast_to(np.float32([0.6, 0.3, 0.1]), result.modality_probabilities.shape)
+        prior = np.broadcast_to(np.array([0.6, 0.3, 0.1], np.float32), result.modality_probabilities.shape)
         np.testing.assert_array_equal(result.modality_probabilities[~result.present], prior[~result.present])
 
 
