@@ -15,10 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pipeline.config.form import Form
 from pipeline.config.quantities.durations import DurationMs, parse_duration_ms
 from pipeline.config.quantities.units import conversion
-<<<<<<< HEAD
 from pipeline.config.sections.modalities import Modality, modality_columns
-=======
->>>>>>> 7f61886
 from pipeline.config.sections.titles import (
     Component,
     FaultEntry,
