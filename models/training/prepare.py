@@ -284,7 +284,7 @@ def memory_frames(config: TrainConfig, machine_type: MachineType) -> int:
     texts = machine_type.text_ttl_frames if machine_type.texts else 0
     spans = () if config.detector is None else (*config.detector.mean_spans, *config.detector.square_spans)
     detector = max(map(math.ceil, spans), default=0)
-    encoders = (config.sensors, *((config.modality,) if machine_type.modalities else ()))
+    encoders = (config.sensors, *((config.modality,) if config.modality and machine_type.modalities else ()))
     encoder = max(_encoder_memory(one, config.chunk_frames) for one in encoders)
     return max(encoder, detector, texts, hold_frames(machine_type))
 

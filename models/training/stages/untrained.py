@@ -68,7 +68,7 @@ def _with_cells(sensors: SensorConfig, data: PreparedData) -> SensorConfig:
 def _groups(config: TrainConfig, data: PreparedData) -> tuple[GroupConfig, ...]:
     """The modalities that the profile declares; none where there is no fault to learn."""
     machine_type = data.machine_type
-    if data.normal_only or not machine_type.modalities:
+    if data.normal_only or config.modality is None or not machine_type.modalities:
         return ()
     if config.modality.mask_inputs and not config.sensors.mask_inputs:
         raise DataError(
