@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.configs.limits import Width
+from models.configs.limits import Column, Width
 from models.configs.sensors import (
     CausalCNNConfig,
     LinearStateConfig,
@@ -20,8 +20,6 @@ GroupEncoder = Annotated[
     Field(discriminator="kind"),
 ]
 """The encoder of one group of variables, by its `kind`."""
-
-Column = Annotated[int, Field(ge=0, lt=65_536)]
 
 
 class GroupConfig(BaseModel):

@@ -67,11 +67,8 @@ def stream_with_dead_groups(machines: int, frames: int) -> Stream:
     return stream
 
 
-@pytest.mark.parametrize("texts", [True, False])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "texts"), [*((kind, True) for kind in KINDS), *((rule, False) for rule in RULES)])
 def test_every_fusion_of_groups_gives_what_torch_gives(kind: str, texts: bool) -> None:
-    if not texts and not isinstance(KINDS[kind], FusionConfig):
-        pytest.skip("the late ones suffice")
     network = made(fusion=KINDS[kind], groups=GROUPS, texts=texts)
     assert network.modalities == compiled(network).modalities == MODALITIES[: 4 if texts else 3]
     assert fold(reference(network), compiled(network), stream_with_dead_groups(5, 60), range(60)) <= LAW

@@ -133,7 +133,9 @@ def _grow(network: Diagnoser, data: PreparedData, config: TrainConfig, trees: Tr
     """Fit trees to the training frames, as they are and disturbed."""
     rng = np.random.default_rng([config.seed, *b"disturbed"])
     train = list(data.split.train)
-    disturbed = [replace(run, values=disturb(run.values, network.scaling(), config.augment, rng)) for run in train]
+    disturbed = [
+        replace(run, values=disturb(run.values, network.scaling(), config.augment, data.cells, rng)) for run in train
+    ]
     frames = _frames(network, data, config, [*train, *disturbed], trees)
     rows = MAX_FRAMES
     if budget.seconds is not None:

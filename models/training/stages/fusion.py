@@ -86,7 +86,9 @@ class FusionStage:
                 break
             run = self._data.split.train[row]
             frames += len(run)
-            chosen.append(replace(run, values=disturb(run.values, self._scaling, self._config.augment, rng)))
+            chosen.append(
+                replace(run, values=disturb(run.values, self._scaling, self._config.augment, self._data.cells, rng))
+            )
         return chosen
 
     def _encode(self, runs: Sequence[Run], rng: np.random.Generator) -> tuple[Evidence, Floats]:

@@ -9,7 +9,7 @@ import torch
 
 from models.configs.diagnoser import DiagnoserConfig
 from models.configs.groups import GroupConfig
-from models.configs.sensors import NoClassifierConfig
+from models.configs.sensors import CellsConfig, ExpertsConfig, NoClassifierConfig, SensorConfig
 from models.data.runs import before_first_fault
 from models.diagnoser import Diagnoser
 from models.encoders.tokenizer import Tokenizer
@@ -35,7 +35,7 @@ def build_untrained(config: TrainConfig, data: PreparedData) -> Diagnoser:
     described = DiagnoserConfig(
         variables=len(data.machine_type.variables),
         classes=len(data.classes),
-        sensors=NoClassifierConfig() if data.normal_only else config.sensors,
+        sensors=NoClassifierConfig() if data.normal_only else _with_cells(config.sensors, data),
         groups=_groups(config, data),
         detector=wanted_detector(config, data),
         text=config.text if data.pools else None,
@@ -54,10 +54,21 @@ def build_untrained(config: TrainConfig, data: PreparedData) -> Diagnoser:
     return network
 
 
+def _with_cells(sensors: SensorConfig, data: PreparedData) -> SensorConfig:
+    """The sensor encoder with the profile's cells in every network that encodes cells."""
+    cells = {"cells": data.cells.columns}
+    if isinstance(sensors, CellsConfig):
+        return sensors.model_copy(update=cells)
+    if isinstance(sensors, ExpertsConfig):
+        experts = [one.model_copy(update=cells) if isinstance(one, CellsConfig) else one for one in sensors.experts]
+        return sensors.model_copy(update={"experts": tuple(experts)})
+    return sensors
+
+
 def _groups(config: TrainConfig, data: PreparedData) -> tuple[GroupConfig, ...]:
     """The modalities that the profile declares; none where there is no fault to learn."""
     machine_type = data.machine_type
-    if data.normal_only or not machine_type.modalities:
+    if data.normal_only or config.modality is None or not machine_type.modalities:
         return ()
     if config.modality.mask_inputs and not config.sensors.mask_inputs:
         raise DataError(

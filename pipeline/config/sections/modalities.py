@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 from pydantic import Field
 
@@ -51,3 +51,32 @@ def modality_columns(modalities: Mapping[str, Modality], names: Sequence[str]) -
             owners[name] = modality
         columns[modality] = tuple(place for place, name in enumerate(names) if name in chosen)
     return columns
+
+
+class Cells(NamedTuple):
+    """Variables by component and modality: what one gateway or cabinet of a component loses together."""
+
+    columns: tuple[tuple[int, ...], ...]
+    """Of each cell the places of its variables among all, ascending."""
+    units: tuple[int, ...]
+    """Of each cell its unit: cells of the same component are of the same one."""
+
+
+def cells_of(components: Sequence[str | None], modalities: Mapping[str, Modality], names: Sequence[str]) -> Cells:
+    """Cells of variables with these names and components, in the order of their first variables.
+
+    A variable without a component is a unit by itself if it has no modality either, else one with its modality.
+    """
+    modality_of = {column: modality for modality, own in modality_columns(modalities, names).items() for column in own}
+    cells: dict[tuple[str | None, str | None, int | None], list[int]] = {}
+    units: dict[tuple[str | None, str | None, int | None], int] = {}
+    of_cells: list[int] = []
+    for column, component in enumerate(components):
+        modality = modality_of.get(column)
+        alone = column if component is None and modality is None else None
+        key = (component, modality, alone)
+        if key not in cells:
+            unit = (component, None if component is not None else modality, alone)
+            of_cells.append(units.setdefault(unit, len(units)))
+        cells.setdefault(key, []).append(column)
+    return Cells(tuple(map(tuple, cells.values())), tuple(of_cells))
