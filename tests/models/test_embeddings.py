@@ -16,9 +16,6 @@ SENSORS: dict[str, SensorConfig] = {
     "seq_lstm": SeqLSTMConfig(hidden=(10, 8), head=(6,)),
     "causal_cnn": CausalCNNConfig(),
 }
-    "seq_lstm": SeqLSTMConfig(hidden=(10, 8), head=(6,)),
-    "causal_cnn": CausalCNNConfig(),
-}
 FUSIONS: tuple[FusionChoice, ...] = (FusionConfig(rule="product"), AdaptiveConfig())
 
 
