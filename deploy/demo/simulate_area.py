@@ -1,7 +1,8 @@
 """Simulates areas of Tennessee Eastman machines that share utilities, and writes their recordings and what is true.
 
 For each area a recording in Faultline's form, `NAME.parquet`; for all of them `areas.yaml` (who shares what, as in a
-plant profile), `causes.parquet` (a row for each cause and machine that it reaches), and `utility_texts.parquet`.
+plant profile) and `causes.parquet` (a row for each cause and machine that it reaches). Texts about a utility are events
+whose machine is AREA/UTILITY.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from deploy.demo.event_texts import write_events
 from deploy.demo.make_recording import START_MS, records_of, write_recording
 from deploy.demo.phrases import Author
 from deploy.demo.simulate import FRAME_HOURS, Series, simulate_all
+from pipeline.wire.messages import EventMessage, encode
 from pipeline.wire.records import Record
 
 FRAME_MS: Final = round(FRAME_HOURS * 3_600_000)
@@ -42,28 +44,19 @@ def area_records(area: Area, series: Sequence[Series], authors: Sequence[Author]
     return records
 
 
-def utility_texts(area: Area, hours: float, authors: Sequence[Author]) -> list[dict[str, Any]]:
-    """What people write of an area's utilities, by time: of their faults, and of other things."""
+def utility_records(area: Area, hours: float, authors: Sequence[Author]) -> Iterator[Record]:
+    """What people write of an area's utilities: of their faults, and of other things."""
     frames = round(hours / FRAME_HOURS)
-    rows: list[dict[str, Any]] = []
     for number, utility in enumerate(area.utilities):
         labels = np.zeros(frames, np.int64)
         for cause in area.causes:
             if cause.utility == utility.name:
                 labels[round(cause.start / FRAME_HOURS) : round(cause.end / FRAME_HOURS)] = cause.fault
         rng = np.random.default_rng([area.seed, len(area.machines), number])
-        for event in write_events(labels, authors, rng, FRAME_MS, START_MS):
-            rows.append(
-                {
-                    "area": area.name,
-                    "utility": utility.name,
-                    "time_ms": event.time_ms,
-                    "text": event.text,
-                    "source": event.source,
-                    "severity": event.severity,
-                }
-            )
-    return sorted(rows, key=lambda row: (row["time_ms"], row["utility"]))
+        name = f"{area.name}/{utility.name}"
+        for count, event in enumerate(write_events(labels, authors, rng, FRAME_MS, START_MS)):
+            message = EventMessage(name, event.time_ms, event.text, f"{name}-{count}", event.source, event.severity)
+            yield Record("events", 0, 0, event.time_ms, name.encode(), encode(message))
 
 
 def cause_rows(area: Area, series: Sequence[Series], hours: float) -> Iterator[dict[str, Any]]:
@@ -105,34 +98,24 @@ CAUSE_COLUMNS: Final = pa.schema(
         ("tripped_ms", pa.int64()),
     ]
 )
-TEXT_COLUMNS: Final = pa.schema(
-    [
-        ("area", pa.string()),
-        ("utility", pa.string()),
-        ("time_ms", pa.int64()),
-        ("text", pa.string()),
-        ("source", pa.string()),
-        ("severity", pa.string()),
-    ]
-)
 
 
 def write_areas(areas: Sequence[Area], hours: float, part: Part, folder: Path, workers: int) -> None:
-    """Simulate areas one after another and write each as soon as it is there; those on disk already are kept."""
+    """Simulate areas one after another and write each as soon as it is there."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "areas.yaml").write_text(yaml.safe_dump({"areas": {a.name: a.section() for a in areas}}, sort_keys=False))
+    sections = {area.name: area.section() for area in areas}
+    (folder / "areas.yaml").write_text(yaml.safe_dump({"areas": sections}, sort_keys=False))
     authors = area_authors(part)
     began = time.monotonic()
     simulated = simulate_all([plan for area in areas for plan in area.plans()], hours, (), workers, whole=False)
     causes: list[dict[str, Any]] = []
-    texts: list[dict[str, Any]] = []
     for area in areas:
         series = list(islice(simulated, len(area.machines)))
-        write_recording(area_records(area, series, authors), folder / f"{area.name}.parquet")
+        records = area_records(area, series, authors)
+        records += utility_records(area, hours, authors)
+        write_recording(records, folder / f"{area.name}.parquet")
         causes += cause_rows(area, series, hours)
-        texts += utility_texts(area, hours, authors)
         _write(causes, CAUSE_COLUMNS, folder / "causes.parquet")
-        _write(texts, TEXT_COLUMNS, folder / "utility_texts.parquet")
         found = ", ".join(f"{cause.utility or 'machine'} {cause.fault}" for cause in area.causes) or "no fault"
         sys.stdout.write(f"{area.name}: {len(series)} machines, {found}; {time.monotonic() - began:.0f} s\n")
         sys.stdout.flush()
