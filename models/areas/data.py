@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 
@@ -75,7 +75,8 @@ class AreaAnswers:
 
     def known(self) -> Bools:
         """(T, N) which machines have an answer."""
-        return self.present.any(axis=0)
+        known: Bools = np.logical_or.reduce(self.present, axis=0)
+        return known
 
     def without(self, missing: Bools) -> AreaAnswers:
         """The same, had these modalities (M, T, N) not arrived."""
@@ -90,8 +91,7 @@ class AreaAnswers:
         """Write all arrays to an npz file, which `load` reads."""
         path.parent.mkdir(parents=True, exist_ok=True)
         embeddings = {f"embeddings_{name}": each for name, each in zip(self.modalities, self.embeddings, strict=True)}
-        np.savez(
-            path,
+        arrays: dict[str, Any] = dict(
             area=np.array(self.area),
             machines=np.array(self.machines, np.str_),
             utilities=np.array(self.utilities, np.str_),
@@ -106,8 +106,8 @@ class AreaAnswers:
             text_places=np.array([text[:3] for text in self.texts], np.int64).reshape(-1, 3),
             texts=np.array([text.text for text in self.texts], np.str_),
             text_vectors=self.text_vectors,
-            **embeddings,
         )
+        np.savez(path, **arrays, **embeddings)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -115,7 +115,7 @@ class AreaAnswers:
         with np.load(path) as file:
             modalities = tuple(file["modalities"].tolist())
             places = file["text_places"].tolist()
-            texts = zip(places, file["texts"].tolist(), strict=True)
+            texts = zip(places, file["texts"].tolist(), strict=True)  # frame, machine and utility of each
             return cls(
                 str(file["area"]),
                 tuple(file["machines"].tolist()),
@@ -129,7 +129,7 @@ class AreaAnswers:
                 tuple(file[f"embeddings_{name}"] for name in modalities),
                 file["utility_probabilities"],
                 file["utility_present"],
-                tuple(AreaText(*place, text) for place, text in texts),
+                tuple(AreaText(frame, machine, utility, text) for (frame, machine, utility), text in texts),
                 file["text_vectors"],
             )
 

@@ -31,7 +31,8 @@ def fault_log_odds(log_probabilities: Floats, quiet: Sequence[int], low: float, 
     `log_probabilities` are (..., C). The limits keep one machine from deciding alone, for and against.
     """
     rest = log_probabilities[..., list(quiet)].max(axis=-1, keepdims=True)
-    return np.clip(log_probabilities - rest, np.float32(low), np.float32(high)).astype(np.float32)
+    odds: Floats = np.clip(log_probabilities - rest, np.float32(low), np.float32(high)).astype(np.float32)
+    return odds
 
 
 def agreeing_scores(odds: Floats, known: Bools, members: Bools, faults: Bools, agreeing: int) -> Floats:
