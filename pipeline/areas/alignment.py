@@ -5,8 +5,9 @@ by `wait`. A machine is live unless it has been announced as silent, or is behin
 area begins, and when it goes on after a pause, all of its machines are waited for, for as long.
 
 The area's time is the end of the newest frame that two machines have reached, so that one machine whose clock is ahead
-closes nothing for the others; or that one machine alone has reached, if no other has sent anything for `wait`. Ticks
-move it too. Nothing here depends on when records are processed or how they are cut into chunks.
+closes nothing for the others; or that one machine has reached, if it alone has sent `wait` of frames since another one
+sent something. Ticks close frames, too. Nothing here depends on when records are processed, or how they are cut into
+chunks; and not on the order of the records of different machines, as long as none is behind by more than `wait`.
 """
 
 from __future__ import annotations
@@ -92,13 +93,14 @@ class AreaAlignment:
         self._text_ids: dict[str, None] = {}  # in the order in which they came
         self._closed_ms = NEVER_MS
         self._begun_ms = NEVER_MS  # start of the first frame after a pause
-        self._alone_ms = NEVER_MS  # how far the leading machine was when another one sent something last
+        self._alone = 0  # frames that the leading machine has sent since another one sent something
         self._time_ms = NEVER_MS
 
     @property
     def clock_ms(self) -> int:
-        """How far time has come in the area, or in its first machine; NEVER_MS at first."""
-        return self._alone_ms if self._time_ms == NEVER_MS else self._time_ms
+        """How far time has come in the area, or in its only machine so far; NEVER_MS at first."""
+        heard = [one.newest_ms for one in self.members if one.newest_ms > NEVER_MS]
+        return max(self._time_ms, min(heard, default=NEVER_MS))
 
     @property
     def closed_ms(self) -> int:
@@ -146,9 +148,8 @@ class AreaAlignment:
         if was_seen:
             return True
         first, second, *_ = sorted((one.newest_ms for one in self.members), reverse=True)
-        if number != leader or self._alone_ms == NEVER_MS:
-            self._alone_ms = first
-        is_alone = first - self._alone_ms >= self._layout.wait_ms
+        self._alone = self._alone + 1 if number == leader else 0
+        is_alone = self._alone > 1 and self._alone * self._layout.period_ms >= self._layout.wait_ms
         self._time_ms = max(self._time_ms, first if is_alone else second)
         return False
 
@@ -219,7 +220,7 @@ class AreaAlignment:
     def save(self) -> dict[str, object]:
         """All that the future depends on, for `load`."""
         return {
-            "times": [self._closed_ms, self._begun_ms, self._alone_ms, self._time_ms],
+            "times": [self._closed_ms, self._begun_ms, self._time_ms, self._alone],
             "members": [
                 [one.newest_ms, one.revision, one.answered_ms, one.seen, _saved(one.announced)] for one in self.members
             ],
@@ -234,7 +235,7 @@ class AreaAlignment:
     def load(self, saved: dict[str, Any]) -> None:
         """Put back what `save` gave; raises StateError if it is none of this area."""
         try:
-            self._closed_ms, self._begun_ms, self._alone_ms, self._time_ms = map(int, saved["times"])
+            self._closed_ms, self._begun_ms, self._time_ms, self._alone = map(int, saved["times"])
             members = [
                 AreaMember(newest, revision, answered, seen, None if announced is None else Presence(announced))
                 for newest, revision, answered, seen, announced in saved["members"]

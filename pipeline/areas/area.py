@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Final
@@ -16,7 +17,7 @@ from pipeline.areas.stats import AreaStats
 from pipeline.areas.writer import AreaWriter, FrameBuilder
 from pipeline.arrays import NEVER_MS
 from pipeline.compiled import Notify
-from pipeline.config.topics import AREAS, EVENTS
+from pipeline.config.topics import AREA_TEXT, AREAS
 from pipeline.engine.reports.alarms import AlarmRule, Alarms
 from pipeline.errors import StateError
 from pipeline.frames import EventText
@@ -26,9 +27,7 @@ from pipeline.wire.plain_text import plain_text
 from pipeline.wire.records import Output, Record
 from pipeline.wire.states import STATE_VERSION, SavedMachine, encode_state
 
-TEXT_HEADER: Final = ("faultline-topic", EVENTS.encode())
-"""A record with this header is a text about a utility; others are diagnoses."""
-
+_MAX_TEXT_ID: Final = 200
 _MAX_GAP_FRAMES: Final = 20
 _ONLY = np.zeros(1, np.int64)
 
@@ -61,7 +60,7 @@ class AreaState:
 
     def take(self, record: Record, value: bytes, stats: AreaStats) -> None:
         """Take a diagnosis of one of its machines or a text about a utility in; raises RejectedError."""
-        if TEXT_HEADER in record.headers:
+        if AREA_TEXT in record.headers:
             self._take_text(record, value, stats)
             return
         diagnosis = messages.decode_diagnosis(value)
@@ -86,9 +85,9 @@ class AreaState:
             detail = f"area {self.layout.name} has no utility {event.machine[:80]!r}"
             raise RejectedError(Reason.UNKNOWN_MACHINE, detail)
         time_ms = messages.parse_time_ms(event.time)
-        given = f"{event.machine}-{time_ms}-{event.text}" if event.id is None else event.id
+        content = f"{time_ms}-{zlib.crc32(event.text.encode(errors='replace')):08x}"
         text = EventText(
-            id=given[:200],
+            id=(event.id or content)[:_MAX_TEXT_ID],
             time_ms=time_ms,
             text=plain_text(event.text),
             source=event.source,

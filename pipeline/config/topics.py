@@ -22,6 +22,10 @@ PLANT = "plant"
 PLANT_STATE = "plant-state"
 
 
+AREA_TEXT = ("faultline-topic", EVENTS.encode())
+"""The header of a record in `areas` that is a text about a utility; others are diagnoses, and ticks have no key."""
+
+
 FOREIGN = "/"
 """Begins the short name of a topic that is not under the prefix; no topic's own name can have it."""
 
