@@ -248,7 +248,9 @@ def _step_all(inputs: _Inputs, runner: StepRunner, encode: EncodeTexts | None) -
     utility_present = np.zeros((count, utilities), np.bool_)
     embeddings: list[Floats] = []
     texts: list[AreaText] = []
-    runner.reset(np.arange(machines * subsets + utilities))
+    slots = np.arange(machines * subsets + utilities)
+    runner.reserve(len(slots))
+    runner.reset(slots)
     for frame, start in enumerate(start_ms.tolist()):
         round_, rows = _round(inputs, start, modalities)
         texts += _texts_of(round_, rows, frame)

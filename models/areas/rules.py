@@ -40,9 +40,9 @@ def fault_log_odds(log_probabilities: Floats, quiet: Sequence[int], low: float, 
 def agreeing_scores(odds: Floats, known: Bools, members: Bools, faults: Bools, agreeing: int) -> Floats:
     """Scores (F, U, C): the log odds of the machine that is the k-th to agree on a utility's fault.
 
-    A machine agrees with the fault of which its odds (F, N, C) are highest, be they in favour of a fault or not. It counts if it is known (F, N) and among
-    the utility's members (U, N); only the utility's faults (U, C) have scores, others NO_EVIDENCE. That a score is over
-    a threshold says that `agreeing` machines each are.
+    A machine agrees with the fault of which its odds (F, N, C) are highest, however low. It counts if it is known
+    (F, N) and among the utility's members (U, N); only the utility's faults (U, C) have scores, others NO_EVIDENCE. A
+    score over a threshold says that the odds of `agreeing` machines each are.
     """
     leading = odds >= odds.max(axis=-1, keepdims=True)
     votes = np.where(leading & known[..., None], odds, NO_EVIDENCE)
