@@ -107,8 +107,7 @@ def test_modalities_are_missing_for_stretches_with_the_share_that_is_asked_for()
 def test_intervals_come_from_drawing_areas_again() -> None:
     quick, slow = (area_outcome(TRUTH, timeline(right=(start, 40, 1)), alarms((3, 205, 230, 7))) for start in (12, 22))
     intervals = score_intervals([[quick], [slow]], np.random.default_rng(0), draws=200)
-    assert intervals["delay_mean"] == (2, 12)
-    assert intervals["missed"] == (0, 0)
+    assert [intervals[name] for name in ("delay_mean", "missed")] == [(2, 12), (0, 0)]
 
 
 def test_causes_are_read_from_a_table_and_wrong_ones_are_named(tmp_path: Path) -> None:
