@@ -55,7 +55,7 @@ RULES: Final[Mapping[str, AreaRuleConfig]] = {
     "agreeing": AreaRuleConfig(rule="agreeing", threshold=-0.4),
     "log_odds": AreaRuleConfig(rule="log_odds", threshold=1.2, low=0.0, high=6.0),
 }
-"""The rules by their names, with the values that they have unless a file gives others (docs/guide/areas.md)."""
+"""The rules by their names, with the values that they have unless a file gives others (docs/guide/models.md)."""
 
 
 class _Graph(NamedTuple):
