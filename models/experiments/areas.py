@@ -36,31 +36,32 @@ from pipeline.config.classes import RECOVERING
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.errors import DataError
 from pipeline.frames import StepRunner
+from pipeline.wire.messages import MIN_PROBABILITY
 from pipeline.wire.recording import read_recording
 
-TINY: Final = np.float32(1e-9)
-"""Probabilities below are as good as none; keeps logarithms finite."""
+LEAST: Final = np.float32(MIN_PROBABILITY / 2)
+"""Stands for probabilities that diagnoses leave out, as in the rules of `models.areas.rule_runner`."""
 
 
 _RAISED: Final = "raised"
 
 
 class AreaRule(BaseModel):
-    """One rule, with limits of the log odds that it takes from a machine."""
+    """One rule as in `AreaRuleConfig`, whose threshold is to be fitted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rule: Literal["agreeing", "summed"]
+    rule: Literal["agreeing", "log_odds"]
     machines: int = Field(default=2, ge=1)
     """How many must agree; of `agreeing`."""
     left_out: int = Field(default=1, ge=0)
-    """How many of the most certain machines do not count; of `summed`."""
-    low: float = -3.0
-    high: float = 6.0
+    """How many of the most certain machines do not count; of `log_odds`."""
+    low: float = -9.0
+    high: float = 9.0
 
     def scores(self, answers: AreaAnswers, members: Bools, faults: Bools) -> Floats:
         """(T, U, C) for an area whose utilities have these machines (U, N) and faults (U, C)."""
-        log_probabilities = np.log(np.maximum(answers.probabilities(), TINY))
+        log_probabilities = np.log(np.maximum(answers.probabilities(), LEAST))
         odds = fault_log_odds(log_probabilities, quiet_classes(answers.classes), self.low, self.high)
         if self.rule == "agreeing":
             return agreeing_scores(odds, answers.known(), members, faults, self.machines)
@@ -129,7 +130,7 @@ class AreasExperiment(BaseModel):
             for name, rule in self.rows.items():
                 threshold = fit_area_threshold(
                     [case.truth for case in fitted],
-                    [_highest(rule.scores(*_inputs(case))) for case in fitted],
+                    [rule.scores(*_inputs(case)).max(axis=2) for case in fitted],
                     false_frames=self.false_frames,
                     blamed=self.blamed,
                 )
@@ -196,7 +197,7 @@ def fit_alarm_threshold(cases: Sequence[AreaCase], false_frames: float) -> float
 
 def _margins(case: AreaCase) -> tuple[Floats, Ints]:
     """(T, N) each machine's highest log odds of a fault, and of which."""
-    log_probabilities = np.log(np.maximum(case.answers.probabilities(), TINY))
+    log_probabilities = np.log(np.maximum(case.answers.probabilities(), LEAST))
     quiet = quiet_classes(case.answers.classes)
     odds = fault_log_odds(log_probabilities, quiet, -np.inf, np.inf)
     faults: Ints = odds.argmax(axis=-1)
@@ -217,12 +218,6 @@ def _masked(cases: Sequence[AreaCase], share: float, seed: Sequence[int]) -> lis
 
 def _inputs(case: AreaCase) -> tuple[AreaAnswers, Bools, Bools]:
     return case.answers, case.members, case.faults
-
-
-def _highest(scores: Floats) -> Floats:
-    """(T,) of scores (T, U, C)."""
-    highest: Floats = scores.reshape(len(scores), -1).max(axis=1)
-    return highest
 
 
 def _outcomes(cases: Sequence[AreaCase], named: Sequence[Ints], threshold: float) -> dict[str, list[AreaOutcome]]:
