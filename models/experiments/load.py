@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from models.experiments.areas import AreasExperiment
 from models.experiments.base import read_description
 from models.experiments.late_fusion.experiment import LateFusionExperiment
 from models.experiments.masking import MaskingExperiment
@@ -15,7 +16,7 @@ from models.experiments.trainings import TrainingsExperiment
 from pipeline.errors import DataError
 from pipeline.files.yaml_fields import field_problems
 
-Described = LateFusionExperiment | TrainingsExperiment | RobustnessExperiment | MaskingExperiment
+Described = LateFusionExperiment | TrainingsExperiment | RobustnessExperiment | MaskingExperiment | AreasExperiment
 
 
 AnyExperiment = Annotated[Described, Field(discriminator="experiment")]
@@ -35,6 +36,8 @@ def load_experiment(path: Path, *, data: Path, out: Path, work: Path) -> Describ
             raw[name] = data / raw[name]
     if isinstance(raw.get("train"), str):
         raw["train"] = path.parent / raw["train"]
+        raw["work"] = work
+    if raw.get("experiment") == "areas":
         raw["work"] = work
     try:
         experiment: Described = TypeAdapter(AnyExperiment).validate_python(raw)
