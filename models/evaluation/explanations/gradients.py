@@ -17,7 +17,8 @@ from models.encoders.event_ring import push_texts, turn_ring
 from models.encoders.experts.pool import PooledExperts
 from models.encoders.experts.trees import Trees
 from models.evaluation.explanations.quadrature import Numbers, integrate
-from models.evaluation.explanations.window import TINY, Window
+from models.evaluation.explanations.question import TINY, Question
+from models.evaluation.explanations.window import Window
 from models.evaluation.explanations.words import EmbeddedTexts
 from models.evaluation.torch_reference import read_state
 from pipeline.frames import Frames
@@ -56,14 +57,21 @@ class Gradients:
     """|contributions - (fused - baseline - held)| relative to the latter."""
     evaluations: int
 
+    def covered(self, evidence: float) -> float:
+        """The share of the change from the baseline to the published evidence that has contributions: the rest is what
+        trees add, and what a confidence map and the rules for unknown faults do after the fusion."""
+        given = abs(self.fused - self.baseline - self.held)
+        rest = abs(self.held) + abs(evidence - self.fused)
+        return given / (given + rest) if given + rest > 0 else 1.0
 
-def integrated_gradients(network: Diagnoser, digest: str, window: Window, answer: int, against: Sequence[int]) -> Gradients:
+
+def integrated_gradients(network: Diagnoser, digest: str, window: Window, question: Question) -> Gradients:
     """Contributions to one of the fusion's classes at the last frame of a window.
 
     `network` computes in float64. The state before the window is held fixed, and so are observed bits, the texts' ages
     and whether the detector is armed. Raises StateError if the state is not of the model `digest`.
     """
-    function = _Path(network, digest, window, answer, against)
+    function = _Path(network, digest, window, question)
     with torch.no_grad():
         ends = function.odds(torch.tensor([0.0, 1.0], dtype=torch.float64))
         without = float(function.odds(ends.new_zeros(1), texts=False)[0])
@@ -98,10 +106,10 @@ def integrated_gradients(network: Diagnoser, digest: str, window: Window, answer
 class _Path:
     """The fused log odds along the straight path from no evidence, 0, to the window, 1."""
 
-    def __init__(self, network: Diagnoser, digest: str, window: Window, answer: int, against: Sequence[int]) -> None:
+    def __init__(self, network: Diagnoser, digest: str, window: Window, question: Question) -> None:
         self._network = network
-        self._answer = answer
-        self._against = list(against)
+        self._answer = question.answer
+        self._against = [number for number in question.against if number < network.config.classes]
         self._state = network.init_state(1) if window.starts_fresh else read_state(network, window.state, digest)
         values = torch.from_numpy(np.concatenate([one.values for one in window.frames])).double()
         observed = torch.from_numpy(np.concatenate([one.observed for one in window.frames]))

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.evaluation.explanations.window import Group, Window, log_odds
-from pipeline.arrays import Floats
+from models.evaluation.explanations.question import Question
+from models.evaluation.explanations.window import Group, Window
+from pipeline.arrays import Bools, Floats, Ints
 from pipeline.frames import Frames, StepResult, StepRunner
 
 MAX_REMOVED = 12
@@ -46,37 +47,37 @@ def step_without(runner: StepRunner, window: Window, left_out: Sequence[Sequence
     return results[-1]
 
 
-def contributions(runner: StepRunner, window: Window, groups: Sequence[Group], answer: int) -> list[float]:
-    """By how much each group raises the log odds of an answer: with everything, less without the group, in nats.
+def contributions(runner: StepRunner, window: Window, groups: Sequence[Group], question: Question) -> list[float]:
+    """By how much each group raises the evidence for an answer: with everything, less without the group, in nats.
 
     What two groups say alike neither is missed for: such contributions do not add up to anything.
     """
-    result = step_without(runner, window, [(), *((group,) for group in groups)])
-    odds = log_odds(result.probabilities, answer)
-    changes: list[float] = (odds[0] - odds[1:]).tolist()
+    evidence = question.evidence(step_without(runner, window, [(), *((group,) for group in groups)]))
+    changes: list[float] = (evidence[0] - evidence[1:]).tolist()
     return changes
 
 
-def would_change(runner: StepRunner, window: Window, groups: Sequence[Group], answer: int) -> Without | None:
+def would_change(runner: StepRunner, window: Window, groups: Sequence[Group], question: Question) -> Without | None:
     """A small set of variables and texts without which the answer would be another; None if there is none of up to
     MAX_REMOVED groups.
 
-    Greedy: what lowers the answer's log odds most is left out first; then what need not be left out is put back. No
-    smaller part of the set is enough, but a set with other members may be smaller.
+    Greedy: what takes most of the evidence is left out first; then what need not be left out is put back. No smaller
+    part of the set is enough, but a set with other members may be smaller.
     """
     left = [group for group in groups if group.kind in ("variable", "text")]
     removed: list[Group] = []
     found: Without | None = None
     while left and len(removed) < MAX_REMOVED and found is None:
         result = step_without(runner, window, [(*removed, group) for group in left])
-        best = int(log_odds(result.probabilities, answer).argmin())
+        best = int(question.evidence(result).argmin())
         removed.append(left.pop(best))
-        found = _changed(removed, result.probabilities[best], answer)
+        found = _changed(removed, result.probabilities[best], question.answer)
     if found is None:
         return None
     for group in tuple(removed[:-1]):
         fewer = [one for one in removed if one is not group]
-        if (smaller := _changed(fewer, step_without(runner, window, [fewer]).probabilities[0], answer)) is not None:
+        result = step_without(runner, window, [fewer])
+        if (smaller := _changed(fewer, result.probabilities[0], question.answer)) is not None:
             removed, found = fewer, smaller
     return found
 
@@ -86,7 +87,7 @@ def _changed(removed: Sequence[Group], probabilities: Floats, answer: int) -> Wi
     return None if now == answer else Without(tuple(removed), now, float(probabilities[now]))
 
 
-def _without(frames: Frames, slots: np.ndarray, masks: np.ndarray, unread: Sequence[frozenset[str]]) -> Frames:
+def _without(frames: Frames, slots: Ints, masks: Bools, unread: Sequence[frozenset[str]]) -> Frames:
     """One frame of the window as a round with a row for each mask (G, V) and set of texts to leave out."""
     count = len(slots)
     return Frames(

@@ -8,15 +8,10 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.configs.diagnoser import SENSORS, TEXT
-from pipeline.arrays import Floats
 from pipeline.config.profile import MachineType
 from pipeline.frames import EventText, Frames
-
-TINY = 1e-12
-"""Smallest probability in a logarithm: log odds end at 27.6 on either side."""
 
 Kind = Literal["variable", "text", "word", "component", "modality"]
 
@@ -102,11 +97,3 @@ def columns_of_components(machine_type: MachineType) -> dict[str, tuple[int, ...
         if variable.component is not None:
             columns.setdefault(variable.component, []).append(column)
     return {name: tuple(columns[name]) for name in machine_type.components if name in columns}
-
-
-def log_odds(probabilities: Floats, answer: int) -> NDArray[np.float64]:
-    """Natural log odds (N,) of one class against all others, of probabilities (N, C)."""
-    exact = probabilities.astype(np.float64)
-    others = np.delete(exact, answer, axis=1).sum(axis=1)
-    odds: NDArray[np.float64] = np.log(np.maximum(exact[:, answer], TINY)) - np.log(np.maximum(others, TINY))
-    return odds

@@ -46,7 +46,7 @@ class EmbeddedTexts:
         lengths = self._lengths.repeat(points)
         packed = pack_padded_sequence(embedded.flatten(0, 1), lengths, batch_first=True, enforce_sorted=False)
         _, (h, _) = self._encoder.lstm(packed)
-        vectors = h[-1].view(points, texts, -1)
+        vectors: Tensor = h[-1].view(points, texts, -1)
         if self._encoder.bag is None:
             return vectors
         return torch.cat([vectors, bag.sum(dim=2) * BAG_SCALE], dim=2)
