@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -66,8 +66,10 @@ def explain_by_leaving_out(
     Overwrites the runner's first slots. Raises StateError if the window's state is not of this model.
     """
     groups = groups_of(machine_type, runner.modalities, window)
-    amounts = contributions(runner, window, groups, question)
-    found = [Contribution(group.kind, group.name, amount) for group, amount in zip(groups, amounts, strict=True)]
+    amounts = dict(zip(groups, contributions(runner, window, groups, question), strict=True))
+    if question.by_novelty:
+        amounts |= _sums_of_components(amounts)
+    found = [Contribution(group.kind, group.name, amount) for group, amount in amounts.items() if amount is not None]
     return Explanation(
         "leave-out",
         len(window.frames),
@@ -121,6 +123,16 @@ def explain_by_gradients(
         error,
         would_change(runner, window, groups, question) if change else None,
     )
+
+
+def _sums_of_components(amounts: Mapping[Group, float | None]) -> dict[Group, float | None]:
+    """Components as sums of their variables, and no modalities: without so many readings the detector says nothing."""
+    of_variable = {group.columns[0]: amount or 0.0 for group, amount in amounts.items() if group.kind == "variable"}
+    sums: dict[Group, float | None] = {group: None for group in amounts if group.kind == "modality"}
+    for group in amounts:
+        if group.kind == "component":
+            sums[group] = sum(of_variable.get(column, 0.0) for column in group.columns)
+    return sums
 
 
 def _amount(group: Group, variables: NDArray[np.float64], texts: dict[str, float]) -> float:

@@ -47,19 +47,24 @@ def step_without(runner: StepRunner, window: Window, left_out: Sequence[Sequence
     return results[-1]
 
 
-def contributions(runner: StepRunner, window: Window, groups: Sequence[Group], question: Question) -> list[float]:
-    """By how much each group raises the evidence for an answer: with everything, less without the group, in nats.
+def contributions(
+    runner: StepRunner, window: Window, groups: Sequence[Group], question: Question
+) -> list[float | None]:
+    """By how much each group raises the evidence for an answer: with everything, less without the group, in nats; None
+    if the detector, which the evidence is of, says nothing without it.
 
     What two groups say alike neither is missed for: such contributions do not add up to anything.
     """
-    evidence = question.evidence(step_without(runner, window, [(), *((group,) for group in groups)]))
-    changes: list[float] = (evidence[0] - evidence[1:]).tolist()
-    return changes
+    result = step_without(runner, window, [(), *((group,) for group in groups)])
+    evidence, silent = question.evidence(result), question.is_silent(result)
+    return [
+        None if is_silent else float(evidence[0] - own) for own, is_silent in zip(evidence[1:], silent[1:], strict=True)
+    ]
 
 
 def would_change(runner: StepRunner, window: Window, groups: Sequence[Group], question: Question) -> Without | None:
     """A small set of variables and texts without which the answer would be another; None if there is none of up to
-    MAX_REMOVED groups.
+    MAX_REMOVED groups. That the detector falls silent changes nothing.
 
     Greedy: what takes most of the evidence is left out first; then what need not be left out is put back. No smaller
     part of the set is enough, but a set with other members may be smaller.
@@ -69,7 +74,10 @@ def would_change(runner: StepRunner, window: Window, groups: Sequence[Group], qu
     found: Without | None = None
     while left and len(removed) < MAX_REMOVED and found is None:
         result = step_without(runner, window, [(*removed, group) for group in left])
-        best = int(question.evidence(result).argmin())
+        evidence = np.where(question.is_silent(result), np.inf, question.evidence(result))
+        best = int(evidence.argmin())
+        if evidence[best] == np.inf:
+            return None
         removed.append(left.pop(best))
         found = _changed(removed, result.probabilities[best], question.answer)
     if found is None:

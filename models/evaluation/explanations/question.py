@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrays import Bools
 from pipeline.config.classes import RECOVERING, unknown_class
 from pipeline.frames import StepResult
 
@@ -56,3 +57,9 @@ class Question:
         others = exact[:, list(self.against)].sum(axis=1)
         odds: NDArray[np.float64] = np.log(np.maximum(exact[:, self.answer], TINY)) - np.log(np.maximum(others, TINY))
         return odds
+
+    def is_silent(self, result: StepResult) -> Bools:
+        """In which rows (N,) there is no novelty to compare: the detector says nothing of frames with too few readings."""
+        if self.by_novelty and result.novelty is not None:
+            return np.asarray(result.novelty == 0)
+        return np.zeros(len(result.probabilities), np.bool_)
