@@ -59,7 +59,7 @@ class Question:
         return odds
 
     def is_silent(self, result: StepResult) -> Bools:
-        """In which rows (N,) there is no novelty to compare: the detector says nothing of frames with too few readings."""
+        """In which rows (N,) the detector says nothing, as of frames with too few readings; their evidence is none."""
         if self.by_novelty and result.novelty is not None:
             return np.asarray(result.novelty == 0)
         return np.zeros(len(result.probabilities), np.bool_)
