@@ -14,9 +14,9 @@ import typer
 from rich.console import Console
 
 from agents.audit.dead_letters import Filters, Summary, as_dict, shown_time, summarize
-from agents.audit.drift_list import summarize_drift
 from agents.audit.letter_replay import check_destination, replay_dead_letters
 from agents.audit.log import RecordLog
+from agents.audit.reports.drift_list import summarize_drift
 from agents.audit.verify import VerifyReport, verify_diagnoses
 from agents.audit.verify_inputs import verify_inputs
 from agents.cli.options import JsonOption, ModelOption, ProfileOption, load_runners
@@ -28,8 +28,8 @@ from agents.kafka.log import committed_offsets, kafka_log, require_kafka
 from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.security import client_security
 from agents.words import Words
-from pipeline.config.durations import shown_duration
 from pipeline.config.profile import PlantProfile, load_profile
+from pipeline.config.quantities.durations import shown_duration
 from pipeline.config.settings import Settings, load_settings
 from pipeline.config.topics import DEAD_LETTER, DIAGNOSES, DRIFT, LATE, full_topic_name, short_topic_name
 from pipeline.errors import RecordingError, SettingsError

@@ -10,9 +10,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from pipeline.config.durations import DurationMs
 from pipeline.config.expressions.paths import compile_path, without_root
 from pipeline.config.expressions.template import parse_template
+from pipeline.config.quantities.durations import DurationMs
 
 Envelope = Literal["connect", "cloudevents"]
 TimeUnit = Literal["s", "ms", "us", "ns", "filetime", "ticks", "excel"]

@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from pipeline.config.durations import DurationMs, parse_duration_ms
 from pipeline.config.form import Form
-from pipeline.config.titles import (
+from pipeline.config.quantities.durations import DurationMs, parse_duration_ms
+from pipeline.config.quantities.units import conversion
+from pipeline.config.sections.titles import (
     Component,
     FaultEntry,
     MachineTitle,
@@ -26,7 +27,6 @@ from pipeline.config.titles import (
     is_pattern,
     without_words,
 )
-from pipeline.config.units import conversion
 from pipeline.errors import ProfileError
 from pipeline.files.yaml_fields import field_problems
 from pipeline.files.yaml_text import YamlError, parse_yaml, read_text

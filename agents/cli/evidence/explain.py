@@ -24,8 +24,8 @@ from agents.words import Words
 from models.evaluation.explanations.explain import Explanation, Method, explain_by_gradients, explain_by_leaving_out
 from models.evaluation.explanations.question import Against, Question
 from models.evaluation.explanations.window import Window
-from pipeline.config.durations import parse_duration_ms
 from pipeline.config.profile import MachineType, PlantProfile, load_profile
+from pipeline.config.quantities.durations import parse_duration_ms
 from pipeline.config.settings import Settings, load_settings
 from pipeline.config.topics import CONTROL, DIAGNOSES, EVENTS, engine_topics
 from pipeline.errors import SettingsError
