@@ -9,6 +9,7 @@ import pytest
 
 from models.configs.detector import DetectorConfig
 from models.configs.fusion import AdaptiveConfig
+from models.configs.groups import GroupConfig
 from models.configs.sensors import ExpertsConfig, RingAttentionConfig, SeqLSTMConfig, StatisticsConfig, TreesConfig
 from models.configs.unknown import UnknownConfig
 from models.evaluation.explanations.explain import explain_by_gradients, explain_by_leaving_out
@@ -51,6 +52,14 @@ NETWORKS: dict[str, dict[str, object]] = {
         "rule": "product",
     },
     "counted messages": {"sensors": SeqLSTMConfig(hidden=(8,), head=()), "messages": (TEXTS[0], TEXTS[1])},
+    "groups of variables": {
+        "sensors": SeqLSTMConfig(hidden=(8,), head=()),
+        "groups": (
+            GroupConfig(name="flows", columns=(0, 2), encoder=StatisticsConfig(spans=(3.0,), hidden=(6, 5))),
+            GroupConfig(name="rest", columns=(1, 3), encoder=SeqLSTMConfig(hidden=(6,), head=())),
+        ),
+        "rule": "product",
+    },
     "no texts": {"sensors": LSTM, "texts": False},
 }
 

@@ -43,8 +43,8 @@ class Explained:
     classes: tuple[str, ...]
     variables: Mapping[str, VariableEvidence]
     """Last known values of the frame, by name."""
-    components: Mapping[str, str]
-    """Titles by id."""
+    titles: Mapping[Kind, Mapping[str, str]]
+    """Of components and modalities, by id."""
     differs: str | None
     """In what the published diagnosis is another than the replayed one."""
 
@@ -66,7 +66,10 @@ class Explained:
             for name, value, deviation in zip(machine_type.variable_names, values, scaled, strict=True)
             if not np.isnan(value)
         }
-        titles = {name: one.title or name for name, one in machine_type.components.items()}
+        titles: dict[Kind, dict[str, str]] = {
+            "component": {name: one.title or name for name, one in machine_type.components.items()},
+            "modality": {name: one.title or name for name, one in machine_type.modalities.items()},
+        }
         return cls(replayed.diagnosis, question, explanation, runner.classes, variables, titles, differs)
 
     def as_dict(self) -> dict[str, Any]:
@@ -156,13 +159,13 @@ def _rows(explained: Explained, kind: Kind, words: Words, limit: int) -> Iterato
 
 
 def _name(explained: Explained, one: Contribution, words: Words) -> str:
-    if one.kind == "component":
-        return explained.components.get(one.name, one.name)
+    if one.kind in explained.titles:
+        return explained.titles[one.kind].get(one.name, one.name)
     if one.kind == "variable" and one.name in explained.variables:
         return words.short_measurement(explained.diagnosis.machine, explained.variables[one.name])
     if one.kind == "variable":
         return words.variable(explained.diagnosis.machine, one.name)
-    return one.name if one.kind == "modality" else f"“{one.name}”"
+    return f"“{one.name}”"
 
 
 def _change_text(explained: Explained, words: Words) -> str:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.diagnoser import Diagnoser
+from models.diagnoser import Diagnoser, ModalityReading
 from models.encoders.base import SensorEncoder, State
 from models.encoders.event_ring import push_texts, turn_ring
 from models.encoders.experts.pool import PooledExperts
@@ -117,7 +117,8 @@ class _Path:
         self._variables = network.config.variables
         self._readings = x[:, : self._variables]
         self._bits = x[:, self._variables :]
-        self._present = bool((~values[-1].isnan()).any())
+        self._last = values[-1:]
+        self._present = bool((~self._last.isnan()).any())
         columns, blank = self._message_columns(window)
         self._columns, self._blank_columns = columns, blank
         self._names: list[str] = []
@@ -201,22 +202,41 @@ class _Path:
         logits, features = self._sense(x, self._trees[trees])
         if backing:
             logits = logits + self._lift
-        present = torch.full((count,), self._present)
-        if network.text is None:
-            fused = network.fusion(logits[None], present[None], (features,))
-        else:
+        read = [ModalityReading(logits, torch.full((count,), self._present), features), *self._read_groups(x)]
+        if network.text is not None:
             ring = self._ring if texts else self._old_ring
             vectors = ring.vectors.expand(count, *ring.vectors.shape[1:])
             if texts and self._embedded is not None:
                 new = self._embedded.vectors(inputs[2], inputs[3])
                 vectors = torch.where(ring.places[:, None] >= 0, new[:, ring.places.clamp_min(0)], vectors)
-            read = network.read_ring(vectors, ring.ages.expand(count, -1))
-            both, there = torch.stack([logits, read.logits]), torch.stack([present, read.filled])
-            fused = network.fusion(both, there, (features, read.features))
+            found = network.read_ring(vectors, ring.ages.expand(count, -1))
+            read.append(ModalityReading(found.logits, found.filled, found.features))
+        of_all, present = torch.stack([one.logits for one in read]), torch.stack([one.present for one in read])
+        fused = network.fusion(of_all, present, tuple(one.features for one in read))
         own = fused.probabilities[:, self._answer]
         others = fused.probabilities[:, self._against].sum(dim=1)
         odds: Tensor = own.clamp_min(TINY).log() - others.clamp_min(TINY).log()
         return odds
+
+    def _read_groups(self, x: Tensor) -> list[ModalityReading]:
+        """What the modalities that are groups of variables say at the last frame."""
+        groups = self._network.groups
+        if groups is None:
+            return []
+        state = self._part("groups.", len(x))
+        encoded, _ = groups.advance(x, state)
+        return [
+            ModalityReading(logits[:, -1], groups.present(place, self._last).expand(len(x)), features[:, -1])
+            for place, (logits, features) in enumerate(encoded)
+        ]
+
+    def _part(self, prefix: str, count: int) -> State:
+        """The state of a part of the network, for so many rows."""
+        return {
+            key.removeprefix(prefix): value.expand(count, *value.shape[1:])
+            for key, value in self._state.items()
+            if key.startswith(prefix)
+        }
 
     def _sensor_inputs(self, readings: Tensor, columns: Tensor) -> Tensor:
         count = len(readings)
@@ -231,20 +251,16 @@ class _Path:
                 own, seen = (one.expand(count, -1) for one in trees[place])
             else:
                 inputs = sensors.inputs(place, x) if isinstance(sensors, PooledExperts) else x
-                state = {key: value.expand(count, *value.shape[1:]) for key, value in self._of(place).items()}
-                own, seen = (one[:, -1] for one in expert.advance(inputs, state)[:2])
+                own, seen = (one[:, -1] for one in expert.advance(inputs, self._of(place, count))[:2])
             logits.append(own)
             features.append(seen)
         if not isinstance(sensors, PooledExperts):
             return logits[0], features[0]
         return sensors.pool(sensors.log_probabilities(logits)), torch.cat(features, dim=1)
 
-    def _of(self, place: int) -> State:
+    def _of(self, place: int, count: int) -> State:
         """The state of the expert at a place."""
-        if not isinstance(self._network.sensors, PooledExperts):
-            return self._state
-        prefix = f"{place}."
-        return {key.removeprefix(prefix): value for key, value in self._state.items() if key.startswith(prefix)}
+        return self._part(f"{place}." if isinstance(self._network.sensors, PooledExperts) else "", count)
 
     def _tree_answers(self, point: float) -> dict[int, tuple[Tensor, Tensor]]:
         """Logits (1, C) and features (1, C) of each expert of trees at a point of the path."""
@@ -254,7 +270,7 @@ class _Path:
         for place, expert in _experts(sensors):
             if isinstance(expert, Trees):
                 inputs = sensors.inputs(place, x) if isinstance(sensors, PooledExperts) else x
-                logits, features, _ = expert.advance(inputs, self._of(place))
+                logits, features, _ = expert.advance(inputs, self._of(place, 1))
                 found[place] = logits[:, -1], features[:, -1]
         return found
 
@@ -265,7 +281,7 @@ class _Path:
         nothing = values.new_zeros(network.config.classes), np.zeros(self._variables)
         if detector is None:
             return nothing
-        state = {key.removeprefix("detector."): one for key, one in self._state.items() if key.startswith("detector.")}
+        state = self._part("detector.", 1)
         found, _ = detector.advance(network.readings(values[None], observed[None]), state)
         x = self._sensor_inputs(self._readings[None], self._columns[None])
         logits, _, _ = network.sensors.advance(x, self._state)

@@ -11,6 +11,7 @@ import numpy as np
 
 from models.configs.diagnoser import SENSORS, TEXT
 from pipeline.config.profile import MachineType
+from pipeline.config.sections.modalities import modality_columns
 from pipeline.frames import EventText, Frames
 
 Kind = Literal["variable", "text", "word", "component", "modality"]
@@ -83,6 +84,9 @@ def groups_of(machine_type: MachineType, modalities: Sequence[str], window: Wind
     for name, columns in by_component.items():
         if any(known[column] for column in columns):
             groups.append(Group("component", name, columns))
+    for name, columns in modality_columns(machine_type.modalities, names).items():
+        if name in modalities and any(known[column] for column in columns):
+            groups.append(Group("modality", name, columns))
     if SENSORS in modalities and known.any():
         groups.append(Group("modality", SENSORS, tuple(range(len(known)))))
     if texts:
