@@ -15,6 +15,7 @@ import typer
 from agents.bench.host import processor
 from agents.cli import audit, bench, machines, replay, training, worker
 from agents.cli.evidence.explain import explain
+from agents.cli.evidence.report import report
 from agents.cli.topics import sources, topics
 from agents.cli.views.printable import PrintableFormatter, say
 from pipeline.config.settings import check_environment
@@ -105,6 +106,7 @@ for command in (
     replay.stress,
     replay.record,
     replay.convert,
+    report,
     worker.run,
     worker.ingest,
     machines.why,
