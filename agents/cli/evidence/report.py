@@ -34,7 +34,7 @@ from agents.replay.reports.summary import Side, report_of, side_of
 from agents.words import Words
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import Settings, load_settings
-from pipeline.config.topics import ALARMS, DIAGNOSES, LABELS
+from pipeline.config.topics import ALARMS, DIAGNOSES, EVENTS, LABELS
 from pipeline.errors import SettingsError
 from pipeline.files.atomic_file import write_text
 from pipeline.files.parquet import is_parquet
@@ -157,9 +157,10 @@ def _from_topics(
     from agents.kafka.log import kafka_log
 
     book = ReportBook(plant, machines=machine)
-    with kafka_log(settings, [DIAGNOSES], [ALARMS, LABELS]) as log:
-        read_into(book, log.records(LABELS))  # they may have been written at any time
-        wanted = [topic for topic in (DIAGNOSES, ALARMS) if log.partitions(topic)]
+    with kafka_log(settings, [DIAGNOSES], [ALARMS, EVENTS, LABELS]) as log:
+        if log.partitions(LABELS):
+            read_into(book, log.records(LABELS))  # they may have been written at any time
+        wanted = [topic for topic in (DIAGNOSES, ALARMS, EVENTS) if log.partitions(topic)]
         if span.since_ms is not None:
             log.begin_at(wanted, span.since_ms)
         records = counted(log.merged(*wanted), log.size(wanted), progress)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from agents.replay.scores import FUSED, Frame, ScoreBook
 from pipeline.arrays import Floats, Ints
 from pipeline.config.profile import PlantProfile
-from pipeline.wire.messages import Diagnosis
+from pipeline.wire.messages import Diagnosis, RejectedError, decode_event, parse_time_ms
 from pipeline.wire.records import Record
 
 MAX_TEXTS: Final = 2_000
@@ -42,7 +42,7 @@ class AlarmSpan(NamedTuple):
 
 
 class SeenText(NamedTuple):
-    """A text that diagnoses show as evidence."""
+    """A text about a machine."""
 
     time_ms: int
     text: str
@@ -83,7 +83,7 @@ class ReportBook:
         """`trained` has the machines that the model's training has seen, with the starts of first and last frame."""
         self.plant = plant
         self.scores = ScoreBook(plant, trained)
-        self.texts: dict[str, dict[tuple[str, int], SeenText]] = {}
+        self.texts: dict[str, dict[tuple[int, str], SeenText]] = {}
         self.models: dict[str, None] = {}
         self.modalities: dict[str, None] = {}
         self.unreadable = 0
@@ -110,11 +110,25 @@ class ReportBook:
                     chances[place] += chance
             answer = _Answer(chances, diagnosis.entropy, diagnosis.disagreement, diagnosis.fault)
             self._answers[diagnosis.machine, diagnosis.frame_start] = answer
-        texts = self.texts.setdefault(diagnosis.machine, {})
         for one in diagnosis.evidence.texts:
-            time_ms = diagnosis.frame_end - one.age_ms
-            if len(texts) < MAX_TEXTS:
-                texts.setdefault((one.id, time_ms), SeenText(time_ms, one.text, one.late))
+            self._add_text(diagnosis.machine, diagnosis.frame_end - one.age_ms, one.text, late=one.late)
+
+    def add_event(self, value: bytes | None) -> None:
+        """Take a text from topic `events`, of which diagnoses show those that the model knows; others have dead letters
+        if they are none."""
+        try:
+            event = decode_event(value or b"")
+            time_ms = parse_time_ms(event.time)
+        except RejectedError:
+            return
+        if fnmatchcase(event.machine, self._pattern):
+            self._add_text(event.machine, time_ms, event.text, late=False)
+
+    def _add_text(self, machine: str, time_ms: int, text: str, *, late: bool) -> None:
+        texts = self.texts.setdefault(machine, {})
+        known = texts.get((time_ms, text))
+        if known is not None or len(texts) < MAX_TEXTS:
+            texts[time_ms, text] = SeenText(time_ms, text, late or (known is not None and known.late))
 
     def add_alarm(self, value: bytes | None) -> None:
         """Take a published change of an alarm; what is none is counted."""

@@ -74,8 +74,8 @@ def operator_numbers(
     """All of them as plain values, in seconds, hours and machine-days; None where there is nothing to count.
 
     - `alarm_delay_seconds_*`: from the labelled start of a fault to its first alarm, of any fault.
-    - `forewarning_seconds_*`: from the first alarm of the right fault to the labelled end of the fault: the warning time
-      where labels end at the failure.
+    - `forewarning_seconds_*`: from the first alarm of the right fault to the labelled end of the fault: the warning
+      time where labels end at the failure.
     - `missed`: faults during which no alarm was raised; `misnamed`: those whose alarms named other faults only.
     - `false_alarms`: raised where the label says normal; `after_fault` of them within RECOVERY_FRAMES of a fault's end.
     - `chatter`: alarms that came back within CHATTER_MS of their end.

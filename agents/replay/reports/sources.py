@@ -14,7 +14,7 @@ from agents.replay.reports.book import ReportBook
 from agents.replay.scores import diagnosis_of
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
-from pipeline.config.topics import ALARMS, CONTROL, DIAGNOSES, LABELS
+from pipeline.config.topics import ALARMS, CONTROL, DIAGNOSES, EVENTS, LABELS
 from pipeline.frames import StepRunner
 from pipeline.wire.messages import RejectedError
 from pipeline.wire.recording import has_topic
@@ -46,6 +46,8 @@ def replay_into(
             done += record.topic != CONTROL  # ticks are not in the recording
             if record.topic == LABELS:
                 book.add_label(record)
+            elif record.topic == EVENTS:
+                book.add_event(record.value)
         on_progress(min(done, total), total)
 
     def take(output: Output) -> None:
@@ -67,13 +69,15 @@ def replay_into(
 
 
 def read_into(book: ReportBook, records: Iterable[Record]) -> dict[str, Any]:
-    """Collect diagnoses, alarms and labels among records as they were published; returns their counts."""
+    """Collect diagnoses, alarms, labels and texts among records as they were published; returns their counts."""
     diagnoses = 0
     for record in records:
         if record.topic == LABELS:
             book.add_label(record)
         elif record.topic == ALARMS:
             book.add_alarm(record.value)
+        elif record.topic == EVENTS:
+            book.add_event(record.value)
         elif record.topic == DIAGNOSES:
             try:
                 book.add(diagnosis_of(record.value))

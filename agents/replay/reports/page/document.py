@@ -33,7 +33,7 @@ _MEANINGS: Final = {
     "False alarms": "alarms raised where the label says normal, per day of a machine in the normal state.",
     "Came back within an hour": "alarms of the same fault and machine, raised within an hour of the end of the last.",
     "Time in wrong diagnosis": "labelled time in which the diagnosis is not the label.",
-    "Scores of frames": "as `faultline replay` gives them, by the definitions of docs/guide/training.md.",
+    "Scores of frames": "as faultline replay gives them; reliability and confusion are of the fusion.",
 }
 
 
@@ -56,9 +56,9 @@ def html_page(sides: Sequence[Side], report: Mapping[str, Any], words: Words) ->
         _heading(sides, title, report["made_ms"]),
         headlines(sides, report["differences"]),
         faults_section(sides),
+        _timelines(sides, words),
         answers_section(sides, words),
         trust_section(sides, words),
-        _timelines(sides, words),
         _meanings(),
     )
     return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"

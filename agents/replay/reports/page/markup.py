@@ -19,7 +19,7 @@ Content = str | Markup | int | float | None
 
 
 def element(name: str, /, *content: Content | Iterable[Content], **attributes: Content) -> Markup:
-    """One element. `_` at the end of an attribute's name is left out, and stands for `-` elsewhere; None leaves one out."""
+    """One element. In names of attributes `_` stands for `-`, and at the end for nothing; None leaves one out."""
     shown = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{text(value)}"'
         for key, value in attributes.items()

@@ -16,10 +16,10 @@ Cell = Content
 
 
 def duration(seconds: float | None) -> str:
-    """A time as people say it, exact enough to compare: `45 s`, `84 min`, `7.5 h`, `3.2 d`."""
+    """A time as people say it, exact enough to compare: `45 s`, `84.0 min`, `7.5 h`, `3.2 d`."""
     if seconds is None:
         return "-"
-    for unit, size, least in (("d", 86_400, 3 * 86_400), ("h", 3_600, 3 * 3_600), ("min", 60, 120)):
+    for unit, size, least in (("d", 86_400, 3 * 86_400), ("h", 3_600, 2 * 3_600), ("min", 60, 120)):
         if abs(seconds) >= least:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
@@ -95,12 +95,16 @@ _PARTITION: Final = {
 _NO_TABLE: Final = frozenset({"per_fault"})
 
 
-def table(head: Sequence[Cell], rows: Iterable[Sequence[Cell | Markup]], caption: str | None = None) -> Markup:
+def table(
+    head: Sequence[Cell], rows: Iterable[Sequence[Cell | Markup]], caption: str | None = None, *, small: bool = False
+) -> Markup:
     """A table that scrolls by itself where it is too wide; cells that are markup stand as they are."""
     titles = element("thead", element("tr", [element("th", one, scope="col") for one in head]))
     body = [element("tr", [one if _is_cell(one) else element("td", one) for one in row]) for row in rows]
     named = element("caption", caption) if caption else None
-    return element("div", element("table", named, titles, element("tbody", body)), class_="wide")
+    return element(
+        "div", element("table", named, titles, element("tbody", body)), class_="wide small" if small else "wide"
+    )
 
 
 def _is_cell(content: Cell | Markup) -> bool:
@@ -153,12 +157,11 @@ def _faults(side: Side) -> list[Markup]:
         [found["title"], *(form(found[key]) for key, (_, form) in _FAULT_COLUMNS.items())]
         for found in per_fault.values()
     ]
-    shown = [table(["", "alarms"], alarms)]
-    if rows:
-        shown.insert(0, table(["fault", *(name for name, _ in _FAULT_COLUMNS.values())], rows))
+    small = [table(["", "alarms"], alarms)]
     if operators["labelled_hours"]:
-        shown.append(table(["time in wrong diagnosis", "machine-hours", "of labelled time"], wrong))
-    return shown
+        small.append(table(["time in wrong diagnosis", "machine-hours", "of labelled time"], wrong))
+    faults = [table(["fault", *(name for name, _ in _FAULT_COLUMNS.values())], rows)] if rows else []
+    return [*faults, element("div", small, class_="group")]
 
 
 def _ratio(part: float | None, whole: float | None) -> float | None:
@@ -241,8 +244,7 @@ def _trust(side: Side, words: Words) -> list[Markup]:
         element("p", uncertainty),
         charts,
         _confusion(confusion, words),
-        table(["class against the rest", "AUC"], areas),
-        table(head, reliability),
+        element("div", table(["class against the rest", "AUC"], areas), table(head, reliability), class_="group"),
     ]
 
 
@@ -259,7 +261,9 @@ def _confusion(confusion: Mapping[str, Any], words: Words) -> Markup:
             for count in counts
         ]
         rows.append([words.fault_of_plant(name), *cells])
-    return table(["label", *confusion["answers"]], rows, "answers of the fusion to each label, percent of its frames")
+    return table(
+        ["label", *confusion["answers"]], rows, "answers of the fusion to each label, percent of its frames", small=True
+    )
 
 
 def _section(title: str, sides: Sequence[Side], content: Callable[[Side], Iterable[Markup]]) -> Markup:
