@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from agents.replay.reports.page.markup import element
 from agents.replay.shipped import demo_model, demo_recording
 from pipeline.wire import messages
-from pipeline.wire.messages import Alarm, Diagnosis, Evidence, Label, ModalityAnswer, ModelRef, TextEvidence
-from pipeline.wire.recording import read_recording
+from pipeline.wire.messages import Diagnosis, Evidence, Label, ModalityAnswer, ModelRef, TextEvidence
+from pipeline.wire.recording import RecordingWriter, read_recording
 from pipeline.wire.records import Record
 from tests.support.builders import event, numbered
 from tests.support.commands import Finished, assert_one_line, faultline
@@ -88,8 +88,8 @@ def alarm(machine: str, fault: str, raised: int, cleared: int) -> list[Record]:
     found = []
     for state, minute in (("raised", raised), ("cleared", cleared)):
         time = T0 + minute * MINUTE
-        body = Alarm(f"{machine}:{time}:{fault}:{state}", machine, fault, state, time, 0.8, "")  # type: ignore[arg-type]
-        found.append(Record("alarms", 0, 0, time, machine.encode(), messages.encode(body)))
+        body = {"id": f"{machine}:{time}:{fault}", "machine": machine, "fault": fault, "state": state, "time": time}
+        found.append(Record("alarms", 0, 0, time, machine.encode(), json.dumps(body).encode()))
     return found
 
 
@@ -120,8 +120,6 @@ def published(leak_from: int = 25) -> list[Record]:
 
 
 def write(path: Path, records: list[Record]) -> Path:
-    from pipeline.wire.recording import RecordingWriter
-
     with RecordingWriter(path) as writer:
         writer.write(records)
     return path

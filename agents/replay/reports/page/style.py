@@ -15,7 +15,7 @@ STYLE: Final = (
 @media(prefers-color-scheme:dark){
 :root{--back:#16181a;--text:#e8e8e8;--soft:#a8a8a8;--rule:#3c4043;--calm:#3a4045;--ink:#0b0b0b}}
 *{box-sizing:border-box}
-body{margin:0 auto;max-width:76rem;padding:1rem;background:var(--back);color:var(--text);
+body{margin:0 auto;max-width:100rem;padding:1rem;background:var(--back);color:var(--text);
 font:15px/1.45 system-ui,sans-serif}
 h1{font-size:1.5rem;margin:.2rem 0}h2{font-size:1.2rem;margin:2rem 0 .5rem;border-bottom:1px solid var(--rule)}
 h3{font-size:1rem;margin:1.2rem 0 .3rem}
@@ -31,7 +31,7 @@ thead th{color:var(--soft);font-weight:600}
 caption{text-align:left;padding-bottom:.3rem}
 .small td,.small th{padding:.1rem .25rem;font-size:12px}
 .better{font-weight:600}.better::after{content:" better"}.worse::after{content:" worse"}
-.sides{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:1rem 2rem}
+.sides{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,40rem),1fr));gap:1rem 2rem}
 .sides>*{min-width:0}
 .charts{display:flex;flex-wrap:wrap;gap:1rem}
 .chart{width:20rem;max-width:100%;height:auto}
