@@ -26,6 +26,7 @@ from models.stepping.programs.remaining_life import emit_remaining_life
 from models.stepping.programs.sensors import SensorInputs
 from models.stepping.programs.unknown import emit_unknown
 from models.stepping.programs.weights import WeightReader
+from models.stepping.retrieval_vectors import take_retrieval
 from models.stepping.saved_states import StateFormat
 from models.stepping.text_vectors import TextEncoder, TextVectors, text_encoder
 from pipeline.arrays import Floats, Ints
@@ -268,6 +269,12 @@ def _build(builder: ProgramBuilder, config: DiagnoserConfig) -> tuple[Ints, bool
         ring = ring_state(builder, config.text)
         evidence.append(Evidence(*emit_ring(builder, config.text, ring, builder.present(1), classes)))
     layout[layout_of.REMAINING] = emit_remaining_life(builder, config.remaining_life, inputs, sensed.features)
+    if config.retrieval is not None:
+        # Not a part of the step: alarms are few.
+        sizes = [sum(piece.size for piece in part.features) for part in evidence]
+        if len(sizes) < 2:
+            raise builder.reader.error("has a retrieval head without texts")
+        take_retrieval(builder.reader, config.retrieval, sizes)
     fused = emit_fusion(builder, config.fusion, evidence, presence, classes)
     emit_confidence(builder, config, fused.probabilities, classes)
     if config.unknown is not None:

@@ -1,0 +1,72 @@
+"""The retrieval head without torch: vectors of features, the same to the last bit on every processor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from models.configs.retrieval import RetrievalConfig
+from models.model_file import Model
+from models.stepping.programs.weights import WeightReader
+from pipeline.arrays import Floats
+
+_PARTS: Final = ("sensors", "text")
+
+
+class _Projection(NamedTuple):
+    """One modality's scaling (D,) and linear layer (size, D)."""
+
+    mean: Floats
+    deviation: Floats
+    weight: Floats
+    bias: Floats
+
+    def vector(self, features: Sequence[float]) -> list[float]:
+        """The unit vector of features (D,)."""
+        # Python's floats: numpy's sums depend on the processor.
+        pairs = zip(features, self.mean.tolist(), self.deviation.tolist(), strict=True)
+        scaled = [(value - mean) / deviation for value, mean, deviation in pairs]
+        rows = zip(self.weight.tolist(), self.bias.tolist(), strict=True)
+        return _unit([math.fsum([*map(float.__mul__, row, scaled), bias]) for row, bias in rows])
+
+
+class RetrievalVectors:
+    """The projections of a model that has a retrieval head."""
+
+    def __init__(self, projections: Sequence[_Projection]) -> None:
+        self._projections = projections
+
+    @classmethod
+    def of(cls, model: Model) -> RetrievalVectors | None:
+        """Those of a model file; None without the head."""
+        config = model.header.network.retrieval
+        if config is None:
+            return None
+        reader = WeightReader(model.path, model.tensors)
+        sizes = [model.tensors[f"retrieval.{part}.mean"].shape[0] for part in _PARTS]
+        return cls(take_retrieval(reader, config, sizes))
+
+    def together(self, features: Sequence[Sequence[float] | None]) -> list[float] | None:
+        """The unit vector of a frame by the features (D_m,) of sensors and text, None where absent; None if both are.
+
+        See `models.heads.retrieval`.
+        """
+        known = zip(self._projections, features, strict=True)
+        vectors = [one.vector(own) for one, own in known if own is not None]
+        return _unit([math.fsum(column) for column in zip(*vectors, strict=True)]) if vectors else None
+
+
+def take_retrieval(reader: WeightReader, config: RetrievalConfig, sizes: Sequence[int]) -> list[_Projection]:
+    """The head's weights, for features of these sizes of sensors and text; raises ModelFileError."""
+    found = []
+    for part, size in zip(_PARTS, sizes, strict=True):
+        key = f"retrieval.{part}"
+        mean, deviation = reader.take(f"{key}.mean", size), reader.take(f"{key}.deviation", size)
+        found.append(_Projection(mean, deviation, *reader.linear(f"{key}.linear", size, config.size)))
+    return found
+
+
+def _unit(vector: Sequence[float]) -> list[float]:
+    length = math.sqrt(math.fsum(x * x for x in vector))
+    return [x / length for x in vector] if length > 0 else list(vector)
