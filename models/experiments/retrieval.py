@@ -39,6 +39,8 @@ from pipeline.errors import DataError
 Similarity = NDArray[np.float64]
 _SHOWN_VARIABLES = 3
 _NOTABLE_DEVIATION = 3.0
+_CLIP = 10.0
+"""Standard scores of raw windows are cut at this."""
 _NEIGHBOURS = 5
 """Nearest windows whose texts become a query."""
 
@@ -88,7 +90,7 @@ class RetrievalExperiment(BaseModel):
     """Frames of the raw windows that are compared."""
     hard_faults: tuple[str, ...] = ()
     """Every score is also given without them, as `without_hard.…`."""
-    variables_weights: tuple[float, ...] = (0.5,)
+    variables_weights: tuple[float, ...] = (0.25,)
     """Of signatures, one row each."""
 
     def needs(self) -> list[Need]:
@@ -177,7 +179,7 @@ class RetrievalExperiment(BaseModel):
                         continue
                     at = min(begin + self.frames_after_onset, end - 1)
                     written = " ".join(one.text for one in own if begin <= one.frame <= at)
-                    window = scaled[max(0, at + 1 - self.window) : at + 1].mean(axis=0)
+                    window = scaled[max(0, at + 1 - self.window) : at + 1].clip(-_CLIP, _CLIP).mean(axis=0)
                     logits = np.stack([sensors.logits[at], text.logits[at]])
                     present = np.array([True, text.present[at]])
                     parts.append(
@@ -237,7 +239,7 @@ class _Comparison:
             earlier = head.together(past.sensors, past.text, past.has_text.float())
         index = BM25(texts)
         by_titles = np.stack([index.scores(title) for title in self._titles(now)])
-        near = _cosines(torch.from_numpy(now.window), torch.from_numpy(past.window))
+        near = -torch.cdist(torch.from_numpy(now.window).double(), torch.from_numpy(past.window).double()).numpy()
         hops = [" ".join(past.words[row] for row in np.argsort(-line)[:_NEIGHBOURS]) for line in near]
         titles = BM25(self._titles(now))
         there: dict[str, Similarity] = {
@@ -257,6 +259,7 @@ class _Comparison:
             "head, sensors alone": self._alone(),
             "class probabilities": _cosines(now.answers[:, 1:].sqrt(), past.answers[:, 1:].sqrt()),
             "nearest windows": near,
+            "windows by cosine": _cosines(torch.from_numpy(now.window), torch.from_numpy(past.window)),
             "BM25": np.stack([written.scores(query) for query in now.words]),
         }
         for weight in variables_weights:
@@ -281,7 +284,7 @@ class _Comparison:
             )
             for answers, deviations in zip(episodes.answers.tolist(), episodes.deviations, strict=True)
         ]
-        index = SignatureIndex(make(self.past))
+        index = SignatureIndex({str(row): one for row, one in enumerate(make(self.past))})
         return np.stack([index.scores(signature) for signature in make(self.now)])
 
     def _shown(self, deviations: Floats) -> list[tuple[str, float]]:

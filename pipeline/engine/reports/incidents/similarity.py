@@ -8,7 +8,7 @@ integers before anything is summed up, so that the result is the same on every p
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import numpy as np
@@ -23,7 +23,7 @@ Signature = Mapping[str, int]
 UNIT: Final = 4096
 """Length of a signature's part, in units."""
 
-VARIABLES_WEIGHT: Final = 0.5
+VARIABLES_WEIGHT: Final = 0.25
 """Length of the part of the variables, where that of the faults is 1 (docs/decisions/0028-incidents.md)."""
 
 
@@ -40,11 +40,6 @@ def diagnosis_signature(
     return _scaled(faults, UNIT) | _scaled(deviations, UNIT * variables_weight)
 
 
-def vector_signature(vector: Sequence[float]) -> dict[str, int]:
-    """The signature of a unit vector of a model's retrieval head (models.heads.retrieval)."""
-    return {f"{place}": units for place, x in enumerate(vector) if (units := round(x * UNIT))}
-
-
 def _scaled(part: Mapping[str, float], length: float) -> dict[str, int]:
     # fsum is exact, so the order of the names is of no account.
     norm = math.sqrt(math.fsum(x * x for x in part.values()))
@@ -52,25 +47,66 @@ def _scaled(part: Mapping[str, float], length: float) -> dict[str, int]:
 
 
 class SignatureIndex:
-    """Signatures in a table of whole numbers, which is searched from its beginning to its end."""
+    """Signatures by id in a table of whole numbers, which is searched from its beginning to its end."""
 
-    def __init__(self, signatures: Sequence[Signature]) -> None:
-        names = sorted({name for signature in signatures for name in signature})
-        self._columns = {name: column for column, name in enumerate(names)}
-        self._table = np.zeros((len(signatures), len(names)), np.int64)
-        for row, signature in enumerate(signatures):
-            for name, units in signature.items():
-                self._table[row, self._columns[name]] = units
-        self._lengths = np.sqrt((self._table**2).sum(axis=1).astype(np.float64))
+    def __init__(self, signatures: Mapping[str, Signature] | None = None) -> None:
+        self.ids: list[str] = []
+        """Of the rows."""
+        self._row_of: dict[str, int] = {}
+        self._columns: dict[str, int] = {}
+        self._table = np.zeros((64, 64), np.int64)
+        self._lengths = np.zeros(64)
+        for id_, signature in (signatures or {}).items():
+            self.put(id_, signature)
+
+    def put(self, id_: str, signature: Signature) -> None:
+        """Add a signature, in the place of an earlier one with the same id."""
+        for name in signature:
+            self._columns.setdefault(name, len(self._columns))
+        row = self._row_of.setdefault(id_, len(self.ids))
+        if row == len(self.ids):
+            self.ids.append(id_)
+        self._grow()
+        self._table[row] = 0
+        for name, units in signature.items():
+            self._table[row, self._columns[name]] = units
+        self._lengths[row] = _length(signature)
+
+    def remove(self, id_: str) -> None:
+        """Remove the signature with this id, if there is one; the last row takes its place."""
+        row = self._row_of.pop(id_, None)
+        if row is None:
+            return
+        last = self.ids.pop()
+        if last != id_:
+            end = len(self.ids)
+            self.ids[row], self._row_of[last] = last, row
+            self._table[row], self._lengths[row] = self._table[end], self._lengths[end]
 
     def scores(self, query: Signature) -> NDArray[np.float64]:
-        """Cosines (N,) between the query and each signature, 0 where one of the two is empty."""
-        own = np.zeros(len(self._columns), np.int64)
+        """Cosines (N,) between the query and each signature, in the order of `ids`; 0 where one of the two is empty."""
+        own = np.zeros(self._table.shape[1], np.int64)
         for name, units in query.items():
             if name in self._columns:
                 own[self._columns[name]] = units
-        length = math.sqrt(sum(units * units for units in query.values()))
-        lengths = self._lengths * length
-        products = (self._table @ own).astype(np.float64)
-        cosines: NDArray[np.float64] = np.divide(products, lengths, out=np.zeros(len(products)), where=lengths > 0)
+        count = len(self.ids)
+        lengths = self._lengths[:count] * _length(query)
+        # Of integers, so numpy's order of summation is of no account.
+        products = (self._table[:count] @ own).astype(np.float64)
+        cosines: NDArray[np.float64] = np.divide(products, lengths, out=np.zeros(count), where=lengths > 0)
         return cosines
+
+    def _grow(self) -> None:
+        rows, columns = self._table.shape
+        wanted = [
+            max(2 * size, needed) if needed > size else size
+            for size, needed in ((rows, len(self.ids)), (columns, len(self._columns)))
+        ]
+        if wanted != [rows, columns]:
+            table, lengths = np.zeros(wanted, np.int64), np.zeros(wanted[0])
+            table[:rows, :columns], lengths[:rows] = self._table, self._lengths
+            self._table, self._lengths = table, lengths
+
+
+def _length(signature: Signature) -> float:
+    return math.sqrt(sum(units * units for units in signature.values()))
