@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
 import msgspec
@@ -80,6 +80,7 @@ class AlarmChange(msgspec.Struct, frozen=True, gc=False):
     diagnosis: str = ""
 
 
+_encode = msgspec.json.Encoder().encode
 _decode_incident = msgspec.json.Decoder(Incident).decode
 _decode_alarm = msgspec.json.Decoder(AlarmChange).decode
 _decode_similar = msgspec.json.Decoder(list[SimilarIncident]).decode
@@ -98,6 +99,11 @@ def decode_alarm_change(value: bytes) -> AlarmChange:
 def decode_similar(value: bytes) -> list[SimilarIncident]:
     """What the header `faultline-similar` of an alarm holds; raises RejectedError."""
     return _decoded(_decode_similar, value)
+
+
+def encode_similar(similar: Sequence[SimilarIncident]) -> bytes:
+    """What `decode_similar` reads."""
+    return _encode(similar)
 
 
 def _decoded(decode: Callable[[bytes], _Message], value: bytes) -> _Message:
