@@ -17,13 +17,13 @@ ORDER: dict[str, list[set[str]]] = {
     "pipeline": [
         {"errors"},
         {"arrays", "compiled", "extras", "files"},
-        {"logarithm"},
         {"config"},
         {"wire"},
         {"mapping"},
         {"frames"},
         {"alignment"},
         {"engine"},
+        {"areas"},
     ],
     "models": [
         {"configs"},
