@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+import numpy as np
 
 from agents.delivery.states import StateStore
+from models.stepping.retrieval_vectors import RetrievalVectors
 from pipeline.config.profile import PlantProfile
 from pipeline.config.topics import ALARMS, DIAGNOSES
+from pipeline.engine.diagnoses import DiagnosedMachine
 from pipeline.engine.reports.incidents.book import IncidentBook
 from pipeline.engine.reports.incidents.record import (
     AlarmChange,
@@ -21,11 +25,12 @@ from pipeline.engine.reports.incidents.record import (
     encode_similar,
     incident_output,
 )
-from pipeline.engine.reports.incidents.similarity import diagnosis_signature
+from pipeline.engine.reports.incidents.similarity import Vector, diagnosis_signature
+from pipeline.engine.rounds import Round
 from pipeline.errors import DeliveryError
 from pipeline.wire import messages
 from pipeline.wire.labels import LabelledSpan
-from pipeline.wire.messages import Diagnosis, RejectedError
+from pipeline.wire.messages import Diagnosis, ModelRef, RejectedError
 from pipeline.wire.records import Output, Record
 
 SIMILAR = "faultline-similar"
@@ -41,7 +46,16 @@ log = logging.getLogger("faultline.worker")
 class IncidentDesk:
     """Keeps the book of incidents of a worker."""
 
-    def __init__(self, profile: PlantProfile, partition_of: Callable[[bytes], int], partitions: int) -> None:
+    def __init__(
+        self,
+        profile: PlantProfile,
+        partition_of: Callable[[bytes], int],
+        partitions: int,
+        retrieval: Mapping[str, RetrievalVectors | None],
+    ) -> None:
+        """`partitions` is how many the topic has; `retrieval` has the heads of the models by their hashes."""
+        self._retrieval = {digest: head for digest, head in retrieval.items() if head is not None}
+        self._rounds: list[Round] = []  # of the chunk at hand, of models with a head
         self._partition_of = partition_of
         self._partitions = partitions
         self._ends: dict[int, int] | None = None  # up to where each partition has been read; None before `restore`
@@ -90,13 +104,24 @@ class IncidentDesk:
             if record.partition not in known:
                 self.book.take(record.key, record.value)
 
-    def note_label(self, label: LabelledSpan) -> None:
-        """A label has come; it counts with the next outputs."""
+    def diagnosed(self, diagnosed: Round) -> None:
+        """See `Watcher`: a round is kept until its outputs come."""
+        if diagnosed.model.hash in self._retrieval:
+            self._rounds.append(diagnosed)
+
+    def announced(
+        self, model: ModelRef, modalities: tuple[str, ...], machine: DiagnosedMachine, start_ms: int, period_ms: int
+    ) -> None:
+        """See `Watcher`: without effect."""
+
+    def labelled(self, label: LabelledSpan) -> None:
+        """See `Watcher`: a label counts with the next outputs."""
         self._labels.append(label)
 
     def add(self, outputs: Sequence[Output]) -> list[Output]:
         """The outputs of a chunk, with similar incidents at each raised alarm, and the incidents that have changed."""
         labels, self._labels = self._labels, []
+        rounds, self._rounds = self._rounds, []
         places = [place for place, output in enumerate(outputs) if output.topic == ALARMS]
         if not places and not labels:
             return list(outputs)
@@ -117,8 +142,9 @@ class IncidentDesk:
             except RejectedError:
                 continue  # an alarm that is not about a fault
             if alarm.state == "raised" and diagnosis is not None:
-                after[place] = self._with_similar(output, alarm, diagnosis)
-                found = self.book.raised(alarm, diagnosis)
+                vector = self._vector(rounds, alarm)
+                after[place] = self._with_similar(output, alarm, diagnosis, vector)
+                found = self.book.raised(alarm, diagnosis, vector)
             else:
                 found = self.book.cleared(alarm) if alarm.state == "cleared" else []
             partition = self._partition_of(alarm.machine.encode())
@@ -128,12 +154,27 @@ class IncidentDesk:
             changed += [(incident, partition, label.written_ms) for incident in self.book.labelled(label)]
         return after + [incident_output(*one) for one in changed]
 
-    def _with_similar(self, output: Output, alarm: AlarmChange, diagnosis: Diagnosis) -> Output:
+    def _vector(self, rounds: Iterable[Round], alarm: AlarmChange) -> Vector | None:
+        """The vector of the frame that raised an alarm, by its model's retrieval head; None without one."""
+        for diagnosed in rounds:
+            ends = diagnosed.frames.end_ms
+            for row in np.flatnonzero(ends == alarm.time).tolist():
+                if diagnosed.machines[row].name == alarm.machine and diagnosed.result.embeddings is not None:
+                    present = diagnosed.result.present[:, row].tolist()
+                    features = [
+                        own[row].tolist() if there else None
+                        for own, there in zip(diagnosed.result.embeddings, present, strict=True)
+                    ]
+                    vector = self._retrieval[diagnosed.model.hash].together(features)
+                    return None if vector is None else Vector.of(diagnosed.model.hash, vector)
+        return None
+
+    def _with_similar(self, output: Output, alarm: AlarmChange, diagnosis: Diagnosis, vector: Vector | None) -> Output:
         signature = diagnosis_signature(
             diagnosis.probabilities, [(one.name, one.deviation) for one in diagnosis.evidence.variables]
         )
         machine_type = self._type_of(alarm.machine)
-        similar = self.book.similar(signature, machine_type=machine_type, before_ms=alarm.time)
+        similar = self.book.similar(signature, vector, machine_type=machine_type, before_ms=alarm.time)
         if not similar:
             return output
         return output._replace(headers=(*output.headers, (SIMILAR, encode_similar(similar))))

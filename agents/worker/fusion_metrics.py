@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -90,10 +90,8 @@ class FusionMetrics:
     again, because its input was read again after a rebalance, counts once; one whose interval has been told does not.
     """
 
-    def __init__(self, interval_ms: int, on_label: Callable[[LabelledSpan], None] = lambda _: None) -> None:
-        """`on_label` gets every label, too."""
+    def __init__(self, interval_ms: int) -> None:
         self._interval_ms = interval_ms
-        self._on_label = on_label
         self._open: dict[tuple[str, int, int], _Interval] = {}  # (model hash, partition, start)
         self._newest_ms: dict[int, int] = {}
         self._told_ms: dict[int, int] = {}  # intervals that begin earlier have been told, by partition
@@ -228,7 +226,6 @@ class FusionMetrics:
     def labelled(self, label: LabelledSpan) -> None:
         """A label has come."""
         self._labels.insert(label)
-        self._on_label(label)
 
     # -- what is told -------------------------------------------------------------------------------------------
 

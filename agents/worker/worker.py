@@ -36,12 +36,14 @@ from agents.worker.state_writer import StateWriter
 from agents.worker.ticks import Ticker
 from agents.worker.topic_watch import LOOK_SECONDS, TopicWatch
 from agents.worker.web import WebServer
+from models.stepping.runner import CompiledRunner
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
 from pipeline.config.topics import LABELS, engine_topics, full_topic_name
 from pipeline.engine.engine import Engine
 from pipeline.engine.reports.alarms import AlarmRule
 from pipeline.engine.reports.drift_rule import drift_rule_of
+from pipeline.engine.rounds import Watchers
 from pipeline.errors import DeliveryError
 from pipeline.frames import StepRunner
 from pipeline.mapping.schemas import Schemas
@@ -95,15 +97,16 @@ class Worker:
         seconds = step_seconds(self.registry)
         timed = {name: TimedRunner(runner, seconds, monotonic_seconds) for name, runner in runners.items()}
         rule = AlarmRule(settings.alarm_agree, settings.alarm_frames, settings.alarm_confidence)
-        self._desk = IncidentDesk(profile, partition_of, settings.partitions)
-        self._metrics = FusionMetrics(settings.metrics_interval_ms, self._desk.note_label)
+        retrieval = {one.hash: one.retrieval for one in runners.values() if isinstance(one, CompiledRunner)}
+        self._desk = IncidentDesk(profile, partition_of, settings.partitions, retrieval)
+        self._metrics = FusionMetrics(settings.metrics_interval_ms)
         self.engine = Engine(
             profile,
             timed,
             alarm_rule=rule,
             drift_rule=drift_rule_of(settings),
             partition_of=partition_of,
-            watcher=self._metrics,
+            watcher=Watchers(self._metrics, self._desk),
             schemas=schemas,
             notify=log.warning,
         )

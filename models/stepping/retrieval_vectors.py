@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from models.configs.retrieval import RetrievalConfig
-from models.model_file import Model
 from models.stepping.programs.weights import WeightReader
 from pipeline.arrays import Floats
 
@@ -37,16 +36,6 @@ class RetrievalVectors:
     def __init__(self, projections: Sequence[_Projection]) -> None:
         self._projections = projections
 
-    @classmethod
-    def of(cls, model: Model) -> RetrievalVectors | None:
-        """Those of a model file; None without the head."""
-        config = model.header.network.retrieval
-        if config is None:
-            return None
-        reader = WeightReader(model.path, model.tensors)
-        sizes = [model.tensors[f"retrieval.{part}.mean"].shape[0] for part in _PARTS]
-        return cls(take_retrieval(reader, config, sizes))
-
     def together(self, features: Sequence[Sequence[float] | None]) -> list[float] | None:
         """The unit vector of a frame by the features (D_m,) of sensors and text, None where absent; None if both are.
 
@@ -57,14 +46,23 @@ class RetrievalVectors:
         return _unit([math.fsum(column) for column in zip(*vectors, strict=True)]) if vectors else None
 
 
-def take_retrieval(reader: WeightReader, config: RetrievalConfig, sizes: Sequence[int]) -> list[_Projection]:
-    """The head's weights, for features of these sizes of sensors and text; raises ModelFileError."""
+def take_retrieval(
+    reader: WeightReader, config: RetrievalConfig | None, sizes: Sequence[int]
+) -> RetrievalVectors | None:
+    """The head of a model file, for features of these sizes of each modality; None if it has none.
+
+    Raises ModelFileError.
+    """
+    if config is None:
+        return None
+    if len(sizes) != len(_PARTS):
+        raise reader.error("has a retrieval head, but no texts")
     found = []
     for part, size in zip(_PARTS, sizes, strict=True):
         key = f"retrieval.{part}"
         mean, deviation = reader.take(f"{key}.mean", size), reader.take(f"{key}.deviation", size)
         found.append(_Projection(mean, deviation, *reader.linear(f"{key}.linear", size, config.size)))
-    return found
+    return RetrievalVectors(found)
 
 
 def _unit(vector: Sequence[float]) -> list[float]:

@@ -26,7 +26,7 @@ from models.stepping.programs.remaining_life import emit_remaining_life
 from models.stepping.programs.sensors import SensorInputs
 from models.stepping.programs.unknown import emit_unknown
 from models.stepping.programs.weights import WeightReader
-from models.stepping.retrieval_vectors import take_retrieval
+from models.stepping.retrieval_vectors import RetrievalVectors, take_retrieval
 from models.stepping.saved_states import StateFormat
 from models.stepping.text_vectors import TextEncoder, TextVectors, text_encoder
 from pipeline.arrays import Floats, Ints
@@ -70,7 +70,10 @@ class CompiledRunner:
         # All of the weights are checked before anything is compiled.
         encoder = _text_encoder(config, tokenizer, reader)
         builder = ProgramBuilder(reader, len(self._modalities))
-        self._layout, self._attends, self._embedding_sizes = _build(builder, config, embeddings=embeddings)
+        self._layout, self._attends, self._embedding_sizes = _build(
+            builder, config, embeddings=embeddings or config.retrieval is not None
+        )
+        self._retrieval = take_retrieval(reader, config.retrieval, self._embedding_sizes)
         reader.finish()
         self._program = builder.finish()
         counted = config.messages.messages if config.messages is not None else ()
@@ -114,6 +117,11 @@ class CompiledRunner:
     def embedding_sizes(self) -> tuple[int, ...]:
         """How many features each modality's embedding has; empty without embeddings."""
         return self._embedding_sizes
+
+    @property
+    def retrieval(self) -> RetrievalVectors | None:
+        """The projections of embeddings of a model that has a retrieval head; they are no part of the step."""
+        return self._retrieval
 
     @property
     def capacity(self) -> int:
@@ -243,7 +251,10 @@ def require_fitting_weights(
     """Raise ModelFileError unless the weights of a file are those of this network, before anything is allocated."""
     reader = WeightReader(path, tensors)
     _text_encoder(config, tokenizer, reader)
-    _build(ProgramBuilder(reader, 1 if config.text is None else 2), config)
+    *_, sizes = _build(
+        ProgramBuilder(reader, 1 if config.text is None else 2), config, embeddings=config.retrieval is not None
+    )
+    take_retrieval(reader, config.retrieval, sizes)
     reader.finish()
 
 
@@ -283,12 +294,6 @@ def _build(
         layout[layout_of.EMBEDDINGS], sizes = emit_embeddings(builder, [own.features for own in evidence])
     layout[layout_of.EMBEDDING_SIZE] = sum(sizes)
     layout[layout_of.REMAINING] = emit_remaining_life(builder, config.remaining_life, inputs, sensed.features)
-    if config.retrieval is not None:
-        # Not a part of the step: alarms are few.
-        sizes = [sum(piece.size for piece in part.features) for part in evidence]
-        if len(sizes) < 2:
-            raise builder.reader.error("has a retrieval head without texts")
-        take_retrieval(builder.reader, config.retrieval, sizes)
     fused = emit_fusion(builder, config.fusion, evidence, presence, classes)
     emit_confidence(builder, config, fused.probabilities, classes)
     if config.unknown is not None:

@@ -18,7 +18,7 @@ from pipeline.engine.reports.incidents.record import (
     decode_incident,
     incident_of_alarm,
 )
-from pipeline.engine.reports.incidents.similarity import Signature, SignatureIndex, diagnosis_signature
+from pipeline.engine.reports.incidents.similarity import Signature, SignatureIndex, Vector, diagnosis_signature
 from pipeline.wire.labels import LabelledSpan
 from pipeline.wire.messages import MAX_TIME_MS, Diagnosis, RejectedError
 
@@ -40,6 +40,8 @@ class IncidentBook:
         self._incidents: dict[str, Incident] = {}
         self._of_machine: dict[str, dict[str, Incident]] = {}
         self._index = SignatureIndex()
+        self._vectors: dict[str, SignatureIndex] = {}
+        """By the hash of the model."""
 
     def __len__(self) -> int:
         return len(self._incidents)
@@ -69,17 +71,19 @@ class IncidentBook:
         self._incidents.clear()
         self._of_machine.clear()
         self._index = SignatureIndex()
+        self._vectors.clear()
 
     # -- from alarms and labels -------------------------------------------------------------------------------
 
-    def raised(self, alarm: AlarmChange, diagnosis: Diagnosis) -> list[Incident]:
-        """An alarm was raised with a diagnosis."""
+    def raised(self, alarm: AlarmChange, diagnosis: Diagnosis, vector: Vector | None = None) -> list[Incident]:
+        """An alarm was raised with a diagnosis, of a vector if its model has a retrieval head."""
         machine_type = self._machine_type_of(alarm.machine)
         if machine_type is None or alarm.id in self._incidents:
             return []
         # An alarm that was never cleared ended at the latest with the next one: the machine was reset in between.
         changed = self._end(alarm.machine, alarm.fault, alarm.time)
-        incident = self._named(incident_of_alarm(alarm, diagnosis, machine_type))
+        units = None if vector is None else vector.units
+        incident = self._named(incident_of_alarm(alarm, diagnosis, machine_type, units))
         self._put(incident)
         return [*changed, incident]
 
@@ -138,26 +142,44 @@ class IncidentBook:
     def _put(self, incident: Incident) -> None:
         self._incidents[incident.id] = incident
         self._of_machine.setdefault(incident.machine, {})[incident.id] = incident
-        if incident.kind == "alarm" and incident.end is not None:
-            self._index.put(incident.id, signature_of(incident))
-        else:
-            self._index.remove(incident.id)
+        if incident.kind != "alarm" or incident.end is None:
+            self._withdraw(incident.id)
+            return
+        self._index.put(incident.id, signature_of(incident))
+        if incident.vector is not None and incident.model is not None:
+            vector = Vector(incident.model.hash, tuple(incident.vector))
+            self._vectors.setdefault(vector.model, SignatureIndex()).put(incident.id, vector.signature)
 
     def _remove(self, id_: str) -> None:
         incident = self._incidents.pop(id_, None)
         if incident is not None:
             del self._of_machine[incident.machine][id_]
-            self._index.remove(id_)
+            self._withdraw(id_)
+
+    def _withdraw(self, id_: str) -> None:
+        for index in (self._index, *self._vectors.values()):
+            index.remove(id_)
 
     # -- search -----------------------------------------------------------------------------------------------
 
     def similar(
-        self, signature: Signature, *, machine_type: str | None, before_ms: int, count: int = SHOWN
+        self,
+        signature: Signature,
+        vector: Vector | None = None,
+        *,
+        machine_type: str | None,
+        before_ms: int,
+        count: int = SHOWN,
     ) -> list[SimilarIncident]:
-        """The incidents that were over at a time and are most like a signature, the most similar first; of equally
-        similar ones the newest."""
-        scores = self._index.scores(signature)
-        return self._best(zip(self._index.ids, scores.tolist(), strict=True), machine_type, before_ms, count)
+        """The incidents that were over at a time and are most like a diagnosis, the most similar first; of equally
+        similar ones the newest.
+
+        Those that have a vector of the same model are compared by vectors, all others by signatures.
+        """
+        scores = dict(zip(self._index.ids, self._index.scores(signature).tolist(), strict=True))
+        if vector is not None and (index := self._vectors.get(vector.model)) is not None:
+            scores |= zip(index.ids, index.scores(vector.signature).tolist(), strict=True)
+        return self._best(scores.items(), machine_type, before_ms, count)
 
     def similar_to_text(
         self, text: str, *, machine_type: str | None = None, before_ms: int = MAX_TIME_MS, count: int = SHOWN

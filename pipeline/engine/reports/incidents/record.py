@@ -41,6 +41,8 @@ class Incident(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     variables: list[VariableEvidence] = []
     """Those that the diagnosis shows."""
     model: ModelRef | None = None
+    vector: list[int] | None = None
+    """By the model's retrieval head, in 1 / 4096; None of a model without one."""
 
     @property
     def fault(self) -> str | None:
@@ -119,7 +121,9 @@ def incident_output(incident: Incident, partition: int, written_ms: int) -> Outp
     return Output(INCIDENTS, partition, incident.id.encode(), messages.encode(incident), written_ms)
 
 
-def incident_of_alarm(alarm: AlarmChange, diagnosis: Diagnosis, machine_type: str) -> Incident:
+def incident_of_alarm(
+    alarm: AlarmChange, diagnosis: Diagnosis, machine_type: str, vector: Sequence[int] | None
+) -> Incident:
     """The incident that begins with an alarm, by the diagnosis that raised it."""
     return Incident(
         id=alarm.id,
@@ -133,4 +137,5 @@ def incident_of_alarm(alarm: AlarmChange, diagnosis: Diagnosis, machine_type: st
         probabilities=diagnosis.probabilities,
         variables=diagnosis.evidence.variables,
         model=diagnosis.model,
+        vector=None if vector is None else list(vector),
     )

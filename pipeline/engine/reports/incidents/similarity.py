@@ -8,8 +8,8 @@ integers before anything is summed up, so that the result is the same on every p
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,24 @@ def diagnosis_signature(
     faults = {f"fault {name}": math.sqrt(p) for name, p in probabilities.items() if name not in (NORMAL, RECOVERING)}
     deviations = {f"variable {name}": deviation for name, deviation in variables if math.isfinite(deviation)}
     return _scaled(faults, UNIT) | _scaled(deviations, UNIT * variables_weight)
+
+
+class Vector(NamedTuple):
+    """A unit vector of a model's retrieval head, in whole numbers of 1 / UNIT; only those of one model compare."""
+
+    model: str
+    """The model's hash."""
+    units: tuple[int, ...]
+
+    @classmethod
+    def of(cls, model: str, vector: Sequence[float]) -> Vector:
+        """A vector, rounded."""
+        return cls(model, tuple(round(x * UNIT) for x in vector))
+
+    @property
+    def signature(self) -> dict[str, int]:
+        """By which the index compares it."""
+        return {str(place): units for place, units in enumerate(self.units)}
 
 
 def _scaled(part: Mapping[str, float], length: float) -> dict[str, int]:
