@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from pipeline.config.profile import MachineType, PlantProfile, Variable
-from pipeline.config.titles import Fault, machine_title
+from pipeline.config.sections.titles import Fault, machine_title
 from pipeline.wire.messages import VariableEvidence
 
 _KEPT_MACHINES = 10_000

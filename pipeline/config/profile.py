@@ -15,7 +15,7 @@ from pipeline.config.areas import Area, check_areas
 from pipeline.config.form import EventTopic, Form, Ingest, Topic
 from pipeline.config.quantities.durations import DurationMs, parse_duration_ms
 from pipeline.config.quantities.units import conversion
-from pipeline.config.titles import (
+from pipeline.config.sections.titles import (
     Component,
     FaultEntry,
     MachineTitle,

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from agents.audit.drift_list import DriftEpisode
 from agents.audit.machine_list import MachineSummary
+from agents.audit.reports.drift_list import DriftEpisode
 from agents.cli.machines import machines_table
 from agents.cli.views.drift_view import drift_table
 from agents.cli.views.live_view import LiveView

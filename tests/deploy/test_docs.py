@@ -23,7 +23,7 @@ from models.training.config import SplitConfig, TrainConfig
 from models.training.loop import StageConfig
 from pipeline.config.areas import Area, Utility
 from pipeline.config.profile import MachineType, PlantProfile, Source, Variable
-from pipeline.config.titles import Component, Fault, MachineTitle
+from pipeline.config.sections.titles import Component, Fault, MachineTitle
 from pipeline.files.yaml_fields import keys_of
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.config.profile import load_profile, shipped_profiles
-from pipeline.config.titles import machine_title
+from pipeline.config.sections.titles import machine_title
 from pipeline.errors import ProfileError
 from tests.support.builders import ONE_SOURCE, kind, profile
 
