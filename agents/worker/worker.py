@@ -36,7 +36,6 @@ from agents.worker.state_writer import StateWriter
 from agents.worker.ticks import Ticker
 from agents.worker.topic_watch import LOOK_SECONDS, TopicWatch
 from agents.worker.web import WebServer
-from models.stepping.runner import CompiledRunner
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
 from pipeline.config.topics import LABELS, engine_topics, full_topic_name
@@ -97,8 +96,8 @@ class Worker:
         seconds = step_seconds(self.registry)
         timed = {name: TimedRunner(runner, seconds, monotonic_seconds) for name, runner in runners.items()}
         rule = AlarmRule(settings.alarm_agree, settings.alarm_frames, settings.alarm_confidence)
-        retrieval = {one.hash: one.retrieval for one in runners.values() if isinstance(one, CompiledRunner)}
-        self._desk = IncidentDesk(profile, partition_of, settings.partitions, retrieval)
+        heads = {one.hash: getattr(one, "retrieval", None) for one in runners.values()}
+        self._desk = IncidentDesk(profile, partition_of, settings.partitions, heads)
         self._metrics = FusionMetrics(settings.metrics_interval_ms)
         self.engine = Engine(
             profile,
@@ -289,11 +288,11 @@ class Worker:
     def _diagnose(self, chunk: Chunk) -> list[Output]:
         self._ticker.note_records({place.partition for place in chunk.next_offsets})
         records, refused = self._guard.check(chunk.records) if self._ticks else (chunk.records, [])
-        outputs = self.engine.process(records)
+        outputs = self._desk.add(self.engine.process(records))
         outputs += self._metrics.tell()
         if self._observer is not None:
             self._observer(records, outputs)
-        return self._desk.add(outputs) + [self.engine.refuse(record, rejected) for record, rejected in refused]
+        return outputs + [self.engine.refuse(record, rejected) for record, rejected in refused]
 
     async def _checkpoint(self) -> None:
         """Wait until the broker has all outputs, then all changed states, then acknowledge their inputs."""

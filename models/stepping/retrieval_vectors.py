@@ -13,7 +13,7 @@ from pipeline.arrays import Floats
 _PARTS: Final = ("sensors", "text")
 
 
-class _Projection(NamedTuple):
+class Projection(NamedTuple):
     """One modality's scaling (D,) and linear layer (size, D)."""
 
     mean: Floats
@@ -33,7 +33,7 @@ class _Projection(NamedTuple):
 class RetrievalVectors:
     """The projections of a model that has a retrieval head."""
 
-    def __init__(self, projections: Sequence[_Projection]) -> None:
+    def __init__(self, projections: Sequence[Projection]) -> None:
         self._projections = projections
 
     def together(self, features: Sequence[Sequence[float] | None]) -> list[float] | None:
@@ -61,7 +61,7 @@ def take_retrieval(
     for part, size in zip(_PARTS, sizes, strict=True):
         key = f"retrieval.{part}"
         mean, deviation = reader.take(f"{key}.mean", size), reader.take(f"{key}.deviation", size)
-        found.append(_Projection(mean, deviation, *reader.linear(f"{key}.linear", size, config.size)))
+        found.append(Projection(mean, deviation, *reader.linear(f"{key}.linear", size, config.size)))
     return RetrievalVectors(found)
 
 

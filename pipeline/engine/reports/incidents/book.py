@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from pipeline.config.profile import NORMAL
 from pipeline.engine.reports.incidents.bm25 import BM25
 from pipeline.engine.reports.incidents.record import (
     AlarmChange,
@@ -46,9 +47,15 @@ class IncidentBook:
     def __len__(self) -> int:
         return len(self._incidents)
 
-    def all(self) -> list[Incident]:
-        """Every incident, the earliest first."""
-        return sorted(self._incidents.values(), key=lambda one: (one.start, one.id))
+    def incidents(self) -> list[Incident]:
+        """Alarms, and labels of faults that no alarm has met, the earliest first."""
+        named = {one.label for one in self._incidents.values() if one.kind == "alarm"}
+        shown = [
+            one
+            for one in self._incidents.values()
+            if one.kind == "alarm" or (one.id not in named and one.found != NORMAL)
+        ]
+        return sorted(shown, key=lambda one: (one.start, one.id))
 
     def get(self, id_: str) -> Incident | None:
         """The incident with this id."""
@@ -182,15 +189,15 @@ class IncidentBook:
         return self._best(scores.items(), machine_type, before_ms, count)
 
     def similar_to_text(
-        self, text: str, *, machine_type: str | None = None, before_ms: int = MAX_TIME_MS, count: int = SHOWN
+        self, text: str, *, title_of: Callable[[str, str], str] = lambda _, fault: fault, count: int = SHOWN
     ) -> list[SimilarIncident]:
-        """The same by the words that were written at the time, as BM25 ranks them; the score is a share of the best."""
-        named = {one.label for one in self._incidents.values() if one.kind == "alarm"}
-        written = [one for one in self.all() if one.id not in named]
-        scores = BM25([f"{one.words}\n{one.fault}" for one in written]).scores(text)
+        """The same by the words that were written at the time and those of the fault's title, as BM25 ranks them; the
+        score is a share of the best."""
+        written = self.incidents()
+        scores = BM25([f"{one.words}\n{title_of(one.machine, one.fault or '')}" for one in written]).scores(text)
         best = float(scores.max(initial=0.0)) or 1.0
         pairs = zip((one.id for one in written), (scores / best).tolist(), strict=True)
-        return self._best(pairs, machine_type, before_ms, count)
+        return self._best(pairs, None, MAX_TIME_MS, count)
 
     def _best(
         self, scored: Iterable[tuple[str, float]], machine_type: str | None, before_ms: int, count: int
