@@ -126,6 +126,8 @@ class IncidentDesk:
         if not places and not labels:
             return list(outputs)
         after = list(outputs)
+        # Outputs of several machines are not in the order of time, and an alarm should know of what was over before.
+        places.sort(key=lambda place: outputs[place].timestamp_ms)
         wanted = {(outputs[place].key, outputs[place].timestamp_ms) for place in places}
         diagnoses = {
             where: one.value
