@@ -129,11 +129,12 @@ def list_labels(
         typer.echo(json.dumps(shown, indent=2))
         return
     if chosen:
-        table = Table("machine", "fault", "from", "to", "written", "note")
+        notes = ["note"] if any(one.note for one in chosen[-limit:]) else []
+        table = Table("machine", "fault", "from", "to", "written", *notes)
         for one in chosen[-limit:]:
             end = "still there" if one.end_ms >= messages.MAX_TIME_MS else shown_time(one.end_ms)
             cells = one.machine, one.fault, shown_time(one.start_ms), end, shown_time(one.written_ms)
-            table.add_row(*map(cell, (*cells, one.note or "")))
+            table.add_row(*map(cell, (*cells, *([one.note or ""] if notes else []))))
         Console().print(table)
     say(f"{len(chosen)} of {len(found)} labels")
     for problem in unreadable[-limit:]:
