@@ -140,8 +140,11 @@ class RetrievalExperiment(BaseModel):
     ) -> Diagnoser:
         """The model's network with a head trained on its encoders, as `faultline train` does it."""
         network = build_network(model)
-        if network.text is None:
-            raise DataError(f"{self.title}: model {model.path} reads no texts; name models of a training with texts")
+        if network.text is None or len(network.modalities) != 2:
+            raise DataError(
+                f"{self.title}: model {model.path} has the modalities {', '.join(network.modalities)}, and sensors and "
+                "text are compared here; name models of a training with these"
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             network.retrieval = Retrieval(

@@ -37,28 +37,30 @@ class RetrievalVectors:
         self._projections = projections
 
     def together(self, features: Sequence[Sequence[float] | None]) -> list[float] | None:
-        """The unit vector of a frame by the features (D_m,) of sensors and text, None where absent; None if both are.
+        """The unit vector of a frame by the features (D_m,) of its modalities, of which the first are the sensors and
+        the last the texts, None where absent; None if both are.
 
         See `models.heads.retrieval`.
         """
-        known = zip(self._projections, features, strict=True)
+        known = zip(self._projections, (features[0], features[-1]), strict=True)
         vectors = [one.vector(own) for one, own in known if own is not None]
         return _unit([math.fsum(column) for column in zip(*vectors, strict=True)]) if vectors else None
 
 
 def take_retrieval(
-    reader: WeightReader, config: RetrievalConfig | None, sizes: Sequence[int]
+    reader: WeightReader, config: RetrievalConfig | None, sizes: Sequence[int], *, has_texts: bool
 ) -> RetrievalVectors | None:
-    """The head of a model file, for features of these sizes of each modality; None if it has none.
+    """The head of a model file, for features of these sizes of each modality, the sensors first and the texts last; None
+    if it has none.
 
     Raises ModelFileError.
     """
     if config is None:
         return None
-    if len(sizes) != len(_PARTS):
+    if not has_texts:
         raise reader.error("has a retrieval head, but no texts")
     found = []
-    for part, size in zip(_PARTS, sizes, strict=True):
+    for part, size in zip(_PARTS, (sizes[0], sizes[-1]), strict=True):
         key = f"retrieval.{part}"
         mean, deviation = reader.take(f"{key}.mean", size), reader.take(f"{key}.deviation", size)
         found.append(Projection(mean, deviation, *reader.linear(f"{key}.linear", size, config.size)))
