@@ -24,7 +24,7 @@ from models.fusion.confidence import ConfidenceMap
 from models.fusion.conformal import ConformalSets
 from models.fusion.unknown import UnknownFaults
 from models.heads.remaining_life import RemainingLife
-from models.heads.retrieval import Retrieval
+from models.heads.retrieval import build_retrieval
 
 _DETECTOR = "detector."
 """Before the names of the detector's states."""
@@ -143,13 +143,7 @@ class Diagnoser(nn.Module):
                 messages=0 if config.messages is None else config.messages.columns,
                 features=self.sensors.feature_size,
             )
-        self.retrieval: Retrieval | None = None
-        if config.retrieval is not None and self.text is not None:
-            self.retrieval = Retrieval(
-                config.retrieval,
-                sensor_features=self.sensors.feature_size,
-                text_features=self.text.feature_size,
-            )
+        self.retrieval = build_retrieval(None if self.text is None else config.retrieval, sizes)
         self.confidence = ConfidenceMap(config.classes) if config.calibrated else None
         self.conformal = ConformalSets() if config.coverage is not None else None
 

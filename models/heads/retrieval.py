@@ -7,6 +7,8 @@ supervision", with linear projections of frozen encoders.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -51,6 +53,11 @@ class Retrieval(nn.Module):
         """Unit vectors (N, size) of frames with features (N, D_s) and (N, D_t); where `has_text` (N,) is false, those
         of the sensors alone."""
         return unit(self.sensors(sensors) + self.text(text) * has_text.unsqueeze(1))
+
+
+def build_retrieval(config: RetrievalConfig | None, sizes: Sequence[int]) -> Retrieval | None:
+    """The head, if one is configured, for features of these sizes: the first of the sensors, the last of the texts."""
+    return None if config is None else Retrieval(config, sensor_features=sizes[0], text_features=sizes[-1])
 
 
 def unit(vectors: Tensor) -> Tensor:

@@ -50,8 +50,8 @@ class RetrievalVectors:
 def take_retrieval(
     reader: WeightReader, config: RetrievalConfig | None, sizes: Sequence[int], *, has_texts: bool
 ) -> RetrievalVectors | None:
-    """The head of a model file, for features of these sizes of each modality, the sensors first and the texts last; None
-    if it has none.
+    """The head of a model file; None if it has none. `sizes` are those of each modality's features, of which the first
+    are the sensors and the last the texts.
 
     Raises ModelFileError.
     """
