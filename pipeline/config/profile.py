@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pipeline.config.form import Form
 from pipeline.config.quantities.durations import DurationMs, parse_duration_ms
 from pipeline.config.quantities.units import conversion
+from pipeline.config.sections.alarms import AlarmEntry, alarm_essence, check_alarms
 from pipeline.config.sections.titles import (
     Component,
     FaultEntry,
@@ -294,6 +295,8 @@ class PlantProfile(Part):
     ingest: tuple[Ingest, ...] = ()
     machines: dict[str, MachineTitle] = Field(default_factory=dict)
     """Names and areas of machines, by id or by shell pattern over ids."""
+    alarms: tuple[AlarmEntry, ...] = ()
+    """Settings of alarms; of two entries that give the same setting the later one counts."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -318,12 +321,14 @@ class PlantProfile(Part):
             if not is_pattern(machine) and self.type_of(machine) is None:
                 patterns = ", ".join(machine_type.match for machine_type in self.machine_types)
                 raise ValueError(f"machines: {machine!r} is of no machine type, whose ids match {patterns}")
+        check_alarms(self.alarms, {machine_type.name: machine_type.faults for machine_type in self.machine_types})
         return self
 
     @property
     def digest(self) -> str:
         """Hash of what the profile says, but for people: two workers with the same one read and diagnose alike."""
-        essence = without_words(self.model_dump(mode="json"))
+        plant = self.model_dump(mode="json")
+        essence = without_words(plant) | alarm_essence(plant)
         return hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()[:16]
 
     def type_of(self, machine: str) -> MachineType | None:

@@ -109,12 +109,21 @@ class Label(msgspec.Struct, frozen=True, gc=False):
     end: int | str | None = None
 
 
-class Control(msgspec.Struct, frozen=True, gc=False):
-    """An input that is not data: time passing; a machine's reset, the end of its run, or that it is to be forgotten."""
+OperatorKind = Literal["acknowledge", "shelve", "unshelve", "suppress", "unsuppress", "configure"]
 
-    kind: Literal["tick", "reset", "end", "forget"]
+
+class Control(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """An input that is not data: time passing; a machine's reset, the end of its run, or that it is to be forgotten;
+    and what people do with alarms."""
+
+    kind: Literal["tick", "reset", "end", "forget"] | OperatorKind
     time: int | str | None = None
     machine: str | None = None
+    fault: str | None = None
+    by: str | None = None
+    why: str | None = None
+    duration: int | str | None = None
+    settings: dict[str, object] | None = None
 
 
 class ModalityAnswer(msgspec.Struct, frozen=True, gc=False):
@@ -194,20 +203,6 @@ class Diagnosis(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The classes that the answer may be, in the order of the model's classes; absent where the model cannot say."""
     remaining: RemainingLife | None = None
     """Absent where the model cannot say."""
-
-
-class Alarm(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A change in a machine's alarm."""
-
-    id: str
-    machine: str
-    fault: str
-    state: Literal["raised", "acknowledged", "cleared", "shelved"]
-    time: int
-    confidence: float
-    diagnosis: str
-    priority: Literal["high", "medium"] = "high"
-    """High of a fault that the model knows, medium of an unknown one; absent if high."""
 
 
 @overload
