@@ -95,6 +95,7 @@ class AlarmBoard:
         self._defaults = self._default_settings(rule, unknown)
         self._detector = Alarms(rule, len(classes), notify)
         self._schemes: dict[tuple[AlarmEntry, ...], _Scheme] = {}
+        self._scheme(())  # the first one: what a machine has before its first frame
         self._scheme_of: dict[int, _Scheme] = {}  # by slot
         self._states: dict[int, MachineAlarms] = {}  # by slot, of those of which there is anything to say
         self._overrides: dict[int, list[AlarmOverride]] = {}  # by partition, for machines that are new there
@@ -185,13 +186,17 @@ class AlarmBoard:
         overrides = [] if state is None else state.overrides
         entries = (*self._entries, *(AlarmEntry.model_validate(one.entry) for one in overrides))
         own = tuple(entry for entry in entries if entry.is_for_machine(self._type.name, machine.name))
-        scheme = self._schemes.get(own)
-        if scheme is None:
-            settings = {name: default.with_entries(own, name) for name, default in self._defaults.items()}
-            number = self._detector.add_scheme([settings.get(name) for name in self._classes])
-            scheme = self._schemes[own] = _Scheme(settings, number)
+        scheme = self._scheme(own)
         self._scheme_of[machine.slot] = scheme
         self._detector.set_scheme(machine.slot, scheme.number)
+        return scheme
+
+    def _scheme(self, entries: tuple[AlarmEntry, ...]) -> _Scheme:
+        scheme = self._schemes.get(entries)
+        if scheme is None:
+            settings = {name: default.with_entries(entries, name) for name, default in self._defaults.items()}
+            number = self._detector.add_scheme([settings.get(name) for name in self._classes])
+            scheme = self._schemes[entries] = _Scheme(settings, number)
         return scheme
 
     def configure(self, override: AlarmOverride, machines: Sequence[AlarmedMachine], partition: int) -> None:
