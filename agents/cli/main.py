@@ -14,6 +14,7 @@ import typer
 
 from agents.bench.host import processor
 from agents.cli import audit, bench, machines, replay, training, worker
+from agents.cli.alarms import commands as alarms
 from agents.cli.topics import sources, topics
 from agents.cli.views.printable import PrintableFormatter, say
 from pipeline.config.settings import check_environment
@@ -65,6 +66,20 @@ app.add_typer(
         forget=machines.forget,
     ),
     name="machines",
+)
+app.add_typer(
+    _group(
+        "See alarms, acknowledge, shelve and suppress them, and change their settings.",
+        list=alarms.list_alarms,
+        history=alarms.history,
+        ack=alarms.acknowledge,
+        shelve=alarms.shelve,
+        unshelve=alarms.unshelve,
+        suppress=alarms.suppress,
+        unsuppress=alarms.unsuppress,
+        configure=alarms.configure,
+    ),
+    name="alarms",
 )
 app.add_typer(
     _group("Name faults that machines had, and see which are named.", add=topics.add_label, list=topics.list_labels),

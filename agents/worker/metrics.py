@@ -246,7 +246,7 @@ def _alarm_metrics(engine: Engine) -> Iterator[CounterMetricFamily | GaugeMetric
     yield CounterMetricFamily(
         "faultline_alarms_chattering", "Alarms raised for the third time in an hour or more.", value=counts.chatter
     )
-    ages_ms = [now_ms - raised_ms for raised_ms, now_ms in engine.alarms.standing_since_ms()]
+    ages_ms = engine.alarms.active_for_ms()
     yield GaugeMetricFamily("faultline_alarms_active", "Alarms whose fault is there.", value=len(ages_ms))
     standing = sum(age_ms > _STANDING_MS for age_ms in ages_ms)
     yield GaugeMetricFamily("faultline_alarms_standing", "Alarms there for more than a day.", value=standing)

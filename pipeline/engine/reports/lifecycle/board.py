@@ -101,6 +101,7 @@ class AlarmBoard:
         self._overrides: dict[int, list[AlarmOverride]] = {}  # by partition, for machines that are new there
         # When a machine has to be looked at: at once if its settings are not known yet or it is silent.
         self._look_ms: Ints = np.zeros(0, np.int64)
+        self._newest_ms: Ints = np.zeros(0, np.int64)  # the end of each machine's newest frame, since the start
 
     def _default_settings(self, rule: AlarmRule, unknown: int) -> dict[str, AlarmSettings]:
         said = {fault.name: fault.priority for fault in self._type.described_faults} if self._entries else {}
@@ -126,11 +127,12 @@ class AlarmBoard:
         if slots > size:
             grown = max(slots, 2 * size, 64) - size
             self._look_ms = np.concatenate([self._look_ms, np.full(grown, _AT_ONCE_MS)])
+            self._newest_ms = np.concatenate([self._newest_ms, np.zeros(grown, np.int64)])
 
     def drop(self, slot: int) -> None:
         """Forget a machine."""
         self._detector.drop(slot)
-        self._look_ms[slot] = _AT_ONCE_MS
+        self._look_ms[slot], self._newest_ms[slot] = _AT_ONCE_MS, 0
         self._states.pop(slot, None)
         self._scheme_of.pop(slot, None)
 
@@ -221,6 +223,7 @@ class AlarmBoard:
     ) -> list[Published]:
         """Take a round of frames with its answers (class 0 = normal; negative = no evidence)."""
         end_ms = frames.end_ms
+        self._newest_ms[frames.slots] = end_ms
         looked_at = np.flatnonzero(self._look_ms[frames.slots] <= end_ms).tolist()
         for row in looked_at:
             if machines[row].slot not in self._scheme_of:
@@ -257,17 +260,13 @@ class AlarmBoard:
 
     def tick(self, now_ms: int, machine: AlarmedMachine, *, silent: bool, blind: bool) -> list[Published]:
         """Time passes for a machine: of its frames, if there are any, it knows more."""
-        if BLIND in self._conditions and self.settings(machine)[BLIND].alarm:
-            moment = self._moment(machine, now_ms)
-            if blind != moment.has_active(BLIND):
-                act = moment.begin if blind else moment.end
-                act(BLIND, 0.0, "")
-                return self._done(machine, moment)
-        if (silent or blind) and machine.slot in self._states:
-            moment = self._moment(machine, now_ms)
+        moment = self._moment(machine, now_ms)
+        if BLIND in self._conditions and moment.settings[BLIND].alarm and blind != moment.has_active(BLIND):
+            act = moment.begin if blind else moment.end
+            act(BLIND, 0.0, "")
+        if silent or blind:
             moment.pass_time()
-            return self._done(machine, moment)
-        return []
+        return self._done(machine, moment)
 
     def needs_time(self, partition: int) -> bool:
         """Whether `tick` may lead to anything; this depends on nothing but settings and what people did."""
@@ -328,11 +327,11 @@ class AlarmBoard:
 
     # -- observation ------------------------------------------------------------------------------------------
 
-    def standing_since_ms(self) -> list[tuple[int, int]]:
-        """Of every alarm that is there and calls, when it was raised, and its machine's newest time."""
+    def active_for_ms(self) -> list[int]:
+        """Of every alarm that is there, for how long in event time, as far as that is known."""
         return [
-            (alarm.raised_ms, state.now_ms)
-            for state in self._states.values()
+            max(state.now_ms, int(self._newest_ms[slot])) - alarm.raised_ms
+            for slot, state in self._states.items()
             for alarm in state.open.values()
             if alarm.active and alarm.raised_ms >= 0
         ]

@@ -137,9 +137,9 @@ class AlarmDesk:
         for board in self._boards.values():
             board.release(partitions)
 
-    def standing_since_ms(self) -> list[tuple[int, int]]:
-        """Of every alarm that is there, when it was raised, and its machine's newest time."""
-        return [since for board in self._boards.values() for since in board.standing_since_ms()]
+    def active_for_ms(self) -> list[int]:
+        """Of every alarm that is there, for how long in event time, as far as that is known."""
+        return [age_ms for board in self._boards.values() for age_ms in board.active_for_ms()]
 
 
 def publish(published: Iterable[Published], outcome: Outcome) -> None:

@@ -22,6 +22,8 @@ FAR_MS: Final = 2**62
 CHATTER_MS: Final = 3_600_000
 CHATTER_TIMES: Final = 3
 
+_FORGOTTEN: Final = "the machine is forgotten"
+
 Suppression = Literal["shelved", "out_of_service", "by_design"]
 
 
@@ -67,7 +69,7 @@ class MachineAlarms(msgspec.Struct, omit_defaults=True, gc=False):
     """Everything about a machine's alarms that its recent answers do not say."""
 
     now_ms: int = 0
-    """The newest event time at which anything happened."""
+    """The newest event time at which anything happened, milliseconds."""
     open: dict[str, OpenAlarm] = {}
     shelved: dict[str, Hold] = {}
     out_of_service: dict[str, Hold] = {}
@@ -104,7 +106,8 @@ class Moment:
     events: list[AlarmEvent] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.time_ms = self.state.now_ms = max(self.time_ms, self.state.now_ms)
+        # Only what happens moves a machine's time: it is then saved with the machine.
+        self.time_ms = max(self.time_ms, self.state.now_ms)
 
     # -- what the frames say ----------------------------------------------------------------------------------
 
@@ -133,7 +136,7 @@ class Moment:
         is_chatter = suppression is None and self._note_raised(fault)
         self.state.open[fault] = alarm
         record = self._record(alarm, "raised", suppressed=suppression)
-        self.events.append(AlarmEvent(record, is_chatter=is_chatter))
+        self._add(AlarmEvent(record, is_chatter=is_chatter))
 
     def end(self, fault: str, confidence: float, diagnosis: str) -> None:
         """A fault, or a condition of the machine, is gone."""
@@ -221,7 +224,11 @@ class Moment:
     def forget(self) -> None:
         """The machine is forgotten: nothing stands any more."""
         for alarm in self._open(None):
-            self._close(alarm, why="the machine is forgotten")
+            self._close(alarm, why=_FORGOTTEN)
+        for holds, state in ((self.state.shelved, "unshelved"), (self.state.out_of_service, "unsuppressed")):
+            for name in list(holds):
+                del holds[name]
+                self._note_about(name, state, why=_FORGOTTEN)
 
     # -- records ----------------------------------------------------------------------------------------------
 
@@ -239,6 +246,10 @@ class Moment:
         record = self._record_about(machine, str(entry.get("fault", ALL_FAULTS)), "configured")
         return AlarmEvent(msgspec.structs.replace(record, settings=entry))
 
+    def _add(self, event: AlarmEvent) -> None:
+        self.state.now_ms = self.time_ms
+        self.events.append(event)
+
     def _open(self, fault: str | None) -> list[OpenAlarm]:
         return [alarm for name, alarm in self.state.open.items() if fault in (None, name)]
 
@@ -253,20 +264,20 @@ class Moment:
         self.state.open.pop(alarm.fault, None)
         # The end of an alarm that only was raised reads as in releases that knew nothing else.
         link = alarm.id if alarm.has_history else None
-        self.events.append(AlarmEvent(self._record(alarm, "cleared", **{"alarm": link} | values)))
+        self._add(AlarmEvent(self._record(alarm, "cleared", **{"alarm": link} | values)))
 
     def _note(self, alarm: OpenAlarm, state: str, *, after_ms: int | None = None, **values: Any) -> None:
         alarm.has_history = True
         record = self._record(alarm, state, alarm=alarm.id, **values)
-        self.events.append(AlarmEvent(record, acknowledged_after_ms=after_ms))
+        self._add(AlarmEvent(record, acknowledged_after_ms=after_ms))
 
-    def _note_about(self, fault: str, state: str, until: int | None = None) -> None:
+    def _note_about(self, fault: str, state: str, **values: Any) -> None:
         alarm = self.state.open.get(fault)
         if alarm is not None:
-            self._note(alarm, state, until=until)
+            self._note(alarm, state, **values)
         else:
             record = self._record_about(self.machine, fault, state)
-            self.events.append(AlarmEvent(msgspec.structs.replace(record, until=until)))
+            self._add(AlarmEvent(msgspec.structs.replace(record, **values)))
 
     def _record(self, opened: OpenAlarm, state: str, **values: Any) -> Alarm:
         fields: dict[str, Any] = {"confidence": opened.confidence, "diagnosis": opened.diagnosis, **self._who()}
