@@ -43,7 +43,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"kafka", "memory"},
         {"audit"},
         {"worker"},
-        {"ingest"},
+        {"ingest", "notify"},
         {"replay"},
         {"bench"},
         {"cli"},

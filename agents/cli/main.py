@@ -15,6 +15,7 @@ import typer
 from agents.bench.host import processor
 from agents.cli import audit, bench, machines, replay, training, worker
 from agents.cli.alarms import commands as alarms
+from agents.cli.alarms import notify
 from agents.cli.topics import sources, topics
 from agents.cli.views.printable import PrintableFormatter, say
 from pipeline.config.settings import check_environment
@@ -121,6 +122,7 @@ for command in (
     replay.convert,
     worker.run,
     worker.ingest,
+    notify.notify,
     machines.why,
     audit.drift,
     training.train,
