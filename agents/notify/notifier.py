@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from agents.notify.formats import Write
 from agents.notify.source import AlarmSource
-from agents.notify.webhook import Outcome, Webhook
+from agents.notify.webhook import Outcome, Webhook, WebhookCounts
 from agents.worker.life import Life, LifeCollector, LifeState, Phase
 from agents.worker.web import WebServer
 from pipeline.config.sections.alarms import PRIORITIES
@@ -75,7 +75,7 @@ class Notifier:
         self._waiting = 0
         self._done = 0
         self.life = Life("notify", self._phase, settings, unready=self._unready)
-        self.registry.register(_NotifyCollector(self))
+        self.registry.register(NotifyCollector(webhook.counts, lambda: self.skipped, lambda: self._waiting))
         self.registry.register(LifeCollector(self.life, "faultline_notify_state"))
         self.web = WebServer(self.registry, health=self.life.health, ready=self.life.ready)
 
@@ -97,11 +97,6 @@ class Notifier:
         self.web.stop()
         if self.life.failure is not None:
             raise self.life.failure
-
-    @property
-    def waiting(self) -> int:
-        """Records that are read and not delivered yet."""
-        return self._waiting
 
     async def _run(self) -> None:
         while True:
@@ -144,28 +139,30 @@ class Notifier:
         return None if failing is None else f"{self.webhook.name} takes no notifications: {failing}"
 
 
-class _NotifyCollector(Collector):
+class NotifyCollector(Collector):
     """Metrics of one process, with every label value present from the start."""
 
-    def __init__(self, notifier: Notifier) -> None:
-        self._notifier = notifier
+    def __init__(self, counts: WebhookCounts, skipped: Callable[[], int], waiting: Callable[[], int]) -> None:
+        """`skipped` and `waiting` count alarms: not for the receiver, and read but not delivered yet."""
+        self._counts = counts
+        self._skipped = skipped
+        self._waiting = waiting
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         """The current metrics."""
-        counts = self._notifier.webhook.counts
-        family = CounterMetricFamily("faultline_notifications", "Notifications by outcome.", labels=["outcome"])
+        family = CounterMetricFamily("faultline_notifications", "Alarms by what became of them.", labels=["outcome"])
         for outcome in Outcome:
-            family.add_metric([outcome.value], counts.outcomes[outcome])
-        family.add_metric(["skipped"], self._notifier.skipped)
+            family.add_metric([outcome.value], self._counts.outcomes[outcome])
+        family.add_metric(["skipped"], self._skipped())
         yield family
         yield CounterMetricFamily(
-            "faultline_notification_retries", "Attempts that have to be made again.", value=counts.retries
+            "faultline_notification_retries", "Attempts that have to be made again.", value=self._counts.retries
         )
         yield GaugeMetricFamily(
-            "faultline_notifications_waiting", "Alarms read and not delivered yet.", value=self._notifier.waiting
+            "faultline_notifications_waiting", "Alarms read and not delivered yet.", value=self._waiting()
         )
         yield GaugeMetricFamily(
             "faultline_notify_receiver_failing",
             "1 while the receiver takes no notifications.",
-            value=int(counts.failing is not None),
+            value=int(self._counts.failing is not None),
         )

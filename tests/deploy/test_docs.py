@@ -22,6 +22,7 @@ from models.data.text_pools import EventDrawConfig
 from models.training.config import SplitConfig, TrainConfig
 from models.training.loop import StageConfig
 from pipeline.config.profile import MachineType, PlantProfile, Source, Variable
+from pipeline.config.sections.alarms import AlarmEntry
 from pipeline.config.sections.titles import Component, Fault, MachineTitle
 from pipeline.files.yaml_fields import keys_of
 
@@ -146,6 +147,7 @@ def documented(*pages: str) -> set[str]:
         (MessagesChoice, ("training.md",)),
         (RemainingLifeChoice, ("training.md",)),
         (PlantProfile, ("profiles.md",)),
+        (AlarmEntry, ("profiles.md",)),
         (MachineType, ("profiles.md",)),
         (Variable, ("profiles.md",)),
         (Source, ("profiles.md",)),
