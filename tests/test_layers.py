@@ -39,7 +39,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"experiments"},
     ],
     "agents": [
-        {"delivery", "local_kafka", "words"},
+        {"delivery", "words"},
         {"kafka", "memory"},
         {"audit"},
         {"worker"},

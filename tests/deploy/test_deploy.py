@@ -23,9 +23,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from agents.bench.local_kafka.jars import kafka_version
 from agents.ingest.metrics import IngestCollector, MqttStatus
 from agents.ingest.rewriting import Tally
-from agents.local_kafka.jars import kafka_version
 from agents.notify.notifier import NotifyCollector
 from agents.notify.webhook import Webhook
 from agents.worker.life import Life, LifeCollector, LifeState, Phase
@@ -377,7 +377,7 @@ def test_compose_mounts_only_what_is_there() -> None:
 
 def test_compose_publishes_ports_on_loopback_only() -> None:
     published = {name: service["ports"] for name, service in services().items() if "ports" in service}
-    assert set(published) == {"kafka", "worker", "ingest", "prometheus", "grafana"}
+    assert set(published) == {"kafka", "worker", "ingest", "notify", "prometheus", "grafana"}
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
 
 
