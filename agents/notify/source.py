@@ -50,6 +50,11 @@ class KafkaAlarmSource:
         self._consumer: AIOKafkaConsumer | None = None
         self._begun: set[TopicPartition] = set()
 
+    @property
+    def partitions(self) -> frozenset[int]:
+        """Those whose records it gives now."""
+        return frozenset(tp.partition for tp in self._begun)
+
     async def start(self) -> None:
         """Connect; raises BrokerUnavailableError."""
         consumer = AIOKafkaConsumer(
