@@ -203,6 +203,8 @@ class Diagnosis(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The classes that the answer may be, in the order of the model's classes; absent where the model cannot say."""
     remaining: RemainingLife | None = None
     """Absent where the model cannot say."""
+    components: dict[str, float] | None = None
+    """The probability that the fault begins in each component; absent where the profile places no fault."""
 
 
 @overload

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from agents.replay.tables.description import Conversion, Labels, Readings, Texts
 from models.configs.detector import DetectorConfig
-from models.data.augment import AugmentConfig
+from models.data.augment import AugmentConfig, MaskingConfig
 from models.data.messages import MessagesChoice
 from models.data.recovery import RecoveryRule
 from models.data.remaining_life import RemainingLifeChoice
@@ -23,6 +23,7 @@ from models.training.config import SplitConfig, TrainConfig
 from models.training.loop import StageConfig
 from pipeline.config.profile import MachineType, PlantProfile, Source, Variable
 from pipeline.config.sections.alarms import AlarmEntry
+from pipeline.config.sections.modalities import Modality
 from pipeline.config.sections.titles import Component, Fault, MachineTitle
 from pipeline.files.yaml_fields import keys_of
 
@@ -142,6 +143,7 @@ def documented(*pages: str) -> set[str]:
         (RunFiles, ("training.md",)),
         (StageConfig, ("training.md",)),
         (AugmentConfig, ("training.md",)),
+        (MaskingConfig, ("training.md",)),
         (EventDrawConfig, ("training.md",)),
         (RecoveryRule, ("training.md",)),
         (MessagesChoice, ("training.md",)),
@@ -154,6 +156,7 @@ def documented(*pages: str) -> set[str]:
         (Fault, ("profiles.md",)),
         (Component, ("profiles.md",)),
         (MachineTitle, ("profiles.md",)),
+        (Modality, ("profiles.md",)),
     ],
     ids=lambda given: given.__name__ if isinstance(given, type) else "",
 )

@@ -1,1 +1,1 @@
-"""The sections of a plant profile that no model depends on: words for people, and alarms."""
+"""The sections of a plant profile beside its machine types: words for people, modalities, alarms and areas."""
