@@ -1,4 +1,4 @@
-"""The command line: `faultline demo | replay | run | why | drift | record | verify | train | topics | bench | …`."""
+"""The command line: `faultline demo | replay | run | why | explain | drift | record | verify | train | topics | …`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ import typer
 
 from agents.bench.host import processor
 from agents.cli import audit, bench, machines, replay, training, worker
-from agents.cli.alarms import commands as alarms
-from agents.cli.alarms import notify
-from agents.cli.topics import sources, topics
+from agents.cli.evidence.explain import explain
+from agents.cli.topics import alarms, notify, sources, topics
 from agents.cli.views.printable import PrintableFormatter, say
 from pipeline.config.settings import check_environment
 from pipeline.errors import FaultlineError
@@ -124,6 +123,7 @@ for command in (
     worker.ingest,
     notify.notify,
     machines.why,
+    explain,
     audit.drift,
     training.train,
     training.baseline,

@@ -44,7 +44,10 @@ OWN_CLASSES: Final = 29
 """Classes that the modalities answer with: all, or all but `unknown`."""
 GROUPS: Final = 30
 """Where among the weights each variable has the modality whose group it is in, 0 if in none; -1 of a model without."""
-LAYOUT_SIZE: Final = 31
+EMBEDDINGS, EMBEDDING_SIZE = 31, 32
+"""Where a row has the features of all modalities, one behind the other, and how many they are together; -1 and 0 where
+they are not wanted."""
+LAYOUT_SIZE: Final = 33
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _LARGEST = np.float32(np.finfo(np.float32).max)
@@ -94,8 +97,8 @@ class Result(NamedTuple):
     attention: Floats
     """Empty for models without."""
     extras: Floats
-    """(B, E) novelty, a deviation for each variable, a mark for each class that is a candidate, and the three numbers
-    of the remaining life, one behind the other; what a model lacks takes no columns."""
+    """(B, E) novelty, a deviation for each variable, a mark for each class that is a candidate, the three numbers of
+    the remaining life, and embeddings, one behind the other; what a model lacks takes no columns."""
 
 
 def step(
@@ -342,7 +345,8 @@ def _answer(layout: Ints, block: Block, row: int, place: int, result: Result) ->
         at = _copy_extra(block, base, layout[NOVELTY], 1, place, 0, result)
         at = _copy_extra(block, base, layout[DEVIATIONS], layout[VARIABLES], place, at, result)
         at = _copy_extra(block, base, layout[CANDIDATES], layout[CLASSES], place, at, result)
-        _copy_extra(block, base, layout[REMAINING], REMAINING_NUMBERS, place, at, result)
+        at = _copy_extra(block, base, layout[REMAINING], REMAINING_NUMBERS, place, at, result)
+        _copy_extra(block, base, layout[EMBEDDINGS], layout[EMBEDDING_SIZE], place, at, result)
 
 
 @kernel

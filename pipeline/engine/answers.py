@@ -9,12 +9,11 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import logarithm
 from pipeline.arrays import Bools, Floats, Ints
-from pipeline.compiled import CompiledFunction, Notify, kernel
+from pipeline.compiled import CompiledFunction, Notify, kernel, logarithm
+from pipeline.compiled.logarithm import log
 from pipeline.config.sections.titles import ComponentTable
 from pipeline.frames import Frames, StepResult
-from pipeline.logarithm import log
 from pipeline.wire import diagnosis_columns
 from pipeline.wire.diagnosis_columns import (
     AGE_MS,

@@ -69,8 +69,9 @@ class Engine:
         )
         self.groups = self._stream.machines.groups
         rule = alarm_rule or AlarmRule()
+        embedded = frozenset(profile.area_of)
         self.models = {
-            name: GroupModel(group, runners[name], rule, profile.alarms, drift_rule, notify)
+            name: GroupModel(group, runners[name], rule, profile.alarms, drift_rule, notify, embedded)
             for name, group in self.groups.items()
         }
         for name, model in self.models.items():

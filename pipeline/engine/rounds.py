@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -75,9 +76,11 @@ class GroupModel:
         entries: Sequence[AlarmEntry],
         drift_rule: DriftRule | None,
         notify: Notify,
+        embedded: AbstractSet[str] = frozenset(),
     ) -> None:
         """`entries` are the profile's settings of alarms, `rule` counts where there is none; `drift_rule` is None if no
-        drift is to be reported; `notify` gets a line if code has to be compiled first.
+        drift is to be reported; `notify` gets a line if code has to be compiled first; diagnoses of `embedded` machines
+        carry embeddings.
         """
         machine_type = group.machine_type
         self.name = group.name
@@ -87,7 +90,7 @@ class GroupModel:
             text = f"model {runner.name} knows other faults than machine type {group.name} of the profile"
             raise SettingsError(text)
         self.runner = runner
-        self.writer = DiagnosisWriter(machine_type, runner, notify)
+        self.writer = DiagnosisWriter(machine_type, runner, notify, embedded)
         self.alarms = AlarmBoard(machine_type, entries, runner.classes, self._unknown, self.writer.model, rule, notify)
         self._period_ms = machine_type.frame_period_ms
         self._remaining: Floats = np.zeros(0, np.float32)  # newest estimate in each slot, in frames, else NaN

@@ -205,6 +205,9 @@ class Diagnosis(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Absent where the model cannot say."""
     components: dict[str, float] | None = None
     """The probability that the fault begins in each component; absent where the profile places no fault."""
+    embeddings: dict[str, str] = {}
+    """By modality that is present, base64 of its features as little-endian float32; absent unless the machine is in an
+    area. The last field, which is written behind all others."""
 
 
 @overload

@@ -23,6 +23,7 @@ from models.training.config import SplitConfig, TrainConfig
 from models.training.loop import StageConfig
 from pipeline.config.profile import MachineType, PlantProfile, Source, Variable
 from pipeline.config.sections.alarms import AlarmEntry
+from pipeline.config.sections.areas import Area, Utility
 from pipeline.config.sections.modalities import Modality
 from pipeline.config.sections.titles import Component, Fault, MachineTitle
 from pipeline.files.yaml_fields import keys_of
@@ -156,6 +157,8 @@ def documented(*pages: str) -> set[str]:
         (Fault, ("profiles.md",)),
         (Component, ("profiles.md",)),
         (MachineTitle, ("profiles.md",)),
+        (Area, ("profiles.md",)),
+        (Utility, ("profiles.md",)),
         (Modality, ("profiles.md",)),
     ],
     ids=lambda given: given.__name__ if isinstance(given, type) else "",

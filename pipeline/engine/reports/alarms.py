@@ -110,7 +110,8 @@ STEP_ALARMS: Final = CompiledFunction(
 class Alarms:
     """The recent answers and the standing alarm of every machine of one type, one slot each.
 
-    A machine's scheme is the settings of all its faults; machines with the same settings share one.
+    A machine's scheme is the settings of all its faults; machines with the same settings share one. The first scheme is
+    the rule for every fault.
     """
 
     def __init__(self, rule: AlarmRule, classes: int, notify: Notify) -> None:
@@ -124,6 +125,8 @@ class Alarms:
         self._agreed: NDArray[np.int16] = np.zeros(0, np.int16)
         self._since_ms: Ints = np.zeros(0, np.int64)
         self._standing: NDArray[np.int16] = np.zeros(0, np.int16)
+        plain = AlarmSettings(True, rule.k, rule.n, rule.confidence, "high")
+        self.add_scheme([None, *[plain] * (classes - 1)])
 
     def reserve(self, slots: int) -> None:
         """Make room for at least this many machines."""
@@ -194,7 +197,7 @@ class Alarms:
         states = np.concatenate([self._standing[slots, None], self._recent[slots]], axis=1)
         return [state[: 1 + count].tobytes() for state, count in zip(states, frames, strict=True)]
 
-    def load(self, slot: int, state: bytes, pending: PendingChange | None, classes: int) -> None:
+    def load(self, slot: int, state: bytes, pending: PendingChange | None = None) -> None:
         """Put back what `save` and `pending` gave; raises StateError if it is none, or a class is unknown.
 
         Under other settings a machine may remember fewer answers than they look at; older ones count as normal.
@@ -203,7 +206,7 @@ class Alarms:
         if len(column) < 2:
             raise StateError(f"saved alarm state has {len(state)} bytes, which is none")
         agreed = column[0] if pending is None else pending.fault
-        if max(column.max(), agreed) >= classes or min(column[0], agreed) < NO_ALARM:
+        if max(column.max(), agreed) >= self._rules.shape[1] or min(column[0], agreed) < NO_ALARM:
             raise StateError("saved alarm state names a fault that the model does not know")
         self._widen(len(column) - 1)
         self._standing[slot], self._recent[slot] = column[0], 0

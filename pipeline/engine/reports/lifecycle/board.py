@@ -95,7 +95,6 @@ class AlarmBoard:
         self._defaults = self._default_settings(rule, unknown)
         self._detector = Alarms(rule, len(classes), notify)
         self._schemes: dict[tuple[AlarmEntry, ...], _Scheme] = {}
-        self._scheme(())  # the first one: what a machine has before its first frame
         self._scheme_of: dict[int, _Scheme] = {}  # by slot
         self._states: dict[int, MachineAlarms] = {}  # by slot, of those of which there is anything to say
         self._overrides: dict[int, list[AlarmOverride]] = {}  # by partition, for machines that are new there
@@ -155,7 +154,7 @@ class AlarmBoard:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise StateError(f"the life of saved alarms cannot be read: {error}") from error
         pending = None if state.pending is None else PendingChange(*state.pending)
-        self._detector.load(machine.slot, detected, pending, len(self._classes))
+        self._detector.load(machine.slot, detected, pending)
         if unknown := state.open.keys() - self._defaults.keys():
             raise StateError(f"saved alarms name {sorted(unknown)[0]!r}, which the model does not know")
         if not state.is_blank:
