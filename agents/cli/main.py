@@ -14,6 +14,7 @@ import typer
 
 from agents.bench.host import processor
 from agents.cli import audit, bench, machines, replay, training, worker
+from agents.cli.evidence import incidents
 from agents.cli.evidence.explain import explain
 from agents.cli.topics import alarms, notify, sources, topics
 from agents.cli.views.printable import PrintableFormatter, say
@@ -84,6 +85,15 @@ app.add_typer(
 app.add_typer(
     _group("Name faults that machines had, and see which are named.", add=topics.add_label, list=topics.list_labels),
     name="labels",
+)
+app.add_typer(
+    _group(
+        "See past incidents, add one, and find those that are similar.",
+        list=incidents.list_incidents,
+        add=topics.add_label,
+        similar=incidents.similar,
+    ),
+    name="incidents",
 )
 app.add_typer(
     _group("See how topics are read, and how their sources are.", **_sources),

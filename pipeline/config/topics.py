@@ -13,6 +13,7 @@ CONTROL = "control"
 DIAGNOSES = "diagnoses"
 ALARMS = "alarms"
 DRIFT = "drift"
+INCIDENTS = "incidents"
 METRICS = "metrics"
 LATE = "late"
 DEAD_LETTER = "dead-letter"
@@ -103,6 +104,7 @@ def all_topics(profile: PlantProfile) -> tuple[Topic, ...]:
         Topic(DIAGNOSES, "one diagnosis a frame"),
         Topic(ALARMS, "alarms raised and cleared, and what happens to them in between"),
         Topic(DRIFT, "drift that started and ended"),
+        Topic(INCIDENTS, "past and present incidents, each by its id", compacted=True),
         Topic(METRICS, "fusion metrics per interval"),
         Topic(LATE, "readings and texts that came too late"),
         Topic(DEAD_LETTER, "records that could not be used"),

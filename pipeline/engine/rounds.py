@@ -56,6 +56,30 @@ class Watcher(Protocol):
         """A label has come."""
 
 
+class Watchers:
+    """Several watchers in the place of one."""
+
+    def __init__(self, *watchers: Watcher) -> None:
+        self._watchers = watchers
+
+    def diagnosed(self, diagnosed: Round) -> None:
+        """A round of frames has been diagnosed."""
+        for watcher in self._watchers:
+            watcher.diagnosed(diagnosed)
+
+    def announced(
+        self, model: ModelRef, modalities: tuple[str, ...], machine: DiagnosedMachine, start_ms: int, period_ms: int
+    ) -> None:
+        """A frame of a silent machine has been announced."""
+        for watcher in self._watchers:
+            watcher.announced(model, modalities, machine, start_ms, period_ms)
+
+    def labelled(self, label: LabelledSpan) -> None:
+        """A label has come."""
+        for watcher in self._watchers:
+            watcher.labelled(label)
+
+
 class ModelState(NamedTuple):
     """What is saved of a machine besides its alignment."""
 

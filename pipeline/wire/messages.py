@@ -98,6 +98,8 @@ class _SentEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
+MAX_NOTE = 2_000
+"""Characters of a label's note."""
 
 
 class Label(msgspec.Struct, frozen=True, gc=False):
@@ -107,6 +109,8 @@ class Label(msgspec.Struct, frozen=True, gc=False):
     start: int | str
     fault: Name
     end: int | str | None = None
+    note: Annotated[str, msgspec.Meta(max_length=MAX_NOTE)] | msgspec.UnsetType = msgspec.UNSET
+    """What else the technician has to say; left out if there is nothing."""
 
 
 OperatorKind = Literal["acknowledge", "shelve", "unshelve", "suppress", "unsuppress", "configure"]

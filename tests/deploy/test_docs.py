@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from agents.replay.tables.description import Conversion, Labels, Readings, Texts
 from models.configs.detector import DetectorConfig
+from models.configs.retrieval import RetrievalChoice
 from models.data.augment import AugmentConfig, MaskingConfig
 from models.data.messages import MessagesChoice
 from models.data.recovery import RecoveryRule
@@ -149,6 +150,7 @@ def documented(*pages: str) -> set[str]:
         (RecoveryRule, ("training.md",)),
         (MessagesChoice, ("training.md",)),
         (RemainingLifeChoice, ("training.md",)),
+        (RetrievalChoice, ("training.md",)),
         (PlantProfile, ("profiles.md",)),
         (AlarmEntry, ("profiles.md",)),
         (MachineType, ("profiles.md",)),
