@@ -75,13 +75,15 @@ def step_alarms(
             limit = limits[scheme, newest, _STAYS if newest == agreed[slot] else _BEGINS]
             if confidence[r] < limit:
                 newest = 0
-        rule = rules[scheme, max(newest if newest > 0 else agreed[slot], 0)]
+        judged = max(newest if newest > 0 else agreed[slot], 0)
+        frames = rules[scheme, judged, _FRAMES]
         agree = 1
         for place in range(recent.shape[1] - 1, 0, -1):
             recent[slot, place] = recent[slot, place - 1]
-            agree += place < rule[_FRAMES] and recent[slot, place] == newest
+        for place in range(1, frames):
+            agree += recent[slot, place] == newest
         recent[slot, 0] = newest
-        if agree >= rule[_AGREE] and newest >= 0 and newest != max(agreed[slot], 0):
+        if agree >= rules[scheme, judged, _AGREE] and newest >= 0 and newest != max(agreed[slot], 0):
             agreed[slot] = newest if newest > 0 else NO_ALARM
             since_ms[slot] = end_ms[r]
         changes[r, 0], changes[r, 1] = NO_ALARM, NO_ALARM
