@@ -16,7 +16,7 @@ from agents.bench.host import processor
 from agents.cli import audit, bench, machines, replay, training, worker
 from agents.cli.evidence import incidents
 from agents.cli.evidence.explain import explain
-from agents.cli.topics import sources, topics
+from agents.cli.topics import alarms, notify, sources, topics
 from agents.cli.views.printable import PrintableFormatter, say
 from pipeline.config.settings import check_environment
 from pipeline.errors import FaultlineError
@@ -69,6 +69,20 @@ app.add_typer(
     name="machines",
 )
 app.add_typer(
+    _group(
+        "See alarms, acknowledge, shelve and suppress them, and change their settings.",
+        list=alarms.list_alarms,
+        history=alarms.history,
+        ack=alarms.acknowledge,
+        shelve=alarms.shelve,
+        unshelve=alarms.unshelve,
+        suppress=alarms.suppress,
+        unsuppress=alarms.unsuppress,
+        configure=alarms.configure,
+    ),
+    name="alarms",
+)
+app.add_typer(
     _group("Name faults that machines had, and see which are named.", add=topics.add_label, list=topics.list_labels),
     name="labels",
 )
@@ -117,6 +131,7 @@ for command in (
     replay.convert,
     worker.run,
     worker.ingest,
+    notify.notify,
     machines.why,
     explain,
     audit.drift,

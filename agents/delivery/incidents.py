@@ -16,7 +16,7 @@ from agents.delivery.states import StateStore
 from models.stepping.retrieval_vectors import RetrievalVectors
 from pipeline.config.profile import PlantProfile
 from pipeline.config.topics import ALARMS, DIAGNOSES
-from pipeline.engine.diagnoses import DiagnosedMachine
+from pipeline.engine.diagnoses import NO_EVIDENCE, DiagnosedMachine
 from pipeline.engine.reports.incidents.book import IncidentBook
 from pipeline.engine.reports.incidents.record import (
     AlarmChange,
@@ -143,7 +143,7 @@ class IncidentDesk:
                 diagnosis = None if value is None else messages.decode_diagnosis(value)
             except RejectedError:
                 continue  # an alarm that is not about a fault
-            if alarm.state == "raised" and diagnosis is not None:
+            if alarm.state == "raised" and diagnosis is not None and diagnosis.fault != NO_EVIDENCE:
                 vector = self._vector(rounds, alarm)
                 after[place] = self._with_similar(output, alarm, diagnosis, vector)
                 found = self.book.raised(alarm, diagnosis, vector)

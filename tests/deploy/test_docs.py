@@ -23,6 +23,7 @@ from models.data.text_pools import EventDrawConfig
 from models.training.config import SplitConfig, TrainConfig
 from models.training.loop import StageConfig
 from pipeline.config.profile import MachineType, PlantProfile, Source, Variable
+from pipeline.config.sections.alarms import AlarmEntry
 from pipeline.config.sections.areas import Area, Utility
 from pipeline.config.sections.modalities import Modality
 from pipeline.config.sections.titles import Component, Fault, MachineTitle
@@ -151,6 +152,7 @@ def documented(*pages: str) -> set[str]:
         (RemainingLifeChoice, ("training.md",)),
         (RetrievalChoice, ("training.md",)),
         (PlantProfile, ("profiles.md",)),
+        (AlarmEntry, ("profiles.md",)),
         (MachineType, ("profiles.md",)),
         (Variable, ("profiles.md",)),
         (Source, ("profiles.md",)),

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agents.local_kafka.broker import BROKER_USER, KafkaBroker
-from agents.local_kafka.doors import AUTHORIZER, Door
+from agents.bench.local_kafka.broker import BROKER_USER, KafkaBroker
+from agents.bench.local_kafka.doors import AUTHORIZER, Door
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import Settings, load_settings
 from pipeline.wire.recording import RecordingWriter
