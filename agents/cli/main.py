@@ -1,4 +1,4 @@
-"""The command line: `faultline demo | replay | run | why | drift | record | verify | train | topics | bench | …`."""
+"""The command line: `faultline demo | replay | run | why | explain | drift | record | verify | train | topics | …`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import typer
 from agents.bench.host import processor
 from agents.cli import audit, bench, machines, replay, training, worker
 from agents.cli.evidence import incidents
+from agents.cli.evidence.explain import explain
 from agents.cli.topics import sources, topics
 from agents.cli.views.printable import PrintableFormatter, say
 from pipeline.config.settings import check_environment
@@ -117,6 +118,7 @@ for command in (
     worker.run,
     worker.ingest,
     machines.why,
+    explain,
     audit.drift,
     training.train,
     training.baseline,

@@ -42,11 +42,11 @@ KNOWN: Final = 28
 """Where a row has 1 for each variable that has a reading, be it held; -1 of a model that does not ask for it."""
 OWN_CLASSES: Final = 29
 """Classes that the modalities answer with: all, or all but `unknown`."""
+GROUPS: Final = 30
+"""Where among the weights each variable has the modality whose group it is in, 0 if in none; -1 of a model without."""
 EMBEDDINGS, EMBEDDING_SIZE = 31, 32
 """Where a row has the features of all modalities, one behind the other, and how many they are together; -1 and 0 where
 they are not wanted."""
-GROUPS: Final = 30
-"""Where among the weights each variable has the modality whose group it is in, 0 if in none; -1 of a model without."""
 LAYOUT_SIZE: Final = 33
 
 _ZERO, _ONE = np.float32(0), np.float32(1)

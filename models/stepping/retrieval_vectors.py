@@ -40,7 +40,7 @@ class RetrievalVectors:
         """The unit vector of a frame by the features (D_m,) of its modalities, of which the first are the sensors and
         the last the texts, None where absent; None if both are.
 
-        See `models.heads.retrieval`.
+        See `models.fusion.retrieval`.
         """
         known = zip(self._projections, (features[0], features[-1]), strict=True)
         vectors = [one.vector(own) for one, own in known if own is not None]

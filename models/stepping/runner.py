@@ -10,6 +10,7 @@ import numpy as np
 
 from models.configs.diagnoser import DiagnoserConfig
 from models.configs.groups import group_of_variables
+from models.configs.messages import MessagesConfig
 from models.encoders.tokenizer import Tokenizer, normalised
 from models.model_file import Weights
 from models.stepping import interpreter as layout_of
@@ -313,17 +314,21 @@ def _build(
     layout[layout_of.OBSERVED] = -1 if observed is None else observed
     layout[layout_of.SCALING] = builder.numbers(np.concatenate(scaling))
     layout[layout_of.MESSAGE_COUNTS] = counts
-    layout[layout_of.MESSAGES] = layout[layout_of.MESSAGE_WIDTH] = 0
-    if config.messages is not None:
-        layout[layout_of.MESSAGES] = len(config.messages.messages)
-        layout[layout_of.MESSAGE_WIDTH] = padded(len(config.messages.messages))
-        layout[layout_of.SHORTEST_WINDOW] = min(config.messages.windows)
+    _describe_messages(layout, config.messages)
     layout[layout_of.PLACES] = 0
     if ring is not None:
         layout[layout_of.PLACES], layout[layout_of.RING], layout[layout_of.AGES] = ring.places, ring.ring, ring.ages
         layout[layout_of.RING_WIDTH], layout[layout_of.TEXT_SIZE] = ring.width, ring.size
         layout[layout_of.TEXT_TTL] = config.text_ttl_frames
     return layout, fused.attention is not None, sizes
+
+
+def _describe_messages(layout: Ints, messages: MessagesConfig | None) -> None:
+    layout[layout_of.MESSAGES] = layout[layout_of.MESSAGE_WIDTH] = 0
+    if messages is not None:
+        layout[layout_of.MESSAGES] = len(messages.messages)
+        layout[layout_of.MESSAGE_WIDTH] = padded(len(messages.messages))
+        layout[layout_of.SHORTEST_WINDOW] = min(messages.windows)
 
 
 def _extras(layout: Ints) -> list[tuple[int, int]]:

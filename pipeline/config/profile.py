@@ -11,10 +11,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from pipeline.config.areas import Area, check_areas
 from pipeline.config.form import EventTopic, Form, Ingest, Topic
 from pipeline.config.quantities.durations import DurationMs, parse_duration_ms
 from pipeline.config.quantities.units import conversion
+from pipeline.config.sections.areas import Area, check_areas, utility_id
 from pipeline.config.sections.modalities import Modality, modality_columns
 from pipeline.config.sections.titles import (
     Component,
@@ -311,6 +311,11 @@ class PlantProfile(Part):
         """The area of every machine that is in one, in the order of their ids."""
         areas = {machine: name for name, area in self.areas.items() for machine in area.all_machines}
         return dict(sorted(areas.items()))
+
+    @property
+    def area_of_utility(self) -> dict[str, str]:
+        """The area of every utility, by the id that texts about it have."""
+        return {utility_id(name, utility): name for name, area in self.areas.items() for utility in area.utilities}
 
     def has_areas(self, machine_type: MachineType) -> bool:
         """Whether machines of this type are in areas, so that their diagnoses carry embeddings."""

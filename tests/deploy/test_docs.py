@@ -22,8 +22,8 @@ from models.data.runs import RunFiles
 from models.data.text_pools import EventDrawConfig
 from models.training.config import SplitConfig, TrainConfig
 from models.training.loop import StageConfig
-from pipeline.config.areas import Area, Utility
 from pipeline.config.profile import MachineType, PlantProfile, Source, Variable
+from pipeline.config.sections.areas import Area, Utility
 from pipeline.config.sections.modalities import Modality
 from pipeline.config.sections.titles import Component, Fault, MachineTitle
 from pipeline.files.yaml_fields import keys_of
@@ -157,9 +157,9 @@ def documented(*pages: str) -> set[str]:
         (Fault, ("profiles.md",)),
         (Component, ("profiles.md",)),
         (MachineTitle, ("profiles.md",)),
-        (Modality, ("profiles.md",)),
         (Area, ("profiles.md",)),
         (Utility, ("profiles.md",)),
+        (Modality, ("profiles.md",)),
     ],
     ids=lambda given: given.__name__ if isinstance(given, type) else "",
 )

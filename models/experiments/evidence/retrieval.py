@@ -23,7 +23,7 @@ from models.encoders.placed_texts import PlacedText
 from models.evaluation.retrieval import retrieval_scores
 from models.evaluation.scoring import Scores
 from models.experiments.base import Column, Need, OnPartProgress, Results, above_seed, folder_of_seed, report_part
-from models.heads.retrieval import Retrieval
+from models.fusion.retrieval import Retrieval
 from models.model_file import SUFFIX, Model, read_model
 from models.network_file import build_network
 from models.training.config import TrainConfig, load_train_config

@@ -1,0 +1,1 @@
+"""Models of areas: from the answers of machines that share utilities to what has failed."""
