@@ -89,6 +89,23 @@ def test_a_raised_alarm_carries_what_other_machines_had_and_what_was_found() -> 
     run(test())
 
 
+def test_a_silent_machine_has_an_alarm_and_no_incident() -> None:
+    async def test() -> None:
+        plant = Plant(ONE_SOURCE + "alarms: [{fault: stale, priority: high}]\n")
+        sent = readings(lambda n: [0.0, 0.0], range(3), "p1")
+        ticks = [
+            Record("control", 0, 0, time_ms, None, json.dumps({"kind": "tick", "time": time_ms}).encode())
+            for time_ms in range(T0 + 60_000, T0 + 300_000, 60_000)
+        ]
+        plant.place([record._replace(partition=plant.partition_of(b"p1")) for record in [*sent, *ticks]])
+        await plant.work(runner=runner())
+        faults = {json.loads(record.value or b"")["fault"] for record in plant.log("alarms")}
+        assert faults == {"stale", "offline"}
+        assert incidents(plant) == {}
+
+    run(test())
+
+
 def test_a_killed_worker_is_followed_by_one_that_keeps_the_same_incidents() -> None:
     async def test() -> None:
         parts = [episode(f"p{number}", 10 + 7 * number, 2.0 + number % 2) for number in range(5)]
