@@ -16,7 +16,7 @@ from agents.delivery.states import StateStore
 from models.stepping.retrieval_vectors import RetrievalVectors
 from pipeline.config.profile import PlantProfile
 from pipeline.config.topics import ALARMS, DIAGNOSES
-from pipeline.engine.diagnoses import NO_EVIDENCE, DiagnosedMachine
+from pipeline.engine.diagnoses import DiagnosedMachine
 from pipeline.engine.reports.incidents.book import IncidentBook
 from pipeline.engine.reports.incidents.record import (
     AlarmChange,
@@ -36,6 +36,9 @@ from pipeline.wire.records import Output, Record
 SIMILAR = "faultline-similar"
 """The header of a raised alarm with the most similar past incidents, a JSON list."""
 
+
+_OVER = frozenset({"cleared", "returned", "latched"})
+"""States of an alarm whose fault is gone, whether or not somebody still has to acknowledge it."""
 
 _FOLLOW_SECONDS = 10.0
 """How often a worker looks for incidents that others have written."""
@@ -143,12 +146,12 @@ class IncidentDesk:
                 diagnosis = None if value is None else messages.decode_diagnosis(value)
             except RejectedError:
                 continue  # an alarm that is not about a fault
-            if alarm.state == "raised" and diagnosis is not None and diagnosis.fault != NO_EVIDENCE:
+            if alarm.state == "raised" and diagnosis is not None and diagnosis.probabilities:
                 vector = self._vector(rounds, alarm)
                 after[place] = self._with_similar(output, alarm, diagnosis, vector)
                 found = self.book.raised(alarm, diagnosis, vector)
             else:
-                found = self.book.cleared(alarm) if alarm.state == "cleared" else []
+                found = self.book.cleared(alarm) if alarm.state in _OVER else []
             partition = self._partition_of(alarm.machine.encode())
             changed += [(incident, partition, alarm.time) for incident in found]
         for label in labels:

@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.delivery.incidents import SIMILAR
+from agents.delivery.incidents import SIMILAR, IncidentDesk
 from models.stepping.retrieval_vectors import Projection, RetrievalVectors
+from pipeline.config.profile import parse_profile
 from pipeline.engine.reports.incidents.record import Incident, SimilarIncident, decode_incident, decode_similar
 from pipeline.frames import Frames, StepResult
 from pipeline.wire.labels import label_output
+from pipeline.wire.messages import Diagnosis, Evidence, ModelRef, encode
 from pipeline.wire.recording import RecordingWriter
-from pipeline.wire.records import Record
+from pipeline.wire.records import Output, Record
 from tests.support.builders import ONE_SOURCE, event
 from tests.support.commands import assert_one_line, faultline
 from tests.support.delivery_apps import run, until
@@ -144,6 +146,47 @@ def test_workers_learn_of_each_others_incidents(monkeypatch: pytest.MonkeyPatch)
         assert [like.machine for like in similar(plant)[machines[1]]] == [machines[0]]
 
     run(test())
+
+
+def test_an_incident_ends_when_the_fault_is_gone_and_silence_is_none() -> None:
+    desk = IncidentDesk(parse_profile(ONE_SOURCE, where="test"), lambda _: 0, 1, {})
+
+    def alarm(state: str, time: int, machine: str = "p1") -> Output:
+        said = {"id": f"{machine}:{time}:{state}", "machine": machine, "fault": "leak", "state": state, "time": time}
+        return Output("alarms", 0, machine.encode(), json.dumps(said | {"by": "somebody"}).encode(), time)
+
+    def diagnosis(time: int, **probabilities: float) -> Output:
+        said = Diagnosis(
+            "d",
+            "p1",
+            0,
+            time,
+            "leak",
+            1.0,
+            probabilities,
+            {},
+            0.0,
+            0.0,
+            Evidence([], []),
+            "active",
+            None,
+            0,
+            ModelRef("m", "a"),
+        )
+        return Output("diagnoses", 0, b"p1", encode(said), time)
+
+    changed = [
+        [decode_incident(one.value or b"") for one in desk.add(outputs) if one.topic == "incidents"]
+        for outputs in (
+            [diagnosis(10, leak=0.9), alarm("raised", 10)],
+            [alarm("acknowledged", 20)],
+            [alarm("latched", 30)],
+            [alarm("cleared", 40)],
+            [diagnosis(50), alarm("raised", 50)],
+            [alarm("raised", 60, "p2"), Output("alarms", 0, b"hall", b'{"id": "of an area"}', 60)],
+        )
+    ]
+    assert [[incident.end for incident in each] for each in changed] == [[None], [], [30], [], [], []]
 
 
 class EmbeddingRunner(ObedientRunner):
