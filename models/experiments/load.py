@@ -9,9 +9,10 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from models.experiments.areas import AreasExperiment
 from models.experiments.base import read_description
-from models.experiments.explanations import ExplanationsExperiment
+from models.experiments.evidence.explanations import ExplanationsExperiment
+from models.experiments.evidence.masking import MaskingExperiment
+from models.experiments.evidence.retrieval import RetrievalExperiment
 from models.experiments.late_fusion.experiment import LateFusionExperiment
-from models.experiments.masking import MaskingExperiment
 from models.experiments.robustness import RobustnessExperiment
 from models.experiments.trainings import TrainingsExperiment
 from pipeline.errors import DataError
@@ -24,6 +25,7 @@ Described = (
     | MaskingExperiment
     | AreasExperiment
     | ExplanationsExperiment
+    | RetrievalExperiment
 )
 
 
@@ -48,7 +50,7 @@ def load_experiment(path: Path, *, data: Path, out: Path, work: Path) -> Describ
     if raw.get("experiment") == "areas":
         raw["work"] = work
     if isinstance(raw.get("model"), str):
-        raw["model"] = path.parent / raw["model"]
+        raw["model"] = str(path.parent / raw["model"])
     try:
         experiment: Described = TypeAdapter(AnyExperiment).validate_python(raw)
     except ValidationError as error:

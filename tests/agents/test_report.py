@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from agents.replay.reports.page.markup import element
 from agents.replay.shipped import demo_model, demo_recording
+from pipeline.engine.reports.lifecycle.records import Alarm
 from pipeline.wire import messages
 from pipeline.wire.messages import Diagnosis, Evidence, Label, ModalityAnswer, ModelRef, TextEvidence
 from pipeline.wire.recording import RecordingWriter, read_recording
@@ -84,12 +85,12 @@ def diagnosis(machine: str, frame: int, fault: str, texts: list[TextEvidence] | 
     return Record("diagnoses", 0, 0, end, machine.encode(), messages.encode(body))
 
 
-def alarm(machine: str, fault: str, raised: int, cleared: int) -> list[Record]:
+def alarm(machine: str, fault: str, raised: int, cleared: int, **more: Any) -> list[Record]:
     found = []
     for state, minute in (("raised", raised), ("cleared", cleared)):
         time = T0 + minute * MINUTE
-        body = {"id": f"{machine}:{time}:{fault}", "machine": machine, "fault": fault, "state": state, "time": time}
-        found.append(Record("alarms", 0, 0, time, machine.encode(), json.dumps(body).encode()))
+        body = Alarm(f"{machine}:{time}:{fault}:{state}", machine, fault, state, time, 0.8, "", **more)
+        found.append(Record("alarms", 0, 0, time, machine.encode(), messages.encode(body)))
     return found
 
 
@@ -110,6 +111,8 @@ def published(leak_from: int = 25) -> list[Record]:
     records = [diagnosis(*key, fault, told if key == ("p1", 30) else None) for key, fault in answers.items()]
     records += alarm("p1", "leak", leak_from, 46) + alarm("p1", "jam", 70, 75) + alarm("p1", "jam", 80, 85)
     records += alarm("p2", "leak", 60, 61) + alarm("p4", "leak", 13, 22)
+    records += alarm("p2", "leak", 60, 61)  # the same records again
+    records += alarm("p2", "offline", 62, 63) + alarm("p2", "jam", 64, 65, suppressed="shelved")
     records += [label("p1", "leak", 20, 40), label("p3", "jam", 10, 20), label("p4", "jam", 10, 20)]
     records += [
         event("p2", T0 + 55 * MINUTE, "nobody told the model this word"),
@@ -205,6 +208,7 @@ def test_operators_numbers_of_published_records(tmp_path: Path, plant: Path) -> 
     assert operators["normal_machine_days"] == pytest.approx(normal_days)
     assert (operators["alarms"], operators["false_alarms"], operators["false_alarms_after_fault"]) == (5, 3, 2)
     assert operators["false_alarms_per_machine_day"] == pytest.approx(3 / normal_days)
+    assert (operators["condition_alarms"], operators["suppressed_alarms"]) == (1, 1)
     assert operators["chatter"] == 1
     hours = [operators[f"{name}_hours"] for name in ("wrong", "wrong_fault", "unknown", "unseen", "false")]
     assert hours == pytest.approx([minutes / 60 for minutes in (33, 10, 0, 15, 8)])

@@ -113,9 +113,10 @@ def test_a_fault_of_two_types_is_called_as_the_first_that_names_it() -> None:
 def test_the_page_shows_what_its_example_says() -> None:
     text = PAGE.read_text(encoding="utf-8")
     example, shown = (
-        text.split(fence, 1)[1].split("```", 1)[0] for fence in ("```yaml\nplant: ", "says, among the rest:\n\n```\n")
+        text.split(fence, 1)[1].split("```", 1)[0]
+        for fence in ("```yaml\nplant: bottling", "says, among the rest:\n\n```\n")
     )
-    words, machine = Words(parse_profile(f"plant: {example}", where=PAGE.name)), "filler-07"
+    words, machine = Words(parse_profile(f"plant: bottling{example}", where=PAGE.name)), "filler-07"
     fault = words.about_fault(machine, "leak")
     assert fault is not None and fault.description is not None and fault.priority is not None
     expected = [

@@ -142,6 +142,22 @@ def test_what_trees_add_is_held_and_said() -> None:
     assert found.completeness_error is not None and found.completeness_error <= 0.02
 
 
+def test_counted_messages_are_left_out_and_add_up_without_a_text_modality() -> None:
+    options = {"sensors": LSTM, "texts": False, "messages": (TEXTS[0], TEXTS[1])}
+    network, exact = made(**options), made(**options).double()  # type: ignore[arg-type]
+    runner = compiled(network)
+    window = window_of(runner, frames=25, length=9)
+    question = question_of(runner, window)
+    left_out = explain_by_leaving_out(runner, machine_type(), window, question)
+    counted = {one.name: one.amount for one in left_out.of_kind("text")}
+    assert counted[TEXTS[0]] != 0 and counted[TEXTS[1]] != 0
+    assert [one.name for one in left_out.of_kind("modality")] == ["sensors"]
+    found = integrated_gradients(exact, runner.hash, window, question)
+    explained = explain_by_gradients(runner, exact, machine_type(), window, question)
+    amounts = {one.name: one.amount for one in explained.of_kind("text")}
+    assert {text: amounts[text] for text in TEXTS[:2]} == pytest.approx(found.messages)
+
+
 def test_an_unknown_answer_is_explained_by_its_novelty() -> None:
     unknown = UnknownConfig(always=True, by_distance=False, by_contradiction=False, features=0, centres=0)
     network = made(sensors=LSTM, detector=DETECTOR, unknown=unknown, texts=False)

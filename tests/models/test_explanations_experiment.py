@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from models.experiments.base import missing_files
-from models.experiments.explanations import ExplanationsExperiment, disturbance
+from models.experiments.evidence.explanations import ExplanationsExperiment, disturbance
 from models.experiments.load import load_experiment
 from models.training.config import load_train_config
 from models.training.train import train

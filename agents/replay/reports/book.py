@@ -6,30 +6,22 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.replay.scores import FUSED, Frame, ScoreBook
 from pipeline.arrays import Floats, Ints
 from pipeline.config.profile import PlantProfile
+from pipeline.engine.reports.lifecycle.records import decode_alarm
 from pipeline.wire.messages import Diagnosis, RejectedError, decode_event, parse_time_ms
 from pipeline.wire.records import Record
 
 MAX_TEXTS: Final = 2_000
 """Texts of one machine that are kept; the first ones."""
-_BEGINS: Final = "raised"
+_BEGINS: Final = frozenset({"raised", "realarmed"})
+"""Changes that say that the fault of an alarm is there; an alarm that stands already goes on."""
 _ENDS: Final = frozenset({"cleared", "returned", "latched"})
 """Changes that say that the fault of an alarm is gone."""
-
-
-class _AlarmChange(msgspec.Struct, frozen=True, gc=False):
-    """What a report needs of a change in an alarm."""
-
-    machine: str
-    fault: str
-    state: str
-    time: int
 
 
 class AlarmSpan(NamedTuple):
@@ -39,6 +31,8 @@ class AlarmSpan(NamedTuple):
     fault: str
     raised_ms: int | None
     over_ms: int | None
+    suppressed: str | None
+    """Why it called nobody when it was raised, if so."""
 
 
 class SeenText(NamedTuple):
@@ -92,6 +86,8 @@ class ReportBook:
         self._answers: dict[Frame, _Answer] = {}
         self._alarms: list[AlarmSpan] = []
         self._standing: dict[tuple[str, str], int] = {}  # -> place in the list of alarms
+        self._seen: set[tuple[str, str]] = set()
+        self._changes: set[str] = set()
 
     def add_label(self, record: Record) -> None:
         """Take a label; invalid ones are counted."""
@@ -133,22 +129,24 @@ class ReportBook:
     def add_alarm(self, value: bytes | None) -> None:
         """Take a published change of an alarm; what is none is counted."""
         try:
-            change = msgspec.json.decode(value or b"", type=_AlarmChange)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            change = decode_alarm(value or b"")
+        except RejectedError:
             self.unreadable += 1
             return
-        if not fnmatchcase(change.machine, self._pattern):
-            return
+        if change.id in self._changes or not fnmatchcase(change.machine, self._pattern):
+            return  # after a crash a record may come twice
+        self._changes.add(change.id)
         key = change.machine, change.fault
         place = self._standing.get(key)
-        if change.state == _BEGINS and place is None:
+        if change.state in _BEGINS and place is None:
             self._standing[key] = len(self._alarms)
-            self._alarms.append(AlarmSpan(*key, change.time, None))
+            self._alarms.append(AlarmSpan(*key, change.time, None, change.suppressed))
         elif change.state in _ENDS and place is not None:
             self._alarms[place] = self._alarms[place]._replace(over_ms=change.time)
             del self._standing[key]
-        elif change.state == "cleared" and not any(alarm[:2] == key for alarm in self._alarms):
-            self._alarms.append(AlarmSpan(*key, None, change.time))  # raised before what was read
+        elif change.state in _ENDS and key not in self._seen:
+            self._alarms.append(AlarmSpan(*key, None, change.time, change.suppressed))  # raised before what was read
+        self._seen.add(key)
 
     def alarms(self) -> list[AlarmSpan]:
         """All alarms, by machine and time."""

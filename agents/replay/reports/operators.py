@@ -12,9 +12,12 @@ from agents.replay.scores import FUSED
 from models.data.runs import class_runs
 from models.evaluation.scoring import NO_EVIDENCE, NORMAL, RECOVERY_FRAMES, UNKNOWN
 from pipeline.arrays import Bools
+from pipeline.config.sections.alarms import BLIND, OFFLINE, STALE
 
 CHATTER_MS: Final = 3_600_000
 """An alarm that comes back within this time of its end chatters."""
+CONDITIONS: Final = frozenset({STALE, OFFLINE, BLIND})
+"""What alarms name besides faults: that a machine is not heard of."""
 _DAY_MS: Final = 86_400_000
 _HOUR_MS: Final = 3_600_000
 
@@ -34,10 +37,15 @@ class Episode(NamedTuple):
     """When the first alarm of this very fault was raised, which may be before the start."""
 
 
+def fault_alarms(alarms: Sequence[AlarmSpan]) -> list[AlarmSpan]:
+    """The alarms of faults that called somebody."""
+    return [one for one in alarms if one.suppressed is None and one.fault not in CONDITIONS]
+
+
 def episodes_of(table: FrameTable, alarms: Sequence[AlarmSpan], classes: Sequence[str]) -> list[Episode]:
     """The faults in the labels, by machine and time."""
     by_machine: dict[str, list[AlarmSpan]] = {}
-    for alarm in alarms:
+    for alarm in fault_alarms(alarms):
         by_machine.setdefault(alarm.machine, []).append(alarm)
     episodes = []
     for machine, rows in table.edges.items():
@@ -77,12 +85,17 @@ def operator_numbers(
     - `forewarning_seconds_*`: from the first alarm of the right fault to the labelled end of the fault: the warning
       time where labels end at the failure.
     - `missed`: faults during which no alarm was raised; `misnamed`: those whose alarms named other faults only.
+    - `alarms`: of faults; `condition_alarms`: of machines that are not heard of; `suppressed_alarms` called nobody. Only the
+      first count in what follows.
     - `false_alarms`: raised where the label says normal; `after_fault` of them within RECOVERY_FRAMES of a fault's end.
     - `chatter`: alarms that came back within CHATTER_MS of their end.
     - `wrong_hours`: labelled time in which the diagnosis is not the label: `wrong_fault_hours` another fault,
       `unknown_hours` an unknown one, `unseen_hours` none, `false_hours` a fault in the normal state.
     """
     labelled = table.truth >= 0
+    suppressed = sum(one.suppressed is not None for one in alarms)
+    conditions = sum(one.suppressed is None and one.fault in CONDITIONS for one in alarms)
+    alarms = fault_alarms(alarms)
     false, after_fault = _false_alarms(table, alarms)
     normal_days = float(table.period_ms[table.truth == NORMAL].sum()) / _DAY_MS
     days = float(table.period_ms.sum()) / _DAY_MS
@@ -94,6 +107,8 @@ def operator_numbers(
         "machine_days": days,
         "normal_machine_days": normal_days if has_labels else None,
         "alarms": raised,
+        "condition_alarms": conditions,
+        "suppressed_alarms": suppressed,
         "alarms_per_machine_day": raised / days if days else None,
         "false_alarms": false if has_labels else None,
         "false_alarms_after_fault": after_fault if has_labels else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -108,10 +109,11 @@ def explain_by_gradients(
         found = integrated_gradients(network, runner.hash, window, question)
         variables, error = found.variables, found.completeness_error
         covered = found.covered(evidence)
+        spellings = Counter(normalised(text) for text in {text.text for _, text in window.texts})
         for text in dict.fromkeys(text.text for _, text in window.texts):
             own = found.texts.get(text, ())
             words += [Contribution("word", word, amount, text) for word, amount in own]
-            counted = found.messages.get(normalised(text), 0.0)
+            counted = found.messages.get(normalised(text), 0.0) / spellings[normalised(text)]
             texts[text] = sum(amount for _, amount in own) + found.presence.get(text, 0.0) + counted
     amounts = [Contribution(group.kind, group.name, _amount(group, variables, texts)) for group in groups]
     return Explanation(

@@ -54,14 +54,14 @@ def first_alarm(
     runner: StepRunner, frames: Sequence[Frames], faultless: Sequence[int], *, since: int, until: int
 ) -> Raised | None:
     """The first alarm of a fault that is raised from frame `since` on and before `until`; overwrites slot 0."""
-    alarms = Alarms(AlarmRule(), lambda _: None)
+    alarms = Alarms(AlarmRule(), len(runner.classes), lambda _: None)
     alarms.reserve(1)
     slots = np.zeros(1, np.int64)
     for frame, one in enumerate(frames[:until]):
         result = runner.step(one)
         answer = result.probabilities.argmax(axis=1)
         faults = np.where(np.isin(answer, faultless), 0, answer)
-        for change in alarms.step(slots, faults, result.probabilities.max(axis=1)):
+        for change in alarms.step(slots, faults, result.probabilities.max(axis=1), one.end_ms):
             if change.raised and frame >= since:
                 return Raised(frame, change.fault, result)
     return None

@@ -79,7 +79,8 @@ def groups_of(machine_type: MachineType, modalities: Sequence[str], window: Wind
         known |= ~np.isnan(one.values[0])
     names, by_component = machine_type.variable_names, columns_of_components(machine_type)
     groups = [Group("variable", names[column], (column,)) for column in np.flatnonzero(known).tolist()]
-    texts = dict.fromkeys(text.text for _, text in window.texts) if TEXT in modalities else {}
+    # Without the text modality too: a network may count messages beside the readings.
+    texts = dict.fromkeys(text.text for _, text in window.texts)
     groups += [Group("text", text, texts=frozenset([text])) for text in texts]
     for name, columns in by_component.items():
         if any(known[column] for column in columns):
@@ -89,7 +90,7 @@ def groups_of(machine_type: MachineType, modalities: Sequence[str], window: Wind
             groups.append(Group("modality", name, columns))
     if SENSORS in modalities and known.any():
         groups.append(Group("modality", SENSORS, tuple(range(len(known)))))
-    if texts:
+    if texts and TEXT in modalities:
         groups.append(Group("modality", TEXT, texts=frozenset(texts)))
     return groups
 

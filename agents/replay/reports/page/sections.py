@@ -143,10 +143,12 @@ def _faults(side: Side) -> list[Markup]:
     operators = side.numbers["operators"]
     per_fault = operators["per_fault"]
     alarms = [
-        ["alarms", number(operators["alarms"])],
+        ["of faults", number(operators["alarms"])],
         ["false", number(operators["false_alarms"])],
         ["false, soon after a fault", number(operators["false_alarms_after_fault"])],
         ["came back within an hour", number(operators["chatter"])],
+        ["of machines that are not heard of", number(operators["condition_alarms"])],
+        ["suppressed or shelved", number(operators["suppressed_alarms"])],
         ["machine-days", number(round(operators["machine_days"], 1))],
     ]
     wrong = [

@@ -27,7 +27,7 @@ h1,h2,h3,li,p,dd{overflow-wrap:anywhere}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.2rem .6rem;border-bottom:1px solid var(--rule);text-align:right;vertical-align:top;white-space:nowrap}
 th:first-child,td:first-child{text-align:left;white-space:normal;min-width:9rem}
-thead th{color:var(--soft);font-weight:600}
+thead th{color:var(--soft);font-weight:600;white-space:normal}
 caption{text-align:left;padding-bottom:.3rem}
 .small td,.small th{padding:.1rem .25rem;font-size:12px}
 .better{font-weight:600}.better::after{content:" better"}.worse::after{content:" worse"}
