@@ -13,9 +13,10 @@ from typing import Annotated
 import typer
 
 from agents.bench.host import processor
-from agents.cli import audit, bench, machines, replay, training, worker
+from agents.cli import audit, bench, machines, training
 from agents.cli.evidence import incidents
 from agents.cli.evidence.explain import explain
+from agents.cli.running import plant, replay, worker
 from agents.cli.topics import alarms, notify, sources, topics
 from agents.cli.views.printable import PrintableFormatter, say
 from pipeline.config.settings import check_environment
@@ -131,6 +132,7 @@ for command in (
     replay.convert,
     worker.run,
     worker.ingest,
+    plant.plant,
     notify.notify,
     machines.why,
     explain,
