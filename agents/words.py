@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from pipeline.config.profile import MachineType, PlantProfile, Variable
 from pipeline.config.sections.alarms import BLIND, OFFLINE, STALE
+from pipeline.config.sections.areas import utility_id
 from pipeline.config.sections.titles import Fault, machine_title
 from pipeline.wire.messages import VariableEvidence
 
@@ -30,7 +31,18 @@ class Words:
 
     def __init__(self, profile: PlantProfile) -> None:
         self._profile = profile
-        self._type_of = lru_cache(_KEPT_MACHINES)(profile.type_of)
+        self._utilities = {
+            utility_id(name, key): (area, utility)
+            for name, area in profile.areas.items()
+            for key, utility in area.utilities.items()
+        }
+        # A utility fails as its machines seem to.
+        stand_ins: dict[str, str] = {id_: utility.machines[0] for id_, (_, utility) in self._utilities.items()}
+
+        def type_of(machine: str) -> MachineType | None:
+            return profile.type_of(stand_ins.get(machine, machine))
+
+        self._type_of = lru_cache(_KEPT_MACHINES)(type_of)
         self._machine_title = lru_cache(_KEPT_MACHINES)(lambda machine: machine_title(profile.machines, machine))
         self._faults = {kind.name: {fault.name: fault for fault in kind.described_faults} for kind in self._types}
         self._variables = {kind.name: {variable.name: variable for variable in kind.variables} for kind in self._types}
@@ -40,12 +52,16 @@ class Words:
         return self._profile.machine_types
 
     def machine(self, machine: str) -> str:
-        """A machine's id and title, such as `te-07 North line`."""
+        """A machine's id and title, such as `te-07 North line`; of a utility, too, by the id that its alarms have."""
+        if (found := self._utilities.get(machine)) is not None:
+            return with_title(machine, found[1].title)
         said = self._machine_title(machine)
         return with_title(machine, said.title if said else None)
 
     def area(self, machine: str) -> str | None:
-        """Where a machine is, if the profile says so."""
+        """Where a machine or a utility is, if the profile says so."""
+        if (found := self._utilities.get(machine)) is not None:
+            return found[0].title
         said = self._machine_title(machine)
         return said.area if said else None
 
@@ -53,6 +69,20 @@ class Words:
     def has_areas(self) -> bool:
         """Whether the profile says of any machine where it is."""
         return any(said.area is not None for said in self._profile.machines.values())
+
+    def declared_area(self, area: str) -> str:
+        """The id and title of an area that machines are diagnosed together in, such as `hall_1 Hall 1`."""
+        declared = self._profile.areas.get(area)
+        return with_title(area, declared.title if declared else None)
+
+    def utility(self, area: str, utility: str) -> str:
+        """The name and title of what machines of an area share, such as `cooling_water Cooling water header`."""
+        found = self._utilities.get(utility_id(area, utility))
+        return with_title(utility, found[1].title if found else None)
+
+    def utility_fault(self, area: str, utility: str, fault: str) -> str:
+        """The id and title of a utility's fault, which are those of the fault as it shows in its machines."""
+        return self.fault(utility_id(area, utility), fault)
 
     def about_fault(self, machine: str, fault: str) -> Fault | None:
         """What the profile says of a class of diagnoses; None if it does not have it."""

@@ -7,23 +7,25 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config.topics import ALARMS, DIAGNOSES, DRIFT
-from pipeline.engine.engine import Engine
+from pipeline.areas.messages import decode_area
+from pipeline.config.topics import ALARMS, DIAGNOSES, DRIFT, PLANT
 from pipeline.engine.reports.drift_report import decode_drift_report
 from pipeline.engine.reports.lifecycle.records import decode_alarm
 from pipeline.errors import RecordingError
 from pipeline.files.atomic_file import replacing
 from pipeline.files.parquet import UNREADABLE, bounded_batches, one_line, open_parquet
-from pipeline.frames import StepRunner
 from pipeline.wire.messages import decode_diagnosis
 from pipeline.wire.records import Output
 
 _KEY = b"faultline-certificate"
+_OF_AREAS = "areas/"
+"""Begins the names of areas among those of states."""
 _SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -38,15 +40,30 @@ class _Head(msgspec.Struct):
     states: dict[str, str]
     drift: dict[str, str] = {}
     alarms: dict[str, str] = {}
+    areas: dict[str, str] = {}
 
 
 _decode_head = msgspec.json.Decoder(_Head).decode
 
 
+class Hashed(Protocol):
+    """A model of machines or of areas."""
+
+    @property
+    def hash(self) -> str: ...
+
+
+class Aligned(Protocol):
+    """An engine of machines or of areas."""
+
+    def alignment_states(self) -> dict[str, bytes]:
+        """What each one waits for, which is exact however the input was cut."""
+
+
 @dataclass(frozen=True)
 class Certificate:
-    """Fault and probabilities by diagnosis id; hashes of each machine's final alignment state, and of drift reports and
-    records of alarms by their id.
+    """Fault and probabilities by diagnosis id; hashes of each machine's and area's final alignment state, and of drift
+    reports, records of alarms and what is said of areas by their id.
 
     Alarms that are only raised and cleared follow from the diagnoses and are left out.
     """
@@ -56,6 +73,7 @@ class Certificate:
     states: dict[str, str]
     drift: dict[str, str] = field(default_factory=dict)
     alarms: dict[str, str] = field(default_factory=dict)
+    areas: dict[str, str] = field(default_factory=dict)
 
     def differences(self, other: Certificate) -> list[str]:
         """How another run differs, a sentence each; empty if the two are equal."""
@@ -80,13 +98,17 @@ class Certificate:
         states = [name for name, state in self.states.items() if other.states.get(name) != state]
         if states or self.states.keys() != other.states.keys():
             shown = states[0] if states else sorted(self.states.keys() ^ other.states.keys())[0]
-            found.append(f"the alignment state of {max(len(states), 1)} machines differs, such as {shown}")
+            kind = "areas" if shown.startswith(_OF_AREAS) else "machines"
+            found.append(f"the alignment state of {max(len(states), 1)} {kind} differs, such as {shown}")
         reports = sorted(name for name, _ in self.drift.items() ^ other.drift.items())
         if reports:
             found.append(f"{len(set(reports))} drift reports differ, such as {reports[0]}")
         alarms = sorted(name for name, _ in self.alarms.items() ^ other.alarms.items())
         if alarms:
             found.append(f"{len(set(alarms))} records of alarms differ, such as {alarms[0]}")
+        areas = sorted(name for name, _ in self.areas.items() ^ other.areas.items())
+        if areas:
+            found.append(f"{len(set(areas))} frames of areas differ, such as {areas[0]}")
         return found
 
     @property
@@ -98,6 +120,8 @@ class Certificate:
             compared.append(sorted(self.drift.items()))
         if self.alarms:
             compared.append(["alarms", *sorted(self.alarms.items())])
+        if self.areas:
+            compared.append(["areas", sorted(self.areas.items())])
         text = json.dumps(compared)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -105,13 +129,15 @@ class Certificate:
 class CertificateBuilder:
     """Collects a certificate during a run."""
 
-    def __init__(self, runners: Mapping[str, StepRunner]) -> None:
+    def __init__(self, runners: Mapping[str, Hashed]) -> None:
+        """`runners` by machine type, and the areas' runner as `areas`."""
         self._model = ", ".join(f"{name}={runner.hash}" for name, runner in sorted(runners.items()))
         self._diagnoses: dict[str, tuple[str, dict[str, float]]] = {}
         self._states: dict[str, str] = {}
         self._drift: dict[str, str] = {}
         self._alarms: dict[str, str] = {}
         self._alarms_have_life = False
+        self._areas: dict[str, str] = {}
 
     def add(self, outputs: Iterable[Output]) -> None:
         """Take outputs of the engine."""
@@ -127,17 +153,28 @@ class CertificateBuilder:
                 alarm = decode_alarm(value)
                 self._alarms[alarm.id] = hashlib.sha256(value).hexdigest()
                 self._alarms_have_life |= alarm.state not in ("raised", "cleared") or alarm.suppressed is not None
+            elif output.topic == PLANT:
+                value = output.value or b""
+                self._areas[decode_area(value).id] = hashlib.sha256(value).hexdigest()
 
-    def finish(self, engine: Engine) -> None:
+    def finish(self, engine: Aligned) -> None:
         """Take the states at the end of the run."""
+        self._add_states(engine, "")
+
+    def finish_areas(self, engine: Aligned) -> None:
+        """Take the states of areas at the end of the run."""
+        self._add_states(engine, _OF_AREAS)
+
+    def _add_states(self, engine: Aligned, prefix: str) -> None:
         states = engine.alignment_states().items()
-        self._states = {name: hashlib.sha256(state).hexdigest() for name, state in states}
+        self._states |= {prefix + name: hashlib.sha256(state).hexdigest() for name, state in states}
 
     @property
     def certificate(self) -> Certificate:
         """The certificate of what was added."""
         alarms = dict(self._alarms) if self._alarms_have_life else {}
-        return Certificate(self._model, dict(self._diagnoses), dict(self._states), dict(self._drift), alarms)
+        said = dict(self._diagnoses), dict(self._states), dict(self._drift), alarms, dict(self._areas)
+        return Certificate(self._model, *said)
 
 
 def write_certificate(path: Path, certificate: Certificate) -> None:
@@ -154,6 +191,8 @@ def write_certificate(path: Path, certificate: Certificate) -> None:
         described["drift"] = certificate.drift
     if certificate.alarms:
         described["alarms"] = certificate.alarms
+    if certificate.areas:
+        described["areas"] = certificate.areas
     head = json.dumps(described).encode()
     try:
         with replacing(path) as part:
@@ -177,4 +216,4 @@ def read_certificate(path: Path) -> Certificate:
         raise RecordingError(
             f"{path} is not a certificate of `faultline replay --certify`: {one_line(error)}; name another file"
         ) from error
-    return Certificate(head.model, diagnoses, head.states, head.drift, head.alarms)
+    return Certificate(head.model, diagnoses, head.states, head.drift, head.alarms, head.areas)

@@ -16,6 +16,7 @@ from rich.console import Console
 from agents.audit.dead_letters import Filters, Summary, as_dict, shown_time, summarize
 from agents.audit.letter_replay import check_destination, replay_dead_letters
 from agents.audit.log import RecordLog
+from agents.audit.reports.area_check import AreaCheck, check_areas
 from agents.audit.reports.drift_list import summarize_drift
 from agents.audit.verify import VerifyReport, verify_diagnoses
 from agents.audit.verify_inputs import verify_inputs
@@ -31,7 +32,7 @@ from agents.words import Words
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.quantities.durations import shown_duration
 from pipeline.config.settings import Settings, load_settings
-from pipeline.config.topics import DEAD_LETTER, DIAGNOSES, DRIFT, LATE, full_topic_name, short_topic_name
+from pipeline.config.topics import AREAS, DEAD_LETTER, DIAGNOSES, DRIFT, LATE, PLANT, full_topic_name, short_topic_name
 from pipeline.errors import RecordingError, SettingsError
 from pipeline.wire.letters import LETTER_BYTES
 from pipeline.wire.recording import has_topic, read_recording
@@ -67,24 +68,33 @@ def verify(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Prove from the diagnoses that none is missing, none has two contents, and all are in order."""
+    """Prove from diagnoses, of areas too, that none is missing, none has two contents, and all are in order."""
     settings = load_settings(broker=broker, profile=profile)
     plant = load_profile(settings.profile)
     if recording is not None and inputs:
         raise SettingsError("--inputs needs the topics of a broker; it cannot be used with --recording")
+    areas: AreaCheck | None = None
     if recording is not None:
         if not has_topic(recording, DIAGNOSES):
             raise RecordingError(
                 f"recording {recording} has no topic '{DIAGNOSES}'; `faultline record` records only inputs"
             )
-        report = verify_diagnoses(RecordLog(lambda: read_recording(recording)), plant).report
+        record_log = RecordLog(lambda: read_recording(recording))
+        report = verify_diagnoses(record_log, plant).report
+        if plant.areas and has_topic(recording, PLANT):
+            areas = check_areas(record_log, plant)
     else:
         report = verify_topics(settings, plant, inputs=inputs)
+        if plant.areas:
+            with kafka_log(settings, [AREAS, PLANT]) as log:
+                areas = check_areas(log, plant)
     if as_json:
-        typer.echo(json.dumps(report.as_dict(), indent=2))
+        typer.echo(json.dumps(report.as_dict() | ({} if areas is None else {"areas": areas.as_dict()}), indent=2))
     else:
         show_verified(report)
-    if not report.proven:
+        if areas is not None:
+            show_areas_checked(areas)
+    if not (report.proven and (areas is None or areas.proven)):
         raise typer.Exit(NOTHING_TO_VERIFY if report.is_empty else 1)
 
 
@@ -125,6 +135,19 @@ def show_verified(report: VerifyReport) -> None:
         return
     say(f"NOT PROVEN: {_counts(report.problems)}; the first of them:")
     for text in report.shown():
+        say(f"  {text}")
+
+
+def show_areas_checked(check: AreaCheck) -> None:
+    """Print what was checked of areas, and the first problems."""
+    say(f"areas: {check.frames:,} frames; {check.repeated:,} repeated, {check.ahead:,} not diagnosed yet")
+    for text in check.unchecked:
+        say(f"frames not derived again, {text}")
+    if check.proven:
+        say("proven: each follows from its diagnoses, nothing is missing, nothing has two contents")
+        return
+    say(f"NOT PROVEN: {_counts(check.problems)}; the first of them:")
+    for text in check.examples:
         say(f"  {text}")
 
 

@@ -13,10 +13,11 @@ from typing import Annotated
 import typer
 
 from agents.bench.host import processor
-from agents.cli import audit, bench, machines, replay, training, worker
+from agents.cli import audit, bench, machines, training
 from agents.cli.evidence import incidents
 from agents.cli.evidence.explain import explain
 from agents.cli.evidence.report import report
+from agents.cli.running import plant, replay, worker
 from agents.cli.topics import alarms, notify, sources, topics
 from agents.cli.views.printable import PrintableFormatter, say
 from pipeline.config.settings import check_environment
@@ -133,6 +134,7 @@ for command in (
     report,
     worker.run,
     worker.ingest,
+    plant.plant,
     notify.notify,
     machines.why,
     explain,

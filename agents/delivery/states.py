@@ -29,7 +29,6 @@ from typing import NamedTuple, Protocol
 
 from agents.delivery.kept_states import machine_part
 from agents.delivery.publisher import Publisher
-from pipeline.config.topics import STATE
 from pipeline.wire.records import Output, Record
 from pipeline.wire.states import SavedAt, saved_at
 
@@ -78,14 +77,14 @@ class StateStore(Protocol):
 
 
 async def write_states(
-    publisher: Publisher, states: Mapping[str, bytes | None], partition_of: Callable[[bytes], int]
+    publisher: Publisher, states: Mapping[str, bytes | None], partition_of: Callable[[bytes], int], topic: str
 ) -> None:
     """Publish states and wait until the broker has them; raises DeliveryError."""
     now_ms = int(time.time() * 1000)
     keys = [machine.encode() for machine in states]
     await publisher.publish(
         [
-            Output(STATE, partition_of(machine_part(key)), key, state, now_ms)
+            Output(topic, partition_of(machine_part(key)), key, state, now_ms)
             for key, state in zip(keys, states.values(), strict=True)
         ]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
 from pipeline.config.topics import (
     ALARMS,
+    AREAS,
     CONTROL,
     DEAD_LETTER,
     DIAGNOSES,
@@ -20,6 +22,8 @@ from pipeline.config.topics import (
     INCIDENTS,
     LATE,
     METRICS,
+    PLANT,
+    PLANT_STATE,
     STATE,
     all_topics,
     full_topic_name,
@@ -85,18 +89,35 @@ def faust_credentials(settings: Settings) -> Any:
 def require_rights(settings: Settings, profile: PlantProfile) -> None:
     """Raise AuthorizationError unless this user has all rights of a worker listed in docs/operations/security.md."""
     read = {*(topic.name for topic in input_topics(profile)), CONTROL, INCIDENTS, STATE}
-    write = {CONTROL, DIAGNOSES, ALARMS, DRIFT, INCIDENTS, METRICS, LATE, DEAD_LETTER, STATE}
+    write = {CONTROL, DIAGNOSES, AREAS, ALARMS, DRIFT, INCIDENTS, METRICS, LATE, DEAD_LETTER, STATE}
+    _require(settings, profile, read, write, "a worker")
+
+
+def require_plant_rights(settings: Settings, profile: PlantProfile) -> None:
+    """Raise AuthorizationError unless this user has the rights of a plant agent listed in docs/operations/security.md.
+
+    `settings.group` is the plant agent's own group.
+    """
+    read, write = {AREAS, PLANT_STATE}, {AREAS, PLANT, ALARMS, LATE, DEAD_LETTER, PLANT_STATE}
+    _require(settings, profile, read, write, "a plant agent")
+
+
+def _require(
+    settings: Settings, profile: PlantProfile, read: AbstractSet[str], write: AbstractSet[str], who: str
+) -> None:
+    """Raise AuthorizationError if a right is missing on one of these topics, those that the profile has."""
     wanted = {
         full_topic_name(settings.topic_prefix, topic.name): [
             *(["READ"] if topic.name in read else []),
             *(["WRITE"] if topic.name in write else []),
         ]
         for topic in all_topics(profile)
+        if topic.name in read | write
     }
     missing = missing_rights(settings.address, wanted, settings.group, client_security(settings))
     if missing:
         raise AuthorizationError(
-            f"the Kafka broker at {settings.address} denies this user rights that a worker needs: "
+            f"the Kafka broker at {settings.address} denies this user rights that {who} needs: "
             f"{', '.join(missing)}; grant them (docs/operations/security.md)"
         )
 

@@ -45,6 +45,7 @@ class KafkaStateStore:
         prefix: str,
         partition_of: Callable[[bytes], int],
         *,
+        topic: str = STATE,
         timeout_s: float = 60.0,
         state_bytes: int = STATE_BYTES,
         **security: Any,
@@ -57,7 +58,8 @@ class KafkaStateStore:
         self._too_large: set[str] = set()
         self._bootstrap = bootstrap
         self._prefix = prefix
-        self._topic = prefix + STATE
+        self._short_topic = topic
+        self._topic = prefix + topic
         self._partition_of = partition_of
         self._timeout_s = timeout_s
         self._security = security
@@ -70,7 +72,7 @@ class KafkaStateStore:
     async def write(self, states: Mapping[str, bytes | None]) -> None:
         """Publish and wait for the broker."""
         fitting = {machine: self._fitting(machine, state) for machine, state in states.items()}
-        await write_states(self._publisher, fitting, self._partition_of)
+        await write_states(self._publisher, fitting, self._partition_of, self._short_topic)
 
     def _fitting(self, machine: str, state: bytes | None) -> bytes | None:
         """The state, or if the topic does not take it only that its records are applied."""

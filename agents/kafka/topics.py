@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from agents.kafka.admin import check_topics, examine_topics, partition_counts
@@ -11,10 +12,14 @@ from agents.kafka.topic_settings import MAX_MESSAGE_BYTES, POLICY, TopicSpec
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
 from pipeline.config.topics import (
+    ALARMS,
+    AREAS,
     CONTROL,
     DEAD_LETTER,
     INCIDENTS,
     LATE,
+    PLANT,
+    PLANT_STATE,
     STATE,
     Topic,
     all_topics,
@@ -54,7 +59,7 @@ def topic_specs(settings: Settings, profile: PlantProfile) -> list[TopicSpec]:
     """
     prefix, inputs = settings.topic_prefix, _input_names(profile)
     require_names(prefix, profile)
-    own = {CONTROL, *(ingest_outputs(profile) if profile.ingest else ())}
+    own = {CONTROL, AREAS, *(ingest_outputs(profile) if profile.ingest else ())}
     given = {"retention.ms": "-1", "retention.bytes": str(settings.retention_bytes)}
     # Brokers since Kafka 3.6 refuse records of the future, and inputs should be. What Faultline writes must not be: a
     # clock that is ahead by less, or that was ahead before, leads to outputs that are.
@@ -88,7 +93,7 @@ def topic_specs(settings: Settings, profile: PlantProfile) -> list[TopicSpec]:
 
 
 def _input_names(profile: PlantProfile) -> frozenset[str]:
-    return frozenset((*(topic.name for topic in input_topics(profile)), CONTROL))
+    return frozenset((*(topic.name for topic in input_topics(profile)), CONTROL, AREAS))
 
 
 def foreign_specs(settings: Settings, profile: PlantProfile) -> list[TopicSpec]:
@@ -98,28 +103,50 @@ def foreign_specs(settings: Settings, profile: PlantProfile) -> list[TopicSpec]:
 
 
 def require_topics(settings: Settings, profile: PlantProfile) -> RecordLimits:
-    """Raise TopicMismatchError unless every topic exists with the right partition count and settings.
+    """Raise TopicMismatchError unless every topic of a worker exists with the right partition count and settings.
 
     Returns how large records may be, which is less than was wanted where the broker allows no more.
     """
-    security = client_security(settings)
-    specs = topic_specs(settings, profile)
-    report = examine_topics(settings.address, specs, security)
-    if report.problems:
-        raise TopicMismatchError(f"{'; '.join(report.problems)}; create missing topics with `faultline topics create`")
-    if problems := check_topics(settings.address, foreign_specs(settings, profile), security):
+    prefix = settings.topic_prefix
+    of_others = {full_topic_name(prefix, topic) for topic in (PLANT, PLANT_STATE)}
+    specs = [spec for spec in topic_specs(settings, profile) if spec.name not in of_others]
+    found = _require(settings, specs)
+    if problems := check_topics(settings.address, foreign_specs(settings, profile), client_security(settings)):
         raise TopicMismatchError(
             f"{'; '.join(problems)}; a topic with other keys or another partition count is read by `faultline ingest` "
             "(docs/guide/connecting.md)"
         )
-    limits = report.max_message_bytes
+    return _limits(prefix, specs, found, STATE)
+
+
+def require_plant_topics(settings: Settings, profile: PlantProfile) -> RecordLimits:
+    """Raise TopicMismatchError unless every topic of a plant agent exists with the right partition count and settings.
+
+    Returns how large records may be, which is less than was wanted where the broker allows no more.
+    """
+    prefix = settings.topic_prefix
+    own = {full_topic_name(prefix, topic) for topic in (AREAS, PLANT, PLANT_STATE, ALARMS, LATE, DEAD_LETTER)}
+    specs = [spec for spec in topic_specs(settings, profile) if spec.name in own]
+    return _limits(prefix, specs, _require(settings, specs), PLANT_STATE)
+
+
+def _require(settings: Settings, specs: Sequence[TopicSpec]) -> Mapping[str, int]:
+    """How large the records of these topics may be; raises TopicMismatchError."""
+    report = examine_topics(settings.address, specs, client_security(settings))
+    if report.problems:
+        raise TopicMismatchError(f"{'; '.join(report.problems)}; create missing topics with `faultline topics create`")
+    return report.max_message_bytes
+
+
+def _limits(prefix: str, specs: Sequence[TopicSpec], found: Mapping[str, int], states: str) -> RecordLimits:
+    """How large records may be where the topics allow so much; `states` is the topic of states."""
     unknown = STATE_BYTES + _BATCH_OVERHEAD
-    letters = min(limits.get(full_topic_name(settings.topic_prefix, topic), unknown) for topic in (DEAD_LETTER, LATE))
-    state = limits.get(full_topic_name(settings.topic_prefix, STATE), unknown)
+    letters = min(found.get(full_topic_name(prefix, topic), unknown) for topic in (DEAD_LETTER, LATE))
+    state = found.get(full_topic_name(prefix, states), unknown)
     notes = [
-        f"topic {spec.name!r} has {MAX_MESSAGE_BYTES} {limits[spec.name]} instead of {wanted}: {spec.larger_records}"
+        f"topic {spec.name!r} has {MAX_MESSAGE_BYTES} {found[spec.name]} instead of {wanted}: {spec.larger_records}"
         for spec in specs
-        if (wanted := int(spec.config.get(MAX_MESSAGE_BYTES, 0))) > limits.get(spec.name, wanted)
+        if (wanted := int(spec.config.get(MAX_MESSAGE_BYTES, 0))) > found.get(spec.name, wanted)
     ]
     return RecordLimits(
         min(letters - _BATCH_OVERHEAD, LETTER_BYTES), min(state - _BATCH_OVERHEAD, STATE_BYTES), tuple(notes)
@@ -134,9 +161,7 @@ def require_ingest_topics(settings: Settings, profile: PlantProfile, *, from_kaf
     security = client_security(settings)
     names = {full_topic_name(settings.topic_prefix, topic) for topic in ingest_outputs(profile)}
     outputs = [spec for spec in topic_specs(settings, profile) if spec.name in names]
-    report = examine_topics(settings.address, outputs, security)
-    if report.problems:
-        raise TopicMismatchError(f"{'; '.join(report.problems)}; create missing topics with `faultline topics create`")
+    limits = _require(settings, outputs)
     if from_kafka:
         inputs = [full_topic_name(settings.topic_prefix, topic) for topic in ingest_topics(profile)]
         hint = "correct `ingest` in the profile, or create it"
@@ -144,5 +169,5 @@ def require_ingest_topics(settings: Settings, profile: PlantProfile, *, from_kaf
         specs = [TopicSpec(name, count, is_input=True, is_foreign=True) for name, count in counts.items()]
         if problems := check_topics(settings.address, specs, security):
             raise TopicMismatchError("; ".join(problems))
-    letters = report.max_message_bytes[full_topic_name(settings.topic_prefix, DEAD_LETTER)]
+    letters = limits[full_topic_name(settings.topic_prefix, DEAD_LETTER)]
     return min(letters - _BATCH_OVERHEAD, LETTER_BYTES)

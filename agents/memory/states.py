@@ -14,11 +14,14 @@ from pipeline.wire.records import Record
 class MemoryStateStore:
     """States on a memory broker."""
 
-    def __init__(self, broker: MemoryBroker, prefix: str, partition_of: Callable[[bytes], int]) -> None:
+    def __init__(
+        self, broker: MemoryBroker, prefix: str, partition_of: Callable[[bytes], int], topic: str = STATE
+    ) -> None:
         self.records_read = 0
         self._broker = broker
         self._prefix = prefix
-        self._topic = prefix + STATE
+        self._short_topic = topic
+        self._topic = prefix + topic
         self._publisher = MemoryPublisher(broker, prefix)
         self._partition_of = partition_of
 
@@ -27,7 +30,7 @@ class MemoryStateStore:
 
     async def write(self, states: Mapping[str, bytes | None]) -> None:
         """Append at once."""
-        await write_states(self._publisher, states, self._partition_of)
+        await write_states(self._publisher, states, self._partition_of, self._short_topic)
 
     async def read(self, partitions: Sequence[int]) -> dict[str, bytes]:
         """Read the logs as they are."""

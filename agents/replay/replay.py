@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import re
 import time
@@ -16,12 +15,16 @@ from agents.audit.certificate import CertificateBuilder
 from agents.delivery.publisher import Publisher
 from agents.memory.broker import MemoryBroker
 from agents.memory.publisher import MemoryPublisher
+from agents.replay.areas import PlantReplay
+from agents.replay.feed import Pace, feed
 from agents.replay.scores import ScoreBook, diagnosis_of
+from agents.worker.stateful import StatefulAgent
 from agents.worker.worker import Worker
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
 from pipeline.config.topics import (
     ALARMS,
+    AREAS,
     CONTROL,
     DEAD_LETTER,
     DIAGNOSES,
@@ -30,6 +33,7 @@ from pipeline.config.topics import (
     LABELS,
     LATE,
     METRICS,
+    PLANT,
     all_topics,
     full_topic_name,
     input_topics,
@@ -42,10 +46,8 @@ from pipeline.wire.messages import Diagnosis
 from pipeline.wire.recording import has_topic, read_recording
 from pipeline.wire.records import Output, Record
 
-_OUTPUT_TOPICS = {DIAGNOSES, ALARMS, DRIFT, INCIDENTS, METRICS, LATE, DEAD_LETTER}
+_OUTPUT_TOPICS = {DIAGNOSES, AREAS, PLANT, ALARMS, DRIFT, INCIDENTS, METRICS, LATE, DEAD_LETTER}
 _PUBLISH_RECORDS = 2_000
-_FEED_RECORDS = 16_384
-"""Records between two turns of the agents: enough for rounds with all machines."""
 _LOOK_AHEAD = 8
 
 
@@ -65,10 +67,13 @@ class ReplayReport:
     scores: dict[str, Any] = field(default_factory=dict)
     trained: dict[str, Any] | None = None
     """Which of the machines, and how many of the frames, are of the model's training; None if none."""
+    areas: dict[str, Any] | None = None
+    """What was found in each area; None without a plant agent."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as one object of plain values."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        """The report as one object of plain values; without areas where there was no plant agent."""
+        found = {name: getattr(self, name) for name in self.__slots__}
+        return found if self.areas is not None else {name: found[name] for name in found if name != "areas"}
 
 
 class ReplaySource:
@@ -154,26 +159,6 @@ def _settled(records: Iterator[Record]) -> Iterator[tuple[Record, int]]:
         ahead.extend(itertools.islice(records, 1))
 
 
-class Pace:
-    """Limits a replay to `speed` times real time; None is as fast as possible."""
-
-    def __init__(self, speed: float | None) -> None:
-        self._speed = speed
-        self._began: float | None = None
-        self._first_ms = 0
-
-    async def until(self, timestamp_ms: int) -> None:
-        """Wait until it is this record's turn."""
-        if self._speed is None:
-            return
-        now = time.monotonic()
-        if self._began is None:
-            self._began, self._first_ms = now, timestamp_ms
-        wait = self._began + (timestamp_ms - self._first_ms) / 1000 / self._speed - now
-        if wait > 0.005:
-            await asyncio.sleep(wait)
-
-
 async def replay_in_memory(
     recording: Path,
     settings: Settings,
@@ -188,11 +173,13 @@ async def replay_in_memory(
     on_output: Callable[[Output], None] | None = None,
     builder: CertificateBuilder | None = None,
     trained: Mapping[str, tuple[int, int]] | None = None,
+    plant: PlantReplay | None = None,
 ) -> ReplayReport:
     """Replay a file through the agents on a broker in this process; raises FaultlineError if it cannot be.
 
     `on_records` gets the inputs when they have been processed, and before what comes of them is observed. `trained` has
-    the machines that the model's training has seen, with the starts of their first and last frame.
+    the machines that the model's training has seen, with the starts of their first and last frame; `plant` is a plant
+    agent to run beside the worker.
     """
     name = "replay-" + re.sub("[^A-Za-z0-9_-]", "-", recording.stem)  # it stands in an address
     settings = settings.model_copy(update={"broker": f"memory://{name}"})
@@ -230,28 +217,15 @@ async def replay_in_memory(
         ticks=False,
     )
     source = ReplaySource(recording, profile, partition_of, settings.partitions, change)
-    pace = Pace(speed)
-    await worker.start()
-    failed = asyncio.create_task(worker.life.wait_failed())
+    agents: list[StatefulAgent] = [worker]
+    if plant is not None:
+        agents.append(plant.agent(settings, broker, partition_of))
     try:
-        while not failed.done() and not worker.lag():  # until the agents have their partitions
-            await asyncio.sleep(0.005)
-        began = time.perf_counter()
-        for count, record in enumerate(source):
-            await pace.until(record.timestamp_ms)
-            assert record.partition is not None
-            broker.append(full_topic_name(prefix, record.topic), *record[1:])
-            if count % _FEED_RECORDS == _FEED_RECORDS - 1:
-                await asyncio.sleep(0)
-                if failed.done():
-                    break
-        while not failed.done() and any(worker.lag().values()):
-            await asyncio.sleep(0.005)
-        seconds = time.perf_counter() - began
+        seconds = await feed(agents, source, broker, prefix, Pace(speed), None if plant is None else plant.step_ms)
     finally:
-        failed.cancel()
-        await worker.stop()
         MemoryBroker.forget(name)
+    if plant is not None:
+        plant.finish()
     if builder is not None:
         builder.finish(worker.engine)
     stats = worker.engine.stats
@@ -267,6 +241,7 @@ async def replay_in_memory(
         readings_per_second=round(source.readings / seconds, 1) if seconds else 0.0,
         scores=book.scores(),
         trained=book.trained(),
+        areas=None if plant is None else plant.report(),
     )
 
 

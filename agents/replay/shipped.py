@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
+from pipeline.config.profile import PlantProfile, parse_profile
 from pipeline.errors import RecordingError
 
 _FOLDER = "data"
@@ -31,6 +32,13 @@ def area_recording() -> Path:
 def area_section() -> Path:
     """The section `areas` of a profile for the machines of `area_recording`."""
     return shipped_file("area.yaml")
+
+
+def area_profile() -> PlantProfile:
+    """The shipped profile with the area of `area_recording`."""
+    shipped = resources.files("pipeline.config") / "profiles" / "tennessee_eastman.yaml"
+    section = area_section().read_text("utf-8")
+    return parse_profile(f"{shipped.read_text('utf-8')}\n{section}", where="of the demo's area")
 
 
 def demo_model() -> Path:

@@ -18,8 +18,11 @@ class Ticker:
     gets no tick.
     """
 
-    def __init__(self, clock_ms: Callable[[int], int | None], monotonic_seconds: Callable[[], float]) -> None:
-        """`clock_ms` gives the newest time stamp of a partition, None if there is none."""
+    def __init__(
+        self, clock_ms: Callable[[int], int | None], monotonic_seconds: Callable[[], float], topic: str = CONTROL
+    ) -> None:
+        """`clock_ms` gives the newest time stamp of a partition, None if there is none; ticks go to `topic`."""
+        self._topic = topic
         self._clock_ms = clock_ms
         self._monotonic_seconds = monotonic_seconds
         self._seen: dict[int, float] = {}  # partition -> when its last record came
@@ -41,6 +44,7 @@ class Ticker:
         for partition, seen in self._seen.items():
             clock_ms = self._clock_ms(partition)
             behind = any(records for (topic, p), records in lag.items() if p == partition and topic != CONTROL)
-            if clock_ms is not None and not behind and (CONTROL, partition) in lag:
-                ticks.append(messages.tick(clock_ms + int((self._monotonic_seconds() - seen) * 1000), partition))
+            if clock_ms is not None and not behind and (self._topic, partition) in lag:
+                now_ms = clock_ms + int((self._monotonic_seconds() - seen) * 1000)
+                ticks.append(messages.tick(now_ms, partition)._replace(topic=self._topic))
         return ticks

@@ -1,67 +1,41 @@
-"""A worker: a Faust agent that passes records to the engine, and its outputs and states to the broker.
-
-Chunks are held un-acknowledged until a checkpoint: every `checkpoint_interval_ms`, after `checkpoint_records`, and when
-the worker stops. agents/delivery/states.py explains the order of a checkpoint. After a rebalance all
-states are read again, also those of partitions that stayed here: this worker may have been out of its group for a
-while without knowing it, while another worker processed them.
+"""A worker: the Faust agent that diagnoses machines, with its fusion metrics and Prometheus metrics.
 
 Fusion metrics are not durable: an interval that was open at a crash counts only what came since.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from agents.delivery.app import stop_app, worker_app
-from agents.delivery.groups import install
 from agents.delivery.incidents import IncidentDesk
-from agents.delivery.merging import TP, Chunk, Limits
 from agents.delivery.publisher import Publisher
 from agents.delivery.states import StateStore
 from agents.delivery.topic_logs import TopicLogs
-from agents.worker.clock_guard import ClockGuard
 from agents.worker.fusion_metrics import FusionMetrics
-from agents.worker.life import Life, LifeCollector, LifeState, Phase, group_phase
 from agents.worker.metrics import EngineCollector, TimedRunner, step_seconds
-from agents.worker.restore import Restorer
-from agents.worker.state_writer import StateWriter
-from agents.worker.ticks import Ticker
-from agents.worker.topic_watch import LOOK_SECONDS, TopicWatch
-from agents.worker.web import WebServer
+from agents.worker.stateful import InputTopics, StatefulAgent
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
-from pipeline.config.topics import LABELS, engine_topics, full_topic_name
+from pipeline.config.topics import CONTROL, LABELS, STATE, engine_topics
 from pipeline.engine.engine import Engine
 from pipeline.engine.reports.alarms import AlarmRule
 from pipeline.engine.reports.drift_rule import drift_rule_of
 from pipeline.engine.rounds import Watchers
-from pipeline.errors import DeliveryError
 from pipeline.frames import StepRunner
 from pipeline.mapping.schemas import Schemas
 from pipeline.wire.records import Output, Record
 
 log = logging.getLogger("faultline.worker")
 
-_MAX_HELD = 256
-"""Maximum of unacknowledged chunks; only small ones reach it before a checkpoint is due."""
-
-_READ_OUT_SECONDS = 1.5
-_READ_OUT_RECORDS = 1_000
-_LAST_CHECKPOINT_SECONDS = 4.0
-"""How long a worker that stops, or whose partitions are revoked, waits for the broker to confirm outputs and states."""
-
 Observer = Callable[[Sequence[Record], Sequence[Output]], None]
 
 
-class Worker:
+class Worker(StatefulAgent):
     """One process: consumes, diagnoses, publishes, commits and measures."""
 
     def __init__(
@@ -86,295 +60,65 @@ class Worker:
         Without a `store`, states are lost when the worker stops; without `topic_logs`, it does not notice when topics
         are deleted and created again.
         """
-        self.registry = CollectorRegistry()
-        self._settings = settings
-        self._publisher = publisher
-        self._monotonic_seconds = monotonic_seconds
+        registry = CollectorRegistry()
         self._observer = observer
-        self._ticks = ticks
-        self._store = store
-        seconds = step_seconds(self.registry)
+        seconds = step_seconds(registry)
         timed = {name: TimedRunner(runner, seconds, monotonic_seconds) for name, runner in runners.items()}
-        rule = AlarmRule(settings.alarm_agree, settings.alarm_frames, settings.alarm_confidence)
         heads = {one.hash: getattr(one, "retrieval", None) for one in runners.values()}
         self._desk = IncidentDesk(profile, partition_of, settings.partitions, heads)
         self._metrics = FusionMetrics(settings.metrics_interval_ms)
         self.engine = Engine(
             profile,
             timed,
-            alarm_rule=rule,
+            alarm_rule=AlarmRule(settings.alarm_agree, settings.alarm_frames, settings.alarm_confidence),
             drift_rule=drift_rule_of(settings),
             partition_of=partition_of,
             watcher=Watchers(self._metrics, self._desk),
             schemas=schemas,
             notify=log.warning,
         )
-        self.engine.load()
-        self._guard = ClockGuard(settings.future_limit_ms, wall_seconds, self.engine.clock_ms)
-        self._ticker = Ticker(self.engine.clock_ms, monotonic_seconds)
-        self._held: list[Any] = []  # events that are processed, but not acknowledged
-        self._held_records = 0
-        self._reassigned = True  # states have yet to be read
-        self._joined = self._restoring = False
-        self.life = Life(
-            "worker", self._phase, settings, monotonic_seconds=monotonic_seconds, unready=self._missing_topics
+        topics = engine_topics(profile)
+        super().__init__(
+            "worker",
+            settings,
+            self.engine,
+            InputTopics((*topics, LABELS), topics, ticks=CONTROL, states=STATE),
+            publisher,
+            partition_of=partition_of,
+            wall_seconds=wall_seconds,
+            monotonic_seconds=monotonic_seconds,
+            credentials=credentials,
+            ticks=ticks,
+            is_time=lambda record: record.topic == CONTROL,
+            store=store,
+            topic_logs=topic_logs,
+            registry=registry,
         )
-        self._working = asyncio.Lock()  # one chunk, checkpoint or restoring at a time
-        self._look_at_topics = asyncio.Event()
-        prefix = settings.topic_prefix
-        topics = self._topics = (*engine_topics(profile), LABELS)
-        self.app = worker_app(settings, credentials, on_crash=self.life.crash)
-        self._restorer: Restorer | None = None
-        self._writer: StateWriter | None = None
-        part: dict[str, Any] = {"partition_of": partition_of, "consumer": lambda: self.app.consumer}
-        self._watch_logs = None if topic_logs is None else TopicWatch(topic_logs, topics, prefix, **part)
-        if store is not None:
-            ids = dict if self._watch_logs is None else self._watch_logs.log_ids
-            self._writer = StateWriter(self.engine, store, prefix, part["consumer"], ids)
-            self._restorer = Restorer(
-                self.engine,
-                store,
-                publisher,
-                settings,
-                profile,
-                topics,
-                wall_seconds=wall_seconds,
-                monotonic_seconds=monotonic_seconds,
-                **part,
-            )
-        # Waiting records of one partition are processed before those of another: small chunks need short queues.
-        limits = Limits(chunk_records=settings.chunk_records, buffered_records=2 * settings.chunk_records)
-        install(self.app, [self._topics], prefix, limits, self._hand_over, self._note_behind if topic_logs else None)
-        self.app.transport.on_failure = self.life.fail
-        self.app.on_partitions_revoked.connect(self._note_revoked, weak=False)
-        self.app.on_partitions_assigned.connect(self._note_assigned, weak=False)
-        names = (full_topic_name(prefix, topic) for topic in topics)
-        self.app.agent(self.app.topic(*names, value_type=bytes, value_serializer="raw"), name="faultline")(self._run)
         collector = EngineCollector(
             self.engine,
             profile,
             lag=self.lag,
-            lost=lambda: self.app.consumer.records_lost if self._started else {},
-            recreated=lambda: {} if self._watch_logs is None else self._watch_logs.recreated,
+            lost=self.records_lost,
+            recreated=self.topics_recreated,
             now_ms=lambda: int(wall_seconds() * 1000),
         )
         self.registry.register(collector)
-        self.registry.register(LifeCollector(self.life, "faultline_worker_state"))
-        self.web = WebServer(self.registry, health=self.life.health, ready=self.life.ready)
-        self._started = False
 
-    # -- start and stop -----------------------------------------------------------------------------------------
-
-    async def start(self) -> None:
-        """Join the group and begin to consume."""
-        self.life.begin()
-        await self._publisher.start()
-        if self._store is not None:
-            await self._store.start()
-        await self.app.start()
-        self._started = True
-        self.life.run("checkpoints", self._checkpoint_regularly())
-        if self._watch_logs is not None:
-            self.life.run("the watch of topics", self._watch_topics(self._watch_logs))
-        if self._store is not None:
-            self.life.run("incidents", self._desk.follow_regularly(self._store, self._working, self._owned))
-        if self._ticks:
-            self.life.run("ticks", self._tick_regularly())
-
-    async def stop(self) -> None:
-        """Flush, acknowledge, commit, and leave the group; raises the error if the worker has failed."""
-        self.life.stopping = True
-        await self.life.end_tasks()
-        if self.life.failure is None and self._started and not (self._reassigned or self._restoring):
-            await self._read_out()
-            try:
-                async with asyncio.timeout(_LAST_CHECKPOINT_SECONDS), self._working:
-                    await self._checkpoint()
-            except TimeoutError:
-                self.life.fail(
-                    DeliveryError(
-                        "the broker did not confirm the last outputs; the next worker will read their inputs again"
-                    )
-                )
-            except Exception as error:
-                self.life.fail(error, "the last checkpoint")
-        self._started = False
-        await stop_app(self.app)
-        await asyncio.gather(self._publisher.stop(), *([] if self._store is None else [self._store.stop()]))
-        self.web.stop()
-        if self.life.failure is not None:
-            raise self.life.failure
-
-    async def _read_out(self) -> None:
-        """Process the last few unread records, such as this worker's own last tick; not a backlog."""
-        until = self._monotonic_seconds() + _READ_OUT_SECONDS
-        while 0 < sum(self.lag().values()) <= _READ_OUT_RECORDS and self._monotonic_seconds() < until:
-            await asyncio.sleep(0.02)
-
-    # -- the agent ----------------------------------------------------------------------------------------------
-
-    async def _run(self, stream: Any) -> None:
-        # Faust acknowledges an event whose processing raised, so this loop must never raise.
-        async for event in stream.noack().events():
-            if self.life.failure is not None:
-                continue
-            try:
-                async with self._working:
-                    await self._process(event)
-            except Exception as error:
-                self.life.fail(error, "the agent")
-
-    async def _process(self, event: Any) -> None:
-        chunk: Chunk = event.value
-        if self._reassigned:
-            await self._restore()
-        elif self._watch_logs is not None and self._watch_logs.is_back(chunk.next_offsets):
-            await self._begin_again()
-        if chunk.epoch != self.app.consumer.epoch:
-            chunk.processed = True  # its records come again, here or in another worker
-            return
-        outputs = self._diagnose(chunk)
-        chunk.processed = True
-        if outputs:
-            await self._publisher.publish(outputs)
-        self._held.append(event)
-        self._held_records += len(chunk.records)
-        chunk.records = []  # only the acknowledgement is still needed
-        if self._held_records >= self._settings.checkpoint_records or len(self._held) >= _MAX_HELD:
-            await self._checkpoint()
-
-    async def _note_revoked(self, *_: Any, **__: Any) -> None:
-        self._reassigned, self._joined = True, False
-
-    async def _note_assigned(self, *_: Any, **__: Any) -> None:
-        """Nothing may be processed before the states of these partitions are restored."""
-        self._reassigned = self._joined = True
-
-    async def _restore(self) -> None:
-        """Drop the machines of partitions that went to another worker, restore those of partitions that came."""
-        self._restoring = True
-        while self._reassigned:
-            self._reassigned = False
-            owned = self._owned()
-            self._metrics.release(sorted(self.engine.partitions - owned))
-            if self._restorer is None:
-                self.engine.release(sorted(self.engine.partitions - owned))
-                self._ticker.keep_only(owned)
-                continue
-            self.engine.release(sorted(self.engine.partitions))
-            self._ticker.keep_only(set())
-            try:
-                if owned:
-                    await self._restore_states(self._restorer, sorted(owned))
-                    self._ticker.note_records(self.engine.partitions)
-            except BaseException:  # for example cancelled by `stop` while chunks still arrive
-                self._reassigned = True
-                raise
-        self._restoring = False
-
-    def _owned(self) -> set[int]:
-        topics = {full_topic_name(self._settings.topic_prefix, topic) for topic in self._topics}
-        return {place.partition for place in self.app.consumer.assignment() if place.topic in topics}
-
-    async def _restore_states(self, restorer: Restorer, owned: Sequence[int]) -> None:
-        assert self._writer is not None
-        self._writer.clear()
-        assert self._store is not None
-        await self._desk.restore(self._store)
-        if await restorer.restore(owned, self._watch_logs):
-            # States of former logs must not be restored once more, even if nothing comes from the new ones.
-            await self._writer.write()
-
-    def _diagnose(self, chunk: Chunk) -> list[Output]:
-        self._ticker.note_records({place.partition for place in chunk.next_offsets})
-        records, refused = self._guard.check(chunk.records) if self._ticks else (chunk.records, [])
+    def _advance(self, records: Sequence[Record]) -> list[Output]:
         outputs = self._desk.add(self.engine.process(records))
         outputs += self._metrics.tell()
         if self._observer is not None:
             self._observer(records, outputs)
-        return outputs + [self.engine.refuse(record, rejected) for record, rejected in refused]
+        return outputs
 
-    async def _checkpoint(self) -> None:
-        """Wait until the broker has all outputs, then all changed states, then acknowledge their inputs."""
-        if self._held:
-            await self._publisher.flush()
-            if self._writer is not None:
-                await self._writer.write()
-            for event in self._held:
-                event.ack()
-            self._held.clear()
-            self._held_records = 0
-        if self._writer is not None:
-            await self._writer.drop_tombstoned()
+    def _tasks(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+        if self._store is None:
+            return {}
+        return {"incidents": self._desk.follow_regularly(self._store, self._working, self._owned)}
 
-    async def _hand_over(self) -> None:
-        """Partitions are about to be revoked: checkpoint, so that the next owner need not repeat the work."""
-        if self.life.failure is not None or not self._started:
-            return
-        try:
-            async with asyncio.timeout(_LAST_CHECKPOINT_SECONDS), self._working:
-                await self._checkpoint()
-        except TimeoutError:
-            log.warning(
-                "partitions were revoked before the broker confirmed the last outputs; the next owner repeats them"
-            )
-        except Exception as error:
-            self.life.fail(error, "the checkpoint before a rebalance")
+    async def _begin_restoring(self) -> None:
+        assert self._store is not None
+        await self._desk.restore(self._store)
 
-    async def _checkpoint_regularly(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.checkpoint_interval_ms / 1000)
-            async with self._working:
-                if self._reassigned:
-                    await self._restore()
-                await self._checkpoint()
-
-    def _note_behind(self, partitions: AbstractSet[TP]) -> None:
-        assert self._watch_logs is not None
-        self._watch_logs.note_behind(partitions)
-        self._look_at_topics.set()
-
-    async def _watch_topics(self, watch: TopicWatch) -> None:
-        """Begin again with the states in the store when a topic has another log."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._look_at_topics.wait(), LOOK_SECONDS)
-            self._look_at_topics.clear()
-            if self._reassigned or not await watch.has_changed():
-                continue
-            async with self._working:
-                await self._begin_again()
-
-    async def _begin_again(self) -> None:
-        """Go on with the states in the store, and from the committed offsets."""
-        await self._checkpoint()
-        await self.app.consumer.read_again()
-        self._reassigned = True
-        await self._restore()
-
-    async def _tick_regularly(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.tick_interval_ms / 1000)
-            await self._publisher.publish(self._ticker.due(self.lag()))
-
-    # -- status -------------------------------------------------------------------------------------------------
-
-    @property
-    def restored(self) -> int:
-        """Machines that began with a saved state."""
-        return 0 if self._restorer is None else self._restorer.restored
-
-    def lag(self) -> dict[tuple[str, int], int]:
-        """Unprocessed records by topic (without prefix) and partition."""
-        return self.app.consumer.lag_by_name() if self._started else {}  # made with the start, in its event loop
-
-    def _phase(self) -> Phase:
-        phase = group_phase(self.app, self._settings, self.lag(), started=self._started, joined=self._joined)
-        if phase.state is LifeState.WORKING and (self._reassigned or self._restoring):
-            restored = None if self._restorer is None else self._restorer.steps
-            return Phase(LifeState.RESTORING, ("restore", restored), "restoring states")
-        return phase
-
-    def _missing_topics(self) -> str | None:
-        missing = [] if self._watch_logs is None else self._watch_logs.missing
-        return f"topic {', '.join(missing)} does not exist" if missing else None
+    def _release(self, partitions: Sequence[int]) -> None:
+        self._metrics.release(partitions)

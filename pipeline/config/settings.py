@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     )
     profile: str = Field(default="tennessee_eastman", description="a shipped plant profile's name, or a file")
     model: Path | None = Field(default=None, description="model file; the shipped one if unset")
+    area_model: str = Field(
+        default="log_odds", description="what names the causes in areas: a rule's name, or a model file"
+    )
     chunk_records: int = Field(default=4096, ge=1, description="records that are processed at once, at most")
     commit_interval_ms: Milliseconds = Field(default=1_000, description="how often offsets are committed")
     checkpoint_interval_ms: Milliseconds = Field(
@@ -253,6 +256,11 @@ class Settings(BaseSettings):
     def of_ingest(self) -> Self:
         """The same settings with the consumer group of `faultline ingest`."""
         return self.model_copy(update={"group": f"{self.group}-ingest"})
+
+    @property
+    def of_plant(self) -> Self:
+        """The same settings with the consumer group of `faultline plant`."""
+        return self.model_copy(update={"group": f"{self.group}-plant"})
 
     @property
     def is_memory(self) -> bool:

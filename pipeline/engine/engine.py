@@ -16,6 +16,7 @@ from pipeline.alignment.machine_states import PlantCondition
 from pipeline.arrays import Ints
 from pipeline.compiled import Notify
 from pipeline.config.profile import PlantProfile
+from pipeline.config.topics import AREAS, DIAGNOSES
 from pipeline.engine.checkpoints import Checkpoints
 from pipeline.engine.frame_stream import FrameStream
 from pipeline.engine.machines import Machine, MachineGroup
@@ -30,7 +31,7 @@ from pipeline.mapping.schemas import Schemas
 from pipeline.wire.labels import LabelledSpan
 from pipeline.wire.messages import RejectedError
 from pipeline.wire.records import Output, Record
-from pipeline.wire.states import Forgotten
+from pipeline.wire.states import Forgotten, StateOwner
 
 
 class Engine:
@@ -55,6 +56,7 @@ class Engine:
         missing = [name for name in (t.name for t in profile.machine_types) if name not in runners]
         if missing:
             raise SettingsError(f"no model is given for machine type {', '.join(missing)} of plant {profile.plant}")
+        self._profile = profile
         self._watcher = watcher
         self.alarms = AlarmDesk(profile)
         self._stream = FrameStream(
@@ -70,6 +72,8 @@ class Engine:
         self.groups = self._stream.machines.groups
         rule = alarm_rule or AlarmRule()
         embedded = frozenset(profile.area_of)
+        areas = profile.area_of.items()
+        self._area_keys: dict[bytes | None, bytes] = {machine.encode(): area.encode() for machine, area in areas}
         self.models = {
             name: GroupModel(group, runners[name], rule, profile.alarms, drift_rule, notify, embedded)
             for name, group in self.groups.items()
@@ -91,7 +95,7 @@ class Engine:
 
     def process(self, records: Sequence[Record]) -> list[Output]:
         """Take records in the order given; return everything they lead to."""
-        return self._stream.process(records)
+        return self._with_area_copies(self._stream.process(records))
 
     def refuse(self, record: Record, rejected: RejectedError) -> Output:
         """Count a record that must not be processed; returns its dead letter."""
@@ -102,7 +106,20 @@ class Engine:
 
     def finish(self) -> list[Output]:
         """The input has ended for good: close every frame that still waits."""
-        return self._stream.finish()
+        return self._with_area_copies(self._stream.finish())
+
+    def _with_area_copies(self, outputs: list[Output]) -> list[Output]:
+        """The outputs, and the diagnoses among them of machines that are in an area once more, keyed by area.
+
+        The plant agent reads these: in one partition, and in an order that stays (decision 26).
+        """
+        if self._area_keys:
+            outputs += [
+                Output(AREAS, None, area, value, end_ms)
+                for topic, _, machine, value, end_ms, _ in outputs
+                if topic == DIAGNOSES and (area := self._area_keys.get(machine)) is not None
+            ]
+        return outputs
 
     def warm_up(self, records: Sequence[Record]) -> None:
         """Let machines reach a state by the records that led to it; nothing is published or counted again."""
@@ -173,6 +190,14 @@ class Engine:
         except StateError:
             self.stats.states_refused += 1
             raise
+
+    def owner_of(self, machine: str) -> StateOwner | None:
+        """What the state of a machine has to belong to; None if no machine type matches it."""
+        machine_type = self._profile.type_of(machine)
+        if machine_type is None:
+            return None
+        model = self.models[machine_type.name].runner.hash
+        return StateOwner(machine_type.name, machine_type.digest, model, machine_type.frame_period_ms)
 
     def note_applied(self, machine: str, applied: Mapping[str, int]) -> None:
         """By topic, the last offset up to which records of a machine must have no effect any more."""

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
@@ -30,8 +30,10 @@ from agents.notify.notifier import NotifyCollector
 from agents.notify.webhook import Webhook
 from agents.worker.life import Life, LifeCollector, LifeState, Phase
 from agents.worker.metrics import EngineCollector, TimedRunner, step_seconds
+from agents.worker.plant.metrics import PlantCollector, TimedAreaRunner, area_step_seconds
 from agents.worker.web import Answer, WebServer
 from pipeline.alignment.machine_states import MachineState
+from pipeline.areas.engine import AreaEngine
 from pipeline.compiled import CACHE_VARIABLE
 from pipeline.config.classes import UNKNOWN
 from pipeline.config.profile import load_profile
@@ -40,6 +42,7 @@ from pipeline.engine.engine import Engine
 from pipeline.errors import StateError
 from pipeline.frames import Frames, StepResult
 from pipeline.wire.records import Record
+from tests.support.area_plant import MACHINES, WITH_AREAS, VoteRunner, area_record, diagnosis
 from tests.support.builders import ONE_SOURCE, SumRunner, control, event, numbered, profile, reading
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -270,19 +273,33 @@ def unknown_in(query: str, scrape: Scrape) -> list[str]:
     return problems
 
 
-def with_ingest(scrape: Scrape) -> Scrape:
-    """A scrape that also has what only ingest and notify export, and an answer of models with a detector."""
+def plant_collector(registry: CollectorRegistry) -> PlantCollector:
+    """The metrics of a plant agent that has diagnosed one frame."""
+    plant = profile(WITH_AREAS)
+    runner = TimedAreaRunner(VoteRunner(), area_step_seconds(registry), lambda: 0.0)
+    engine = AreaEngine(plant, runner)
+    engine.process([area_record(diagnosis(machine, 0), lambda _: 0) for machine in MACHINES["yard"]])
+    lag = {("areas", 0): 0}
+    return PlantCollector(engine, plant, lag=lambda: lag, lost=dict, recreated=dict, now_ms=lambda: 0)
+
+
+def with_others(scrape: Scrape) -> Scrape:
+    """A scrape that also has what ingest, plant agents and notify export, and an answer of models with a detector."""
     families, samples = dict(scrape.families), dict(scrape.samples)
     counted = samples["faultline_diagnoses_total"]
     samples["faultline_diagnoses_total"] = counted | {"fault": counted["fault"] | {UNKNOWN}}
-    collectors: list[Collector] = [
+    registry = CollectorRegistry()
+    others: list[Collector] = [
         IngestCollector(Tally(), [], mqtt=lambda: MqttStatus(True, 0, 0)),
         LifeCollector(LIFE, "faultline_ingest_state"),
+        plant_collector(registry),
+        LifeCollector(LIFE, "faultline_plant_state"),
         NotifyCollector(Webhook("http://x/y", wall_seconds=lambda: 0.0).counts, lambda: 0, lambda: 0),
         LifeCollector(LIFE, "faultline_notify_state"),
     ]
-    for family in (family for collector in collectors for family in collector.collect()):
-        if family.name not in families:
+    texts = [generate_latest(other).decode() for other in (registry, *others)]
+    for family in (family for text in texts for family in text_string_to_metric_families(text)):
+        if family.name not in scrape.families:
             families[family.name] = family.type
             for sample in family.samples:
                 for name, value in sample.labels.items():
@@ -292,14 +309,14 @@ def with_ingest(scrape: Scrape) -> Scrape:
 
 
 def test_alerts_use_only_metrics_and_labels_that_exist(scrape: Scrape) -> None:
-    scrape = with_ingest(scrape)
+    scrape = with_others(scrape)
     assert {rule["alert"]: unknown_in(rule["expr"], scrape) for rule in alerts()} == {
         rule["alert"]: [] for rule in alerts()
     }
 
 
 def test_the_dashboard_uses_only_metrics_and_labels_that_exist(scrape: Scrape) -> None:
-    queries = dashboard_queries()
+    queries, scrape = dashboard_queries(), with_others(scrape)
     assert {panel: unknown_in(query, scrape) for panel, query in queries.items()} == {panel: [] for panel in queries}
 
 
@@ -325,7 +342,7 @@ def test_the_dashboard_shows_every_metric(scrape: Scrape) -> None:
 def test_the_guide_explains_every_metric_and_no_other(scrape: Scrape) -> None:
     exposed = {
         f"{name}_total" if kind == "counter" else name
-        for name, kind in with_ingest(scrape).families.items()
+        for name, kind in with_others(scrape).families.items()
         if name.startswith("faultline_") and not name.endswith("_created")
     }
     explained = set(re.findall(r"^\| `(faultline_\w+)", GUIDE.read_text(encoding="utf-8"), re.MULTILINE))
@@ -377,7 +394,7 @@ def test_compose_mounts_only_what_is_there() -> None:
 
 def test_compose_publishes_ports_on_loopback_only() -> None:
     published = {name: service["ports"] for name, service in services().items() if "ports" in service}
-    assert set(published) == {"kafka", "worker", "ingest", "notify", "prometheus", "grafana"}
+    assert set(published) == {"kafka", "worker", "ingest", "plant", "notify", "prometheus", "grafana"}
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
 
 
@@ -391,14 +408,16 @@ def test_compose_waits_for_services_that_exist() -> None:
                 assert "test" in known[other]["healthcheck"]
     assert known["replay"]["profiles"] == ["demo"]
     assert known["ingest"]["profiles"] == ["ingest"]
+    assert known["plant"]["profiles"] == ["areas"]
     assert known["notify"]["profiles"] == ["notify"]
-    assert [name for name, service in known.items() if "profiles" in service] == ["ingest", "notify", "replay"]
+    others = ["ingest", "plant", "notify", "replay"]
+    assert [name for name, service in known.items() if "profiles" in service] == others
 
 
 def test_compose_gives_workers_settings_that_exist_and_fit_the_broker() -> None:
     known = services()
     inside = known["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"].split(",")[0]
-    for name in ("topics", "worker", "ingest", "notify", "replay"):
+    for name in ("topics", "worker", "ingest", "plant", "notify", "replay"):
         values = {key: default_of(value) for key, value in known[name]["environment"].items()}
         unknown = [key for key in values if key.removeprefix("FAULTLINE_").lower() not in Settings.model_fields]
         assert unknown == [], name
@@ -418,7 +437,7 @@ def test_prometheus_finds_the_workers() -> None:
     jobs = {job["job_name"]: job["dns_sd_configs"] for job in load(MONITORING / "prometheus.yml")["scrape_configs"]}
     (names,) = jobs["faultline"]
     assert names["names"] == ["worker"]
-    for other in ("ingest", "notify"):
+    for other in ("ingest", "plant", "notify"):
         assert jobs[f"faultline-{other}"] == [names | {"names": [other]}]
         assert services()[other]["ports"] == services()["worker"]["ports"]
     dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")

@@ -25,16 +25,17 @@ from agents.bench.local_kafka import jars as kafka_jars
 from agents.delivery.partitioning import partition_of
 from agents.kafka import admin as kafka_admin
 from agents.kafka.admin import check_topics, create_topics
-from agents.kafka.security import client_security, require_rights
+from agents.kafka.security import client_security, require_plant_rights, require_rights
 from agents.kafka.topic_settings import TopicSpec
-from agents.kafka.topics import require_topics
+from agents.kafka.topics import require_plant_topics, require_topics, topic_specs
 from agents.notify.source import KafkaAlarmSource
 from agents.worker.service import serve
-from pipeline.config.profile import PlantProfile
+from pipeline.config.profile import PlantProfile, parse_profile
 from pipeline.config.settings import Settings
 from pipeline.errors import AuthorizationError, BrokerUnavailableError, FaultlineError
 from pipeline.wire.recording import count_records
 from tests.support import kafka_fixtures
+from tests.support.area_plant import WITH_AREAS
 from tests.support.builders import SumRunner
 from tests.support.commands import assert_one_line, faultline
 from tests.support.kafka_rights import Right, documented_rights
@@ -311,6 +312,31 @@ def test_a_worker_needs_every_documented_right(site: Site) -> None:
                 require_rights(settings, site.plant)
     finally:
         site.rights.take(dict.fromkeys(described))
+
+
+def test_a_plant_agent_needs_every_documented_right_of_areas_and_a_worker_its_own(site: Site) -> None:
+    plant = parse_profile(WITH_AREAS, where="test")
+    operator = site.settings("login")
+    create_topics(operator.address, topic_specs(operator, plant), client_security(operator))
+    of_worker, of_agent = (site.settings("login", f"faultline-{role}") for role in ("worker", "areas"))
+    of_agent = of_agent.of_plant
+    rights = documented_rights("acls-of-areas")
+    site.rights.give(rights)
+    try:
+        require_topics(of_worker, plant)
+        require_rights(of_worker, plant)
+        require_plant_topics(of_agent, plant)
+        require_plant_rights(of_agent, plant)
+        for right in (right for right in rights if right.user != "faultline-reader"):
+            with site.rights.without(right), pytest.raises(AuthorizationError, match=right.name):
+                if right.user == "faultline-worker":
+                    require_topics(of_worker, plant)
+                    require_rights(of_worker, plant)
+                else:
+                    require_plant_topics(of_agent, plant)
+                    require_plant_rights(of_agent, plant)
+    finally:
+        site.rights.take(rights)
 
 
 def test_a_worker_without_a_right_does_not_start(site: Site) -> None:

@@ -350,7 +350,7 @@ def compare(
     """Judge the outputs of a disturbed run. Not `exact` means that numbers may differ in their last decimal."""
     verified = duplicates = 0
     lost, differing = [], []
-    for topic in OUTPUTS:
+    for topic in expected:
         before, after = said(topic, expected[topic]), said(topic, found[topic])
         lost += sorted(before.keys() - after.keys())
         differing += [f"{identity}: never said undisturbed" for identity in sorted(after.keys() - before.keys())]

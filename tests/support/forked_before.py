@@ -6,6 +6,7 @@ import importlib
 import inspect
 
 import tests.support.mortal_ingest
+import tests.support.mortal_plant
 import tests.support.mortal_worker  # noqa: F401
 from pipeline.compiled import compile_all
 from tests.support.compiled_code import OF_THE_PIPELINE, functions_of

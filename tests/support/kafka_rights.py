@@ -43,9 +43,9 @@ class Right(NamedTuple):
         return ACL(f"User:{self.user}", "*", operation, ACLPermissionType.ALLOW, resource)
 
 
-def documented_rights() -> list[Right]:
-    """The options of kafka-acls.sh in the document's block, one right for each operation."""
-    found = re.search(r"```acls\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+def documented_rights(block: str = "acls") -> list[Right]:
+    """The options of kafka-acls.sh in a block of the document, one right for each operation."""
+    found = re.search(rf"```{block}\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
     assert found is not None, f"{DOCUMENT} has no block of ACLs"
     parser = argparse.ArgumentParser()
     parser.add_argument("--allow-principal", required=True)

@@ -9,8 +9,8 @@ import msgspec
 
 from agents.delivery.merging import TP
 from agents.delivery.states import StateStore
+from agents.worker.states.engine import StatefulEngine
 from pipeline.config.topics import full_topic_name
-from pipeline.engine.engine import Engine
 from pipeline.wire.states import encode_state
 
 
@@ -19,7 +19,7 @@ class StateWriter:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: StatefulEngine,
         store: StateStore,
         prefix: str,
         consumer: Callable[[], Any],

@@ -28,13 +28,15 @@ from agents.cli.options import (
     require_new_file,
     trained_machines,
 )
+from agents.cli.running.plant import AreaModelOption, load_area_runner
+from agents.cli.running.plant_replay import area_view, holds_only_diagnoses, print_areas, replay_diagnoses
 from agents.cli.views.live_view import LiveView
 from agents.cli.views.printable import say
 from agents.cli.views.scores_table import faults_table, scores_table, shown
 from agents.delivery.partitioning import partition_function
-from agents.replay.shipped import demo_recording
+from agents.replay.shipped import area_profile, area_recording, demo_recording
 from agents.words import Words
-from pipeline.config.profile import load_profile
+from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import load_settings
 from pipeline.config.topics import LABELS, engine_topics, full_topic_name
 from pipeline.errors import CertificateError, SettingsError, TopicMismatchError
@@ -45,10 +47,25 @@ DEMO_SECONDS = 30.0
 _SHOWN_NAMES = 5
 
 
-def demo(speed: SpeedOption = None, as_json: JsonOption = False) -> None:
-    """Replay the shipped recording through the whole pipeline, without a broker."""
-    paced = sys.stdout.isatty() and not as_json and speed is None
-    _replay(demo_recording(), None, None, speed, as_json=as_json, paced_seconds=DEMO_SECONDS if paced else None)
+PlantOption = Annotated[
+    bool, typer.Option("--plant", help="also name what machines of the profile's areas have in common")
+]
+
+
+def demo(
+    plant: Annotated[
+        bool, typer.Option("--plant", help="show machines that share utilities, and what they have in common")
+    ] = False,
+    speed: SpeedOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Replay a shipped recording through the whole pipeline, without a broker."""
+    paced = DEMO_SECONDS if sys.stdout.isatty() and not as_json and speed is None else None
+    if plant:
+        profile = area_profile()
+        _replay(area_recording(), profile, None, speed, as_json=as_json, paced_seconds=paced, areas=(True, None))
+    else:
+        _replay(demo_recording(), None, None, speed, as_json=as_json, paced_seconds=paced)
 
 
 def replay(
@@ -67,23 +84,37 @@ def replay(
     out: Annotated[
         Path | None, typer.Option("--out", help="record the outputs: diagnoses, alarms, metrics, late, dead letters")
     ] = None,
+    plant: PlantOption = False,
+    area_model: AreaModelOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Replay a recording: through the pipeline in this process, or into the topics of a real Kafka."""
+    if area_model is not None and not plant:
+        raise SettingsError("--area-model is for a replay with --plant")
     if to is None:
         if out is not None:
             require_new_file(out, force=force, inputs=[recording])
-        _replay(recording, profile, model, speed, as_json=as_json, stress=(stress, seed), certify=certify, out=out)
-    elif stress or certify or out:
-        raise SettingsError("--stress, --certify and --out are for a replay in this process, without --to")
+        _replay(
+            recording,
+            profile,
+            model,
+            speed,
+            as_json=as_json,
+            stress=(stress, seed),
+            certify=certify,
+            out=out,
+            areas=(plant, area_model),
+        )
+    elif stress or certify or out or plant:
+        raise SettingsError("--stress, --certify, --out and --plant are for a replay in this process, without --to")
     else:
         _replay_to(recording, to, profile, parse_speed(speed), as_json=as_json)
 
 
 def _replay(
     recording: Path,
-    profile_name: str | None,
+    profile: PlantProfile | str | None,
     files: list[Path] | None,
     speed_text: str | None,
     *,
@@ -92,46 +123,76 @@ def _replay(
     stress: tuple[str | None, int] = (None, 0),
     certify: Path | None = None,
     out: Path | None = None,
+    areas: tuple[bool, str | None] = (False, None),
 ) -> None:
+    """`areas` is whether causes in areas are to be named, and by what."""
     from agents.audit.certificate import CertificateBuilder
+    from agents.replay.areas import PlantReplay
     from agents.replay.output_recording import OutputRecorder
     from agents.replay.replay import replay_in_memory
 
-    settings = load_settings(profile=profile_name)
-    plant = load_profile(settings.profile)
+    settings = load_settings(profile=profile if isinstance(profile, str) else None, area_model=areas[1])
+    plant = profile if isinstance(profile, PlantProfile) else load_profile(settings.profile)
     speed = parse_speed(speed_text)
     if paced_seconds is not None:
         speed = _span_seconds(recording) / paced_seconds
     count_records(recording)  # a file that is no recording fails before models are loaded
-    runners = load_runners(settings, plant, files)
+    area_runner = load_area_runner(settings, plant) if areas[0] else None
+    is_of_diagnoses = area_runner is not None and holds_only_diagnoses(recording, plant)
+    runners = {} if is_of_diagnoses else load_runners(settings, plant, files)
     partition_of = partition_function(settings.partitions)
     builder = None
     if certify is not None:
-        builder = CertificateBuilder(runners)
+        builder = CertificateBuilder(runners if area_runner is None else {**runners, "areas": area_runner})
     change, words = stress_function(*stress), Words(plant)
     with contextlib.ExitStack() as stack:
         writer = None if out is None else stack.enter_context(new_recording(out))
         on_output = None if writer is None else OutputRecorder(writer, partition_of).add
-        view = None if as_json or not sys.stdout.isatty() else stack.enter_context(_live_view(recording, words))
-        report = asyncio.run(
-            replay_in_memory(
+        is_shown = not as_json and sys.stdout.isatty()
+        view = stack.enter_context(_live_view(recording, words)) if is_shown and area_runner is None else None
+        areas_view = stack.enter_context(area_view(recording, words)) if is_shown and area_runner is not None else None
+        if area_runner is not None and is_of_diagnoses:
+            report = replay_diagnoses(
                 recording,
                 settings,
                 plant,
-                runners,
-                partition_of,
+                area_runner,
                 speed=speed,
-                change=change,
-                on_diagnosis=None if view is None else view.add,
+                view=areas_view,
                 on_output=on_output,
                 builder=builder,
-                trained=trained_machines(settings, files),
             )
-        )
+        else:
+            plant_replay = None
+            if area_runner is not None:
+                on_area = None if areas_view is None else areas_view.add
+                plant_replay = PlantReplay(
+                    plant, area_runner, on_diagnosis=on_area, on_output=on_output, builder=builder
+                )
+            found = asyncio.run(
+                replay_in_memory(
+                    recording,
+                    settings,
+                    plant,
+                    runners,
+                    partition_of,
+                    speed=speed,
+                    change=change,
+                    on_diagnosis=None if view is None else view.add,
+                    on_output=on_output,
+                    builder=builder,
+                    trained=trained_machines(settings, files),
+                    plant=plant_replay,
+                )
+            )
+            report = found.as_dict()
     if as_json:
-        print(json.dumps(report.as_dict(), indent=2))
+        print(json.dumps(report, indent=2))
     else:
-        _print_summary(report.as_dict(), words)
+        if not is_of_diagnoses:
+            _print_summary(report, words)
+        if area_runner is not None:
+            print_areas(report["areas"], words)
     if writer is not None:
         say(f"{writer.count:,} output records written to {out}", err=True)
     if builder is not None and certify is not None:

@@ -18,11 +18,10 @@ from agents.delivery.kept_states import KEPT_MS, kept_name, kept_of, of_machines
 from agents.delivery.merging import TP
 from agents.delivery.publisher import Publisher
 from agents.delivery.states import Span, StateStore
-from agents.worker.topic_watch import TopicWatch
-from pipeline.config.profile import PlantProfile
+from agents.worker.states.engine import StatefulEngine
+from agents.worker.states.topic_watch import TopicWatch
 from pipeline.config.settings import Settings
-from pipeline.config.topics import CONTROL, LABELS, STATE, full_topic_name
-from pipeline.engine.engine import Engine
+from pipeline.config.topics import CONTROL, full_topic_name
 from pipeline.errors import DeliveryError, StateError
 from pipeline.wire.letters import dead_letter
 from pipeline.wire.messages import Reason, RejectedError
@@ -45,20 +44,24 @@ class Restorer:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: StatefulEngine,
         store: StateStore,
         publisher: Publisher,
         settings: Settings,
-        profile: PlantProfile,
         topics: Sequence[str],
         *,
+        state_topic: str,
+        keys: str,
+        is_time: Callable[[Record], bool],
         partition_of: Callable[[bytes], int],
         consumer: Callable[[], Any],
         wall_seconds: Callable[[], float],
         monotonic_seconds: Callable[[], float],
     ) -> None:
-        """`publisher` is for dead letters; `topics` are those that the worker reads, in the order of equal time
-        stamps.
+        """`publisher` is for dead letters; `topics` are those that states depend on, in the order of equal time stamps.
+
+        `is_time` recognises records that every key of their partition depends on; `state_topic` is named in dead
+        letters of states, and `keys` are what the log calls those that have states: machines or areas.
         """
         self.restored = 0
         """Machines that began with a saved state."""
@@ -67,7 +70,9 @@ class Restorer:
         self._store = store
         self._publisher = publisher
         self._settings = settings
-        self._profile = profile
+        self._state_topic = state_topic
+        self._keys = keys
+        self._is_time = is_time
         self._topics = topics
         self._partition_of = partition_of
         self._consumer = consumer
@@ -119,12 +124,13 @@ class Restorer:
         warm_up = self._settings.state_refused == "warm_up"
         for reason, machines in Counter(refused.values()).items():
             action = "are warmed up from their last frames" if warm_up else "start with empty states"
-            log.warning("%s: %d machines %s", reason, machines, action)
+            log.warning("%s: %d %s %s", reason, machines, self._keys, action)
         if warm_up:
             await self._warm_up({machine: states[machine] for machine in refused})
         if fresh:
-            log.warning("%d machines begin with a fresh state: their readings come from another topic now", fresh)
-        log.info("restored the states of %d machines", restored)
+            text = "%d %s begin with a fresh state: their readings come from another topic now"
+            log.warning(text, fresh, self._keys)
+        log.info("restored the states of %d %s", restored, self._keys)
         return bool(stale)
 
     def _readable(self, states: Mapping[str, bytes]) -> tuple[dict[str, bytes], dict[str, tuple[bytes, str]]]:
@@ -157,10 +163,8 @@ class Restorer:
 
     def _model_of(self, machine: str) -> tuple[str, str, str] | tuple[None, None, None]:
         """A machine's type, the type's digest and its model's hash."""
-        machine_type = self._profile.type_of(machine)
-        if machine_type is None:
-            return None, None, None
-        return machine_type.name, machine_type.digest, self._engine.models[machine_type.name].runner.hash
+        owner = self._engine.owner_of(machine)
+        return (None, None, None) if owner is None else owner[:3]
 
     async def _keep_aside(self, unreadable: Mapping[str, tuple[bytes, str]]) -> None:
         """Make dead letters of states that cannot be read, and only then delete them."""
@@ -169,7 +173,7 @@ class Restorer:
         now_ms, letters = int(self._wall_seconds() * 1000), []
         for machine, (state, reason) in unreadable.items():
             key = machine.encode()
-            record = Record(STATE, self._partition_of(key), -1, now_ms, key, state)
+            record = Record(self._state_topic, self._partition_of(key), -1, now_ms, key, state)
             letters.append(dead_letter(record, RejectedError(Reason.UNREADABLE_STATE, reason)))
             self._engine.stats.dead_letters[Reason.UNREADABLE_STATE] += 1
         await self._publisher.publish(letters)
@@ -177,11 +181,12 @@ class Restorer:
         await self._store.write(dict.fromkeys(unreadable))
         machine, (_, reason) = next(iter(unreadable.items()))
         log.error(
-            "%d saved states cannot be read, such as that of %s (%s): they are in the dead letters, and their machines "
+            "%d saved states cannot be read, such as that of %s (%s): they are in the dead letters, and their %s "
             "begin with fresh ones",
             len(unreadable),
             machine[:80],
             reason[:300],
+            self._keys,
         )
 
     def _without_moved(self, states: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -192,7 +197,8 @@ class Restorer:
             if saved_at(state).partition in (-1, self._partition_of(machine.encode()))
         }
         if len(kept) < len(states):
-            log.warning("%d machines were saved in partitions that are not theirs any more", len(states) - len(kept))
+            gone = len(states) - len(kept)
+            log.warning("%d %s were saved in partitions that are not theirs any more", gone, self._keys)
         return kept
 
     async def _go_on_from_kept(
@@ -226,9 +232,10 @@ class Restorer:
         for partition, machines in returned.items():
             records = await self._catch_up(partition, machines, states, newest_ms[partition])
             log.info(
-                "partition %d: %d machines go on from states kept for their model and profile, after %d records",
+                "partition %d: %d %s go on from states kept for their model and profile, after %d records",
                 partition,
                 len(machines),
+                self._keys,
                 records,
             )
         return {machine for machines in returned.values() for machine in machines}
@@ -240,7 +247,7 @@ class Restorer:
 
         Records behind `newest_ms` were refused by that worker, because their time had not come.
         """
-        ranks = {topic: rank for rank, topic in enumerate(self._topics) if topic != LABELS}
+        ranks = {topic: rank for rank, topic in enumerate(self._topics)}
         applied = {machine: saved_at(states[machine]).applied for machine in machines}
         ends = {
             topic: max(
@@ -257,7 +264,7 @@ class Restorer:
             records = [
                 record
                 for record in await self._store.history(span)
-                if (record.key in keys or record.topic == CONTROL) and record.timestamp_ms <= newest_ms
+                if (record.key in keys or self._is_time(record)) and record.timestamp_ms <= newest_ms
             ]
             records.sort(key=lambda record: (record.timestamp_ms, ranks[record.topic], record.offset))
             self._engine.warm_up(records)
@@ -301,13 +308,13 @@ class Restorer:
         """Read the last frames of machines again whose states belong to another model, without any output."""
         since: dict[int, int] = {}
         for machine, state in states.items():
-            machine_type, last_ms = self._profile.type_of(machine), saved_at(state).last
-            if machine_type is not None and last_ms is not None:
+            owner, last_ms = self._engine.owner_of(machine), saved_at(state).last
+            if owner is not None and last_ms is not None:
                 partition = self._partition_of(machine.encode())
-                begin_ms = last_ms - self._settings.warm_up_frames * machine_type.frame_period_ms
+                begin_ms = last_ms - self._settings.warm_up_frames * owner.frame_period_ms
                 since[partition] = min(since.get(partition, begin_ms), begin_ms)
         keys = {machine.encode() for machine in states}
-        ranks = {topic: rank for rank, topic in enumerate(self._topics) if topic not in {CONTROL, LABELS}}
+        ranks = {topic: rank for rank, topic in enumerate(self._topics) if topic != CONTROL}
         for partition, since_ms in since.items():
             ends = {topic: await self._start_offset(topic, partition) for topic in ranks}
             history = await self._store.history(Span(partition, since_ms, ends))

@@ -1,0 +1,89 @@
+"""Feeds records to agents on the in-memory broker, at any speed, until they have processed everything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable, Sequence
+
+from agents.memory.broker import MemoryBroker
+from agents.worker.stateful import StatefulAgent
+from pipeline.config.topics import full_topic_name
+from pipeline.wire.records import Output
+
+_FEED_RECORDS = 16_384
+"""Records between two turns of the agents: enough for rounds with all machines."""
+
+
+class Pace:
+    """Limits a replay to `speed` times real time; None is as fast as possible."""
+
+    def __init__(self, speed: float | None) -> None:
+        self._speed = speed
+        self._began: float | None = None
+        self._first_ms = 0
+
+    async def until(self, timestamp_ms: int) -> None:
+        """Wait until it is this record's turn."""
+        if self._speed is None:
+            return
+        now = time.monotonic()
+        if self._began is None:
+            self._began, self._first_ms = now, timestamp_ms
+        wait = self._began + (timestamp_ms - self._first_ms) / 1000 / self._speed - now
+        if wait > 0.005:
+            await asyncio.sleep(wait)
+
+
+async def feed(
+    agents: Sequence[StatefulAgent],
+    source: Iterable[Output],
+    broker: MemoryBroker,
+    prefix: str,
+    pace: Pace,
+    step_ms: int | None = None,
+) -> float:
+    """Start agents, append all records, and stop the agents when all is processed; returns how many seconds it took.
+
+    With `step_ms`, everything is processed after each step of so much record time: agents that read what others write
+    then have it in the order of time, as in a live plant. Raises the error of an agent that fails.
+    """
+    failed = [asyncio.create_task(agent.life.wait_failed()) for agent in agents]
+
+    def has_failed() -> bool:
+        return any(task.done() for task in failed)
+
+    try:
+        for agent in agents:
+            await agent.start()
+        while not has_failed() and not all(agent.lag() for agent in agents):  # until they have their partitions
+            await asyncio.sleep(0.005)
+        began, step = time.perf_counter(), None
+        for count, record in enumerate(source):
+            await pace.until(record.timestamp_ms)
+            if step_ms is not None and (now := record.timestamp_ms // step_ms) != step:
+                while not has_failed() and _unread(agents):
+                    await asyncio.sleep(0)
+                if has_failed():
+                    break
+                step = now
+            assert record.partition is not None
+            broker.append(full_topic_name(prefix, record.topic), *record[1:])
+            if count % _FEED_RECORDS == _FEED_RECORDS - 1:
+                await asyncio.sleep(0)
+                if has_failed():
+                    break
+        while not has_failed() and _unread(agents):
+            await asyncio.sleep(0.005)
+        return time.perf_counter() - began
+    finally:
+        for task in failed:
+            task.cancel()
+        async with contextlib.AsyncExitStack() as stack:  # each is stopped, also where another one has failed
+            for agent in reversed(agents):
+                stack.push_async_callback(agent.stop)
+
+
+def _unread(agents: Sequence[StatefulAgent]) -> bool:
+    return any(any(agent.lag().values()) for agent in agents)

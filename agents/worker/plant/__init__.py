@@ -1,0 +1,1 @@
+"""The plant agent: areas of machines that know of each other."""

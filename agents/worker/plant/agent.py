@@ -1,0 +1,90 @@
+"""The plant agent: a Faust agent that names the causes of what several machines of an area have, from their diagnoses.
+
+It reads one topic, `areas`: copies of the diagnoses of an area's machines, and texts about what they share, which
+workers write keyed by area. So all that an area's state depends on is in one partition, in an order that stays.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from agents.delivery.publisher import Publisher
+from agents.delivery.states import StateStore
+from agents.delivery.topic_logs import TopicLogs
+from agents.worker.plant.metrics import PlantCollector, TimedAreaRunner, area_step_seconds
+from agents.worker.stateful import InputTopics, StatefulAgent
+from pipeline.areas.engine import AreaEngine
+from pipeline.areas.frames import AreaRunner
+from pipeline.config.profile import PlantProfile
+from pipeline.config.settings import Settings
+from pipeline.config.topics import AREAS, PLANT_STATE
+from pipeline.engine.reports.alarms import AlarmRule
+from pipeline.wire.records import Output, Record
+
+log = logging.getLogger("faultline.plant")
+
+Observer = Callable[[Sequence[Record], Sequence[Output]], None]
+
+
+class PlantAgent(StatefulAgent):
+    """One process: consumes diagnoses by area, names causes, publishes, commits and measures."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        profile: PlantProfile,
+        runner: AreaRunner,
+        publisher: Publisher,
+        *,
+        partition_of: Callable[[bytes], int],
+        wall_seconds: Callable[[], float],
+        monotonic_seconds: Callable[[], float] = time.monotonic,
+        credentials: Any = None,
+        observer: Observer | None = None,
+        ticks: bool = True,
+        store: StateStore | None = None,
+        topic_logs: TopicLogs | None = None,
+    ) -> None:
+        """As Worker; `settings` are those of the plant agent (`Settings.of_plant`)."""
+        registry = CollectorRegistry()
+        self._observer = observer
+        timed = TimedAreaRunner(runner, area_step_seconds(registry), monotonic_seconds)
+        rule = AlarmRule(settings.alarm_agree, settings.alarm_frames, settings.alarm_confidence)
+        self.engine = AreaEngine(profile, timed, alarm_rule=rule, partition_of=partition_of, notify=log.warning)
+        super().__init__(
+            "plant",
+            settings,
+            self.engine,
+            InputTopics((AREAS,), (AREAS,), ticks=AREAS, states=PLANT_STATE, keys="areas"),
+            publisher,
+            partition_of=partition_of,
+            wall_seconds=wall_seconds,
+            monotonic_seconds=monotonic_seconds,
+            credentials=credentials,
+            ticks=ticks,
+            is_time=lambda record: record.key is None,
+            guards_time=False,  # the workers have seen to it that no diagnosis is of the future
+            store=store,
+            topic_logs=topic_logs,
+            registry=registry,
+        )
+        collector = PlantCollector(
+            self.engine,
+            profile,
+            lag=self.lag,
+            lost=self.records_lost,
+            recreated=self.topics_recreated,
+            now_ms=lambda: int(wall_seconds() * 1000),
+        )
+        self.registry.register(collector)
+
+    def _advance(self, records: Sequence[Record]) -> list[Output]:
+        outputs = self.engine.process(records)
+        if self._observer is not None:
+            self._observer(records, outputs)
+        return outputs
