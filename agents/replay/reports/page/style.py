@@ -31,8 +31,9 @@ thead th{color:var(--soft);font-weight:600;white-space:normal}
 caption{text-align:left;padding-bottom:.3rem}
 .small td,.small th{padding:.1rem .25rem;font-size:12px}
 .better{font-weight:600}.better::after{content:" better"}.worse::after{content:" worse"}
-.sides{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,40rem),1fr));gap:1rem 2rem}
+.sides{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,44rem),1fr));gap:1rem 2rem}
 .sides>*{min-width:0}
+.sides table{font-size:13px}.sides th,.sides td{padding:.15rem .4rem}
 .charts{display:flex;flex-wrap:wrap;gap:1rem}
 .chart{width:20rem;max-width:100%;height:auto}
 .strips{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:3px .6rem;align-items:center}
