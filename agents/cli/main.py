@@ -16,6 +16,7 @@ from agents.bench.host import processor
 from agents.cli import audit, bench, machines, training
 from agents.cli.evidence import incidents
 from agents.cli.evidence.explain import explain
+from agents.cli.evidence.report import report
 from agents.cli.running import plant, replay, worker
 from agents.cli.topics import alarms, notify, sources, topics
 from agents.cli.views.printable import PrintableFormatter, say
@@ -130,6 +131,7 @@ for command in (
     replay.stress,
     replay.record,
     replay.convert,
+    report,
     worker.run,
     worker.ingest,
     plant.plant,

@@ -86,6 +86,29 @@ def model_of_each_type(settings: Settings, profile: PlantProfile, files: list[Pa
     return by_type
 
 
+def model_sides(
+    settings: Settings, profile: PlantProfile, files: list[Path] | None, others: list[Path] | None = None
+) -> list[list[Path] | None]:
+    """One list of model files, or two to compare: those of a second model for a machine type, and `others`.
+
+    None stands for the model of the settings. A type with one model has it on both sides. Raises ModelFileError, or
+    SettingsError if there are more than two.
+    """
+    from models.model_file import read_model
+
+    if not others and len(files or ()) < 2:
+        return [files]
+    by_type: dict[str, list[Path]] = {}
+    for path in (*_model_files(settings, files), *(others or ())):
+        only = len(profile.machine_types) == 1
+        kind = profile.machine_types[0].name if only else read_model(path).header.machine_type
+        by_type.setdefault(kind, []).append(path)
+    if many := next((kind for kind, paths in by_type.items() if len(paths) > 2), None):
+        raise SettingsError(f"more than two models are given for machine type {many}; two can be compared")
+    sides = max(map(len, by_type.values()))
+    return [[paths[min(side, len(paths) - 1)] for paths in by_type.values()] for side in range(sides)]
+
+
 def trained_machines(settings: Settings, files: list[Path] | None) -> dict[str, tuple[int, int]]:
     """The machines that the models' trainings have seen, and the starts of their first and last frame."""
     from models.model_file import MACHINES, read_model

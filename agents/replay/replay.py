@@ -168,6 +168,7 @@ async def replay_in_memory(
     *,
     speed: float | None = None,
     change: Callable[[Iterator[Record]], Iterator[Record]] = iter,
+    on_records: Callable[[Sequence[Record]], None] | None = None,
     on_diagnosis: Callable[[Diagnosis], None] | None = None,
     on_output: Callable[[Output], None] | None = None,
     builder: CertificateBuilder | None = None,
@@ -176,8 +177,9 @@ async def replay_in_memory(
 ) -> ReplayReport:
     """Replay a file through the agents on a broker in this process; raises FaultlineError if it cannot be.
 
-    `trained` has the machines that the model's training has seen, with the starts of their first and last frame;
-    `plant` is a plant agent to run beside the worker.
+    `on_records` gets the inputs when they have been processed, and before what comes of them is observed. `trained` has
+    the machines that the model's training has seen, with the starts of their first and last frame; `plant` is a plant
+    agent to run beside the worker.
     """
     name = "replay-" + re.sub("[^A-Za-z0-9_-]", "-", recording.stem)  # it stands in an address
     settings = settings.model_copy(update={"broker": f"memory://{name}"})
@@ -190,6 +192,8 @@ async def replay_in_memory(
     book = ScoreBook(profile, trained)
 
     def observe(records: Sequence[Record], outputs: Sequence[Output]) -> None:
+        if on_records is not None:
+            on_records(records)
         book.add_labels(record for record in records if record.topic == LABELS)
         if builder is not None:
             builder.add(outputs)

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.evaluation.calibration import calibration_error, reliability, run_mean
+from models.evaluation.calibration import ReliabilityBin, calibration_error, reliability, run_mean
 from models.evaluation.scoring import NO_EVIDENCE as NO_EVIDENCE_CODE
 from models.evaluation.scoring import NORMAL, stream_scores
 from models.evaluation.scoring import UNKNOWN as UNKNOWN_CODE
-from pipeline.arrays import Ints
+from pipeline.arrays import Bools, Ints
 from pipeline.config.classes import RECOVERING, UNKNOWN
 from pipeline.config.profile import PlantProfile
 from pipeline.engine.diagnoses import NO_EVIDENCE
@@ -23,6 +23,9 @@ from pipeline.wire.records import Record
 FUSED = "fused"
 UNSEEN = "fused, unseen"
 """The fusion's answers on frames that are not in the model's training data, where others are."""
+
+Frame = tuple[str, int]
+"""A machine, and when a frame of it starts in milliseconds."""
 
 _ANNOUNCED = frozenset({"stale", "offline"})
 
@@ -65,8 +68,9 @@ class ScoreBook:
             except RejectedError:
                 self.bad_labels += 1
 
-    def add(self, diagnosis: Diagnosis) -> None:
-        """Take one diagnosis; one that was only announced is replaced if the frame's readings come later."""
+    def add(self, diagnosis: Diagnosis) -> bool:
+        """Take one diagnosis, and say whether it is the newest of its frame; one that was only announced is replaced
+        if the frame's readings come later."""
         answers = {name: answer.fault for name, answer in diagnosis.modalities.items()} | {FUSED: diagnosis.fault}
         key = diagnosis.machine, diagnosis.frame_start
         if key not in self._predicted or self._predicted[key].revision <= diagnosis.revision:
@@ -74,6 +78,13 @@ class ScoreBook:
             confidence = self._confidence(diagnosis)
             self._predicted[key] = _Answers(diagnosis.revision, announced, answers, confidence, diagnosis.candidates)
             self._period_ms[diagnosis.machine] = diagnosis.frame_end - diagnosis.frame_start
+            return True
+        return False
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What labels can name: the normal state, the faults of all machine types, and `unknown`."""
+        return self._classes
 
     @property
     def machines(self) -> int:
@@ -85,12 +96,12 @@ class ScoreBook:
         machines = sorted({machine for machine, _ in self._predicted} & self._trained.keys())
         if not machines:
             return None
-        keys = self._counting()
+        keys = self.counting_frames()
         seen = sum(self._is_seen(*key) for key in keys)
         return {"machines": machines, "frames": seen, "frames_scored": len(keys)} if seen else None
 
-    def _counting(self) -> list[tuple[str, int]]:
-        """The frames that count, in order."""
+    def counting_frames(self) -> list[Frame]:
+        """The frames that count, by machine and time: not those that were announced after a machine's last reading."""
         last: dict[str, int] = {}
         for (machine, start), answers in self._predicted.items():
             if not answers.is_announced:
@@ -103,14 +114,14 @@ class ScoreBook:
 
     def scores(self, names: Sequence[str] = (FUSED, "sensors", "text")) -> dict[str, Any]:
         """Scores by the definitions of docs/guide/training.md; None where there are no labels or no such modality."""
-        scores = self._scores_of(self._counting(), names)
-        unseen = [key for key in self._counting() if not self._is_seen(*key)] if self._trained else []
-        if scores.get(FUSED) is not None and 0 < len(unseen) < len(self._counting()):
+        scores = self._scores_of(self.counting_frames(), names)
+        unseen = [key for key in self.counting_frames() if not self._is_seen(*key)] if self._trained else []
+        if scores.get(FUSED) is not None and 0 < len(unseen) < len(self.counting_frames()):
             scores[UNSEEN] = self._scores_of(unseen, (FUSED,))[FUSED]
         return scores
 
-    def _scores_of(self, keys: Sequence[tuple[str, int]], names: Sequence[str]) -> dict[str, Any]:
-        truth = np.array([self._truth(*key) for key in keys], np.int64)
+    def _scores_of(self, keys: Sequence[Frame], names: Sequence[str]) -> dict[str, Any]:
+        truth = self.truth_of(keys)
         if not keys or not (truth >= 0).any():
             return dict.fromkeys(names)
         ids = {machine: index for index, machine in enumerate(dict.fromkeys(machine for machine, _ in keys))}
@@ -118,16 +129,45 @@ class ScoreBook:
         frames = np.array([start // self._period_ms[machine] for machine, start in keys], np.int64)
         scores: dict[str, Any] = {}
         for name in names:
-            if not any(name in self._predicted[key].faults for key in keys):
+            predicted = self.answers_of(keys, name)
+            if predicted is None:
                 scores[name] = None
                 continue
-            predicted = [
-                self._answer.get(self._predicted[key].faults.get(name, NO_EVIDENCE), UNKNOWN_CODE) for key in keys
-            ]
-            scores[name] = stream_scores(machines, frames, truth, np.array(predicted, np.int64), self._classes)
+            scores[name] = stream_scores(machines, frames, truth, predicted, self._classes)
             if name == FUSED:
-                scores[name] |= self._trust(keys, machines, truth, np.array(predicted, np.int64))
+                scores[name] |= self._trust(keys, machines, truth, predicted)
         return scores
+
+    def truth_of(self, keys: Sequence[Frame]) -> Ints:
+        """The true class of each frame, (N,), -1 where nobody knows."""
+        faults = (self.labels.fault_at(*key) for key in keys)
+        return np.array([-1 if fault is None else self._index.get(fault, -1) for fault in faults], np.int64)
+
+    def answers_of(self, keys: Sequence[Frame], name: str = FUSED) -> Ints | None:
+        """What the fusion or a modality says of frames, (N,), as `stream_scores` takes it; None if it never does."""
+        said = [self._predicted[key].faults.get(name) for key in keys]
+        if not any(fault is not None for fault in said):
+            return None
+        codes = (self.class_of(NO_EVIDENCE if fault is None else fault) for fault in said)
+        return np.array(list(codes), np.int64)
+
+    def class_of(self, answer: str) -> int:
+        """The class that a diagnosis means by a name; a name of none is an unfamiliar state."""
+        return self._answer.get(answer, UNKNOWN_CODE)
+
+    def period_ms(self, machine: str) -> int:
+        """How long the frames of a machine are."""
+        return self._period_ms[machine]
+
+    def reliability(self, keys: Sequence[Frame], truth: Ints, predicted: Ints) -> list[ReliabilityBin]:
+        """Confidence of the fusion against its being right, over the labelled frames with evidence."""
+        rows = self._with_evidence(keys, truth)
+        confidence = np.array([self._predicted[key].confidence for key in keys], np.float64)
+        return reliability(confidence[rows], np.asarray(predicted == truth)[rows])
+
+    def _with_evidence(self, keys: Sequence[Frame], truth: Ints) -> Bools:
+        has_evidence = [self._predicted[key].faults[FUSED] != NO_EVIDENCE for key in keys]
+        return np.asarray((truth >= 0) & np.array(has_evidence, np.bool_))
 
     def _confidence(self, diagnosis: Diagnosis) -> float:
         """What the fusion gives to its answer; the normal state and `recovering` count together."""
@@ -135,12 +175,11 @@ class ScoreBook:
             return diagnosis.confidence
         return min(sum(p for name, p in diagnosis.probabilities.items() if self._answer.get(name) == NORMAL), 1.0)
 
-    def _trust(self, keys: Sequence[tuple[str, int]], machines: Ints, truth: Ints, predicted: Ints) -> dict[str, Any]:
+    def _trust(self, keys: Sequence[Frame], machines: Ints, truth: Ints, predicted: Ints) -> dict[str, Any]:
         """How far the fusion's answers can be trusted, over the labelled frames with evidence."""
         answers = [self._predicted[key] for key in keys]
-        rows = (truth >= 0) & np.array([one.faults[FUSED] != NO_EVIDENCE for one in answers])
-        confidence = np.array([one.confidence for one in answers], np.float64)
-        bins = reliability(confidence[rows], np.asarray(predicted == truth)[rows])
+        rows = self._with_evidence(keys, truth)
+        bins = self.reliability(keys, truth, predicted)
         named = [{self._answer.get(name, UNKNOWN_CODE) for name in one.candidates} for one in answers]
         rows &= np.array([bool(one) for one in named])
         covered = np.array([int(label) in one for one, label in zip(named, truth, strict=True)])
@@ -150,10 +189,6 @@ class ScoreBook:
             "candidates_coverage": run_mean(covered[rows], machines[rows]),
             "candidates_size": run_mean(sizes[rows], machines[rows]),
         }
-
-    def _truth(self, machine: str, start_ms: int) -> int:
-        fault = self.labels.fault_at(machine, start_ms)
-        return -1 if fault is None else self._index.get(fault, -1)
 
 
 def diagnosis_of(value: bytes | None) -> Diagnosis:

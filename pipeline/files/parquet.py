@@ -26,6 +26,7 @@ _I32: Final = 0x15
 # The numbers of fields in parquet's Thrift definition.
 _ROW_GROUPS, _COLUMNS, _ROWS, _COLUMN_DATA = 4, 1, 3, 3
 _NAMES, _ENTRIES, _UNPACKED, _PACKED, _DATA_PAGE, _DICTIONARY_PAGE = 3, 5, 6, 7, 9, 11
+_MAGIC: Final = b"PAR1"
 _TAIL_BYTES: Final = 8
 """The footer's length and PAR1."""
 
@@ -55,6 +56,17 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         file.close()
         raise
     return file
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file is named as one, or begins as one."""
+    if path.suffix == ".parquet":
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
 
 
 def bounded_batches(

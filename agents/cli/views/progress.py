@@ -47,15 +47,15 @@ def training_progress(console: Console) -> Iterator[OnProgress]:
 
 
 @contextmanager
-def recording_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A bar of how many records are written, and about how many there are."""
+def recording_progress(console: Console, what: str = "recording") -> Iterator[Callable[[int, int], None]]:
+    """A bar of how many records are written or read, and about how many there are."""
     count = TextColumn("{task.completed:,.0f} of about {task.total:,.0f} records")
     with Bars(_name_column(), BarColumn(), count, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bars:
         task: list[TaskID] = []
 
         def show(done: int, total: int) -> None:
             if not task:
-                task.append(bars.add_task("recording", total=total))
+                task.append(bars.add_task(what, total=total))
             bars.update(task[0], completed=done, total=total)
 
         yield show

@@ -1,0 +1,1 @@
+"""Reports: how well a plant was diagnosed and alarmed, as numbers and as one page."""

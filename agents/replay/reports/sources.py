@@ -1,0 +1,102 @@
+"""Where a report's diagnoses come from: a replay of a recording, or records of topics as a worker published them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from agents.replay.replay import ReplayReport, replay_in_memory
+from agents.replay.reports.book import ReportBook
+from agents.replay.scores import diagnosis_of
+from pipeline.config.profile import PlantProfile
+from pipeline.config.settings import Settings
+from pipeline.config.topics import ALARMS, CONTROL, DIAGNOSES, EVENTS, LABELS
+from pipeline.frames import StepRunner
+from pipeline.wire.messages import RejectedError
+from pipeline.wire.recording import has_topic
+from pipeline.wire.records import Output, Record
+
+OnProgress = Callable[[int, int], None]
+"""Gets how many records were read, and about how many there are."""
+
+_SHOW_EVERY: Final = 2_000
+
+
+def replay_into(
+    book: ReportBook,
+    recording: Path,
+    settings: Settings,
+    runners: Mapping[str, StepRunner],
+    partition_of: Callable[[bytes], int],
+    *,
+    total: int,
+    on_progress: OnProgress,
+) -> ReplayReport:
+    """Replay a recording of `total` records, and collect what is published; raises FaultlineError if it cannot be."""
+
+    done = 0
+
+    def watch(records: Sequence[Record]) -> None:
+        nonlocal done
+        for record in records:
+            done += record.topic != CONTROL  # ticks are not in the recording
+            if record.topic == LABELS:
+                book.add_label(record)
+            elif record.topic == EVENTS:
+                book.add_event(record.value)
+        on_progress(min(done, total), total)
+
+    def take(output: Output) -> None:
+        if output.topic == ALARMS:
+            book.add_alarm(output.value)
+
+    return asyncio.run(
+        replay_in_memory(
+            recording,
+            settings,
+            book.plant,
+            runners,
+            partition_of,
+            on_records=watch,
+            on_diagnosis=book.add,
+            on_output=take,
+        )
+    )
+
+
+def read_into(book: ReportBook, records: Iterable[Record]) -> dict[str, Any]:
+    """Collect diagnoses, alarms, labels and texts among records as they were published; returns their counts."""
+    diagnoses = 0
+    for record in records:
+        if record.topic == LABELS:
+            book.add_label(record)
+        elif record.topic == ALARMS:
+            book.add_alarm(record.value)
+        elif record.topic == EVENTS:
+            book.add_event(record.value)
+        elif record.topic == DIAGNOSES:
+            try:
+                book.add(diagnosis_of(record.value))
+            except (RejectedError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                book.unreadable += 1
+            else:
+                diagnoses += 1
+    return {"diagnoses": diagnoses}
+
+
+def has_answers_only(recording: Path, plant: PlantProfile) -> bool:
+    """Whether a recording holds diagnoses, and none of the readings that a model could be replayed with."""
+    return has_topic(recording, DIAGNOSES) and not any(has_topic(recording, topic) for topic in plant.sensor_topics)
+
+
+def counted(records: Iterable[Record], total: int, on_progress: OnProgress) -> Iterator[Record]:
+    """The records, while progress is shown."""
+    for count, record in enumerate(records, 1):
+        if count % _SHOW_EVERY == 0:
+            on_progress(count, max(total, count))
+        yield record
+    on_progress(total, total)
