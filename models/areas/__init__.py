@@ -1,0 +1,1 @@
+"""Models of areas: what machines that share utilities know together."""
