@@ -37,17 +37,23 @@ SAME_FAULTS_ATTEMPTS: Final = 3
 """How often a tripped run is tried with the same faults at other times before other faults are drawn."""
 MAX_ATTEMPTS: Final = 12
 
+SCALED_DISTURBANCES: Final = 0x80
+"""Flag of the simulator by which an activation between 0 and 1 scales a disturbance, instead of being rounded."""
+MEASUREMENT_FLAGS: Final = 0x0F
+"""What the simulator has by default. With full activations the flag above changes no number."""
+
 DEMO_SEED: Final = 900_000
 """Unseen by any model: the shared training runs use the noise seeds 10_000 to 12_920 (21 faults) and 50_000
 to 50_119 (sequences), the fixed-onset set its runs 0 to 9, and extra training runs start at 500_000."""
 
 
 class Episode(NamedTuple):
-    """One disturbance that is active in `[start, end)`, in hours."""
+    """One disturbance that is active in `[start, end)`, in hours, with a share of its full strength."""
 
     fault: int
     start: float
     end: float
+    strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -120,15 +126,20 @@ def simulate(plan: Plan, hours: float, *, whole: bool = True) -> tuple[np.ndarra
     """Values and labels of one plan; a plant that shuts down on the way raises `TrippedError` if the series must be
     `whole`, else ends it."""
     from tep_studio.control.runner import ClosedLoopSimulation
+    from tep_studio.simulation.core import TennesseeEastmanProcess
 
     def disturbances(hour: float) -> np.ndarray:
         vector = np.zeros(DISTURBANCES)
-        fault = _active(plan.episodes, hour)
-        if fault:
-            vector[fault - 1] = 1.0
+        for episode in plan.episodes:
+            if episode.start <= hour < episode.end:
+                vector[episode.fault - 1] = episode.strength
         return vector
 
-    simulation = ClosedLoopSimulation(control_interval=FRAME_HOURS / STEPS_PER_FRAME, horizon=hours)
+    simulation = ClosedLoopSimulation(
+        simulator=TennesseeEastmanProcess(ms_flag=MEASUREMENT_FLAGS | SCALED_DISTURBANCES),
+        control_interval=FRAME_HOURS / STEPS_PER_FRAME,
+        horizon=hours,
+    )
     result = simulation.run(
         seed=plan.seed, mode="mode1", disturbance_schedule=disturbances, record_every=STEPS_PER_FRAME
     )

@@ -1,1 +1,1 @@
-"""Models of areas: what machines that share utilities know together."""
+"""Models of areas: from the answers of machines that share utilities to what has failed."""

@@ -1,0 +1,266 @@
+"""Scores of what is named in areas: how soon failed utilities are, beside machines' own alarms, and how often wrongly.
+
+A cause reaches machines later than it begins. All delays are in frames since the cause's own beginning, of the area's
+answer and of machines alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from models.evaluation.scoring import RECOVERY_FRAMES
+from pipeline.arrays import Bools, Floats, Ints
+from pipeline.errors import DataError
+
+NONE: Final = -1
+FALSE_FRAMES: Final = 0.0005
+"""Share of the frames without a cause in which a utility may be named."""
+BLAMED: Final = 0.02
+"""Share of the machines' own faults that may be blamed on a utility."""
+MASK_FRAMES: Final = 60
+"""How long a modality is missing at a time, when scores are taken with missing ones: 3 h of 3 minutes each."""
+_COLUMNS: Final = ("area", "cause", "kind", "id", "fault", "start_ms", "end_ms", "machine", "onset_ms", "cleared_ms")
+
+
+class AreaCause(NamedTuple):
+    """What fails in the frames `[start, end)`: a utility, or a machine by itself; of the other the place is NONE."""
+
+    utility: int
+    machine: int
+    fault: int
+    start: int
+    end: int
+    reached: Mapping[int, tuple[int, int]]
+    """By machine, the frames from the onset to the clearing of the fault there."""
+
+
+@dataclass(frozen=True, slots=True)
+class AreaTruth:
+    """The causes of one area over T frames of N machines."""
+
+    frames: int
+    machines: int
+    causes: tuple[AreaCause, ...]
+
+    def shared(self) -> tuple[AreaCause, ...]:
+        """Those that are utilities."""
+        return tuple(cause for cause in self.causes if cause.utility != NONE)
+
+    def own(self) -> tuple[AreaCause, ...]:
+        """Those that are machines."""
+        return tuple(cause for cause in self.causes if cause.utility == NONE)
+
+    def free(self, *, of_shared_only: bool = False) -> Bools:
+        """(T,) frames in which no cause is active and no machine recovers from one."""
+        free = np.ones(self.frames, np.bool_)
+        for cause in self.shared() if of_shared_only else self.causes:
+            last = max((cleared for _, cleared in cause.reached.values()), default=cause.end)
+            free[cause.start : max(last, cause.end) + RECOVERY_FRAMES] = False
+        return free
+
+
+@dataclass(slots=True)
+class AreaOutcome:
+    """What became of the causes of one area, or of several."""
+
+    delays: list[float] = field(default_factory=list)
+    """Of each utility's failure until it is named; one that is not counts with its whole length."""
+    machine_delays: list[float] = field(default_factory=list)
+    """Until the median of the machines that it reaches alarms, by the same rule."""
+    missed: list[bool] = field(default_factory=list)
+    wrong: list[bool] = field(default_factory=list)
+    """Whether another utility was named meanwhile."""
+    false_frames: int = 0
+    free_frames: int = 0
+    blamed: list[bool] = field(default_factory=list)
+    """Of each machine's own fault, outside of utilities' failures, whether a utility was named."""
+    own_delays: list[float] = field(default_factory=list)
+    """Until an own fault is named at its machine."""
+    own_missed: list[bool] = field(default_factory=list)
+
+
+def read_truth(
+    path: Path, area: str, start_ms: Ints, machines: Sequence[str], utilities: Sequence[str], classes: Sequence[str]
+) -> AreaTruth:
+    """The causes of an area from a table as `deploy/demo/simulate_area.py` writes it, for frames that start at
+    `start_ms` (T,); raises DataError if a column is missing or a name is not of this area."""
+    table = pq.read_table(path)
+    if missing := sorted(set(_COLUMNS) - set(table.column_names)):
+        raise DataError(f"{path} has no column {', '.join(missing)}; a table of causes has {', '.join(_COLUMNS)}")
+    period = int(start_ms[1] - start_ms[0]) if len(start_ms) > 1 else 1
+
+    def frame(time_ms: int) -> int:
+        return min(max((time_ms - int(start_ms[0])) // period, 0), len(start_ms))
+
+    found: dict[int, AreaCause] = {}
+    for row in table.select(_COLUMNS).to_pylist():
+        if row["area"] != area:
+            continue
+        of_utility = row["kind"] == "utility"
+        try:
+            machine, fault = machines.index(row["machine"]), classes.index(row["fault"])
+            utility = utilities.index(row["id"]) if of_utility else NONE
+        except ValueError as error:
+            raise DataError(f"{path}, cause {row['cause']} of area {area}: {error}") from None
+        cause = AreaCause(
+            utility, NONE if of_utility else machine, fault, frame(row["start_ms"]), frame(row["end_ms"]), {}
+        )
+        reached = {
+            **found.get(row["cause"], cause).reached,
+            machine: (frame(row["onset_ms"]), frame(row["cleared_ms"])),
+        }
+        found[row["cause"]] = cause._replace(reached=reached)
+    return AreaTruth(len(start_ms), len(machines), tuple(found.values()))
+
+
+def machine_alarms(probabilities: Floats, quiet: Sequence[int]) -> Ints:
+    """(T, N) the fault that each machine's own answer (T, N, C) names; 0 where that is a class without one, or none."""
+    answer = probabilities.argmax(axis=-1)
+    alarms: Ints = np.where(np.isin(answer, list(quiet)), 0, answer)
+    return alarms
+
+
+def draw_missing(shape: tuple[int, int, int], share: float, rng: np.random.Generator) -> Bools:
+    """(M, T, N) which modalities are missing: each of each machine for MASK_FRAMES at a time, with this chance."""
+    modalities, frames, machines = shape
+    blocks = -(-frames // MASK_FRAMES)
+    drawn = rng.random((modalities, blocks, machines)) < share
+    missing: Bools = np.repeat(drawn, MASK_FRAMES, axis=1)[:, :frames]
+    return missing
+
+
+def area_outcome(truth: AreaTruth, named: Ints, alarms: Ints, own_names: Ints | None = None) -> AreaOutcome:
+    """What became of an area's causes: the utility `named` in each frame (T,), NONE where none is, and the machines'
+    own `alarms` (T, N), 0 where there is none. `own_names` (T, N) are the faults that the area says that machines have
+    by themselves, by default their alarms."""
+    outcome = AreaOutcome()
+    for cause in truth.shared():
+        while_active = named[cause.start : cause.end]
+        right = while_active == cause.utility
+        length = cause.end - cause.start
+        if not length:
+            continue
+        outcome.delays.append(_first(right))
+        outcome.missed.append(not right.any())
+        outcome.wrong.append(bool((~right & (while_active != NONE)).any()))
+        single = [
+            _first_from(alarms[: cause.end, machine] != 0, cause.start, onset)
+            for machine, (onset, _) in cause.reached.items()
+        ]
+        outcome.machine_delays.append(float(np.median(single)))
+    free = truth.free()
+    outcome.free_frames = int(free.sum())
+    outcome.false_frames = int((free & (named != NONE)).sum())
+    alone = truth.free(of_shared_only=True)
+    names = alarms if own_names is None else own_names
+    for cause in truth.own():
+        active = slice(cause.start, cause.end)
+        if alone[active].any():
+            outcome.blamed.append(bool((alone[active] & (named[active] != NONE)).any()))
+        right = names[active, cause.machine] == cause.fault
+        if len(right):
+            outcome.own_delays.append(_first(right))
+            outcome.own_missed.append(not right.any())
+    return outcome
+
+
+def area_scores(outcomes: Sequence[AreaOutcome]) -> dict[str, float | None]:
+    """Scores over areas; None where there is nothing to score.
+
+    `delay_*`: until a failed utility is named; `machine_delay_*`: the same of the median machine's alarm; `gain`: by
+    which share the mean of the first is smaller; `sooner`: share of the failures that are named before that alarm;
+    `missed`, `wrong_utility`: not named at all, and another named meanwhile. `false_frames`: share of frames without
+    a cause in which a utility is named; `blamed`: share of machines' own faults in which one is. `own_delay_*`,
+    `own_missed`: of naming these at their machines.
+    """
+    delays, single = _all(outcomes, "delays"), _all(outcomes, "machine_delays")
+    own, free = _all(outcomes, "own_delays"), sum(one.free_frames for one in outcomes)
+    alarm = _mean(single)
+    return {
+        "delay_mean": _mean(delays),
+        "delay_median": _median(delays),
+        "machine_delay_mean": alarm,
+        "machine_delay_median": _median(single),
+        "gain": None if not alarm else 1 - float(delays.mean()) / alarm,
+        "sooner": _mean(delays < single),
+        "missed": _mean(_all(outcomes, "missed")),
+        "wrong_utility": _mean(_all(outcomes, "wrong")),
+        "false_frames": sum(one.false_frames for one in outcomes) / free if free else None,
+        "blamed": _mean(_all(outcomes, "blamed")),
+        "own_delay_mean": _mean(own),
+        "own_delay_median": _median(own),
+        "own_missed": _mean(_all(outcomes, "own_missed")),
+    }
+
+
+def score_intervals(
+    outcomes: Sequence[Sequence[AreaOutcome]], rng: np.random.Generator, draws: int = 1000
+) -> dict[str, tuple[float, float] | None]:
+    """95 % intervals of the scores by drawing areas with replacement; `outcomes` has for each area those of every seed,
+    which stay together. None of scores that cannot be computed in all draws."""
+    drawn: dict[str, list[float | None]] = {}
+    for _ in range(draws):
+        chosen = rng.integers(len(outcomes), size=len(outcomes))
+        for name, score in area_scores(list(chain.from_iterable(outcomes[area] for area in chosen))).items():
+            drawn.setdefault(name, []).append(score)
+    intervals: dict[str, tuple[float, float] | None] = {}
+    for name, scores in drawn.items():
+        values = [score for score in scores if score is not None]
+        whole = len(values) == draws
+        intervals[name] = (float(np.quantile(values, 0.025)), float(np.quantile(values, 0.975))) if whole else None
+    return intervals
+
+
+def fit_threshold(scores: Floats, limit: float) -> float:
+    """The smallest threshold that at most this share of the scores (F,) is over."""
+    if not len(scores):
+        raise DataError("a threshold needs scores of frames without a cause")
+    ordered = np.sort(np.asarray(scores, np.float64))[::-1]
+    return float(ordered[min(int(limit * len(ordered)), len(ordered) - 1)])
+
+
+def fit_area_threshold(
+    truths: Sequence[AreaTruth], best: Sequence[Floats], *, false_frames: float = FALSE_FRAMES, blamed: float = BLAMED
+) -> float:
+    """The smallest threshold that keeps both limits on these areas, for each of which `best` has the highest score of
+    any utility in each frame (T,)."""
+    free = np.concatenate([scores[truth.free()] for truth, scores in zip(truths, best, strict=True)])
+    peaks: list[float] = []
+    for truth, scores in zip(truths, best, strict=True):
+        alone = truth.free(of_shared_only=True)
+        for cause in truth.own():
+            rows = scores[cause.start : cause.end][alone[cause.start : cause.end]]
+            if len(rows):
+                peaks.append(float(rows.max()))
+    threshold = fit_threshold(free, false_frames)
+    return max(threshold, fit_threshold(np.array(peaks, np.float32), blamed)) if peaks else threshold
+
+
+def _first(right: Bools) -> float:
+    """The first true place (T,), or the length."""
+    return float(right.argmax() if right.any() else len(right))
+
+
+def _first_from(alarms: Bools, start: int, onset: int) -> float:
+    """Frames from `start` to the first alarm (T,) at or after the onset, or to the end."""
+    return min(onset, len(alarms)) - start + _first(alarms[onset:])
+
+
+def _all(outcomes: Sequence[AreaOutcome], name: str) -> Floats:
+    values: Floats = np.array(list(chain.from_iterable(getattr(one, name) for one in outcomes)), np.float64)
+    return values
+
+
+def _mean(values: Any) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _median(values: Floats) -> float | None:
+    return float(np.median(values)) if len(values) else None
