@@ -21,8 +21,8 @@ from models.encoders.tokenizer import Tokenizer
 from models.fusion.build import build_fusion
 from models.fusion.confidence import ConfidenceMap
 from models.fusion.conformal import ConformalSets
+from models.fusion.remaining_life import RemainingLife
 from models.fusion.unknown import UnknownFaults
-from models.heads.remaining_life import RemainingLife
 
 _DETECTOR = "detector."
 """Before the names of the detector's states."""

@@ -19,7 +19,7 @@ from models.configs.diagnoser import DiagnoserConfig
 from models.encoders.tokenizer import Tokenizer
 from pipeline.config.classes import RECOVERING, model_classes
 from pipeline.config.profile import MachineType
-from pipeline.config.units import conversion
+from pipeline.config.quantities.units import conversion
 from pipeline.errors import ModelFileError
 from pipeline.files.atomic_file import replacing
 

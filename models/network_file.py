@@ -57,7 +57,13 @@ def build_network(model: Model) -> Diagnoser:
 
 
 def compile_network(
-    network: Diagnoser, *, name: str, digest: str, classes: tuple[str, ...], notify: Notify = _log.warning
+    network: Diagnoser,
+    *,
+    name: str,
+    digest: str,
+    classes: tuple[str, ...],
+    notify: Notify = _log.warning,
+    embeddings: bool = False,
 ) -> CompiledRunner:
     """A runner that steps a network as it is in memory; `digest` is hexadecimal and stamps its states."""
     return CompiledRunner(
@@ -69,6 +75,7 @@ def compile_network(
         digest=digest,
         classes=classes,
         notify=notify,
+        embeddings=embeddings,
     )
 
 

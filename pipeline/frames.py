@@ -87,7 +87,8 @@ class StepResult:
     """(B, 3) remaining life in frames: estimate, and the ends of its interval; NaN where nothing is known. None for
     models without."""
     embeddings: tuple[Floats, ...] | None = None
-    """(B, D_m) of each modality, what its encoder gives; zeros where it is absent. None unless they were asked for."""
+    """For each modality (B, D_m): the features that its encoder gives, zeros where it is absent. None unless they were
+    asked for when the model was loaded."""
     unknown_texts: Sequence[int] = ()
     """Indices of the frames' texts in which the model knows no word; they have no effect."""
 

@@ -17,7 +17,7 @@ from typing import Any, Self
 import msgspec
 
 from agents.audit.log import Log
-from pipeline.config.durations import parse_duration_ms
+from pipeline.config.quantities.durations import parse_duration_ms
 from pipeline.config.settings import Settings
 from pipeline.config.topics import DEAD_LETTER, FOREIGN, LATE
 from pipeline.errors import SettingsError

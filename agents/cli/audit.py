@@ -28,8 +28,8 @@ from agents.kafka.log import committed_offsets, kafka_log, require_kafka
 from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.security import client_security
 from agents.words import Words
-from pipeline.config.durations import shown_duration
 from pipeline.config.profile import PlantProfile, load_profile
+from pipeline.config.quantities.durations import shown_duration
 from pipeline.config.settings import Settings, load_settings
 from pipeline.config.topics import DEAD_LETTER, DIAGNOSES, DRIFT, LATE, full_topic_name, short_topic_name
 from pipeline.errors import RecordingError, SettingsError

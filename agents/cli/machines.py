@@ -36,9 +36,9 @@ from agents.kafka.security import client_security
 from agents.words import Words
 from models.evaluation.unknown_episodes import Group, group_episodes, unknown_episodes
 from pipeline.alignment.machine_states import MachineState
-from pipeline.config.durations import shown_duration
 from pipeline.config.hints import shown_time
 from pipeline.config.profile import load_profile
+from pipeline.config.quantities.durations import shown_duration
 from pipeline.config.settings import Settings, load_settings
 from pipeline.config.topics import CONTROL, DEAD_LETTER, DIAGNOSES, LABELS, LATE, STATE, full_topic_name
 from pipeline.errors import RecordingError, SettingsError

@@ -67,14 +67,17 @@ def load_runners(settings: Settings, profile: PlantProfile, files: list[Path] | 
     files = _model_files(settings, files)
     if len(profile.machine_types) == 1 and len(files) == 1:
         kind = profile.machine_types[0]
-        return {kind.name: load_model(files[0], kind, _to_stderr)}
+        return {kind.name: load_model(files[0], kind, _to_stderr, embeddings=profile.has_areas(kind))}
     by_type = {read_model(path).header.machine_type: path for path in files}
     if len(by_type) < len(files):
         raise SettingsError("two of the --model files are for the same machine type")
     wanted = [kind.name for kind in profile.machine_types]
     if missing := [name for name in wanted if name not in by_type]:
         raise SettingsError(f"no --model file is given for machine type {', '.join(missing)} of plant {profile.plant}")
-    return {kind.name: load_model(by_type[kind.name], kind, _to_stderr) for kind in profile.machine_types}
+    return {
+        kind.name: load_model(by_type[kind.name], kind, _to_stderr, embeddings=profile.has_areas(kind))
+        for kind in profile.machine_types
+    }
 
 
 def trained_machines(settings: Settings, files: list[Path] | None) -> dict[str, tuple[int, int]]:

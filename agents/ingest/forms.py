@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from agents.ingest.rewriting import OpenForm
-from pipeline.config.profile import Ingest, PlantProfile
+from pipeline.config.form import Ingest
+from pipeline.config.profile import PlantProfile
 from pipeline.config.topics import FOREIGN
 from pipeline.errors import ProfileError, SettingsError
 from pipeline.mapping.form_reader import FormReader

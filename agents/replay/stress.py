@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
-from pipeline.config.durations import parse_duration_ms
+from pipeline.config.quantities.durations import parse_duration_ms
 from pipeline.config.topics import EVENTS
 from pipeline.errors import SettingsError
 from pipeline.wire.messages import RejectedError, parse_time_ms

@@ -53,7 +53,7 @@ class AreaAnswers:
     """(2^M, T, N, C) probabilities if only the modalities had been there whose bits are set; zeros if none is there."""
     modality_probabilities: Floats  # (M, T, N, C)
     present: Bools  # (M, T, N)
-    embeddings: tuple[Floats, ...]  # of each modality (T, N, D_m)
+    embeddings: tuple[Floats, ...]  # of each modality (T, N, D_m), or none at all
     utility_probabilities: Floats
     """(T, U, C) what the text modality makes of the texts about a utility; zeros without one."""
     utility_present: Bools  # (T, U)
@@ -83,31 +83,32 @@ class AreaAnswers:
         present = self.present & ~missing
         embeddings = tuple(
             np.where(there[..., None], each, np.float32(0))
-            for there, each in zip(present, self.embeddings, strict=True)
+            for there, each in zip(present, self.embeddings, strict=False)
         )
         return replace(self, present=present, embeddings=embeddings)
 
     def save(self, path: Path) -> None:
         """Write all arrays to an npz file, which `load` reads."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        embeddings = {f"embeddings_{name}": each for name, each in zip(self.modalities, self.embeddings, strict=True)}
-        arrays: dict[str, Any] = dict(
-            area=np.array(self.area),
-            machines=np.array(self.machines, np.str_),
-            utilities=np.array(self.utilities, np.str_),
-            classes=np.array(self.classes, np.str_),
-            modalities=np.array(self.modalities, np.str_),
-            start_ms=self.start_ms,
-            fused=self.fused,
-            modality_probabilities=self.modality_probabilities,
-            present=self.present,
-            utility_probabilities=self.utility_probabilities,
-            utility_present=self.utility_present,
-            text_places=np.array([text[:3] for text in self.texts], np.int64).reshape(-1, 3),
-            texts=np.array([text.text for text in self.texts], np.str_),
-            text_vectors=self.text_vectors,
-        )
-        np.savez(path, **arrays, **embeddings)
+        arrays: dict[str, Any] = {
+            "area": np.array(self.area),
+            "machines": np.array(self.machines, np.str_),
+            "utilities": np.array(self.utilities, np.str_),
+            "classes": np.array(self.classes, np.str_),
+            "modalities": np.array(self.modalities, np.str_),
+            "start_ms": self.start_ms,
+            "fused": self.fused,
+            "modality_probabilities": self.modality_probabilities,
+            "present": self.present,
+            "utility_probabilities": self.utility_probabilities,
+            "utility_present": self.utility_present,
+            "text_places": np.array([text[:3] for text in self.texts], np.int64).reshape(-1, 3),
+            "texts": np.array([text.text for text in self.texts], np.str_),
+            "text_vectors": self.text_vectors,
+        }
+        for name, each in zip(self.modalities, self.embeddings, strict=False):
+            arrays[f"embeddings_{name}"] = each
+        np.savez(path, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -126,7 +127,7 @@ class AreaAnswers:
                 file["fused"],
                 file["modality_probabilities"],
                 file["present"],
-                tuple(file[f"embeddings_{name}"] for name in modalities),
+                tuple(file[key] for name in modalities if (key := f"embeddings_{name}") in file),
                 file["utility_probabilities"],
                 file["utility_present"],
                 tuple(AreaText(frame, machine, utility, text) for (frame, machine, utility), text in texts),
@@ -138,7 +139,7 @@ def answers_of_recording(
     records: Iterable[Record],
     profile: PlantProfile,
     runner: StepRunner,
-    encode: EncodeTexts,
+    encode: EncodeTexts | None = None,
     *,
     area: str,
     machines: Sequence[str],
@@ -147,9 +148,9 @@ def answers_of_recording(
     """Align a recording of an area as in live operation, and step a machine model over it.
 
     The model is stepped for every set of its modalities, and over the texts of each utility as if that were a machine
-    without readings. Events whose machine is AREA/UTILITY are about a utility. `runner` gives embeddings, and is reset
-    before; `encode` gives the vectors (X, D) of texts. Raises DataError if the machines are of several types, if the
-    model has other modalities than sensors and texts, if it gives no embeddings, or if there is no frame.
+    without readings. Events whose machine is AREA/UTILITY are about a utility. `runner` is reset before; if it gives no
+    embeddings, there are none. `encode` gives the vectors (X, D) of texts; without it D is 0. Raises DataError if the
+    machines are of several types, if the model has other modalities than sensors and texts, or if there is no frame.
     """
     machine_type = _machine_type(profile, machines)
     if runner.modalities not in ((SENSORS,), (SENSORS, TEXT)):
@@ -234,7 +235,7 @@ def _align(
     return inputs
 
 
-def _step_all(inputs: _Inputs, runner: StepRunner, encode: EncodeTexts) -> AreaAnswers:
+def _step_all(inputs: _Inputs, runner: StepRunner, encode: EncodeTexts | None) -> AreaAnswers:
     """Step the model over the frames: each machine once for every set of modalities, each utility with its texts."""
     start_ms = inputs.start_ms
     modalities, classes = runner.modalities, len(runner.classes)
@@ -247,7 +248,9 @@ def _step_all(inputs: _Inputs, runner: StepRunner, encode: EncodeTexts) -> AreaA
     utility_present = np.zeros((count, utilities), np.bool_)
     embeddings: list[Floats] = []
     texts: list[AreaText] = []
-    runner.reset(np.arange(machines * subsets + utilities))
+    slots = np.arange(machines * subsets + utilities)
+    runner.reserve(len(slots))
+    runner.reset(slots)
     for frame, start in enumerate(start_ms.tolist()):
         round_, rows = _round(inputs, start, modalities)
         texts += _texts_of(round_, rows, frame)
@@ -255,10 +258,9 @@ def _step_all(inputs: _Inputs, runner: StepRunner, encode: EncodeTexts) -> AreaA
             continue
         runner.prepare([round_])
         result = runner.step(round_)
-        if result.embeddings is None:
-            raise DataError(f"model {runner.name} was loaded without embeddings")
+        given = result.embeddings or ()
         if not embeddings:
-            embeddings = [np.zeros((count, machines, each.shape[1]), np.float32) for each in result.embeddings]
+            embeddings = [np.zeros((count, machines, each.shape[1]), np.float32) for each in given]
         for row, (subset, place) in enumerate(rows):
             if subset == _UTILITY:
                 of_utilities[frame, place] = result.modality_probabilities[-1, row]
@@ -269,8 +271,8 @@ def _step_all(inputs: _Inputs, runner: StepRunner, encode: EncodeTexts) -> AreaA
         places = [rows[row][1] for row in whole]
         alone[:, frame, places] = result.modality_probabilities[:, whole]
         present[:, frame, places] = result.present[:, whole]
-        for kept, given in zip(embeddings, result.embeddings, strict=True):
-            kept[frame, places] = given[whole]
+        for kept, each in zip(embeddings, given, strict=True):
+            kept[frame, places] = each[whole]
     return AreaAnswers(
         inputs.area,
         inputs.machines,
@@ -285,7 +287,7 @@ def _step_all(inputs: _Inputs, runner: StepRunner, encode: EncodeTexts) -> AreaA
         of_utilities * utility_present[..., None],
         utility_present,
         tuple(texts),
-        encode([text.text for text in texts]),
+        np.zeros((len(texts), 0), np.float32) if encode is None else encode([text.text for text in texts]),
     )
 
 

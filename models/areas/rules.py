@@ -26,21 +26,23 @@ class Named(NamedTuple):
 
 
 def fault_log_odds(log_probabilities: Floats, quiet: Sequence[int], low: float, high: float) -> Floats:
-    """Log odds (..., C) of each class against the most probable of the classes without a fault, within limits.
+    """Log odds (..., C) of each fault against the most probable of the `quiet` classes, those without a fault.
 
-    `log_probabilities` are (..., C). The limits keep one machine from deciding alone, for and against.
+    `log_probabilities` are (..., C). The limits keep one machine from deciding alone, for and against; quiet classes
+    have the lower one.
     """
     rest = log_probabilities[..., list(quiet)].max(axis=-1, keepdims=True)
     odds: Floats = np.clip(log_probabilities - rest, np.float32(low), np.float32(high)).astype(np.float32)
+    odds[..., list(quiet)] = np.float32(low)
     return odds
 
 
 def agreeing_scores(odds: Floats, known: Bools, members: Bools, faults: Bools, agreeing: int) -> Floats:
     """Scores (F, U, C): the log odds of the machine that is the k-th to agree on a utility's fault.
 
-    A machine agrees with the fault of which its odds (F, N, C) are highest. It counts if it is known (F, N) and among
-    the utility's members (U, N); only the utility's faults (U, C) have scores, others NO_EVIDENCE. That a score is over
-    a threshold says that `agreeing` machines each are.
+    A machine agrees with the fault of which its odds (F, N, C) are highest, however low. It counts if it is known
+    (F, N) and among the utility's members (U, N); only the utility's faults (U, C) have scores, others NO_EVIDENCE. A
+    score over a threshold says that the odds of `agreeing` machines each are.
     """
     leading = odds >= odds.max(axis=-1, keepdims=True)
     votes = np.where(leading & known[..., None], odds, NO_EVIDENCE)

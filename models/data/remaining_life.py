@@ -13,8 +13,8 @@ from models.configs.limits import FrameCounts, Widths
 from models.configs.remaining_life import MAX_CAP_FRAMES, RemainingLifeConfig
 from models.data.runs import Run, class_runs
 from pipeline.arrays import Floats
-from pipeline.config.durations import parse_duration_ms
 from pipeline.config.profile import MachineType
+from pipeline.config.quantities.durations import parse_duration_ms
 from pipeline.errors import DataError
 from pipeline.files.yaml_fields import did_you_mean
 

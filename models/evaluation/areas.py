@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from models.evaluation.scoring import RECOVERY_FRAMES
+from models.evaluation.scoring import SETTLED_FRAMES
 from pipeline.arrays import Bools, Floats, Ints
 from pipeline.errors import DataError
 
@@ -57,13 +57,22 @@ class AreaTruth:
         """Those that are machines."""
         return tuple(cause for cause in self.causes if cause.utility == NONE)
 
-    def free(self, *, of_shared_only: bool = False) -> Bools:
-        """(T,) frames in which no cause is active and no machine recovers from one."""
-        free = np.ones(self.frames, np.bool_)
+    def calm(self, *, of_shared_only: bool = False) -> Bools:
+        """(T,) frames without an active cause, nor one that cleared less than SETTLED_FRAMES ago: until then machines
+        may still look as if it were there."""
+        return ~self._within(SETTLED_FRAMES, of_shared_only=of_shared_only)
+
+    def clearing(self) -> Bools:
+        """(T,) frames without an active cause that are not calm."""
+        return self._within(SETTLED_FRAMES) & ~self._within(0)
+
+    def _within(self, after: int, *, of_shared_only: bool = False) -> Bools:
+        """(T,) frames in which a cause is active, at any machine, or was so few frames ago."""
+        within = np.zeros(self.frames, np.bool_)
         for cause in self.shared() if of_shared_only else self.causes:
             last = max((cleared for _, cleared in cause.reached.values()), default=cause.end)
-            free[cause.start : max(last, cause.end) + RECOVERY_FRAMES] = False
-        return free
+            within[cause.start : max(last, cause.end) + after] = True
+        return within
 
 
 @dataclass(slots=True)
@@ -78,7 +87,14 @@ class AreaOutcome:
     wrong: list[bool] = field(default_factory=list)
     """Whether another utility was named meanwhile."""
     false_frames: int = 0
-    free_frames: int = 0
+    """Calm frames in which a utility is named."""
+    calm_frames: int = 0
+    late_frames: int = 0
+    """The same of frames while causes clear."""
+    clearing_frames: int = 0
+    machine_false_frames: int = 0
+    """Alarms of machines in calm frames."""
+    machine_calm_frames: int = 0
     blamed: list[bool] = field(default_factory=list)
     """Of each machine's own fault, outside of utilities' failures, whether a utility was named."""
     own_delays: list[float] = field(default_factory=list)
@@ -127,6 +143,20 @@ def machine_alarms(probabilities: Floats, quiet: Sequence[int]) -> Ints:
     return alarms
 
 
+def raised_alarms(
+    probabilities: Floats, quiet: Sequence[int], *, agree: int = 3, frames: int = 5, confidence: float = 0.5
+) -> Ints:
+    """(T, N) as `machine_alarms`, where so many of the last frames name the same fault with this confidence: when a
+    worker raises an alarm, by default settings."""
+    sure = probabilities.max(axis=-1) >= confidence
+    named = np.where(sure, machine_alarms(probabilities, quiet), 0)
+    agreeing = np.zeros(named.shape, np.int64)
+    for back in range(frames):
+        agreeing[back:] += named[: len(named) - back] == named[back:]
+    raised: Ints = np.where(agreeing >= agree, named, 0)
+    return raised
+
+
 def draw_missing(shape: tuple[int, int, int], share: float, rng: np.random.Generator) -> Bools:
     """(M, T, N) which modalities are missing: each of each machine for MASK_FRAMES at a time, with this chance."""
     modalities, frames, machines = shape
@@ -155,10 +185,13 @@ def area_outcome(truth: AreaTruth, named: Ints, alarms: Ints, own_names: Ints | 
             for machine, (onset, _) in cause.reached.items()
         ]
         outcome.machine_delays.append(float(np.median(single)))
-    free = truth.free()
-    outcome.free_frames = int(free.sum())
-    outcome.false_frames = int((free & (named != NONE)).sum())
-    alone = truth.free(of_shared_only=True)
+    calm, clearing = truth.calm(), truth.clearing()
+    outcome.calm_frames, outcome.clearing_frames = int(calm.sum()), int(clearing.sum())
+    outcome.false_frames = int((calm & (named != NONE)).sum())
+    outcome.late_frames = int((clearing & (named != NONE)).sum())
+    outcome.machine_false_frames = int((alarms[calm] != 0).sum())
+    outcome.machine_calm_frames = outcome.calm_frames * truth.machines
+    alone = truth.calm(of_shared_only=True)
     names = alarms if own_names is None else own_names
     for cause in truth.own():
         active = slice(cause.start, cause.end)
@@ -176,13 +209,13 @@ def area_scores(outcomes: Sequence[AreaOutcome]) -> dict[str, float | None]:
 
     `delay_*`: until a failed utility is named; `machine_delay_*`: the same of the median machine's alarm; `gain`: by
     which share the mean of the first is smaller; `sooner`: share of the failures that are named before that alarm;
-    `missed`, `wrong_utility`: not named at all, and another named meanwhile. `false_frames`: share of frames without
-    a cause in which a utility is named; `blamed`: share of machines' own faults in which one is. `own_delay_*`,
-    `own_missed`: of naming these at their machines.
+    `missed`, `wrong_utility`: not named at all, and another named meanwhile. `false_frames`: share of calm frames
+    in which a utility is named; `late_frames`: the same while causes clear; `machine_false_frames`: share of machines'
+    calm frames in which they alarm; `blamed`: share of machines' own faults in which a utility is named. `own_delay_*`,
+    `own_missed`: of naming own faults at their machines.
     """
     delays, single = _all(outcomes, "delays"), _all(outcomes, "machine_delays")
-    own, free = _all(outcomes, "own_delays"), sum(one.free_frames for one in outcomes)
-    alarm = _mean(single)
+    own, alarm = _all(outcomes, "own_delays"), _mean(single)
     return {
         "delay_mean": _mean(delays),
         "delay_median": _median(delays),
@@ -192,7 +225,9 @@ def area_scores(outcomes: Sequence[AreaOutcome]) -> dict[str, float | None]:
         "sooner": _mean(delays < single),
         "missed": _mean(_all(outcomes, "missed")),
         "wrong_utility": _mean(_all(outcomes, "wrong")),
-        "false_frames": sum(one.false_frames for one in outcomes) / free if free else None,
+        "false_frames": _share(outcomes, "false_frames", "calm_frames"),
+        "late_frames": _share(outcomes, "late_frames", "clearing_frames"),
+        "machine_false_frames": _share(outcomes, "machine_false_frames", "machine_calm_frames"),
         "blamed": _mean(_all(outcomes, "blamed")),
         "own_delay_mean": _mean(own),
         "own_delay_median": _median(own),
@@ -221,7 +256,7 @@ def score_intervals(
 def fit_threshold(scores: Floats, limit: float) -> float:
     """The smallest threshold that at most this share of the scores (F,) is over."""
     if not len(scores):
-        raise DataError("a threshold needs scores of frames without a cause")
+        raise DataError("a threshold needs scores of calm frames")
     ordered = np.sort(np.asarray(scores, np.float64))[::-1]
     return float(ordered[min(int(limit * len(ordered)), len(ordered) - 1)])
 
@@ -231,15 +266,15 @@ def fit_area_threshold(
 ) -> float:
     """The smallest threshold that keeps both limits on these areas, for each of which `best` has the highest score of
     any utility in each frame (T,)."""
-    free = np.concatenate([scores[truth.free()] for truth, scores in zip(truths, best, strict=True)])
+    calm = np.concatenate([scores[truth.calm()] for truth, scores in zip(truths, best, strict=True)])
     peaks: list[float] = []
     for truth, scores in zip(truths, best, strict=True):
-        alone = truth.free(of_shared_only=True)
+        alone = truth.calm(of_shared_only=True)
         for cause in truth.own():
             rows = scores[cause.start : cause.end][alone[cause.start : cause.end]]
             if len(rows):
                 peaks.append(float(rows.max()))
-    threshold = fit_threshold(free, false_frames)
+    threshold = fit_threshold(calm, false_frames)
     return max(threshold, fit_threshold(np.array(peaks, np.float32), blamed)) if peaks else threshold
 
 
@@ -256,6 +291,11 @@ def _first_from(alarms: Bools, start: int, onset: int) -> float:
 def _all(outcomes: Sequence[AreaOutcome], name: str) -> Floats:
     values: Floats = np.array(list(chain.from_iterable(getattr(one, name) for one in outcomes)), np.float64)
     return values
+
+
+def _share(outcomes: Sequence[AreaOutcome], part: str, whole: str) -> float | None:
+    total = sum(getattr(one, whole) for one in outcomes)
+    return sum(getattr(one, part) for one in outcomes) / total if total else None
 
 
 def _mean(values: Any) -> float | None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from models.experiments.areas import AreasExperiment
 from models.experiments.base import read_description
 from models.experiments.late_fusion.experiment import LateFusionExperiment
 from models.experiments.robustness import RobustnessExperiment
@@ -14,7 +15,7 @@ from models.experiments.trainings import TrainingsExperiment
 from pipeline.errors import DataError
 from pipeline.files.yaml_fields import field_problems
 
-Described = LateFusionExperiment | TrainingsExperiment | RobustnessExperiment
+Described = LateFusionExperiment | TrainingsExperiment | RobustnessExperiment | AreasExperiment
 
 
 AnyExperiment = Annotated[Described, Field(discriminator="experiment")]
@@ -34,6 +35,8 @@ def load_experiment(path: Path, *, data: Path, out: Path, work: Path) -> Describ
             raw[name] = data / raw[name]
     if isinstance(raw.get("train"), str):
         raw["train"] = path.parent / raw["train"]
+        raw["work"] = work
+    if raw.get("experiment") == "areas":
         raw["work"] = work
     try:
         experiment: Described = TypeAdapter(AnyExperiment).validate_python(raw)

@@ -42,7 +42,10 @@ KNOWN: Final = 28
 """Where a row has 1 for each variable that has a reading, be it held; -1 of a model that does not ask for it."""
 OWN_CLASSES: Final = 29
 """Classes that the modalities answer with: all, or all but `unknown`."""
-LAYOUT_SIZE: Final = 30
+EMBEDDINGS, EMBEDDING_SIZE = 30, 31
+"""Where a row has the features of all modalities, one behind the other, and how many they are together; -1 and 0 where
+they are not wanted."""
+LAYOUT_SIZE: Final = 32
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _LARGEST = np.float32(np.finfo(np.float32).max)
@@ -92,8 +95,8 @@ class Result(NamedTuple):
     attention: Floats
     """Empty for models without."""
     extras: Floats
-    """(B, E) novelty, a deviation for each variable, a mark for each class that is a candidate, and the three numbers
-    of the remaining life, one behind the other; what a model lacks takes no columns."""
+    """(B, E) novelty, a deviation for each variable, a mark for each class that is a candidate, the three numbers of
+    the remaining life, and embeddings, one behind the other; what a model lacks takes no columns."""
 
 
 def step(
@@ -326,7 +329,8 @@ def _answer(layout: Ints, block: Block, row: int, place: int, result: Result) ->
         at = _copy_extra(block, base, layout[NOVELTY], 1, place, 0, result)
         at = _copy_extra(block, base, layout[DEVIATIONS], layout[VARIABLES], place, at, result)
         at = _copy_extra(block, base, layout[CANDIDATES], layout[CLASSES], place, at, result)
-        _copy_extra(block, base, layout[REMAINING], REMAINING_NUMBERS, place, at, result)
+        at = _copy_extra(block, base, layout[REMAINING], REMAINING_NUMBERS, place, at, result)
+        _copy_extra(block, base, layout[EMBEDDINGS], layout[EMBEDDING_SIZE], place, at, result)
 
 
 @kernel

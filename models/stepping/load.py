@@ -13,11 +13,13 @@ from pipeline.config.profile import MachineType
 _log = logging.getLogger(__name__)
 
 
-def load_model(path: Path | str, machine_type: MachineType, notify: Notify = _log.warning) -> CompiledRunner:
+def load_model(
+    path: Path | str, machine_type: MachineType, notify: Notify = _log.warning, *, embeddings: bool = False
+) -> CompiledRunner:
     """A runner for this machine type; raises ModelFileError if file and profile do not fit together.
 
     The profile's units and text lifetime are used, not those of the training. `notify` gets a line if compiling takes
-    time or its result cannot be kept.
+    time or its result cannot be kept. With `embeddings` its results have them, as diagnoses of machines in areas need.
     """
     model = read_model(Path(path))
     require_profile(model, machine_type)
@@ -32,4 +34,5 @@ def load_model(path: Path | str, machine_type: MachineType, notify: Notify = _lo
         digest=header.hash,
         classes=header.classes,
         notify=notify,
+        embeddings=embeddings,
     )

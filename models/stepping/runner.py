@@ -15,7 +15,7 @@ from models.stepping import interpreter as layout_of
 from models.stepping.interpreter import BLOCK_ROWS, DONE, LAYOUT_SIZE, STEP, TOO_SMALL, Arena, NewTexts, Result
 from models.stepping.interpreter import Model as CompiledModel
 from models.stepping.kernels.codes import padded
-from models.stepping.programs.answers import emit_candidates, emit_confidence
+from models.stepping.programs.answers import emit_candidates, emit_confidence, emit_embeddings
 from models.stepping.programs.builder import ProgramBuilder
 from models.stepping.programs.detector import DetectorInputs, emit_detector
 from models.stepping.programs.event_ring import RingState, emit_ring, ring_state
@@ -56,10 +56,12 @@ class CompiledRunner:
         digest: str,
         classes: tuple[str, ...],
         notify: Notify,
+        embeddings: bool = False,
     ) -> None:
         """`tensors` are the weights of the model file at `path`, `digest` its hexadecimal SHA-256, which stamps states.
 
-        Raises ModelFileError if the weights do not fit the network; `notify` gets a line if compiling takes time.
+        Raises ModelFileError if the weights do not fit the network; `notify` gets a line if compiling takes time. With
+        `embeddings` results have them; states and all else are the same with and without.
         """
         self._name, self._hash, self._classes = name, digest, classes
         self._modalities = (SENSORS,) if config.text is None else (SENSORS, TEXT)
@@ -67,7 +69,7 @@ class CompiledRunner:
         # All of the weights are checked before anything is compiled.
         encoder = _text_encoder(config, tokenizer, reader)
         builder = ProgramBuilder(reader, len(self._modalities))
-        self._layout, self._attends = _build(builder, config)
+        self._layout, self._attends, self._embedding_sizes = _build(builder, config, embeddings=embeddings)
         reader.finish()
         self._program = builder.finish()
         counted = config.messages.messages if config.messages is not None else ()
@@ -106,6 +108,11 @@ class CompiledRunner:
     @property
     def modalities(self) -> tuple[str, ...]:
         return self._modalities
+
+    @property
+    def embedding_sizes(self) -> tuple[int, ...]:
+        """How many features each modality's embedding has; empty without embeddings."""
+        return self._embedding_sizes
 
     @property
     def capacity(self) -> int:
@@ -171,7 +178,7 @@ class CompiledRunner:
         if self._attends:
             result.attention = attention
         if self._extra_columns:
-            _share_extras(self._layout, extras, result)
+            _share_extras(self._layout, self._embedding_sizes, extras, result)
         return result
 
     def reset(self, slots: Ints) -> None:
@@ -243,8 +250,11 @@ def _text_encoder(config: DiagnoserConfig, tokenizer: Tokenizer | None, reader: 
     return None if config.text is None or tokenizer is None else text_encoder(config.text, len(tokenizer), reader)
 
 
-def _build(builder: ProgramBuilder, config: DiagnoserConfig) -> tuple[Ints, bool]:
-    """Emit a whole model; returns its layout, but for the sizes that are known at the end, and whether it attends."""
+def _build(
+    builder: ProgramBuilder, config: DiagnoserConfig, *, embeddings: bool = False
+) -> tuple[Ints, bool, tuple[int, ...]]:
+    """Emit a whole model; returns its layout, but for the sizes that are known at the end, whether it attends, and the
+    sizes of its embeddings if it gives any."""
     layout = np.full(LAYOUT_SIZE, -1, np.int64)
     variables, classes, modalities = config.variables, config.classes, builder.modalities
     presence = builder.work(modalities)
@@ -267,6 +277,10 @@ def _build(builder: ProgramBuilder, config: DiagnoserConfig) -> tuple[Ints, bool
     if config.text is not None:
         ring = ring_state(builder, config.text)
         evidence.append(Evidence(*emit_ring(builder, config.text, ring, builder.present(1), classes)))
+    sizes: tuple[int, ...] = ()
+    if embeddings:
+        layout[layout_of.EMBEDDINGS], sizes = emit_embeddings(builder, [own.features for own in evidence])
+    layout[layout_of.EMBEDDING_SIZE] = sum(sizes)
     layout[layout_of.REMAINING] = emit_remaining_life(builder, config.remaining_life, inputs, sensed.features)
     fused = emit_fusion(builder, config.fusion, evidence, presence, classes)
     emit_confidence(builder, config, fused.probabilities, classes)
@@ -293,7 +307,7 @@ def _build(builder: ProgramBuilder, config: DiagnoserConfig) -> tuple[Ints, bool
         layout[layout_of.PLACES], layout[layout_of.RING], layout[layout_of.AGES] = ring.places, ring.ring, ring.ages
         layout[layout_of.RING_WIDTH], layout[layout_of.TEXT_SIZE] = ring.width, ring.size
         layout[layout_of.TEXT_TTL] = config.text_ttl_frames
-    return layout, fused.attention is not None
+    return layout, fused.attention is not None, sizes
 
 
 def _extras(layout: Ints) -> list[tuple[int, int]]:
@@ -303,11 +317,12 @@ def _extras(layout: Ints) -> list[tuple[int, int]]:
         layout_of.DEVIATIONS: int(layout[layout_of.VARIABLES]),
         layout_of.CANDIDATES: int(layout[layout_of.CLASSES]),
         layout_of.REMAINING: REMAINING_NUMBERS,
+        layout_of.EMBEDDINGS: int(layout[layout_of.EMBEDDING_SIZE]),
     }
     return [(place, width) for place, width in widths.items() if layout[place] >= 0]
 
 
-def _share_extras(layout: Ints, extras: Floats, result: StepResult) -> None:
+def _share_extras(layout: Ints, embedding_sizes: Sequence[int], extras: Floats, result: StepResult) -> None:
     """Fill in what the interpreter has written of `_extras`."""
     begin = 0
     for place, width in _extras(layout):
@@ -319,8 +334,10 @@ def _share_extras(layout: Ints, extras: Floats, result: StepResult) -> None:
             result.deviations = columns
         elif place == layout_of.CANDIDATES:
             result.candidates = columns != 0
-        else:
+        elif place == layout_of.REMAINING:
             result.remaining = columns
+        else:
+            result.embeddings = tuple(np.split(columns, np.cumsum(embedding_sizes)[:-1], axis=1))
 
 
 def _describe(layout: Ints, config: DiagnoserConfig, fused: Fused, modalities: int) -> None:

@@ -24,8 +24,8 @@ from models.data.text_pools import EventDrawConfig
 from models.model_file import Storage
 from models.training.loop import StageConfig
 from models.training.losses import ClassWeights, Recovery
-from pipeline.config.durations import parse_duration_ms
 from pipeline.config.profile import shipped_profiles
+from pipeline.config.quantities.durations import parse_duration_ms
 from pipeline.errors import DataError
 from pipeline.files.yaml_fields import field_problems
 

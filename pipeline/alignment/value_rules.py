@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.arrays import Bools, Ints, Matrix
 from pipeline.compiled import CompiledFunction, Notify
 from pipeline.config.profile import MachineType
-from pipeline.config.units import conversion
+from pipeline.config.quantities.units import conversion
 from pipeline.wire.messages import Reason, RejectedError
 from pipeline.wire.readings import ValueReason
 

@@ -10,15 +10,29 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from pipeline.config.durations import DurationMs
 from pipeline.config.expressions.paths import compile_path, without_root
 from pipeline.config.expressions.template import parse_template
+from pipeline.config.quantities.durations import DurationMs
 
 Envelope = Literal["connect", "cloudevents"]
 TimeUnit = Literal["s", "ms", "us", "ns", "filetime", "ticks", "excel"]
 """Since 1970; or Windows' units of 100 ns since 1601, .NET's since the year 1, and days of a spreadsheet."""
 
 _EXAMPLE = datetime(2025, 11, 20, 0, 53, 20, tzinfo=UTC)
+
+
+_OWN_SENSORS = re.compile(r"sensors(\.[a-z0-9][a-z0-9_-]*)*")
+
+
+def _topic(name: Any) -> Any:
+    """Topics outside the prefix are written with a slash in front from here on, which no topic's name can have."""
+    if not isinstance(name, str) or _OWN_SENSORS.fullmatch(name) or name.startswith("/"):
+        return name
+    return f"/{name}"
+
+
+Topic = Annotated[str, BeforeValidator(_topic), Field(pattern=r"^(sensors[a-z0-9_.-]*|/[A-Za-z0-9._-]{1,249})$")]
+"""`sensors` and `sensors.NAME` have the prefix of all our topics; any other name is a foreign topic's whole one."""
 
 
 class _Part(BaseModel):
@@ -233,3 +247,28 @@ class Form(_Part):
             raise ValueError("value_time: needs values and value, the path inside each of its entries")
         if self.value_time is not None and self.sample_period_ms is not None:
             raise ValueError("value_time: cannot be given together with sample_period")
+
+
+class EventTopic(_Part):
+    """A foreign topic of texts, besides Faultline's own `events`."""
+
+    topic: Topic
+    form: Form = Form()
+
+
+class Ingest(_Part):
+    """What `faultline ingest` reads and writes again, as Faultline's own messages, keyed by machine."""
+
+    topic: Topic | None = None
+    """A Kafka topic outside the prefix."""
+    mqtt: str | None = None
+    """A topic filter of an MQTT broker, such as plant/+/values."""
+    form: Form = Form()
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.topic is None) == (self.mqtt is None):
+            raise ValueError("one of topic and mqtt is needed")
+        if self.topic is not None and not self.topic.startswith("/"):
+            raise ValueError(f"topic {self.topic} is one of Faultline's own; ingest writes those")
+        return self

@@ -5,15 +5,16 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
-import re
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from pipeline.config.durations import DurationMs, parse_duration_ms
-from pipeline.config.form import Form
+from pipeline.config.areas import Area, check_areas, utility_id
+from pipeline.config.form import EventTopic, Form, Ingest, Topic
+from pipeline.config.quantities.durations import DurationMs, parse_duration_ms
+from pipeline.config.quantities.units import conversion
 from pipeline.config.titles import (
     Component,
     FaultEntry,
@@ -26,7 +27,6 @@ from pipeline.config.titles import (
     is_pattern,
     without_words,
 )
-from pipeline.config.units import conversion
 from pipeline.errors import ProfileError
 from pipeline.files.yaml_fields import field_problems
 from pipeline.files.yaml_text import YamlError, parse_yaml, read_text
@@ -37,19 +37,6 @@ MIN_WATCHED_VARIABLES = 4
 _STATE_TTL_MS = 7 * 86_400_000
 _LEAST_BLIND_MS = 300_000
 Aggregation = Literal["last", "mean", "min", "max", "std", "count"]
-
-_OWN_SENSORS = re.compile(r"sensors(\.[a-z0-9][a-z0-9_-]*)*")
-
-
-def _topic(name: Any) -> Any:
-    """Topics outside the prefix are written with a slash in front from here on, which no topic's name can have."""
-    if not isinstance(name, str) or _OWN_SENSORS.fullmatch(name) or name.startswith("/"):
-        return name
-    return f"/{name}"
-
-
-Topic = Annotated[str, BeforeValidator(_topic), Field(pattern=r"^(sensors[a-z0-9_.-]*|/[A-Za-z0-9._-]{1,249})$")]
-"""`sensors` and `sensors.NAME` have the prefix of all our topics; any other name is a foreign topic's whole one."""
 
 
 class Variable(Part):
@@ -120,31 +107,6 @@ class Source(Part):
     def on_change(self) -> bool:
         """Whether it sends only when a value changes."""
         return self.report == "on_change"
-
-
-class EventTopic(Part):
-    """A foreign topic of texts, besides Faultline's own `events`."""
-
-    topic: Topic
-    form: Form = Form()
-
-
-class Ingest(Part):
-    """What `faultline ingest` reads and writes again, as Faultline's own messages, keyed by machine."""
-
-    topic: Topic | None = None
-    """A Kafka topic outside the prefix."""
-    mqtt: str | None = None
-    """A topic filter of an MQTT broker, such as plant/+/values."""
-    form: Form = Form()
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> Self:
-        if (self.topic is None) == (self.mqtt is None):
-            raise ValueError("one of topic and mqtt is needed")
-        if self.topic is not None and not self.topic.startswith("/"):
-            raise ValueError(f"topic {self.topic} is one of Faultline's own; ingest writes those")
-        return self
 
 
 def _state_ttl_ms(given: dict[str, Any]) -> int:
@@ -294,6 +256,8 @@ class PlantProfile(Part):
     ingest: tuple[Ingest, ...] = ()
     machines: dict[str, MachineTitle] = Field(default_factory=dict)
     """Names and areas of machines, by id or by shell pattern over ids."""
+    areas: dict[Name, Area] = Field(default_factory=dict)
+    """Machines that are diagnosed together, because they share utilities or feed each other."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -318,12 +282,15 @@ class PlantProfile(Part):
             if not is_pattern(machine) and self.type_of(machine) is None:
                 patterns = ", ".join(machine_type.match for machine_type in self.machine_types)
                 raise ValueError(f"machines: {machine!r} is of no machine type, whose ids match {patterns}")
+        check_areas(self.areas, self.machine_types, self.type_of)
         return self
 
     @property
     def digest(self) -> str:
         """Hash of what the profile says, but for people: two workers with the same one read and diagnose alike."""
-        essence = without_words(self.model_dump(mode="json"))
+        essence = without_words(self.model_dump(mode="json", exclude={"areas"}))
+        if self.areas:
+            essence["areas"] = {name: area.members for name, area in self.areas.items()}
         return hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()[:16]
 
     def type_of(self, machine: str) -> MachineType | None:
@@ -332,6 +299,21 @@ class PlantProfile(Part):
             if fnmatch.fnmatchcase(machine, machine_type.match):
                 return machine_type
         return None
+
+    @property
+    def area_of(self) -> dict[str, str]:
+        """The area of every machine that is in one, in the order of their ids."""
+        areas = {machine: name for name, area in self.areas.items() for machine in area.all_machines}
+        return dict(sorted(areas.items()))
+
+    @property
+    def area_of_utility(self) -> dict[str, str]:
+        """The area of every utility, by the id that texts about it have."""
+        return {utility_id(name, utility): name for name, area in self.areas.items() for utility in area.utilities}
+
+    def has_areas(self, machine_type: MachineType) -> bool:
+        """Whether machines of this type are in areas, so that their diagnoses carry embeddings."""
+        return any(self.type_of(machine) == machine_type for machine in self.area_of)
 
     def machine_type(self, name: str) -> MachineType:
         """The machine type of this name; raises ProfileError if there is none."""

@@ -11,8 +11,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from pipeline.config.durations import parse_milliseconds
 from pipeline.config.environment import PREFIX, environment_problems
+from pipeline.config.quantities.durations import parse_milliseconds
 from pipeline.errors import SettingsError
 
 Milliseconds = Annotated[int, BeforeValidator(parse_milliseconds), Field(gt=0)]

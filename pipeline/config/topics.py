@@ -17,6 +17,13 @@ METRICS = "metrics"
 LATE = "late"
 DEAD_LETTER = "dead-letter"
 STATE = "state"
+AREAS = "areas"
+PLANT = "plant"
+PLANT_STATE = "plant-state"
+
+
+AREA_TEXT = ("faultline-topic", EVENTS.encode())
+"""The header of a record in `areas` that is a text about a utility; others are diagnoses, and ticks have no key."""
 
 
 FOREIGN = "/"
@@ -100,6 +107,18 @@ def all_topics(profile: PlantProfile) -> tuple[Topic, ...]:
         Topic(LATE, "readings and texts that came too late"),
         Topic(DEAD_LETTER, "records that could not be used"),
         Topic(STATE, "each machine's state, for the worker that takes it over", compacted=True),
+        *area_topics(profile),
+    )
+
+
+def area_topics(profile: PlantProfile) -> tuple[Topic, ...]:
+    """What is needed besides by a plant that has areas."""
+    if not profile.areas:
+        return ()
+    return (
+        Topic(AREAS, "diagnoses of machines and texts about utilities, by area"),
+        Topic(PLANT, "one diagnosis of an area a frame"),
+        Topic(PLANT_STATE, "each area's state, for the process that takes it over", compacted=True),
     )
 
 

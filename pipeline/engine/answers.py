@@ -8,11 +8,10 @@ from typing import Any, Final
 import numba
 import numpy as np
 
-from pipeline import logarithm
 from pipeline.arrays import Bools, Floats, Ints
-from pipeline.compiled import CompiledFunction, Notify, kernel
+from pipeline.compiled import CompiledFunction, Notify, kernel, logarithm
+from pipeline.compiled.logarithm import log
 from pipeline.frames import Frames, StepResult
-from pipeline.logarithm import log
 from pipeline.wire import diagnosis_columns
 from pipeline.wire.diagnosis_columns import (
     AGE_MS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
@@ -51,6 +52,7 @@ from pipeline.wire.diagnosis_columns import (
     first_probability,
 )
 from pipeline.wire.diagnosis_json import Names, RoundTexts, RoundWriter
+from pipeline.wire.json.embeddings import with_embeddings
 from pipeline.wire.messages import (
     MIN_PROBABILITY,
     Diagnosis,
@@ -110,9 +112,12 @@ class DiagnosedMachine(Protocol):
 class DiagnosisWriter:
     """Turns step results of one machine type into output records."""
 
-    def __init__(self, machine_type: MachineType, runner: StepRunner, notify: Notify) -> None:
-        """`notify` gets a line if code has to be compiled first."""
+    def __init__(
+        self, machine_type: MachineType, runner: StepRunner, notify: Notify, embedded: AbstractSet[str] = frozenset()
+    ) -> None:
+        """`notify` gets a line if code has to be compiled first; diagnoses of `embedded` machines carry embeddings."""
         self._type = machine_type
+        self._embedded = embedded
         self._classes = runner.classes
         self._modalities = runner.modalities
         self.model = ModelRef(runner.name, runner.hash)
@@ -157,12 +162,23 @@ class DiagnosisWriter:
         for row in sorted({*others, *frozen}):
             diagnosis = self._diagnosis(row, machines[row].name, frames, result, numbers, parts, remembered)
             values[row] = messages.encode(diagnosis)
+        if self._embedded:
+            self._add_embeddings(result, machines, values)
         outputs += map(_new_output, zip(repeat(DIAGNOSES), partitions, keys, values, ends, repeat(())))
         faults = numbers[:, FAULT].copy()
         for fault, count in Counter(faults.tolist()).items():
             counts[self._named[fault]] += count
         summary = numbers[:, [LARGEST, ENTROPY, DISAGREEMENT]] / UNIT
         return Answers(faults, summary[:, 0].astype(np.float32), summary[:, 1], summary[:, 2])
+
+    def _add_embeddings(self, result: StepResult, machines: Sequence[DiagnosedMachine], values: list[bytes]) -> None:
+        if result.embeddings is None:
+            return
+        modalities = list(enumerate(zip(self._modalities, result.embeddings, strict=True)))
+        for row, machine in enumerate(machines):
+            if machine.name in self._embedded:
+                own = {name: features[row] for place, (name, features) in modalities if result.present[place, row]}
+                values[row] = with_embeddings(values[row], own)
 
     def _columns(self, machines: Sequence[DiagnosedMachine]) -> tuple[Names, list[int], list[bytes]]:
         """Names, partitions and keys; most rounds are about the same machines as the one before."""

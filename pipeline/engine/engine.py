@@ -66,8 +66,10 @@ class Engine:
         )
         self.groups = self._stream.machines.groups
         rule = alarm_rule or AlarmRule()
+        embedded = frozenset(profile.area_of)
         self.models = {
-            name: GroupModel(group, runners[name], rule, drift_rule, notify) for name, group in self.groups.items()
+            name: GroupModel(group, runners[name], rule, drift_rule, notify, embedded)
+            for name, group in self.groups.items()
         }
         self._checkpoints = Checkpoints(profile, self._stream.machines, self._stream.progress, self.models)
         self._newest_frame_end_ms: dict[int, int] = {}

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.alignment.batches import Aligned
 from pipeline.compiled import Notify
 from pipeline.config.profile import PlantProfile
-from pipeline.config.topics import CONTROL, LABELS, event_topics
+from pipeline.config.topics import AREA_TEXT, AREAS, CONTROL, LABELS, event_topics
 from pipeline.engine.control import Announce, Controller, PartitionProgress
 from pipeline.engine.inbox import Columns, Inbox
 from pipeline.engine.intake import Intake
@@ -58,11 +58,12 @@ class FrameStream:
         self.progress = PartitionProgress(self.machines)
         self._take_rounds = take
         self._take_label = take_label
-        readers = {topic: FormReader(form, topic, schemas) for topic, form in profile.forms.items()}
+        readers = self._readers = {topic: FormReader(form, topic, schemas) for topic, form in profile.forms.items()}
         self._intake = Intake(self.machines, readers, lambda: self.stats, notify)
         self._controller = Controller(self.machines, self.progress.clocks, self._advance, announce)
         self._sensor_topics = frozenset(profile.sensor_topics)
         self._event_topics = frozenset(event_topics(profile))
+        self._area_of_utility = {utility.encode(): area for utility, area in profile.area_of_utility.items()}
 
     def load(self) -> None:
         """Load compiled code now, instead of with the first reading."""
@@ -124,7 +125,7 @@ class FrameStream:
                     control = self._controller.read(record)
                     is_new = record.offset > self.progress.controls.get(partition, -1)
                 else:
-                    is_new = self._take_one(record, order, inboxes)
+                    is_new = self._take_one(record, order, inboxes, outcome)
             except RejectedError as rejected:
                 outcome.reject(record, rejected)
                 self.machines.forget_if_new(record)
@@ -145,7 +146,7 @@ class FrameStream:
         self._align(inboxes, outcome)
         return behind
 
-    def _take_one(self, record: Record, order: int, inboxes: dict[str, Inbox]) -> bool:
+    def _take_one(self, record: Record, order: int, inboxes: dict[str, Inbox], outcome: Outcome) -> bool:
         """Take a reading or text in; False if its effect is in the state already.
 
         Raises RejectedError or AppliedError.
@@ -153,8 +154,27 @@ class FrameStream:
         if record.topic in self._sensor_topics:
             return self._intake.reading(record, order, inboxes)
         if record.topic in self._event_topics:
+            if record.key in self._area_of_utility:
+                outcome.outputs += self._utility_texts(record, self._area_of_utility[record.key])
+                return True
             return self._intake.event(record, order, inboxes)
         raise RejectedError(Reason.UNKNOWN_TOPIC, f"the engine does not read topic {record.topic}")
+
+    def _utility_texts(self, record: Record, area: str) -> list[Output]:
+        """Texts about a utility, for whoever diagnoses its area; raises RejectedError."""
+        if record.value is None:
+            raise RejectedError(Reason.EMPTY, "the record has no value")
+        messages.check_event_bytes(record.value)
+        reader = self._readers.get(record.topic)
+        events, refused = ([messages.decode_event(record.value)], []) if reader is None else reader.read_texts(record)
+        if refused:
+            raise refused[0]
+        for event in events:
+            if event.machine.encode() != record.key:
+                raise RejectedError(Reason.KEY_MISMATCH, f"the key is not {event.machine[:80]!r}")
+            messages.parse_time_ms(event.time)
+        key, stamp_ms = area.encode(), record.timestamp_ms
+        return [Output(AREAS, None, key, messages.encode(event), stamp_ms, (AREA_TEXT,)) for event in events]
 
     def _hold(self, control: Control, record: Record, held: dict[int, tuple[Control, Record]]) -> None:
         """Hold a control record until what came before it is aligned."""

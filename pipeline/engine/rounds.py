@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -70,8 +71,10 @@ class GroupModel:
         rule: AlarmRule,
         drift_rule: DriftRule | None,
         notify: Notify,
+        embedded: AbstractSet[str] = frozenset(),
     ) -> None:
-        """`drift_rule` is None if no drift is to be reported; `notify` gets a line if code has to be compiled first."""
+        """`drift_rule` is None if no drift is to be reported; `notify` gets a line if code has to be compiled first;
+        diagnoses of `embedded` machines carry embeddings."""
         machine_type = group.machine_type
         self.name = group.name
         self._faults = machine_type.faults
@@ -81,7 +84,7 @@ class GroupModel:
             raise SettingsError(text)
         self.runner = runner
         self.alarms = Alarms(rule, notify)
-        self.writer = DiagnosisWriter(machine_type, runner, notify)
+        self.writer = DiagnosisWriter(machine_type, runner, notify, embedded)
         self._period_ms = machine_type.frame_period_ms
         self._remaining: Floats = np.zeros(0, np.float32)  # newest estimate in each slot, in frames, else NaN
         self.drift: Drift | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -70,6 +70,18 @@ class Forgotten(msgspec.Struct, frozen=True):
     """Until the partition's time has come here, milliseconds."""
     check: bytes = _NO_CHECK
     """As in SavedMachine."""
+
+
+class StateOwner(NamedTuple):
+    """What a saved state has to belong to; states of others are refused."""
+
+    kind: str
+    """The machine type."""
+    profile: str
+    """Digest of the part of the profile that the state depends on."""
+    model: str
+    """The model's hash."""
+    frame_period_ms: int
 
 
 class _Head(msgspec.Struct):

@@ -17,7 +17,7 @@ from agents.cli.views.why_view import show_why
 from agents.delivery.partitioning import partition_function
 from agents.memory.broker import MemoryBroker
 from agents.words import Words
-from pipeline.config.durations import shown_duration
+from pipeline.config.quantities.durations import shown_duration
 from pipeline.config.topics import CONTROL, STATE, all_topics, engine_topics
 from pipeline.engine.engine import Engine
 from pipeline.errors import SettingsError

@@ -21,6 +21,7 @@ from models.data.runs import RunFiles
 from models.data.text_pools import EventDrawConfig
 from models.training.config import SplitConfig, TrainConfig
 from models.training.loop import StageConfig
+from pipeline.config.areas import Area, Utility
 from pipeline.config.profile import MachineType, PlantProfile, Source, Variable
 from pipeline.config.titles import Component, Fault, MachineTitle
 from pipeline.files.yaml_fields import keys_of
@@ -152,6 +153,8 @@ def documented(*pages: str) -> set[str]:
         (Fault, ("profiles.md",)),
         (Component, ("profiles.md",)),
         (MachineTitle, ("profiles.md",)),
+        (Area, ("profiles.md",)),
+        (Utility, ("profiles.md",)),
     ],
     ids=lambda given: given.__name__ if isinstance(given, type) else "",
 )

@@ -8,7 +8,7 @@ from decimal import Decimal, localcontext
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.logarithm import log
+from pipeline.compiled.logarithm import log
 
 
 @settings(deadline=None)  # the first example compiles

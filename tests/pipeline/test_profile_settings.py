@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from agents.kafka.topics import topic_specs
-from pipeline.config.durations import parse_duration_ms
 from pipeline.config.profile import load_profile, parse_profile, shipped_profiles
+from pipeline.config.quantities.durations import parse_duration_ms
 from pipeline.config.settings import load_settings
 from pipeline.errors import ProfileError, SettingsError
 from tests.support.builders import ONE_SOURCE, kind, profile

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 from agents.audit.why.facts import Facts, InputFinds
 from pipeline.alignment.machine_states import MachineState
-from pipeline.config.durations import shown_duration
 from pipeline.config.hints import shown_time
+from pipeline.config.quantities.durations import shown_duration
 from pipeline.wire.messages import Reason
 
 _HALF_HOUR_MS = 1_800_000

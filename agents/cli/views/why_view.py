@@ -11,7 +11,7 @@ from agents.audit.dead_letters import shown_time
 from agents.audit.why.facts import Facts, InputFinds, LastDiagnosis, Letters, Searched
 from agents.cli.views.printable import cell
 from agents.words import Words
-from pipeline.config.durations import shown_duration
+from pipeline.config.quantities.durations import shown_duration
 
 _MAX_TEXT = 500
 

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from agents.replay.tables.templates import Template
-from pipeline.config.durations import parse_duration_ms
+from pipeline.config.quantities.durations import parse_duration_ms
 from pipeline.errors import DataError
 from pipeline.files.yaml_fields import field_problems
 from pipeline.files.yaml_text import parse_yaml, read_text

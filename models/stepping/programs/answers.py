@@ -1,11 +1,13 @@
-"""What is done with a fused answer before it is published: its last calibration, and its candidates."""
+"""What is published besides a fused answer, and of it: its last calibration, its candidates, and embeddings."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from models.configs.diagnoser import DiagnoserConfig
 from models.stepping.kernels import operations
-from models.stepping.kernels.codes import ALL
-from models.stepping.programs.builder import ProgramBuilder
+from models.stepping.kernels.codes import ALL, WORK
+from models.stepping.programs.builder import ProgramBuilder, Vector, at_work
 
 
 def emit_confidence(builder: ProgramBuilder, config: DiagnoserConfig, answer: int, classes: int) -> None:
@@ -26,3 +28,17 @@ def emit_candidates(builder: ProgramBuilder, config: DiagnoserConfig, answer: in
     target = builder.work(classes)
     builder.emit(operations.CANDIDATES, ALL, answer, classes, fitted, builder.modalities, target)
     return target
+
+
+def emit_embeddings(builder: ProgramBuilder, features: Sequence[Vector]) -> tuple[int, tuple[int, ...]]:
+    """Append the copying of each modality's features to one place, zeros where it is absent; returns where that is,
+    and how many features each modality has."""
+    sizes = tuple(sum(piece.size for piece in vector) for vector in features)
+    target = at = builder.work(sum(sizes))
+    for modality, vector in enumerate(features):
+        builder.zero(builder.absent(modality), at_work(at, sizes[modality]))
+        for piece in vector:
+            assert piece.space == WORK, "features are in working memory"
+            builder.emit(operations.COPY, builder.present(modality), piece.start, at, piece.size)
+            at += piece.size
+    return target, sizes

@@ -1,4 +1,4 @@
-"""Remaining life as a program (models.heads.remaining_life)."""
+"""Remaining life as a program (models.fusion.remaining_life)."""
 
 from __future__ import annotations
 

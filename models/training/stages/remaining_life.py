@@ -14,7 +14,7 @@ from models.data.remaining_life import RemainingLifeChoice, remaining_frames
 from models.data.runs import Run, normal_runs
 from models.diagnoser import Diagnoser
 from models.encoders.experts.statistics import StatisticsNetwork
-from models.heads.remaining_life import RemainingLife
+from models.fusion.remaining_life import RemainingLife
 from models.training.batches import batches_of_similar_length, draw_offsets, sensor_batch
 from models.training.config import TrainConfig
 from models.training.loop import EpochRecord

@@ -1,4 +1,4 @@
-"""Remaining life: shares of a cap as frames, bounded and in order (models.heads.remaining_life)."""
+"""Remaining life: shares of a cap as frames, bounded and in order (models.fusion.remaining_life)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,45 @@
+"""Area models by name: a rule, or a file with a rule's values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from models.areas.rule_runner import RULES, AreaRuleConfig, RuleRunner
+from models.configs.yaml_file import read_mapping
+from pipeline.areas.frames import AreaRunner
+from pipeline.areas.layout import area_layouts
+from pipeline.compiled import Notify
+from pipeline.config.profile import PlantProfile
+from pipeline.errors import DataError, ModelFileError
+from pipeline.files.yaml_fields import field_problems
+
+_RULE_FILES: Final = (".yaml", ".yml")
+
+
+def load_area_runner(model: str, profile: PlantProfile, notify: Notify) -> AreaRunner:
+    """The runner of a rule by its name, or by a YAML file with its values, for the areas of a profile.
+
+    Raises ModelFileError if there is none, or if it does not fit the areas; `notify` gets a line if compiling takes
+    time.
+    """
+    runner = RuleRunner(_rule(model), notify)
+    runner.require(list(area_layouts(profile).values()))
+    return runner
+
+
+def _rule(model: str) -> AreaRuleConfig:
+    if model in RULES:
+        return RULES[model]
+    path = Path(model)
+    if path.suffix not in _RULE_FILES:
+        known = " and ".join(RULES)
+        raise ModelFileError(f"area model {model} is neither a rule ({known}) nor a YAML file with a rule's values")
+    try:
+        return AreaRuleConfig.model_validate(read_mapping(path, "area rule"))
+    except DataError as error:
+        raise ModelFileError(str(error)) from error
+    except ValidationError as error:
+        raise ModelFileError(f"area rule {path}: {field_problems(error, AreaRuleConfig)}") from error

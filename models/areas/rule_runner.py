@@ -1,0 +1,204 @@
+"""Rules as area models: from the answers of one frame, whether a utility has failed; they have no state."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.areas import exact
+from models.areas.rules import NO_UTILITY, agreeing_scores, fault_log_odds, strongest, summed_scores
+from pipeline.areas.frames import AreaFrame, AreaResult, EmbeddingShape
+from pipeline.areas.layout import AreaLayout
+from pipeline.arrays import Bools, Floats, Ints
+from pipeline.compiled import Notify
+from pipeline.config.classes import RECOVERING
+from pipeline.config.profile import NORMAL
+from pipeline.errors import StateError
+from pipeline.wire.messages import MIN_PROBABILITY
+
+_LEAST: Final = MIN_PROBABILITY / 2
+"""Stands for probabilities that diagnoses leave out."""
+
+_FAR: Final = 60.0
+"""Log odds of what is certain; those of what is out of the question are the same below 0."""
+
+_REVISION: Final = 1
+"""Of the computation, which the hash covers; another one is another model."""
+
+
+class AreaRuleConfig(BaseModel):
+    """A rule with its limits and its threshold. Log odds are of a fault against the normal state."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rule: Literal["log_odds", "agreeing"] = "log_odds"
+    """`log_odds` sums up what a utility's machines say of a fault, `agreeing` counts the machines that name it."""
+    threshold: float = 8.0
+    """A utility is named where its score is over this: the sum, or the log odds of the machine that is the last to
+    agree."""
+    left_out: int = Field(default=1, ge=0)
+    """How many of the most certain machines do not count; of `log_odds`."""
+    machines: int = Field(default=3, ge=1)
+    """How many have to agree; of `agreeing`."""
+    low: float = -1.0
+    """A machine's log odds are cut at this and at `high`, so that none decides alone."""
+    high: float = 6.0
+
+
+RULES: Final[Mapping[str, AreaRuleConfig]] = {
+    "log_odds": AreaRuleConfig(),
+    "agreeing": AreaRuleConfig(rule="agreeing", threshold=0.0, low=-8.0, high=8.0),
+}
+"""The rules by their names, with the values that they have unless a file gives others."""
+
+
+class _Graph(NamedTuple):
+    """What the rules need of a layout; classes are those of all its types on one axis."""
+
+    classes: int
+    quiet: list[int]  # classes without a fault
+    columns: Ints  # (N, C_widest) where each class of a machine is on that axis, -1 where it has none
+    members: Bools  # (U, N)
+    faults: Bools  # (U, classes)
+    causes: Ints  # (U, classes) which cause it is, -1 where it is none
+    own: slice
+
+
+class RuleRunner:
+    """Implements `AreaRunner` by a rule.
+
+    A utility is the cause where its score is over the threshold, else a machine's own fault or nothing, whichever its
+    log odds say. Machines that only look as the failed utility makes them look have no fault of their own.
+    """
+
+    modalities: tuple[str, ...] = ()
+    embeddings: Mapping[str, EmbeddingShape] = {}
+
+    def __init__(self, config: AreaRuleConfig, notify: Notify) -> None:
+        """`notify` gets a line if code has to be compiled first."""
+        self.config = config
+        self.name = config.rule
+        essence = [_REVISION, config.model_dump(mode="json")]
+        self.hash = hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()
+        self._notify = notify
+        self._graphs: dict[str, _Graph] = {}
+
+    def require(self, layouts: Sequence[AreaLayout]) -> None:
+        """Rules step any area."""
+
+    def load_code(self) -> None:
+        """Load compiled code now, instead of with the first frame."""
+        exact.load_code(self._notify)
+
+    def reserve(self, slots: int) -> None:
+        """There is no state to hold."""
+
+    def reset(self, slot: int) -> None:
+        """There is no state to reset."""
+
+    def save(self, slot: int) -> bytes:
+        """The state, which is empty."""
+        return b""
+
+    def load(self, slot: int, state: bytes) -> None:
+        """Raises StateError unless the state is empty."""
+        if state:
+            raise StateError("rules of areas have no state")
+
+    def step(self, frame: AreaFrame) -> AreaResult:
+        """What the rule makes of one frame."""
+        layout = frame.layout
+        graph = self._graphs.get(layout.digest) or self._graphs.setdefault(layout.digest, _graph(layout))
+        known, config = frame.has_answer, self.config
+        probabilities = _on_one_axis(frame.probabilities, graph)
+        logs = exact.logarithms(probabilities, _LEAST)
+        odds = fault_log_odds(logs, graph.quiet, config.low, config.high)
+        given = odds[None], known[None], graph.members, graph.faults
+        if config.rule == "agreeing":
+            scores = agreeing_scores(*given, config.machines)
+        else:
+            scores = summed_scores(*given, config.left_out)
+        utility, fault, _ = (int(column[0]) for column in strongest(scores, config.threshold))
+        own = _own_odds(logs, known, graph)
+        if utility != NO_UTILITY:
+            looks_like_it = graph.members[utility] & (probabilities.argmax(axis=1) == fault)
+            own = np.where(looks_like_it, np.float32(-_FAR), own)
+        causes = self._causes(layout, graph, scores[0], own, named=utility != NO_UTILITY)
+        support = np.zeros(len(layout.machines) + len(layout.utilities), np.float32)
+        corrected, best = frame.probabilities.copy(), int(causes.argmax())
+        if utility != NO_UTILITY:
+            _explain(frame, graph, utility, fault, float(causes[graph.causes[utility, fault]]), corrected)
+            weights = np.where(graph.members[utility] & known, np.maximum(odds[:, fault], 0), np.float32(0))
+            total = _sum(weights)
+            support[: len(weights)] = weights / total if total > 0 else 0
+        elif best >= graph.own.start:
+            support[best - graph.own.start] = 1
+        return AreaResult(causes, corrected, support)
+
+    def _causes(self, layout: AreaLayout, graph: _Graph, scores: Floats, own: Floats, *, named: bool) -> Floats:
+        """Probabilities (K,) of the causes; a utility that is named is ahead of all others."""
+        logits = np.zeros(len(layout.causes), np.float32)
+        logits[graph.own] = own
+        shared = graph.causes >= 0
+        ahead = np.float32(max(float(own.max()), 0.0)) if named else np.float32(0)
+        logits[graph.causes[shared]] = scores[shared] - np.float32(self.config.threshold) + ahead
+        return exact.softmax(np.clip(logits, np.float32(-_FAR), np.float32(_FAR)))
+
+
+def _graph(layout: AreaLayout) -> _Graph:
+    names = list(dict.fromkeys([NORMAL, *(name for classes in layout.classes for name in classes)]))
+    columns = np.full((len(layout.machines), layout.widest), -1, np.int64)
+    for machine in range(len(layout.machines)):
+        classes = layout.classes_of(machine)
+        columns[machine, : len(classes)] = [names.index(name) for name in classes]
+    members = np.zeros((len(layout.utilities), len(layout.machines)), np.bool_)
+    faults = np.zeros((len(layout.utilities), len(names)), np.bool_)
+    causes = np.full(faults.shape, -1, np.int64)
+    number = 1  # behind `none`
+    for place, utility in enumerate(layout.utilities):
+        members[place, utility.machines] = True
+        for fault in utility.faults:
+            faults[place, names.index(fault)] = True
+            causes[place, names.index(fault)] = number
+            number += 1
+    quiet = [place for place, name in enumerate(names) if name in (NORMAL, RECOVERING)]
+    return _Graph(len(names), quiet, columns, members, faults, causes, layout.own_causes)
+
+
+def _on_one_axis(probabilities: Floats, graph: _Graph) -> Floats:
+    spread = np.zeros((len(probabilities), graph.classes), np.float32)
+    rows, places = np.nonzero(graph.columns >= 0)
+    spread[rows, graph.columns[rows, places]] = probabilities[rows, places]
+    return spread
+
+
+def _own_odds(logs: Floats, known: Bools, graph: _Graph) -> Floats:
+    """(N,) log odds of each machine's most probable fault, of `unknown` too, against its normal state."""
+    faulty = np.delete(logs, graph.quiet, axis=1).max(axis=1) - logs[:, graph.quiet].max(axis=1)
+    return np.where(known, faulty, np.float32(-_FAR)).astype(np.float32)
+
+
+def _explain(frame: AreaFrame, graph: _Graph, utility: int, fault: int, probability: float, corrected: Floats) -> None:
+    """Mix the failed utility's fault into the answers of its machines, as probable as it is the cause.
+
+    A machine without an answer has the fault, or else is in its normal state.
+    """
+    share = np.float32(probability)
+    for machine in np.flatnonzero(graph.members[utility]).tolist():
+        places = np.flatnonzero(graph.columns[machine] == fault)
+        if not len(places):
+            continue
+        if not frame.has_answer[machine]:
+            corrected[machine, 0] = 1
+        corrected[machine] *= 1 - share
+        corrected[machine, places[0]] += share
+
+
+def _sum(values: Floats) -> np.float32:
+    """A sum in the order of the values."""
+    return np.float32(np.add.accumulate(values)[-1])

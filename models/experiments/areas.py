@@ -1,0 +1,246 @@
+"""Areas of machines that share utilities: how soon rules name a failed utility, beside the machines' own alarms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.areas.data import AreaAnswers, answers_of_recording
+from models.areas.rules import agreeing_scores, fault_log_odds, strongest, summed_scores
+from models.configs.yaml_file import read_mapping
+from models.evaluation.areas import (
+    BLAMED,
+    FALSE_FRAMES,
+    AreaOutcome,
+    AreaTruth,
+    area_outcome,
+    area_scores,
+    draw_missing,
+    fit_area_threshold,
+    fit_threshold,
+    machine_alarms,
+    raised_alarms,
+    read_truth,
+    score_intervals,
+)
+from models.evaluation.scoring import Scores
+from models.experiments.base import Column, Need, OnPartProgress, Results
+from models.stepping.load import load_model
+from models.training.loop import Progress
+from pipeline.arrays import Bools, Floats, Ints
+from pipeline.config.classes import RECOVERING
+from pipeline.config.profile import PlantProfile, load_profile
+from pipeline.errors import DataError
+from pipeline.frames import StepRunner
+from pipeline.wire.recording import read_recording
+
+TINY: Final = np.float32(1e-9)
+"""Probabilities below are as good as none; keeps logarithms finite."""
+
+
+_RAISED: Final = "raised"
+
+
+class AreaRule(BaseModel):
+    """One rule, with limits of the log odds that it takes from a machine."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rule: Literal["agreeing", "summed"]
+    machines: int = Field(default=2, ge=1)
+    """How many must agree; of `agreeing`."""
+    left_out: int = Field(default=1, ge=0)
+    """How many of the most certain machines do not count; of `summed`."""
+    low: float = -3.0
+    high: float = 6.0
+
+    def scores(self, answers: AreaAnswers, members: Bools, faults: Bools) -> Floats:
+        """(T, U, C) for an area whose utilities have these machines (U, N) and faults (U, C)."""
+        log_probabilities = np.log(np.maximum(answers.probabilities(), TINY))
+        odds = fault_log_odds(log_probabilities, quiet_classes(answers.classes), self.low, self.high)
+        if self.rule == "agreeing":
+            return agreeing_scores(odds, answers.known(), members, faults, self.machines)
+        return summed_scores(odds, answers.known(), members, faults, self.left_out)
+
+
+class AreaCase(NamedTuple):
+    """One area of a part."""
+
+    answers: AreaAnswers
+    truth: AreaTruth
+    members: Bools  # (U, N)
+    faults: Bools  # (U, C)
+
+
+class AreasExperiment(BaseModel):
+    """Rules for areas: thresholds are fitted on one part's areas, and scored on another's.
+
+    The table has a row for each rule and share of missing modalities; a seed is one draw of these. Its scores are those
+    of `area_scores`, where a machine's alarm is the one that a worker raises by default settings. `answer` and `odds`
+    have the same for other alarms of machines: the first answer that is a fault, and log odds over a threshold that is
+    fitted to `false_frames` as the rules' are.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    experiment: Literal["areas"]
+    title: str
+    profile: str
+    model: Path
+    """Of the machines."""
+    work: Path
+    validation: str
+    """Folder in `work` with the areas that thresholds are fitted on."""
+    test: str
+    made_by: str
+    """What makes these folders."""
+    missing: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6)
+    """Shares of the modalities that are missing."""
+    false_frames: float = Field(default=FALSE_FRAMES, ge=0, le=1)
+    blamed: float = Field(default=BLAMED, ge=0, le=1)
+    columns: tuple[Column, ...] = Field(min_length=1)
+    rows: dict[str, AreaRule] = Field(min_length=1)
+
+    def needs(self) -> list[Need]:
+        """See `Experiment.needs`."""
+        folders = [Need(self.work / name, self.made_by) for name in (self.validation, self.test)]
+        return [Need(self.model, "the model of the machines"), *folders]
+
+    def run(self, seeds: Sequence[int], out: Path, on_progress: OnPartProgress) -> Results:
+        """See `Experiment.run`."""
+        profile = load_profile(self.profile)
+        runner = load_model(self.model, profile.machine_types[0])
+        kept = out / "answers" / runner.hash[:16]
+        validation, test = (
+            self._cases(name, kept / name, profile, runner, on_progress) for name in (self.validation, self.test)
+        )
+        rows: dict[str, list[Scores]] = {}
+        outcomes: dict[str, list[list[AreaOutcome]]] = {}
+        thresholds: dict[str, list[float]] = {}
+        for number, seed in enumerate(seeds):
+            on_progress("rules", Progress("rules", number, len(seeds), 0.0))
+            fitted = [case for share in self.missing for case in _masked(validation, share, [seed, 0])]
+            alarm = fit_alarm_threshold(fitted, self.false_frames)
+            masked = {share: _masked(test, share, [seed, 1]) for share in self.missing}
+            for name, rule in self.rows.items():
+                threshold = fit_area_threshold(
+                    [case.truth for case in fitted],
+                    [_highest(rule.scores(*_inputs(case))) for case in fitted],
+                    false_frames=self.false_frames,
+                    blamed=self.blamed,
+                )
+                thresholds.setdefault(name, []).append(threshold)
+                for share, cases in masked.items():
+                    row = f"{name}, {share:.0%} missing"
+                    named = [strongest(rule.scores(*_inputs(case)), threshold).utility for case in cases]
+                    found = _outcomes(cases, named, alarm)
+                    rows.setdefault(row, []).append(_scores(found))
+                    outcomes.setdefault(row, []).append(found[_RAISED])
+        intervals = {
+            row: score_intervals(list(zip(*by_seed, strict=True)), np.random.default_rng(0))
+            for row, by_seed in outcomes.items()
+        }
+        notes: dict[str, Any] = {"thresholds": thresholds, "intervals_over_areas": intervals}
+        return Results(self.title, tuple(seeds), rows, self.columns, notes)
+
+    def _cases(
+        self, part: str, kept: Path, profile: PlantProfile, runner: StepRunner, on_progress: OnPartProgress
+    ) -> list[AreaCase]:
+        """The areas of a part; their machines' answers are kept in a folder."""
+        folder = self.work / part
+        sections: Mapping[str, Any] = read_mapping(folder / "areas.yaml", "areas").get("areas", {})
+        cases: list[AreaCase] = []
+        for number, (area, section) in enumerate(sections.items()):
+            recording = folder / f"{area}.parquet"
+            if not recording.exists():
+                continue
+            on_progress(part, Progress(part, number, len(sections), 0.0))
+            path = kept / f"{area}.npz"
+            if not path.exists():
+                records, utilities = read_recording(recording), list(section["utilities"])
+                answers_of_recording(
+                    records, profile, runner, area=area, machines=section["machines"], utilities=utilities
+                ).save(path)
+            cases.append(area_case(AreaAnswers.load(path), section, folder / "causes.parquet"))
+        if not cases:
+            raise DataError(f"{folder} has no recording of an area that areas.yaml names ({self.made_by})")
+        return cases
+
+
+def area_case(answers: AreaAnswers, section: Mapping[str, Any], causes: Path) -> AreaCase:
+    """An area's answers with its section of a plant profile and the table of causes."""
+    members = np.zeros((len(answers.utilities), len(answers.machines)), np.bool_)
+    faults = np.zeros((len(answers.utilities), len(answers.classes)), np.bool_)
+    for place, name in enumerate(answers.utilities):
+        utility = section["utilities"][name]
+        members[place, [answers.machines.index(machine) for machine in utility["machines"]]] = True
+        faults[place, [answers.classes.index(fault) for fault in utility["faults"]]] = True
+    truth = read_truth(causes, answers.area, answers.start_ms, answers.machines, answers.utilities, answers.classes)
+    return AreaCase(answers, truth, members, faults)
+
+
+def quiet_classes(classes: Sequence[str]) -> list[int]:
+    """The classes without a fault: normal, and recovering if there is one."""
+    return [0, *(place for place, name in enumerate(classes) if name == RECOVERING)]
+
+
+def fit_alarm_threshold(cases: Sequence[AreaCase], false_frames: float) -> float:
+    """The threshold of a machine's highest log odds that this share of its calm frames is over."""
+    margins = [_margins(case)[0][case.truth.calm()[:, None] & case.answers.known()] for case in cases]
+    return fit_threshold(np.concatenate(margins), false_frames)
+
+
+def _margins(case: AreaCase) -> tuple[Floats, Ints]:
+    """(T, N) each machine's highest log odds of a fault, and of which."""
+    log_probabilities = np.log(np.maximum(case.answers.probabilities(), TINY))
+    quiet = quiet_classes(case.answers.classes)
+    odds = fault_log_odds(log_probabilities, quiet, -np.inf, np.inf)
+    faults: Ints = odds.argmax(axis=-1)
+    return np.where(case.answers.known(), odds.max(axis=-1), -np.inf), faults
+
+
+def _masked(cases: Sequence[AreaCase], share: float, seed: Sequence[int]) -> list[AreaCase]:
+    """The areas with this share of the modalities missing."""
+    if not share:
+        return list(cases)
+    masked: list[AreaCase] = []
+    for number, case in enumerate(cases):
+        rng = np.random.default_rng([*seed, round(1000 * share), number])
+        missing = draw_missing(case.answers.present.shape, share, rng)
+        masked.append(case._replace(answers=case.answers.without(missing)))
+    return masked
+
+
+def _inputs(case: AreaCase) -> tuple[AreaAnswers, Bools, Bools]:
+    return case.answers, case.members, case.faults
+
+
+def _highest(scores: Floats) -> Floats:
+    """(T,) of scores (T, U, C)."""
+    highest: Floats = scores.reshape(len(scores), -1).max(axis=1)
+    return highest
+
+
+def _outcomes(cases: Sequence[AreaCase], named: Sequence[Ints], threshold: float) -> dict[str, list[AreaOutcome]]:
+    """By kind of the machines' alarms."""
+    found: dict[str, list[AreaOutcome]] = {_RAISED: [], "answer": [], "odds": []}
+    for case, utilities in zip(cases, named, strict=True):
+        probabilities, quiet = case.answers.probabilities(), quiet_classes(case.answers.classes)
+        margins, faults = _margins(case)
+        alarms = {
+            "odds": np.where(margins > threshold, faults, 0),
+            "answer": machine_alarms(probabilities, quiet),
+            _RAISED: raised_alarms(probabilities, quiet),
+        }
+        for kind, each in alarms.items():
+            found[kind].append(area_outcome(case.truth, utilities, each))
+    return found
+
+
+def _scores(found: Mapping[str, Sequence[AreaOutcome]]) -> Scores:
+    others = {kind: area_scores(found[kind]) for kind in found if kind != _RAISED}
+    return area_scores(found[_RAISED]) | others

@@ -1,1 +1,0 @@
-"""Heads: what a model says besides the diagnosis."""

@@ -1,0 +1,1 @@
+"""Areas: the diagnoses of machines that share utilities, aligned by frame, and what they say together."""

@@ -1,0 +1,1 @@
+"""Quantities in profiles and settings: durations and units."""
