@@ -13,13 +13,16 @@ from typing import Final
 import numpy as np
 
 from models.areas.graph import AreaGraph
-from pipeline.arrays import Bools, Floats
+from pipeline.arrays import Bools, Floats, Ints
 from pipeline.compiled import CompiledFunction, Notify
+from pipeline.compiled.logarithm import log
 
 SPEEDS: Final = (np.float32(1 / 4), np.float32(1 / 16))
 """Share of a new frame in the fast and in the slow running mean."""
 LOWEST, HIGHEST = np.float32(-4), np.float32(8)
 """Limits of log odds."""
+FLOOR: Final = np.float32(5e-4)
+"""Smaller probabilities count as this; diagnoses do not carry them."""
 EVIDENCE: Final = 6
 """P: of the log odds and of both running means, the sum over all machines but the one with the largest, and the second
 largest. A shared cause must not rest on one machine."""
@@ -29,16 +32,22 @@ SCALE: Final = np.float32(0.25)
 
 @dataclass(frozen=True, slots=True)
 class AreaInputs:
-    """One frame of one area as its machines' answers; N machines, M modalities, C classes, U utilities."""
+    """One frame of one area; N machines, M modalities, C classes, U utilities, X event texts of D numbers."""
 
-    log_probabilities: Floats
-    """(N, C) fused; not used where no modality is present."""
-    modality_log_probabilities: Floats
-    """(N, M, C)"""
+    probabilities: Floats
+    """(N, C) fused answers; not used of machines without any modality."""
     present: Bools
     """(N, M)"""
+    answers: Ints
+    """(N, M) the most probable class by each modality alone, and"""
+    confidence: Floats
+    """(N, M) its probability; not used where it is absent."""
     embeddings: tuple[Floats, ...]
     """Of each modality (N, D_m); not used where it is absent."""
+    utility_probabilities: Floats
+    """(U, C) what the texts about a utility make of it; not used without one."""
+    utility_present: Bools
+    """(U,) whether there is one."""
     texts: Floats
     """(X, D) event texts."""
     text_machines: Bools
@@ -52,14 +61,15 @@ class AreaFeatures:
     """A frame of an area as a network takes it."""
 
     machines: tuple[Floats, ...]
-    """Of each modality (N, 3 C + D_m): log odds, both running means, embedding; 0 where it is absent."""
+    """Of each modality (N, 4 C + D_m): fused log odds, both running means, the modality's answer, its embedding; 0
+    where it is absent."""
     present: Bools
     evidence: Floats
     """(U, C, P)"""
     log_probabilities: Floats
     """(N, C) fused, uniform for a machine without any modality."""
-    modality_log_probabilities: Floats
-    """(N, M, C), uniform where absent."""
+    utility_probabilities: Floats
+    utility_present: Bools
     texts: Floats
     text_machines: Bools
     text_utilities: Bools
@@ -67,48 +77,44 @@ class AreaFeatures:
 
 def machine_feature_sizes(classes: int, embeddings: Sequence[int]) -> tuple[int, ...]:
     """Numbers of a machine's features for each modality."""
-    return tuple((1 + len(SPEEDS)) * classes + size for size in embeddings)
+    return tuple((2 + len(SPEEDS)) * classes + size for size in embeddings)
 
 
-def initial_averages(machines: int, modalities: int, classes: int) -> Floats:
-    """State (N, 1 + M, 2, C) of machines that nothing is known about."""
-    return np.full((machines, 1 + modalities, len(SPEEDS), classes), LOWEST, np.float32)
+def initial_averages(machines: int, classes: int) -> Floats:
+    """State (N, 2, C) of machines that nothing is known about."""
+    return np.full((machines, len(SPEEDS), classes), LOWEST, np.float32)
 
 
 def _advance(
-    fused: Floats, alone: Floats, present: Bools, quiet: Bools, averages: Floats, odds: Floats, there: Bools
+    probabilities: Floats, known: Bools, quiet: Bools, averages: Floats, odds: Floats, log_probabilities: Floats
 ) -> None:
-    """Log odds (N, 1 + M, C) of a frame, bounded, and the running means with them.
+    """Log-probabilities and bounded log odds (N, C) of a frame, and the running means (N, 2, C) with them.
 
-    Odds are against the more probable quiet class, so no logarithm is needed.
+    Odds are against the more probable quiet class, so no sum of probabilities is needed.
     """
-    machines, series, classes = odds.shape
+    machines, classes = odds.shape
     for n in range(machines):
-        there[n, 0] = False
-        for s in range(1, series):
-            there[n, s] = present[n, s - 1]
-            if present[n, s - 1]:
-                there[n, 0] = True
-        for s in range(series):
-            if not there[n, s]:
-                for c in range(classes):
-                    odds[n, s, c] = np.float32(0)
-                continue
-            values = fused[n] if s == 0 else alone[n, s - 1]
-            rest = np.float32(-1e30)
+        if not known[n]:
             for c in range(classes):
-                if quiet[c] and values[c] > rest:
-                    rest = values[c]
-            for c in range(classes):
-                value = min(max(values[c] - rest, LOWEST), HIGHEST)
-                odds[n, s, c] = value
-                for speed in range(2):
-                    mean = averages[n, s, speed, c]
-                    averages[n, s, speed, c] = mean + SPEEDS[speed] * (value - mean)
+                odds[n, c] = np.float32(0)
+                log_probabilities[n, c] = -np.float32(log(np.float64(classes)))
+            continue
+        rest = np.float32(-1e30)
+        for c in range(classes):
+            value = np.float32(log(np.float64(max(probabilities[n, c], FLOOR))))
+            log_probabilities[n, c] = value
+            if quiet[c] and value > rest:
+                rest = value
+        for c in range(classes):
+            value = min(max(log_probabilities[n, c] - rest, LOWEST), HIGHEST)
+            odds[n, c] = value
+            for speed in range(2):
+                mean = averages[n, speed, c]
+                averages[n, speed, c] = mean + SPEEDS[speed] * (value - mean)
 
 
-def _sum_evidence(odds: Floats, averages: Floats, there: Bools, members: Bools, evidence: Floats) -> None:
-    """Evidence (U, C, P) from the machines that share a utility and are there; with fewer than two there is none."""
+def _sum_evidence(odds: Floats, averages: Floats, known: Bools, members: Bools, evidence: Floats) -> None:
+    """Evidence (U, C, P) from the known machines that share a utility; with fewer than two there is none."""
     utilities, classes, _ = evidence.shape
     machines = odds.shape[0]
     for u in range(utilities):
@@ -116,9 +122,9 @@ def _sum_evidence(odds: Floats, averages: Floats, there: Bools, members: Bools, 
             for part in range(3):
                 total, largest, second, count = np.float32(0), np.float32(-1e30), np.float32(-1e30), 0
                 for n in range(machines):
-                    if not (members[u, n] and there[n, 0]):
+                    if not (members[u, n] and known[n]):
                         continue
-                    value = odds[n, 0, c] if part == 0 else averages[n, 0, part - 1, c]
+                    value = odds[n, c] if part == 0 else averages[n, part - 1, c]
                     count += 1
                     total += value
                     if value > largest:
@@ -132,13 +138,13 @@ def _sum_evidence(odds: Floats, averages: Floats, there: Bools, members: Bools, 
 _SOURCES = (Path(__file__),)
 _ADVANCE: Final = CompiledFunction(
     _advance,
-    "void(f4[:, ::1], f4[:, :, ::1], b1[:, ::1], b1[::1], f4[:, :, :, ::1], f4[:, :, ::1], b1[:, ::1])",
+    "void(f4[:, ::1], b1[::1], b1[::1], f4[:, :, ::1], f4[:, ::1], f4[:, ::1])",
     _SOURCES,
     what="the inputs of area networks",
 )
 _SUM_EVIDENCE: Final = CompiledFunction(
     _sum_evidence,
-    "void(f4[:, :, ::1], f4[:, :, :, ::1], b1[:, ::1], b1[:, ::1], f4[:, :, ::1])",
+    "void(f4[:, ::1], f4[:, :, ::1], b1[::1], b1[:, ::1], f4[:, :, ::1])",
     _SOURCES,
     what="the evidence of areas",
 )
@@ -147,45 +153,48 @@ _SUM_EVIDENCE: Final = CompiledFunction(
 class FeatureBuilder:
     """Features of frames of one area, whose running means it keeps."""
 
-    def __init__(self, graph: AreaGraph, modalities: int, quiet: Sequence[int], notify: Notify) -> None:
+    def __init__(self, graph: AreaGraph, quiet: Sequence[int], notify: Notify) -> None:
         """`quiet` are the classes without a fault: normal, and recovering if there is one."""
         classes = graph.faults.shape[1]
         self.graph = graph
-        self.averages = initial_averages(graph.machines, modalities, classes)
+        self.averages = initial_averages(graph.machines, classes)
         self._quiet = np.isin(np.arange(classes), quiet)
-        self._odds = np.zeros((graph.machines, 1 + modalities, classes), np.float32)
-        self._there = np.zeros((graph.machines, 1 + modalities), np.bool_)
+        self._odds = np.zeros((graph.machines, classes), np.float32)
         self._advance = _ADVANCE.load(notify)
         self._sum_evidence = _SUM_EVIDENCE.load(notify)
 
     def step(self, inputs: AreaInputs) -> AreaFeatures:
         """Features of the next frame."""
-        fused, alone = inputs.log_probabilities, inputs.modality_log_probabilities
-        present = np.ascontiguousarray(inputs.present)
-        classes = fused.shape[1]
-        self._advance(
-            np.ascontiguousarray(fused),
-            np.ascontiguousarray(alone),
-            present,
-            self._quiet,
-            self.averages,
-            self._odds,
-            self._there,
-        )
+        self.advance(inputs.probabilities, inputs.present.any(axis=1))
+        return self.features(inputs)
+
+    def advance(self, probabilities: Floats, known: Bools) -> None:
+        """Take a frame's answers (N, C), and which machines have one, into the running means."""
+        self._known = known
+        self._log_probabilities = np.empty_like(self._odds)
+        probabilities = np.ascontiguousarray(probabilities, np.float32)
+        self._advance(probabilities, self._known, self._quiet, self.averages, self._odds, self._log_probabilities)
+
+    def features(self, inputs: AreaInputs) -> AreaFeatures:
+        """Features of the frame that was taken last."""
+        classes = self._odds.shape[1]
         evidence = np.zeros((self.graph.utilities, classes, EVIDENCE), np.float32)
-        self._sum_evidence(self._odds, self.averages, self._there, self.graph.members, evidence)
-        uniform = np.float32(-np.log(classes))
+        self._sum_evidence(self._odds, self.averages, self._known, self.graph.members, evidence)
+        fused = SCALE * np.concatenate([self._odds, self.averages[:, 0], self.averages[:, 1]], 1)
         machines = []
         for m, embedding in enumerate(inputs.embeddings):
-            known = self._odds[:, m + 1], self.averages[:, m + 1, 0], self.averages[:, m + 1, 1]
-            joined = np.concatenate([*(SCALE * part for part in known), embedding], 1, dtype=np.float32)
-            machines.append(np.where(present[:, m, None], joined, np.float32(0)))
+            answer = np.arange(classes) == inputs.answers[:, m, None]
+            said = np.where(answer, inputs.confidence[:, m, None], np.float32(0))
+            joined = np.concatenate([fused, said, embedding], 1, dtype=np.float32)
+            machines.append(np.where(inputs.present[:, m, None], joined, np.float32(0)))
+        about = inputs.utility_present[:, None]
         return AreaFeatures(
             machines=tuple(machines),
-            present=present,
+            present=inputs.present,
             evidence=evidence,
-            log_probabilities=np.where(self._there[:, :1], fused, uniform).astype(np.float32),
-            modality_log_probabilities=np.where(present[:, :, None], alone, uniform).astype(np.float32),
+            log_probabilities=self._log_probabilities,
+            utility_probabilities=np.where(about, inputs.utility_probabilities, np.float32(0)),
+            utility_present=inputs.utility_present,
             texts=inputs.texts,
             text_machines=inputs.text_machines,
             text_utilities=inputs.text_utilities,

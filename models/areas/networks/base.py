@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.areas.config import AreaNetworkConfig, AreaShape
-from models.areas.graph import NODE_TYPES, UTILITY
+from models.areas.graph import MACHINE, NODE_TYPES, UTILITY
 from models.areas.networks.scatter import scatter_log_softmax, scatter_mean
 
 
@@ -28,8 +28,6 @@ class GraphBatch:
     """The area of each machine, and of each utility."""
     log_probabilities: Tensor
     """(N, C) each machine's own answer."""
-    modality_log_probabilities: Tensor
-    """(N, M, C) the same of each modality alone; uniform where it is absent."""
     evidence: Tensor
     """(U, C, P) sums over the machines of each utility, for each class; see `models.areas.features`."""
     faults: Tensor
@@ -76,6 +74,11 @@ def typed_matrix(rows: int, columns: int, *leading: int) -> nn.Parameter:
 def near_identity(size: int, *leading: int) -> nn.Parameter:
     """Trainable square matrices that begin near the identity."""
     return nn.Parameter(torch.eye(size).expand(*leading, size, size) + 0.05 * torch.randn(*leading, size, size))
+
+
+def split_heads(values: Tensor, heads: int) -> Tensor:
+    """(..., H, W / H) from (..., W)."""
+    return values.reshape(*values.shape[:-1], heads, values.shape[-1] // heads)
 
 
 def through_heads(matrix: Tensor, per_head: Tensor) -> Tensor:
@@ -146,9 +149,10 @@ class AreaHead(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, machines: Tensor, utilities: Tensor, own: Tensor, batch: GraphBatch) -> CauseAnswers:
-        """Answers from (N, W), (U, W) and the machines' own log-probabilities (N, C)."""
+    def forward(self, machines: Tensor, utilities: Tensor, batch: GraphBatch) -> CauseAnswers:
+        """Answers from (N, W) and (U, W)."""
         of_machine, of_utility = batch.area
+        own = batch.log_probabilities
         z, u = self.machine(machines), self.utility(utilities)
         corrected = torch.log_softmax(own + self.correction(z), 1)
         faulty, quiet = own[:, self.faulty].logsumexp(1), own[:, ~self.faulty].logsumexp(1)
@@ -184,6 +188,7 @@ class AreaNetwork(nn.Module):
         """Answers about every area of the batch."""
         raise NotImplementedError
 
-    def answers(self, nodes: list[Tensor], batch: GraphBatch, own: Tensor) -> CauseAnswers:
+    def answers(self, nodes: list[Tensor], batch: GraphBatch) -> CauseAnswers:
         """The head's answers from one vector per node (nodes, W) of each type."""
-        return self.head(nodes[0], nodes[UTILITY], own, batch)  # type: ignore[no-any-return]
+        found: CauseAnswers = self.head(nodes[MACHINE], nodes[UTILITY], batch)
+        return found

@@ -20,15 +20,17 @@ def area_shape(
 ) -> AreaShape:
     """Sizes for machines whose modalities have embeddings of these sizes, and event texts of `text_size` numbers.
 
-    A utility gives its summed evidence as modality 0.
+    A utility gives its summed evidence as modality 0, and what its texts make of it as `text_modality`. Without texts,
+    `text_size` 0, it has only the first.
     """
-    others = (0,) * (len(embeddings) - 1)
+    modalities = range(len(embeddings))
+    of_texts = [classes if text_size and m == text_modality else 0 for m in modalities]
     return AreaShape(
         classes=classes,
         quiet=tuple(quiet),
         machine_features=machine_feature_sizes(classes, embeddings),
-        utility_features=(classes * EVIDENCE, *others),
-        text_features=tuple(text_size if m == text_modality else 0 for m in range(len(embeddings))),
+        utility_features=(classes * EVIDENCE, *of_texts[1:]),
+        text_features=tuple(text_size if m == text_modality else 0 for m in modalities),
         evidence=EVIDENCE,
     )
 
@@ -48,24 +50,26 @@ def graph_batch(frames: Sequence[tuple[AreaGraph, AreaFeatures]], shape: AreaSha
     evidence = np.concatenate([found.evidence for found in features])
     texts = np.concatenate([found.texts for found in features])
     machines = np.concatenate([found.present for found in features]).astype(np.float32)
-    of_utility = np.zeros((utilities, modalities), np.float32)
-    of_utility[:, 0] = 1
+    about = np.concatenate([found.utility_present for found in features])
+    of_utility = np.stack([about if size else np.zeros_like(about) for size in shape.utility_features], 1)
+    of_utility[:, 0] = True
+    said = np.concatenate([found.utility_probabilities for found in features])
     of_text = np.tile(np.array([size > 0 for size in shape.text_features], np.float32), (len(texts), 1))
     inputs: list[list[Floats]] = [
         [np.concatenate([found.machines[m] for found in features]) for m in range(modalities)],
-        [SCALE * evidence.reshape(utilities, -1) if m == 0 else _nothing(utilities) for m in range(modalities)],
+        [SCALE * evidence.reshape(utilities, -1)]
+        + [said if size else _nothing(utilities) for size in shape.utility_features[1:]],
         [texts if size else _nothing(len(texts)) for size in shape.text_features],
     ]
     return GraphBatch(
         features=tuple(tuple(_tensor(x) for x in group) for group in inputs),
-        present=(_tensor(machines), _tensor(of_utility), _tensor(of_text)),
+        present=(_tensor(machines), _tensor(of_utility.astype(np.float32)), _tensor(of_text)),
         edges=tuple(
             (_indices(np.concatenate(s)), _indices(np.concatenate(t))) for s, t in zip(sources, targets, strict=True)
         ),
         areas=len(frames),
         area=(_owners([g.machines for g in graphs]), _owners([g.utilities for g in graphs])),
         log_probabilities=_tensor(np.concatenate([found.log_probabilities for found in features])),
-        modality_log_probabilities=_tensor(np.concatenate([found.modality_log_probabilities for found in features])),
         evidence=_tensor(evidence),
         faults=torch.from_numpy(np.concatenate([graph.faults for graph in graphs])),
     )

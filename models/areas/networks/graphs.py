@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from models.areas.config import AreaNetworkConfig, AreaShape
 from models.areas.graph import RELATIONS
-from models.areas.networks.base import CauseAnswers, AreaNetwork, GraphBatch, Joined, Outputs, candidate_areas
+from models.areas.networks.base import AreaNetwork, CauseAnswers, GraphBatch, Joined, Outputs, candidate_areas
 from models.areas.networks.ima import InterModalGraph
 from models.areas.networks.layers import HierarchicalLayer, TransformerLayer
 from models.areas.networks.scatter import scatter_log_softmax
@@ -48,7 +48,7 @@ class EarlyGraph(AreaNetwork):
     def forward(self, batch: GraphBatch) -> Outputs:
         """Answers of all modalities together."""
         nodes, found = _through_layers(self.layers, self.joined(self.encoder(batch), batch), batch)
-        answers = self.answers(nodes, batch, batch.log_probabilities)
+        answers = self.answers(nodes, batch)
         return Outputs(answers, (), batch.evidence.new_zeros(()), _all_edges([found], batch))
 
 
@@ -66,7 +66,7 @@ class LateGraph(AreaNetwork):
         for m, layers in enumerate(self.graphs):
             assert isinstance(layers, nn.ModuleList)
             nodes, weights = _through_layers(layers, [h[:, m] for h in encoded], batch)
-            alone.append(self.answers(nodes, batch, batch.log_probabilities))
+            alone.append(self.answers(nodes, batch))
             found.append(weights)
         causes = torch.stack([a.causes for a in alone]).mean(0)
         fused = CauseAnswers(

@@ -20,6 +20,7 @@ from models.areas.networks.base import (
     Joined,
     Outputs,
     near_identity,
+    split_heads,
     through_heads,
     typed_matrix,
 )
@@ -117,7 +118,7 @@ class InterModalLayer(nn.Module):
         s = _per_head((h.transpose(0, 1) @ modal).transpose(0, 1), source, queries, heads)
         attention = nested_attention(g, s, target, targets.shape[0], self.config)
         values = (h @ through_heads(value, self.message[index])).index_select(0, source)
-        return attention, values.unflatten(2, (heads, -1))
+        return attention, split_heads(values, heads)
 
     def _updated(self, node_type: int, h: Tensor, received: Tensor, relations: Tensor) -> Tensor:
         """LN(sigma(e) A o + (1 - sigma(e)) h), with o the mean over the relations that reach a node."""
@@ -151,20 +152,15 @@ class InterModalGraph(AreaNetwork):
             fused = [(torch.softmax(torch.tanh(h @ self.score), 1).unsqueeze(2) * h).sum(1) for h in nodes]
         else:
             fused = self.joined(nodes, batch)
-        alone = tuple(
-            self.answers([h[:, m] for h in nodes], batch, batch.modality_log_probabilities[:, m])
-            for m in range(self.shape.modalities)
-        )
+        alone = tuple(self.answers([h[:, m] for h in nodes], batch) for m in range(self.shape.modalities))
         weights_of_edges = tuple(
             a.weights.mean((1, 2)) if a is not None else nodes[0].new_zeros(len(batch.edges[r][0]))
             for r, a in enumerate(found)
         )
-        return Outputs(
-            self.answers(fused, batch, batch.log_probabilities), alone, total / count.clamp_min(1), weights_of_edges
-        )
+        return Outputs(self.answers(fused, batch), alone, total / count.clamp_min(1), weights_of_edges)
 
 
 def _per_head(keys: Tensor, source: Tensor, queries: Tensor, heads: int) -> Tensor:
     """(E, M, H): products of the sources' keys (nodes, M, W) and the queries of the edges (E, M, W), per head."""
     products = keys.index_select(0, source) * queries
-    return products.unflatten(2, (heads, -1)).sum(3)
+    return split_heads(products, heads).sum(3)

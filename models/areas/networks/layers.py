@@ -8,7 +8,7 @@ from torch.nn.functional import elu, leaky_relu
 
 from models.areas.config import AreaNetworkConfig
 from models.areas.graph import NODE_TYPES, RELATIONS
-from models.areas.networks.base import GraphBatch, near_identity, through_heads, typed_matrix
+from models.areas.networks.base import GraphBatch, near_identity, split_heads, through_heads, typed_matrix
 from models.areas.networks.scatter import scatter_softmax, scatter_sum
 
 
@@ -45,7 +45,7 @@ class TransformerLayer(nn.Module):
                 target = torch.cat([batch.edges[r][1] for r in relations])
                 parts = [self._relation(r, nodes, batch) for r in relations]
                 keys, messages = torch.cat([k for k, _ in parts]), torch.cat([v for _, v in parts])
-                queries = (h @ self.query[node_type]).unflatten(1, (self.heads, -1)).index_select(0, target)
+                queries = split_heads(h @ self.query[node_type], self.heads).index_select(0, target)
                 weights = scatter_softmax((keys * queries).sum(2), target, h.shape[0])
                 received = scatter_sum(messages * weights.unsqueeze(2), target, h.shape[0]).flatten(1)
                 sizes = [len(k) for k, _ in parts]
@@ -63,8 +63,8 @@ class TransformerLayer(nn.Module):
         keys = h @ (through_heads(self.key[source], self.attention[index]) * scale)
         values = h @ through_heads(self.value[source], self.message[index])
         return (
-            keys.unflatten(1, (self.heads, -1)).index_select(0, edges),
-            values.unflatten(1, (self.heads, -1)).index_select(0, edges),
+            split_heads(keys, self.heads).index_select(0, edges),
+            split_heads(values, self.heads).index_select(0, edges),
         )
 
 
@@ -89,7 +89,7 @@ class HierarchicalLayer(nn.Module):
 
     def forward(self, nodes: list[Tensor], batch: GraphBatch) -> tuple[list[Tensor], dict[int, Tensor]]:
         """As of `TransformerLayer`."""
-        projected = [(h @ w).unflatten(1, (self.heads, -1)) for h, w in zip(nodes, self.project, strict=True)]
+        projected = [split_heads(h @ w, self.heads) for h, w in zip(nodes, self.project, strict=True)]
         changed: list[Tensor] = []
         found: dict[int, Tensor] = {}
         for node_type, h in enumerate(nodes):

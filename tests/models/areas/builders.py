@@ -38,8 +38,11 @@ def random_inputs(rng: np.random.Generator, graph: AreaGraph, *, missing: float 
     answers = (scores - np.log(np.exp(scores).sum(2, keepdims=True))).astype(np.float32)
     about = rng.integers(0, machines + graph.utilities, texts)
     return AreaInputs(
-        log_probabilities=answers[:, 0],
-        modality_log_probabilities=answers[:, 1:],
+        probabilities=np.exp(answers[:, 0]),
+        answers=answers[:, 1:].argmax(2),
+        confidence=np.exp(answers[:, 1:].max(2)),
+        utility_probabilities=np.exp(answers[: graph.utilities, 0]),
+        utility_present=rng.random(graph.utilities) >= missing,
         present=rng.random((machines, modalities)) >= missing,
         embeddings=tuple(rng.normal(size=(machines, size)).astype(np.float32) for size in EMBEDDINGS),
         texts=rng.normal(size=(texts, TEXT_SIZE)).astype(np.float32),
@@ -52,7 +55,7 @@ def random_features(
     rng: np.random.Generator, graph: AreaGraph, *, missing: float = 0.0, texts: int = 1
 ) -> AreaFeatures:
     """Features of the third frame of an area."""
-    builder = FeatureBuilder(graph, len(EMBEDDINGS), QUIET, lambda line: None)
+    builder = FeatureBuilder(graph, QUIET, lambda line: None)
     for _ in range(2):
         builder.step(random_inputs(rng, graph))
     return builder.step(random_inputs(rng, graph, missing=missing, texts=texts))
@@ -80,4 +83,4 @@ def tensors(batch: GraphBatch) -> Iterator[Tensor]:
     """The floating point inputs of a batch."""
     for group in batch.features:
         yield from group
-    yield from (*batch.present, batch.log_probabilities, batch.modality_log_probabilities, batch.evidence)
+    yield from (*batch.present, batch.log_probabilities, batch.evidence)

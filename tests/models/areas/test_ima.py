@@ -49,7 +49,7 @@ def test_ablations_by_hand() -> None:
     g, s = one_head((1, 0), (0, 0)), one_head((0, 1), (0, 0))
 
     def weights(*without: str) -> list[list[float]]:
-        config = AreaNetworkConfig(width=16, without=without)  # type: ignore[arg-type]
+        config = AreaNetworkConfig(width=16, without=without)
         found: list[list[float]] = nested_attention(g, s, TARGET, 1, config).weights.squeeze(2).tolist()
         return found
 
@@ -95,7 +95,7 @@ def test_the_attention_loss_is_the_mean_weight_on_lacking_modalities() -> None:
 
 def test_without_missing_modalities_there_is_no_attention_loss() -> None:
     network = random_network(PRODUCT)
-    assert network(random_batch([small_graph()], texts=0)).attention_loss.item() > 0  # a utility has no texts
+    assert network(random_batch([small_graph()], missing=0.5, texts=0)).attention_loss.item() > 0
     batch = random_batch([small_graph()], missing=0.0, texts=0)
     for nodes in batch.present:
         nodes.fill_(1)

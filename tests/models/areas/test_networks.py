@@ -99,8 +99,11 @@ def test_gradients_agree_with_differences_in_float64(kind: Kind) -> None:
 
     def loss() -> torch.Tensor:
         outputs = network(batch)
-        alone = sum((a.machines.sum() for a in outputs.modalities), outputs.attention_loss)
-        return outputs.fused.causes[possible].sum() + outputs.fused.machines.square().sum() + alone
+        summed: torch.Tensor = outputs.fused.causes[possible].sum() + outputs.fused.machines.square().sum()
+        for answers in outputs.modalities:
+            summed = summed + answers.machines.sum()
+        summed = summed + outputs.attention_loss
+        return summed
 
     network.zero_grad()
     loss().backward()  # type: ignore[no-untyped-call]
@@ -128,7 +131,6 @@ def in_float64(batch: GraphBatch) -> GraphBatch:
         features=tuple(tuple(x.double() for x in group) for group in batch.features),
         present=tuple(x.double() for x in batch.present),
         log_probabilities=batch.log_probabilities.double(),
-        modality_log_probabilities=batch.modality_log_probabilities.double(),
         evidence=batch.evidence.double(),
     )
 
@@ -137,7 +139,7 @@ def test_untrained_a_network_answers_what_each_machine_answers() -> None:
     config = AreaNetworkConfig(width=16)
     batch = random_batch([small_graph()])
     network = InterModalGraph(config, SHAPE).eval()
-    torch.testing.assert_close(network(batch).fused.machines, batch.log_probabilities)
+    torch.testing.assert_close(network(batch).fused.machines, torch.log_softmax(batch.log_probabilities, 1))
 
 
 @pytest.mark.parametrize("kind", ["ima", "hgt_early", "hgt_late", "han_early", "han_late"])
@@ -223,5 +225,5 @@ def test_inputs_of_a_batch_are_finite() -> None:
 def test_frames_hold_what_they_say() -> None:
     rng, graph = np.random.default_rng(0), small_graph()
     features = random_features(rng, graph, texts=2)
-    assert [x.shape for x in features.machines] == [(4, 3 * CLASSES + 6), (4, 3 * CLASSES + 3)]
+    assert [x.shape for x in features.machines] == [(4, 4 * CLASSES + 6), (4, 4 * CLASSES + 3)]
     assert features.evidence.shape == (2, CLASSES, 6)
