@@ -30,6 +30,8 @@ class AreaNetworkConfig(BaseModel):
     readout: Literal["tanh", "concatenation"] = "concatenation"
     """How HGNN-IMA makes one vector of a node's modalities: as published, a mean weighted by softmax(tanh(w h)), which
     cannot silence an absent modality; or all of them side by side, with bits that say which are there."""
+    embeddings: bool = False
+    """Whether the machines' embeddings are read, besides their answers."""
     evidence: bool = True
     """Whether the summed log odds of a utility's machines are added to its score, with learned weights."""
     without: tuple[Ablation, ...] = ()
@@ -61,6 +63,8 @@ class AreaShape(BaseModel):
     """The same of a utility; 0 for modalities that no utility has."""
     text_features: tuple[int, ...]
     """The same of an event text."""
+    answer_features: int = Field(ge=1)
+    """How many of a machine's features are its answers; behind them is the embedding."""
     evidence: int = Field(ge=1)
     """P, sums of evidence per utility and class."""
 

@@ -23,9 +23,9 @@ LOWEST, HIGHEST = np.float32(-4), np.float32(8)
 """Limits of log odds."""
 FLOOR: Final = np.float32(5e-4)
 """Smaller probabilities count as this; diagnoses do not carry them."""
-EVIDENCE: Final = 6
+EVIDENCE: Final = 7
 """P: of the log odds and of both running means, the sum over all machines but the one with the largest, and the second
-largest. A shared cause must not rest on one machine."""
+largest; and the log odds from 0 up by the texts about the utility. A shared cause must not rest on one machine."""
 SCALE: Final = np.float32(0.25)
 """Log odds as inputs are multiplied by it."""
 
@@ -49,7 +49,7 @@ class AreaInputs:
     utility_present: Bools
     """(U,) whether there is one."""
     texts: Floats
-    """(X, D) event texts."""
+    """(X, D) event texts, as what a text model makes of them."""
     text_machines: Bools
     """(X, N): the machines that a text is about."""
     text_utilities: Bools
@@ -113,12 +113,30 @@ def _advance(
                 averages[n, speed, c] = mean + SPEEDS[speed] * (value - mean)
 
 
-def _sum_evidence(odds: Floats, averages: Floats, known: Bools, members: Bools, evidence: Floats) -> None:
-    """Evidence (U, C, P) from the known machines that share a utility; with fewer than two there is none."""
+def _sum_evidence(
+    odds: Floats,
+    averages: Floats,
+    known: Bools,
+    members: Bools,
+    quiet: Bools,
+    said: Floats,
+    told: Bools,
+    evidence: Floats,
+) -> None:
+    """Evidence (U, C, P) from the known machines that share a utility, of which fewer than two give none, and from what
+    was `said` about it (U, C), if it was `told` (U,)."""
     utilities, classes, _ = evidence.shape
     machines = odds.shape[0]
     for u in range(utilities):
+        rest = FLOOR
         for c in range(classes):
+            if told[u] and quiet[c] and said[u, c] > rest:
+                rest = said[u, c]
+        for c in range(classes):
+            evidence[u, c, 6] = np.float32(0)
+            if told[u] and said[u, c] > rest:
+                ratio = np.float32(log(np.float64(said[u, c])) - log(np.float64(rest)))
+                evidence[u, c, 6] = min(ratio, HIGHEST)
             for part in range(3):
                 total, largest, second, count = np.float32(0), np.float32(-1e30), np.float32(-1e30), 0
                 for n in range(machines):
@@ -144,7 +162,7 @@ _ADVANCE: Final = CompiledFunction(
 )
 _SUM_EVIDENCE: Final = CompiledFunction(
     _sum_evidence,
-    "void(f4[:, ::1], f4[:, :, ::1], b1[::1], b1[:, ::1], f4[:, :, ::1])",
+    "void(f4[:, ::1], f4[:, :, ::1], b1[::1], b1[:, ::1], b1[::1], f4[:, ::1], b1[::1], f4[:, :, ::1])",
     _SOURCES,
     what="the evidence of areas",
 )
@@ -165,7 +183,7 @@ class FeatureBuilder:
 
     def step(self, inputs: AreaInputs) -> AreaFeatures:
         """Features of the next frame."""
-        self.advance(inputs.probabilities, inputs.present.any(axis=1))
+        self.advance(inputs.probabilities, np.asarray(inputs.present.any(axis=1)))
         return self.features(inputs)
 
     def advance(self, probabilities: Floats, known: Bools) -> None:
@@ -179,7 +197,10 @@ class FeatureBuilder:
         """Features of the frame that was taken last."""
         classes = self._odds.shape[1]
         evidence = np.zeros((self.graph.utilities, classes, EVIDENCE), np.float32)
-        self._sum_evidence(self._odds, self.averages, self._known, self.graph.members, evidence)
+        said = np.ascontiguousarray(inputs.utility_probabilities, np.float32)
+        told = np.ascontiguousarray(inputs.utility_present)
+        members = self.graph.members
+        self._sum_evidence(self._odds, self.averages, self._known, members, self._quiet, said, told, evidence)
         fused = SCALE * np.concatenate([self._odds, self.averages[:, 0], self.averages[:, 1]], 1)
         machines = []
         for m, embedding in enumerate(inputs.embeddings):

@@ -100,7 +100,7 @@ def train_networks(
     shape = area_shape(
         first.graph.faults.shape[1],
         first.embedding_sizes,
-        text_size=first.machines.texts.shape[2],
+        text_size=first.graph.faults.shape[1],
         text_modality=len(first.embedding_sizes) - 1,
         quiet=quiet,
     )

@@ -91,11 +91,14 @@ def through_heads(matrix: Tensor, per_head: Tensor) -> Tensor:
 class NodeEncoder(nn.Module):
     """h = tanh(W_{type,modality} x + b), and 0 for a modality that a node lacks."""
 
-    def __init__(self, shape: AreaShape, width: int) -> None:
+    def __init__(self, config: AreaNetworkConfig, shape: AreaShape) -> None:
         super().__init__()
-        self.width = width
+        self.width = config.width
+        # Embeddings are the last columns of machines' features.
+        answers = [shape.answer_features] * shape.modalities
+        sizes_of_types = shape.features if config.embeddings else (answers, *shape.features[1:])
         self.layers = nn.ModuleList(
-            nn.ModuleList(nn.Linear(max(size, 1), width) for size in sizes) for sizes in shape.features
+            nn.ModuleList(nn.Linear(max(size, 1), config.width) for size in sizes) for sizes in sizes_of_types
         )
 
     def forward(self, batch: GraphBatch) -> list[Tensor]:
@@ -104,7 +107,9 @@ class NodeEncoder(nn.Module):
         for layers, features, present in zip(self.layers, batch.features, batch.present, strict=True):
             assert isinstance(layers, nn.ModuleList)
             each = [
-                torch.tanh(layer(x)) if x.shape[1] else present.new_zeros(present.shape[0], self.width)
+                torch.tanh(layer(x[:, : layer.in_features]))
+                if x.shape[1]
+                else present.new_zeros(present.shape[0], self.width)
                 for layer, x in zip(layers, features, strict=True)
             ]
             encoded.append(torch.stack(each, 1) * present.unsqueeze(2))
@@ -141,7 +146,9 @@ class AreaHead(nn.Module):
         self.none = nn.Linear(2 * width, 1)
         self.faulty: Tensor
         self.own_evidence = nn.Parameter(torch.full((1,), 0.5))
-        self.shared_evidence = nn.Parameter(torch.full((shape.evidence,), 0.1)) if config.evidence else None
+        # The last is of texts, few of which are about a failure and not about this one.
+        weights = [0.1] * (shape.evidence - 1) + [1.0]
+        self.shared_evidence = nn.Parameter(torch.tensor(weights)) if config.evidence else None
         faulty = [c not in shape.quiet for c in range(shape.classes)]
         self.register_buffer("faulty", torch.tensor(faulty), persistent=False)
         # Untrained, a network answers what each machine answers.
@@ -181,7 +188,7 @@ class AreaNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.shape = shape
-        self.encoder = NodeEncoder(shape, config.width)
+        self.encoder = NodeEncoder(config, shape)
         self.head = AreaHead(config, shape)
 
     def forward(self, batch: GraphBatch) -> Outputs:

@@ -31,6 +31,7 @@ def area_shape(
         machine_features=machine_feature_sizes(classes, embeddings),
         utility_features=(classes * EVIDENCE, *of_texts[1:]),
         text_features=tuple(text_size if m == text_modality else 0 for m in modalities),
+        answer_features=machine_feature_sizes(classes, (0,))[0],
         evidence=EVIDENCE,
     )
 

@@ -22,6 +22,8 @@ _EARLIEST, _LATEST = 20, 40
 """When a cause begins."""
 _DELAY = 10
 """Up to how many frames later it reaches a machine."""
+_TOLD = 60
+"""For so many frames after a failure texts may still speak of it."""
 _SHARED, _OWN_BESIDE, _OWN_ALONE = 0.5, 0.3, 0.7
 """Chances of a shared cause, and of own faults beside it and without it."""
 
@@ -54,11 +56,13 @@ class Composer:
                         self._faults.setdefault(label, []).append(found)
             for utility in range(sequence.graph.utilities):
                 failed = np.where(sequence.shared[:, 0] == utility, sequence.shared[:, 1], 0)
+                for _, _, end in [run for run in _runs(failed) if run[0]]:
+                    failed[end : end + _TOLD] = UNLABELLED
                 for fault, start, stop in _runs(failed):
                     found = _Stretch(number, utility, start, stop)
-                    if fault:
+                    if fault > 0:
                         self._told.setdefault(fault, []).append(found)
-                    elif stop - start >= FRAMES:
+                    elif fault == 0 and stop - start >= FRAMES:
                         self._quiet_utilities.append(found)
         if not self._quiet or not self._faults or not self._quiet_utilities:
             raise DataError(
@@ -67,7 +71,7 @@ class Composer:
 
     def draw(self, rng: np.random.Generator) -> AreaSequence:
         """An area of FRAMES frames with the graph of a recorded one."""
-        template = self.sequences[rng.integers(len(self.sequences))]
+        template = self.sequences[int(rng.integers(len(self.sequences)))]
         graph = template.graph
         track = self._quiet_machines(graph, template.machines, rng)
         texts = self._quiet_texts(graph, template.utilities, rng)
@@ -78,7 +82,7 @@ class Composer:
         reached: Ints = np.zeros(0, np.int64)
         failing = bool(candidates) and rng.random() < _SHARED
         if failing:
-            utility, fault = candidates[rng.integers(len(candidates))]
+            utility, fault = candidates[int(rng.integers(len(candidates)))]
             reached = np.flatnonzero(graph.members[utility])
             onsets = [self._splice(track, int(m), fault, start + int(rng.integers(_DELAY + 1)), rng) for m in reached]
             self._tell(texts, utility, fault, start, rng)
@@ -109,13 +113,13 @@ class Composer:
 
     @staticmethod
     def _window(stretches: Sequence[_Stretch], rng: np.random.Generator) -> tuple[slice, _Stretch]:
-        found = stretches[rng.integers(len(stretches))]
+        found = stretches[int(rng.integers(len(stretches)))]
         first = int(rng.integers(found.start, found.stop - FRAMES + 1))
         return slice(first, first + FRAMES), found
 
     def _splice(self, track: MachineTrack, machine: int, fault: int, onset: int, rng: np.random.Generator) -> int:
         """Let a recorded fault begin at a machine, and hold its last frame if it ends early; returns the onset."""
-        found = self._faults[fault][rng.integers(len(self._faults[fault]))]
+        found = self._faults[fault][int(rng.integers(len(self._faults[fault])))]
         frames = min(found.stop - found.start, FRAMES - onset)
         part = self.sequences[found.sequence].machines.cut(slice(found.start, found.start + frames), found.node)
         track.put(slice(onset, onset + frames), machine, part)
@@ -126,7 +130,7 @@ class Composer:
     def _tell(self, texts: UtilityTrack, utility: int, fault: int, start: int, rng: np.random.Generator) -> None:
         """Let the texts of a recorded failure be written about a utility."""
         if told := self._told.get(fault):
-            found = told[rng.integers(len(told))]
+            found = told[int(rng.integers(len(told)))]
             frames = min(found.stop - found.start, FRAMES - start)
             recorded = slice(found.start, found.start + frames)
             self._copy_texts(texts, utility, slice(start, start + frames), found, recorded)
@@ -136,8 +140,8 @@ class Composer:
             target[frames, utility] = source[recorded, found.node]
 
 
-def _arrays(track: UtilityTrack) -> tuple[np.ndarray, ...]:  # type: ignore[type-arg]
-    return track.probabilities, track.present, track.texts, track.has_text
+def _arrays(track: UtilityTrack) -> tuple[np.ndarray, ...]:
+    return track.probabilities, track.present, track.has_text
 
 
 def _runs(values: Ints) -> list[tuple[int, int, int]]:

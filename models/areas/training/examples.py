@@ -20,8 +20,8 @@ from models.evaluation.areas import MASK_FRAMES
 from pipeline.arrays import Bools, Ints
 from pipeline.compiled import Notify
 
-FRAMES_PER_AREA = 16
-_BEFORE = 5
+FRAMES_PER_AREA = 18
+_BEFORE = 8
 """Frames per area that are drawn from all; the others are of the first frames of a cause."""
 _EARLY_FRAMES = 40
 _COMPLETE, _HIGHEST_RATE, _OFFLINE, _OFFLINE_RATE = 0.35, 0.7, 0.25, 0.3
@@ -73,7 +73,7 @@ def examples_of(
     for frame in range(max(wanted) + 1):
         mask = None if missing is None else missing[frame]
         probabilities, present = sequence.fused(frame, mask)
-        builder.advance(probabilities, present.any(axis=1))
+        builder.advance(probabilities, np.asarray(present.any(axis=1)))
         if frame in wanted:
             features = builder.features(sequence.inputs(frame, mask))
             cause, labels = sequence.shared[frame], sequence.machines.labels[frame]
@@ -104,7 +104,6 @@ def composed_batches(
     batch_size: int,
     seed: int,
     notify: Notify,
-    without_texts: bool = False,
 ) -> Iterator[Batch]:
     """Batches of frames of composed areas, always the same of one seed."""
     mixed: list[Example] = []

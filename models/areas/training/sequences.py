@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.areas.data import NOT_ABOUT_ONE, AreaAnswers
 from models.areas.features import AreaInputs
@@ -12,6 +13,9 @@ from models.areas.graph import AreaGraph
 from models.evaluation.areas import NONE, AreaTruth
 from models.evaluation.scoring import RECOVERY_FRAMES
 from pipeline.arrays import Bools, Floats, Ints
+
+Halves = NDArray[np.float16]
+"""Halves what many recordings take in memory."""
 
 TEXT_FRAMES = 8
 """For how many frames an event text is a node of its area's graph."""
@@ -27,9 +31,7 @@ class MachineTrack:
     present: Bools  # (T, N, M)
     answers: Ints  # (T, N, M)
     confidence: Floats  # (T, N, M)
-    embeddings: Floats  # (T, N, all D_m), half precision
-    texts: Floats  # (T, N, D) the newest event text of a frame, half precision
-    has_text: Bools  # (T, N)
+    embeddings: Halves  # (T, N, all D_m)
     labels: Ints  # (T, N) true class, or UNLABELLED while a machine recovers
 
     def cut(self, frames: slice, machine: int) -> MachineTrack:
@@ -53,8 +55,7 @@ class UtilityTrack:
 
     probabilities: Floats  # (T, U, C)
     present: Bools  # (T, U)
-    texts: Floats  # (T, U, D) the newest event text of a frame, half precision
-    has_text: Bools  # (T, U)
+    has_text: Bools  # (T, U) whether a text arrived in the frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +81,17 @@ class AreaSequence:
         """Fused answers (N, C) and present modalities (N, M) of a frame, had modalities (N, M) been missing."""
         track = self.machines
         present = track.present[frame] if missing is None else track.present[frame] & ~missing
-        subsets = (present << np.arange(present.shape[1])).sum(1)
-        return track.fused[frame, np.arange(len(subsets)), subsets], present
+        subsets: Ints = (present << np.arange(present.shape[1])).sum(1)
+        fused: Floats = track.fused[frame, np.arange(len(subsets)), subsets]
+        return fused, present
 
     def inputs(self, frame: int, missing: Bools | None = None) -> AreaInputs:
         """One frame, had modalities (N, M) been missing."""
         track, utilities = self.machines, self.utilities
         probabilities, present = self.fused(frame, missing)
         since = max(frame + 1 - TEXT_FRAMES, 0)
-        of_machines, of_utilities = track.has_text[since : frame + 1], utilities.has_text[since : frame + 1]
-        if missing is not None:
-            of_machines = of_machines & present[:, -1]
-        (age, machine), (age_u, utility) = np.nonzero(of_machines), np.nonzero(of_utilities)
-        texts = np.concatenate([track.texts[since:][age, machine], utilities.texts[since:][age_u, utility]])
-        none = np.full(len(utility), NOT_ABOUT_ONE), np.full(len(machine), NOT_ABOUT_ONE)
-        machine, utility = np.concatenate([machine, none[0]]), np.concatenate([none[1], utility])
+        age, utility = np.nonzero(utilities.has_text[since : frame + 1])
+        texts = utilities.probabilities[since:][age, utility]
         ends = np.cumsum(self.embedding_sizes)[:-1]
         return AreaInputs(
             probabilities=probabilities,
@@ -104,22 +101,23 @@ class AreaSequence:
             embeddings=tuple(np.split(track.embeddings[frame].astype(np.float32), ends, axis=1)),
             utility_probabilities=utilities.probabilities[frame],
             utility_present=utilities.present[frame],
-            texts=texts.astype(np.float32),
-            text_machines=machine[:, None] == np.arange(self.graph.machines),
+            texts=texts,
+            text_machines=np.zeros((len(texts), self.graph.machines), np.bool_),
             text_utilities=utility[:, None] == np.arange(self.graph.utilities),
         )
 
 
 def area_sequence(answers: AreaAnswers, truth: AreaTruth, graph: AreaGraph) -> AreaSequence:
-    """The answers along an area, and what was true."""
-    frames, machines, utilities = len(answers.start_ms), len(answers.machines), len(answers.utilities)
-    size = answers.text_vectors.shape[1]
-    of_machines = np.zeros((frames, machines, size), np.float16), np.zeros((frames, machines), np.bool_)
-    of_utilities = np.zeros((frames, utilities, size), np.float16), np.zeros((frames, utilities), np.bool_)
+    """The answers along an area, and what was true.
+
+    Texts about utilities are nodes, as what the machines' text model made of them: of texts themselves there are too
+    few to learn from. Those about machines are a modality of the machines, whose answers have them.
+    """
+    frames, utilities = len(answers.start_ms), len(answers.utilities)
+    there = np.zeros((frames, utilities), np.bool_)
     for text, vector in zip(answers.texts, answers.text_vectors, strict=True):
-        vectors, there = of_utilities if text.machine == NOT_ABOUT_ONE else of_machines
-        place = text.utility if text.machine == NOT_ABOUT_ONE else text.machine
-        vectors[text.frame, place], there[text.frame, place] = vector, bool(vector.any())
+        if text.utility != NOT_ABOUT_ONE:
+            there[text.frame, text.utility] = bool(vector.any())
     labels, shared, own, usable = _truth(truth)
     alone = np.moveaxis(answers.modality_probabilities, 0, 2)
     track = MachineTrack(
@@ -128,11 +126,9 @@ def area_sequence(answers: AreaAnswers, truth: AreaTruth, graph: AreaGraph) -> A
         answers=alone.argmax(3),
         confidence=alone.max(3),
         embeddings=np.concatenate(answers.embeddings, 2).astype(np.float16),
-        texts=of_machines[0],
-        has_text=of_machines[1],
         labels=labels,
     )
-    texts = UtilityTrack(answers.utility_probabilities, answers.utility_present, *of_utilities)
+    texts = UtilityTrack(answers.utility_probabilities, answers.utility_present, there)
     return AreaSequence(graph, track, texts, shared, own, usable, tuple(e.shape[2] for e in answers.embeddings))
 
 
@@ -147,11 +143,11 @@ def _truth(truth: AreaTruth) -> tuple[Ints, Ints, Bools, Bools]:
             labels[onset:cleared, machine] = cause.fault
             labels[cleared : cleared + RECOVERY_FRAMES, machine] = UNLABELLED
         onsets = [onset for onset, _ in cause.reached.values()]
-        cleared = [end for _, end in cause.reached.values()]
+        ends = [end for _, end in cause.reached.values()]
         if cause.utility == NONE:
             own[cause.start : cause.end, cause.machine] = True
         else:
-            shared[min(onsets) : min(cleared)] = cause.utility, cause.fault
+            shared[min(onsets) : min(ends)] = cause.utility, cause.fault
             usable[cause.start : min(onsets)] = False
-        usable[min(cleared) : max(cleared) + RECOVERY_FRAMES] = False
+        usable[min(ends) : max(ends) + RECOVERY_FRAMES] = False
     return labels, shared, own, usable

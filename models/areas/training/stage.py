@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import nll_loss
 
 from models.areas.networks.base import AreaNetwork, CauseAnswers, Outputs, candidate_areas
@@ -23,8 +23,10 @@ class AreaStage:
 
     name = "areas"
 
+    module: nn.Module
+
     def __init__(self, network: AreaNetwork, train: Sequence[Batch], validation: Sequence[Batch]) -> None:
-        self.module: AreaNetwork = network
+        self.module = self._network = network
         self._train = train
         self._validation = validation
 
@@ -33,7 +35,7 @@ class AreaStage:
         order = rng.permutation(len(self._train))
         for done, index in enumerate(order):
             batch = self._train[index]
-            yield (done + 1) / len(order), area_loss(self.module, self.module(batch.graph), batch)
+            yield (done + 1) / len(order), area_loss(self._network, self._network(batch.graph), batch)
 
     def validate(self) -> EpochRecord:
         """Mean loss of the fused answers on validation, and the share of right causes."""

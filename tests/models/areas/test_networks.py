@@ -34,7 +34,7 @@ CONFIGS = [
     AreaNetworkConfig(width=16, without=("cross",)),
     AreaNetworkConfig(width=16, without=("adapt", "inf")),
     AreaNetworkConfig(width=16, without=("align",)),
-    AreaNetworkConfig(width=16, without=("nei",), evidence=False),
+    AreaNetworkConfig(width=16, without=("nei",), evidence=False, embeddings=True),
 ]
 NAMES = [f"{c.kind}-{c.readout}-{c.renormalisation}-{'-'.join(c.without)}" for c in CONFIGS]
 
@@ -99,11 +99,9 @@ def test_gradients_agree_with_differences_in_float64(kind: Kind) -> None:
 
     def loss() -> torch.Tensor:
         outputs = network(batch)
-        summed: torch.Tensor = outputs.fused.causes[possible].sum() + outputs.fused.machines.square().sum()
-        for answers in outputs.modalities:
-            summed = summed + answers.machines.sum()
-        summed = summed + outputs.attention_loss
-        return summed
+        summed: list[torch.Tensor] = [outputs.fused.causes[possible].sum(), outputs.fused.machines.square().sum()]
+        summed += [answers.machines.sum() for answers in outputs.modalities]
+        return torch.stack([*summed, outputs.attention_loss]).sum()
 
     network.zero_grad()
     loss().backward()  # type: ignore[no-untyped-call]
@@ -226,4 +224,4 @@ def test_frames_hold_what_they_say() -> None:
     rng, graph = np.random.default_rng(0), small_graph()
     features = random_features(rng, graph, texts=2)
     assert [x.shape for x in features.machines] == [(4, 4 * CLASSES + 6), (4, 4 * CLASSES + 3)]
-    assert features.evidence.shape == (2, CLASSES, 6)
+    assert features.evidence.shape == (2, CLASSES, 7)
