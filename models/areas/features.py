@@ -23,6 +23,8 @@ LOWEST, HIGHEST = np.float32(-4), np.float32(8)
 """Limits of log odds."""
 FLOOR: Final = np.float32(5e-4)
 """Smaller probabilities count as this; diagnoses do not carry them."""
+MOST_EVIDENCE: Final = np.float32(6)
+"""As evidence log odds count from 0 to this: a machine that does not show a fault yet is no evidence against it."""
 EVIDENCE: Final = 7
 """P: of the log odds and of both running means, the sum over all machines but the one with the largest, and the second
 largest; and the log odds from 0 up by the texts about the utility. A shared cause must not rest on one machine."""
@@ -143,6 +145,7 @@ def _sum_evidence(
                     if not (members[u, n] and known[n]):
                         continue
                     value = odds[n, c] if part == 0 else averages[n, part - 1, c]
+                    value = min(max(value, np.float32(0)), MOST_EVIDENCE)
                     count += 1
                     total += value
                     if value > largest:
@@ -150,7 +153,7 @@ def _sum_evidence(
                     elif value > second:
                         second = value
                 evidence[u, c, 2 * part] = total - largest if count > 1 else np.float32(0)
-                evidence[u, c, 2 * part + 1] = second if count > 1 else LOWEST
+                evidence[u, c, 2 * part + 1] = second if count > 1 else np.float32(0)
 
 
 _SOURCES = (Path(__file__),)

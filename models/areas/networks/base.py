@@ -62,6 +62,8 @@ class Outputs(NamedTuple):
     """Of each relation each edge's weight in the last layer, mean over modalities and heads."""
 
 
+UNLIKELY = -5.0
+"""Score of a utility's fault for which nothing speaks, beside 0 of no cause."""
 NOT_A_CAUSE = -1e30
 """Score of what is no candidate."""
 
@@ -146,15 +148,16 @@ class AreaHead(nn.Module):
         self.none = nn.Linear(2 * width, 1)
         self.faulty: Tensor
         self.own_evidence = nn.Parameter(torch.full((1,), 0.5))
-        # The last is of texts, few of which are about a failure and not about this one.
-        weights = [0.1] * (shape.evidence - 1) + [1.0]
+        # Of the sum of the log odds now, and of what texts say: the best rule has these weights.
+        weights = [1.0] + [0.0] * (shape.evidence - 2) + [8.0]
         self.shared_evidence = nn.Parameter(torch.tensor(weights)) if config.evidence else None
         faulty = [c not in shape.quiet for c in range(shape.classes)]
         self.register_buffer("faulty", torch.tensor(faulty), persistent=False)
-        # Untrained, a network answers what each machine answers.
+        # Untrained, a network answers what each machine answers, and of utilities what the rule does.
         for layer in (self.correction, self.own, self.cause, self.none):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        nn.init.constant_(self.cause.bias, UNLIKELY)
 
     def forward(self, machines: Tensor, utilities: Tensor, batch: GraphBatch) -> CauseAnswers:
         """Answers from (N, W) and (U, W)."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from models.areas.features import AreaInputs, FeatureBuilder
 from models.areas.graph import area_graph
+from pipeline.arrays import Bools
 from tests.models.areas.builders import CLASSES, QUIET, random_inputs, small_graph
 
 GRAPH = area_graph([[0, 1, 2]], [(1,)], machines=3, classes=2, machine_types=["a"] * 3)
@@ -38,18 +39,30 @@ def frame(odds: list[float], present: list[bool] | None = None) -> AreaInputs:
 def test_evidence_by_hand() -> None:
     builder = FeatureBuilder(GRAPH, (0,), notify)
     first = builder.step(frame([2, 4, -9])).evidence[0, 1]
-    # Now: -9 counts as -4, and the most certain machine is left out.
-    np.testing.assert_allclose(first[:2], [2 - 4, 2], rtol=1e-5)
+    # Now: -9 is no evidence against a fault, and the most certain machine is left out.
+    np.testing.assert_allclose(first[:2], [2, 2], rtol=1e-5)
     # Fast and slow running means start at -4.
-    np.testing.assert_allclose(first[2:4], [(-4 + 6 / 4) - 4, -4 + 6 / 4], rtol=1e-5)
-    np.testing.assert_allclose(first[4:6], [(-4 + 6 / 16) - 4, -4 + 6 / 16], rtol=1e-5)
-    second = builder.step(frame([2, 4, 3], [True, False, True])).evidence[0, 1]
+    np.testing.assert_array_equal(first[2:6], [0, 0, 0, 0])
+    for _ in range(3):
+        builder.step(frame([2, 4, 2]))
+    means = [-4 * 0.75**5 + odds * (1 - 0.75**5) for odds in (2, 4)]
+    second = builder.step(frame([2, 4, 3], [True, True, False])).evidence[0, 1]
     np.testing.assert_allclose(second[:2], [2, 2], rtol=1e-5)
+    np.testing.assert_allclose(second[2:4], [means[0], means[0]], rtol=1e-4)
+
+
+def test_evidence_of_texts_by_hand() -> None:
+    said = replace(frame([0, 0, 0]), utility_probabilities=np.array([[0.2, 0.8]], np.float32))
+    builder = FeatureBuilder(GRAPH, (0,), notify)
+    assert builder.step(said).evidence[0, 1, 6] == 0
+    told = builder.step(replace(said, utility_present=np.array([True])))
+    np.testing.assert_allclose(told.evidence[0, 1, 6], np.log(4), rtol=1e-6)
+    np.testing.assert_allclose(told.utility_probabilities, [[0.2, 0.8]], rtol=1e-6)
 
 
 def test_fewer_than_two_machines_are_no_evidence() -> None:
     found = FeatureBuilder(GRAPH, (0,), notify).step(frame([5, 5, 5], [True, False, False])).evidence[0, 1]
-    np.testing.assert_array_equal(found, [0, -4, 0, -4, 0, -4, 0])
+    np.testing.assert_array_equal(found, [0] * 7)
 
 
 def test_running_means_stand_still_while_a_modality_is_absent() -> None:
@@ -70,10 +83,10 @@ def test_running_means_stand_still_while_a_modality_is_absent() -> None:
 def test_what_stands_in_the_place_of_absent_modalities_is_not_read() -> None:
     rng, graph = np.random.default_rng(1), small_graph()
     inputs = random_inputs(rng, graph, missing=0.5)
-    absent = np.asarray(~inputs.present)
+    absent: Bools = np.asarray(~inputs.present)
     nonsense = replace(
         inputs,
-        probabilities=np.where(inputs.present.any(1)[:, None], inputs.probabilities, np.float32(np.nan)),
+        probabilities=np.where(np.all(absent, 1, keepdims=True), np.float32(np.nan), inputs.probabilities),
         confidence=np.where(absent, np.float32(np.nan), inputs.confidence),
         embeddings=tuple(
             np.where(np.stack([absent[:, m]], 1), np.float32(np.nan), x) for m, x in enumerate(inputs.embeddings)
