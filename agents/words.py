@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 from pipeline.config.profile import MachineType, PlantProfile, Variable
-from pipeline.config.titles import Fault, machine_title
+from pipeline.config.sections.titles import Fault, machine_title
 from pipeline.wire.messages import VariableEvidence
 
 _KEPT_MACHINES = 10_000
 _EXACT_BELOW = 1e9
+_LEAST_SHARE = 0.01
 
 
 class Words:
@@ -61,11 +62,23 @@ class Words:
         return with_title(fault, next((one.title for one in described if one.title), None))
 
     def component(self, machine: str, fault: str) -> str | None:
-        """The title of the component where a fault begins; None if the profile names none."""
-        kind, described = self._type_of(machine), self.about_fault(machine, fault)
-        if kind is None or described is None or described.component is None:
+        """The titles of the components where a fault begins; None if the profile names none."""
+        described = self.about_fault(machine, fault)
+        if described is None or not described.shares:
             return None
-        return kind.components[described.component].title or described.component
+        return ", ".join(self._component(machine, name) for name in described.shares)
+
+    def likely_components(self, machine: str, components: Mapping[str, float] | None, most: int) -> str:
+        """The most probable components of a diagnosis, such as `Reactor 97%, Condenser 2%`; those under 1 % are left
+        out, and of equal ones the first comes first."""
+        likely = [(name, share) for name, share in (components or {}).items() if share >= _LEAST_SHARE]
+        likely.sort(key=lambda one: -one[1])
+        return ", ".join(f"{self._component(machine, name)} {share:.0%}" for name, share in likely[:most])
+
+    @property
+    def has_components(self) -> bool:
+        """Whether the profile says of any fault in which component it begins."""
+        return any(fault.shares for kind in self._types for fault in kind.described_faults)
 
     def variable(self, machine: str, variable: str) -> str:
         """What people call a variable: its title, or else its description or name."""
@@ -85,6 +98,11 @@ class Words:
         """Titles and ids of variables in one line."""
         titles = ((self.variable(machine, name), name) for name in names)
         return ", ".join(title if title == name else f"{title} ({name})" for title, name in titles)
+
+    def _component(self, machine: str, name: str) -> str:
+        kind = self._type_of(machine)
+        declared = None if kind is None else kind.components.get(name)
+        return name if declared is None else declared.title or name
 
     def _declared(self, machine: str, variable: str) -> Variable | None:
         kind = self._type_of(machine)

@@ -9,12 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.configs.diagnoser import SENSORS, TEXT, DiagnoserConfig
+from models.configs.diagnoser import DiagnoserConfig
 from models.data.scaling import Scaling
 from models.encoders.base import State
 from models.encoders.event_ring import TextModality, empty_ring, push_texts, turn_ring
 from models.encoders.experts.build import build_sensors
 from models.encoders.experts.detector import Backing, Detected, Detector, Readings
+from models.encoders.experts.groups import GroupEncoders
 from models.encoders.messages import MessageInputs
 from models.encoders.placed_texts import PlacedText, ring_plan
 from models.encoders.tokenizer import Tokenizer
@@ -26,6 +27,8 @@ from models.fusion.unknown import UnknownFaults
 
 _DETECTOR = "detector."
 """Before the names of the detector's states."""
+_GROUPS = "groups."
+"""Before those of the modalities that are groups of variables."""
 _UNKNOWN = "unknown."
 """Before those of unknown faults."""
 
@@ -78,6 +81,14 @@ class Answer:
     """(N, C) whether each class is a candidate; None for models without conformal sets."""
 
 
+class ModalityReading(NamedTuple):
+    """What one modality says of N frames."""
+
+    logits: Tensor  # (N, C)
+    present: Tensor  # (N,)
+    features: Tensor  # (N, D)
+
+
 class Sensed(NamedTuple):
     """What the sensors say of frames (B, T)."""
 
@@ -96,7 +107,7 @@ class Diagnoser(nn.Module):
         if (tokenizer is None) != (config.text is None):
             raise ValueError("a tokenizer is needed with the text modality, and only then")
         self.config = config
-        self.modalities = (SENSORS,) if config.text is None else (SENSORS, TEXT)
+        self.modalities = config.modalities
         self.register_buffer("mean", torch.zeros(config.variables))
         self.register_buffer("std", torch.ones(config.variables))
         self.mean: Tensor  # (V,)
@@ -111,10 +122,14 @@ class Diagnoser(nn.Module):
         self.detector: Detector | None = None
         if config.detector is not None:
             self.detector = Detector(config.detector, variables=config.variables, classes=config.classes)
+        self.groups: GroupEncoders | None = None
+        if config.groups:
+            self.groups = GroupEncoders(config.groups, variables=config.variables, classes=config.classes)
         self.text: TextModality | None = None
         if config.text is not None and tokenizer is not None:
             self.text = TextModality(config.text, tokenizer, classes=config.classes)
-        sizes = [self.sensors.feature_size] + ([] if self.text is None else [self.text.feature_size])
+        sizes = [self.sensors.feature_size, *([] if self.groups is None else self.groups.feature_sizes)]
+        sizes += [] if self.text is None else [self.text.feature_size]
         self.fusion = build_fusion(config.fusion, sizes=sizes, classes=config.classes)
         self.unknown: UnknownFaults | None = None
         if config.unknown is not None:
@@ -163,6 +178,8 @@ class Diagnoser(nn.Module):
         state |= self.sensors.init_state(batch)
         if self.detector is not None:
             state |= {f"{_DETECTOR}{key}": value for key, value in self.detector.init_state(batch).items()}
+        if self.groups is not None:
+            state |= {f"{_GROUPS}{key}": value for key, value in self.groups.init_state(batch).items()}
         if self.text is not None:
             state |= empty_ring(batch, self.text.config, self.mean)
         if self.remaining_life is not None:
@@ -212,17 +229,30 @@ class Diagnoser(nn.Module):
         if self.remaining_life is not None:
             remaining, lived = self.remaining_life.step(x, features, state)
             remaining, after = _where_known(remaining, measured), after | lived
-        if self.text is None:
-            answer, own = self._answer(logits[None], measured[None], (features,), scaled, None, detected, state)
-            return replace(answer, remaining=remaining), after | own
-        ring = turn_ring(state, self.config.text_ttl_frames)
-        if texts is not None:
-            ring = push_texts(ring, texts.rows, texts.vectors, texts.ages, self.config.text_ttl_frames)
-        read = self.read_ring(ring["ring"], ring["ring_age"])
-        both, present = torch.stack([logits, read.logits]), torch.stack([measured, read.filled])
-        sensed = (features, read.features)
-        answer, own = self._answer(both, present, sensed, scaled, read.attention, detected, state)
-        return replace(answer, remaining=remaining), after | ring | own
+        read = [ModalityReading(logits, measured, features)]
+        if self.groups is not None:
+            own = {key.removeprefix(_GROUPS): value for key, value in state.items() if key.startswith(_GROUPS)}
+            encoded, grouped = self.groups.step(x, own)
+            read += self._group_readings(values, encoded)
+            after |= {f"{_GROUPS}{key}": value for key, value in grouped.items()}
+        attention: Tensor | None = None
+        if self.text is not None:
+            ring = turn_ring(state, self.config.text_ttl_frames)
+            if texts is not None:
+                ring = push_texts(ring, texts.rows, texts.vectors, texts.ages, self.config.text_ttl_frames)
+            texts_read = self.read_ring(ring["ring"], ring["ring_age"])
+            read.append(ModalityReading(texts_read.logits, texts_read.filled, texts_read.features))
+            attention, after = texts_read.attention, after | ring
+        answer, own = self._answer(read, scaled, attention, detected, state)
+        return replace(answer, remaining=remaining), after | own
+
+    def _group_readings(self, values: Tensor, encoded: Sequence[tuple[Tensor, Tensor]]) -> list[ModalityReading]:
+        """What each group of variables says of frames with these values (…, V)."""
+        assert self.groups is not None
+        return [
+            ModalityReading(logits, self.groups.present(place, values), features)
+            for place, (logits, features) in enumerate(encoded)
+        ]
 
     def forward(self, values: Tensor, observed: Tensor, texts: Sequence[Sequence[PlacedText]] | None = None) -> Answer:
         """Whole runs: values and observed (B, T, V), and each run's texts; N = B * T, run after run."""
@@ -234,22 +264,24 @@ class Diagnoser(nn.Module):
         logits, features, detected = self.sense(values, observed, x)
         start = self._unknown_state(batch)
         measured = ~values.isnan().all(dim=2)
-        flat = (features.flatten(0, 1),)
+        flat_scaled = scaled.flatten(0, 1)
+        read = [ModalityReading(logits.flatten(0, 1), measured.flatten(), features.flatten(0, 1))]
         remaining: Tensor | None = None
         if self.remaining_life is not None:
             lives, _ = self.remaining_life.advance(x, features, self.remaining_life.init_state(batch))
             remaining = _where_known(lives.flatten(0, 1), measured.flatten())
-        if self.text is None:
-            alone, present = logits.flatten(0, 1)[None], measured.flatten()[None]
-            answer, _ = self._answer(alone, present, flat, scaled.flatten(0, 1), None, detected, start)
-            return replace(answer, remaining=remaining)
-        runs = [self.ring_of_run(run, frames) for run in (texts or [()] * batch)]
-        ring = torch.cat([vectors for vectors, _ in runs])
-        read = self.read_ring(ring, torch.cat([ages for _, ages in runs]))
-        both = torch.stack([logits.flatten(0, 1), read.logits])
-        present = torch.stack([measured.flatten(), read.filled])
-        sensed, flat_scaled = (*flat, read.features), scaled.flatten(0, 1)
-        answer, _ = self._answer(both, present, sensed, flat_scaled, read.attention, detected, start)
+        if self.groups is not None:
+            encoded, _ = self.groups.advance(x, self.groups.init_state(batch))
+            groups = self._group_readings(values, encoded)
+            read += [ModalityReading(*(part.flatten(0, 1) for part in group)) for group in groups]
+        attention: Tensor | None = None
+        if self.text is not None:
+            runs = [self.ring_of_run(run, frames) for run in (texts or [()] * batch)]
+            ring = torch.cat([vectors for vectors, _ in runs])
+            texts_read = self.read_ring(ring, torch.cat([ages for _, ages in runs]))
+            read.append(ModalityReading(texts_read.logits, texts_read.filled, texts_read.features))
+            attention = texts_read.attention
+        answer, _ = self._answer(read, flat_scaled, attention, detected, start)
         return replace(answer, remaining=remaining)
 
     def sense(self, values: Tensor, observed: Tensor, x: Tensor, *, armed: bool = False) -> Sensed:
@@ -317,15 +349,17 @@ class Diagnoser(nn.Module):
 
     def _answer(
         self,
-        logits: Tensor,
-        present: Tensor,
-        features: Sequence[Tensor],
+        read: Sequence[ModalityReading],
         scaled: Tensor,
         attention: Tensor | None,
         detected: Detected | None,
         state: State,
     ) -> tuple[Answer, State]:
         """The answer, and of the state after it what is of unknown faults."""
+        logits, present = (
+            torch.stack(parts) for parts in ([one.logits for one in read], [one.present for one in read])
+        )
+        features = [one.features for one in read]
         fused = self.fusion(logits, present, features)
         probabilities = self.calibrated(fused.probabilities, present)
         own = fused.modality_probabilities

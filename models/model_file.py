@@ -204,7 +204,7 @@ def require_profile(model: Model, machine_type: MachineType) -> None:
                 f"fault of that name; rename the fault, or use a model that was trained without `{added}`"
             )
     if header.essence != expected:
-        what = "; ".join(header.essence.differences(expected)) or "the way profiles are hashed"
+        what = "; ".join(header.essence.differences(expected)) or "modalities, or the way profiles are hashed"
         raise ModelFileError(
             f"model {model.path} was trained for machine type {header.machine_type} and does not fit "
             f"{machine_type.name}: the profile differs in {what}; use the profile of the training, or train a model "

@@ -357,8 +357,11 @@ def _malformed(head: _Head, record: Record, machine_type: MachineType) -> str | 
 def _difference(one: Any, other: Any, name: str = "") -> str | None:
     """The first field in which two decoded diagnoses differ by more than is allowed; None if there is none."""
     if isinstance(one, dict) and isinstance(other, dict):
-        if name == "probabilities":  # one that is left out is a small one
+        if name in ("probabilities", "components"):  # one that is left out is a small one
             one, other = ({key: content.get(key, MIN_PROBABILITY) for key in one | other} for content in (one, other))
+        elif not name and ("components" in one) != ("components" in other):
+            # A release or a profile from before there were components of faults, and one with them.
+            one, other = ({key: content[key] for key in content if key != "components"} for content in (one, other))
         if one.keys() != other.keys():
             return f"the fields of {name or 'the diagnosis'}"
         parts = ((f"{name}.{key}".lstrip("."), one[key], other[key]) for key in one)

@@ -14,9 +14,9 @@ import typer
 from rich.console import Console
 
 from agents.audit.dead_letters import Filters, Summary, as_dict, shown_time, summarize
-from agents.audit.drift_list import summarize_drift
 from agents.audit.letter_replay import check_destination, replay_dead_letters
 from agents.audit.log import RecordLog
+from agents.audit.reports.drift_list import summarize_drift
 from agents.audit.verify import VerifyReport, verify_diagnoses
 from agents.audit.verify_inputs import verify_inputs
 from agents.cli.options import JsonOption, ModelOption, ProfileOption, load_runners

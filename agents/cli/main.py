@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 
 from agents.bench.host import processor
-from agents.cli import audit, bench, machines, replay, sources, topics, training, worker
+from agents.cli import audit, bench, machines, replay, training, worker
+from agents.cli.topics import sources, topics
 from agents.cli.views.printable import PrintableFormatter, say
 from pipeline.config.settings import check_environment
 from pipeline.errors import FaultlineError

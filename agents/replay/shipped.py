@@ -1,4 +1,4 @@
-"""Shipped files: the recording of the demo and its model."""
+"""Shipped files: the recordings of the demo, their model, and the area that one of them is of."""
 
 from __future__ import annotations
 
@@ -21,6 +21,16 @@ def shipped_file(name: str) -> Path:
 def demo_recording() -> Path:
     """Twelve machines of the Tennessee Eastman plant over 48 hours, with faults that come and go, and texts."""
     return shipped_file("demo.parquet")
+
+
+def area_recording() -> Path:
+    """Eight machines of `area_section` over 13 hours: a utility fails that six share, then one has its own fault."""
+    return shipped_file("area.parquet")
+
+
+def area_section() -> Path:
+    """The section `areas` of a profile for the machines of `area_recording`."""
+    return shipped_file("area.yaml")
 
 
 def demo_model() -> Path:

@@ -71,6 +71,10 @@ GATEWAY_HOURS: Final = (1.0, 3.0)
 WITHOUT_TEXTS_SHARE: Final = 0.25
 
 
+DEMO_HEADER: Final = Episode(5, 4.0, 8.0)
+DEMO_OWN: Final = Episode(14, 9.5, 12.0)
+
+
 class Gap(NamedTuple):
     """A machine sends no readings in `[start, end)`, in hours, and no texts either if it is `offline`."""
 
@@ -112,6 +116,7 @@ class Area:
     """Of each machine."""
     with_texts: tuple[bool, ...]
     seed: int
+    title: str
 
     def plans(self) -> list[Plan]:
         """What each machine goes through."""
@@ -131,7 +136,7 @@ class Area:
             }
             for utility in self.utilities
         }
-        return {"title": f"Area {self.name}", "machines": list(self.machines), "utilities": utilities}
+        return {"title": self.title, "machines": list(self.machines), "utilities": utilities}
 
 
 def area_authors(part: Part) -> tuple[Author, ...]:
@@ -147,14 +152,16 @@ def area_authors(part: Part) -> tuple[Author, ...]:
 def plan_areas(part: Part, count: int, hours: float) -> list[Area]:
     """Plans of a part's areas; shared faults are dealt from a shuffled deck, so each comes before any comes again.
 
-    Raises ValueError if the recordings are to be shorter than MIN_HOURS.
+    The demo has one area, by `demo_area`. Raises ValueError if the recordings are to be shorter than MIN_HOURS.
     """
     if hours < MIN_HOURS:
         raise ValueError(f"an area needs at least {MIN_HOURS:g} hours")
+    if part == "demo":
+        return [demo_area()]
     first = FIRST_SEEDS[part]
     rng = np.random.default_rng(first)
     shared, own = _deck(sum(UTILITY_FAULTS.values(), ()), rng), _deck(OWN_FAULTS, rng)
-    prefix = {"train": "a", "validation": "v", "test": "t", "demo": "d"}[part]
+    prefix = {"train": "a", "validation": "v", "test": "t"}[part]
     areas: list[Area] = []
     for number in range(count):
         fewest, most = MACHINES if number % LARGE_EVERY else LARGE_MACHINES
@@ -169,8 +176,29 @@ def plan_areas(part: Part, count: int, hours: float) -> list[Area]:
         gaps = _draw_gaps(rng, machine_count, hours)
         texts = tuple(bool(drawn >= WITHOUT_TEXTS_SHARE) for drawn in rng.random(machine_count))
         seed = first + SEEDS_PER_AREA * number
-        areas.append(Area(name, machines, utilities, tuple(causes), gaps, texts, seed))
+        areas.append(Area(name, machines, utilities, tuple(causes), gaps, texts, seed, f"Area {name}"))
     return areas
+
+
+def demo_area() -> Area:
+    """The demo's area of eight machines: its cooling water header fails, and later one machine has a fault of its own.
+
+    One machine is offline when the header fails, and two have no texts.
+    """
+    rng = np.random.default_rng(FIRST_SEEDS["demo"])
+    machines = tuple(f"te-{place + 1:02d}" for place in range(8))
+    members = {"cooling_water": (0, 1, 2, 3, 4, 5), "ac_feed": (2, 3, 4, 5, 6, 7), "steam": (0, 1, 4, 5, 6, 7)}
+    utilities = tuple(Utility(name, UTILITY_FAULTS[name], places) for name, places in members.items())
+    fault, start, end, _ = DEMO_HEADER
+    reached: dict[int, Episode] = {}
+    for place in members["cooling_water"]:
+        delay = float(rng.uniform(0, DELAY_HOURS))
+        reached[place] = Episode(fault, start + delay, end + delay, float(rng.uniform(*STRENGTHS)))
+    header = Cause("cooling_water", fault, start, end, reached)
+    own = Cause(None, DEMO_OWN.fault, DEMO_OWN.start, DEMO_OWN.end, {2: DEMO_OWN})
+    gaps = tuple((Gap(start - 0.5, start + 1.5, True),) if place == 4 else () for place in range(8))
+    texts = tuple(place not in (1, 6) for place in range(8))
+    return Area("hall_1", machines, utilities, (header, own), gaps, texts, FIRST_SEEDS["demo"], "Hall 1")
 
 
 def _deck(faults: Sequence[int], rng: np.random.Generator) -> Callable[[], int]:

@@ -36,25 +36,26 @@ class AreaRuleConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rule: Literal["log_odds", "agreeing"] = "log_odds"
+    rule: Literal["agreeing", "log_odds"]
     """`log_odds` sums up what a utility's machines say of a fault, `agreeing` counts the machines that name it."""
-    threshold: float = 8.0
+    threshold: float
     """A utility is named where its score is over this: the sum, or the log odds of the machine that is the last to
     agree."""
     left_out: int = Field(default=1, ge=0)
     """How many of the most certain machines do not count; of `log_odds`."""
-    machines: int = Field(default=3, ge=1)
+    machines: int = Field(default=2, ge=1)
     """How many have to agree; of `agreeing`."""
-    low: float = -1.0
+    low: float = -9.0
     """A machine's log odds are cut at this and at `high`, so that none decides alone."""
-    high: float = 6.0
+    high: float = 9.0
+    """Diagnoses leave out small probabilities, so no log odds are beyond 8.3 anyway."""
 
 
 RULES: Final[Mapping[str, AreaRuleConfig]] = {
-    "log_odds": AreaRuleConfig(),
-    "agreeing": AreaRuleConfig(rule="agreeing", threshold=0.0, low=-8.0, high=8.0),
+    "agreeing": AreaRuleConfig(rule="agreeing", threshold=-0.4),
+    "log_odds": AreaRuleConfig(rule="log_odds", threshold=1.2, low=0.0, high=6.0),
 }
-"""The rules by their names, with the values that they have unless a file gives others."""
+"""The rules by their names, with the values that they have unless a file gives others (docs/guide/models.md)."""
 
 
 class _Graph(NamedTuple):

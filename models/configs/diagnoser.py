@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from models.configs.detector import DetectorConfig
 from models.configs.fusion import FusionChoice, FusionConfig
+from models.configs.groups import GroupConfig, group_of_variables
 from models.configs.limits import Width
 from models.configs.messages import MessagesConfig
 from models.configs.remaining_life import RemainingLifeConfig
@@ -27,6 +35,8 @@ class DiagnoserConfig(BaseModel):
     variables: Width
     classes: Width
     sensors: SensorConfig = SeqLSTMConfig()
+    groups: tuple[GroupConfig, ...] = Field(default=(), max_length=16)
+    """Modalities that are groups of variables, each with an encoder of its own; `sensors` still sees all variables."""
     text: TextConfig | None = TextConfig()
     """None for machine types without texts."""
     messages: MessagesConfig | None = None
@@ -47,11 +57,28 @@ class DiagnoserConfig(BaseModel):
     coverage: float | None = Field(default=None, gt=0, lt=1)
     """In which share of frames the true class shall be among the candidates; None without candidates."""
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities, in the order of a step's answers."""
+        return (SENSORS, *(group.name for group in self.groups), *(() if self.text is None else (TEXT,)))
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> Self:
+        group_of_variables(self.groups, self.variables)
+        if len(set(self.modalities)) != len(self.modalities):
+            raise ValueError("two modalities have the same name")
+        masked = any(group.encoder.mask_inputs for group in self.groups)
+        if masked and not self.sensors.mask_inputs:
+            raise ValueError("encoders of groups get observed bits only if `sensors` do; set mask_inputs alike")
+        return self
+
     @model_serializer(mode="wrap")
     def _as_in_older_files(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what older model files lack, if it says the same: their hash goes over this."""
         described: dict[str, Any] = serialize(self)
         unsaid = {"messages": None, "detector": None, "unknown": None, "remaining_life": None, "coverage": None}
+        if not described.get("groups", True):
+            del described["groups"]
         for name, default in (unsaid | {"calibrated": False}).items():
             if name in described and described[name] == default:
                 del described[name]

@@ -12,6 +12,9 @@ Width = Annotated[int, Field(ge=1, le=65_536)]
 Widths = Annotated[tuple[Width, ...], Field(max_length=64)]
 """One for each layer."""
 
+Column = Annotated[int, Field(ge=0, lt=65_536)]
+"""The place of a variable among all."""
+
 Layers = Annotated[int, Field(ge=1, le=64)]
 Heads = Annotated[int, Field(ge=1, le=1_024)]
 FrameCount = Annotated[float, Field(ge=1e-3, le=1e9)]

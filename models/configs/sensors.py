@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from models.configs.limits import FrameCount, FrameCounts, Heads, Layers, WholeFrames, Width, Widths
+from models.configs.limits import Column, FrameCount, FrameCounts, Heads, Layers, WholeFrames, Width, Widths
 
 MIN_EXPERT_PROBABILITY: Final = 1e-5
 """No expert of a pool may say less, so that one that errs cannot overrule all others."""
@@ -133,6 +133,39 @@ class StatisticsConfig(BaseModel):
     """Append each variable's observed bit to the input."""
 
 
+class CellsConfig(BaseModel):
+    """Shape of a network on streaming statistics whose first layer encodes each cell, which is the variables of one
+    component and modality, by itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["cells"] = "cells"
+    spans: FrameCounts = Field(default=(5.0, 20.0, 60.0), min_length=1)
+    """As of `statistics`."""
+    size: Width = 24
+    """Width of each cell's code."""
+    hidden: Widths = Field(default=(256, 128), min_length=1)
+    """Of the layers behind the codes of all cells."""
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    mask_inputs: Literal[True] = True
+    """Each cell gets the observed bits of its variables, so that a missing cell is known as such."""
+    cells: tuple[tuple[Column, ...], ...] | None = None
+    """Places of each cell's variables; training takes them from the profile."""
+
+
+def cell_inputs(config: CellsConfig, variables: int) -> list[list[int]]:
+    """Of each cell the places of its statistics and observed bits among those of all variables.
+
+    Raises ValueError if there are no cells yet, or one has a variable that does not exist.
+    """
+    if not config.cells:
+        raise ValueError("it has no cells; training takes them from the profile")
+    if any(not cell or max(cell) >= variables for cell in config.cells):
+        raise ValueError(f"one of its cells is empty, or has a variable beyond the {variables} that there are")
+    groups = 2 + 2 * len(config.spans)
+    return [[group * variables + column for group in range(groups) for column in cell] for cell in config.cells]
+
+
 class TreeShape(BaseModel):
     """How many numbers the trees of a model file consist of; training fills it in."""
 
@@ -194,7 +227,13 @@ class NoClassifierConfig(BaseModel):
 
 
 ExpertConfig = Annotated[
-    SeqLSTMConfig | CausalCNNConfig | RingAttentionConfig | LinearStateConfig | StatisticsConfig | TreesConfig,
+    SeqLSTMConfig
+    | CausalCNNConfig
+    | RingAttentionConfig
+    | LinearStateConfig
+    | StatisticsConfig
+    | CellsConfig
+    | TreesConfig,
     Field(discriminator="kind"),
 ]
 """One expert of several, by its `kind`."""
@@ -234,6 +273,7 @@ SensorConfig = Annotated[
         | RingAttentionConfig
         | LinearStateConfig
         | StatisticsConfig
+        | CellsConfig
         | TreesConfig
         | ExpertsConfig
         | NoClassifierConfig,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from models.configs.limits import FrameCount, WholeFrames
 
@@ -36,6 +38,8 @@ class UnknownConfig(UnknownRules):
     """Which features of the sensors are compared: so many from the first one on."""
     centres: int = Field(default=0, ge=0, le=65_536)
     """How many classes have a mean of these features."""
+    by_length: bool = False
+    """Whether features also count as further away, the shorter they are; those of undecided networks are short."""
 
     @model_validator(mode="after")
     def _distances_are_of_something(self) -> UnknownConfig:
@@ -44,3 +48,11 @@ class UnknownConfig(UnknownRules):
         if self.always and (self.by_distance or self.by_contradiction):
             raise ValueError("always leaves nothing to other rules")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_in_older_files(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what older model files lack, if it says the same: their hash goes over this."""
+        described: dict[str, Any] = serialize(self)
+        if not self.by_length:
+            described.pop("by_length", None)
+        return described

@@ -1,4 +1,4 @@
-"""Augmentation of training data: noise and gaps in readings, and typing errors in texts."""
+"""Augmentation of training data: noise and gaps in readings, missing cells, and typing errors in texts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,21 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.data.scaling import Scaling
-from pipeline.arrays import Floats
+from pipeline.arrays import Bools, Floats
+from pipeline.config.sections.modalities import Cells
+
+
+class MaskingConfig(BaseModel):
+    """How often and how many cells, which are variables of one component and modality, are missing for a whole run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    complete_share: float = Field(default=0.35, ge=0, le=1)
+    """Share of the runs that keep all cells."""
+    most_missing: float = Field(default=0.7, ge=0, le=1)
+    """Largest rate at which the others lose cells; it is drawn evenly from 0 on for each run."""
+    dead_units: float = Field(default=0.25, ge=0, le=1)
+    """Share of the runs that lose whole units at this rate: all cells of a component together."""
 
 
 class AugmentConfig(BaseModel):
@@ -32,10 +46,37 @@ class AugmentConfig(BaseModel):
     """Share of the disturbed runs that lose many more single readings, up to `most_thinned`."""
     most_thinned: float = Field(default=0.7, ge=0, le=1)
     """Largest share of single readings that a thinned run loses; it is drawn evenly from 0 on."""
+    masking: MaskingConfig | None = None
+    """If given, runs, disturbed or not, lose whole cells."""
 
 
-def disturb(values: Floats, scaling: Scaling, config: AugmentConfig, rng: np.random.Generator) -> Floats:
+def disturb(values: Floats, scaling: Scaling, config: AugmentConfig, cells: Cells, rng: np.random.Generator) -> Floats:
     """A disturbed copy of a run's readings (T, V), NaN where a reading was taken away."""
+    disturbed = _disturbed(values, scaling, config, rng)
+    if config.masking is None or rng.random() < config.masking.complete_share:
+        return disturbed
+    rate = rng.random() * config.masking.most_missing
+    by_unit = rng.random() < config.masking.dead_units
+    return without_cells(disturbed, cells, missing_cells(cells, rate, by_unit=by_unit, rng=rng))
+
+
+def missing_cells(cells: Cells, rate: float, *, by_unit: bool, rng: np.random.Generator) -> Bools:
+    """Which cells are missing, each (or each unit with all of its cells) with a probability of `rate`."""
+    if by_unit:
+        dead: Bools = rng.random(max(cells.units) + 1) < rate
+        return dead[list(cells.units)]
+    return np.asarray(rng.random(len(cells.columns)) < rate)
+
+
+def without_cells(values: Floats, cells: Cells, missing: Bools) -> Floats:
+    """A copy of readings (T, V) in which missing cells have no reading."""
+    left = values.copy()
+    for cell in np.flatnonzero(missing).tolist():
+        left[:, list(cells.columns[cell])] = np.nan
+    return left
+
+
+def _disturbed(values: Floats, scaling: Scaling, config: AugmentConfig, rng: np.random.Generator) -> Floats:
     if rng.random() < config.clean_share:
         return values
     frames, variables = values.shape

@@ -57,19 +57,24 @@ class AreaTruth:
         """Those that are machines."""
         return tuple(cause for cause in self.causes if cause.utility == NONE)
 
-    def calm(self, *, of_shared_only: bool = False) -> Bools:
+    def calm(self) -> Bools:
         """(T,) frames without an active cause, nor one that cleared less than SETTLED_FRAMES ago: until then machines
         may still look as if it were there."""
-        return ~self._within(SETTLED_FRAMES, of_shared_only=of_shared_only)
+        return ~self._within(self.causes, SETTLED_FRAMES)
 
     def clearing(self) -> Bools:
         """(T,) frames without an active cause that are not calm."""
-        return self._within(SETTLED_FRAMES) & ~self._within(0)
+        return self._within(self.causes, SETTLED_FRAMES) & ~self._within(self.causes, 0)
 
-    def _within(self, after: int, *, of_shared_only: bool = False) -> Bools:
-        """(T,) frames in which a cause is active, at any machine, or was so few frames ago."""
+    def excused(self, utilities: int) -> Bools:
+        """(T, U) whether a utility fails or did less than SETTLED_FRAMES ago, so that it may be named."""
+        of_each = [[cause for cause in self.shared() if cause.utility == utility] for utility in range(utilities)]
+        return np.stack([self._within(causes, SETTLED_FRAMES) for causes in of_each], axis=1)
+
+    def _within(self, causes: Sequence[AreaCause], after: int) -> Bools:
+        """(T,) frames in which one of these causes is active, at any machine, or was so few frames ago."""
         within = np.zeros(self.frames, np.bool_)
-        for cause in self.shared() if of_shared_only else self.causes:
+        for cause in causes:
             last = max((cleared for _, cleared in cause.reached.values()), default=cause.end)
             within[cause.start : max(last, cause.end) + after] = True
         return within
@@ -96,7 +101,7 @@ class AreaOutcome:
     """Alarms of machines in calm frames."""
     machine_calm_frames: int = 0
     blamed: list[bool] = field(default_factory=list)
-    """Of each machine's own fault, outside of utilities' failures, whether a utility was named."""
+    """Of each machine's own fault, whether a utility was named meanwhile that was not excused."""
     own_delays: list[float] = field(default_factory=list)
     """Until an own fault is named at its machine."""
     own_missed: list[bool] = field(default_factory=list)
@@ -191,12 +196,12 @@ def area_outcome(truth: AreaTruth, named: Ints, alarms: Ints, own_names: Ints | 
     outcome.late_frames = int((clearing & (named != NONE)).sum())
     outcome.machine_false_frames = int((alarms[calm] != 0).sum())
     outcome.machine_calm_frames = outcome.calm_frames * truth.machines
-    alone = truth.calm(of_shared_only=True)
+    excused = truth.excused(int(named.max(initial=0)) + 1)
+    unexcused = (named != NONE) & ~excused[np.arange(truth.frames), np.maximum(named, 0)]
     names = alarms if own_names is None else own_names
     for cause in truth.own():
         active = slice(cause.start, cause.end)
-        if alone[active].any():
-            outcome.blamed.append(bool((alone[active] & (named[active] != NONE)).any()))
+        outcome.blamed.append(bool(unexcused[active].any()))
         right = names[active, cause.machine] == cause.fault
         if len(right):
             outcome.own_delays.append(_first(right))
@@ -262,20 +267,24 @@ def fit_threshold(scores: Floats, limit: float) -> float:
 
 
 def fit_area_threshold(
-    truths: Sequence[AreaTruth], best: Sequence[Floats], *, false_frames: float = FALSE_FRAMES, blamed: float = BLAMED
+    truths: Sequence[AreaTruth],
+    scores: Sequence[Floats],
+    *,
+    false_frames: float = FALSE_FRAMES,
+    blamed: float = BLAMED,
 ) -> float:
-    """The smallest threshold that keeps both limits on these areas, for each of which `best` has the highest score of
-    any utility in each frame (T,)."""
-    calm = np.concatenate([scores[truth.calm()] for truth, scores in zip(truths, best, strict=True)])
+    """The smallest threshold that keeps both limits on these areas, for each of which there are `scores` (T, U) of
+    its utilities; the utility with the highest one is named if that is over the threshold."""
+    calm = np.concatenate([each[truth.calm()].max(axis=1) for truth, each in zip(truths, scores, strict=True)])
     peaks: list[float] = []
-    for truth, scores in zip(truths, best, strict=True):
-        alone = truth.calm(of_shared_only=True)
-        for cause in truth.own():
-            rows = scores[cause.start : cause.end][alone[cause.start : cause.end]]
-            if len(rows):
-                peaks.append(float(rows.max()))
+    for truth, each in zip(truths, scores, strict=True):
+        excused = truth.excused(each.shape[1])
+        best = each.argmax(axis=1)
+        rows = np.arange(len(each))
+        blaming = np.where(excused[rows, best], -np.inf, each[rows, best])
+        peaks += [float(blaming[cause.start : cause.end].max(initial=-np.inf)) for cause in truth.own()]
     threshold = fit_threshold(calm, false_frames)
-    return max(threshold, fit_threshold(np.array(peaks, np.float32), blamed)) if peaks else threshold
+    return max(threshold, fit_threshold(np.array(peaks), blamed)) if peaks else threshold
 
 
 def _first(right: Bools) -> float:

@@ -51,10 +51,8 @@ class AreaTraining(BaseModel):
 class Named(NamedTuple):
     """What a rule or network makes of one area."""
 
-    utility: Ints
-    """(T,) the most probable utility, and"""
-    score: Floats
-    """(T,) its score."""
+    scores: Floats
+    """(T, U) of each utility."""
     own_names: Ints | None = None
     """(T, N) the faults of the machines by their corrected answers, 0 for none."""
 
@@ -169,19 +167,11 @@ def named_by_networks(
                 _save(paths[name], predict(trained.networks[name], batches), trained.shape.quiet)
         for name, path in paths.items():
             with np.load(path) as file:
-                found[name].append(Named(file["utility"], file["score"], file["own_names"]))
+                found[name].append(Named(file["scores"], file["own_names"]))
     return found
 
 
 def _save(path: Path, prediction: AreaPrediction, quiet: Sequence[int]) -> None:
-    frames, _, classes = prediction.scores.shape
-    flat = prediction.scores.reshape(frames, -1)
-    best = flat.argmax(axis=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part, part.open("wb") as file:
-        np.savez(
-            file,
-            utility=best // classes,
-            score=flat[np.arange(frames), best],
-            own_names=machine_alarms(prediction.machines, quiet),
-        )
+        np.savez(file, scores=prediction.scores, own_names=machine_alarms(prediction.machines, quiet))

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.areas.config import AreaNetworkConfig
 from models.areas.data import AreaAnswers, answers_of_recording
-from models.areas.rules import agreeing_scores, fault_log_odds, strongest, summed_scores
+from models.areas.rules import agreeing_scores, fault_log_odds, summed_scores
 from models.areas.training.sequences import AreaSequence, area_sequence
 from models.configs.yaml_file import read_mapping
 from models.evaluation.areas import (
@@ -47,33 +47,34 @@ from pipeline.arrays import Bools, Floats, Ints
 from pipeline.config.classes import RECOVERING
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.errors import DataError
+from pipeline.wire.messages import MIN_PROBABILITY
 from pipeline.wire.recording import read_recording
 
-TINY: Final = np.float32(1e-9)
-"""Probabilities below are as good as none; keeps logarithms finite."""
+LEAST: Final = np.float32(MIN_PROBABILITY / 2)
+"""Stands for probabilities that diagnoses leave out, as in the rules of `models.areas.rule_runner`."""
 
 
 _RAISED: Final = "raised"
 
 
 class AreaRule(BaseModel):
-    """One rule, with limits of the log odds that it takes from a machine."""
+    """One rule as in `AreaRuleConfig`, whose threshold is to be fitted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rule: Literal["agreeing", "summed"]
+    rule: Literal["agreeing", "log_odds"]
     machines: int = Field(default=2, ge=1)
     """How many must agree; of `agreeing`."""
     left_out: int = Field(default=1, ge=0)
-    """How many of the most certain machines do not count; of `summed`."""
-    low: float = -3.0
-    high: float = 6.0
+    """How many of the most certain machines do not count; of `log_odds`."""
+    low: float = -9.0
+    high: float = 9.0
     texts: float = Field(default=0.0, ge=0)
     """How much the log odds count, from 0 up, that the texts about a utility give its faults."""
 
     def scores(self, answers: AreaAnswers, members: Bools, faults: Bools) -> Floats:
         """(T, U, C) for an area whose utilities have these machines (U, N) and faults (U, C)."""
-        log_probabilities = np.log(np.maximum(answers.probabilities(), TINY))
+        log_probabilities = np.log(np.maximum(answers.probabilities(), LEAST))
         odds = fault_log_odds(log_probabilities, quiet_classes(answers.classes), self.low, self.high)
         if self.rule == "agreeing":
             scores = agreeing_scores(odds, answers.known(), members, faults, self.machines)
@@ -81,7 +82,7 @@ class AreaRule(BaseModel):
             scores = summed_scores(odds, answers.known(), members, faults, self.left_out)
         if not self.texts:
             return scores
-        said = np.log(np.maximum(answers.utility_probabilities, TINY))
+        said = np.log(np.maximum(answers.utility_probabilities, LEAST))
         of_texts = fault_log_odds(said, quiet_classes(answers.classes), 0, np.inf)
         with_texts: Floats = scores + np.where(
             faults & answers.utility_present[..., None], np.float32(self.texts) * of_texts, np.float32(0)
@@ -181,7 +182,7 @@ class AreasExperiment(BaseModel):
             for name in found[0]:
                 threshold = fit_area_threshold(
                     [case.truth for case in every],
-                    [one.score for by_row in found for one in by_row[name]],
+                    [one.scores for by_row in found for one in by_row[name]],
                     false_frames=self.false_frames,
                     blamed=self.blamed,
                 )
@@ -204,7 +205,9 @@ class AreasExperiment(BaseModel):
 
     def _named(self, cases: Sequence[AreaCase], trained: Trained | None, folder: Path) -> dict[str, list[Named]]:
         """What every row makes of each area; answers of networks are kept in a folder."""
-        found = {name: [_strongest(rule.scores(*_inputs(case))) for case in cases] for name, rule in self.rows.items()}
+        found = {
+            name: [Named(rule.scores(*_inputs(case)).max(axis=2)) for case in cases] for name, rule in self.rows.items()
+        }
         if trained is not None:
             areas = [(case.answers, case.truth, graph_of(*_inputs(case))) for case in cases]
             found |= named_by_networks(trained, areas, folder, _quiet)
@@ -265,7 +268,7 @@ def fit_alarm_threshold(cases: Sequence[AreaCase], false_frames: float) -> float
 
 def _margins(case: AreaCase) -> tuple[Floats, Ints]:
     """(T, N) each machine's highest log odds of a fault, and of which."""
-    log_probabilities = np.log(np.maximum(case.answers.probabilities(), TINY))
+    log_probabilities = np.log(np.maximum(case.answers.probabilities(), LEAST))
     quiet = quiet_classes(case.answers.classes)
     odds = fault_log_odds(log_probabilities, quiet, -np.inf, np.inf)
     faults: Ints = odds.argmax(axis=-1)
@@ -296,18 +299,13 @@ def _quiet(line: str) -> None:
     """Compiling is not worth a line of an experiment."""
 
 
-def _strongest(scores: Floats) -> Named:
-    found = strongest(scores, -np.inf)
-    return Named(found.utility, found.score)
-
-
 def _outcomes(
     cases: Sequence[AreaCase], named: Sequence[Named], threshold: float, alarm: float
 ) -> dict[str, list[AreaOutcome]]:
     """By kind of the machines' alarms; own faults are named by corrected answers where there are any."""
     found: dict[str, list[AreaOutcome]] = {_RAISED: [], "answer": [], "odds": []}
     for case, one in zip(cases, named, strict=True):
-        utilities = np.where(one.score > threshold, one.utility, NONE)
+        utilities = np.where(one.scores.max(axis=1) > threshold, one.scores.argmax(axis=1), NONE)
         probabilities, quiet = case.answers.probabilities(), quiet_classes(case.answers.classes)
         margins, faults = _margins(case)
         alarms = {

@@ -10,12 +10,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 from models.experiments.areas import AreasExperiment
 from models.experiments.base import read_description
 from models.experiments.late_fusion.experiment import LateFusionExperiment
+from models.experiments.masking import MaskingExperiment
 from models.experiments.robustness import RobustnessExperiment
 from models.experiments.trainings import TrainingsExperiment
 from pipeline.errors import DataError
 from pipeline.files.yaml_fields import field_problems
 
-Described = LateFusionExperiment | TrainingsExperiment | RobustnessExperiment | AreasExperiment
+Described = LateFusionExperiment | TrainingsExperiment | RobustnessExperiment | MaskingExperiment | AreasExperiment
 
 
 AnyExperiment = Annotated[Described, Field(discriminator="experiment")]

@@ -27,8 +27,8 @@ class UnknownFaults(nn.Module):
 
     Rules fire above the alarm limit, a novelty of 1, so that u is the largest share then:
 
-    - distance: the Mahalanobis distance of the features to the nearest class's mean, averaged over `smoothing_frames`,
-      is above its limit, and the answer is not `recovering`;
+    - distance: the Mahalanobis distance of the features to the nearest class's mean, and what they lack of the usual
+      length if `by_length`, averaged over `smoothing_frames`, is above its limit, and the answer is not `recovering`;
     - contradiction: for `frames_in_row` frames the novelty was above the limit and the answer no fault. A fault in the
       answer disarms the rule until novelty and answer have been quiet for `quiet_frames`.
 
@@ -46,6 +46,11 @@ class UnknownFaults(nn.Module):
         self.root: Tensor  # (D, D) inverse root of the features' covariance within a class
         self.centres: Tensor  # (K, D) means of the classes' features, times root
         self.limit: Tensor  # () of the smoothed distance
+        if config.by_length:
+            self.register_buffer("weight", torch.zeros(()))
+            self.register_buffer("usual_length", torch.zeros(()))
+        self.weight: Tensor  # () of the length that features lack
+        self.usual_length: Tensor  # () from which on features lack none
 
     def forward(
         self, probabilities: Tensor, novelty: Tensor, features: Tensor, present: Tensor, state: State
@@ -70,12 +75,19 @@ class UnknownFaults(nn.Module):
 
     def distance(self, features: Tensor) -> Tensor:
         """(...) hidden distance of all features of the sensors (..., D); 0 if the model compares none."""
-        config = self.config
-        if not config.centres:
+        if not self.config.centres:
             return features.new_zeros(features.shape[:-1])
+        nearest, length = self.nearest_and_length(features)
+        if not self.config.by_length:
+            return nearest
+        return nearest + self.weight * (self.usual_length - length).clamp_min(0)
+
+    def nearest_and_length(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Of all features of the sensors (..., D): distance to the nearest class's mean, and length (...)."""
+        config = self.config
         own = features[..., config.first_feature : config.first_feature + config.features] @ self.root.T
         squares = torch.stack([(own - centre).square().sum(dim=-1) for centre in self.centres])
-        return squares.amin(dim=0).sqrt()
+        return squares.amin(dim=0).sqrt(), own.square().sum(dim=-1).sqrt()
 
     def advance(
         self, probabilities: Tensor, novelty: Tensor, features: Tensor, sensed: Tensor, state: State

@@ -42,10 +42,12 @@ KNOWN: Final = 28
 """Where a row has 1 for each variable that has a reading, be it held; -1 of a model that does not ask for it."""
 OWN_CLASSES: Final = 29
 """Classes that the modalities answer with: all, or all but `unknown`."""
-EMBEDDINGS, EMBEDDING_SIZE = 30, 31
+GROUPS: Final = 30
+"""Where among the weights each variable has the modality whose group it is in, 0 if in none; -1 of a model without."""
+EMBEDDINGS, EMBEDDING_SIZE = 31, 32
 """Where a row has the features of all modalities, one behind the other, and how many they are together; -1 and 0 where
 they are not wanted."""
-LAYOUT_SIZE: Final = 32
+LAYOUT_SIZE: Final = 33
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _LARGEST = np.float32(np.finfo(np.float32).max)
@@ -270,10 +272,24 @@ def _scale(layout: Ints, block: Block, row: int, place: int, values: Floats, obs
     if layout[KNOWN] >= 0:
         for v in range(variables):
             block.work[block.at[row] + layout[KNOWN] + v] = _ZERO if np.isnan(values[place, v]) else _ONE
+    if layout[GROUPS] >= 0:
+        _note_groups(layout, block, row, place, values)
     block.work[block.at[row] + block.present_at] = _ONE if known else _ZERO
     if layout[PLACES]:
         told = block.states[block.state_at[row] + layout[AGES]] >= _ZERO
-        block.work[block.at[row] + block.present_at + 1] = _ONE if told else _ZERO
+        block.work[block.at[row] + block.present_at + layout[MODALITIES] - 1] = _ONE if told else _ZERO
+
+
+@kernel
+def _note_groups(layout: Ints, block: Block, row: int, place: int, values: Floats) -> None:
+    """Note of each modality that is a group of variables whether any of them is known; the first modality, in whose
+    place the variables without a group are noted, is overwritten."""
+    present = block.at[row] + block.present_at
+    for v in range(layout[VARIABLES]):
+        block.work[present + np.int64(block.weights[layout[GROUPS] + v])] = _ZERO
+    for v in range(layout[VARIABLES]):
+        if not np.isnan(values[place, v]):
+            block.work[present + np.int64(block.weights[layout[GROUPS] + v])] = _ONE
 
 
 @kernel

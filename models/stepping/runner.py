@@ -8,7 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from models.configs.diagnoser import SENSORS, TEXT, DiagnoserConfig
+from models.configs.diagnoser import DiagnoserConfig
+from models.configs.groups import group_of_variables
 from models.encoders.tokenizer import Tokenizer, normalised
 from models.model_file import Weights
 from models.stepping import interpreter as layout_of
@@ -21,6 +22,7 @@ from models.stepping.programs.detector import DetectorInputs, emit_detector
 from models.stepping.programs.event_ring import RingState, emit_ring, ring_state
 from models.stepping.programs.experts import emit_sensors
 from models.stepping.programs.fusions import Evidence, Fused, emit_fusion
+from models.stepping.programs.groups import emit_groups
 from models.stepping.programs.messages import emit_messages, message_room
 from models.stepping.programs.remaining_life import emit_remaining_life
 from models.stepping.programs.sensors import SensorInputs
@@ -64,7 +66,7 @@ class CompiledRunner:
         `embeddings` results have them; states and all else are the same with and without.
         """
         self._name, self._hash, self._classes = name, digest, classes
-        self._modalities = (SENSORS,) if config.text is None else (SENSORS, TEXT)
+        self._modalities = config.modalities
         reader = WeightReader(path, tensors)
         # All of the weights are checked before anything is compiled.
         encoder = _text_encoder(config, tokenizer, reader)
@@ -252,7 +254,7 @@ def require_fitting_weights(
     """Raise ModelFileError unless the weights of a file are those of this network, before anything is allocated."""
     reader = WeightReader(path, tensors)
     _text_encoder(config, tokenizer, reader)
-    _build(ProgramBuilder(reader, 1 if config.text is None else 2), config)
+    _build(ProgramBuilder(reader, len(config.modalities)), config)
     reader.finish()
 
 
@@ -283,10 +285,13 @@ def _build(
         found = emit_detector(builder, config.detector, watching, sensed.logits, classes)
         layout[layout_of.NOVELTY], layout[layout_of.DEVIATIONS] = found
     evidence = [Evidence(*sensed)]
+    if config.groups:
+        evidence += [Evidence(*encoded) for encoded in emit_groups(builder, config.groups, inputs, classes)]
+        layout[layout_of.GROUPS] = builder.numbers(np.array(group_of_variables(config.groups, variables), np.float32))
     ring: RingState | None = None
     if config.text is not None:
         ring = ring_state(builder, config.text)
-        evidence.append(Evidence(*emit_ring(builder, config.text, ring, builder.present(1), classes)))
+        evidence.append(Evidence(*emit_ring(builder, config.text, ring, builder.present(modalities - 1), classes)))
     sizes: tuple[int, ...] = ()
     if embeddings:
         layout[layout_of.EMBEDDINGS], sizes = emit_embeddings(builder, [own.features for own in evidence])

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from models.configs.detector import DetectorConfig
 from models.configs.fusion import AdaptiveConfig, FusionChoice, FusionConfig, RuleChoice
+from models.configs.groups import GroupConfig, GroupEncoder
 from models.configs.sensors import COUNTING, ExpertsConfig, SensorConfig
 from models.configs.text import TextConfig
 from models.configs.unknown import UnknownRules
@@ -98,6 +99,9 @@ class TrainConfig(BaseModel):
     test: float = Field(default=0.15, ge=0, lt=1)
     split: Annotated[SplitConfig, BeforeValidator(_split)] = SplitConfig()
     sensors: SensorConfig = ExpertsConfig()
+    modality: GroupEncoder | None = GroupConfig.model_fields["encoder"].default
+    """The encoder of each modality that the profile declares as a group of variables; `sensors` still sees all. `null`
+    for a model that answers from no group alone."""
     text: TextConfig = TextConfig()
     fusion: FusionChoice = FusionConfig()
     """How the modalities become one answer; for a late fusion, a `rule` given here counts as `rule` below."""

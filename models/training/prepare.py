@@ -14,6 +14,7 @@ from torch import Tensor
 
 from models.configs.sensors import (
     CausalCNNConfig,
+    CellsConfig,
     ExpertsConfig,
     LinearStateConfig,
     NoClassifierConfig,
@@ -40,6 +41,7 @@ from models.training.losses import class_shares, class_weights, mask_recovery, w
 from pipeline.arrays import Bools, Ints
 from pipeline.config.classes import RECOVERING, model_classes
 from pipeline.config.profile import MachineType, load_profile
+from pipeline.config.sections.modalities import Cells, cells_of
 from pipeline.errors import DataError
 from pipeline.mapping.schemas import Schemas
 from pipeline.wire.recording import count_records, read_recording
@@ -89,6 +91,13 @@ class PreparedData:
     def classes(self) -> tuple[str, ...]:
         """Names of the classes that a network learns."""
         return model_classes(self.faults, recovering=self.recoveries is not None)
+
+    @property
+    def cells(self) -> Cells:
+        """What masking takes away together."""
+        machine_type = self.machine_type
+        components = [variable.component for variable in machine_type.variables]
+        return cells_of(components, machine_type.modalities, machine_type.variable_names)
 
     @property
     def hold_limit(self) -> int:
@@ -275,7 +284,9 @@ def memory_frames(config: TrainConfig, machine_type: MachineType) -> int:
     texts = machine_type.text_ttl_frames if machine_type.texts else 0
     spans = () if config.detector is None else (*config.detector.mean_spans, *config.detector.square_spans)
     detector = max(map(math.ceil, spans), default=0)
-    return max(_encoder_memory(config.sensors, config.chunk_frames), detector, texts, hold_frames(machine_type))
+    encoders = (config.sensors, *((config.modality,) if config.modality and machine_type.modalities else ()))
+    encoder = max(_encoder_memory(one, config.chunk_frames) for one in encoders)
+    return max(encoder, detector, texts, hold_frames(machine_type))
 
 
 def _encoder_memory(sensors: SensorConfig, chunk_frames: int) -> int:
@@ -288,7 +299,7 @@ def _encoder_memory(sensors: SensorConfig, chunk_frames: int) -> int:
             return max(chunk_frames, *map(math.ceil, (*sensors.trends, *sensors.spreads)), 0)
         case LinearStateConfig():
             return max(chunk_frames, *map(math.ceil, sensors.horizons))
-        case StatisticsConfig():
+        case StatisticsConfig() | CellsConfig():
             return max(map(math.ceil, sensors.spans))
         case TreesConfig():
             return max(sensors.windows)

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.arrays import Ints
-from pipeline.config.areas import WAIT_PERIODS, Area, utility_id
 from pipeline.config.classes import RECOVERING, UNKNOWN
 from pipeline.config.profile import PlantProfile
+from pipeline.config.sections.areas import WAIT_PERIODS, Area, utility_id
 
 
 class Relation(StrEnum):

@@ -11,11 +11,12 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from pipeline.config.areas import Area, check_areas, utility_id
 from pipeline.config.form import EventTopic, Form, Ingest, Topic
 from pipeline.config.quantities.durations import DurationMs, parse_duration_ms
 from pipeline.config.quantities.units import conversion
-from pipeline.config.titles import (
+from pipeline.config.sections.areas import Area, check_areas, utility_id
+from pipeline.config.sections.modalities import Modality, modality_columns
+from pipeline.config.sections.titles import (
     Component,
     FaultEntry,
     MachineTitle,
@@ -129,6 +130,8 @@ class MachineType(Part):
     described_faults: tuple[FaultEntry, ...] = Field(alias="faults")
     """Classes by name; the first is the normal state."""
     components: dict[Name, Component] = Field(default_factory=dict)
+    modalities: dict[Name, Modality] = Field(default_factory=dict)
+    """Groups of variables that a model answers from one by one, besides from all of them."""
     texts: bool = True
     text_ttl_frames: int = Field(default=60, ge=1)
     hold_limit_ms: DurationMs | None = Field(default=None, alias="hold_limit")
@@ -170,8 +173,9 @@ class MachineType(Part):
         if twice := sorted({tag for tag in tags if tags.count(tag) > 1}):
             raise ValueError(f"tags given to more than one variable: {', '.join(twice)}")
         placed = [Placed(f"variable {variable.name}", variable.component) for variable in self.variables]
-        placed += [Placed(f"fault {fault.name}", fault.component) for fault in self.described_faults]
+        placed += [Placed(f"fault {fault.name}", name) for fault in self.described_faults for name in fault.shares]
         check_components(self.components, placed)
+        modality_columns(self.modalities, names)
         return self
 
     @property
@@ -237,13 +241,15 @@ class MachineType(Part):
 
     @property
     def digest(self) -> str:
-        """Hash of what a model depends on: variables, aggregations, frame period, faults, texts."""
-        essence = {
+        """Hash of what a model depends on: variables, aggregations, frame period, faults, texts, modalities."""
+        essence: dict[str, Any] = {
             "variables": [[v.name, v.aggregation, v.source] for v in self.variables],
             "frame_period_ms": self.frame_period_ms,
             "faults": self.faults,
             "texts": self.texts,
         }
+        if self.modalities:  # profiles without any have the digest that they had before there were modalities
+            essence["modalities"] = list(modality_columns(self.modalities, self.variable_names).items())
         return hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()[:16]
 
 

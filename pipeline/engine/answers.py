@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numba
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.arrays import Bools, Floats, Ints
 from pipeline.compiled import CompiledFunction, Notify, kernel, logarithm
 from pipeline.compiled.logarithm import log
+from pipeline.config.sections.titles import ComponentTable
 from pipeline.frames import Frames, StepResult
 from pipeline.wire import diagnosis_columns
 from pipeline.wire.diagnosis_columns import (
@@ -59,8 +61,18 @@ _NO_ATTENTION = np.zeros((0, 0, 0), np.float32)
 _NO_DEVIATIONS = np.zeros((0, 0), np.float32)
 
 
-def parts_of(result: StepResult) -> Parts:
-    """What the result has of the numbers that only some models have."""
+class _Components(NamedTuple):
+    """A ComponentTable as compiled code takes it, and the column of the first component."""
+
+    first_column: int
+    size: int
+    faults: Ints
+    components: Ints
+    shares: NDArray[np.float64]
+
+
+def parts_of(result: StepResult, components: int) -> Parts:
+    """What the result has of the numbers that only some models have, beside this many components."""
     modalities, _, classes = result.modality_probabilities.shape
     return Parts(
         modalities,
@@ -69,16 +81,23 @@ def parts_of(result: StepResult) -> Parts:
         novelty=result.novelty is not None,
         candidates=result.candidates is not None,
         remaining=result.remaining is not None,
+        components=components,
     )
 
 
 class RoundAnswers:
     """Computes rows of numbers from the results of a model's steps."""
 
-    def __init__(self, text: int, unknown: int, notify: Notify) -> None:
+    def __init__(self, text: int, unknown: int, columns: Bools, table: ComponentTable, notify: Notify) -> None:
         """`text` is the index of the text modality, whose age the caller knows, `unknown` that of the class of unknown
-        faults; -1 if there is none."""
-        self._text, self._unknown = text, unknown
+        faults; -1 if there is none. `columns` (M, V) are the variables of each modality."""
+        self._text, self._unknown, self._columns = text, unknown, columns
+        self._components = (
+            len(table.names),
+            np.array(table.faults, np.int64),
+            np.array(table.components, np.int64),
+            np.array(table.shares, np.float64),
+        )
         self._notify = notify
 
     def load(self) -> Any:
@@ -107,7 +126,9 @@ class RoundAnswers:
             _plain(frames.age_ms, np.int64),
             self._text,
             self._unknown,
+            self._columns,
             text_age_ms,
+            _Components(parts.components_at, *self._components),
             numbers,
         )
         _write_parts(result, parts, numbers)
@@ -224,12 +245,26 @@ def _show_evidence(scaled: Floats, deviations: Floats, unknown: int, row: Ints) 
 
 
 @kernel
-def _newest(age_ms: Ints) -> int:
+def _newest(age_ms: Ints, columns: Bools) -> int:
+    """The age of the newest value of these variables."""
     newest: int = UNDEFINED
-    for age in age_ms:
-        if age >= 0 and (newest < 0 or age < newest):
+    for v in range(len(age_ms)):
+        age = age_ms[v]
+        if columns[v] and age >= 0 and (newest < 0 or age < newest):
             newest = age
     return newest
+
+
+@kernel
+def _add_components(p: Floats, table: _Components, row: Ints) -> None:
+    """The probability of each component: shares of its faults' probabilities, summed in the table's order."""
+    entry = 0
+    for component in range(table.size):
+        total = 0.0
+        while entry < len(table.faults) and table.components[entry] == component:
+            total += table.shares[entry] * np.float64(p[table.faults[entry]])
+            entry += 1
+        row[table.first_column + component] = units(total, UNIT)
 
 
 def compute_answers(
@@ -244,7 +279,9 @@ def compute_answers(
     age_ms: Ints,
     text: int,
     unknown: int,
+    columns: Bools,
     text_age_ms: Ints,
+    components: _Components,
     numbers: Ints,
 ) -> None:
     modalities, rows, classes = modality_probabilities.shape
@@ -266,7 +303,7 @@ def compute_answers(
                 own[PRESENT], own[OWN_FAULT] = 1, best
                 own[OWN_CONFIDENCE] = units(np.float64(modality_probabilities[m, r, best]), UNIT)
                 if m != text:
-                    own[AGE_MS] = _newest(age_ms[r])
+                    own[AGE_MS] = _newest(age_ms[r], columns[m])
         best = _most_probable(p)
         row[FAULT], row[CONFIDENCE], row[LARGEST] = -1, 0, row[first + best]
         if count > 0:
@@ -281,6 +318,7 @@ def compute_answers(
                 row[SILENT] = 0
                 break
         _show_evidence(scaled[r], deviations[r : r + 1], unknown, row)
+        _add_components(p, components, row)
         if len(attention) > 0:
             at = first + classes
             for given in attention[r].ravel():
@@ -297,7 +335,9 @@ _FUNCTION: Final = CompiledFunction(
     compute_answers,
     numba.void(
         *(_array(_f, 2), _array(_f, 3), _array(_f, 2), _array(_b, 2), _array(_f, 2), _array(_f, 3)),
-        *(_array(_f, 2), _array(_b, 2), _array(_i, 2), _i, _i, _array(_i, 1), _array(_i, 2)),
+        *(_array(_f, 2), _array(_b, 2), _array(_i, 2), _i, _i, _array(_b, 2), _array(_i, 1)),
+        numba.types.NamedTuple((_i, _i, _array(_i, 1), _array(_i, 1), _array(numba.float64, 1)), _Components),
+        _array(_i, 2),
     ),
     [Path(file) for file in (__file__, logarithm.__file__, diagnosis_columns.__file__)],
     what="the numbers in diagnoses",

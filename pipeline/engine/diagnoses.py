@@ -18,6 +18,8 @@ from pipeline.arrays import Floats, Ints
 from pipeline.compiled import Notify
 from pipeline.config.classes import unknown_class
 from pipeline.config.profile import MachineType
+from pipeline.config.sections.modalities import modality_columns
+from pipeline.config.sections.titles import component_table
 from pipeline.config.topics import ALARMS, DIAGNOSES
 from pipeline.engine.answers import RoundAnswers, parts_of
 from pipeline.engine.reports.alarms import AlarmChange
@@ -128,10 +130,15 @@ class DiagnosisWriter:
         self._machines: Sequence[DiagnosedMachine] = ()
         self._last_columns: tuple[Names, list[int], list[bytes]] = Names(()), [], []
         self._unknown = unknown_class(runner.classes, machine_type.faults)
-        self._answers = RoundAnswers(text, self._unknown, notify)
-        self._writer = RoundWriter(
-            self.model, runner.classes, runner.modalities, self._variables, _RESET_NAMES, NO_EVIDENCE, notify
-        )
+        table = component_table(machine_type.components, machine_type.described_faults)
+        self._components = table.names
+        columns = np.ones((len(runner.modalities), len(self._variables)), np.bool_)
+        for modality, own in modality_columns(machine_type.modalities, self._variables).items():
+            if modality in runner.modalities:
+                columns[runner.modalities.index(modality)] = np.isin(np.arange(len(self._variables)), own)
+        self._answers = RoundAnswers(text, self._unknown, columns, table, notify)
+        names = runner.classes, runner.modalities, self._variables, self._components
+        self._writer = RoundWriter(self.model, *names, _RESET_NAMES, NO_EVIDENCE, notify)
 
     def load(self) -> None:
         """Load compiled code now, instead of with the first frame."""
@@ -154,7 +161,7 @@ class DiagnosisWriter:
         if remembered:
             text_age_ms[list(remembered)] = [ends[row] - max(t.time_ms for t in own) for row, own in remembered.items()]
             texts = _round_texts(remembered, ends)
-        parts = parts_of(result)
+        parts = parts_of(result, len(self._components))
         numbers = self._answers.compute(frames, result, parts, text_age_ms)
         names, partitions, keys = self._columns(machines)
         values, others = self._writer.write(numbers, parts, frames.values, names, texts)
@@ -242,11 +249,7 @@ class DiagnosisWriter:
             frame_end=end_ms,
             fault=self._named[given[FAULT]],
             confidence=_fraction(given[CONFIDENCE]),
-            probabilities={
-                name: share
-                for name, units in zip(self._classes, shares, strict=True)
-                if not (share := _fraction(units)) < MIN_PROBABILITY
-            },
+            probabilities=_shares(self._classes, shares),
             modalities=modalities,
             entropy=_fraction(given[ENTROPY]),
             disagreement=_fraction(given[DISAGREEMENT]),
@@ -259,6 +262,7 @@ class DiagnosisWriter:
             novelty=_known_fraction(given[parts.novelty_at]) if parts.novelty else None,
             candidates=self._candidates(given, parts),
             remaining=_remaining(given, parts),
+            components=_shares(self._components, given[parts.components_at :]) if self._components else None,
         )
 
     def _candidates(self, given: Sequence[int], parts: Parts) -> list[str]:
@@ -292,6 +296,7 @@ class DiagnosisWriter:
             reset=None,
             revision=0,
             model=self.model,
+            components={} if self._components else None,
         )
         return NO_EVIDENCE, Output(DIAGNOSES, partition, machine.encode(), messages.encode(diagnosis), end)
 
@@ -326,6 +331,12 @@ def _round_texts(remembered: Mapping[int, Sequence[RememberedText]], ends: Seque
         late=[text.late for text in texts],
         counts=counts,
     )
+
+
+def _shares(names: Sequence[str], given: Sequence[int]) -> dict[str, float]:
+    """Probabilities by name, without those that are too small to be written."""
+    fractions = zip(names, map(_fraction, given), strict=True)
+    return {name: share for name, share in fractions if not share < MIN_PROBABILITY}
 
 
 def _attention(given: Sequence[int], parts: Parts) -> list[list[float]] | None:

@@ -62,7 +62,7 @@ LATER_CANDIDATE: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a model has of the numbers that only some models have, and where a row holds them."""
+    """What a model or its machines have of the numbers that only some have, and where a row holds them."""
 
     modalities: int
     classes: int
@@ -70,6 +70,7 @@ class Parts:
     novelty: bool = False
     candidates: bool = False
     remaining: bool = False
+    components: int = 0
 
     @property
     def attention_at(self) -> int:
@@ -92,6 +93,11 @@ class Parts:
         return self.candidates_at + self.candidates * (1 + self.classes)
 
     @property
+    def components_at(self) -> int:
+        """The first component's column."""
+        return self.remaining_at + self.remaining * (1 + REMAINING_NUMBERS)
+
+    @property
     def columns(self) -> int:
         """How many columns a row has."""
-        return self.remaining_at + self.remaining * (1 + REMAINING_NUMBERS)
+        return self.components_at + self.components

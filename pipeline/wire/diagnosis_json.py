@@ -151,6 +151,7 @@ def _diagnosis_form(
     classes: Sequence[str],
     modalities: Sequence[str],
     variables: Sequence[str],
+    components: Sequence[str],
     resets: Sequence[str | None],
     no_evidence: str,
     parts: Parts,
@@ -192,6 +193,11 @@ def _diagnosis_form(
     form.add(_NUMBER, b',"revision":', REVISION)
     form.add(_COPY, b',"model":' + encode(model))
     _add_parts(form, classes, parts)
+    if parts.components:
+        form.add(_COPY, b',"components":{')
+        for place, name in enumerate(components):
+            form.add(_SHARE, _json(name) + b":", parts.components_at + place)
+        form.add(_COPY, b"}")
     form.add(_COPY, b"}")
     return form.form()
 
@@ -228,13 +234,15 @@ class RoundWriter:
         classes: Sequence[str],
         modalities: Sequence[str],
         variables: Sequence[str],
+        components: Sequence[str],
         resets: Sequence[str | None],
         no_evidence: str,
         notify: Notify,
     ) -> None:
         """`resets` are the reasons for a reset by their numbers; `no_evidence` is the fault where there is none."""
         self._notify = notify
-        self._form = partial(_diagnosis_form, model, classes, modalities, variables, resets, no_evidence)
+        names = classes, modalities, variables, components
+        self._form = partial(_diagnosis_form, model, *names, resets, no_evidence)
         self._forms: dict[Parts, tuple[_Form, bytes]] = {}
         self._buffer: NDArray[np.uint8] = np.empty(0, np.uint8)
 

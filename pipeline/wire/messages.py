@@ -194,6 +194,8 @@ class Diagnosis(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The classes that the answer may be, in the order of the model's classes; absent where the model cannot say."""
     remaining: RemainingLife | None = None
     """Absent where the model cannot say."""
+    components: dict[str, float] | None = None
+    """The probability that the fault begins in each component; absent where the profile places no fault."""
     embeddings: dict[str, str] = {}
     """By modality that is present, base64 of its features as little-endian float32; absent unless the machine is in an
     area. The last field, which is written behind all others."""

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from agents.audit.certificate import CertificateBuilder, read_certificate, write_certificate
-from agents.audit.drift_list import summarize_drift
+from agents.audit.reports.drift_list import summarize_drift
 from pipeline.engine.reports.drift_report import DriftReport
 from pipeline.errors import StateError
 from pipeline.wire.messages import ModelRef, encode

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from agents.audit.source_trial import Trial, topic_form, try_records
-from agents.cli.sources import show_trial
+from agents.cli.topics.sources import show_trial
 from pipeline.config.profile import PlantProfile, parse_profile
 from pipeline.errors import SettingsError
 from pipeline.wire.records import Record

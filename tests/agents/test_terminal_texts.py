@@ -23,7 +23,7 @@ from agents.audit.why.next_steps import next_steps
 from agents.cli.audit import show_letters, show_verified
 from agents.cli.machines import machines_table
 from agents.cli.options import load_runners
-from agents.cli.sources import show_reports
+from agents.cli.topics.sources import show_reports
 from agents.cli.training import results_table
 from agents.cli.views.live_view import LiveView
 from agents.cli.views.printable import PrintableFormatter, printable

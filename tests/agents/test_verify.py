@@ -167,6 +167,16 @@ def test_an_id_with_two_contents_is_named_with_the_field(said: list[Record], cha
     assert f"differs in {field}" in report.shown()[0]
 
 
+def test_components_that_only_one_of_two_releases_writes_are_no_other_content(said: list[Record]) -> None:
+    def placed(share: float) -> Change:
+        return lambda content: content.update(components={"pipe": share})
+
+    one, other = (altered(said[40], placed(share)) for share in (0.25, 0.26))
+    assert check(numbered([*said, one])).proven
+    report = check(numbered([*said[:40], one, *said[41:], other]))
+    assert "differs in components.pipe" in report.shown()[0]
+
+
 @pytest.mark.parametrize("by", [0.0, 1e-5, -9e-6])
 def test_other_digits_within_the_tolerance_are_one_content(said: list[Record], by: float) -> None:
     """Decision 7: another processor may sum in another order. A space more in the JSON is no other content either."""

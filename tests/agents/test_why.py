@@ -175,13 +175,14 @@ machines: {"pump-*": {title: Pump of the tank, area: North yard}}""",
     facts, steps = yard.ask("pump-7")
     last = facts.diagnosis
     assert last is not None and last.fault in ("leak", "jam")
+    assert last.components is not None and last.components["pipe"] >= last.confidence
     text = shown(facts, steps, titled)
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "machine pump-7 Pump of the tank, North yard" in lines
     assert f"diagnosis {last.fault} Water is lost ({last.confidence:.0%}), active" in " ".join(lines)
     at = lines.index("meaning A seal leaks.")
     assert lines[at + 1 : at + 6] == [
-        "component Pipe to the tank",
+        f"component Pipe to the tank {last.components['pipe']:.0%}",
         "priority high",
         "evidence Flow of water -6.25 m3/h, 6.2 sigma below normal",
         "check first Seals",

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from agents.audit.drift_list import DriftEpisode
 from agents.audit.machine_list import MachineSummary
+from agents.audit.reports.drift_list import DriftEpisode
 from agents.cli.machines import machines_table
 from agents.cli.views.drift_view import drift_table
 from agents.cli.views.live_view import LiveView
@@ -48,7 +48,7 @@ WORDS = Words(profile(PLANT))
 def diagnosis(machine: str, fault: str, variables: Sequence[VariableEvidence] = ()) -> Diagnosis:
     return Diagnosis(
         id="x", machine=machine, frame_start=0, frame_end=FRAME_MS, revision=0, status="active", fault=fault,
-        confidence=0.87, probabilities={fault: 0.87},
+        confidence=0.87, probabilities={fault: 0.87}, components={"condenser": 0.014, "reactor": 0.86},
         modalities={name: ModalityAnswer(fault, 0.8, 0.5, True, None) for name in ("sensors", "text")}, entropy=0.0,
         disagreement=0.0, reset=None, model=ModelRef("tiny", "5" * 64), evidence=Evidence(list(variables), []),
     )  # fmt: skip
@@ -93,6 +93,9 @@ def test_what_has_no_title_is_called_by_its_id() -> None:
         "leak Water is lost", "jam", "normal", "recovering", "no_evidence",
     ]  # fmt: skip
     assert [WORDS.component("p1", fault) for fault in ("leak", "jam", "normal")] == ["Pipe", "body", None]
+    likely = {"body": 0.2, "pipe": 0.5, "gone": 0.2, "little": 0.009}
+    assert WORDS.likely_components("p1", likely, 3) == "Pipe 50%, body 20%, gone 20%"
+    assert WORDS.likely_components("p1", likely, 1) == "Pipe 50%"
     # A machine of no type, as after a change of the profile.
     assert (WORDS.fault("mill-1", "leak"), WORDS.component("mill-1", "leak")) == ("leak", None)
     assert WORDS.variables("p1", ["flow", "plain"]) == "Flow of water (flow), plain"
@@ -110,16 +113,16 @@ def test_a_fault_of_two_types_is_called_as_the_first_that_names_it() -> None:
 def test_the_page_shows_what_its_example_says() -> None:
     text = PAGE.read_text(encoding="utf-8")
     example, shown = (
-        text.split(fence, 1)[1].split("```", 1)[0] for fence in ("```yaml\n", "says, among the rest:\n\n```\n")
+        text.split(fence, 1)[1].split("```", 1)[0] for fence in ("```yaml\nplant: ", "says, among the rest:\n\n```\n")
     )
-    words, machine = Words(parse_profile(example, where=PAGE.name)), "filler-07"
+    words, machine = Words(parse_profile(f"plant: {example}", where=PAGE.name)), "filler-07"
     fault = words.about_fault(machine, "leak")
     assert fault is not None and fault.description is not None and fault.priority is not None
     expected = [
         ("machine", f"{words.machine(machine)}, {words.area(machine)}"),
         ("diagnosis", f"{words.fault(machine, 'leak')} (97%), active, frame until …"),
         ("meaning", fault.description),
-        ("component", words.component(machine, "leak")),
+        ("component", words.likely_components(machine, {"pump": 0.97}, 3)),
         ("priority", fault.priority),
         ("evidence", words.measurement(machine, VariableEvidence("pressure", 1.82, -4.6))),
         ("check first", fault.check_first[0]),
@@ -135,7 +138,8 @@ def test_the_live_table_shows_titles_beside_ids_as_far_as_there_is_room() -> Non
     wide = printed(view.table(200), 200)
     assert "idv_4 Reactor cooling water inlet temperature, step" in wide
     assert "Reactor temperature 122.9 degC +4.1σ" in wide
-    assert "idv_4 80%" in wide
+    assert "idv_4 80%" in wide and "Reactor 86%" in wide
+    assert "component" not in printed(LiveView("faultline", Words(profile(ONE_SOURCE))).table(200), 200)
     for width in (80, 119):
         narrow = printed(view.table(width), width)
         assert "idv_4 Reactor" in narrow and "Reactor tem" in narrow and "80%" not in narrow

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from importlib import resources
 from itertools import pairwise
 
 import numpy as np
 import pytest
+import yaml
 
+from agents.replay.shipped import area_recording, area_section
 from deploy.demo.area_plans import (
     DELAY_HOURS,
     FIRST_SEEDS,
@@ -18,12 +21,16 @@ from deploy.demo.area_plans import (
     Area,
     Part,
     area_authors,
+    demo_area,
     plan_areas,
 )
 from deploy.demo.make_recording import START_MS
 from deploy.demo.simulate import FRAME_HOURS, VARIABLES, Series
 from deploy.demo.simulate_area import area_records, cause_rows, utility_records
-from pipeline.wire.messages import decode_event
+from pipeline.config.profile import parse_profile
+from pipeline.files.yaml_text import parse_yaml, read_text
+from pipeline.wire.messages import decode_event, decode_label
+from pipeline.wire.recording import read_recording
 
 HOURS = 24.0
 PARTS: tuple[Part, ...] = ("train", "validation", "test", "demo")
@@ -113,3 +120,15 @@ def test_the_table_of_causes_has_a_row_for_each_machine_that_is_reached(areas: l
         assert (row["tripped_ms"] is not None) == (row["machine"] == area.machines[tripped])
     section = area.section()
     assert set(section["utilities"]) == {utility.name for utility in area.utilities}
+
+
+def test_the_shipped_area_fits_the_shipped_profile_and_its_recording() -> None:
+    section = parse_yaml(read_text(area_section()))
+    text = (resources.files("pipeline.config") / "profiles" / "tennessee_eastman.yaml").read_text("utf-8")
+    plant = parse_profile(text + yaml.safe_dump(section), where="the demo's area")
+    records = list(read_recording(area_recording()))
+    machines = {(record.key or b"").decode() for record in records if record.topic == "sensors"}
+    assert machines == set(plant.area_of)
+    labels = {decode_label(record.value or b"").fault for record in records if record.topic == "labels"}
+    assert labels == {"normal", "idv_5", "idv_14"}
+    assert section == {"areas": {"hall_1": demo_area().section()}}

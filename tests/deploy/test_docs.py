@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from agents.replay.tables.description import Conversion, Labels, Readings, Texts
 from models.configs.detector import DetectorConfig
-from models.data.augment import AugmentConfig
+from models.data.augment import AugmentConfig, MaskingConfig
 from models.data.messages import MessagesChoice
 from models.data.recovery import RecoveryRule
 from models.data.remaining_life import RemainingLifeChoice
@@ -21,9 +21,10 @@ from models.data.runs import RunFiles
 from models.data.text_pools import EventDrawConfig
 from models.training.config import SplitConfig, TrainConfig
 from models.training.loop import StageConfig
-from pipeline.config.areas import Area, Utility
 from pipeline.config.profile import MachineType, PlantProfile, Source, Variable
-from pipeline.config.titles import Component, Fault, MachineTitle
+from pipeline.config.sections.areas import Area, Utility
+from pipeline.config.sections.modalities import Modality
+from pipeline.config.sections.titles import Component, Fault, MachineTitle
 from pipeline.files.yaml_fields import keys_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,6 +143,7 @@ def documented(*pages: str) -> set[str]:
         (RunFiles, ("training.md",)),
         (StageConfig, ("training.md",)),
         (AugmentConfig, ("training.md",)),
+        (MaskingConfig, ("training.md",)),
         (EventDrawConfig, ("training.md",)),
         (RecoveryRule, ("training.md",)),
         (MessagesChoice, ("training.md",)),
@@ -155,6 +157,7 @@ def documented(*pages: str) -> set[str]:
         (MachineTitle, ("profiles.md",)),
         (Area, ("profiles.md",)),
         (Utility, ("profiles.md",)),
+        (Modality, ("profiles.md",)),
     ],
     ids=lambda given: given.__name__ if isinstance(given, type) else "",
 )

@@ -103,14 +103,15 @@ def test_a_fault_of_all_is_the_utilitys_and_one_of_a_single_machine_its_own(rule
 
 
 def test_summed_log_odds_by_hand() -> None:
-    config = AreaRuleConfig(threshold=1.0, left_out=1, low=-1.0, high=2.0)
+    config = AreaRuleConfig(rule="log_odds", threshold=1.0, low=-1.0, high=2.0)
     answers = {"pump-0": {"leak": 0.9}, "pump-1": {"leak": 0.6}, "pump-2": {"leak": 0.7}, "pump-3": {"leak": 0.01}}
     _, result = step(config, answers)
     # Clipped: 2 (left out), log 1.5 = 0.405, log 7/3 = 0.847, -1: the sum is 0.253, below the threshold of 1.
     water, none = result.causes[1], result.causes[0]
     assert np.log(water / none) == pytest.approx(0.405465 + 0.847298 - 1 - 1, abs=1e-4)
-    assert step(AreaRuleConfig(threshold=0.2, low=-1.0, high=2.0), answers)[0].name == "water"
-    assert step(AreaRuleConfig(threshold=0.3, low=-1.0, high=2.0), answers)[0].kind != CauseKind.UTILITY
+    lower = config.model_copy(update={"threshold": 0.2})
+    assert step(lower, answers)[0] == Cause(CauseKind.UTILITY, "water", "leak")
+    assert step(config, answers)[0].kind != CauseKind.UTILITY
 
 
 def test_machines_that_are_missing_count_neither_for_nor_against_and_are_told_what_failed() -> None:
@@ -147,14 +148,14 @@ def test_logarithms_and_softmax_are_what_they_should_be() -> None:
 
 def test_rules_are_loaded_by_name_or_from_a_file(tmp_path: Path) -> None:
     plant, path = profile(PROFILE), tmp_path / "rule.yaml"
-    path.write_text("rule: agreeing\nmachines: 2\n", encoding="utf-8")
+    path.write_text("rule: agreeing\nthreshold: 2\n", encoding="utf-8")
     named, given = load_area_runner("log_odds", plant, print), load_area_runner(str(path), plant, print)
     assert (named.name, given.name) == ("log_odds", "agreeing") and named.hash != given.hash
     assert engine(runner=given).owner_of("hall") is not None
     given.load(0, given.save(0))
     with pytest.raises(StateError):
         given.load(0, b"x")
-    path.write_text("rule: agreeing\nmachnes: 2\n", encoding="utf-8")
+    path.write_text("rule: agreeing\nthreshold: 2\nmachnes: 2\n", encoding="utf-8")
     with pytest.raises(ModelFileError, match="did you mean machines"):
         load_area_runner(str(path), plant, print)
     with pytest.raises(ModelFileError, match="neither a rule"):

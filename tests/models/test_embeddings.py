@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from models.configs.fusion import AdaptiveConfig, FusionChoice, FusionConfig
 from models.configs.sensors import CausalCNNConfig, SensorConfig, SeqLSTMConfig
@@ -28,7 +29,12 @@ def test_embeddings_are_the_encoders_features_and_zero_where_a_modality_is_absen
     runner, torch_runner = compile_network(network, **FACTS, embeddings=True), reference(network)
     readings: list[RingReading] = []
     read_ring = network.read_ring
-    monkeypatch.setattr(network, "read_ring", lambda *given: readings.append(read_ring(*given)) or readings[-1])
+
+    def keep(ring: Tensor, age: Tensor) -> RingReading:
+        readings.append(read_ring(ring, age))
+        return readings[-1]
+
+    monkeypatch.setattr(network, "read_ring", keep)
     stream, absent = Stream(machines=5, frames=25), 0
     for t in range(stream.frames):
         result, expected = runner.step(stream.round(t)), torch_runner.answer(stream.round(t))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.data.augment import AugmentConfig, disturb
+from models.data.augment import AugmentConfig, MaskingConfig, disturb
 from models.data.runs import Run, RunFiles, RunSplit, class_runs, read_runs, split_runs
 from models.data.scaling import Scaling, hold, hold_frames
 from models.data.text_pools import (
@@ -29,6 +29,7 @@ from models.data.text_pools import (
 from models.encoders.placed_texts import PlacedText
 from models.encoders.tokenizer import normalised
 from pipeline.arrays import Floats
+from pipeline.config.sections.modalities import Cells
 from pipeline.errors import DataError
 from tests.support.models_tiny import machine_type
 
@@ -373,13 +374,40 @@ def test_own_texts_make_a_pool_labelled_by_their_frames() -> None:
     assert pool.classes.tolist() == [1, 1]
 
 
+CELLS = Cells(columns=((0, 2), (1,), (3,)), units=(0, 0, 1))
+
+
 def test_disturbing_takes_readings_away_and_leaves_the_original_alone() -> None:
     values = np.ones((200, 4), np.float32)
     scaling = Scaling(np.zeros(4, np.float32), np.ones(4, np.float32))
     harsh = AugmentConfig(clean_share=0, noise=0.1, lost_variables=0.5)
-    changed = [disturb(values, scaling, harsh, np.random.default_rng(seed)) for seed in range(30)]
+    changed = [disturb(values, scaling, harsh, CELLS, np.random.default_rng(seed)) for seed in range(30)]
     assert (values == 1).all()
     assert any(np.isnan(copy).all(axis=0).any() for copy in changed)
     assert any(np.isnan(copy).all(axis=1).any() for copy in changed)
     assert 0.05 < np.mean([np.nanstd(copy) for copy in changed]) < 0.15
-    assert disturb(values, scaling, AugmentConfig(clean_share=1), np.random.default_rng(0)) is values
+    assert disturb(values, scaling, AugmentConfig(clean_share=1), CELLS, np.random.default_rng(0)) is values
+
+
+def test_masking_takes_whole_cells_or_whole_units_for_a_whole_run() -> None:
+    values, scaling = np.ones((20, 4), np.float32), Scaling(np.zeros(4, np.float32), np.ones(4, np.float32))
+    kept, by_unit = 0, 0
+    masking = MaskingConfig(complete_share=0.25, most_missing=0.8, dead_units=0.5)
+    config = AugmentConfig(clean_share=1, masking=masking)
+    rng = np.random.default_rng(0)
+    copies = [disturb(values, scaling, config, CELLS, rng) for _ in range(2_000)]
+    for copy in copies:
+        lost = np.isnan(copy)
+        assert (lost.all(axis=0) | ~lost.any(axis=0)).all(), "for the whole run"
+        gone = lost[0]
+        assert gone[0] == gone[2], "a cell is lost as a whole"
+        kept += not gone.any()
+        by_unit += gone[0] != gone[1]
+    assert (values == 1).all()
+    missing = np.mean([np.isnan(copy[0]) for copy in copies])
+    assert 0.27 < missing < 0.33, "three quarters of the runs lose 0.4 of their cells on average"
+    assert 0.25 < kept / 2_000 < 0.6 and by_unit > 100
+    dead = AugmentConfig(clean_share=1, masking=masking.model_copy(update={"dead_units": 1.0}))
+    for _ in range(50):
+        gone = np.isnan(disturb(values, scaling, dead, CELLS, rng)[0])
+        assert gone[0] == gone[1] == gone[2]

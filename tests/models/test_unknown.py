@@ -47,6 +47,7 @@ CASES: dict[str, tuple[SensorConfig, UnknownConfig]] = {
     "recovering": (LSTM, rules(size_of(LSTM), recovering=True)),
     "part of the experts' features": (EXPERTS, rules(7, 3)),
     "distance": (LSTM, rules(size_of(LSTM), by_contradiction=False)),
+    "length": (LSTM, rules(size_of(LSTM), by_contradiction=False, by_length=True)),
     "contradiction": (LSTM, UnknownConfig(by_contradiction=True, frames_in_row=1, quiet_frames=1)),
     "always": (NoClassifierConfig(), UnknownConfig(always=True)),
 }

@@ -30,7 +30,12 @@ machine_types:
   - name: pump
     frame_period: 10s
     text_ttl_frames: 6
-    faults: [normal, leak, valve_B-stuck, jam]
+    components: {body: {}, pipe: {}, "valve.1": {}, spare: {}}
+    faults:
+      - normal
+      - {name: leak, component: pipe}
+      - {name: valve_B-stuck, components: {pipe: 1, body: 3}}
+      - {name: jam, component: valve.1}
     variables: [{name: flow}, {name: p.1}, {name: x}, {name: load}, {name: heat}]
 """
 KIND = kind(PLANT)
@@ -233,6 +238,13 @@ def test_a_diagnosis_says_what_the_model_said(
         assert one.novelty == (None if result.novelty is None else measure(result.novelty[row], "m"))
         named = [] if result.candidates is None else np.flatnonzero(result.candidates[row]).tolist()
         assert one.candidates == [KIND.faults[place] for place in named]
+        assert one.components is not None
+        placed = dict.fromkeys(("body", "pipe", "valve.1"), 0.0)
+        for name, share, fault in (("body", 0.75, 2), ("pipe", 1.0, 1), ("pipe", 0.25, 2), ("valve.1", 1.0, 3)):
+            placed[name] += share * float(p[fault])
+        assert one.components == {
+            name: given for name, share in placed.items() if (given := rounded(share, "p")) >= 0.0005
+        }
         if result.remaining is None or np.isnan(result.remaining[row]).any():
             assert one.remaining is None
         else:

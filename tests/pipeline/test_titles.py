@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.config.profile import load_profile, shipped_profiles
-from pipeline.config.titles import machine_title
+from pipeline.config.sections.titles import machine_title
 from pipeline.errors import ProfileError
 from tests.support.builders import ONE_SOURCE, kind, profile
 
@@ -48,16 +48,37 @@ def test_words_are_read_and_ids_stay_what_they_were() -> None:
 
 
 def test_no_digest_depends_on_words() -> None:
-    plain, titled = profile(PUMP), profile(TITLED)
+    plain, titled = profile(PUMP), profile(TITLED.replace("        component: pipe\n", ""))
     assert plain.digest == titled.digest
     assert plain.machine_types[0].digest == titled.machine_types[0].digest
     other = profile(TITLED.replace("name: jam", "name: block"))
     assert other.digest != titled.digest and other.machine_types[0].digest != titled.machine_types[0].digest
 
 
+def test_where_faults_begin_is_in_the_digest_of_the_plant_alone_as_diagnoses_say_it() -> None:
+    begins = "        component: pipe\n"
+    assert TITLED.count(begins) == 1
+    plants = [
+        profile(TITLED.replace(begins, f"        {said}\n" if said else ""))
+        for said in (
+            "",
+            "component: pipe",
+            "component: body",
+            "components: [pipe, body]",
+            "components: {pipe: 1, body: 2}",
+        )
+    ]
+    assert len({plant.digest for plant in plants}) == len(plants)
+    assert len({plant.machine_types[0].digest for plant in plants}) == 1, "models and states stay valid"
+    same = profile(TITLED.replace(begins, "        components: [pipe]\n"))
+    assert same.digest == profile(TITLED).digest
+    relative = profile(TITLED.replace(begins, "        components: {pipe: 3, body: 6}\n"))
+    assert relative.machine_types[0].described_faults[1].shares == pytest.approx({"pipe": 1 / 3, "body": 2 / 3})
+
+
 def test_a_profile_without_words_has_the_digest_of_earlier_releases() -> None:
     assert profile(ONE_SOURCE).digest == "56f656e754f613f6"
-    assert load_profile("tennessee_eastman").digest == "0020f96ba83e0960"  # before it had any words
+    assert load_profile("skab").digest == "e584c538709fb8e7"  # before it had any words
 
 
 @pytest.mark.parametrize(
@@ -92,6 +113,14 @@ def test_a_machine_of_which_nothing_is_said_has_no_title() -> None:
         ("{area: Yard}", "{}", r"machines\.pump-\*: it has neither a title nor an area"),
         ("  pump-12:", "  pmup-12:", r"machines: 'pmup-12' is of no machine type, whose ids match pump-\*"),
         ("priority: high", "priority: urgent", r"faults\.1\.priority: .*'low', 'medium', 'high' or 'critical'"),
+        (
+            "component: pipe\n",
+            "components: [pipe, bod]\n",
+            "fault leak: there is no component 'bod'; did you mean body",
+        ),
+        ("component: pipe\n", "components: [pipe, pipe]\n", "pipe is in the list more than once; give weights"),
+        ("component: pipe\n", "components: {pipe: 0}\n", r"faults\.1\.components\.pipe: .*greater than 0"),
+        ("component: pipe\n", "component: pipe\n        components: [body]\n", "give component for one place, or"),
         ("title: Leak in the pipe", "title: ' '", r"faults\.1\.title"),
         ("title: Leak in the pipe", f"title: {'x' * 101}", r"faults\.1\.title: .*at most 100"),
         ("- name: jam", "- 7", r"faults\.2: 7 is neither a name, such as leak, nor a mapping"),
@@ -114,14 +143,18 @@ def test_shipped_profiles_say_everything_in_words(name: str) -> None:
             assert fault.title and fault.description and len(fault.check_first) >= 2 and fault.priority, fault.name
         assert all(variable.title or variable.description for variable in machine_type.variables)
         used = {variable.component for variable in machine_type.variables}
-        used |= {fault.component for fault in machine_type.described_faults}
+        used |= {name for fault in machine_type.described_faults for name in fault.shares}
         assert used >= machine_type.components.keys()
         titles = [fault.title for fault in machine_type.described_faults[1:]]
         assert len(set(titles)) == len(titles)
 
 
-def test_nearly_all_faults_of_tennessee_eastman_have_a_component() -> None:
+def test_all_faults_of_tennessee_eastman_begin_in_a_component() -> None:
     (machine_type,) = load_profile("tennessee_eastman").machine_types
-    without = [fault.name for fault in machine_type.described_faults if fault.component is None]
-    assert without == ["normal", "idv_19"]  # idv_19 begins at four valves
+    several = [fault.name for fault in machine_type.described_faults if fault.component is None]
+    assert several == ["normal", "idv_19"]
+    shares = machine_type.described_faults[-2].shares
+    assert shares == pytest.approx(
+        dict.fromkeys(("compressor", "separator", "stripper"), 1 / 3)
+    )  # four valves of three
     assert all(variable.component for variable in machine_type.variables)

@@ -82,7 +82,7 @@ class CountingRunner:
         self.state[slot] = 0
 
     def save(self, slot: int) -> bytes:
-        return self.state[slot].tobytes()
+        return bytes(self.state[slot].tobytes())
 
     def load(self, slot: int, state: bytes) -> None:
         if len(state) != 12:

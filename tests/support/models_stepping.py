@@ -10,6 +10,7 @@ import torch
 from models.configs.detector import DetectorConfig
 from models.configs.diagnoser import DiagnoserConfig
 from models.configs.fusion import FusionChoice, FusionConfig, Rule
+from models.configs.groups import GroupConfig
 from models.configs.messages import MessagesConfig
 from models.configs.remaining_life import RemainingLifeConfig
 from models.configs.sensors import SensorConfig, SeqLSTMConfig
@@ -58,6 +59,7 @@ def made(
     unknown: UnknownConfig | None = None,
     remaining_life: RemainingLifeConfig | None = None,
     candidates: bool = False,
+    groups: tuple[GroupConfig, ...] = (),
 ) -> Diagnoser:
     """An untrained network whose scaling and fusion are drawn, and sure enough of itself to make errors count; with
     `candidates` also with a confidence map and conformal sets."""
@@ -70,6 +72,7 @@ def made(
         variables=variables,
         classes=CLASSES,
         sensors=sensors or SeqLSTMConfig(hidden=(10, 8), head=(6,), trends=(10.0, 40.0), spreads=(5.0,)),
+        groups=groups,
         text=text,
         text_ttl_frames=20,
         messages=MessagesConfig(messages=messages, windows=(3, 11), longest_age=40) if messages else None,
@@ -145,6 +148,9 @@ def draw_unknown(unknown: UnknownFaults) -> None:
     unknown.root.add_(torch.randn(unknown.root.shape) * 0.1)
     unknown.centres.normal_()
     unknown.limit.fill_(0.7 * unknown.config.features**0.5)
+    if unknown.config.by_length:
+        unknown.weight.fill_(0.6)
+        unknown.usual_length.fill_(0.6)
 
 
 EXTRAS = ("novelty", "deviations", "candidates", "remaining")

@@ -111,6 +111,8 @@ class LastDiagnosis:
     """Variables that count as frozen."""
     variables: tuple[VariableEvidence, ...] = ()
     """Variables that are out of their range, the furthest first."""
+    components: Mapping[str, float] | None = None
+    """The probability that the fault begins in each component; None where the profile places no fault."""
 
 
 @dataclass(frozen=True, slots=True)

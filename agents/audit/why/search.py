@@ -235,6 +235,7 @@ def _read_diagnosis(facts: Facts, records: Sequence[Record]) -> None:
             f"{found.model.name} {found.model.hash[:12]}",
             tuple(found.evidence.frozen),
             tuple(found.evidence.variables),
+            found.components,
         )
         return
 

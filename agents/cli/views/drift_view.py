@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from agents.audit.drift_list import DriftEpisode
+from agents.audit.reports.drift_list import DriftEpisode
 from agents.cli.views.printable import cell
 from agents.words import Words
 from pipeline.config.hints import shown_time

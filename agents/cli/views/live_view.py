@@ -21,9 +21,10 @@ _STYLES: Final = {NO_EVIDENCE: "dim", NORMAL: "green", RECOVERING: "yellow", UNK
 """Colours of diagnoses that name no fault."""
 _MAX_SHARE: Final = 4
 """At most one part in so many of the terminal is for machines, whose titles may be long."""
-_OF_MODALITIES: Final = frozenset({"sensors say", "text says"})
+_ONLY_IF_WIDE: Final = frozenset({"sensors say", "component", "text says"})
+_COMPONENT_WIDTH: Final = 20
 _WIDE: Final = 120
-"""On narrower terminals the answers of single modalities give way to words."""
+"""On narrower terminals the answers of single modalities and the component give way to words."""
 
 
 class LiveView:
@@ -57,11 +58,15 @@ class LiveView:
             "sure": {"justify": "right"},
             "sensors say": {"no_wrap": True},
             "evidence": wide | {"ratio": 3},
+            "component": wide | {"max_width": _COMPONENT_WIDTH},
             "text says": {"no_wrap": True},
             "newest text": wide | {"ratio": 3},
             "true": {"no_wrap": True},
         }
-        shown = [heading not in _OF_MODALITIES or width is None or width >= _WIDE for heading in columns]
+        left_out = set() if width is None or width >= _WIDE else set(_ONLY_IF_WIDE)
+        if not self._words.has_components:
+            left_out.add("component")
+        shown = [heading not in left_out for heading in columns]
         for heading, options in compress(columns.items(), shown):
             table.add_column(heading, **options)
         for machine in sorted(self._newest):
@@ -84,6 +89,7 @@ class LiveView:
             cell(f"{diagnosis.confidence:.0%}" if diagnosis.fault != NO_EVIDENCE else ""),
             cell(f"{sensors.fault} {sensors.confidence:.0%}" if sensors and sensors.present else "-"),
             cell(deviations),
+            cell(words.likely_components(machine, diagnosis.components, 1)),
             cell(f"{text.fault} {text.confidence:.0%}" if text and text.present else "-"),
             cell(newest),
             cell(true or "?", right),

@@ -14,6 +14,7 @@ from agents.words import Words
 from pipeline.config.quantities.durations import shown_duration
 
 _MAX_TEXT = 500
+_MAX_COMPONENTS = 3
 
 
 def show_why(facts: Facts, next_steps: Sequence[str], console: Console, words: Words) -> None:
@@ -88,10 +89,12 @@ def _diagnosis(facts: Facts, words: Words) -> Iterator[tuple[str, str]]:
 
 def _meaning(last: LastDiagnosis, machine: str, words: Words) -> Iterator[tuple[str, str]]:
     """What the profile says of the fault, and which variables are out of their range."""
-    described, component = words.about_fault(machine, last.fault), words.component(machine, last.fault)
+    described = words.about_fault(machine, last.fault)
+    component = words.likely_components(machine, last.components, _MAX_COMPONENTS)
+    component = component or words.component(machine, last.fault) or ""
     if described is not None and described.description is not None:
         yield "meaning", described.description
-    if component is not None:
+    if component:
         yield "component", component
     if described is not None and described.priority is not None:
         yield "priority", described.priority

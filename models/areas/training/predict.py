@@ -16,7 +16,6 @@ from models.areas.training.sequences import AreaSequence
 from pipeline.arrays import Floats
 from pipeline.compiled import Notify
 
-NO_SCORE: Final = np.float32(-1e9)
 _BATCH: Final = 120
 
 
@@ -24,7 +23,7 @@ class AreaPrediction(NamedTuple):
     """A network's answers along one area."""
 
     scores: Floats
-    """(T, U, C): at each utility's most probable fault the log odds that the utility has failed, elsewhere -1e9."""
+    """(T, U) log odds that a utility has failed."""
     machines: Floats
     """(T, N, C) corrected probabilities."""
 
@@ -52,7 +51,5 @@ def predict(network: AreaNetwork, batches: Sequence[GraphBatch]) -> AreaPredicti
 def utility_scores(causes: Floats) -> Floats:
     """Scores as of `AreaPrediction` from log-probabilities (T, U, C)."""
     total = np.exp(causes.astype(np.float64)).sum(axis=2)
-    odds = np.log(np.maximum(total, 1e-12)) - np.log(np.maximum(1 - total, 1e-12))
-    best = causes.argmax(axis=2)[..., None] == np.arange(causes.shape[2])
-    found: Floats = np.where(best, odds[..., None], NO_SCORE).astype(np.float32)
-    return found
+    odds: Floats = (np.log(np.maximum(total, 1e-12)) - np.log(np.maximum(1 - total, 1e-12))).astype(np.float32)
+    return odds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from models.configs.sensors import (
     CausalCNNConfig,
+    CellsConfig,
     ExpertsConfig,
     LinearStateConfig,
     NoClassifierConfig,
@@ -15,6 +16,7 @@ from models.configs.sensors import (
 )
 from models.encoders.base import SensorEncoder
 from models.encoders.causal_cnn import CausalCNN
+from models.encoders.experts.cells import CellsNetwork
 from models.encoders.experts.no_classifier import NoClassifier
 from models.encoders.experts.pool import PooledExperts
 from models.encoders.experts.statistics import StatisticsNetwork
@@ -37,6 +39,8 @@ def build_sensors(config: SensorConfig, *, variables: int, classes: int, message
             return LinearState(config, variables=variables, classes=classes)
         case StatisticsConfig():
             return StatisticsNetwork(config, variables=variables, classes=classes, messages=messages)
+        case CellsConfig():
+            return CellsNetwork(config, variables=variables, classes=classes)
         case TreesConfig():
             return Trees(config, variables=variables, classes=classes, messages=messages)
         case NoClassifierConfig():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.configs.sensors import StatisticsConfig
+from models.configs.sensors import CellsConfig, StatisticsConfig
 from models.encoders.base import SensorEncoder, State, mlp
 
 LARGEST_SQUARE = 400.0
@@ -23,7 +23,9 @@ class StatisticsNetwork(SensorEncoder):
     s += (min((x - m)^2, 400) - s) / h, where m is the mean before x; each in its own normal deviations, as arcsinh.
     """
 
-    def __init__(self, config: StatisticsConfig, *, variables: int, classes: int, messages: int = 0) -> None:
+    def __init__(
+        self, config: StatisticsConfig | CellsConfig, *, variables: int, classes: int, messages: int = 0
+    ) -> None:
         super().__init__()
         self.config = config
         self.variables = variables

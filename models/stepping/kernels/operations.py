@@ -16,6 +16,7 @@ LAYER_NORM: Final = operation(vectors.layer_norm)
 ADD: Final = operation(vectors.add)
 TANH: Final = operation(vectors.tanh_in_place)
 COPY: Final = operation(vectors.copy)
+GATHER: Final = operation(vectors.gather)
 CONSTANT: Final = operation(vectors.constant)
 
 ASINH: Final = operation(vectors.squash)

@@ -158,6 +158,16 @@ def copy(op: Ints, block: Block, rows: Ints) -> None:
 
 
 @kernel
+def gather(op: Ints, block: Block, rows: Ints) -> None:
+    """target = chosen numbers of the source. Operands: source, their places (numbers of the model), count, target."""
+    source, places, count, target = op[2], op[3], op[4], op[5]
+    for row in rows:
+        base = block.at[row]
+        for i in range(count):
+            block.work[base + target + i] = block.work[base + source + np.int64(block.weights[places + i])]
+
+
+@kernel
 def constant(op: Ints, block: Block, rows: Ints) -> None:
     """target = numbers of the model. Operands: weights, target, count."""
     weights, target, count = op[2], op[3], op[4]

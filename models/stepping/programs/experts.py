@@ -9,12 +9,14 @@ from models.configs.sensors import (
     MIN_EXPERT_PROBABILITY,
     MIN_TREE_PROBABILITY,
     NO_FAULT,
+    CellsConfig,
     ExpertConfig,
     ExpertsConfig,
     NoClassifierConfig,
     SensorConfig,
     StatisticsConfig,
     TreesConfig,
+    cell_inputs,
 )
 from models.stepping.kernels import operations
 from models.stepping.kernels.codes import ALL, padded
@@ -77,6 +79,8 @@ def _emit_expert(
     match config:
         case StatisticsConfig():
             return emit_statistics(builder, key, config, inputs, classes)
+        case CellsConfig():
+            return _cells(builder, key, config, inputs, classes)
         case TreesConfig():
             return _trees(builder, key, config, inputs, classes)
         case _:
@@ -87,6 +91,34 @@ def emit_statistics(
     builder: ProgramBuilder, key: str, config: StatisticsConfig, inputs: SensorInputs, classes: int
 ) -> Encoded:
     """Append the operations of a network on streaming statistics whose weights are called `key`."""
+    x = _statistics(builder, key, config, inputs)
+    _, features = builder.mlp(ALL, f"{key}.layers", x, config.hidden[:-1], config.hidden[-1], relu=True)
+    logits = builder.linear(ALL, f"{key}.head.0", features, classes)
+    return Encoded(logits[0].start, features)
+
+
+def _cells(builder: ProgramBuilder, key: str, config: CellsConfig, inputs: SensorInputs, classes: int) -> Encoded:
+    """A network whose first layer is a matrix with zeros where a cell's code does not see an input."""
+    inputs = inputs._replace(messages=())
+    x, width = _statistics(builder, key, config, inputs), config.size * len(config.cells or ())
+    matrix, bias = builder.reader.linear(f"{key}.layers.0", sum(piece.size for piece in x), width)
+    mask = np.zeros_like(matrix)
+    try:
+        for place, seen in enumerate(cell_inputs(config, inputs.variables)):
+            mask[place * config.size : (place + 1) * config.size, seen] = 1
+    except ValueError as error:
+        raise builder.reader.error(f"describes cells that cannot be: {error}") from error
+    codes = at_work(builder.dense(ALL, x, matrix * mask, bias, relu=True), width)
+    for index, size in enumerate(config.hidden, start=1):
+        codes = builder.linear(ALL, f"{key}.layers.{2 * index}", codes, size, relu=True)
+    logits = builder.linear(ALL, f"{key}.head.0", codes, classes)
+    return Encoded(logits[0].start, codes)
+
+
+def _statistics(
+    builder: ProgramBuilder, key: str, config: StatisticsConfig | CellsConfig, inputs: SensorInputs
+) -> Vector:
+    """Append the operation that updates streaming statistics; returns what the dense network gets."""
     variables, spans = inputs.variables, len(config.spans)
     width, groups = padded(variables), 1 + 2 * spans
     means, variances = builder.state(spans, variables), builder.state(spans, variables, 1.0)
@@ -104,10 +136,7 @@ def emit_statistics(
         builder.numbers(in_lanes(builder.reader.take(f"{key}.scale", groups * variables), variables)),
         target,
     )
-    x = grouped(target, groups, variables) + observed_bits(inputs) + inputs.messages
-    _, features = builder.mlp(ALL, f"{key}.layers", x, config.hidden[:-1], config.hidden[-1], relu=True)
-    logits = builder.linear(ALL, f"{key}.head.0", features, classes)
-    return Encoded(logits[0].start, features)
+    return grouped(target, groups, variables) + observed_bits(inputs) + inputs.messages
 
 
 def _trees(builder: ProgramBuilder, key: str, config: TreesConfig, inputs: SensorInputs, classes: int) -> Encoded:

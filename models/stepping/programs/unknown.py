@@ -24,6 +24,7 @@ def emit_unknown(
     root = reader.take(f"{_KEY}.root", size, size)
     centres = reader.take(f"{_KEY}.centres", config.centres, size)
     limit = reader.take(f"{_KEY}.limit")
+    lengths = [reader.take(f"{_KEY}.{name}").item() if config.by_length else 0 for name in ("weight", "usual_length")]
     compared, where = 0, 0
     if config.centres:
         chosen = _columns(features, config.first_feature, size)
@@ -32,7 +33,7 @@ def emit_unknown(
         compared = builder.dense(ALL, chosen, root, None)
         where = builder.numbers(in_lanes(centres.ravel(), size))
     rules = [limit.item(), 1 / config.smoothing_frames, config.frames_in_row, config.quiet_frames]
-    rules += [config.by_distance, config.by_contradiction, config.always]
+    rules += [config.by_distance, config.by_contradiction, config.always, *lengths]
     state, armed, target = builder.state(1, 3), builder.state(1, 1, 1.0), builder.work(classes + 1)
     builder.emit(
         operations.UNKNOWN,

@@ -39,22 +39,29 @@ _FALSE_ALARMS = 2e-3
 
 
 def expert_stages(network: Diagnoser) -> list[str]:
-    """Names of the stages in which the sensor encoder, or each expert of its pool, is trained."""
+    """Names of the stages in which the sensor encoder, or each expert of its pool, and then the encoder of each group
+    of variables is trained."""
     sensors = network.sensors
     if isinstance(sensors, NoClassifier):
         return []
+    groups = [f"modality_{group.name}" for group in network.config.groups]
     if not isinstance(sensors, PooledExperts):
-        return ["sensors"]
-    return [f"{expert.kind}_{place + 1}" for place, expert in enumerate(sensors.config.experts)]
+        return ["sensors", *groups]
+    return [*(f"{expert.kind}_{place + 1}" for place, expert in enumerate(sensors.config.experts)), *groups]
 
 
 def train_experts(
     network: Diagnoser, data: PreparedData, config: TrainConfig, run_stage: RunStage, budget: Budget
 ) -> None:
-    """Train the sensor encoder, or all experts of its pool one after the other, and then fit the pool on validation."""
+    """Train the encoders of groups of variables; then the sensor encoder, or all experts of its pool one after the
+    other, and fit the pool on validation."""
     sensors, names = network.sensors, expert_stages(network)
     if isinstance(sensors, NoClassifier):
         return
+    if network.groups is not None:
+        for place, encoder in network.groups.members():
+            name = names[place - len(network.config.groups)]
+            _train(network, data, config, encoder, name, run_stage, budget)
     if not isinstance(sensors, PooledExperts):
         _train(network, data, config, sensors, names[0], run_stage, budget)
         if isinstance(sensors, Trees):
@@ -126,7 +133,9 @@ def _grow(network: Diagnoser, data: PreparedData, config: TrainConfig, trees: Tr
     """Fit trees to the training frames, as they are and disturbed."""
     rng = np.random.default_rng([config.seed, *b"disturbed"])
     train = list(data.split.train)
-    disturbed = [replace(run, values=disturb(run.values, network.scaling(), config.augment, rng)) for run in train]
+    disturbed = [
+        replace(run, values=disturb(run.values, network.scaling(), config.augment, data.cells, rng)) for run in train
+    ]
     frames = _frames(network, data, config, [*train, *disturbed], trees)
     rows = MAX_FRAMES
     if budget.seconds is not None:

@@ -124,12 +124,37 @@ def sensor_answers(
 
 
 def expert_inputs(network: Diagnoser, encoder: SensorEncoder | None, x: Tensor) -> Tensor:
-    """What an expert of the network's pool gets of the pool's input x (…, F); x itself for any other encoder."""
+    """What an expert of the network's pool, or the encoder of a group of variables, gets of the input x (…, F) of all
+    variables; x itself for any other encoder."""
+    if network.groups is not None:
+        for place, member in network.groups.members():
+            if member is encoder:
+                return network.groups.inputs(place, x)
     if isinstance(network.sensors, PooledExperts):
         for place, expert in network.sensors.members():
             if expert is encoder:
                 return network.sensors.inputs(place, x)
     return x
+
+
+def group_answers(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -> list[list[ModalityAnswer]]:
+    """Of each modality that is a group of variables its answer for each run."""
+    groups = network.groups
+    if groups is None:
+        return []
+    answers: list[list[ModalityAnswer]] = [[] for _ in groups.groups]
+    with torch.inference_mode():
+        for start in range(0, len(runs), _RUN_BATCH):
+            batch = runs[start : start + _RUN_BATCH]
+            values, x = sensor_batch(
+                network, [run.values for run in batch], [run.texts or () for run in batch], hold_limit
+            )
+            for place, encoder in groups.members():
+                logits, features = encoder(groups.inputs(place, x))
+                present = groups.present(place, values)
+                for run, *columns in zip(batch, logits, present, features, strict=True):
+                    answers[place].append(ModalityAnswer(*(column[: len(run)].numpy() for column in columns)))
+    return answers
 
 
 def text_answers(
@@ -160,7 +185,7 @@ def collect_evidence(
     armed: bool = False,
 ) -> Evidence:
     """The answers of all modalities for every frame of the runs, run after run; `armed` as in `sensor_answers`."""
-    modalities = [sensor_answers(network, runs, hold_limit, armed=armed)]
+    modalities = [sensor_answers(network, runs, hold_limit, armed=armed), *group_answers(network, runs, hold_limit)]
     if network.text is not None:
         modalities.append(text_answers(network, runs, texts))
     logits = np.stack([np.concatenate([answer.logits for answer in answers]) for answers in modalities])

@@ -260,8 +260,11 @@ def apply_margins(network: Diagnoser, margins: Tensor) -> None:
     """Subtract margins (M, C) from each modality's logits permanently."""
     with torch.no_grad():
         network.sensors.subtract(margins[0])
+        if network.groups is not None:
+            for place, encoder in network.groups.members():
+                encoder.subtract(margins[1 + place])
         if network.text is not None:
-            subtract_from_answers(network.text.head, margins[1])
+            subtract_from_answers(network.text.head, margins[-1])
 
 
 def _diagnoses(fusion: LateFusion, evidence: Evidence, margins: Tensor, faults: int | None) -> Ints:

@@ -32,6 +32,8 @@ _QUANTILES: Final = (0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
 """Shares of the known faults' frames that limits of the hidden distance are tried at."""
 _SHRINKAGE: Final = 0.01
 """Share of the features' covariance that is taken from its mean variance."""
+_LEAST_DEVIATION: Final = 1e-3
+"""Of lengths that hardly vary."""
 _MIN_FRAMES: Final = 20
 """Classes with fewer training frames have no centre of their own."""
 
@@ -144,6 +146,7 @@ def fit_unknown(
         network.unknown = UnknownFaults(UnknownConfig(**rules.model_dump(), always=True), classes=classes).eval()
     else:
         network.unknown = _with_centres(network, data, rules)
+        _weigh_lengths(network.unknown, validation, novelty)
         _choose_rules(network, validation, novelty, _groups(validation.labels, data.split.validation))
     chosen = network.unknown.config
     names = tuple(name for name in ("always", "by_distance", "by_contradiction") if getattr(chosen, name))
@@ -167,12 +170,29 @@ def _with_centres(network: Diagnoser, data: PreparedData, rules: UnknownRules) -
         root, centres = class_features(features[learnt >= 0], learnt[learnt >= 0], classes)
     recovering = data.recoveries is not None
     config = UnknownConfig(
-        **rules.model_dump(), recovering=recovering, first_feature=first, features=len(root), centres=len(centres)
+        **rules.model_dump(),
+        recovering=recovering,
+        first_feature=first,
+        features=len(root),
+        centres=len(centres),
+        by_length=len(centres) > 0,
     )
     overlay = UnknownFaults(config, classes=classes).eval()
     overlay.root.copy_(torch.from_numpy(root))
     overlay.centres.copy_(torch.from_numpy(centres))
     return overlay
+
+
+def _weigh_lengths(overlay: UnknownFaults, validation: Evidence, novelty: Tensor) -> None:
+    """Give the length of features the weight with which it varies as much among novel frames of known faults as the
+    distance to the nearest class does; none where there are no such frames."""
+    rows = torch.from_numpy(validation.labels > 0) & (novelty > 1)
+    if not overlay.config.by_length or int(rows.sum()) < _MIN_FRAMES:
+        return
+    with torch.inference_mode():
+        nearest, length = overlay.nearest_and_length(validation.features[0][rows])
+    overlay.usual_length.copy_(length.max())
+    overlay.weight.copy_(nearest.std() / length.std().clamp_min(_LEAST_DEVIATION))
 
 
 class _Groups(NamedTuple):

@@ -86,7 +86,9 @@ class FusionStage:
                 break
             run = self._data.split.train[row]
             frames += len(run)
-            chosen.append(replace(run, values=disturb(run.values, self._scaling, self._config.augment, rng)))
+            chosen.append(
+                replace(run, values=disturb(run.values, self._scaling, self._config.augment, self._data.cells, rng))
+            )
         return chosen
 
     def _encode(self, runs: Sequence[Run], rng: np.random.Generator) -> tuple[Evidence, Floats]:
@@ -133,7 +135,12 @@ class JointStage(FusionStage):
         super().__init__(network, data, config)
         assert config.joint_stage is not None
         self._batch_size = config.joint_stage.batch_size
-        parts = {"sensors": network.sensors, "text": network.text, "fusion": self._fusion.network}
+        parts = {
+            "sensors": network.sensors,
+            "groups": network.groups,
+            "text": network.text,
+            "fusion": self._fusion.network,
+        }
         self.module = nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
 
     def losses(self, rng: np.random.Generator) -> Iterator[tuple[float, Tensor]]:
@@ -156,12 +163,22 @@ class JointStage(FusionStage):
                 backing = self._network.backing(values, observed)
             present = ~values.isnan().all(dim=2)
             state = self._network.sensors.init_state(len(batch))
+            groups = self._network.groups
+            group_state = {} if groups is None else groups.init_state(len(batch))
             for start in range(0, x.shape[1], chunk_frames):
                 part = slice(start, start + chunk_frames)
                 logits, features, state = self._network.sensors.advance(x[:, part], state)
                 state = {key: tensor.detach() for key, tensor in state.items()}
                 encoded, answers = logits.flatten(0, 1), backing.add(logits.detach(), part).flatten(0, 1)
                 chunks = [_ModalityChunk(encoded, present[:, part].flatten(), features.flatten(0, 1), answers)]
+                if groups is not None:
+                    encodings, group_state = groups.advance(x[:, part], group_state)
+                    group_state = {key: tensor.detach() for key, tensor in group_state.items()}
+                    for place, (own_logits, own_features) in enumerate(encodings):
+                        there = groups.present(place, values[:, part]).flatten()
+                        own_logits = own_logits.flatten(0, 1)
+                        chunk = (own_logits, there, own_features.flatten(0, 1), own_logits.detach())
+                        chunks.append(_ModalityChunk(*chunk))
                 if rings is not None:
                     read = self._network.read_ring(*(tensor[:, part].flatten(0, 1) for tensor in rings))
                     answers = read.logits.detach()

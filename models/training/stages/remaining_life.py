@@ -80,7 +80,7 @@ class RemainingLifeStage:
         config, scaling = self._config, self._network.scaling()
         offsets = draw_offsets([life.run for life in self._lives], config.most_offset_frames, rng)
         runs = [life.run.between(offset, len(life.run)) for life, offset in zip(self._lives, offsets, strict=True)]
-        readings = [disturb(run.values, scaling, config.augment, rng) for run in runs]
+        readings = [disturb(run.values, scaling, config.augment, self._data.cells, rng) for run in runs]
         inputs, targets = [], []
         for batch in batches_of_similar_length(np.array([len(run) for run in runs]), _RUNS, 1, rng):
             with torch.no_grad():

@@ -62,7 +62,10 @@ class SensorStage:
         lengths = np.array([len(run) - offset for run, offset in zip(runs, offsets, strict=True)])
         total, finished = lengths.sum(), 0
         for batch in batches_of_similar_length(lengths, self._batch_size, 2 * chunk_frames, rng):
-            readings = [disturb(runs[row].values[offsets[row] :], self._scaling, config.augment, rng) for row in batch]
+            readings = [
+                disturb(runs[row].values[offsets[row] :], self._scaling, config.augment, self._data.cells, rng)
+                for row in batch
+            ]
             texts = [runs[row].between(offsets[row], len(runs[row])).texts or () for row in batch]
             with torch.no_grad():
                 _, x = sensor_batch(self._network, readings, texts, self._data.hold_limit)

@@ -48,7 +48,7 @@ class StatisticsStage:
         offsets = draw_offsets(self._runs, self._config.most_offset_frames, rng)
         runs = [run.between(offset, len(run)) for run, offset in zip(self._runs, offsets, strict=True)]
         scaling = self._network.scaling()
-        readings = [disturb(run.values, scaling, self._config.augment, rng) for run in runs]
+        readings = [disturb(run.values, scaling, self._config.augment, self._data.cells, rng) for run in runs]
         inputs, labels, weights = self._frames(runs, readings, rng)
         order = torch.from_numpy(rng.permutation(len(labels)))
         size = self._config.statistics_stage.batch_size

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from models.configs.diagnoser import DiagnoserConfig
-from models.configs.sensors import NoClassifierConfig
+from models.configs.groups import GroupConfig
+from models.configs.sensors import CellsConfig, ExpertsConfig, NoClassifierConfig, SensorConfig
 from models.data.runs import before_first_fault
 from models.diagnoser import Diagnoser
 from models.encoders.tokenizer import Tokenizer
@@ -19,6 +20,7 @@ from models.training.fitting.false_alarms import FUSED, apply_margins
 from models.training.prepare import PreparedData, require_same_split
 from models.training.stages.detector import wanted_detector
 from pipeline.config.classes import RECOVERING
+from pipeline.config.sections.modalities import modality_columns
 from pipeline.errors import DataError
 
 
@@ -33,7 +35,8 @@ def build_untrained(config: TrainConfig, data: PreparedData) -> Diagnoser:
     described = DiagnoserConfig(
         variables=len(data.machine_type.variables),
         classes=len(data.classes),
-        sensors=NoClassifierConfig() if data.normal_only else config.sensors,
+        sensors=NoClassifierConfig() if data.normal_only else _with_cells(config.sensors, data),
+        groups=_groups(config, data),
         detector=wanted_detector(config, data),
         text=config.text if data.pools else None,
         messages=None if data.messages is None else data.messages.config,
@@ -49,6 +52,31 @@ def build_untrained(config: TrainConfig, data: PreparedData) -> Diagnoser:
             np.concatenate([network.messages.columns(run.texts or (), len(run)) for run in runs])
         )
     return network
+
+
+def _with_cells(sensors: SensorConfig, data: PreparedData) -> SensorConfig:
+    """The sensor encoder with the profile's cells in every network that encodes cells."""
+    cells = {"cells": data.cells.columns}
+    if isinstance(sensors, CellsConfig):
+        return sensors.model_copy(update=cells)
+    if isinstance(sensors, ExpertsConfig):
+        experts = [one.model_copy(update=cells) if isinstance(one, CellsConfig) else one for one in sensors.experts]
+        return sensors.model_copy(update={"experts": tuple(experts)})
+    return sensors
+
+
+def _groups(config: TrainConfig, data: PreparedData) -> tuple[GroupConfig, ...]:
+    """The modalities that the profile declares; none where there is no fault to learn."""
+    machine_type = data.machine_type
+    if data.normal_only or config.modality is None or not machine_type.modalities:
+        return ()
+    if config.modality.mask_inputs and not config.sensors.mask_inputs:
+        raise DataError(
+            f"machine type {machine_type.name} declares modalities, whose encoders get observed bits, and `sensors` "
+            "gets none; set mask_inputs of `sensors` to true, or that of `modality` to false"
+        )
+    columns = modality_columns(machine_type.modalities, machine_type.variable_names)
+    return tuple(GroupConfig(name=name, columns=own, encoder=config.modality) for name, own in columns.items())
 
 
 def _with_encoders(config: TrainConfig, path: Path, data: PreparedData) -> Diagnoser:

@@ -71,18 +71,20 @@ def test_wrong_names_late_names_and_blamed_machines_are_told_apart() -> None:
     assert scores["late_frames"] == pytest.approx((60 - 45) / (100 + 100))
 
 
-def test_an_own_fault_while_a_utility_fails_is_not_blamed_on_it() -> None:
+def test_a_utility_that_fails_meanwhile_is_not_blamed_and_others_are() -> None:
     both = AreaTruth(400, 4, (HEADER, AreaCause(NONE, 3, 7, 20, 40, {3: (20, 40)})))
-    assert area_outcome(both, timeline(right=(20, 40, 1)), alarms()).blamed == []
+    assert area_outcome(both, timeline(right=(20, 40, 1)), alarms()).blamed == [False]
+    assert area_outcome(both, timeline(right=(20, 39, 1), wrong=(39, 40, 0)), alarms()).blamed == [True]
 
 
 def test_thresholds_keep_both_limits() -> None:
-    scores = np.zeros(400, np.float32)
-    scores[20:40], scores[210], scores[5], scores[60] = 9, 3, 1, 8
+    scores = np.zeros((400, 2), np.float32)
+    scores[20:40, 1], scores[210, 0], scores[220, 1], scores[5, 1], scores[60, 0] = 9, 3, 2, 1, 8
     assert fit_area_threshold([TRUTH], [scores], false_frames=0, blamed=0) == 3
-    assert fit_area_threshold([TRUTH], [scores], false_frames=0, blamed=1) == 3, "there is one own fault only"
     assert fit_area_threshold([AreaTruth(400, 4, (HEADER,))], [scores], false_frames=0) == 3
-    assert fit_area_threshold([AreaTruth(400, 4, (HEADER,))], [scores], false_frames=0.01) == 0
+    near = AreaTruth(400, 4, (HEADER, AreaCause(NONE, 3, 7, 50, 70, {3: (50, 70)})))
+    assert fit_area_threshold([near], [scores], false_frames=0.1, blamed=0) == 8, "another than the failed one"
+    assert fit_area_threshold([AreaTruth(400, 4, (HEADER,))], [scores], false_frames=0.02) == 0
 
 
 def test_an_alarm_is_raised_where_enough_of_the_last_frames_agree_with_confidence() -> None:
@@ -105,8 +107,7 @@ def test_modalities_are_missing_for_stretches_with_the_share_that_is_asked_for()
 def test_intervals_come_from_drawing_areas_again() -> None:
     quick, slow = (area_outcome(TRUTH, timeline(right=(start, 40, 1)), alarms((3, 205, 230, 7))) for start in (12, 22))
     intervals = score_intervals([[quick], [slow]], np.random.default_rng(0), draws=200)
-    assert intervals["delay_mean"] == (2, 12)
-    assert intervals["missed"] == (0, 0)
+    assert [intervals[name] for name in ("delay_mean", "missed")] == [(2, 12), (0, 0)]
 
 
 def test_causes_are_read_from_a_table_and_wrong_ones_are_named(tmp_path: Path) -> None:

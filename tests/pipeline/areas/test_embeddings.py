@@ -7,15 +7,16 @@ import math
 import numpy as np
 import pytest
 
+from pipeline.config.topics import AREA_TEXT, AREAS
 from pipeline.engine.engine import Engine
 from pipeline.frames import Frames, StepResult
 from pipeline.wire.json.embeddings import embedding_of
-from pipeline.wire.messages import RejectedError, decode_diagnosis, encode
+from pipeline.wire.messages import EventMessage, RejectedError, decode_diagnosis, decode_event, encode
 from pipeline.wire.records import Output, Record
-from tests.support.builders import ONE_SOURCE, SumRunner, event, numbered, profile, reading
+from tests.support.builders import ONE_SOURCE, SumRunner, event, numbered, profile, reading, reasons
 
 T0 = 1_763_600_000_000
-AREAS = "areas: {hall: {machines: [p1, p2]}}\n"
+HALL = "areas: {hall: {machines: [p1, p2]}}\n"
 
 
 class Embedding(SumRunner):
@@ -45,7 +46,7 @@ def by_id(outputs: list[Output]) -> dict[str, bytes]:
 def test_only_machines_in_areas_have_embeddings_and_those_of_modalities_that_are_present() -> None:
     plain = by_id(Engine(profile(), {"pump": SumRunner()}).process(records()))
     unused = by_id(Engine(profile(), {"pump": Embedding()}).process(records()))
-    given = by_id(Engine(profile(ONE_SOURCE + AREAS), {"pump": Embedding()}).process(records()))
+    given = by_id(Engine(profile(ONE_SOURCE + HALL), {"pump": Embedding()}).process(records()))
     assert unused == plain
     assert given.keys() == plain.keys() and len(plain) > 9
     texts = 0
@@ -70,3 +71,24 @@ def test_an_embedding_that_is_none_is_refused(bad: str) -> None:
     with pytest.raises(RejectedError):
         embedding_of(bad)
     assert math.isclose(embedding_of("zczMPQ==")[0], 0.1, rel_tol=1e-6)
+
+
+def test_texts_about_utilities_go_to_their_area_and_no_machine_gets_them() -> None:
+    plant = ONE_SOURCE + "areas: {hall: {machines: [p1, p2], utilities: {water: {faults: [leak], machines: [p1]}}}}\n"
+    engine = Engine(profile(plant), {"pump": Embedding()})
+    text = event("hall/water", T0, "header is warm", id="t1", offset=7)
+    outputs = engine.process([*records(), text])
+    (copy,) = [output for output in outputs if output.topic == AREAS]
+    assert (copy.key, copy.partition, copy.headers) == (b"hall", None, (AREA_TEXT,))
+    assert decode_event(copy.value or b"") == EventMessage("hall/water", T0, "header is warm", id="t1")
+    assert [output for output in outputs if output is not copy] == engine_outputs_without(plant)
+    other = event("hall/steam", T0, "no such utility", offset=8)
+    about_another = event("hall/water", T0, "not about its key", offset=9)._replace(value=other.value)
+    assert reasons(engine.process([about_another])) == ["key_mismatch"]
+    assert reasons(engine.process([text._replace(value=None)])) == ["empty"]
+    no_time = text._replace(value=b'{"machine":"hall/water","time":-1,"text":"when?"}')
+    assert reasons(engine.process([no_time])) == ["bad_time"]
+
+
+def engine_outputs_without(plant: str) -> list[Output]:
+    return Engine(profile(plant), {"pump": Embedding()}).process(records())

@@ -308,7 +308,8 @@ def test_however_the_input_is_cut_and_wherever_a_process_ends_the_outputs_are_th
 ) -> None:
     texts = [EventMessage("hall/water", T0 + 15_000 * n, f"text {n}") for n in range(3)]
     mixed: Contents = list(contents)
-    for extra in (*texts, T0 + 45_000, T0 + 90_000):
+    extras: Contents = [*texts, T0 + 45_000, T0 + 90_000]
+    for extra in extras:
         mixed.insert(data.draw(st.integers(0, len(mixed))), extra)
     every = records(mixed)
     whole = engine()

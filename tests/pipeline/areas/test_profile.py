@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.config.areas import utility_id
+from pipeline.config.sections.areas import utility_id
 from pipeline.errors import ProfileError
 from tests.support.builders import ONE_SOURCE, profile
 

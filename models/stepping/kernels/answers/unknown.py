@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 
 from models.stepping.kernels.block import Block
@@ -15,7 +13,7 @@ from pipeline.compiled import kernel
 # Where a model's rules stand in its numbers.
 LIMIT, RATE, FRAMES_IN_ROW, QUIET_FRAMES = 0, 1, 2, 3
 BY_DISTANCE, BY_CONTRADICTION, ALWAYS = 4, 5, 6
-RULES_SIZE: Final = 7
+WEIGHT, USUAL_LENGTH = 7, 8
 
 # Where a state has what.
 SMOOTHED, ROW, CALM = 0, 1, 2
@@ -42,6 +40,9 @@ def unknown(op: Ints, block: Block, rows: Ints) -> None:
         names_fault, is_novel = 0 < answer < faults, novelty > _ONE
         if count and work[base + block.present_at] != _ZERO:
             distance = _nearest(block, base + features, width, centres, count)
+            if weights[rules + WEIGHT] != _ZERO:
+                lacking = weights[rules + USUAL_LENGTH] - _length(block, base + features, width)
+                distance += weights[rules + WEIGHT] * max(lacking, _ZERO)
             states[own + SMOOTHED] += weights[rules + RATE] * (distance - states[own + SMOOTHED])
         _count(states, own + ROW, is_novel and not names_fault, weights[rules + FRAMES_IN_ROW])
         _count(states, own + CALM, not (is_novel or names_fault), weights[rules + QUIET_FRAMES])
@@ -86,3 +87,13 @@ def _nearest(block: Block, features: int, width: int, centres: int, count: int) 
         nearest = min(nearest, total(sums))
     distance: np.float32 = square_root(nearest)
     return distance
+
+
+@kernel
+def _length(block: Block, features: int, width: int) -> np.float32:
+    sums = splat(_ZERO)
+    for j in range(0, width, LANES):
+        own = load(block.work, features + j)
+        sums = sums + own * own
+    length: np.float32 = square_root(total(sums))
+    return length

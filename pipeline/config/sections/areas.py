@@ -8,7 +8,7 @@ from typing import Annotated, Protocol
 from pydantic import Field
 
 from pipeline.config.quantities.durations import DurationMs
-from pipeline.config.titles import Name, Part, Title, is_pattern
+from pipeline.config.sections.titles import Name, Part, Title, is_pattern
 from pipeline.files.yaml_fields import did_you_mean
 
 MachineId = Annotated[str, Field(min_length=1, max_length=200)]

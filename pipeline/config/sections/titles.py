@@ -1,10 +1,10 @@
-"""What a profile says for people, with no effect on diagnoses: titles, what to check first, components, areas."""
+"""What a profile says for people: titles, what to check first, components and the faults that begin there, areas."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
@@ -25,6 +25,20 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _with_weights(given: Any) -> Any:
+    """A list of components is a mapping with equal weights."""
+    if not isinstance(given, list | tuple):
+        return given
+    if twice := sorted({str(name) for name in given if given.count(name) > 1}):
+        raise ValueError(f"{twice[0]} is in the list more than once; give weights, as {{{twice[0]}: 2, ...}}")
+    return dict.fromkeys(given, 1.0)
+
+
+Weight = Annotated[float, Field(gt=0, le=1e6)]
+WeightedComponents = Annotated[dict[Name, Weight], BeforeValidator(_with_weights)]
+"""Components with weights, of which a list is written where all are equal."""
+
+
 class Fault(Part):
     """A class of diagnoses: the normal state, or a fault with what people should know of it."""
 
@@ -37,8 +51,24 @@ class Fault(Part):
     """What to look at, in this order."""
     component: Name | None = None
     """Where in the machine it begins, if that is one place."""
+    components: WeightedComponents = Field(default_factory=dict)
+    """Where it may begin, if there are several places, with how likely each is in relation to the others."""
     priority: Priority | None = None
     """How urgent it is."""
+
+    @model_validator(mode="after")
+    def _begins_in_one_way(self) -> Self:
+        if self.component is not None and self.components:
+            raise ValueError("give component for one place, or components for several, and not both")
+        return self
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The components where it begins, with shares that sum to 1; empty if none is named."""
+        if self.component is not None:
+            return {self.component: 1.0}
+        total = sum(self.components.values())
+        return {name: weight / total for name, weight in self.components.items()}
 
 
 def _described(entry: Any) -> Any:
@@ -72,6 +102,36 @@ class MachineTitle(Part):
         if self.title is None and self.area is None:
             raise ValueError("it has neither a title nor an area; give one, or leave it out")
         return self
+
+
+class ComponentTable(NamedTuple):
+    """Which share of a fault's probability is a component's: one entry for each pair of them."""
+
+    names: tuple[str, ...]
+    """The components where faults begin, in the profile's order."""
+    faults: tuple[int, ...]
+    """Of each entry, the fault's place among the profile's faults."""
+    components: tuple[int, ...]
+    """Of each entry, the component's place among the names."""
+    shares: tuple[float, ...]
+
+
+NO_COMPONENTS: Final = ComponentTable((), (), (), ())
+
+
+def component_table(components: Mapping[str, Component], faults: Sequence[Fault]) -> ComponentTable:
+    """The table of these faults, sorted by component and fault; NO_COMPONENTS if none of them names one."""
+    names = tuple(name for name in components if any(name in fault.shares for fault in faults))
+    entries = [
+        (place, at, share)
+        for at, name in enumerate(names)
+        for place, fault in enumerate(faults)
+        if (share := fault.shares.get(name)) is not None
+    ]
+    if not entries:
+        return NO_COMPONENTS
+    places, ats, shares = zip(*entries, strict=True)
+    return ComponentTable(names, places, ats, shares)
 
 
 class Placed(NamedTuple):
@@ -117,11 +177,22 @@ def machine_title(machines: Mapping[str, MachineTitle], machine: str) -> Machine
 
 
 def without_words(plant: Mapping[str, Any]) -> dict[str, Any]:
-    """A profile as JSON, as it was before there was anything in it for people: what workers do depends on the rest."""
+    """A profile as JSON without what it says for people alone: what workers do depends on the rest, which includes in
+    which components faults begin."""
     types = []
     for described in plant["machine_types"]:
-        kept = {key: value for key, value in described.items() if key not in ("components", "described_faults")}
-        kept["faults"] = [fault["name"] for fault in described["described_faults"]]
+        kept = {
+            key: value
+            for key, value in described.items()
+            if key not in ("components", "described_faults", "modalities")
+        }
+        faults = described["described_faults"]
+        kept["faults"] = [fault["name"] for fault in faults]
+        places = {fault["name"]: fault["components"] or {fault["component"]: 1.0} for fault in faults}
+        if any(fault["components"] or fault["component"] for fault in faults):
+            kept["components_of_faults"] = places
+        if modalities := described["modalities"]:
+            kept["modalities"] = {name: modality["variables"] for name, modality in modalities.items()}
         kept["variables"] = [
             {key: value for key, value in variable.items() if key not in ("title", "component")}
             for variable in described["variables"]

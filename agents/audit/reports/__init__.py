@@ -1,0 +1,1 @@
+"""What the topics of reports say: drift, and alarms."""

@@ -1,0 +1,1 @@
+"""The commands about topics, labels and sources."""
