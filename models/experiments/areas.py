@@ -157,6 +157,7 @@ class AreasExperiment(BaseModel):
         rows: dict[str, list[Scores]] = {}
         outcomes: dict[str, list[list[AreaOutcome]]] = {}
         thresholds: dict[str, list[float]] = {}
+        on_validation: dict[str, list[Scores]] = {}
         for number, seed in enumerate(seeds):
             on_progress("areas", Progress("areas", number, len(seeds), 0.0))
             folder, trained = out / f"seed-{seed}", None
@@ -187,6 +188,12 @@ class AreasExperiment(BaseModel):
                     blamed=self.blamed,
                 )
                 thresholds.setdefault(name, []).append(threshold)
+                pooled = [
+                    outcome
+                    for masked, by_row in zip(fitted, found, strict=True)
+                    for outcome in _outcomes(masked, by_row[name], threshold, alarm)[_RAISED]
+                ]
+                on_validation.setdefault(name, []).append(area_scores(pooled))
             for masked, share in self._shares([_masked(test, share, [seed, 1]) for share in self.missing]):
                 for name, named in self._named(masked, trained, folder / f"test-{share}").items():
                     row = f"{name}, {share:.0%} missing"
@@ -197,7 +204,11 @@ class AreasExperiment(BaseModel):
             row: score_intervals(list(zip(*by_seed, strict=True)), np.random.default_rng(0))
             for row, by_seed in outcomes.items()
         }
-        notes: dict[str, Any] = {"thresholds": thresholds, "intervals_over_areas": intervals}
+        notes: dict[str, Any] = {
+            "thresholds": thresholds,
+            "validation": on_validation,
+            "intervals_over_areas": intervals,
+        }
         return Results(self.title, tuple(seeds), rows, self.columns, notes)
 
     def _shares(self, masked: Sequence[list[AreaCase]]) -> Iterable[tuple[list[AreaCase], float]]:

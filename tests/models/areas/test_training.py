@@ -24,6 +24,7 @@ from models.areas.training.sequences import TEXT_FRAMES, UNLABELLED, AreaSequenc
 from models.areas.training.stage import AreaStage, area_loss, cause_loss, right_causes
 from models.evaluation.areas import NONE, AreaCause, AreaTruth
 from models.evaluation.scoring import RECOVERY_FRAMES
+from models.experiments.area_networks import AreaTraining, Trained, named_by_networks, train_networks
 from models.training.loop import StageConfig, run_stage
 from pipeline.errors import DataError
 
@@ -217,3 +218,38 @@ def test_a_network_learns_the_causes(kind: Kind, batches: list[Batch], tmp_path:
 def test_scores_are_the_log_odds_of_a_utility() -> None:
     causes = np.log(np.array([[[1e-30, 0.3, 0.2], [1e-30, 0.1, 1e-30]]], np.float32))
     assert utility_scores(causes)[0].tolist() == pytest.approx([0.0, np.log(0.1 / 0.9)], abs=1e-5)
+
+
+def test_networks_are_trained_once_and_their_answers_kept(tmp_path: Path) -> None:
+    configs = {
+        "no graph": AreaNetworkConfig(kind="alone", width=8, heads=1),
+        "HAN": AreaNetworkConfig(kind="han_early", width=8, heads=1, layers=1),
+    }
+    training = AreaTraining(folder="train", areas=2, batch_size=16, stage=StageConfig(epochs=1))
+    trained_parts: list[str] = []
+
+    def train() -> Trained:
+        return train_networks(
+            configs,
+            training,
+            [SEQUENCE],
+            [SEQUENCE],
+            QUIET,
+            seed=3,
+            out=tmp_path,
+            notify=notify,
+            on_progress=lambda part, progress: trained_parts.append(part),
+        )
+
+    areas = [(answers(), TRUTH, GRAPH)]
+    one = named_by_networks(train(), areas, tmp_path / "test-0", notify)
+    assert {"composing", "no graph", "HAN"} == set(trained_parts)
+    trained_parts.clear()
+    again = train()
+    assert trained_parts == []
+    kept = named_by_networks(again, areas, tmp_path / "test-0", notify)
+    fresh = named_by_networks(again, areas, tmp_path / "elsewhere", notify)
+    for name in configs:
+        assert one[name][0].scores.shape == (LENGTH, 2)
+        np.testing.assert_array_equal(one[name][0].scores, kept[name][0].scores)
+        np.testing.assert_array_equal(one[name][0].scores, fresh[name][0].scores)
