@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -102,8 +103,21 @@ def train_networks(
         text_modality=len(first.embedding_sizes) - 1,
         quiet=quiet,
     )
-    batches: list[Batch] = []
-    checked: list[Batch] = []
+
+    @cache
+    def batches() -> list[Batch]:
+        on_progress("composing", Progress("composing", 0, 1, 0.0))
+        composer = Composer(learning)
+        return list(
+            composed_batches(
+                composer, shape, areas=training.areas, batch_size=training.batch_size, seed=seed, notify=notify
+            )
+        )
+
+    @cache
+    def checked() -> list[Batch]:
+        return _validation_batches(validation, shape, training.batch_size, notify)
+
     networks: dict[str, AreaNetwork] = {}
     digests: dict[str, str] = {}
     for name, config in configs.items():
@@ -118,17 +132,6 @@ def train_networks(
         ]
         digest = hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()
         checkpoint = out / f"{digest[:16]}.checkpoint"
-        if not checkpoint.is_file() and not batches:
-            on_progress("composing", Progress("composing", 0, 1, 0.0))
-            batches += composed_batches(
-                Composer(learning),
-                shape,
-                areas=training.areas,
-                batch_size=training.batch_size,
-                seed=seed,
-                notify=notify,
-            )
-            checked += _validation_batches(validation, shape, training.batch_size, notify)
         run_stage(
             AreaStage(network, batches, checked),
             training.stage,

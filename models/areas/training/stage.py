@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -25,23 +25,27 @@ class AreaStage:
 
     module: nn.Module
 
-    def __init__(self, network: AreaNetwork, train: Sequence[Batch], validation: Sequence[Batch]) -> None:
+    def __init__(
+        self, network: AreaNetwork, train: Callable[[], Sequence[Batch]], validation: Callable[[], Sequence[Batch]]
+    ) -> None:
+        """The batches are asked for in every epoch, and not if there is none left to train."""
         self.module = self._network = network
         self._train = train
         self._validation = validation
 
     def losses(self, rng: np.random.Generator) -> Iterator[tuple[float, Tensor]]:
         """One epoch over the batches in a drawn order."""
-        order = rng.permutation(len(self._train))
+        train = self._train()
+        order = rng.permutation(len(train))
         for done, index in enumerate(order):
-            batch = self._train[index]
+            batch = train[index]
             yield (done + 1) / len(order), area_loss(self._network, self._network(batch.graph), batch)
 
     def validate(self) -> EpochRecord:
         """Mean loss of the fused answers on validation, and the share of right causes."""
         losses, right, count = [], 0.0, 0
         with torch.no_grad():
-            for batch in self._validation:
+            for batch in self._validation():
                 answers = self.module(batch.graph).fused
                 losses.append(float(cause_loss(answers, batch)))
                 right += float(right_causes(answers, batch).sum())

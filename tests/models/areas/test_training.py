@@ -199,7 +199,7 @@ def test_a_network_learns_the_causes(kind: Kind, batches: list[Batch], tmp_path:
     torch.manual_seed(0)
     network = build_area_network(AreaNetworkConfig(kind=kind, width=16, dropout=0.0), SHAPE)
     history = run_stage(
-        AreaStage(network, batches, batches[:2]),
+        AreaStage(network, lambda: batches, lambda: batches[:2]),
         StageConfig(epochs=5, learning_rate=1e-2),
         seed=0,
         checkpoint=tmp_path / "checkpoint",
