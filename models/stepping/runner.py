@@ -292,9 +292,7 @@ def _build(
     if config.text is not None:
         ring = ring_state(builder, config.text)
         evidence.append(Evidence(*emit_ring(builder, config.text, ring, builder.present(modalities - 1), classes)))
-    sizes: tuple[int, ...] = ()
-    if embeddings:
-        layout[layout_of.EMBEDDINGS], sizes = emit_embeddings(builder, [own.features for own in evidence])
+    layout[layout_of.EMBEDDINGS], sizes = emit_embeddings(builder, [own.features for own in evidence if embeddings])
     layout[layout_of.EMBEDDING_SIZE] = sum(sizes)
     layout[layout_of.REMAINING] = emit_remaining_life(builder, config.remaining_life, inputs, sensed.features)
     fused = emit_fusion(builder, config.fusion, evidence, presence, classes)

@@ -32,7 +32,9 @@ def emit_candidates(builder: ProgramBuilder, config: DiagnoserConfig, answer: in
 
 def emit_embeddings(builder: ProgramBuilder, features: Sequence[Vector]) -> tuple[int, tuple[int, ...]]:
     """Append the copying of each modality's features to one place, zeros where it is absent; returns where that is,
-    and how many features each modality has."""
+    -1 if no features are given, and how many each modality has."""
+    if not features:
+        return -1, ()
     sizes = tuple(sum(piece.size for piece in vector) for vector in features)
     target = at = builder.work(sum(sizes))
     for modality, vector in enumerate(features):
