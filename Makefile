@@ -77,7 +77,7 @@ docs: $(VENV)/.documentation
 	$(BIN)/zensical build --clean --strict
 
 kafka: $(VENV)/.serving
-	$(BIN)/python -m agents.local_kafka.broker --port 9092
+	$(BIN)/python -m agents.bench.local_kafka.broker --port 9092
 
 bench: $(VENV)/.serving
 	$(BIN)/faultline bench align

@@ -6,9 +6,17 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 from pipeline.config.profile import MachineType, PlantProfile, Variable
+from pipeline.config.sections.alarms import BLIND, OFFLINE, STALE
 from pipeline.config.sections.titles import Fault, machine_title
 from pipeline.wire.messages import VariableEvidence
 
+_CONDITIONS = {
+    "*": "any alarm",
+    "unknown": "Unknown fault",
+    STALE: "No data lately",
+    OFFLINE: "Machine offline",
+    BLIND: "No usable data",
+}
 _KEPT_MACHINES = 10_000
 _EXACT_BELOW = 1e9
 _LEAST_SHARE = 0.01
@@ -60,6 +68,16 @@ class Words:
         """The same, for a table of all machines: the first type that gives the fault a title counts."""
         described = (faults[fault] for faults in self._faults.values() if fault in faults)
         return with_title(fault, next((one.title for one in described if one.title), None))
+
+    @property
+    def has_alarm_settings(self) -> bool:
+        """Whether the profile says how alarms are raised, so that its priorities are those of the alarms."""
+        return bool(self._profile.alarms)
+
+    def alarm(self, machine: str, fault: str) -> str:
+        """What an alarm is about: a fault as above, or how the machine is, such as `offline Machine offline`."""
+        described = self.about_fault(machine, fault)
+        return self.fault(machine, fault) if described else with_title(fault, _CONDITIONS.get(fault))
 
     def component(self, machine: str, fault: str) -> str | None:
         """The titles of the components where a fault begins; None if the profile names none."""

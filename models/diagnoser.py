@@ -23,6 +23,7 @@ from models.fusion.build import build_fusion
 from models.fusion.confidence import ConfidenceMap
 from models.fusion.conformal import ConformalSets
 from models.fusion.remaining_life import RemainingLife
+from models.fusion.retrieval import build_retrieval
 from models.fusion.unknown import UnknownFaults
 
 _DETECTOR = "detector."
@@ -142,6 +143,7 @@ class Diagnoser(nn.Module):
                 messages=0 if config.messages is None else config.messages.columns,
                 features=self.sensors.feature_size,
             )
+        self.retrieval = build_retrieval(None if self.text is None else config.retrieval, sizes)
         self.confidence = ConfidenceMap(config.classes) if config.calibrated else None
         self.conformal = ConformalSets() if config.coverage is not None else None
 

@@ -40,11 +40,11 @@ ORDER: dict[str, list[set[str]]] = {
         {"experiments"},
     ],
     "agents": [
-        {"delivery", "local_kafka", "words"},
+        {"delivery", "words"},
         {"kafka", "memory"},
         {"audit"},
         {"worker"},
-        {"ingest"},
+        {"ingest", "notify"},
         {"replay"},
         {"bench"},
         {"cli"},

@@ -12,9 +12,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config.topics import DIAGNOSES, DRIFT
+from pipeline.config.topics import ALARMS, DIAGNOSES, DRIFT
 from pipeline.engine.engine import Engine
 from pipeline.engine.reports.drift_report import decode_drift_report
+from pipeline.engine.reports.lifecycle.records import decode_alarm
 from pipeline.errors import RecordingError
 from pipeline.files.atomic_file import replacing
 from pipeline.files.parquet import UNREADABLE, bounded_batches, one_line, open_parquet
@@ -36,6 +37,7 @@ class _Head(msgspec.Struct):
     model: str
     states: dict[str, str]
     drift: dict[str, str] = {}
+    alarms: dict[str, str] = {}
 
 
 _decode_head = msgspec.json.Decoder(_Head).decode
@@ -43,13 +45,17 @@ _decode_head = msgspec.json.Decoder(_Head).decode
 
 @dataclass(frozen=True)
 class Certificate:
-    """Fault and probabilities by diagnosis id; hashes of each machine's final alignment state and of drift reports
-    by their id."""
+    """Fault and probabilities by diagnosis id; hashes of each machine's final alignment state, and of drift reports and
+    records of alarms by their id.
+
+    Alarms that are only raised and cleared follow from the diagnoses and are left out.
+    """
 
     model: str
     diagnoses: dict[str, tuple[str, dict[str, float]]]
     states: dict[str, str]
     drift: dict[str, str] = field(default_factory=dict)
+    alarms: dict[str, str] = field(default_factory=dict)
 
     def differences(self, other: Certificate) -> list[str]:
         """How another run differs, a sentence each; empty if the two are equal."""
@@ -78,15 +84,20 @@ class Certificate:
         reports = sorted(name for name, _ in self.drift.items() ^ other.drift.items())
         if reports:
             found.append(f"{len(set(reports))} drift reports differ, such as {reports[0]}")
+        alarms = sorted(name for name, _ in self.alarms.items() ^ other.alarms.items())
+        if alarms:
+            found.append(f"{len(set(alarms))} records of alarms differ, such as {alarms[0]}")
         return found
 
     @property
     def digest(self) -> str:
-        """Hash of all that is compared: ids, faults, probabilities, states and drift."""
+        """Hash of all that is compared: ids, faults, probabilities, states, drift and alarms."""
         parts = [[id_, *answer] for id_, answer in sorted(self.diagnoses.items())]
         compared = [self.model, parts, sorted(self.states.items())]
         if self.drift:  # certificates from before there was drift have the digest that they had
             compared.append(sorted(self.drift.items()))
+        if self.alarms:
+            compared.append(["alarms", *sorted(self.alarms.items())])
         text = json.dumps(compared)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -99,6 +110,8 @@ class CertificateBuilder:
         self._diagnoses: dict[str, tuple[str, dict[str, float]]] = {}
         self._states: dict[str, str] = {}
         self._drift: dict[str, str] = {}
+        self._alarms: dict[str, str] = {}
+        self._alarms_have_life = False
 
     def add(self, outputs: Iterable[Output]) -> None:
         """Take outputs of the engine."""
@@ -109,6 +122,11 @@ class CertificateBuilder:
             elif output.topic == DRIFT:
                 value = output.value or b""
                 self._drift[decode_drift_report(value).id] = hashlib.sha256(value).hexdigest()
+            elif output.topic == ALARMS:
+                value = output.value or b""
+                alarm = decode_alarm(value)
+                self._alarms[alarm.id] = hashlib.sha256(value).hexdigest()
+                self._alarms_have_life |= alarm.state not in ("raised", "cleared") or alarm.suppressed is not None
 
     def finish(self, engine: Engine) -> None:
         """Take the states at the end of the run."""
@@ -118,7 +136,8 @@ class CertificateBuilder:
     @property
     def certificate(self) -> Certificate:
         """The certificate of what was added."""
-        return Certificate(self._model, dict(self._diagnoses), dict(self._states), dict(self._drift))
+        alarms = dict(self._alarms) if self._alarms_have_life else {}
+        return Certificate(self._model, dict(self._diagnoses), dict(self._states), dict(self._drift), alarms)
 
 
 def write_certificate(path: Path, certificate: Certificate) -> None:
@@ -133,6 +152,8 @@ def write_certificate(path: Path, certificate: Certificate) -> None:
     described = {"model": certificate.model, "states": certificate.states}
     if certificate.drift:  # releases from before there was drift read the others
         described["drift"] = certificate.drift
+    if certificate.alarms:
+        described["alarms"] = certificate.alarms
     head = json.dumps(described).encode()
     try:
         with replacing(path) as part:
@@ -156,4 +177,4 @@ def read_certificate(path: Path) -> Certificate:
         raise RecordingError(
             f"{path} is not a certificate of `faultline replay --certify`: {one_line(error)}; name another file"
         ) from error
-    return Certificate(head.model, diagnoses, head.states, head.drift)
+    return Certificate(head.model, diagnoses, head.states, head.drift, head.alarms)

@@ -11,11 +11,11 @@ from typing import Any
 from agents.audit.dead_letters import DeadLetter, Filters, Summary, by_age, matching_letters, summarize
 from agents.audit.log import Log
 from agents.delivery.publisher import Publisher
-from pipeline.config.topics import ALARMS, DEAD_LETTER, DIAGNOSES, DRIFT, LATE, METRICS, MQTT, STATE
+from pipeline.config.topics import ALARMS, DEAD_LETTER, DIAGNOSES, DRIFT, INCIDENTS, LATE, METRICS, MQTT, STATE
 from pipeline.errors import DeliveryError, SettingsError
 from pipeline.wire.messages import Reason
 
-_OWN_TOPICS = frozenset({DIAGNOSES, ALARMS, DRIFT, METRICS, LATE, DEAD_LETTER, STATE})
+_OWN_TOPICS = frozenset({DIAGNOSES, ALARMS, DRIFT, INCIDENTS, METRICS, LATE, DEAD_LETTER, STATE})
 _BATCH_RECORDS = 500
 
 

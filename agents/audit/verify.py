@@ -262,7 +262,7 @@ class Verifier:
                 self.report.problem("two contents", f"{text}the record at offset {gone.offset} has just been deleted")
                 continue
             one, other = (msgspec.json.decode(records[place].value or b"") for place in (first, second))
-            if (where := _difference(one, other)) is None:
+            if (where := difference(one, other)) is None:
                 self.report.nearly_repeated += 1
             else:
                 offsets = f"partition {first.partition}, offsets {first.offset} and {second.offset}"
@@ -354,7 +354,7 @@ def _malformed(head: _Head, record: Record, machine_type: MachineType) -> str | 
     return None
 
 
-def _difference(one: Any, other: Any, name: str = "") -> str | None:
+def difference(one: Any, other: Any, name: str = "") -> str | None:
     """The first field in which two decoded diagnoses differ by more than is allowed; None if there is none."""
     if isinstance(one, dict) and isinstance(other, dict):
         if name in ("probabilities", "components"):  # one that is left out is a small one
@@ -375,7 +375,7 @@ def _difference(one: Any, other: Any, name: str = "") -> str | None:
         return None if abs(one - other) <= allowed * (1 + 1e-6) else f"{name} ({one} and {other})"
     else:
         return None if one == other else f"{name} ({str(one)[:60]!r} and {str(other)[:60]!r})"
-    return next((found for part, a, b in parts if (found := _difference(a, b, part)) is not None), None)
+    return next((found for part, a, b in parts if (found := difference(a, b, part)) is not None), None)
 
 
 def verify_diagnoses(log: Log, profile: PlantProfile) -> Verifier:

@@ -16,13 +16,13 @@ import msgspec
 import numpy as np
 
 from agents.bench.host import cpu_seconds
+from agents.bench.local_kafka.broker import KafkaBroker
+from agents.bench.local_kafka.jars import missing_tools
 from agents.delivery.partitioning import partition_of
 from agents.kafka.admin import create_topics, translated_errors
 from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.topic_settings import TopicSpec
 from agents.kafka.topics import topic_specs
-from agents.local_kafka.broker import KafkaBroker
-from agents.local_kafka.jars import missing_tools
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import Settings, load_settings
 from pipeline.errors import DataError, FaultlineError, MissingExtraError

@@ -63,7 +63,7 @@ def list_machines(
     """Show how machines are, worst first, as their states were saved last; nothing is written."""
     settings = load_settings(broker=broker, profile=profile)
     plant = load_profile(settings.profile)
-    found, unreadable = summarize_machines(_states(settings), plant)
+    found, unreadable = summarize_machines(saved_states(settings), plant)
     chosen = [one for one in found if state in (None, one.state) and fnmatch.fnmatchcase(one.machine, machine)]
     if as_json:
         shown = {"machines": [one.as_dict() for one in chosen[:limit]], "unreadable": unreadable}
@@ -144,7 +144,8 @@ def forget(
     _send("forget", machine, broker, profile, force=force)
 
 
-def _states(settings: Settings) -> dict[str, bytes]:
+def saved_states(settings: Settings) -> dict[str, bytes]:
+    """The state of every machine that has one."""
     require_kafka(settings)
     with kafka_log(settings, [STATE]) as log:
         return of_machines(newest_states((record.key, record.value) for record in log.records(STATE)))
@@ -179,16 +180,16 @@ def _shown(time_ms: int | None) -> str:
 def _send(kind: str, machine: str, broker: str | None, profile: str | None, *, force: bool) -> None:
     settings = load_settings(broker=broker, profile=profile)
     require_kafka(settings)
-    if not force and machine not in _states(settings):
+    if not force and machine not in saved_states(settings):
         raise SettingsError(
             f"no state of machine {machine!r} is saved; `faultline machines list` shows the machines that are known"
         )
     value = messages.encode(messages.Control(kind, machine=machine))  # type: ignore[arg-type]
-    name, (partition,) = _publish_about(settings, CONTROL, [(machine, value)])
+    name, (partition,) = publish_about(settings, CONTROL, [(machine, value)])
     say(f"{kind} of machine {machine} is sent to {name}, partition {partition}")
 
 
-def _publish_about(settings: Settings, topic: str, values: list[tuple[str, bytes]]) -> tuple[str, list[int]]:
+def publish_about(settings: Settings, topic: str, values: list[tuple[str, bytes]]) -> tuple[str, list[int]]:
     """Publish records about machines; returns the topic's name and the partition of each."""
     security = client_security(settings)
     name, now_ms = full_topic_name(settings.topic_prefix, topic), int(time.time() * 1000)
@@ -262,7 +263,7 @@ def unknown_name(
         _append_labels(out, labels)
         say(f"{len(labels):,} labels of {fault} are written to {out}")
     else:
-        name, _ = _publish_about(settings, LABELS, [(label.machine, messages.encode(label)) for label in labels])
+        name, _ = publish_about(settings, LABELS, [(label.machine, messages.encode(label)) for label in labels])
         say(f"{len(labels):,} labels of {fault} are sent to {name}")
     plant = load_profile(settings.profile)
     if all(fault not in machine_type.faults for machine_type in plant.machine_types):

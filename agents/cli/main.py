@@ -1,4 +1,4 @@
-"""The command line: `faultline demo | replay | run | why | drift | record | verify | train | topics | bench | …`."""
+"""The command line: `faultline demo | replay | run | why | explain | drift | record | verify | train | topics | …`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import typer
 
 from agents.bench.host import processor
 from agents.cli import audit, bench, machines, replay, training, worker
-from agents.cli.topics import sources, topics
+from agents.cli.evidence import incidents
+from agents.cli.evidence.explain import explain
+from agents.cli.topics import alarms, notify, sources, topics
 from agents.cli.views.printable import PrintableFormatter, say
 from pipeline.config.settings import check_environment
 from pipeline.errors import FaultlineError
@@ -67,8 +69,31 @@ app.add_typer(
     name="machines",
 )
 app.add_typer(
+    _group(
+        "See alarms, acknowledge, shelve and suppress them, and change their settings.",
+        list=alarms.list_alarms,
+        history=alarms.history,
+        ack=alarms.acknowledge,
+        shelve=alarms.shelve,
+        unshelve=alarms.unshelve,
+        suppress=alarms.suppress,
+        unsuppress=alarms.unsuppress,
+        configure=alarms.configure,
+    ),
+    name="alarms",
+)
+app.add_typer(
     _group("Name faults that machines had, and see which are named.", add=topics.add_label, list=topics.list_labels),
     name="labels",
+)
+app.add_typer(
+    _group(
+        "See past incidents, add one, and find those that are similar.",
+        list=incidents.list_incidents,
+        add=topics.add_label,
+        similar=incidents.similar,
+    ),
+    name="incidents",
 )
 app.add_typer(
     _group("See how topics are read, and how their sources are.", **_sources),
@@ -106,7 +131,9 @@ for command in (
     replay.convert,
     worker.run,
     worker.ingest,
+    notify.notify,
     machines.why,
+    explain,
     audit.drift,
     training.train,
     training.baseline,

@@ -61,23 +61,29 @@ def parse_speed(text: str | None) -> float | None:
 
 def load_runners(settings: Settings, profile: PlantProfile, files: list[Path] | None) -> dict[str, Any]:
     """One model for each machine type; raises ModelFileError or SettingsError."""
-    from models.model_file import read_model
     from models.stepping.load import load_model
+
+    chosen = model_of_each_type(settings, profile, files)
+    return {
+        kind.name: load_model(chosen[kind.name], kind, _to_stderr, embeddings=profile.has_areas(kind))
+        for kind in profile.machine_types
+    }
+
+
+def model_of_each_type(settings: Settings, profile: PlantProfile, files: list[Path] | None) -> dict[str, Path]:
+    """The model file of each machine type; raises ModelFileError or SettingsError."""
+    from models.model_file import read_model
 
     files = _model_files(settings, files)
     if len(profile.machine_types) == 1 and len(files) == 1:
-        kind = profile.machine_types[0]
-        return {kind.name: load_model(files[0], kind, _to_stderr, embeddings=profile.has_areas(kind))}
+        return {profile.machine_types[0].name: files[0]}
     by_type = {read_model(path).header.machine_type: path for path in files}
     if len(by_type) < len(files):
         raise SettingsError("two of the --model files are for the same machine type")
     wanted = [kind.name for kind in profile.machine_types]
     if missing := [name for name in wanted if name not in by_type]:
         raise SettingsError(f"no --model file is given for machine type {', '.join(missing)} of plant {profile.plant}")
-    return {
-        kind.name: load_model(by_type[kind.name], kind, _to_stderr, embeddings=profile.has_areas(kind))
-        for kind in profile.machine_types
-    }
+    return by_type
 
 
 def trained_machines(settings: Settings, files: list[Path] | None) -> dict[str, tuple[int, int]]:

@@ -67,6 +67,12 @@ class StateStore(Protocol):
     async def history(self, span: Span) -> list[Record]:
         """Records that led to states, read again; raises DeliveryError."""
 
+    async def incidents(self, since: Mapping[int, int]) -> tuple[list[Record], dict[int, int]]:
+        """Records of these partitions of the topic of incidents, from an offset of each on, and where they end.
+
+        Raises DeliveryError.
+        """
+
     async def stop(self) -> None:
         """Disconnect."""
 

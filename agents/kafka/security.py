@@ -17,6 +17,7 @@ from pipeline.config.topics import (
     DEAD_LETTER,
     DIAGNOSES,
     DRIFT,
+    INCIDENTS,
     LATE,
     METRICS,
     STATE,
@@ -83,8 +84,8 @@ def faust_credentials(settings: Settings) -> Any:
 
 def require_rights(settings: Settings, profile: PlantProfile) -> None:
     """Raise AuthorizationError unless this user has all rights of a worker listed in docs/operations/security.md."""
-    read = {*(topic.name for topic in input_topics(profile)), CONTROL, STATE}
-    write = {CONTROL, DIAGNOSES, ALARMS, DRIFT, METRICS, LATE, DEAD_LETTER, STATE}
+    read = {*(topic.name for topic in input_topics(profile)), CONTROL, INCIDENTS, STATE}
+    write = {CONTROL, DIAGNOSES, ALARMS, DRIFT, INCIDENTS, METRICS, LATE, DEAD_LETTER, STATE}
     wanted = {
         full_topic_name(settings.topic_prefix, topic.name): [
             *(["READ"] if topic.name in read else []),

@@ -14,7 +14,7 @@ from agents.delivery.kept_states import is_kept
 from agents.delivery.states import Span, newest_states, write_states
 from agents.kafka.log import Unread
 from agents.kafka.publisher import KafkaPublisher
-from pipeline.config.topics import STATE, full_topic_name
+from pipeline.config.topics import INCIDENTS, STATE, full_topic_name
 from pipeline.errors import DeliveryError
 from pipeline.wire.records import RECORD_OVERHEAD_BYTES, Record
 from pipeline.wire.states import without_state
@@ -97,6 +97,20 @@ class KafkaStateStore:
             begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
             return newest_states([(one.key, one.value) async for one in self._between(consumer, begins, ends)])
 
+    async def incidents(self, since: Mapping[int, int]) -> tuple[list[Record], dict[int, int]]:
+        """Read the partitions to where they end now, in no consumer group."""
+        name = full_topic_name(self._prefix, INCIDENTS)
+        places = [TopicPartition(name, partition) for partition in since]
+        async with self._consumer(name) as consumer:
+            consumer.assign(places)
+            begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
+            begins = {place: max(begin, since[place.partition]) for place, begin in begins.items()}
+            records = [
+                Record(INCIDENTS, one.partition, one.offset, one.timestamp, one.key, one.value)
+                async for one in self._between(consumer, begins, ends)
+            ]
+        return records, {place.partition: end for place, end in ends.items()}
+
     async def history(self, span: Span) -> list[Record]:
         """Find the offsets by time, and read from there."""
         names = {full_topic_name(self._prefix, topic): topic for topic in span.ends}
@@ -133,7 +147,7 @@ class KafkaStateStore:
             await consumer.start()
             yield consumer
         except (KafkaError, TimeoutError) as error:
-            raise DeliveryError(f"cannot read {what} to restore states: {error!r}") from error
+            raise DeliveryError(f"cannot read {what} to restore what a worker knows: {error!r}") from error
         finally:
             await consumer.stop()
 

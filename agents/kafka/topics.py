@@ -13,6 +13,7 @@ from pipeline.config.settings import Settings
 from pipeline.config.topics import (
     CONTROL,
     DEAD_LETTER,
+    INCIDENTS,
     LATE,
     STATE,
     Topic,
@@ -70,6 +71,10 @@ def topic_specs(settings: Settings, profile: PlantProfile) -> list[TopicSpec]:
 
     def spec(topic: Topic) -> TopicSpec:
         name, count = full_topic_name(prefix, topic.name), (settings.partitions, settings.replication)
+        if topic.name == INCIDENTS:
+            wanted = kept | {POLICY: "compact"}
+            del wanted["retention.bytes"]
+            return TopicSpec(name, *count, wanted)
         if topic.compacted:
             larger = "a machine with a larger state begins with a fresh one after a restart"
             return TopicSpec(name, *count, compacted, least_bytes=_LEAST_BYTES, larger_records=larger)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from agents.delivery.states import Span, newest_states, write_states
 from agents.memory.broker import MemoryBroker
 from agents.memory.publisher import MemoryPublisher
-from pipeline.config.topics import STATE, full_topic_name
+from pipeline.config.topics import INCIDENTS, STATE, full_topic_name
 from pipeline.wire.records import Record
 
 
@@ -43,6 +43,13 @@ class MemoryStateStore:
             if record.offset < end and span.since_ms <= record.timestamp_ms
             if span.until_ms is None or record.timestamp_ms < span.until_ms
         ]
+
+    async def incidents(self, since: Mapping[int, int]) -> tuple[list[Record], dict[int, int]]:
+        """Read the logs as they are."""
+        name = full_topic_name(self._prefix, INCIDENTS)
+        logs = {number: self._broker.log(name, number) for number in since}
+        records = [one._replace(topic=INCIDENTS) for number, log in logs.items() for one in log[since[number] :]]
+        return records, {number: len(log) for number, log in logs.items()}
 
     async def stop(self) -> None:
         """Nothing to disconnect from."""

@@ -26,6 +26,7 @@ from pipeline.config.topics import (
     DEAD_LETTER,
     DIAGNOSES,
     DRIFT,
+    INCIDENTS,
     LABELS,
     LATE,
     METRICS,
@@ -41,7 +42,7 @@ from pipeline.wire.messages import Diagnosis
 from pipeline.wire.recording import has_topic, read_recording
 from pipeline.wire.records import Output, Record
 
-_OUTPUT_TOPICS = {DIAGNOSES, ALARMS, DRIFT, METRICS, LATE, DEAD_LETTER}
+_OUTPUT_TOPICS = {DIAGNOSES, ALARMS, DRIFT, INCIDENTS, METRICS, LATE, DEAD_LETTER}
 _PUBLISH_RECORDS = 2_000
 _FEED_RECORDS = 16_384
 """Records between two turns of the agents: enough for rounds with all machines."""

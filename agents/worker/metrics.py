@@ -11,17 +11,22 @@ from prometheus_client.registry import Collector
 
 from pipeline.alignment.machine_states import MachineState
 from pipeline.config.profile import PlantProfile
+from pipeline.config.sections.alarms import PRIORITIES
 from pipeline.config.topics import LABELS, engine_topics
 from pipeline.engine.diagnoses import NO_EVIDENCE
 from pipeline.engine.engine import Engine
 from pipeline.engine.reports.drift_rule import DriftKind
-from pipeline.engine.stats import CONFIDENCE_BOUNDS
+from pipeline.engine.reports.lifecycle.records import ALARM_STATES
+from pipeline.engine.stats import ACKNOWLEDGE_BOUNDS_SECONDS, CONFIDENCE_BOUNDS
 from pipeline.extras import faultline_version
 from pipeline.frames import Frames, StepResult, StepRunner
 from pipeline.wire.messages import Reason
 from pipeline.wire.readings import ValueReason
 
 _REMAINING_QUANTILES = {"min": 0.0, "p10": 0.1, "median": 0.5}
+_STANDING_MS = 86_400_000
+"""An alarm that is there for longer is standing (ISA-18.2 calls it stale)."""
+
 _LATE_REASONS = (Reason.LATE, Reason.EXPIRED)
 
 
@@ -88,7 +93,7 @@ class EngineCollector(Collector):
         answers = (name for model in self._engine.models.values() for name in model.runner.classes)
         faults = tuple(dict.fromkeys((*self._faults, *answers, NO_EVIDENCE)))
         yield _counter("faultline_diagnoses", "Diagnoses published.", "fault", faults, stats.diagnoses)
-        yield _counter("faultline_alarms", "Alarms raised and cleared.", "state", ("raised", "cleared"), stats.alarms)
+        yield from _alarm_metrics(self._engine)
         yield from self._drift()
         yield CounterMetricFamily("faultline_frames", "Closed frames.", value=stats.frames)
         yield CounterMetricFamily("faultline_masked_frames", "Frames without any reading.", value=stats.masked_frames)
@@ -222,6 +227,37 @@ class EngineCollector(Collector):
             buckets=[*buckets, ("+Inf", float(cumulative[-1]))],
             sum_value=stats.confidence_sum,
         )
+
+
+def _alarm_metrics(engine: Engine) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
+    """The current metrics of alarms, with every label value present from the start."""
+    counts = engine.stats.alarms
+    states = CounterMetricFamily("faultline_alarms", "Records of alarms.", labels=["state"])
+    for state in ALARM_STATES:
+        states.add_metric([state], counts.states[state])
+    yield states
+    raised = CounterMetricFamily("faultline_alarms_raised", "Alarms raised that call somebody.", labels=["priority"])
+    for priority in PRIORITIES:
+        raised.add_metric([priority], counts.raised[priority])
+    yield raised
+    yield CounterMetricFamily(
+        "faultline_alarm_floods", "Times that more than ten alarms were raised in ten minutes.", value=counts.floods
+    )
+    yield CounterMetricFamily(
+        "faultline_alarms_chattering", "Alarms raised for the third time in an hour or more.", value=counts.chatter
+    )
+    ages_ms = engine.alarms.active_for_ms()
+    yield GaugeMetricFamily("faultline_alarms_active", "Alarms whose fault is there.", value=len(ages_ms))
+    standing = sum(age_ms > _STANDING_MS for age_ms in ages_ms)
+    yield GaugeMetricFamily("faultline_alarms_standing", "Alarms there for more than a day.", value=standing)
+    cumulative = np.cumsum(counts.acknowledged)
+    buckets = [(f"{bound:g}", float(n)) for bound, n in zip(ACKNOWLEDGE_BOUNDS_SECONDS, cumulative[:-1], strict=True)]
+    yield HistogramMetricFamily(
+        "faultline_alarm_acknowledge_seconds",
+        "Event time from an alarm's raising to its acknowledgement.",
+        buckets=[*buckets, ("+Inf", float(cumulative[-1]))],
+        sum_value=counts.acknowledge_seconds,
+    )
 
 
 def _counter(

@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry
 
 from agents.delivery.app import stop_app, worker_app
 from agents.delivery.groups import install
+from agents.delivery.incidents import IncidentDesk
 from agents.delivery.merging import TP, Chunk, Limits
 from agents.delivery.publisher import Publisher
 from agents.delivery.states import StateStore
@@ -41,6 +42,7 @@ from pipeline.config.topics import LABELS, engine_topics, full_topic_name
 from pipeline.engine.engine import Engine
 from pipeline.engine.reports.alarms import AlarmRule
 from pipeline.engine.reports.drift_rule import drift_rule_of
+from pipeline.engine.rounds import Watchers
 from pipeline.errors import DeliveryError
 from pipeline.frames import StepRunner
 from pipeline.mapping.schemas import Schemas
@@ -94,6 +96,8 @@ class Worker:
         seconds = step_seconds(self.registry)
         timed = {name: TimedRunner(runner, seconds, monotonic_seconds) for name, runner in runners.items()}
         rule = AlarmRule(settings.alarm_agree, settings.alarm_frames, settings.alarm_confidence)
+        heads = {one.hash: getattr(one, "retrieval", None) for one in runners.values()}
+        self._desk = IncidentDesk(profile, partition_of, settings.partitions, heads)
         self._metrics = FusionMetrics(settings.metrics_interval_ms)
         self.engine = Engine(
             profile,
@@ -101,7 +105,7 @@ class Worker:
             alarm_rule=rule,
             drift_rule=drift_rule_of(settings),
             partition_of=partition_of,
-            watcher=self._metrics,
+            watcher=Watchers(self._metrics, self._desk),
             schemas=schemas,
             notify=log.warning,
         )
@@ -172,6 +176,8 @@ class Worker:
         self.life.run("checkpoints", self._checkpoint_regularly())
         if self._watch_logs is not None:
             self.life.run("the watch of topics", self._watch_topics(self._watch_logs))
+        if self._store is not None:
+            self.life.run("incidents", self._desk.follow_regularly(self._store, self._working, self._owned))
         if self._ticks:
             self.life.run("ticks", self._tick_regularly())
 
@@ -246,11 +252,10 @@ class Worker:
 
     async def _restore(self) -> None:
         """Drop the machines of partitions that went to another worker, restore those of partitions that came."""
-        topics = {full_topic_name(self._settings.topic_prefix, topic) for topic in self._topics}
         self._restoring = True
         while self._reassigned:
             self._reassigned = False
-            owned = {place.partition for place in self.app.consumer.assignment() if place.topic in topics}
+            owned = self._owned()
             self._metrics.release(sorted(self.engine.partitions - owned))
             if self._restorer is None:
                 self.engine.release(sorted(self.engine.partitions - owned))
@@ -267,9 +272,15 @@ class Worker:
                 raise
         self._restoring = False
 
+    def _owned(self) -> set[int]:
+        topics = {full_topic_name(self._settings.topic_prefix, topic) for topic in self._topics}
+        return {place.partition for place in self.app.consumer.assignment() if place.topic in topics}
+
     async def _restore_states(self, restorer: Restorer, owned: Sequence[int]) -> None:
         assert self._writer is not None
         self._writer.clear()
+        assert self._store is not None
+        await self._desk.restore(self._store)
         if await restorer.restore(owned, self._watch_logs):
             # States of former logs must not be restored once more, even if nothing comes from the new ones.
             await self._writer.write()
@@ -277,7 +288,7 @@ class Worker:
     def _diagnose(self, chunk: Chunk) -> list[Output]:
         self._ticker.note_records({place.partition for place in chunk.next_offsets})
         records, refused = self._guard.check(chunk.records) if self._ticks else (chunk.records, [])
-        outputs = self.engine.process(records)
+        outputs = self._desk.add(self.engine.process(records))
         outputs += self._metrics.tell()
         if self._observer is not None:
             self._observer(records, outputs)

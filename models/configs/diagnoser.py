@@ -19,6 +19,7 @@ from models.configs.groups import GroupConfig, group_of_variables
 from models.configs.limits import Width
 from models.configs.messages import MessagesConfig
 from models.configs.remaining_life import RemainingLifeConfig
+from models.configs.retrieval import RetrievalConfig
 from models.configs.sensors import SensorConfig, SeqLSTMConfig
 from models.configs.text import TextConfig
 from models.configs.unknown import UnknownConfig
@@ -52,6 +53,8 @@ class DiagnoserConfig(BaseModel):
     """Age at which a text is forgotten."""
     remaining_life: RemainingLifeConfig | None = None
     """The head that estimates remaining life; None for models without."""
+    retrieval: RetrievalConfig | None = None
+    """The head that places sensors and texts in one space; None for models without. Only with texts."""
     calibrated: bool = False
     """Whether fused answers go through a confidence map."""
     coverage: float | None = Field(default=None, gt=0, lt=1)
@@ -76,10 +79,10 @@ class DiagnoserConfig(BaseModel):
     def _as_in_older_files(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what older model files lack, if it says the same: their hash goes over this."""
         described: dict[str, Any] = serialize(self)
-        unsaid = {"messages": None, "detector": None, "unknown": None, "remaining_life": None, "coverage": None}
         if not described.get("groups", True):
             del described["groups"]
-        for name, default in (unsaid | {"calibrated": False}).items():
+        unsaid = ("messages", "detector", "unknown", "remaining_life", "retrieval", "coverage")
+        for name, default in (dict.fromkeys(unsaid) | {"calibrated": False}).items():
             if name in described and described[name] == default:
                 del described[name]
         return described

@@ -130,12 +130,11 @@ class TorchRunner:
 
     def load(self, slot: int, state: bytes) -> None:
         """Restore one slot; raises StateError if the bytes are not a state of this very model."""
-        numbers = self._state_format.read(state)
+        found = read_state(self._network, state, self._hash)
         self.reserve(slot + 1)
-        row = torch.from_numpy(numbers.copy())
         with torch.inference_mode():
-            for (key, initial), part in zip(self._initial.items(), torch.split(row, self._sizes), strict=True):
-                self._arena[key][slot] = part.view(initial.shape[1:])
+            for key, row in found.items():
+                self._arena[key][slot] = row[0]
 
     def _known(self, frames: Frames) -> list[int]:
         """The indices of the texts with a known word."""
@@ -173,3 +172,12 @@ class TorchRunner:
             return {}
         with torch.inference_mode():
             return dict(zip(distinct, text.encode(distinct), strict=True))
+
+
+def read_state(network: Diagnoser, state: bytes, digest: str) -> State:
+    """A saved state as the network's tensors, with B = 1; raises StateError unless it is of the model `digest`."""
+    initial = network.init_state(1)
+    sizes = [row.numel() for row in initial.values()]
+    row = torch.from_numpy(StateFormat(digest, sum(sizes)).read(state).copy())
+    parts = torch.split(row, sizes)
+    return {key: part.view(like.shape).to(like.dtype) for (key, like), part in zip(initial.items(), parts, strict=True)}

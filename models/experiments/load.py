@@ -9,14 +9,24 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from models.experiments.areas import AreasExperiment
 from models.experiments.base import read_description
+from models.experiments.evidence.explanations import ExplanationsExperiment
+from models.experiments.evidence.masking import MaskingExperiment
+from models.experiments.evidence.retrieval import RetrievalExperiment
 from models.experiments.late_fusion.experiment import LateFusionExperiment
-from models.experiments.masking import MaskingExperiment
 from models.experiments.robustness import RobustnessExperiment
 from models.experiments.trainings import TrainingsExperiment
 from pipeline.errors import DataError
 from pipeline.files.yaml_fields import field_problems
 
-Described = LateFusionExperiment | TrainingsExperiment | RobustnessExperiment | MaskingExperiment | AreasExperiment
+Described = (
+    LateFusionExperiment
+    | TrainingsExperiment
+    | RobustnessExperiment
+    | MaskingExperiment
+    | AreasExperiment
+    | ExplanationsExperiment
+    | RetrievalExperiment
+)
 
 
 AnyExperiment = Annotated[Described, Field(discriminator="experiment")]
@@ -28,7 +38,7 @@ _PATHS = ("reports", "cache")
 def load_experiment(path: Path, *, data: Path, out: Path, work: Path) -> Described:
     """Read a description. `$DATA`, `$OUT` and `$WORK` stand for the folders, other `$NAME` for environment variables.
 
-    `train` starts from the description's own folder, other paths from `data`. Raises DataError.
+    `train` and `model` start from the description's own folder, other paths from `data`. Raises DataError.
     """
     raw = read_description(path, {"DATA": str(data), "OUT": str(out), "WORK": str(work)})
     for name in _PATHS:
@@ -39,6 +49,8 @@ def load_experiment(path: Path, *, data: Path, out: Path, work: Path) -> Describ
         raw["work"] = work
     if raw.get("experiment") == "areas":
         raw["work"] = work
+    if isinstance(raw.get("model"), str):
+        raw["model"] = str(path.parent / raw["model"])
     try:
         experiment: Described = TypeAdapter(AnyExperiment).validate_python(raw)
     except ValidationError as error:

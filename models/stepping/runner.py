@@ -10,6 +10,7 @@ import numpy as np
 
 from models.configs.diagnoser import DiagnoserConfig
 from models.configs.groups import group_of_variables
+from models.configs.messages import MessagesConfig
 from models.encoders.tokenizer import Tokenizer, normalised
 from models.model_file import Weights
 from models.stepping import interpreter as layout_of
@@ -28,6 +29,7 @@ from models.stepping.programs.remaining_life import emit_remaining_life
 from models.stepping.programs.sensors import SensorInputs
 from models.stepping.programs.unknown import emit_unknown
 from models.stepping.programs.weights import WeightReader
+from models.stepping.retrieval_vectors import RetrievalVectors, take_retrieval
 from models.stepping.saved_states import StateFormat
 from models.stepping.text_vectors import TextEncoder, TextVectors, text_encoder
 from pipeline.arrays import Floats, Ints
@@ -71,7 +73,12 @@ class CompiledRunner:
         # All of the weights are checked before anything is compiled.
         encoder = _text_encoder(config, tokenizer, reader)
         builder = ProgramBuilder(reader, len(self._modalities))
-        self._layout, self._attends, self._embedding_sizes = _build(builder, config, embeddings=embeddings)
+        self._layout, self._attends, self._embedding_sizes = _build(
+            builder, config, embeddings=embeddings or config.retrieval is not None
+        )
+        self._retrieval = take_retrieval(
+            reader, config.retrieval, self._embedding_sizes, has_texts=config.text is not None
+        )
         reader.finish()
         self._program = builder.finish()
         counted = config.messages.messages if config.messages is not None else ()
@@ -115,6 +122,11 @@ class CompiledRunner:
     def embedding_sizes(self) -> tuple[int, ...]:
         """How many features each modality's embedding has; empty without embeddings."""
         return self._embedding_sizes
+
+    @property
+    def retrieval(self) -> RetrievalVectors | None:
+        """The projections of embeddings of a model that has a retrieval head; they are no part of the step."""
+        return self._retrieval
 
     @property
     def capacity(self) -> int:
@@ -254,7 +266,8 @@ def require_fitting_weights(
     """Raise ModelFileError unless the weights of a file are those of this network, before anything is allocated."""
     reader = WeightReader(path, tensors)
     _text_encoder(config, tokenizer, reader)
-    _build(ProgramBuilder(reader, len(config.modalities)), config)
+    *_, sizes = _build(ProgramBuilder(reader, len(config.modalities)), config, embeddings=config.retrieval is not None)
+    take_retrieval(reader, config.retrieval, sizes, has_texts=config.text is not None)
     reader.finish()
 
 
@@ -310,17 +323,21 @@ def _build(
     layout[layout_of.OBSERVED] = -1 if observed is None else observed
     layout[layout_of.SCALING] = builder.numbers(np.concatenate(scaling))
     layout[layout_of.MESSAGE_COUNTS] = counts
-    layout[layout_of.MESSAGES] = layout[layout_of.MESSAGE_WIDTH] = 0
-    if config.messages is not None:
-        layout[layout_of.MESSAGES] = len(config.messages.messages)
-        layout[layout_of.MESSAGE_WIDTH] = padded(len(config.messages.messages))
-        layout[layout_of.SHORTEST_WINDOW] = min(config.messages.windows)
+    _describe_messages(layout, config.messages)
     layout[layout_of.PLACES] = 0
     if ring is not None:
         layout[layout_of.PLACES], layout[layout_of.RING], layout[layout_of.AGES] = ring.places, ring.ring, ring.ages
         layout[layout_of.RING_WIDTH], layout[layout_of.TEXT_SIZE] = ring.width, ring.size
         layout[layout_of.TEXT_TTL] = config.text_ttl_frames
     return layout, fused.attention is not None, sizes
+
+
+def _describe_messages(layout: Ints, messages: MessagesConfig | None) -> None:
+    layout[layout_of.MESSAGES] = layout[layout_of.MESSAGE_WIDTH] = 0
+    if messages is not None:
+        layout[layout_of.MESSAGES] = len(messages.messages)
+        layout[layout_of.MESSAGE_WIDTH] = padded(len(messages.messages))
+        layout[layout_of.SHORTEST_WINDOW] = min(messages.windows)
 
 
 def _extras(layout: Ints) -> list[tuple[int, int]]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from models.configs.detector import DetectorConfig
 from models.configs.fusion import AdaptiveConfig, FusionChoice, FusionConfig, RuleChoice
 from models.configs.groups import GroupConfig, GroupEncoder
+from models.configs.retrieval import RetrievalChoice
 from models.configs.sensors import COUNTING, ExpertsConfig, SensorConfig
 from models.configs.text import TextConfig
 from models.configs.unknown import UnknownRules
@@ -138,6 +139,10 @@ class TrainConfig(BaseModel):
         epochs=40, batch_size=512, learning_rate=2e-3, weight_decay=1e-2, average=0.99
     )
     """Of that head; its batches are of frames."""
+    retrieval: RetrievalChoice | None = None
+    """If given, a head learns to look up sensors by texts and texts by sensors; without effect on diagnoses."""
+    retrieval_stage: StageConfig = StageConfig(epochs=10, batch_size=256, learning_rate=2e-3, weight_decay=1e-2)
+    """Of that head; its batches are of pairs."""
     class_weights: ClassWeights = "none"
     chunk_frames: int = Field(default=120, ge=1)
     most_offset_frames: int = Field(default=60, ge=0)

@@ -43,10 +43,18 @@ from models.training.fitting.unknown import UnknownReport, fired_rules, fit_unkn
 from models.training.loop import EpochRecord, OnProgress, Stage, StageConfig, run_stage
 from models.training.prepare import Part, PreparedData, prepare, provenance
 from models.training.report import ScoredPart, draw_all, score_part, write_reliability, write_scores
-from models.training.stages.checkpoints import LATER, OF_DETECTOR, OF_TEXTS, WITHOUT_EFFECT, fingerprint
+from models.training.stages.checkpoints import (
+    LATER,
+    OF_DETECTOR,
+    OF_RETRIEVAL,
+    OF_TEXTS,
+    WITHOUT_EFFECT,
+    fingerprint,
+)
 from models.training.stages.detector import DetectorReport, DetectorStage, train_detector
 from models.training.stages.fusion import FusionStage, JointStage
 from models.training.stages.remaining_life import RemainingLifeStage
+from models.training.stages.retrieval import RetrievalStage
 from models.training.stages.texts import TextStage, WordStage
 from models.training.stages.untrained import build_untrained
 from pipeline.config.classes import RECOVERING, UNKNOWN
@@ -150,6 +158,7 @@ def train(
     train_encoders(training)
     train_fusion(training)
     train_remaining_life(training.network, data, config, partial(training.run, without_effect=WITHOUT_EFFECT))
+    train_retrieval(training)
     calibration = calibrate(training)
     parts = score(training, calibration)
     return write(training, calibration, parts)
@@ -165,7 +174,8 @@ def _stage_names(training: Training) -> list[str]:
         names += [WordStage.name, TextStage.name]
     if isinstance(network.fusion, LearnedFusion):
         names += [FusionStage.name] + ([JointStage.name] if config.joint_stage is not None else [])
-    return names + ([RemainingLifeStage.name] if network.remaining_life is not None else [])
+    names += [RemainingLifeStage.name] if network.remaining_life is not None else []
+    return names + ([RetrievalStage.name] if network.retrieval is not None else [])
 
 
 def train_encoders(training: Training) -> None:
@@ -198,6 +208,17 @@ def train_fusion(training: Training) -> None:
     training.run(stage, config.fusion_stage, without_effect=WITHOUT_EFFECT | {"joint_stage"})
     if config.joint_stage is not None:
         training.run(JointStage(network, data, config), config.joint_stage, without_effect=WITHOUT_EFFECT)
+
+
+def train_retrieval(training: Training) -> None:
+    """Train the retrieval head on the encoders as they will be stored; nothing without one."""
+    config, network = training.config, training.network
+    if network.retrieval is None:
+        return
+    network.eval()
+    round_weights(network, config.storage)
+    stage = RetrievalStage(network, training.data, config)
+    training.run(stage, config.retrieval_stage, without_effect=WITHOUT_EFFECT - OF_RETRIEVAL)
 
 
 def calibrate(training: Training) -> Calibration:

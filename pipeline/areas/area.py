@@ -53,7 +53,7 @@ class AreaState:
         self._builder, self._writer = FrameBuilder(layout, runner), AreaWriter(layout, runner)
         self._utilities = {one.id: place for place, one in enumerate(layout.utilities)}
         self._shared = sum(cause.kind == CauseKind.UTILITY for cause in layout.causes)
-        self._alarms = Alarms(rule, notify)
+        self._alarms = Alarms(rule, 1 + self._shared, notify)
         self._alarms.reserve(1)
 
     # -- input ------------------------------------------------------------------------------------------------
@@ -122,7 +122,8 @@ class AreaState:
         number = self.layout.causes.index(cause) if cause.kind == CauseKind.UTILITY else 0
         if not any(presence in (Presence.ACTIVE, Presence.SILENT) for presence in closed.presence):
             number = -1
-        for change in self._alarms.step(_ONLY, np.array([number]), np.array([probability], np.float32)):
+        answer = np.array([number]), np.array([probability], np.float32)
+        for change in self._alarms.step(_ONLY, *answer, np.array([frame.end_ms])):
             stats.alarms["raised" if change.raised else "cleared"] += 1
             changed = self.layout.causes[change.fault]
             share = float(result.causes[change.fault])
@@ -159,7 +160,7 @@ class AreaState:
         """Put back what `save` gave; raises StateError if it cannot be used."""
         self.alignment.load(saved.aligner)
         self._runner.load(self._slot, saved.runner)
-        self._alarms.load(0, saved.alarms, 1 + self._shared)
+        self._alarms.load(0, saved.alarms)
         self.applied = {topic: offset for topic, offset in saved.applied.items() if topic not in recreated}
         self.last_ms = saved.last
         if AREAS not in saved.applied:

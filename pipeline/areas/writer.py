@@ -13,6 +13,7 @@ from pipeline.areas.layout import AreaLayout, Cause, CauseKind
 from pipeline.areas.messages import AreaDiagnosis, AreaText, CauseAnswer, CorrectedAnswer, Support, encode_area
 from pipeline.arrays import Floats
 from pipeline.config.topics import ALARMS, PLANT
+from pipeline.engine.reports.lifecycle.records import Alarm
 from pipeline.wire import messages
 from pipeline.wire.json.embeddings import embedding_of
 from pipeline.wire.messages import MIN_PROBABILITY, Diagnosis, ModelRef, RejectedError
@@ -127,7 +128,7 @@ class AreaWriter:
         """The record of a utility's alarm that a frame has raised or cleared; it is keyed by the utility's id."""
         (utility,) = [one for one in self._layout.utilities if one.name == cause.name]
         fault, state = cause.fault or "", "raised" if raised else "cleared"
-        message = messages.Alarm(
+        message = Alarm(
             id=f"{utility.id}:{end_ms}:{self._model.hash[:12]}:{fault}:{state}",
             machine=utility.id,
             fault=fault,

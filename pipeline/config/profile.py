@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from pipeline.config.form import EventTopic, Form, Ingest, Topic
 from pipeline.config.quantities.durations import DurationMs, parse_duration_ms
 from pipeline.config.quantities.units import conversion
+from pipeline.config.sections.alarms import AlarmEntry, alarm_essence, check_alarms
 from pipeline.config.sections.areas import Area, check_areas, utility_id
 from pipeline.config.sections.modalities import Modality, modality_columns
 from pipeline.config.sections.titles import (
@@ -262,6 +263,8 @@ class PlantProfile(Part):
     ingest: tuple[Ingest, ...] = ()
     machines: dict[str, MachineTitle] = Field(default_factory=dict)
     """Names and areas of machines, by id or by shell pattern over ids."""
+    alarms: tuple[AlarmEntry, ...] = ()
+    """Settings of alarms; of two entries that give the same setting the later one counts."""
     areas: dict[Name, Area] = Field(default_factory=dict)
     """Machines that are diagnosed together, because they share utilities or feed each other."""
 
@@ -288,13 +291,15 @@ class PlantProfile(Part):
             if not is_pattern(machine) and self.type_of(machine) is None:
                 patterns = ", ".join(machine_type.match for machine_type in self.machine_types)
                 raise ValueError(f"machines: {machine!r} is of no machine type, whose ids match {patterns}")
+        check_alarms(self.alarms, {machine_type.name: machine_type.faults for machine_type in self.machine_types})
         check_areas(self.areas, self.machine_types, self.type_of)
         return self
 
     @property
     def digest(self) -> str:
         """Hash of what the profile says, but for people: two workers with the same one read and diagnose alike."""
-        essence = without_words(self.model_dump(mode="json", exclude={"areas"}))
+        plant = self.model_dump(mode="json", exclude={"areas"})
+        essence = without_words(plant) | alarm_essence(plant)
         if self.areas:
             essence["areas"] = {name: area.members for name, area in self.areas.items()}
         return hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()[:16]

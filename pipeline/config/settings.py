@@ -155,6 +155,15 @@ class Settings(BaseSettings):
         default=None, description="certificate to show to the MQTT broker, with its key in the same file"
     )
 
+    notify_url: SecretStr | None = Field(
+        default=None, description="http(s)://host/path that `faultline notify` posts alarms to"
+    )
+    notify_url_file: Path | None = Field(default=None, description="file with it, instead of it")
+    notify_secret: SecretStr | None = Field(default=None, description="what notifications are signed with")
+    notify_secret_file: Path | None = Field(default=None, description="file with it, instead of it")
+    notify_token: SecretStr | None = Field(default=None, description="bearer token to post with")
+    notify_token_file: Path | None = Field(default=None, description="file with it, instead of it")
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if "@" in self.broker:  # which is not repeated here: what stands before it may be a password
@@ -199,6 +208,8 @@ class Settings(BaseSettings):
                 "FAULTLINE_SCHEMA_REGISTRY is not; set it, or unset this",
             )
         _require_one_form(f"{PREFIX}SSL_KEY_PASSWORD", self.ssl_key_password, self.ssl_key_password_file)
+        for name in ("notify_url", "notify_secret", "notify_token"):
+            _require_one_form(f"{PREFIX}{name.upper()}", getattr(self, name), getattr(self, f"{name}_file"))
 
     def _check_protocol(self) -> None:
         """Whether the protocol does all that the settings of security ask for."""

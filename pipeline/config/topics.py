@@ -13,6 +13,7 @@ CONTROL = "control"
 DIAGNOSES = "diagnoses"
 ALARMS = "alarms"
 DRIFT = "drift"
+INCIDENTS = "incidents"
 METRICS = "metrics"
 LATE = "late"
 DEAD_LETTER = "dead-letter"
@@ -99,10 +100,11 @@ def all_topics(profile: PlantProfile) -> tuple[Topic, ...]:
     """Every topic; all have the same partition count, so that a machine lives in one partition."""
     return (
         *input_topics(profile),
-        Topic(CONTROL, "ticks, resets and run ends"),
+        Topic(CONTROL, "ticks, resets, run ends, and what people do with alarms"),
         Topic(DIAGNOSES, "one diagnosis a frame"),
-        Topic(ALARMS, "alarms raised and cleared"),
+        Topic(ALARMS, "alarms raised and cleared, and what happens to them in between"),
         Topic(DRIFT, "drift that started and ended"),
+        Topic(INCIDENTS, "past and present incidents, each by its id", compacted=True),
         Topic(METRICS, "fusion metrics per interval"),
         Topic(LATE, "readings and texts that came too late"),
         Topic(DEAD_LETTER, "records that could not be used"),

@@ -73,6 +73,7 @@ class Checkpoints:
             runner=model.runner,
             alarms=model.alarms,
             drift=model.drift,
+            alarm_life=model.alarm_life,
             texts=[(t.id, t.text, t.time_ms, t.late) for t in machine.texts],
             logs={topic: self.log_ids[topic] for topic in applied if topic in self.log_ids},
         )
@@ -102,7 +103,8 @@ class Checkpoints:
             if len(saved.arrived) != len(machine.arrived_ms):
                 raise StateError(f"state of {name} has {len(saved.arrived)} sources")
             group.aligner.load(machine.slot, saved.aligner)
-            self._models[group.name].load(machine.slot, ModelState(saved.runner, saved.alarms, saved.drift))
+            model_state = ModelState(saved.runner, saved.alarms, saved.drift, saved.alarm_life)
+            self._models[group.name].load(machine, model_state)
         except StateError:
             group.remove(machine)
             raise

@@ -1,8 +1,9 @@
-"""Control records, which are time passing, a machine's reset and its run's end; and how far each partition has come."""
+"""Control records: time passing, a machine's reset, its run's end, alarms; and how far each partition has come."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from pipeline.alignment.batches import Aligned
 from pipeline.alignment.partition_clock import PartitionClocks
 from pipeline.config.topics import CONTROL
 from pipeline.engine.machines import Machine, MachineGroup, Machines
+from pipeline.engine.reports.lifecycle.desk import AlarmDesk
 from pipeline.engine.stats import Outcome
 from pipeline.frames import Resets
 from pipeline.wire import messages
@@ -24,6 +26,7 @@ Announce = Callable[[Machine, int, bool, Outcome], None]
 
 
 _MIN_LEAD_MS = 1_000
+_OPERATOR_KINDS = frozenset(get_args(messages.OperatorKind))
 
 
 class PartitionProgress:
@@ -46,7 +49,10 @@ class PartitionProgress:
 class Controller:
     """Reads and applies control records."""
 
-    def __init__(self, machines: Machines, clocks: PartitionClocks, advance: Advance, announce: Announce) -> None:
+    def __init__(
+        self, machines: Machines, clocks: PartitionClocks, advance: Advance, announce: Announce, alarms: AlarmDesk
+    ) -> None:
+        self._alarms = alarms
         self._machines = machines
         self._clocks = clocks
         self._advance = advance
@@ -64,6 +70,8 @@ class Controller:
             ahead = messages.parse_time_ms(control.time) - record.timestamp_ms
             if ahead > self._max_skew_ms:  # it would make every machine of the partition look silent
                 raise RejectedError(Reason.FUTURE_TIME, f"a tick {ahead} ms ahead of its record's time stamp")
+        elif control.kind in _OPERATOR_KINDS:
+            self._alarms.check(control)
         elif control.machine is None:
             raise RejectedError(Reason.SCHEMA, f"'{control.kind}' needs a machine")
         return control
@@ -77,6 +85,8 @@ class Controller:
             return False
         assert control.time is not None
         now_ms = messages.parse_time_ms(control.time)
+        if self._alarms.is_looking(now_ms, partition):
+            return False
         for group in self._machines.groups.values():
             state_ttl_ms = group.machine_type.state_ttl_ms
             for machine in group.machines:
@@ -99,6 +109,9 @@ class Controller:
             assert control.time is not None
             self._tick(messages.parse_time_ms(control.time), record, outcome)
             return
+        if control.kind == "configure":
+            self._configure(control, record, outcome)
+            return
         assert control.machine is not None
         machine = self._machines.by_key.get(control.machine.encode())
         if machine is None and control.kind == "end":
@@ -115,6 +128,9 @@ class Controller:
             return
         machine.applied[CONTROL] = record.offset
         self._machines.mark_changed([machine])
+        if control.kind in _OPERATOR_KINDS:
+            self._alarms.act(control, record, machine, outcome)
+            return
         slot, aligner = np.array([machine.slot]), machine.group.aligner
         is_ahead = self._is_ahead(machine)
         if control.kind == "end":
@@ -123,7 +139,7 @@ class Controller:
             aligner.reset(slot, Resets.REQUESTED)
         if control.kind == "forget" or is_ahead:
             # What it still holds is of a time that was wrong, or of a machine that is gone: nothing more is closed.
-            self._forget(machine, machine.applied)
+            self._forget(machine, machine.applied, outcome)
             self._clocks.forget(machine.partition, machine.key)
             outcome.stats.forgotten += 1
 
@@ -133,7 +149,21 @@ class Controller:
         end_ms = machine.group.aligner.closed_until_ms(machine.slot)
         return now_ms is not None and end_ms - now_ms > machine.group.machine_type.blind_after_ms
 
-    def _forget(self, machine: Machine, applied: dict[str, int]) -> None:
+    def _configure(self, control: messages.Control, record: Record, outcome: Outcome) -> None:
+        """Settings of alarms change for all machines of the partition that they are for."""
+        # Some restored states may have this record in them already, and others not.
+        machines = [
+            machine
+            for machine in self._machines.by_key.values()
+            if machine.partition == record.partition and not machine.has_applied(CONTROL, record.offset)
+        ]
+        self._alarms.configure(control, record, machines, outcome)
+        for machine in machines:
+            machine.applied[CONTROL] = record.offset
+        self._machines.mark_changed(machines)
+
+    def _forget(self, machine: Machine, applied: dict[str, int], outcome: Outcome) -> None:
+        self._alarms.forget(machine, outcome)
         clocks, partition = self._clocks, machine.partition
         self._machines.evict(machine, applied, clocks.now_ms(partition), clocks.confirmed_ms(partition))
 
@@ -159,11 +189,14 @@ class Controller:
                 silent = group.machines[slot]
                 assert silent is not None
                 self._announce(silent, start_ms, offline, outcome)
+            if self._alarms.is_looking(now_ms, record.partition):
+                present = [machine for machine in machines if group.machines[machine.slot] is machine]
+                self._machines.mark_changed(self._alarms.tick(now_ms, group, present, outcome))
 
     def _evict(self, group: MachineGroup, machines: list[Machine], offset: int, outcome: Outcome) -> None:
         """Close what machines still hold and forget them, all together: after a flood of ids there may be many."""
         slots = np.array([machine.slot for machine in machines], np.int64)
         self._advance(group, group.aligner.finish(slots, Resets.RUN_END), outcome)
         for machine in machines:
-            self._forget(machine, machine.applied | {CONTROL: offset})
+            self._forget(machine, machine.applied | {CONTROL: offset}, outcome)
             outcome.stats.evicted += 1

@@ -1,4 +1,4 @@
-"""Writes a model's results for a round of frames as diagnoses, and changes in alarms as alarm records."""
+"""Writes a model's results for a round of frames as diagnoses."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from pipeline.config.classes import unknown_class
 from pipeline.config.profile import MachineType
 from pipeline.config.sections.modalities import modality_columns
 from pipeline.config.sections.titles import component_table
-from pipeline.config.topics import ALARMS, DIAGNOSES
+from pipeline.config.topics import DIAGNOSES
 from pipeline.engine.answers import RoundAnswers, parts_of
-from pipeline.engine.reports.alarms import AlarmChange
 from pipeline.frames import Frames, Resets, StepResult, StepRunner
 from pipeline.wire import messages
 from pipeline.wire.diagnosis_columns import (
@@ -299,23 +298,6 @@ class DiagnosisWriter:
             components={} if self._components else None,
         )
         return NO_EVIDENCE, Output(DIAGNOSES, partition, machine.encode(), messages.encode(diagnosis), end)
-
-    def alarm(self, machine: DiagnosedMachine, start_ms: int, change: AlarmChange, confidence: float) -> Output:
-        """The record of an alarm that was raised or cleared by the frame that starts at `start_ms`."""
-        end = start_ms + self._type.frame_period_ms
-        fault = self._classes[change.fault]
-        state = "raised" if change.raised else "cleared"
-        message = messages.Alarm(
-            id=f"{machine.name}:{end}:{self.model.hash[:12]}:{fault}:{state}",
-            machine=machine.name,
-            fault=fault,
-            state="raised" if change.raised else "cleared",
-            time=end,
-            confidence=round(confidence * UNIT) / UNIT,
-            diagnosis=self._id(machine.name, end, 0),
-            priority="medium" if change.fault == self._unknown else "high",
-        )
-        return Output(ALARMS, machine.partition, machine.key, messages.encode(message), end)
 
     def _id(self, machine: str, end_ms: int, revision: int) -> str:
         return f"{machine}:{end_ms}:{self.model.hash[:12]}:{revision}"

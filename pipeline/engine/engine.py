@@ -21,6 +21,7 @@ from pipeline.engine.frame_stream import FrameStream
 from pipeline.engine.machines import Machine, MachineGroup
 from pipeline.engine.reports.alarms import AlarmRule
 from pipeline.engine.reports.drift_rule import DEFAULT_DRIFT_RULE, DriftRule
+from pipeline.engine.reports.lifecycle.desk import AlarmDesk
 from pipeline.engine.rounds import GroupModel, Watcher
 from pipeline.engine.stats import Outcome, Stats
 from pipeline.errors import SettingsError, StateError
@@ -55,9 +56,11 @@ class Engine:
         if missing:
             raise SettingsError(f"no model is given for machine type {', '.join(missing)} of plant {profile.plant}")
         self._watcher = watcher
+        self.alarms = AlarmDesk(profile)
         self._stream = FrameStream(
             profile,
             self._diagnose,
+            alarms=self.alarms,
             announce=self._announce,
             take_label=self._take_label,
             partition_of=partition_of,
@@ -68,9 +71,11 @@ class Engine:
         rule = alarm_rule or AlarmRule()
         embedded = frozenset(profile.area_of)
         self.models = {
-            name: GroupModel(group, runners[name], rule, drift_rule, notify, embedded)
+            name: GroupModel(group, runners[name], rule, profile.alarms, drift_rule, notify, embedded)
             for name, group in self.groups.items()
         }
+        for name, model in self.models.items():
+            self.alarms.attach(name, model.alarms)
         self._checkpoints = Checkpoints(profile, self._stream.machines, self._stream.progress, self.models)
         self._newest_frame_end_ms: dict[int, int] = {}
         self._last_machines: Sequence[Machine] = ()  # of the last round
@@ -135,6 +140,7 @@ class Engine:
         fault, output = model.writer.announce(machine.name, machine.partition, start_ms, offline=offline)
         outcome.stats.diagnoses[fault] += 1
         outcome.outputs.append(output)
+        self.alarms.announced(machine, start_ms, outcome, offline=offline)
         if self._watcher is not None:
             period_ms = machine.group.machine_type.frame_period_ms
             self._watcher.announced(model.writer.model, model.runner.modalities, machine, start_ms, period_ms)
@@ -181,6 +187,7 @@ class Engine:
         released = frozenset(partitions)
         self._stream.machines.release(released)
         self._stream.progress.release(released)
+        self.alarms.release(released)
         for partition in released:
             self._newest_frame_end_ms.pop(partition, None)
 

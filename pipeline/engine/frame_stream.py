@@ -19,6 +19,7 @@ from pipeline.engine.control import Announce, Controller, PartitionProgress
 from pipeline.engine.inbox import Columns, Inbox
 from pipeline.engine.intake import Intake
 from pipeline.engine.machines import AppliedError, MachineGroup, Machines
+from pipeline.engine.reports.lifecycle.desk import AlarmDesk
 from pipeline.engine.stats import Outcome, Stats
 from pipeline.frames import EventText, Frames, Resets
 from pipeline.mapping.form_reader import FormReader
@@ -46,12 +47,13 @@ class FrameStream:
         *,
         announce: Announce = lambda *_: None,
         take_label: Callable[[LabelledSpan], None] = lambda _: None,
+        alarms: AlarmDesk | None = None,
         partition_of: Callable[[bytes], int] | None = None,
         schemas: Schemas | None = None,
         notify: Notify = lambda _: None,
     ) -> None:
-        """`take` gets rounds, `announce` frames that silent machines let pass; `schemas` are needed for Avro; see
-        `Machines` and `Intake` for the others.
+        """`take` gets rounds, `announce` frames that silent machines let pass; `alarms` control records about
+        alarms; `schemas` are needed for Avro; see `Machines` and `Intake` for the others.
         """
         self.stats = Stats()
         self.machines = Machines(profile, partition_of, notify)
@@ -60,7 +62,9 @@ class FrameStream:
         self._take_label = take_label
         readers = self._readers = {topic: FormReader(form, topic, schemas) for topic, form in profile.forms.items()}
         self._intake = Intake(self.machines, readers, lambda: self.stats, notify)
-        self._controller = Controller(self.machines, self.progress.clocks, self._advance, announce)
+        self._controller = Controller(
+            self.machines, self.progress.clocks, self._advance, announce, alarms or AlarmDesk(profile)
+        )
         self._sensor_topics = frozenset(profile.sensor_topics)
         self._event_topics = frozenset(event_topics(profile))
         self._area_of_utility = {utility.encode(): area for utility, area in profile.area_of_utility.items()}

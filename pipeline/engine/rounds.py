@@ -12,11 +12,14 @@ import numpy as np
 from pipeline.arrays import Floats, Ints
 from pipeline.compiled import Notify
 from pipeline.config.classes import are_classes_for, labelled_classes, unknown_class
+from pipeline.config.sections.alarms import AlarmEntry
 from pipeline.engine.diagnoses import Answers, DiagnosedMachine, DiagnosisWriter, RememberedText
 from pipeline.engine.machines import Machine, MachineGroup
-from pipeline.engine.reports.alarms import AlarmRule, Alarms
+from pipeline.engine.reports.alarms import AlarmRule
 from pipeline.engine.reports.drift import Drift
 from pipeline.engine.reports.drift_rule import DriftRule
+from pipeline.engine.reports.lifecycle.board import AlarmBoard
+from pipeline.engine.reports.lifecycle.desk import publish
 from pipeline.engine.stats import CONFIDENCE_BOUNDS, Outcome
 from pipeline.errors import SettingsError
 from pipeline.frames import Frames, StepResult, StepRunner
@@ -53,12 +56,37 @@ class Watcher(Protocol):
         """A label has come."""
 
 
+class Watchers:
+    """Several watchers in the place of one."""
+
+    def __init__(self, *watchers: Watcher) -> None:
+        self._watchers = watchers
+
+    def diagnosed(self, diagnosed: Round) -> None:
+        """A round of frames has been diagnosed."""
+        for watcher in self._watchers:
+            watcher.diagnosed(diagnosed)
+
+    def announced(
+        self, model: ModelRef, modalities: tuple[str, ...], machine: DiagnosedMachine, start_ms: int, period_ms: int
+    ) -> None:
+        """A frame of a silent machine has been announced."""
+        for watcher in self._watchers:
+            watcher.announced(model, modalities, machine, start_ms, period_ms)
+
+    def labelled(self, label: LabelledSpan) -> None:
+        """A label has come."""
+        for watcher in self._watchers:
+            watcher.labelled(label)
+
+
 class ModelState(NamedTuple):
     """What is saved of a machine besides its alignment."""
 
     runner: bytes
     alarms: bytes
     drift: bytes
+    alarm_life: bytes
 
 
 class GroupModel:
@@ -69,12 +97,15 @@ class GroupModel:
         group: MachineGroup,
         runner: StepRunner,
         rule: AlarmRule,
+        entries: Sequence[AlarmEntry],
         drift_rule: DriftRule | None,
         notify: Notify,
         embedded: AbstractSet[str] = frozenset(),
     ) -> None:
-        """`drift_rule` is None if no drift is to be reported; `notify` gets a line if code has to be compiled first;
-        diagnoses of `embedded` machines carry embeddings."""
+        """`entries` are the profile's settings of alarms, `rule` counts where there is none; `drift_rule` is None if no
+        drift is to be reported; `notify` gets a line if code has to be compiled first; diagnoses of `embedded` machines
+        carry embeddings.
+        """
         machine_type = group.machine_type
         self.name = group.name
         self._faults = machine_type.faults
@@ -83,8 +114,8 @@ class GroupModel:
             text = f"model {runner.name} knows other faults than machine type {group.name} of the profile"
             raise SettingsError(text)
         self.runner = runner
-        self.alarms = Alarms(rule, notify)
         self.writer = DiagnosisWriter(machine_type, runner, notify, embedded)
+        self.alarms = AlarmBoard(machine_type, entries, runner.classes, self._unknown, self.writer.model, rule, notify)
         self._period_ms = machine_type.frame_period_ms
         self._remaining: Floats = np.zeros(0, np.float32)  # newest estimate in each slot, in frames, else NaN
         self.drift: Drift | None = None
@@ -141,10 +172,7 @@ class GroupModel:
         if len(runner.classes) > len(self._faults):
             # A plant that recovers raises no alarm, and lets one clear as the normal state does.
             faults = labelled_classes(faults, len(self._faults), self._unknown)
-        for change in self.alarms.step(frames.slots, faults, confidence):
-            row = change.row
-            stats.alarms["raised" if change.raised else "cleared"] += 1
-            outputs.append(self.writer.alarm(machines[row], int(frames.start_ms[row]), change, float(confidence[row])))
+        publish(self.alarms.step(frames, faults, confidence, machines), outcome)
         if self.drift is not None:
             for found in self.drift.step(frames, result, answers.faults, confidence, answers.disagreement):
                 kind, output = self.drift.report(machines[found.row], int(frames.start_ms[found.row]), found)
@@ -164,14 +192,18 @@ class GroupModel:
     def save(self, slots: Ints) -> list[ModelState]:
         """The state of each machine."""
         drift = [b""] * len(slots) if self.drift is None else self.drift.save(slots)
-        return list(map(ModelState, self.runner.save(slots), self.alarms.save(slots), drift))
+        alarms = self.alarms.save(slots)
+        return [
+            ModelState(runner, detected, drifting, life)
+            for runner, (detected, life), drifting in zip(self.runner.save(slots), alarms, drift, strict=True)
+        ]
 
-    def load(self, slot: int, state: ModelState) -> None:
+    def load(self, machine: Machine, state: ModelState) -> None:
         """Put back what `save` gave; raises StateError if it does not fit."""
-        self.runner.load(slot, state.runner)
-        self.alarms.load(slot, state.alarms, len(self.runner.classes))
+        self.runner.load(machine.slot, state.runner)
+        self.alarms.load(machine, state.alarms, state.alarm_life)
         if self.drift is not None:
-            self.drift.load(slot, state.drift)
+            self.drift.load(machine.slot, state.drift)
 
 
 def _remember_texts(frames: Frames, machines: Sequence[Machine], unknown: Sequence[int]) -> None:

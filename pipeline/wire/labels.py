@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from pipeline.arrays import Ints
@@ -14,6 +15,7 @@ from pipeline.config.profile import NORMAL
 from pipeline.config.topics import LABELS
 from pipeline.wire import messages
 from pipeline.wire.messages import Reason, RejectedError
+from pipeline.wire.plain_text import plain_text
 from pipeline.wire.records import Output, Record
 
 _FOREVER_MS = messages.MAX_TIME_MS
@@ -29,6 +31,8 @@ class LabelledSpan:
     fault: str
     written_ms: int
     """Time stamp of the record."""
+    note: str | None = None
+    """What else the technician wrote, without markup."""
 
 
 def read_label(record: Record) -> LabelledSpan:
@@ -42,15 +46,23 @@ def read_label(record: Record) -> LabelledSpan:
     end_ms = _FOREVER_MS if label.end is None else messages.parse_time_ms(label.end)
     if end_ms <= start_ms:
         raise RejectedError(Reason.BAD_TIME, f"the label ends at {end_ms}, not after its start {start_ms}")
-    return LabelledSpan(label.machine, start_ms, end_ms, label.fault, record.timestamp_ms)
+    note = plain_text(label.note) if isinstance(label.note, str) else ""
+    return LabelledSpan(label.machine, start_ms, end_ms, label.fault, record.timestamp_ms, note or None)
 
 
 def label_output(
-    machine: str, fault: str, start_ms: int, end_ms: int | None, *, partition: int, written_ms: int
+    machine: str,
+    fault: str,
+    start_ms: int,
+    end_ms: int | None,
+    *,
+    partition: int,
+    written_ms: int,
+    note: str | None = None,
 ) -> Output:
     """The record of a label, which `read_label` reads; raises RejectedError if it would not."""
     key = machine.encode(errors="replace")
-    value = messages.encode(messages.Label(machine, start_ms, fault, end_ms))
+    value = messages.encode(messages.Label(machine, start_ms, fault, end_ms, note or msgspec.UNSET))
     read_label(Record(LABELS, partition, 0, written_ms, key, value))
     return Output(LABELS, partition, key, value, written_ms)
 

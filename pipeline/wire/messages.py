@@ -98,6 +98,8 @@ class _SentEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
+MAX_NOTE = 2_000
+"""Characters of a label's note."""
 
 
 class Label(msgspec.Struct, frozen=True, gc=False):
@@ -107,14 +109,25 @@ class Label(msgspec.Struct, frozen=True, gc=False):
     start: int | str
     fault: Name
     end: int | str | None = None
+    note: Annotated[str, msgspec.Meta(max_length=MAX_NOTE)] | msgspec.UnsetType = msgspec.UNSET
+    """What else the technician has to say; left out if there is nothing."""
 
 
-class Control(msgspec.Struct, frozen=True, gc=False):
-    """An input that is not data: time passing; a machine's reset, the end of its run, or that it is to be forgotten."""
+OperatorKind = Literal["acknowledge", "shelve", "unshelve", "suppress", "unsuppress", "configure"]
 
-    kind: Literal["tick", "reset", "end", "forget"]
+
+class Control(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """An input that is not data: time passing; a machine's reset, the end of its run, or that it is to be forgotten;
+    and what people do with alarms."""
+
+    kind: Literal["tick", "reset", "end", "forget"] | OperatorKind
     time: int | str | None = None
     machine: str | None = None
+    fault: str | None = None
+    by: str | None = None
+    why: str | None = None
+    duration: int | str | None = None
+    settings: dict[str, object] | None = None
 
 
 class ModalityAnswer(msgspec.Struct, frozen=True, gc=False):
@@ -199,20 +212,6 @@ class Diagnosis(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     embeddings: dict[str, str] = {}
     """By modality that is present, base64 of its features as little-endian float32; absent unless the machine is in an
     area. The last field, which is written behind all others."""
-
-
-class Alarm(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A change in a machine's alarm."""
-
-    id: str
-    machine: str
-    fault: str
-    state: Literal["raised", "acknowledged", "cleared", "shelved"]
-    time: int
-    confidence: float
-    diagnosis: str
-    priority: Literal["high", "medium"] = "high"
-    """High of a fault that the model knows, medium of an unknown one; absent if high."""
 
 
 @overload

@@ -47,6 +47,9 @@ class SavedMachine(msgspec.Struct, frozen=True, gc=False):
     """By topic, the id of the log that the offset in `applied` belongs to, where it is known."""
     drift: bytes = b""
     """Windows, reference and standing drift; empty in older states and without drift reports."""
+    alarm_life: bytes = b""
+    """Open, shelved and suppressed alarms, and settings that came with control records; empty in older states, and
+    where there is none of that."""
     check: bytes = _NO_CHECK
     """CRC-32 of all that comes before it; the last field. Older states have none."""
 

@@ -171,6 +171,7 @@ def test_no_command_begins_with_an_unknown_variable_and_all_show_their_help(
         "baseline": [str(file)],
         "convert": [str(file), "--data", str(tmp_path), "--out", str(tmp_path / "out")],
         "evaluate": [str(file), "--data", str(tmp_path), "--out", str(tmp_path / "out")],
+        "explain": ["te-1:1:0123456789ab:0"],
         "record": ["--out", str(tmp_path / "out")],
         "replay": [str(file)],
         "stress": [str(file)],

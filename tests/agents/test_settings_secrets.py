@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from agents.bench.local_kafka.doors import Certificates
 from agents.cli.main import app
 from agents.kafka.security import client_security, faust_credentials, ssl_context
-from agents.local_kafka.doors import Certificates
 from pipeline.config.settings import Settings, load_settings
 from pipeline.errors import SettingsError
 

@@ -23,9 +23,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from agents.bench.local_kafka.jars import kafka_version
 from agents.ingest.metrics import IngestCollector, MqttStatus
 from agents.ingest.rewriting import Tally
-from agents.local_kafka.jars import kafka_version
+from agents.notify.notifier import NotifyCollector
+from agents.notify.webhook import Webhook
 from agents.worker.life import Life, LifeCollector, LifeState, Phase
 from agents.worker.metrics import EngineCollector, TimedRunner, step_seconds
 from agents.worker.web import Answer, WebServer
@@ -269,19 +271,23 @@ def unknown_in(query: str, scrape: Scrape) -> list[str]:
 
 
 def with_ingest(scrape: Scrape) -> Scrape:
-    """A scrape that also has what only ingest exports, and an answer that only models with a detector give."""
+    """A scrape that also has what only ingest and notify export, and an answer of models with a detector."""
     families, samples = dict(scrape.families), dict(scrape.samples)
     counted = samples["faultline_diagnoses_total"]
     samples["faultline_diagnoses_total"] = counted | {"fault": counted["fault"] | {UNKNOWN}}
     collectors: list[Collector] = [
         IngestCollector(Tally(), [], mqtt=lambda: MqttStatus(True, 0, 0)),
         LifeCollector(LIFE, "faultline_ingest_state"),
+        NotifyCollector(Webhook("http://x/y", wall_seconds=lambda: 0.0).counts, lambda: 0, lambda: 0),
+        LifeCollector(LIFE, "faultline_notify_state"),
     ]
     for family in (family for collector in collectors for family in collector.collect()):
         if family.name not in families:
             families[family.name] = family.type
             for sample in family.samples:
-                samples.setdefault(sample.name, {name: {value} for name, value in sample.labels.items()})
+                for name, value in sample.labels.items():
+                    samples.setdefault(sample.name, {}).setdefault(name, set()).add(value)
+                samples.setdefault(sample.name, {})
     return Scrape(scrape.text, families, samples)
 
 
@@ -371,7 +377,7 @@ def test_compose_mounts_only_what_is_there() -> None:
 
 def test_compose_publishes_ports_on_loopback_only() -> None:
     published = {name: service["ports"] for name, service in services().items() if "ports" in service}
-    assert set(published) == {"kafka", "worker", "ingest", "prometheus", "grafana"}
+    assert set(published) == {"kafka", "worker", "ingest", "notify", "prometheus", "grafana"}
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
 
 
@@ -385,13 +391,14 @@ def test_compose_waits_for_services_that_exist() -> None:
                 assert "test" in known[other]["healthcheck"]
     assert known["replay"]["profiles"] == ["demo"]
     assert known["ingest"]["profiles"] == ["ingest"]
-    assert [name for name, service in known.items() if "profiles" in service] == ["ingest", "replay"]
+    assert known["notify"]["profiles"] == ["notify"]
+    assert [name for name, service in known.items() if "profiles" in service] == ["ingest", "notify", "replay"]
 
 
 def test_compose_gives_workers_settings_that_exist_and_fit_the_broker() -> None:
     known = services()
     inside = known["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"].split(",")[0]
-    for name in ("topics", "worker", "ingest", "replay"):
+    for name in ("topics", "worker", "ingest", "notify", "replay"):
         values = {key: default_of(value) for key, value in known[name]["environment"].items()}
         unknown = [key for key in values if key.removeprefix("FAULTLINE_").lower() not in Settings.model_fields]
         assert unknown == [], name
@@ -408,13 +415,12 @@ def test_compose_runs_the_kafka_that_the_tests_run() -> None:
 
 
 def test_prometheus_finds_the_workers() -> None:
-    job, of_ingest = load(MONITORING / "prometheus.yml")["scrape_configs"]
-    (names,), (names_of_ingest,) = job["dns_sd_configs"], of_ingest["dns_sd_configs"]
-    assert (job["job_name"], of_ingest["job_name"]) == ("faultline", "faultline-ingest")
+    jobs = {job["job_name"]: job["dns_sd_configs"] for job in load(MONITORING / "prometheus.yml")["scrape_configs"]}
+    (names,) = jobs["faultline"]
     assert names["names"] == ["worker"]
-    assert names_of_ingest == names | {"names": ["ingest"]}
-    assert {"worker", "ingest"} <= set(services())
-    assert services()["ingest"]["ports"] == services()["worker"]["ports"]
+    for other in ("ingest", "notify"):
+        assert jobs[f"faultline-{other}"] == [names | {"names": [other]}]
+        assert services()[other]["ports"] == services()["worker"]["ports"]
     dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
     assert f"FAULTLINE_WEB_PORT={names['port']}" in dockerfile
     assert services()["worker"]["ports"] == [f"127.0.0.1::{names['port']}"]

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from agents.replay.tables.description import Conversion, Labels, Readings, Texts
 from models.configs.detector import DetectorConfig
+from models.configs.retrieval import RetrievalChoice
 from models.data.augment import AugmentConfig, MaskingConfig
 from models.data.messages import MessagesChoice
 from models.data.recovery import RecoveryRule
@@ -22,6 +23,7 @@ from models.data.text_pools import EventDrawConfig
 from models.training.config import SplitConfig, TrainConfig
 from models.training.loop import StageConfig
 from pipeline.config.profile import MachineType, PlantProfile, Source, Variable
+from pipeline.config.sections.alarms import AlarmEntry
 from pipeline.config.sections.areas import Area, Utility
 from pipeline.config.sections.modalities import Modality
 from pipeline.config.sections.titles import Component, Fault, MachineTitle
@@ -148,7 +150,9 @@ def documented(*pages: str) -> set[str]:
         (RecoveryRule, ("training.md",)),
         (MessagesChoice, ("training.md",)),
         (RemainingLifeChoice, ("training.md",)),
+        (RetrievalChoice, ("training.md",)),
         (PlantProfile, ("profiles.md",)),
+        (AlarmEntry, ("profiles.md",)),
         (MachineType, ("profiles.md",)),
         (Variable, ("profiles.md",)),
         (Source, ("profiles.md",)),

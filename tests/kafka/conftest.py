@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from agents.local_kafka.broker import KafkaBroker
-from agents.local_kafka.jars import ensure_jars, missing_tools
+from agents.bench.local_kafka.broker import KafkaBroker
+from agents.bench.local_kafka.jars import ensure_jars, missing_tools
 from tests.soak.soak import BROKER
 from tests.support.kafka_fixtures import skip_or_fail
 

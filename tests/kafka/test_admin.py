@@ -9,9 +9,9 @@ import uuid
 
 import pytest
 
+from agents.bench.local_kafka import broker as kafka_broker
 from agents.kafka.admin import check_topics, create_topics
 from agents.kafka.topic_settings import TopicSpec
-from agents.local_kafka import broker as kafka_broker
 from pipeline.errors import BrokerUnavailableError, SettingsError, TopicMismatchError
 
 pytestmark = pytest.mark.kafka

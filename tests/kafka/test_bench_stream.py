@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from agents.bench.arena import BEGIN_MS, MACHINES, PERIOD_MS, PROGRAMS, Arena, make_plant
+from agents.bench.local_kafka.jars import default_jars_dir, missing_tools
 from agents.bench.stream import CANDIDATES, RIVALS, Bench, bench_stream
 from agents.bench.stream_measures import Sample, difference, latency, pace
-from agents.local_kafka.jars import default_jars_dir, missing_tools
 from pipeline.errors import DataError, SettingsError
 from tests.support.kafka_fixtures import skip_or_fail
 

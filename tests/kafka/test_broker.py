@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
+from agents.bench.local_kafka import broker as kafka_broker
+from agents.bench.local_kafka import jars as kafka_jars
+from agents.bench.local_kafka.broker import KafkaBroker
 from agents.kafka.admin import create_topics
 from agents.kafka.topic_settings import TopicSpec
-from agents.local_kafka import broker as kafka_broker
-from agents.local_kafka import jars as kafka_jars
-from agents.local_kafka.broker import KafkaBroker
 from pipeline.errors import BrokerUnavailableError
 from tests.support import kafka_fixtures
 
@@ -98,7 +98,7 @@ def test_a_failed_start_shows_the_log_and_leaves_nothing(tmp_path: Path, monkeyp
 
 def test_foreground_broker_ends_with_its_supervisor(broker: KafkaBroker) -> None:
     port = kafka_broker.free_ports(1)[0]
-    command = [sys.executable, "-m", "agents.local_kafka.broker", "--port", str(port)]
+    command = [sys.executable, "-m", "agents.bench.local_kafka.broker", "--port", str(port)]
     with subprocess.Popen(command, cwd=kafka_jars.ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == f"127.0.0.1:{port}\n"
@@ -110,7 +110,7 @@ def test_foreground_broker_ends_with_its_supervisor(broker: KafkaBroker) -> None
 
 def test_killed_owner_takes_its_broker_along(broker: KafkaBroker) -> None:
     port = kafka_broker.free_ports(1)[0]
-    command = [sys.executable, "-m", "agents.local_kafka.broker", "--port", str(port)]
+    command = [sys.executable, "-m", "agents.bench.local_kafka.broker", "--port", str(port)]
     with subprocess.Popen(command, cwd=kafka_jars.ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()

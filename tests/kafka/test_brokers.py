@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from agents.bench.local_kafka.broker import KafkaBroker
+from agents.bench.local_kafka.jars import ensure_jars, missing_tools
 from agents.kafka.admin import check_topics, create_topics
 from agents.kafka.topics import require_topics, topic_specs
-from agents.local_kafka.broker import KafkaBroker
-from agents.local_kafka.jars import ensure_jars, missing_tools
 from pipeline.errors import TopicMismatchError
 from pipeline.wire.letters import LETTER_BYTES
 from tests.kafka.test_producers import CODECS, aborted, compressed

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
-from agents.local_kafka.broker import KafkaBroker
+from agents.bench.local_kafka.broker import KafkaBroker
 from pipeline.wire.records import Record
 from tests.support.delivery_apps import run
 from tests.support.kafka_plant import FRAME_MS, KafkaSite, T, ends, metric, processed, readings

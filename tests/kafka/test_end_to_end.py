@@ -162,6 +162,13 @@ def test_a_worker_on_kafka_says_what_the_replay_in_memory_says(kafka: str, recor
     finally:
         consumer.close()
 
+    # Out of the topics the machine alone gives the same diagnosis again, and it is explained.
+    fault = max((one for one in on_kafka if one.fault.startswith("idv_")), key=lambda one: one.frame_end)
+    explained = json.loads(succeed("explain", fault.id, "--json", env=env).stdout)
+    assert (explained["fault"], explained["confidence"]) == (fault.fault, fault.confidence)
+    assert explained["differs"] is None
+    assert {one["kind"] for one in explained["contributions"]} >= {"variable", "component", "modality"}
+
     # What the live worker read and said is certified: the replay of its recording says the same, states included.
     assert "equal to certificate" in succeed("replay", live[0], "--certify", live[1], "--json", env={}).stderr
 

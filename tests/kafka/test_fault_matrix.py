@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from agents.bench.local_kafka.broker import KafkaBroker
 from agents.kafka.states import STATE_BYTES
-from agents.local_kafka.broker import KafkaBroker
 from pipeline.wire.records import Record
 from tests.soak.soak import (
     OFTEN,

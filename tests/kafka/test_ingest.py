@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.local_kafka.broker import KafkaBroker
+from agents.bench.local_kafka.broker import KafkaBroker
 from tests.support.chaos import compare
 from tests.support.ingest_site import IngestSite, Story, contents, diagnoses_of, origins, story, wait_until
 from tests.support.mortal_ingest import POINTS

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 
+from agents.bench.local_kafka.jars import missing_tools
 from agents.ingest.service import serve
 from agents.kafka.admin import create_topics
 from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.security import client_security, require_ingest_rights
 from agents.kafka.topic_settings import TopicSpec
 from agents.kafka.topics import require_ingest_topics
-from agents.local_kafka.jars import missing_tools
 from pipeline.config.profile import PlantProfile, parse_profile
 from pipeline.config.settings import Settings
 from pipeline.errors import AuthorizationError

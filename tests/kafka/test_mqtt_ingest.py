@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from agents.local_kafka.broker import KafkaBroker
-from agents.local_kafka.doors import Certificates
+from agents.bench.local_kafka.broker import KafkaBroker
+from agents.bench.local_kafka.doors import Certificates
 from pipeline.wire.letters import origin_of
 from pipeline.wire.records import Record
 from tests.support.chaos import compare

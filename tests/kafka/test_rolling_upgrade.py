@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from agents.bench.local_kafka.broker import free_ports
 from agents.kafka.log import kafka_log
-from agents.local_kafka.broker import free_ports
 from pipeline.wire.recording import read_recording
 from pipeline.wire.records import Record
 from tests.support.delivery_apps import run

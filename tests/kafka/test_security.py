@@ -21,13 +21,14 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 from kafka.net.transport import KafkaTCPTransport
 
+from agents.bench.local_kafka import jars as kafka_jars
 from agents.delivery.partitioning import partition_of
 from agents.kafka import admin as kafka_admin
 from agents.kafka.admin import check_topics, create_topics
 from agents.kafka.security import client_security, require_rights
 from agents.kafka.topic_settings import TopicSpec
 from agents.kafka.topics import require_topics
-from agents.local_kafka import jars as kafka_jars
+from agents.notify.source import KafkaAlarmSource
 from agents.worker.service import serve
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
@@ -254,6 +255,27 @@ def test_the_documented_rights_are_enough_for_every_role(site: Site, tmp_path: P
     out = tmp_path / "recorded.parquet"
     command("record", "--out", str(out), env=site.environment("login", "faultline-recorder"))
     assert count_records(out) >= 2 * READINGS
+    operator = site.environment("login", "faultline-operator")
+    assert "waiting for acknowledgement" in command("alarms", "list", env=operator)
+    command("alarms", "suppress", "pump-1", "--by", "kim", "--why", "trial", env=operator)
+    _follow_alarms(site.settings("login", "faultline-notify"))
+
+
+def _follow_alarms(settings: Settings) -> None:
+    """As `faultline notify` does, until it has all partitions."""
+
+    async def follow() -> None:
+        group = f"{settings.group}-notify-default"
+        source = KafkaAlarmSource(settings.address, settings.topic_prefix, group, **client_security(settings))
+        await source.start()
+        try:
+            async with asyncio.timeout(60):
+                while len(source.partitions) < PARTITIONS:
+                    await source.fetch()
+        finally:
+            await source.stop()
+
+    asyncio.run(follow())
 
 
 def _committed(settings: Settings) -> int:

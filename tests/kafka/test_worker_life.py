@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from agents.local_kafka.broker import KafkaBroker
+from agents.bench.local_kafka.broker import KafkaBroker
 from tests.soak.soak import KafkaPlant, wait_until
 from tests.support.chaos import story
 from tests.support.worker_processes import (

@@ -11,8 +11,8 @@ import torch
 import tests.models.test_training as plant_of
 from models.configs.sensors import CellsConfig, ExpertsConfig, SensorConfig, SeqLSTMConfig, cell_inputs
 from models.encoders.experts.cells import CellLayer, CellsNetwork
+from models.experiments.evidence.masking import MaskingExperiment
 from models.experiments.load import load_experiment
-from models.experiments.masking import MaskingExperiment
 from models.model_file import read_model
 from models.training.config import TrainConfig
 from models.training.loop import StageConfig

@@ -39,9 +39,9 @@ from pipeline.arrays import Floats, Ints
 from pipeline.config.profile import parse_profile
 from pipeline.config.settings import load_settings
 from pipeline.engine.engine import Engine
+from pipeline.engine.reports.lifecycle.records import Alarm
 from pipeline.errors import DataError
 from pipeline.frames import StepRunner
-from pipeline.wire.messages import Alarm
 from pipeline.wire.recording import RecordingWriter
 from pipeline.wire.records import Output, Record
 from tests.models import test_training as plant_of

@@ -17,8 +17,9 @@ from agents.worker.fusion_metrics import FusionMetrics
 from pipeline.config.classes import are_classes_for, labelled_classes, model_classes, unknown_class
 from pipeline.engine.engine import Engine
 from pipeline.engine.reports.alarms import AlarmRule
+from pipeline.engine.reports.lifecycle.records import Alarm
 from pipeline.errors import SettingsError
-from pipeline.wire.messages import Alarm, encode
+from pipeline.wire.messages import encode
 from pipeline.wire.records import Output, Record
 from tests.pipeline.test_recovering import T0, ScriptedRunner, alarms, records
 from tests.support.builders import ONE_SOURCE, diagnoses, profile

@@ -9,8 +9,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from agents.bench.local_kafka.broker import KafkaBroker
 from agents.kafka.publisher import KafkaPublisher
-from agents.local_kafka.broker import KafkaBroker
 from pipeline.wire.letters import origin_of
 from pipeline.wire.records import Output, Record
 from tests.soak.soak import PARTITIONS, KafkaPlant, Report, judge, undisturbed, wait_until

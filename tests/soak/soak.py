@@ -25,13 +25,13 @@ from typing import Any
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 
+from agents.bench.local_kafka.broker import KafkaBroker
+from agents.bench.local_kafka.jars import ensure_jars
 from agents.delivery.partitioning import partition_function
 from agents.kafka.admin import create_topics
 from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.states import KafkaStateStore
 from agents.kafka.topics import topic_specs
-from agents.local_kafka.broker import KafkaBroker
-from agents.local_kafka.jars import ensure_jars
 from pipeline.config.profile import parse_profile
 from pipeline.config.settings import load_settings
 from pipeline.config.topics import engine_topics

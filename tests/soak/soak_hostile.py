@@ -26,11 +26,11 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from agents.bench.local_kafka.broker import KafkaBroker
+from agents.bench.local_kafka.jars import ensure_jars
 from agents.cli.options import load_runners
 from agents.delivery.partitioning import partition_function
 from agents.kafka.publisher import KafkaPublisher
-from agents.local_kafka.broker import KafkaBroker
-from agents.local_kafka.jars import ensure_jars
 from agents.replay.shipped import demo_model
 from models.model_file import read_model, write_model
 from pipeline.config.profile import PlantProfile, load_profile

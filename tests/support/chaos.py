@@ -201,6 +201,10 @@ class ProbedStore:
         self._probes.alive()
         return await self._inner.history(span)
 
+    async def incidents(self, since: Mapping[int, int]) -> tuple[list[Record], dict[int, int]]:
+        self._probes.alive()
+        return await self._inner.incidents(since)
+
     async def stop(self) -> None:
         await self._inner.stop()
 

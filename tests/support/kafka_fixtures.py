@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from agents.local_kafka.broker import KafkaBroker
-from agents.local_kafka.jars import ensure_jars, missing_tools
+from agents.bench.local_kafka.broker import KafkaBroker
+from agents.bench.local_kafka.jars import ensure_jars, missing_tools
 from pipeline.errors import BrokerUnavailableError
 
 

@@ -21,7 +21,7 @@ from kafka.admin import (
     ResourceType,
 )
 
-from agents.local_kafka.broker import BROKER_PASSWORD, BROKER_USER, KafkaBroker
+from agents.bench.local_kafka.broker import BROKER_PASSWORD, BROKER_USER, KafkaBroker
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "operations" / "security.md"
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agents.local_kafka.broker import BROKER_USER, KafkaBroker
-from agents.local_kafka.doors import AUTHORIZER, Door
+from agents.bench.local_kafka.broker import BROKER_USER, KafkaBroker
+from agents.bench.local_kafka.doors import AUTHORIZER, Door
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import Settings, load_settings
 from pipeline.wire.recording import RecordingWriter
@@ -22,7 +22,7 @@ DOORS = {
     "tls": Door("SSL"),
     "mutual": Door("SSL", client_certificate=True),
 }
-ROLES = ("admin", "worker", "ingest", "plant", "recorder", "reader")
+ROLES = ("admin", "worker", "ingest", "plant", "recorder", "reader", "operator", "notify")
 OPERATOR = "operator"  # may do everything
 OUTSIDER = "outsider"  # may log in, and nothing else
 USERS = {name: f"{name}-never-shown" for name in (OPERATOR, OUTSIDER, *(f"faultline-{role}" for role in ROLES))}

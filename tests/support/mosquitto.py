@@ -18,7 +18,7 @@ import pytest
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from agents.local_kafka.doors import Certificates
+from agents.bench.local_kafka.doors import Certificates
 
 USERNAME, PASSWORD = "faultline", "mqtt-never-shown"
 

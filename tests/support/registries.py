@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from agents.local_kafka.jars import default_jars_dir
+from agents.bench.local_kafka.jars import default_jars_dir
 from tests.support.kafka_fixtures import skip_or_fail
 
 APICURIO_VERSION = "3.0.9"

@@ -1,1 +1,1 @@
-"""The commands about topics, labels and sources."""
+"""The commands about what is in topics: how they are set up, sources, labels and alarms."""

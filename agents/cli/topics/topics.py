@@ -68,6 +68,9 @@ def add_label(
         str | None, typer.Option("--to", help="when it was over; without it the fault is still there")
     ] = None,
     new: Annotated[bool, typer.Option("--new", help="the fault is not in the profile yet")] = False,
+    note: Annotated[
+        str | None, typer.Option("--note", help="what else there is to say; similar incidents show it")
+    ] = None,
     broker: BrokerOption = None,
     profile: ProfileOption = None,
 ) -> None:
@@ -83,13 +86,15 @@ def add_label(
     settings = load_settings(broker=broker, profile=profile)
     plant = load_profile(settings.profile)
     _require_names(plant, machine, fault, new=new)
-    times = _label_time(begin, "--from"), None if end is None else _label_time(end, "--to")
+    times = given_time(begin, "--from"), None if end is None else given_time(end, "--to")
+    if note is not None and len(note) > messages.MAX_NOTE:
+        raise SettingsError(f"--note has {len(note):,} characters; shorten it to {messages.MAX_NOTE:,}")
     require_kafka(settings)
     security = client_security(settings)
     name = full_topic_name(settings.topic_prefix, LABELS)
     partition = partition_function(partition_counts(settings.address, [name], security)[name])(machine.encode())
     try:
-        output = label_output(machine, fault, *times, partition=partition, written_ms=now_ms())
+        output = label_output(machine, fault, *times, partition=partition, written_ms=now_ms(), note=note)
     except RejectedError as error:
         raise SettingsError(f"this is no label: {error.detail}") from None
     asyncio.run(publish_all(KafkaPublisher(settings.address, settings.topic_prefix, **security), [output]))
@@ -124,11 +129,12 @@ def list_labels(
         typer.echo(json.dumps(shown, indent=2))
         return
     if chosen:
-        table = Table("machine", "fault", "from", "to", "written")
+        notes = ["note"] if any(one.note for one in chosen[-limit:]) else []
+        table = Table("machine", "fault", "from", "to", "written", *notes)
         for one in chosen[-limit:]:
             end = "still there" if one.end_ms >= messages.MAX_TIME_MS else shown_time(one.end_ms)
             cells = one.machine, one.fault, shown_time(one.start_ms), end, shown_time(one.written_ms)
-            table.add_row(*map(cell, cells))
+            table.add_row(*map(cell, (*cells, *([one.note or ""] if notes else []))))
         Console().print(table)
     say(f"{len(chosen)} of {len(found)} labels")
     for problem in unreadable[-limit:]:
@@ -137,7 +143,8 @@ def list_labels(
 
 def _label_as_dict(label: LabelledSpan) -> dict[str, str | int | None]:
     end_ms = None if label.end_ms >= messages.MAX_TIME_MS else label.end_ms
-    return {"machine": label.machine, "fault": label.fault, "start": label.start_ms, "end": end_ms}
+    note = {} if label.note is None else {"note": label.note}
+    return {"machine": label.machine, "fault": label.fault, "start": label.start_ms, "end": end_ms, **note}
 
 
 def _require_names(plant: PlantProfile, machine: str, fault: str, *, new: bool) -> None:
@@ -158,7 +165,8 @@ def _require_names(plant: PlantProfile, machine: str, fault: str, *, new: bool) 
         )
 
 
-def _label_time(text: str, option: str) -> int:
+def given_time(text: str, option: str) -> int:
+    """Milliseconds of a time that an option gives; raises SettingsError."""
     try:
         return messages.parse_time_ms(int(text) if text.isdecimal() else text)
     except RejectedError as error:

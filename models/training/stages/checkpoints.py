@@ -9,10 +9,12 @@ from models.model_file import read_model
 from models.training.config import TrainConfig
 from models.training.prepare import PreparedData
 
+OF_RETRIEVAL: Final = frozenset({"retrieval", "retrieval_stage"})
+"""Settings of the retrieval head, which is trained last."""
 WITHOUT_EFFECT: Final = frozenset(
-    {"budget_ms", "output", "name", "plots", "score_test", "hard_faults", "unknown", "candidates"}
+    {"budget_ms", "output", "name", "plots", "score_test", "hard_faults", "unknown", "candidates"} | OF_RETRIEVAL
 )
-"""Settings that change no weight."""
+"""Settings that change no weight of what is trained before them."""
 LATER: Final = WITHOUT_EFFECT | {
     "rule",
     "false_alarms",

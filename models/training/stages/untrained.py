@@ -43,6 +43,7 @@ def build_untrained(config: TrainConfig, data: PreparedData) -> Diagnoser:
         fusion=config.fusion,
         text_ttl_frames=data.machine_type.text_ttl_frames,
         remaining_life=None if config.remaining_life is None else config.remaining_life.network(data.machine_type),
+        retrieval=config.retrieval.network() if config.retrieval is not None and data.pools else None,
     )
     network = _seeded(described, Tokenizer.fit(texts, config.text) if described.text else None, config.seed)
     network.set_scaling(scaling)
@@ -96,13 +97,14 @@ def _with_encoders(config: TrainConfig, path: Path, data: PreparedData) -> Diagn
             "fusion": config.fusion,
             "unknown": None,
             "remaining_life": life,
+            "retrieval": config.retrieval.network() if config.retrieval is not None and model.tokenizer else None,
             "calibrated": False,
             "coverage": None,
         }
     )
     network = _seeded(described, model.tokenizer, config.seed)
     trained = build_network(model).state_dict()
-    left_out = (*FITTED, "remaining_life.")
+    left_out = (*FITTED, "remaining_life.", "retrieval.")
     taken = {key: value for key, value in trained.items() if not key.startswith(left_out)}
     network.load_state_dict(network.state_dict() | taken)
     if (margins := model.header.training.get("caution")) and FUSED not in margins:

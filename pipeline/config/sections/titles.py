@@ -198,4 +198,4 @@ def without_words(plant: Mapping[str, Any]) -> dict[str, Any]:
             for variable in described["variables"]
         ]
         types.append(kept)
-    return {key: value for key, value in plant.items() if key != "machines"} | {"machine_types": types}
+    return {key: value for key, value in plant.items() if key not in ("machines", "alarms")} | {"machine_types": types}

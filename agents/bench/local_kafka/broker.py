@@ -14,8 +14,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from agents.local_kafka.doors import MODULES, Certificates, Door, door_properties
-from agents.local_kafka.jars import ensure_jars
+from agents.bench.local_kafka.doors import MODULES, Certificates, Door, door_properties
+from agents.bench.local_kafka.jars import ensure_jars
 from pipeline.errors import BrokerUnavailableError
 
 HOST = "127.0.0.1"
@@ -330,7 +330,7 @@ def free_ports(count: int) -> list[int]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a broker in the foreground until Ctrl-C."""
-    parser = argparse.ArgumentParser(prog="python -m agents.local_kafka.broker", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m agents.bench.local_kafka.broker", description=main.__doc__)
     parser.add_argument("--port", type=int, default=9092, help="port for clients (default: 9092)")
     parser.add_argument("--kafka", metavar="VERSION", help="version of Kafka (default: the one in kafka-pom.xml)")
     chosen = parser.parse_args(arguments)

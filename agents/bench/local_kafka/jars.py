@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pipeline.errors import BrokerUnavailableError
 
-ROOT = Path(__file__).resolve().parents[2]
-POM = Path(__file__).resolve().parents[1] / "data" / "kafka-pom.xml"
+ROOT = Path(__file__).resolve().parents[3]
+POM = Path(__file__).resolve().parents[2] / "data" / "kafka-pom.xml"
 MAVEN_TIMEOUT_S = 300.0
 
 

@@ -1,0 +1,1 @@
+"""The commands that show what an answer rests on."""

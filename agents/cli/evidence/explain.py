@@ -1,0 +1,180 @@
+"""`faultline explain`: why a diagnosis or an alarm says what it says, and what would change it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+
+from agents.audit.verify import difference
+from agents.audit.why.replayed import DiagnosisId, Replayed, records_of_machine, replay_until
+from agents.cli.options import BrokerOption, JsonOption, ModelOption, ProfileOption, load_runners, model_of_each_type
+from agents.cli.views.explain_view import Explained, show_explained
+from agents.cli.views.printable import say
+from agents.delivery.partitioning import partition_function, partition_of
+from agents.kafka.log import kafka_log, require_kafka
+from agents.kafka.schema_registry import schema_registry
+from agents.words import Words
+from models.evaluation.explanations.explain import Explanation, Method, explain_by_gradients, explain_by_leaving_out
+from models.evaluation.explanations.question import Against, Question
+from models.evaluation.explanations.window import Window
+from pipeline.config.profile import MachineType, PlantProfile, load_profile
+from pipeline.config.quantities.durations import parse_duration_ms
+from pipeline.config.settings import Settings, load_settings
+from pipeline.config.topics import CONTROL, DIAGNOSES, EVENTS, engine_topics
+from pipeline.errors import SettingsError
+from pipeline.extras import require_modules
+from pipeline.frames import StepRunner
+from pipeline.wire.messages import Diagnosis, decode_diagnosis
+from pipeline.wire.recording import has_topic, read_recording
+from pipeline.wire.records import Record
+
+
+def explain(
+    diagnosis: Annotated[str, typer.Argument(metavar="ID", help="id of a diagnosis or of an alarm")],
+    recording: Annotated[
+        Path | None, typer.Option("--from", help="a recording with the inputs, instead of a broker")
+    ] = None,
+    method: Annotated[
+        Method,
+        typer.Option("--method", help="leave one group out through the compiled step, or integrated gradients (torch)"),
+    ] = "leave-out",
+    window: Annotated[int, typer.Option("--window", min=1, max=1_000, help="frames to explain the answer by")] = 60,
+    against: Annotated[
+        Against,
+        typer.Option("--against", help="what a fault is held against: no fault, or all other answers"),
+    ] = "no_fault",
+    history: Annotated[
+        str | None,
+        typer.Option("--history", help="read the topics from so long before the frame, such as 2d; else all of them"),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="how many of a kind to show")] = 8,
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+    model: ModelOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a diagnosis or alarm rests on: variables, texts, components and modalities, and what would change it.
+
+    The machine is replayed from what its topics or a recording hold, up to the diagnosis; nothing is written.
+    """
+    settings = load_settings(broker=broker, profile=profile)
+    plant = load_profile(settings.profile)
+    wanted = DiagnosisId.parse(diagnosis)
+    runners = load_runners(settings, plant, model)
+    if recording is not None:
+        published, replayed = _from_recording(recording, settings, plant, runners, wanted, window)
+    else:
+        published, replayed = _from_topics(settings, plant, runners, wanted, window, history)
+    kind = plant.type_of(wanted.machine)
+    assert kind is not None
+    question = Question.of(replayed.answer, runners[kind.name].classes, kind.faults, against)
+    if method == "gradients":
+        require_modules("--method gradients", "torch")
+        path = model_of_each_type(settings, plant, model)[kind.name]
+        found = _by_gradients(path, runners[kind.name], kind, replayed.window, question)
+    else:
+        found = explain_by_leaving_out(runners[kind.name], kind, replayed.window, question)
+    explained = Explained.of(replayed, question, found, runners[kind.name], kind, _differs(published, replayed))
+    if as_json:
+        typer.echo(json.dumps(explained.as_dict(), indent=2))
+    else:
+        show_explained(explained, Words(plant), Console(), limit)
+
+
+def _by_gradients(path: Path, runner: StepRunner, kind: MachineType, window: Window, question: Question) -> Explanation:
+    from models.model_file import in_units_of, read_model
+    from models.network_file import build_network
+
+    network = build_network(in_units_of(read_model(path), kind)).double()
+    network.config = network.config.model_copy(update={"text_ttl_frames": kind.text_ttl_frames})
+    return explain_by_gradients(runner, network, kind, window, question)
+
+
+def _from_recording(
+    recording: Path,
+    settings: Settings,
+    plant: PlantProfile,
+    runners: dict[str, StepRunner],
+    wanted: DiagnosisId,
+    window: int,
+) -> tuple[Diagnosis | None, Replayed]:
+    from agents.replay.replay import ReplaySource
+
+    published: Diagnosis | None = None
+    if has_topic(recording, DIAGNOSES):
+        published = _published(read_recording(recording), wanted)
+    to_partition = partition_function(settings.partitions)
+    offsets: Counter[tuple[str, int]] = Counter()
+
+    def records() -> Iterator[Record]:
+        for output in ReplaySource(recording, plant, to_partition, settings.partitions):
+            place = output.topic, output.partition or 0
+            yield Record(*place, offsets[place], output.timestamp_ms, output.key, output.value, output.headers)
+            offsets[place] += 1
+
+    partition = to_partition(wanted.machine.encode(errors="replace"))
+    own = records_of_machine(records(), plant, wanted.machine, partition)
+    return published, replay_until(
+        own, plant, runners, wanted, frames=window, schemas=schema_registry(settings), notify=_to_stderr
+    )
+
+
+def _from_topics(
+    settings: Settings,
+    plant: PlantProfile,
+    runners: dict[str, StepRunner],
+    wanted: DiagnosisId,
+    window: int,
+    history: str | None,
+) -> tuple[Diagnosis | None, Replayed]:
+    require_kafka(settings)
+    topics = [topic for topic in engine_topics(plant) if topic not in (EVENTS, CONTROL)]
+    with kafka_log(settings, [*topics, DIAGNOSES], [EVENTS, CONTROL]) as log:
+        topics += [topic for topic in (EVENTS, CONTROL) if log.partitions(topic)]
+        if history is not None:
+            log.begin_at([*topics, DIAGNOSES], max(0, wanted.end_ms - _history_ms(history)))
+        partition = partition_of(wanted.machine.encode(errors="replace"), log.partitions(DIAGNOSES))
+        published = _published(log.records_of(DIAGNOSES, partition), wanted)
+        own = records_of_machine(log.merged(*topics), plant, wanted.machine, partition)
+        return published, replay_until(
+            own, plant, runners, wanted, frames=window, schemas=schema_registry(settings), notify=_to_stderr
+        )
+
+
+def _history_ms(text: str) -> int:
+    try:
+        return parse_duration_ms(text)
+    except ValueError as error:
+        raise SettingsError(f"--history {text!r}: {error}") from error
+
+
+def _published(records: Iterator[Record], wanted: DiagnosisId) -> Diagnosis | None:
+    """The published diagnosis, if it is still there."""
+    mark = str(wanted).encode(errors="replace")
+    for record in records:
+        if record.topic == DIAGNOSES and record.value is not None and mark in record.value:
+            try:
+                found = decode_diagnosis(record.value)
+            except msgspec.DecodeError:
+                continue
+            if found.id == str(wanted):
+                return found
+    return None
+
+
+def _differs(published: Diagnosis | None, replayed: Replayed) -> str | None:
+    """In what the published diagnosis is another than the replayed one."""
+    if published is None:
+        return None
+    return difference(msgspec.to_builtins(published), msgspec.to_builtins(replayed.diagnosis))
+
+
+def _to_stderr(line: str) -> None:
+    say(line, err=True)

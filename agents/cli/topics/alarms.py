@@ -1,0 +1,340 @@
+"""The commands about alarms: `list`, `history`, `ack`, `shelve`, `unshelve`, `suppress`, `unsuppress`, `configure`."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+
+from agents.audit.reports.alarm_list import AlarmState, AlarmStatus, AlarmSummary, summarize_alarms
+from agents.cli.machines import publish_about, saved_states
+from agents.cli.options import BrokerOption, JsonOption, ProfileOption, now_ms
+from agents.cli.views.alarm_view import alarms_table, history_table, shown_priority
+from agents.cli.views.printable import say
+from agents.delivery.partitioning import partition_function
+from agents.kafka.admin import partition_counts
+from agents.kafka.log import kafka_log, require_kafka
+from agents.kafka.publisher import KafkaPublisher, publish_all
+from agents.kafka.security import client_security
+from agents.words import Words
+from pipeline.config.profile import PlantProfile, load_profile
+from pipeline.config.quantities.durations import parse_duration_ms, shown_duration
+from pipeline.config.sections.alarms import SHELVE_LIMIT_MS, alarm_names, parse_entry
+from pipeline.config.sections.titles import Priority, is_pattern
+from pipeline.config.settings import Settings, load_settings
+from pipeline.config.topics import ALARMS, CONTROL, full_topic_name
+from pipeline.errors import ProfileError, RecordingError, SettingsError
+from pipeline.files.yaml_fields import did_you_mean
+from pipeline.wire import messages
+from pipeline.wire.messages import OperatorKind
+from pipeline.wire.recording import has_topic, read_recording
+from pipeline.wire.records import Output
+
+MachineArgument = Annotated[str, typer.Argument(help="the machine's id, or a pattern such as 'pump-*'")]
+FaultArgument = Annotated[
+    str | None, typer.Argument(help="a fault, unknown, stale, offline or blind; all alarms without it")
+]
+ByOption = Annotated[str, typer.Option("--by", help="who does this; it is in the record")]
+WhyOption = Annotated[str, typer.Option("--why", help="why; it is in the record")]
+FromOption = Annotated[
+    Path | None, typer.Option("--from", help="a recording of outputs, as `replay --out` writes; else the topic")
+]
+MachineOption = Annotated[str, typer.Option("--machine", help="only ids that fit this pattern, such as pump-*")]
+FaultOption = Annotated[str | None, typer.Option("--fault", help="only alarms of this fault")]
+
+
+def list_alarms(
+    state: Annotated[AlarmState | None, typer.Option("--state", help="only alarms in this state")] = None,
+    priority: Annotated[Priority | None, typer.Option("--priority", help="only of this priority")] = None,
+    machine: MachineOption = "*",
+    fault: FaultOption = None,
+    source: FromOption = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="how many to show")] = 50,
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the alarms that are not normal, the most urgent first; nothing is written."""
+    settings = load_settings(broker=broker, profile=profile)
+    words = Words(load_profile(settings.profile))
+    summary = _summary(settings, source)
+    chosen = [
+        one
+        for one in summary.alarms
+        if state in (None, one.state)
+        and priority in (None, shown_priority(one, words))
+        and fnmatch.fnmatchcase(one.machine, machine)
+        and fault in (None, one.fault)
+    ]
+    if as_json:
+        typer.echo(json.dumps({"alarms": [one.as_dict() for one in chosen[:limit]], "unreadable": summary.unreadable}))
+        return
+    if chosen:
+        Console().print(alarms_table(chosen[:limit], words))
+    waiting = sum(one.state in (AlarmState.UNACKNOWLEDGED, AlarmState.RETURNED, AlarmState.LATCHED) for one in chosen)
+    say(f"{len(chosen)} of {len(summary.alarms)} alarms, {waiting} waiting for acknowledgement")
+    _say_unreadable(summary)
+
+
+def history(
+    machine: MachineOption = "*",
+    fault: FaultOption = None,
+    people: Annotated[bool, typer.Option("--people", help="only what people did")] = False,
+    source: FromOption = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="how many to show, the newest")] = 50,
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what happened to alarms, and who did what and why, in the order of event time; nothing is written."""
+    settings = load_settings(broker=broker, profile=profile)
+    words, summary = Words(load_profile(settings.profile)), _summary(settings, source)
+    chosen = [
+        one
+        for one in summary.history
+        if fnmatch.fnmatchcase(one.machine, machine) and fault in (None, one.fault) and (one.by or not people)
+    ]
+    if as_json:
+        shown = [msgspec.to_builtins(one) for one in chosen[-limit:]]
+        typer.echo(json.dumps({"records": shown, "unreadable": summary.unreadable}))
+        return
+    if chosen:
+        Console().print(history_table(chosen[-limit:], words))
+    say(f"{len(chosen)} of {len(summary.history)} records")
+    _say_unreadable(summary)
+
+
+def acknowledge(
+    machine: MachineArgument,
+    by: ByOption,
+    why: WhyOption,
+    fault: FaultArgument = None,
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Acknowledge alarms: somebody has seen them, and does what has to be done."""
+    settings, _ = _plant(broker, profile, machine, fault)
+    waiting = [one for one in _open(settings, machine, fault) if one.state != AlarmState.ACKNOWLEDGED]
+    if not waiting:
+        raise SettingsError(
+            f"no alarm of {_named(machine, fault)} waits for acknowledgement; `faultline alarms list` shows those "
+            "that do"
+        )
+    machines = list(dict.fromkeys(one.machine for one in waiting))
+    _send(settings, "acknowledge", machines, by, why, fault=fault)
+    for one in waiting:
+        say(f"acknowledged: {one.fault} of machine {one.machine}")
+
+
+def shelve(
+    machine: MachineArgument,
+    by: ByOption,
+    why: WhyOption,
+    duration: Annotated[str, typer.Option("--for", help="how long, in the machine's event time, such as 2h")],
+    fault: FaultArgument = None,
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Shelve alarms for a while: they are recorded, and call nobody."""
+    settings, plant = _plant(broker, profile, machine, fault)
+    try:
+        for_ms = parse_duration_ms(duration)
+    except ValueError as error:
+        raise SettingsError(f"--for: {error}") from None
+    machines = _known(settings, machine)
+    for one in machines:
+        if for_ms > (limit_ms := _shelve_limit_ms(plant, one, fault)):
+            limit = shown_duration(limit_ms)
+            raise SettingsError(f"--for {duration} is longer than shelve_limit of machine {one}, {limit}")
+    _send(settings, "shelve", machines, by, why, fault=fault, duration=for_ms)
+    say(f"{_named(machine, fault)} is shelved for {duration}: {len(machines)} machines")
+
+
+def unshelve(
+    machine: MachineArgument,
+    by: ByOption,
+    why: WhyOption,
+    fault: FaultArgument = None,
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """End shelving before its time."""
+    _undo("unshelve", AlarmState.SHELVED, machine, fault, by, why, broker, profile)
+
+
+def suppress(
+    machine: MachineArgument,
+    by: ByOption,
+    why: WhyOption,
+    fault: FaultArgument = None,
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Take alarms out of service, such as during maintenance, until `unsuppress`."""
+    settings, _ = _plant(broker, profile, machine, fault)
+    machines = _known(settings, machine)
+    _send(settings, "suppress", machines, by, why, fault=fault)
+    say(f"{_named(machine, fault)} is out of service: {len(machines)} machines")
+
+
+def unsuppress(
+    machine: MachineArgument,
+    by: ByOption,
+    why: WhyOption,
+    fault: FaultArgument = None,
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Take alarms into service again."""
+    _undo("unsuppress", AlarmState.OUT_OF_SERVICE, machine, fault, by, why, broker, profile)
+
+
+def configure(
+    assignments: Annotated[list[str], typer.Argument(help="settings as in the profile, such as on_delay=2m")],
+    by: ByOption,
+    why: WhyOption,
+    machine: Annotated[str | None, typer.Option("--machine", help="for ids that fit this; else all")] = None,
+    machine_type: Annotated[str | None, typer.Option("--type", help="for this machine type; else all")] = None,
+    fault: Annotated[str | None, typer.Option("--fault", help="for this alarm; else all")] = None,
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Change settings of alarms while workers run; what is to last belongs into the profile."""
+    settings = load_settings(broker=broker, profile=profile)
+    plant = load_profile(settings.profile)
+    selectors = {"machine_type": machine_type, "machine": machine, "fault": fault}
+    entry = {name: value for name, value in selectors.items() if value is not None} | dict(map(_setting, assignments))
+    try:
+        parse_entry(entry, {kind.name: kind.faults for kind in plant.machine_types})
+    except ProfileError as error:
+        raise SettingsError(str(error)) from None
+    require_kafka(settings)
+    security = client_security(settings)
+    name = full_topic_name(settings.topic_prefix, CONTROL)
+    count = partition_counts(settings.address, [name], security)[name]
+    is_one = machine is not None and not is_pattern(machine)
+    partitions = [partition_function(count)((machine or "").encode())] if is_one else range(count)
+    value, sent_ms = messages.encode(messages.Control("configure", by=by, why=why, settings=entry)), now_ms()
+    outputs = [Output(CONTROL, partition, None, value, sent_ms) for partition in partitions]
+    asyncio.run(publish_all(KafkaPublisher(settings.address, settings.topic_prefix, **security), outputs))
+    say(f"settings are sent to {name}, {len(outputs)} partitions; `faultline alarms history --people` shows them")
+
+
+def _summary(settings: Settings, source: Path | None) -> AlarmSummary:
+    if source is not None:
+        if not has_topic(source, ALARMS):
+            raise RecordingError(f"recording {source} has no topic '{ALARMS}'; write one with `faultline replay --out`")
+        return summarize_alarms(record.value for record in read_recording(source) if record.topic == ALARMS)
+    require_kafka(settings)
+    with kafka_log(settings, [ALARMS]) as log:
+        return summarize_alarms(record.value for record in log.records(ALARMS))
+
+
+def _say_unreadable(summary: AlarmSummary) -> None:
+    if summary.unreadable:
+        say(f"{summary.unreadable} records of topic {ALARMS} cannot be read")
+
+
+def _plant(broker: str | None, profile: str | None, machine: str, fault: str | None) -> tuple[Settings, PlantProfile]:
+    """Settings and profile; raises SettingsError if no machine of that name can have such an alarm."""
+    settings = load_settings(broker=broker, profile=profile)
+    plant = load_profile(settings.profile)
+    kinds = plant.machine_types if is_pattern(machine) else [kind for kind in [plant.type_of(machine)] if kind]
+    if not kinds:
+        patterns = ", ".join(kind.match for kind in plant.machine_types)
+        raise SettingsError(f"{machine!r} is no machine of plant {plant.plant}, whose ids fit {patterns}")
+    known = tuple(dict.fromkeys(name for kind in kinds for name in alarm_names(kind.faults)))
+    if fault is not None and fault not in known:
+        raise SettingsError(f"{fault!r} is no alarm of {machine}; {did_you_mean(fault, known)}")
+    return settings, plant
+
+
+def _open(settings: Settings, machine: str, fault: str | None) -> list[AlarmStatus]:
+    return [
+        one
+        for one in _summary(settings, None).alarms
+        if one.id is not None and fnmatch.fnmatchcase(one.machine, machine) and fault in (None, one.fault)
+    ]
+
+
+def _known(settings: Settings, machine: str) -> list[str]:
+    """The machines that have a state and fit a pattern; raises SettingsError if there are none."""
+    found = sorted(name for name in saved_states(settings) if fnmatch.fnmatchcase(name, machine))
+    if not found:
+        raise SettingsError(
+            f"no state of machine {machine!r} is saved; `faultline machines list` shows the machines that are known"
+        )
+    return found
+
+
+def _shelve_limit_ms(plant: PlantProfile, machine: str, fault: str | None) -> int:
+    """As far as the profile says; settings may have changed since by control records."""
+    kind = plant.type_of(machine)
+    if kind is None:
+        return SHELVE_LIMIT_MS
+    own = [one for one in plant.alarms if one.is_for_machine(kind.name, machine) and one.shelve_limit_ms is not None]
+    limits = [
+        ([SHELVE_LIMIT_MS] + [one.shelve_limit_ms or 0 for one in own if one.fault in (None, name)])[-1]
+        for name in ((fault,) if fault is not None else alarm_names(kind.faults))
+    ]
+    return min(limits)
+
+
+def _undo(
+    kind: OperatorKind,
+    state: AlarmState,
+    machine: str,
+    fault: str | None,
+    by: str,
+    why: str,
+    broker: str | None,
+    profile: str | None,
+) -> None:
+    settings, _ = _plant(broker, profile, machine, fault)
+    held = [
+        one.machine
+        for one in _summary(settings, None).alarms
+        if one.state == state and fnmatch.fnmatchcase(one.machine, machine)
+    ]
+    if not held:
+        raise SettingsError(f"no alarm of {machine} is {state.value}; `faultline alarms list` shows those that are")
+    machines = list(dict.fromkeys(held))
+    _send(settings, kind, machines, by, why, fault=fault)
+    say(f"{_named(machine, fault)} is in service again: {len(machines)} machines")
+
+
+def _send(
+    settings: Settings,
+    kind: OperatorKind,
+    machines: list[str],
+    by: str,
+    why: str,
+    **more: Any,
+) -> None:
+    if not by.strip() or not why.strip():
+        raise SettingsError("--by and --why are empty; say who does this, and why")
+    values = [
+        (machine, messages.encode(messages.Control(kind, machine=machine, by=by, why=why, **more)))
+        for machine in machines
+    ]
+    publish_about(settings, CONTROL, values)
+
+
+def _setting(assignment: str) -> tuple[str, object]:
+    name, equals, text = assignment.partition("=")
+    if not equals or not text:
+        raise SettingsError(f"{assignment!r} is no setting; write NAME=VALUE, such as on_delay=2m")
+    try:
+        return name, json.loads(text)
+    except ValueError:
+        return name, text
+
+
+def _named(machine: str, fault: str | None) -> str:
+    return f"{'every alarm' if fault is None else fault} of {machine}"

@@ -1,0 +1,78 @@
+"""What `faultline alarms list` and `history` show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+
+from agents.audit.reports.alarm_list import AlarmStatus
+from agents.cli.views.printable import cell
+from agents.words import Words
+from pipeline.config.hints import shown_time
+from pipeline.config.sections.titles import Priority
+from pipeline.engine.reports.lifecycle.records import Alarm
+
+
+def alarms_table(alarms: Sequence[AlarmStatus], words: Words) -> Table:
+    """Alarms as rows."""
+    rows = [
+        {
+            "state": one.state.value,
+            "priority": shown_priority(one, words),
+            "machine": words.machine(one.machine),
+            "area": words.area(one.machine) or "",
+            "alarm": words.alarm(one.machine, one.fault),
+            "component": words.component(one.machine, one.fault) or "",
+            "raised": "" if one.raised_ms is None else shown_time(one.raised_ms),
+            "since": "" if one.since_ms == one.raised_ms else shown_time(one.since_ms),
+            "until": "" if one.until_ms is None else shown_time(one.until_ms),
+            "by": one.by or "",
+            "why": one.why or "",
+        }
+        for one in alarms
+    ]
+    return _table(rows)
+
+
+def history_table(records: Sequence[Alarm], words: Words) -> Table:
+    """Records of alarms as rows."""
+    rows = [
+        {
+            "time": shown_time(one.time),
+            "machine": words.machine(one.machine),
+            "alarm": words.alarm(one.machine, one.fault),
+            "what": one.state,
+            "priority": one.priority,
+            "by": one.by or "",
+            "why": one.why or "",
+            "more": ", ".join(_more(one)),
+        }
+        for one in records
+    ]
+    return _table(rows)
+
+
+def _more(record: Alarm) -> list[str]:
+    return [
+        *([f"while {record.suppressed.replace('_', ' ')}"] if record.suppressed else []),
+        *([f"until {shown_time(record.until)}"] if record.until is not None else []),
+        *([f"{key}={value}" for key, value in record.settings.items()] if record.settings else []),
+    ]
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> Table:
+    """A table without the columns in which nothing is said, so that the others have more room."""
+    columns = [name for name in rows[0] if any(row[name] for row in rows)]
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(cell(row[name]) for name in columns))
+    return table
+
+
+def shown_priority(alarm: AlarmStatus, words: Words) -> Priority:
+    """The alarm's own where the profile has settings of alarms or it has risen; else that which the fault has there."""
+    fault = words.about_fault(alarm.machine, alarm.fault)
+    if words.has_alarm_settings or alarm.escalated or fault is None or fault.priority is None:
+        return alarm.priority
+    return fault.priority
