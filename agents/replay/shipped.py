@@ -34,6 +34,11 @@ def area_section() -> Path:
     return shipped_file("area.yaml")
 
 
+def area_rule() -> Path:
+    """The rule that names the cause in the area of `area_recording`; it reads texts by the model of `demo_model`."""
+    return shipped_file("area_rule.yaml")
+
+
 def area_profile() -> PlantProfile:
     """The shipped profile with the area of `area_recording`."""
     shipped = resources.files("pipeline.config") / "profiles" / "tennessee_eastman.yaml"

@@ -8,7 +8,10 @@ from typing import Final
 from pydantic import ValidationError
 
 from models.areas.rule_runner import RULES, AreaRuleConfig, RuleRunner
+from models.areas.utility_texts import UtilityTexts
 from models.configs.yaml_file import read_mapping
+from models.model_file import read_model
+from models.stepping.load import load_model
 from pipeline.areas.frames import AreaRunner
 from pipeline.areas.layout import area_layouts
 from pipeline.compiled import Notify
@@ -25,7 +28,11 @@ def load_area_runner(model: str, profile: PlantProfile, notify: Notify) -> AreaR
     Raises ModelFileError if there is none, or if it does not fit the areas; `notify` gets a line if compiling takes
     time.
     """
-    runner = RuleRunner(_rule(model), notify)
+    rule = _rule(model)
+    texts = None
+    if rule.text_model is not None:
+        texts = _texts(Path(model).parent / rule.text_model, profile, notify)
+    runner = RuleRunner(rule, notify, texts)
     runner.require(list(area_layouts(profile).values()))
     return runner
 
@@ -43,3 +50,15 @@ def _rule(model: str) -> AreaRuleConfig:
         raise ModelFileError(str(error)) from error
     except ValidationError as error:
         raise ModelFileError(f"area rule {path}: {field_problems(error, AreaRuleConfig)}") from error
+
+
+def _texts(path: Path, profile: PlantProfile, notify: Notify) -> UtilityTexts:
+    """A reader of the texts about utilities; raises ModelFileError if the model fits no machine type of the areas."""
+    model = read_model(path)
+    for machine_type in profile.machine_types:
+        if machine_type.name == model.header.machine_type:
+            runner = load_model(path, machine_type, notify)
+            return UtilityTexts(runner, len(machine_type.variables), machine_type.text_ttl_frames)
+    raise ModelFileError(
+        f"model {path} reads texts of machine type {model.header.machine_type}, which the profile does not have"
+    )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal, NamedTuple
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.areas import exact
 from models.areas.rules import NO_UTILITY, agreeing_scores, fault_log_odds, strongest, summed_scores
+from models.areas.utility_texts import UtilityTexts
 from pipeline.areas.frames import AreaFrame, AreaResult, EmbeddingShape
 from pipeline.areas.layout import AreaLayout
 from pipeline.arrays import Bools, Floats, Ints
@@ -49,6 +51,16 @@ class AreaRuleConfig(BaseModel):
     """A machine's log odds are cut at this and at `high`, so that none decides alone."""
     high: float = 9.0
     """Diagnoses leave out small probabilities, so no log odds are beyond 8.3 anyway."""
+    texts: float = Field(default=0.0, ge=0)
+    """How much the log odds count, from 0 up, that the texts about a utility give its faults; with 0 none is read."""
+    text_model: Path | None = None
+    """The machine model that reads these texts, relative to the rule's file; needed with `texts`."""
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        if bool(self.texts) != (self.text_model is not None):
+            raise ValueError("`texts` needs `text_model`, the model file that reads them, and the reverse")
+        return self
 
 
 RULES: Final[Mapping[str, AreaRuleConfig]] = {
@@ -61,7 +73,7 @@ RULES: Final[Mapping[str, AreaRuleConfig]] = {
 class _Graph(NamedTuple):
     """What the rules need of a layout; classes are those of all its types on one axis."""
 
-    classes: int
+    names: list[str]  # of the classes
     quiet: list[int]  # classes without a fault
     columns: Ints  # (N, C_widest) where each class of a machine is on that axis, -1 where it has none
     members: Bools  # (U, N)
@@ -71,7 +83,7 @@ class _Graph(NamedTuple):
 
 
 class RuleRunner:
-    """Implements `AreaRunner` by a rule.
+    """Implements `AreaRunner` by a rule, whose only state is that of the texts about utilities, if it reads them.
 
     A utility is the cause where its score is over the threshold, else a machine's own fault or nothing, whichever its
     log odds say. Machines that only look as the failed utility makes them look have no fault of their own.
@@ -80,17 +92,22 @@ class RuleRunner:
     modalities: tuple[str, ...] = ()
     embeddings: Mapping[str, EmbeddingShape] = {}
 
-    def __init__(self, config: AreaRuleConfig, notify: Notify) -> None:
-        """`notify` gets a line if code has to be compiled first."""
+    def __init__(self, config: AreaRuleConfig, notify: Notify, texts: UtilityTexts | None = None) -> None:
+        """`notify` gets a line if code has to be compiled first; `texts` is needed if the rule reads texts."""
         self.config = config
         self.name = config.rule
-        essence = [_REVISION, config.model_dump(mode="json")]
+        self._texts = texts
+        essence = [_REVISION, config.model_dump(mode="json", exclude={"texts", "text_model"})]
+        if texts is not None:
+            essence += [config.texts, texts.hash]
         self.hash = hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()
         self._notify = notify
         self._graphs: dict[str, _Graph] = {}
 
     def require(self, layouts: Sequence[AreaLayout]) -> None:
         """Rules step any area."""
+        if self._texts is not None and layouts:
+            self._texts.require(layouts)
 
     def load_code(self) -> None:
         """Load compiled code now, instead of with the first frame."""
@@ -100,16 +117,20 @@ class RuleRunner:
         """There is no state to hold."""
 
     def reset(self, slot: int) -> None:
-        """There is no state to reset."""
+        """Forget the texts."""
+        if self._texts is not None:
+            self._texts.reset(slot)
 
     def save(self, slot: int) -> bytes:
-        """The state, which is empty."""
-        return b""
+        """The state, which is empty without texts."""
+        return b"" if self._texts is None else self._texts.save(slot)
 
     def load(self, slot: int, state: bytes) -> None:
-        """Raises StateError unless the state is empty."""
-        if state:
-            raise StateError("rules of areas have no state")
+        """Raises StateError if this is no state of this rule."""
+        if self._texts is not None:
+            self._texts.load(slot, state)
+        elif state:
+            raise StateError("rules of areas that read no texts have no state")
 
     def step(self, frame: AreaFrame) -> AreaResult:
         """What the rule makes of one frame."""
@@ -124,6 +145,10 @@ class RuleRunner:
             scores = agreeing_scores(*given, config.machines)
         else:
             scores = summed_scores(*given, config.left_out)
+        told = np.zeros(graph.faults.shape, np.float32)
+        if self._texts is not None:
+            told = np.float32(config.texts) * self._odds_of_texts(frame, graph)
+            scores = scores + np.where(graph.faults, told, np.float32(0))
         utility, fault, _ = (int(column[0]) for column in strongest(scores, config.threshold))
         own = _own_odds(logs, known, graph)
         if utility != NO_UTILITY:
@@ -135,11 +160,24 @@ class RuleRunner:
         if utility != NO_UTILITY:
             _explain(frame, graph, utility, fault, float(causes[graph.causes[utility, fault]]), corrected)
             weights = np.where(graph.members[utility] & known, np.maximum(odds[:, fault], 0), np.float32(0))
-            total = _sum(weights)
-            support[: len(weights)] = weights / total if total > 0 else 0
+            support[: len(weights)], support[len(weights) + utility] = weights, told[utility, fault]
+            total = _sum(support)
+            support = support / total if total > 0 else np.zeros_like(support)
         elif best >= graph.own.start:
             support[best - graph.own.start] = 1
         return AreaResult(causes, corrected, support)
+
+    def _odds_of_texts(self, frame: AreaFrame, graph: _Graph) -> Floats:
+        """(U, classes) log odds from 0 up of each fault by the texts about each utility."""
+        assert self._texts is not None
+        said, there = self._texts.step(frame)
+        spread = np.zeros(graph.faults.shape, np.float32)
+        for place, name in enumerate(self._texts.classes):
+            if name in graph.names:
+                spread[:, graph.names.index(name)] = said[:, place]
+        logs = exact.logarithms(spread, _LEAST)
+        odds = fault_log_odds(logs, graph.quiet, 0, np.inf)
+        return np.where(there[:, None], odds, np.float32(0))
 
     def _causes(self, layout: AreaLayout, graph: _Graph, scores: Floats, own: Floats, *, named: bool) -> Floats:
         """Probabilities (K,) of the causes; a utility that is named is ahead of all others."""
@@ -168,11 +206,11 @@ def _graph(layout: AreaLayout) -> _Graph:
             causes[place, names.index(fault)] = number
             number += 1
     quiet = [place for place, name in enumerate(names) if name in (NORMAL, RECOVERING)]
-    return _Graph(len(names), quiet, columns, members, faults, causes, layout.own_causes)
+    return _Graph(names, quiet, columns, members, faults, causes, layout.own_causes)
 
 
 def _on_one_axis(probabilities: Floats, graph: _Graph) -> Floats:
-    spread = np.zeros((len(probabilities), graph.classes), np.float32)
+    spread = np.zeros((len(probabilities), len(graph.names)), np.float32)
     rows, places = np.nonzero(graph.columns >= 0)
     spread[rows, graph.columns[rows, places]] = probabilities[rows, places]
     return spread

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from models.areas.config import AreaNetworkConfig
 from models.areas.data import AreaAnswers, answers_of_recording
-from models.areas.rules import agreeing_scores, fault_log_odds, strongest, summed_scores
+from models.areas.rules import agreeing_scores, fault_log_odds, summed_scores
+from models.areas.training.sequences import AreaSequence, area_sequence
 from models.configs.yaml_file import read_mapping
 from models.evaluation.areas import (
     BLAMED,
     FALSE_FRAMES,
+    NONE,
     AreaOutcome,
     AreaTruth,
     area_outcome,
@@ -28,14 +31,22 @@ from models.evaluation.areas import (
     score_intervals,
 )
 from models.evaluation.scoring import Scores
+from models.experiments.area_networks import (
+    AreaTraining,
+    Named,
+    Trained,
+    graph_of,
+    named_by_networks,
+    train_networks,
+)
 from models.experiments.base import Column, Need, OnPartProgress, Results
 from models.stepping.load import load_model
+from models.stepping.runner import CompiledRunner
 from models.training.loop import Progress
 from pipeline.arrays import Bools, Floats, Ints
 from pipeline.config.classes import RECOVERING
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.errors import DataError
-from pipeline.frames import StepRunner
 from pipeline.wire.messages import MIN_PROBABILITY
 from pipeline.wire.recording import read_recording
 
@@ -58,14 +69,25 @@ class AreaRule(BaseModel):
     """How many of the most certain machines do not count; of `log_odds`."""
     low: float = -9.0
     high: float = 9.0
+    texts: float = Field(default=0.0, ge=0)
+    """How much the log odds count, from 0 up, that the texts about a utility give its faults."""
 
     def scores(self, answers: AreaAnswers, members: Bools, faults: Bools) -> Floats:
         """(T, U, C) for an area whose utilities have these machines (U, N) and faults (U, C)."""
         log_probabilities = np.log(np.maximum(answers.probabilities(), LEAST))
         odds = fault_log_odds(log_probabilities, quiet_classes(answers.classes), self.low, self.high)
         if self.rule == "agreeing":
-            return agreeing_scores(odds, answers.known(), members, faults, self.machines)
-        return summed_scores(odds, answers.known(), members, faults, self.left_out)
+            scores = agreeing_scores(odds, answers.known(), members, faults, self.machines)
+        else:
+            scores = summed_scores(odds, answers.known(), members, faults, self.left_out)
+        if not self.texts:
+            return scores
+        said = np.log(np.maximum(answers.utility_probabilities, LEAST))
+        of_texts = fault_log_odds(said, quiet_classes(answers.classes), 0, np.inf)
+        with_texts: Floats = scores + np.where(
+            faults & answers.utility_present[..., None], np.float32(self.texts) * of_texts, np.float32(0)
+        )
+        return with_texts
 
 
 class AreaCase(NamedTuple):
@@ -105,6 +127,16 @@ class AreasExperiment(BaseModel):
     blamed: float = Field(default=BLAMED, ge=0, le=1)
     columns: tuple[Column, ...] = Field(min_length=1)
     rows: dict[str, AreaRule] = Field(min_length=1)
+    learn: AreaTraining | None = None
+    """What networks learn from; needed if there are any."""
+    networks: dict[str, AreaNetworkConfig] = {}
+    """Rows of networks, trained anew for each seed."""
+
+    @model_validator(mode="after")
+    def _learnable(self) -> Self:
+        if self.networks and self.learn is None:
+            raise ValueError("networks need `learn`, the areas that they learn from")
+        return self
 
     def needs(self) -> list[Need]:
         """See `Experiment.needs`."""
@@ -114,42 +146,86 @@ class AreasExperiment(BaseModel):
     def run(self, seeds: Sequence[int], out: Path, on_progress: OnPartProgress) -> Results:
         """See `Experiment.run`."""
         profile = load_profile(self.profile)
-        runner = load_model(self.model, profile.machine_types[0])
+        runner = load_model(self.model, profile.machine_types[0], embeddings=bool(self.networks))
         kept = out / "answers" / runner.hash[:16]
-        validation, test = (
-            self._cases(name, kept / name, profile, runner, on_progress) for name in (self.validation, self.test)
-        )
+
+        def cases(name: str) -> list[AreaCase]:
+            return self._cases(name, kept / name, profile, runner, on_progress)
+
+        validation, test = cases(self.validation), cases(self.test)
+        learning = cases(self.learn.folder) if self.learn else []
         rows: dict[str, list[Scores]] = {}
         outcomes: dict[str, list[list[AreaOutcome]]] = {}
         thresholds: dict[str, list[float]] = {}
+        on_validation: dict[str, list[Scores]] = {}
         for number, seed in enumerate(seeds):
-            on_progress("rules", Progress("rules", number, len(seeds), 0.0))
-            fitted = [case for share in self.missing for case in _masked(validation, share, [seed, 0])]
-            alarm = fit_alarm_threshold(fitted, self.false_frames)
-            masked = {share: _masked(test, share, [seed, 1]) for share in self.missing}
-            for name, rule in self.rows.items():
+            on_progress("areas", Progress("areas", number, len(seeds), 0.0))
+            folder, trained = out / f"seed-{seed}", None
+            if self.learn is not None and self.networks:
+                quiet = quiet_classes(runner.classes)
+                trained = train_networks(
+                    self.networks,
+                    self.learn,
+                    [_sequence(case) for case in learning],
+                    [_sequence(case) for case in validation],
+                    quiet,
+                    seed=seed,
+                    out=folder,
+                    notify=_quiet,
+                    on_progress=on_progress,
+                )
+            fitted = [_masked(validation, share, [seed, 0]) for share in self.missing]
+            found = [
+                self._named(masked, trained, folder / f"validation-{share}") for masked, share in self._shares(fitted)
+            ]
+            every = [case for masked in fitted for case in masked]
+            alarm = fit_alarm_threshold(every, self.false_frames)
+            for name in found[0]:
                 threshold = fit_area_threshold(
-                    [case.truth for case in fitted],
-                    [rule.scores(*_inputs(case)).max(axis=2) for case in fitted],
+                    [case.truth for case in every],
+                    [one.scores for by_row in found for one in by_row[name]],
                     false_frames=self.false_frames,
                     blamed=self.blamed,
                 )
                 thresholds.setdefault(name, []).append(threshold)
-                for share, cases in masked.items():
+                pooled = [
+                    outcome
+                    for masked, by_row in zip(fitted, found, strict=True)
+                    for outcome in _outcomes(masked, by_row[name], threshold, alarm)[_RAISED]
+                ]
+                on_validation.setdefault(name, []).append(area_scores(pooled))
+            for masked, share in self._shares([_masked(test, share, [seed, 1]) for share in self.missing]):
+                for name, named in self._named(masked, trained, folder / f"test-{share}").items():
                     row = f"{name}, {share:.0%} missing"
-                    named = [strongest(rule.scores(*_inputs(case)), threshold).utility for case in cases]
-                    found = _outcomes(cases, named, alarm)
-                    rows.setdefault(row, []).append(_scores(found))
-                    outcomes.setdefault(row, []).append(found[_RAISED])
+                    of_areas = _outcomes(masked, named, thresholds[name][-1], alarm)
+                    rows.setdefault(row, []).append(_scores(of_areas))
+                    outcomes.setdefault(row, []).append(of_areas[_RAISED])
         intervals = {
             row: score_intervals(list(zip(*by_seed, strict=True)), np.random.default_rng(0))
             for row, by_seed in outcomes.items()
         }
-        notes: dict[str, Any] = {"thresholds": thresholds, "intervals_over_areas": intervals}
+        notes: dict[str, Any] = {
+            "thresholds": thresholds,
+            "validation": on_validation,
+            "intervals_over_areas": intervals,
+        }
         return Results(self.title, tuple(seeds), rows, self.columns, notes)
 
+    def _shares(self, masked: Sequence[list[AreaCase]]) -> Iterable[tuple[list[AreaCase], float]]:
+        return zip(masked, self.missing, strict=True)
+
+    def _named(self, cases: Sequence[AreaCase], trained: Trained | None, folder: Path) -> dict[str, list[Named]]:
+        """What every row makes of each area; answers of networks are kept in a folder."""
+        found = {
+            name: [Named(rule.scores(*_inputs(case)).max(axis=2)) for case in cases] for name, rule in self.rows.items()
+        }
+        if trained is not None:
+            areas = [(case.answers, case.truth, graph_of(*_inputs(case))) for case in cases]
+            found |= named_by_networks(trained, areas, folder, _quiet)
+        return found
+
     def _cases(
-        self, part: str, kept: Path, profile: PlantProfile, runner: StepRunner, on_progress: OnPartProgress
+        self, part: str, kept: Path, profile: PlantProfile, runner: CompiledRunner, on_progress: OnPartProgress
     ) -> list[AreaCase]:
         """The areas of a part; their machines' answers are kept in a folder."""
         folder = self.work / part
@@ -164,7 +240,13 @@ class AreasExperiment(BaseModel):
             if not path.exists():
                 records, utilities = read_recording(recording), list(section["utilities"])
                 answers_of_recording(
-                    records, profile, runner, area=area, machines=section["machines"], utilities=utilities
+                    records,
+                    profile,
+                    runner,
+                    runner.text_vectors if self.networks else None,
+                    area=area,
+                    machines=section["machines"],
+                    utilities=utilities,
                 ).save(path)
             cases.append(area_case(AreaAnswers.load(path), section, folder / "causes.parquet"))
         if not cases:
@@ -220,19 +302,31 @@ def _inputs(case: AreaCase) -> tuple[AreaAnswers, Bools, Bools]:
     return case.answers, case.members, case.faults
 
 
-def _outcomes(cases: Sequence[AreaCase], named: Sequence[Ints], threshold: float) -> dict[str, list[AreaOutcome]]:
-    """By kind of the machines' alarms."""
+def _sequence(case: AreaCase) -> AreaSequence:
+    return area_sequence(case.answers, case.truth, graph_of(*_inputs(case)))
+
+
+def _quiet(line: str) -> None:
+    """Compiling is not worth a line of an experiment."""
+
+
+def _outcomes(
+    cases: Sequence[AreaCase], named: Sequence[Named], threshold: float, alarm: float
+) -> dict[str, list[AreaOutcome]]:
+    """By kind of the machines' alarms; own faults are named by corrected answers where there are any."""
     found: dict[str, list[AreaOutcome]] = {_RAISED: [], "answer": [], "odds": []}
-    for case, utilities in zip(cases, named, strict=True):
+    for case, one in zip(cases, named, strict=True):
+        utilities = np.where(one.scores.max(axis=1) > threshold, one.scores.argmax(axis=1), NONE)
         probabilities, quiet = case.answers.probabilities(), quiet_classes(case.answers.classes)
         margins, faults = _margins(case)
         alarms = {
-            "odds": np.where(margins > threshold, faults, 0),
+            "odds": np.where(margins > alarm, faults, 0),
             "answer": machine_alarms(probabilities, quiet),
             _RAISED: raised_alarms(probabilities, quiet),
         }
         for kind, each in alarms.items():
-            found[kind].append(area_outcome(case.truth, utilities, each))
+            own = one.own_names if kind == "answer" else None
+            found[kind].append(area_outcome(case.truth, utilities, each, own))
     return found
 
 

@@ -236,6 +236,16 @@ class CompiledRunner:
         messages = np.array([counted[text.text] for _, text in texts], np.int64)
         return NewTexts(rows, at, messages, ages, self._vectors), unknown
 
+    def text_vectors(self, texts: Sequence[str]) -> Floats:
+        """(X, D) what the text encoder makes of texts; 0 of those without a known word. D is 0 without one."""
+        if self._text is None or not texts:
+            return np.zeros((len(texts), 0 if self._text is None else self._text.size), np.float32)
+        known = [place for place, text in enumerate(texts) if self._text.knows(text)]
+        vectors = np.zeros((len(texts), self._text.size), np.float32)
+        if known:
+            vectors[known] = self._text.encode([texts[place] for place in known])
+        return vectors
+
     @property
     def _reads(self) -> bool:
         """Whether the model does anything with texts."""

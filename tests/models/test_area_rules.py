@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from agents.replay.shipped import demo_model
 from models.areas.exact import logarithms, softmax
 from models.areas.load import load_area_runner
 from models.areas.rule_runner import RULES, AreaRuleConfig, RuleRunner
 from pipeline.areas.frames import AreaFrame, AreaResult, Presence
 from pipeline.areas.layout import AreaLayout, Cause, CauseKind, Relation, area_layouts
 from pipeline.arrays import Floats
+from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.errors import ModelFileError, StateError
+from pipeline.frames import EventText
 from tests.support.areas import PROFILE, engine
 from tests.support.builders import profile
 
@@ -162,3 +166,72 @@ def test_rules_are_loaded_by_name_or_from_a_file(tmp_path: Path) -> None:
         load_area_runner("majority", plant, print)
     with pytest.raises(ModelFileError, match="cannot be read"):
         load_area_runner(str(tmp_path / "none.yaml"), plant, print)
+
+
+def texts_rule(folder: Path, texts: float = 8.0) -> str:
+    """A file with a rule that reads texts by the shipped model."""
+    path = folder / "rule.yaml"
+    path.write_text(f"{{rule: log_odds, threshold: 1.2, low: 0, high: 6, texts: {texts}, text_model: {demo_model()}}}")
+    return str(path)
+
+
+HALL = """
+areas:
+  hall:
+    utilities:
+      cooling_water: {faults: [idv_4, idv_11], machines: [te-01, te-02]}
+      steam: {faults: [idv_16], machines: [te-01, te-02]}
+"""
+
+
+def header_plant(folder: Path) -> PlantProfile:
+    """Two machines of the shipped profile on one header."""
+    path = folder / "plant.yaml"
+    shipped = resources.files("pipeline.config") / "profiles" / "tennessee_eastman.yaml"
+    path.write_text(shipped.read_text("utf-8") + HALL)
+    return load_profile(path)
+
+
+def quiet_frame(area: AreaLayout, number: int, *texts: tuple[int, str]) -> AreaFrame:
+    """A frame in which both machines are normal, with texts about utilities."""
+    end_ms = (number + 1) * area.period_ms
+    normal = np.zeros((2, area.widest), np.float32)
+    normal[:, 0] = 1
+    nothing = np.zeros((2, 0))
+    return AreaFrame(
+        area, 0, end_ms - area.period_ms, False, 0, np.zeros(2, np.int64), np.zeros(2, np.int64), normal,
+        nothing.astype(np.bool_), nothing.astype(np.int64), nothing.astype(np.float32), nothing.astype(np.int64),
+        nothing.astype(np.bool_), (), [(u, EventText(str(number), end_ms - 1, text)) for u, text in texts],
+    )  # fmt: skip
+
+
+def test_what_is_written_about_a_utility_names_it_and_survives_a_restart(tmp_path: Path) -> None:
+    plant = header_plant(tmp_path)
+    area = area_layouts(plant)["hall"]
+    one, other = (load_area_runner(texts_rule(tmp_path), plant, lambda line: None) for _ in range(2))
+    assert one.hash == other.hash != RuleRunner(RULES["log_odds"], print).hash
+    assert area.causes[int(one.step(quiet_frame(area, 0)).causes.argmax())].kind == CauseKind.NONE
+    warm = quiet_frame(
+        area, 1, (0, "reactor cooling water inlet temperature has stepped up, cooling water is too warm")
+    )
+    found = one.step(warm)
+    assert area.causes[int(found.causes.argmax())] == Cause(CauseKind.UTILITY, "cooling_water", "idv_4")
+    assert found.support.tolist() == [0, 0, 1, 0]
+    other.load(0, one.save(0))
+    for number in (2, 3):
+        later, again = one.step(quiet_frame(area, number)), other.step(quiet_frame(area, number))
+        assert later.causes.tobytes() == again.causes.tobytes()
+    assert one.save(0) == other.save(0)
+    one.reset(0)
+    assert area.causes[int(one.step(quiet_frame(area, 4)).causes.argmax())].kind == CauseKind.NONE
+    with pytest.raises(StateError, match="no state of the texts"):
+        one.load(0, b"short")
+
+
+def test_a_rule_that_reads_texts_needs_a_model_that_does(tmp_path: Path) -> None:
+    path = tmp_path / "rule.yaml"
+    path.write_text("{rule: log_odds, threshold: 1.2, texts: 8}")
+    with pytest.raises(ModelFileError, match="`texts` needs `text_model`"):
+        load_area_runner(str(path), header_plant(tmp_path), print)
+    with pytest.raises(ModelFileError, match="reads texts of machine type tennessee_eastman"):
+        load_area_runner(texts_rule(tmp_path), profile(PLANT), print)

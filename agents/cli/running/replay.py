@@ -34,7 +34,7 @@ from agents.cli.views.live_view import LiveView
 from agents.cli.views.printable import say
 from agents.cli.views.scores_table import faults_table, scores_table, shown
 from agents.delivery.partitioning import partition_function
-from agents.replay.shipped import area_profile, area_recording, demo_recording
+from agents.replay.shipped import area_profile, area_recording, area_rule, demo_recording
 from agents.words import Words
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import load_settings
@@ -63,7 +63,8 @@ def demo(
     paced = DEMO_SECONDS if sys.stdout.isatty() and not as_json and speed is None else None
     if plant:
         profile = area_profile()
-        _replay(area_recording(), profile, None, speed, as_json=as_json, paced_seconds=paced, areas=(True, None))
+        areas = (True, str(area_rule()))
+        _replay(area_recording(), profile, None, speed, as_json=as_json, paced_seconds=paced, areas=areas)
     else:
         _replay(demo_recording(), None, None, speed, as_json=as_json, paced_seconds=paced)
 

@@ -25,7 +25,7 @@ MAX_MACHINES: Final = 60
 _POLICY: Final = "default-src 'none'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'"
 
 _MEANINGS: Final = {
-    "First alarm": "from the labelled start of a fault to the first alarm in it, of whatever fault; missed faults have none.",
+    "First alarm": "from the labelled start of a fault to the first alarm in it, of any fault; missed ones have none.",
     "Forewarning": "from the first alarm of the right fault to the labelled end of the fault. Where labels end at the "
     "failure, this is the time that was left to act.",
     "Missed": "faults in whose time no alarm was raised.",

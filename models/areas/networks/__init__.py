@@ -1,0 +1,1 @@
+"""Graph networks over the machines, utilities and event texts of an area."""
