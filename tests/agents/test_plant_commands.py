@@ -6,22 +6,26 @@ import io
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from agents.cli.running.plant import load_area_runner
 from agents.cli.running.plant_replay import holds_only_diagnoses
 from agents.cli.views.area_view import AreaView
+from agents.cli.views.incidents_view import AlarmLines
+from agents.delivery.incidents import SIMILAR
 from agents.words import Words
 from pipeline.areas.engine import AreaEngine
 from pipeline.areas.messages import decode_area
 from pipeline.config.profile import parse_profile
 from pipeline.config.settings import load_settings
 from pipeline.config.topics import PLANT
+from pipeline.engine.reports.incidents.record import SimilarIncident, encode_similar
 from pipeline.errors import ModelFileError, SettingsError
 from pipeline.wire import messages
 from pipeline.wire.recording import RecordingWriter
-from pipeline.wire.records import Record
+from pipeline.wire.records import Output, Record
 from tests.support.area_plant import MACHINES, WITH_AREAS, VoteRunner, area_record, diagnosis
 from tests.support.builders import ONE_SOURCE, numbered
 from tests.support.commands import assert_one_line, faultline
@@ -38,7 +42,8 @@ TITLED = WITH_AREAS.replace(
 def test_the_view_shows_the_cause_the_evidence_and_who_is_missing() -> None:
     profile = parse_profile(TITLED, where="test")
     engine = AreaEngine(profile, VoteRunner())
-    view = AreaView("areas", Words(profile))
+    words = Words(profile)
+    view = AreaView("areas", words, AlarmLines(words, SIMILAR))
     label = {"machine": "pump-1", "start": 0, "fault": "leak"}
     view.labels.add(Record("labels", 0, 0, 0, b"pump-1", json.dumps(label).encode()))
     for frame in range(8):
@@ -98,6 +103,19 @@ def test_the_demo_names_the_header_that_fails_and_no_other() -> None:
     assert said == [("cooling_water", "idv_5", "raised"), ("cooling_water", "idv_5", "cleared")]
     failed_ms = hall["alarms"][0]["time"] - _HEADER_FAILS_MS
     assert 0 < failed_ms < 60 * 60_000
+
+
+def test_a_line_says_which_past_incident_an_alarm_is_like() -> None:
+    alarms = AlarmLines(Words(parse_profile(TITLED, where="test")), SIMILAR)
+    past = SimilarIncident("id", "pump-1", 60_000, 120_000, "leak", True, "wet\x1b[2J below the seal " * 9, 0.91)
+    value = b'{"id":"i","machine":"pump-2","fault":"leak","state":"raised","time":600000,"diagnosis":"d"}'
+    for topic, score in (("alarms", 0.91), ("alarms", 0.4), ("diagnoses", 0.91)):
+        header = (SIMILAR, encode_similar([msgspec.structs.replace(past, score=score)]))
+        alarms.add(Output(topic, 0, b"pump-2", value, 0, (header,)))
+    alarms.add(Output("alarms", 0, b"pump-2", value, 0))
+    (line,) = alarms.lines
+    assert line.startswith("1970-01-01T00:10:00Z  pump-2: leak Water leaks; most similar (0.91): pump-1 from")
+    assert line.endswith("…”") and line.count("below the seal") == 2
 
 
 def test_what_has_no_areas_or_no_such_rule_is_refused() -> None:

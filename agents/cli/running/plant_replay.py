@@ -15,6 +15,7 @@ from rich.table import Table
 
 from agents.audit.certificate import CertificateBuilder
 from agents.cli.views.area_view import AreaView, cause_in_words
+from agents.cli.views.incidents_view import AlarmLines
 from agents.cli.views.printable import cell, say
 from agents.delivery.partitioning import partition_function
 from agents.words import Words
@@ -36,9 +37,9 @@ def holds_only_diagnoses(recording: Path, profile: PlantProfile) -> bool:
 
 
 @contextlib.contextmanager
-def area_view(recording: Path, words: Words) -> Iterator[AreaView]:
+def area_view(recording: Path, words: Words, alarms: AlarmLines) -> Iterator[AreaView]:
     """The tables of a replay's areas on the terminal, with the recording's labels."""
-    view = AreaView(f"faultline · {recording.name}", words)
+    view = AreaView(f"faultline · {recording.name}", words, alarms)
     for record in read_recording(recording):
         if record.topic == LABELS:
             view.labels.add(record)
@@ -69,8 +70,8 @@ def replay_diagnoses(
     return {"recording": str(recording), "seconds": round(seconds, 3), "areas": plant.report()}
 
 
-def print_areas(report: Mapping[str, Any], words: Words) -> None:
-    """What was found in each area, and every alarm of a utility."""
+def print_areas(report: Mapping[str, Any], words: Words, alarms: AlarmLines) -> None:
+    """What was found in each area, every alarm of a utility, and machines' alarms that are like past incidents."""
     table = Table(title="areas", title_justify="left")
     table.add_column(cell("area"))
     for heading in ("frames", *_KINDS):
@@ -84,3 +85,7 @@ def print_areas(report: Mapping[str, Any], words: Words) -> None:
             moment = datetime.fromtimestamp(alarm["time"] / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
             cause = CauseAnswer("utility", 1.0, alarm["utility"], alarm["fault"])
             say(f"{moment}  {alarm['state']:7}  {words.declared_area(area)}: {cause_in_words(words, area, cause)}")
+    if alarms.lines:
+        say("alarms like past incidents")
+    for line in alarms.lines:
+        say(line)

@@ -30,9 +30,11 @@ from agents.cli.options import (
 )
 from agents.cli.running.plant import AreaModelOption, load_area_runner
 from agents.cli.running.plant_replay import area_view, holds_only_diagnoses, print_areas, replay_diagnoses
+from agents.cli.views.incidents_view import AlarmLines
 from agents.cli.views.live_view import LiveView
 from agents.cli.views.printable import say
 from agents.cli.views.scores_table import faults_table, scores_table, shown
+from agents.delivery.incidents import SIMILAR
 from agents.delivery.partitioning import partition_function
 from agents.replay.shipped import area_profile, area_recording, area_rule, demo_recording
 from agents.words import Words
@@ -42,6 +44,7 @@ from pipeline.config.topics import LABELS, engine_topics, full_topic_name
 from pipeline.errors import CertificateError, SettingsError, TopicMismatchError
 from pipeline.extras import require_modules
 from pipeline.wire.recording import count_records, new_recording, read_recording
+from pipeline.wire.records import Output
 
 DEMO_SECONDS = 30.0
 _SHOWN_NAMES = 5
@@ -146,12 +149,21 @@ def _replay(
     if certify is not None:
         builder = CertificateBuilder(runners if area_runner is None else {**runners, "areas": area_runner})
     change, words = stress_function(*stress), Words(plant)
+    alarms = AlarmLines(words, SIMILAR)
     with contextlib.ExitStack() as stack:
         writer = None if out is None else stack.enter_context(new_recording(out))
-        on_output = None if writer is None else OutputRecorder(writer, partition_of).add
+        recorder = None if writer is None else OutputRecorder(writer, partition_of)
+
+        def on_output(output: Output) -> None:
+            alarms.add(output)
+            if recorder is not None:
+                recorder.add(output)
+
         is_shown = not as_json and sys.stdout.isatty()
         view = stack.enter_context(_live_view(recording, words)) if is_shown and area_runner is None else None
-        areas_view = stack.enter_context(area_view(recording, words)) if is_shown and area_runner is not None else None
+        areas_view = None
+        if is_shown and area_runner is not None:
+            areas_view = stack.enter_context(area_view(recording, words, alarms))
         if area_runner is not None and is_of_diagnoses:
             report = replay_diagnoses(
                 recording,
@@ -193,7 +205,7 @@ def _replay(
         if not is_of_diagnoses:
             _print_summary(report, words)
         if area_runner is not None:
-            print_areas(report["areas"], words)
+            print_areas(report["areas"], words, alarms)
     if writer is not None:
         say(f"{writer.count:,} output records written to {out}", err=True)
     if builder is not None and certify is not None:

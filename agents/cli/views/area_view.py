@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from agents.cli.views.incidents_view import AlarmLines
 from agents.cli.views.printable import cell
 from agents.words import Words
 from pipeline.areas.messages import AreaDiagnosis, AreaText, CauseAnswer, CorrectedAnswer
@@ -34,8 +35,10 @@ _MIN_WEIGHT: Final = 0.005
 class AreaView:
     """Keeps each area's newest diagnosis and renders them as tables."""
 
-    def __init__(self, title: str, words: Words) -> None:
+    def __init__(self, title: str, words: Words, alarms: AlarmLines) -> None:
+        """`alarms` has the machines' alarms that are like past incidents, of which the newest is shown."""
         self._title = title
+        self._alarms = alarms
         self._words = words
         self._newest: dict[str, AreaDiagnosis] = {}
         self._since_ms: dict[str, tuple[object, int]] = {}  # what an area's cause is, and since when
@@ -59,7 +62,8 @@ class AreaView:
         newest = max((one.frame_end for one in self._newest.values()), default=0)
         moment = f"{_clock(newest, '%Y-%m-%d %H:%M')} UTC" if newest else "waiting"
         head = cell(f"{self._title}   plant time {moment}   {self.frames:,} frames of areas", "table.title")
-        return Group(head, *(self._table(self._newest[area]) for area in sorted(self._newest)))
+        tables = (self._table(self._newest[area]) for area in sorted(self._newest))
+        return Group(head, *tables, *(cell(line) for line in self._alarms.lines[-1:]))
 
     def _table(self, diagnosis: AreaDiagnosis) -> Table:
         table = Table(title=self._headline(diagnosis), title_justify="left", expand=True)

@@ -85,8 +85,8 @@ def operator_numbers(
     - `forewarning_seconds_*`: from the first alarm of the right fault to the labelled end of the fault: the warning
       time where labels end at the failure.
     - `missed`: faults during which no alarm was raised; `misnamed`: those whose alarms named other faults only.
-    - `alarms`: of faults; `condition_alarms`: of machines that are not heard of; `suppressed_alarms`: called nobody.
-      Only the first count in what follows.
+    - `alarms`: of faults; `condition_alarms`: of machines that are not heard of; `suppressed_alarms` called nobody. Of
+      these only the first count in what follows.
     - `false_alarms`: raised where the label says normal; `after_fault` of them within RECOVERY_FRAMES of a fault's end.
     - `chatter`: alarms that came back within CHATTER_MS of their end.
     - `wrong_hours`: labelled time in which the diagnosis is not the label: `wrong_fault_hours` another fault,
