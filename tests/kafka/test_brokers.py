@@ -145,5 +145,5 @@ def test_recreated_topics_on_an_older_kafka(
     old_kafka: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(recreated_while_stopped(old_kafka, 20, caplog), 120)
-    monkeypatch.setattr("agents.worker.worker.LOOK_SECONDS", 1.0)
+    monkeypatch.setattr("agents.worker.stateful.LOOK_SECONDS", 1.0)
     run(recreated_while_running(old_kafka, caplog), 120)

@@ -117,7 +117,7 @@ async def _unstamped(bootstrap: str) -> None:
 
 
 def test_a_broker_that_restarts_is_not_another_one(broker: KafkaBroker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.worker.worker.LOOK_SECONDS", 0.3)
+    monkeypatch.setattr("agents.worker.stateful.LOOK_SECONDS", 0.3)
     run(_restarted(broker))
 
 

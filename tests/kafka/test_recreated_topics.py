@@ -98,7 +98,7 @@ async def recreated_while_stopped(bootstrap: str, frames: int, caplog: pytest.Lo
 def test_a_topic_recreated_under_a_running_worker_is_read_from_its_beginning(
     kafka: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("agents.worker.worker.LOOK_SECONDS", 1.0)
+    monkeypatch.setattr("agents.worker.stateful.LOOK_SECONDS", 1.0)
     run(recreated_while_running(kafka, caplog), 120)
 
 
@@ -126,7 +126,7 @@ async def recreated_while_running(bootstrap: str, caplog: pytest.LogCaptureFixtu
 def test_a_longer_log_is_noticed_under_a_running_worker_that_has_read_on_in_it(
     kafka: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.worker.worker.LOOK_SECONDS", 3.0)
+    monkeypatch.setattr("agents.worker.stateful.LOOK_SECONDS", 3.0)
     run(_longer(kafka), 120)
 
 
@@ -242,7 +242,7 @@ def test_a_broker_that_gives_no_ids_shows_it_by_a_shorter_log(
         return {name: log._replace(id="") for name, log in topic_logs(*arguments).items()}
 
     monkeypatch.setattr("agents.worker.service.topic_logs", without_ids)
-    monkeypatch.setattr("agents.worker.worker.LOOK_SECONDS", 1.0)
+    monkeypatch.setattr("agents.worker.stateful.LOOK_SECONDS", 1.0)
     recreate = recreated_while_running if running else recreated_while_stopped
     run(
         recreate(kafka, caplog) if recreate is recreated_while_running else recreated_while_stopped(kafka, 20, caplog),
@@ -251,7 +251,7 @@ def test_a_broker_that_gives_no_ids_shows_it_by_a_shorter_log(
 
 
 def test_each_of_two_workers_notices_it(kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.worker.worker.LOOK_SECONDS", 1.0)
+    monkeypatch.setattr("agents.worker.stateful.LOOK_SECONDS", 1.0)
     run(_two(kafka), 120)
 
 
@@ -274,7 +274,7 @@ async def _two(bootstrap: str) -> None:
 
 
 def test_a_topic_that_is_deleted_is_waited_for(kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.worker.worker.LOOK_SECONDS", 0.5)
+    monkeypatch.setattr("agents.worker.stateful.LOOK_SECONDS", 0.5)
     run(_deleted(kafka))
 
 
@@ -295,7 +295,7 @@ async def _deleted(bootstrap: str) -> None:
 def test_more_partitions_end_a_running_worker_and_keep_one_from_starting(
     kafka: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.worker.worker.LOOK_SECONDS", 0.5)
+    monkeypatch.setattr("agents.worker.stateful.LOOK_SECONDS", 0.5)
     run(_altered(kafka))
 
 
