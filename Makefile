@@ -57,9 +57,9 @@ $(VENV)/.audit: $(VENV)/.serving requirements-audit.lock
 demo: $(VENV)/.serving
 	$(BIN)/faultline demo
 
-# Tests with a broker wait much of their time: three processes keep two cores busy.
+# Tests with a broker wait much of their time: four processes keep two cores busy.
 test: $(VENV)/.development
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.development
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not kafka and not slow" $(PYTEST_ARGS)
