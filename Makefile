@@ -14,12 +14,13 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emi
 # What torch only loads to compile kernels or to work on a GPU, 1.5 GB; the rest of CUDA it cannot be imported without.
 UNUSED := cuda-bindings cuda-pathfinder nvidia-cusolver nvidia-nvjitlink triton
 
-.PHONY: help demo test test-fast lint format docs kafka bench soak fuzz lock audit sbom clean
+.PHONY: help demo test test-fast test-long lint format docs kafka bench soak fuzz lock audit sbom clean
 
 help:
 	@echo "make demo       replay the shipped recording through the whole pipeline, no broker needed"
 	@echo "make test       run all tests (a real Kafka is used where Java and Maven are found)"
 	@echo "make test-fast  run the tests that need neither Kafka nor patience"
+	@echo "make test-long  run the tests that take a minute each: tutorial, rolling upgrade, benchmark"
 	@echo "make lint       ruff and mypy --strict"
 	@echo "make format     fix style"
 	@echo "make docs       build the documentation, with the reference of every module, in build/docs"
@@ -57,9 +58,13 @@ $(VENV)/.audit: $(VENV)/.serving requirements-audit.lock
 demo: $(VENV)/.serving
 	$(BIN)/faultline demo
 
-# Tests with a broker wait much of their time: four processes keep two cores busy.
+# Tests with a broker wait much of their time: three processes keep two cores busy.
 test: $(VENV)/.development
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long" $(PYTEST_ARGS)
+
+# The tutorial as printed, two releases in one group, and the benchmark: what takes a minute each.
+test-long: $(VENV)/.development
+	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.development
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not kafka and not slow" $(PYTEST_ARGS)

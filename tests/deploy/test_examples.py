@@ -60,6 +60,7 @@ def test_the_tutorial_prints_its_files_as_they_are() -> None:
     ]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_tutorial_leads_from_tables_without_labels_to_scores(tmp_path: Path) -> None:
     programs = tmp_path / "bin"

@@ -57,6 +57,7 @@ def test_faultline_and_a_rival_publish_the_same_probabilities_once_a_reading(kaf
     assert len({tuple(vectors[0]) for vectors in ours.values()}) > READINGS * 0.9
 
 
+@pytest.mark.long
 @pytest.mark.kafka
 def test_the_report(kafka: str) -> None:
     told: list[str] = []
@@ -107,6 +108,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
+@pytest.mark.long
 @pytest.mark.kafka
 def test_an_installed_command_finds_the_broker_and_the_rivals(installed: Path, tmp_path: Path) -> None:
     if (reason := missing_tools()) is not None:

@@ -110,6 +110,7 @@ def expected(records: Sequence[Record], model: Path) -> dict[str, bytes]:
     return {f"{(out.key or b'').decode()} {out.timestamp_ms}": without_components(out.value or b"") for out in outputs}
 
 
+@pytest.mark.long
 def test_a_group_of_two_releases_diagnoses_as_one(kafka: str, tmp_path: Path) -> None:
     before, ports = code_of_before(tmp_path / "code"), free_ports(2)
     site = KafkaSite(kafka, text=TENNESSEE_EASTMAN.read_text(encoding="utf-8"))
