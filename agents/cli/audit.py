@@ -20,7 +20,7 @@ from agents.audit.reports.area_check import AreaCheck, check_areas
 from agents.audit.reports.drift_list import summarize_drift
 from agents.audit.verify import VerifyReport, verify_diagnoses
 from agents.audit.verify_inputs import verify_inputs
-from agents.cli.options import JsonOption, ModelOption, ProfileOption, load_runners
+from agents.cli.options import JsonOption, MachinePatternOption, ModelOption, ProfileOption, load_runners
 from agents.cli.views.drift_view import drift_table
 from agents.cli.views.printable import say
 from agents.delivery.partitioning import partition_function
@@ -156,7 +156,7 @@ def drift(
         Path | None,
         typer.Option("--from", help="replay this recording, or list its drift reports; not a broker"),
     ] = None,
-    machine: Annotated[str, typer.Option("--machine", help="only ids that fit this pattern, such as pump-*")] = "*",
+    machine: MachinePatternOption = "*",
     standing: Annotated[bool, typer.Option("--standing", help="only drift that has not ended")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, help="how many to show")] = 50,
     broker: BrokerOption = None,

@@ -22,7 +22,7 @@ from agents.audit.source_check import declared_topics
 from agents.audit.why.next_steps import next_steps
 from agents.audit.why.search import Committed, gather_facts
 from agents.audit.why.worker_page import read_worker_page
-from agents.cli.options import BrokerOption, JsonOption, ProfileOption
+from agents.cli.options import BrokerOption, JsonOption, MachinePatternOption, ProfileOption
 from agents.cli.views.printable import cell, say
 from agents.cli.views.why_view import show_why
 from agents.delivery.kept_states import of_machines
@@ -54,7 +54,7 @@ ForceOption = Annotated[bool, typer.Option("--force", help="also if no state of 
 
 def list_machines(
     state: Annotated[MachineState | None, typer.Option("--state", help="only machines that are so")] = None,
-    machine: Annotated[str, typer.Option("--machine", help="only ids that fit this pattern, such as pump-*")] = "*",
+    machine: MachinePatternOption = "*",
     limit: Annotated[int, typer.Option("--limit", min=1, help="how many to show")] = 50,
     broker: BrokerOption = None,
     profile: ProfileOption = None,

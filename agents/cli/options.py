@@ -24,6 +24,14 @@ ProfileOption = Annotated[
 ModelOption = Annotated[list[Path] | None, typer.Option("--model", help="model file; one per machine type")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
 ForceOption = Annotated[bool, typer.Option("--force", help="replace files that exist")]
+MachinePatternOption = Annotated[str, typer.Option("--machine", help="only ids that fit this pattern, such as pump-*")]
+SinceOption = Annotated[
+    str | None,
+    typer.Option("--since", help="with --from: a time, or a duration back from now such as 30d; else all there is"),
+]
+UntilOption = Annotated[
+    str | None, typer.Option("--until", help="with --from: a time, or a duration back from now; else until now")
+]
 SpeedOption = Annotated[str | None, typer.Option("--speed", help="times real time, or max")]
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.audit.dead_letters import parse_since_ms
-from agents.cli.options import ForceOption, now_ms
+from agents.cli.options import ForceOption, SinceOption, UntilOption, now_ms
 from agents.cli.views.printable import cell, say
 from agents.cli.views.progress import StageBars, recording_progress, training_progress
 from agents.cli.views.scores_table import counts_table, remaining_life_text, scores_table
@@ -57,13 +57,8 @@ def train(
     topics: Annotated[
         str | None, typer.Option("--from", help="kafka://host:port: record its topics in --out, and train on that")
     ] = None,
-    since: Annotated[
-        str | None,
-        typer.Option("--since", help="with --from: a time, or a duration back from now such as 30d; else all there is"),
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option("--until", help="with --from: a time, or a duration back from now; else until now")
-    ] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     labels_from: Annotated[
         str | None, typer.Option("--labels-from", help="with --from: topic of labels; else faultline.labels")
     ] = None,

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
-from prometheus_client.registry import Collector
 
+from agents.worker.states.metrics import (
+    AgentCollector,
+    Family,
+    InputCounts,
+    counter,
+    step_histogram,
+    timed,
+)
 from pipeline.alignment.machine_states import MachineState
 from pipeline.config.profile import PlantProfile
 from pipeline.config.sections.alarms import PRIORITIES
@@ -18,81 +25,35 @@ from pipeline.engine.engine import Engine
 from pipeline.engine.reports.drift_rule import DriftKind
 from pipeline.engine.reports.lifecycle.records import ALARM_STATES
 from pipeline.engine.stats import ACKNOWLEDGE_BOUNDS_SECONDS, CONFIDENCE_BOUNDS
-from pipeline.extras import faultline_version
-from pipeline.frames import Frames, StepResult, StepRunner
-from pipeline.wire.messages import Reason
+from pipeline.frames import StepRunner
 from pipeline.wire.readings import ValueReason
 
 _REMAINING_QUANTILES = {"min": 0.0, "p10": 0.1, "median": 0.5}
 _STANDING_MS = 86_400_000
 """An alarm that is there for longer is standing (ISA-18.2 calls it stale)."""
 
-_LATE_REASONS = (Reason.LATE, Reason.EXPIRED)
 
-
-class EngineCollector(Collector):
+class EngineCollector(AgentCollector):
     """Metrics of one engine, with every label value present from the start."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        profile: PlantProfile,
-        *,
-        lag: Callable[[], Mapping[tuple[str, int], int]],
-        lost: Callable[[], Mapping[str, int]],
-        recreated: Callable[[], Mapping[str, int]],
-        now_ms: Callable[[], int],
-    ) -> None:
-        """`lag` gives records not yet processed per topic and partition, `lost` and `recreated` counts per topic;
-        `now_ms` the wall clock.
-        """
+    def __init__(self, engine: Engine, profile: PlantProfile, counts: InputCounts) -> None:
+        """The engine's counts are read when they are scraped."""
+        super().__init__(engine, profile, counts, engine_topics(profile), [LABELS])
         self._engine = engine
-        self._profile = {"plant": profile.plant, "digest": profile.digest}
-        self._topics = engine_topics(profile)
         self._faults = tuple(dict.fromkeys(fault for kind in profile.machine_types for fault in kind.faults))
-        self._lag = lag
-        self._lost = lost
-        self._recreated = recreated
-        self._now_ms = now_ms
 
-    def collect(
-        self,
-    ) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily | InfoMetricFamily]:
+    def collect(self) -> Iterator[Family]:
         """The current metrics."""
         stats = self._engine.stats
-        yield InfoMetricFamily("faultline_build", "What runs here.", value={"version": faultline_version()})
-        yield InfoMetricFamily("faultline_profile", "The plant profile.", value=self._profile)
+        yield from self.common()
         yield self._models()
-        yield _counter("faultline_records", "Records read.", "topic", self._topics, stats.records)
-        reasons = [reason.value for reason in Reason if reason not in _LATE_REASONS]
-        yield _counter(
-            "faultline_dead_letters", "Records that could not be used.", "reason", reasons, stats.dead_letters
-        )
-        yield _counter("faultline_late", "Readings and texts that came too late.", "topic", self._topics, stats.late)
-        yield _counter(
+        yield counter("faultline_late", "Readings and texts that came too late.", "topic", self._topics, stats.late)
+        yield counter(
             "faultline_duplicates", "Duplicate readings and texts.", "kind", ("readings", "texts"), stats.duplicates
-        )
-        yield _counter(
-            "faultline_skipped",
-            "Records skipped because a restored state already contained them.",
-            "topic",
-            self._topics,
-            stats.skipped,
-        )
-        inputs = (*self._topics, LABELS)
-        yield _counter(
-            "faultline_records_lost", "Records deleted before they could be read.", "topic", inputs, self._lost()
-        )
-        yield _counter(
-            "faultline_topics_recreated",
-            "Input topics that were deleted and created again.",
-            "topic",
-            inputs,
-            self._recreated(),
         )
         answers = (name for model in self._engine.models.values() for name in model.runner.classes)
         faults = tuple(dict.fromkeys((*self._faults, *answers, NO_EVIDENCE)))
-        yield _counter("faultline_diagnoses", "Diagnoses published.", "fault", faults, stats.diagnoses)
+        yield counter("faultline_diagnoses", "Diagnoses published.", "fault", faults, stats.diagnoses)
         yield from _alarm_metrics(self._engine)
         yield from self._drift()
         yield CounterMetricFamily("faultline_frames", "Closed frames.", value=stats.frames)
@@ -103,9 +64,6 @@ class EngineCollector(Collector):
         yield CounterMetricFamily("faultline_texts", "Texts that frames have taken.", value=stats.texts)
         yield CounterMetricFamily(
             "faultline_texts_without_known_words", "Texts in which the model knows no word.", value=stats.unknown_texts
-        )
-        yield CounterMetricFamily(
-            "faultline_states_refused", "Saved states that were refused.", value=stats.states_refused
         )
         yield CounterMetricFamily(
             "faultline_machines_evicted", "Machines evicted after long silence.", value=stats.evicted
@@ -121,23 +79,6 @@ class EngineCollector(Collector):
         yield from self._condition()
         yield self._confidence()
         yield self._remaining_life()
-        event_lag = GaugeMetricFamily(
-            "faultline_event_time_lag_seconds",
-            "Wall clock minus the end of the newest diagnosed frame.",
-            labels=["partition"],
-        )
-        now = self._now_ms()
-        for partition, end_ms in sorted(self._engine.newest_frame_end_ms().items()):
-            event_lag.add_metric([str(partition)], (now - end_ms) / 1000)
-        yield event_lag
-        lag = GaugeMetricFamily(
-            "faultline_consumer_lag_records",
-            "Unprocessed records in the topic.",
-            labels=["topic", "partition"],
-        )
-        for (topic, partition), behind in sorted(self._lag().items()):
-            lag.add_metric([topic, str(partition)], behind)
-        yield lag
 
     def _models(self) -> InfoMetricFamily:
         family = InfoMetricFamily(
@@ -195,15 +136,11 @@ class EngineCollector(Collector):
         yield GaugeMetricFamily(
             "faultline_machines_frozen", "Machines with values that have not changed for too long.", condition.frozen
         )
-        oldest = GaugeMetricFamily(
+        yield self.event_time_lag(
             "faultline_oldest_event_time_lag_seconds",
             "Wall clock minus the end of the newest frame of the machine that is furthest behind and not offline.",
-            labels=["partition"],
+            condition.oldest_frame_end_ms,
         )
-        now = self._now_ms()
-        for partition, end_ms in sorted(condition.oldest_frame_end_ms.items()):
-            oldest.add_metric([str(partition)], (now - end_ms) / 1000)
-        yield oldest
 
     def _remaining_life(self) -> GaugeMetricFamily:
         family = GaugeMetricFamily(
@@ -260,41 +197,17 @@ def _alarm_metrics(engine: Engine) -> Iterator[CounterMetricFamily | GaugeMetric
     )
 
 
-def _counter(
-    name: str, text: str, label: str, values: tuple[str, ...] | list[str], counts: Mapping[str, int]
-) -> CounterMetricFamily:
-    family = CounterMetricFamily(name, text, labels=[label])
-    for value in values:
-        family.add_metric([value], counts.get(value, 0))
-    return family
-
-
 def step_seconds(registry: CollectorRegistry) -> Histogram:
     """The histogram of how long one model step over a round takes."""
-    bounds = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
-    return Histogram(
-        "faultline_step_seconds",
-        "Duration of one model step over a round of frames.",
-        buckets=bounds,
-        registry=registry,
-    )
+    return step_histogram("faultline_step_seconds", "Duration of one model step over a round of frames.", registry)
 
 
 class TimedRunner:
     """A runner whose steps are timed into a histogram."""
 
     def __init__(self, runner: StepRunner, seconds: Histogram, clock: Callable[[], float]) -> None:
-        self._runner = runner
-        self._clock = clock
-        self._seconds = seconds
         self.name, self.hash = runner.name, runner.hash
         self.classes, self.modalities = runner.classes, runner.modalities
         self.reserve, self.reset, self.prepare = runner.reserve, runner.reset, runner.prepare
         self.save, self.load = runner.save, runner.load
-
-    def step(self, frames: Frames) -> StepResult:
-        """Step and time it."""
-        began = self._clock()
-        result = self._runner.step(frames)
-        self._seconds.observe(self._clock() - began)
-        return result
+        self.step = timed(runner.step, seconds, clock)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from agents.audit.certificate import CertificateBuilder, write_certificate
 from agents.kafka.admin import topic_logs
 from agents.kafka.codecs import WORKER_MODULES, require_codecs
 from agents.kafka.publisher import KafkaPublisher
@@ -16,14 +15,15 @@ from agents.kafka.security import client_security, faust_credentials, require_ri
 from agents.kafka.states import KafkaStateStore
 from agents.kafka.topics import WANTED_LIMITS, RecordLimits, require_topics
 from agents.worker.process import Guard, in_thread, live, work
-from agents.worker.worker import Observer, Worker
+from agents.worker.states.engine import Observer
+from agents.worker.states.run_record import RunRecord
+from agents.worker.worker import Worker
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
 from pipeline.config.topics import LABELS, engine_topics, full_topic_name, require_names
 from pipeline.errors import SettingsError
 from pipeline.frames import StepRunner
 from pipeline.wire.recording import RecordingWriter
-from pipeline.wire.records import Output, Record
 
 log = logging.getLogger("faultline.service")
 
@@ -79,37 +79,9 @@ async def serve(
         for note in limits.notes:
             log.warning("%s", note)
         await in_thread(require_rights, settings, profile)
-        await _work(settings, profile, runners, partition_of, limits, guard, recorder, certify)
+        run = RunRecord(runners, recorder, certify)
+        worker = kafka_worker(settings, profile, runners, partition_of, run.observer, limits)
+        if await work(worker, guard, settings, settings.broker):
+            run.certify(lambda builder: builder.finish(worker.engine), worker.restored, "machines")
 
     await live(settings, serve_guarded)
-
-
-async def _work(
-    settings: Settings,
-    profile: PlantProfile,
-    runners: Mapping[str, StepRunner],
-    partition_of: Callable[[bytes], int],
-    limits: RecordLimits,
-    guard: Guard,
-    recorder: RecordingWriter | None,
-    certify: Path | None,
-) -> None:
-    builder = CertificateBuilder(runners)
-
-    def observe(records: Sequence[Record], outputs: Sequence[Output]) -> None:
-        if recorder is not None:
-            recorder.write(records)
-        if certify is not None:
-            builder.add(outputs)
-
-    observer = observe if recorder is not None or certify is not None else None
-    worker = kafka_worker(settings, profile, runners, partition_of, observer, limits)
-    if not await work(worker, guard, settings, settings.broker):
-        return
-    if certify is not None:
-        if worker.restored:
-            log.warning(
-                "%d machines started from saved states, so a replay cannot reproduce this certificate", worker.restored
-            )
-        builder.finish(worker.engine)
-        write_certificate(certify, builder.certificate)

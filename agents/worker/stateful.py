@@ -26,7 +26,8 @@ from agents.delivery.states import StateStore
 from agents.delivery.topic_logs import TopicLogs
 from agents.worker.clock_guard import ClockGuard
 from agents.worker.life import Life, LifeCollector, LifeState, Phase, group_phase
-from agents.worker.states.engine import StatefulEngine
+from agents.worker.states.engine import Observer, StatefulEngine
+from agents.worker.states.metrics import InputCounts
 from agents.worker.states.restore import Restorer
 from agents.worker.states.topic_watch import LOOK_SECONDS, TopicWatch
 from agents.worker.states.writer import StateWriter
@@ -78,6 +79,7 @@ class StatefulAgent:
         wall_seconds: Callable[[], float],
         monotonic_seconds: Callable[[], float] = time.monotonic,
         credentials: Any = None,
+        observer: Observer | None = None,
         ticks: bool = True,
         is_time: Callable[[Record], bool],
         guards_time: bool = True,
@@ -85,7 +87,8 @@ class StatefulAgent:
         topic_logs: TopicLogs | None = None,
         registry: CollectorRegistry | None = None,
     ) -> None:
-        """`name` is the process's in logs and metrics; `is_time` recognises records that concern all keys of their
+        """`observer` gets every chunk with its outputs before they are published; `name` is the process's in logs and
+        metrics; `is_time` recognises records that concern all keys of their
         partition. In live work, which has `ticks`, records of the future are refused if it `guards_time`.
 
         Without a `store`, states are lost when the agent stops; without `topic_logs`, it does not notice when topics
@@ -96,6 +99,8 @@ class StatefulAgent:
         self._publisher = publisher
         self._monotonic_seconds = monotonic_seconds
         self._ticks = ticks
+        self._observer = observer
+        self._wall_seconds = wall_seconds
         self._store = store
         self._stateful = engine
         engine.load()
@@ -284,7 +289,10 @@ class StatefulAgent:
     def _compute(self, chunk: Chunk) -> list[Output]:
         self._ticker.note_records({place.partition for place in chunk.next_offsets})
         records, refused = (chunk.records, []) if self._guard is None else self._guard.check(chunk.records)
-        return self._advance(records) + [self._stateful.refuse(record, rejected) for record, rejected in refused]
+        outputs = self._advance(records)
+        if self._observer is not None:
+            self._observer(records, outputs)
+        return outputs + [self._stateful.refuse(record, rejected) for record, rejected in refused]
 
     async def _checkpoint(self) -> None:
         """Wait until the broker has all outputs, then all changed states, then acknowledge their inputs."""
@@ -355,6 +363,10 @@ class StatefulAgent:
     def restored(self) -> int:
         """Keys that began with a saved state."""
         return 0 if self._restorer is None else self._restorer.restored
+
+    def input_counts(self) -> InputCounts:
+        """What metrics say of the inputs."""
+        return InputCounts(self.lag, self.records_lost, self.topics_recreated, lambda: int(self._wall_seconds() * 1000))
 
     def lag(self) -> dict[tuple[str, int], int]:
         """Unprocessed records by topic (without prefix) and partition."""

@@ -19,6 +19,7 @@ from agents.delivery.topic_logs import TopicLogs
 from agents.worker.fusion_metrics import FusionMetrics
 from agents.worker.metrics import EngineCollector, TimedRunner, step_seconds
 from agents.worker.stateful import InputTopics, StatefulAgent
+from agents.worker.states.engine import Observer
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
 from pipeline.config.topics import CONTROL, LABELS, STATE, engine_topics
@@ -31,8 +32,6 @@ from pipeline.mapping.schemas import Schemas
 from pipeline.wire.records import Output, Record
 
 log = logging.getLogger("faultline.worker")
-
-Observer = Callable[[Sequence[Record], Sequence[Output]], None]
 
 
 class Worker(StatefulAgent):
@@ -61,7 +60,6 @@ class Worker(StatefulAgent):
         are deleted and created again.
         """
         registry = CollectorRegistry()
-        self._observer = observer
         seconds = step_seconds(registry)
         timed = {name: TimedRunner(runner, seconds, monotonic_seconds) for name, runner in runners.items()}
         heads = {one.hash: getattr(one, "retrieval", None) for one in runners.values()}
@@ -88,28 +86,17 @@ class Worker(StatefulAgent):
             wall_seconds=wall_seconds,
             monotonic_seconds=monotonic_seconds,
             credentials=credentials,
+            observer=observer,
             ticks=ticks,
             is_time=lambda record: record.topic == CONTROL,
             store=store,
             topic_logs=topic_logs,
             registry=registry,
         )
-        collector = EngineCollector(
-            self.engine,
-            profile,
-            lag=self.lag,
-            lost=self.records_lost,
-            recreated=self.topics_recreated,
-            now_ms=lambda: int(wall_seconds() * 1000),
-        )
-        self.registry.register(collector)
+        self.registry.register(EngineCollector(self.engine, profile, self.input_counts()))
 
     def _advance(self, records: Sequence[Record]) -> list[Output]:
-        outputs = self._desk.add(self.engine.process(records))
-        outputs += self._metrics.tell()
-        if self._observer is not None:
-            self._observer(records, outputs)
-        return outputs
+        return self._desk.add(self.engine.process(records)) + self._metrics.tell()
 
     def _tasks(self) -> Mapping[str, Coroutine[Any, Any, None]]:
         if self._store is None:

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from agents.audit.certificate import CertificateBuilder, read_certificate, write_certificate
 from agents.audit.reports.alarm_list import AlarmState, summarize_alarms
 from agents.worker.metrics import EngineCollector
+from agents.worker.states.metrics import InputCounts
 from pipeline.engine.engine import Engine
 from pipeline.wire.recording import RecordingWriter
 from pipeline.wire.records import Output, Record
@@ -249,7 +250,7 @@ def test_what_people_did_is_in_the_certificate(tmp_path: Path) -> None:
 def test_metrics_count_alarms_by_priority_and_what_people_do() -> None:
     one, _ = outputs_of(night())
     registry = CollectorRegistry()
-    registry.register(EngineCollector(one, profile(), lag=dict, lost=dict, recreated=dict, now_ms=lambda: T0))
+    registry.register(EngineCollector(one, profile(), InputCounts(dict, dict, dict, lambda: T0)))
 
     def value(name: str, **labels: str) -> float | None:
         return registry.get_sample_value(f"faultline_{name}", labels)

@@ -31,6 +31,7 @@ from agents.notify.webhook import Webhook
 from agents.worker.life import Life, LifeCollector, LifeState, Phase
 from agents.worker.metrics import EngineCollector, TimedRunner, step_seconds
 from agents.worker.plant.metrics import PlantCollector, TimedAreaRunner, area_step_seconds
+from agents.worker.states.metrics import InputCounts
 from agents.worker.web import Answer, WebServer
 from pipeline.alignment.machine_states import MachineState
 from pipeline.areas.engine import AreaEngine
@@ -136,10 +137,9 @@ def scrape() -> Iterator[Scrape]:
     collector = EngineCollector(
         engine,
         plant,
-        lag=lambda: lag,
-        lost=lambda: {"sensors": 12},
-        recreated=lambda: {"events": 1},
-        now_ms=lambda: 2_000_000,
+        InputCounts(
+            lag=lambda: lag, lost=lambda: {"sensors": 12}, recreated=lambda: {"events": 1}, now_ms=lambda: 2_000_000
+        ),
     )
     registry.register(collector)
     registry.register(LifeCollector(LIFE, "faultline_worker_state"))
@@ -280,7 +280,7 @@ def plant_collector(registry: CollectorRegistry) -> PlantCollector:
     engine = AreaEngine(plant, runner)
     engine.process([area_record(diagnosis(machine, 0), lambda _: 0) for machine in MACHINES["yard"]])
     lag = {("areas", 0): 0}
-    return PlantCollector(engine, plant, lag=lambda: lag, lost=dict, recreated=dict, now_ms=lambda: 0)
+    return PlantCollector(engine, plant, InputCounts(lag=lambda: lag, lost=dict, recreated=dict, now_ms=lambda: 0))
 
 
 def with_others(scrape: Scrape) -> Scrape:

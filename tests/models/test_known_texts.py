@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from torch.nn.functional import cross_entropy
 
 from agents.worker.metrics import EngineCollector
+from agents.worker.states.metrics import InputCounts
 from models.configs.diagnoser import DiagnoserConfig
 from models.configs.sensors import SeqLSTMConfig
 from models.configs.text import EMPTY, TextConfig
@@ -127,7 +128,9 @@ def test_a_text_in_another_language_is_no_evidence_and_counted(chinese: Compiled
     assert engine.stats.unknown_texts == 4
     registry = CollectorRegistry()
     plant = parse_profile(PROFILE, where="test")
-    registry.register(EngineCollector(engine, plant, lag=dict, lost=dict, recreated=dict, now_ms=lambda: T0))
+    registry.register(
+        EngineCollector(engine, plant, InputCounts(lag=dict, lost=dict, recreated=dict, now_ms=lambda: T0))
+    )
     assert registry.get_sample_value("faultline_texts_without_known_words_total") == 4
     assert registry.get_sample_value("faultline_texts_total") == 4
     _, without = diagnosed(chinese)

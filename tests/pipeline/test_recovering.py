@@ -13,6 +13,7 @@ from agents.cli.views.live_view import LiveView
 from agents.words import Words
 from agents.worker.fusion_metrics import FusionMetrics
 from agents.worker.metrics import EngineCollector
+from agents.worker.states.metrics import InputCounts
 from pipeline.engine.engine import Engine
 from pipeline.engine.reports.alarms import AlarmRule
 from pipeline.errors import SettingsError
@@ -103,7 +104,9 @@ def test_it_is_counted_by_name_and_scored_as_normal() -> None:
     assert told[0]["labelled"] > 0
     assert (told[0]["accuracy"], told[0]["macro_f1"]) == (1, 1)
     registry = CollectorRegistry()
-    registry.register(EngineCollector(engine, profile(), lag=dict, lost=dict, recreated=dict, now_ms=lambda: T0))
+    registry.register(
+        EngineCollector(engine, profile(), InputCounts(lag=dict, lost=dict, recreated=dict, now_ms=lambda: T0))
+    )
     for fault, count in (("leak", 2), ("recovering", 20), ("jam", 0)):
         assert registry.get_sample_value("faultline_diagnoses_total", {"fault": fault}) == count
 

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from agents.audit.log import Log, RecordLog
-from agents.cli.options import BrokerOption, JsonOption, ProfileOption
+from agents.cli.options import BrokerOption, JsonOption, MachinePatternOption, ProfileOption
 from agents.cli.topics.topics import given_time
 from agents.cli.views.incidents_view import incidents_table, similar_table
 from agents.cli.views.printable import say
@@ -39,7 +39,7 @@ RecordingOption = Annotated[
 
 
 def list_incidents(
-    machine: Annotated[str, typer.Option("--machine", help="only ids that fit this pattern, such as pump-*")] = "*",
+    machine: MachinePatternOption = "*",
     fault: Annotated[str | None, typer.Option("--fault", help="only of this fault, found or diagnosed")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="how many to show, the last ones")] = 50,
     recording: RecordingOption = None,

@@ -15,8 +15,11 @@ from agents.audit.dead_letters import parse_since_ms
 from agents.cli.options import (
     ForceOption,
     JsonOption,
+    MachinePatternOption,
     ModelOption,
     ProfileOption,
+    SinceOption,
+    UntilOption,
     load_runners,
     model_sides,
     now_ms,
@@ -53,14 +56,9 @@ def report(
     topics: Annotated[
         str | None, typer.Option("--from", help="kafka://host:port: what its topics have, instead of a recording")
     ] = None,
-    since: Annotated[
-        str | None,
-        typer.Option("--since", help="with --from: a time, or a duration back from now such as 7d; else all there is"),
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option("--until", help="with --from: a time, or a duration back from now; else until now")
-    ] = None,
-    machine: Annotated[str, typer.Option("--machine", help="only ids that fit this pattern, such as pump-*")] = "*",
+    since: SinceOption = None,
+    until: UntilOption = None,
+    machine: MachinePatternOption = "*",
     out: Annotated[Path, typer.Option("--out", help="page to write; the JSON is beside it")] = Path("report.html"),
     profile: ProfileOption = None,
     force: ForceOption = False,

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from agents.cli.options import BrokerOption, ForceOption, ProfileOption, require_new_file
+from agents.cli.options import BrokerOption, ForceOption, ProfileOption
+from agents.cli.running.process import (
+    CertifyOption,
+    RecordOption,
+    WebPortOption,
+    begin_logs,
+    require_new_files,
+    run_recorded,
+)
 from agents.cli.views.printable import say
 from agents.delivery.partitioning import partition_function
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import Settings, load_settings
 from pipeline.errors import SettingsError
-from pipeline.wire.recording import new_recording
 
 AreaModelOption = Annotated[
     str | None,
@@ -44,29 +48,21 @@ def plant(
     broker: BrokerOption = None,
     profile: ProfileOption = None,
     area_model: AreaModelOption = None,
-    web_port: Annotated[
-        int | None, typer.Option(help="port of /metrics, /healthz, /readyz; FAULTLINE_WEB_PORT")
-    ] = None,
-    record_to: Annotated[Path | None, typer.Option("--record", help="write what it reads to a recording")] = None,
-    certify: Annotated[
-        Path | None, typer.Option("--certify", help="write a certificate of what it says, for `replay --certify`")
-    ] = None,
+    web_port: WebPortOption = None,
+    record_to: RecordOption = None,
+    certify: CertifyOption = None,
     force: ForceOption = False,
 ) -> None:
     """Name what the machines of an area have in common, from their diagnoses, until it is stopped."""
     from agents.worker.plant.service import serve
-    from agents.worker.process import one_line_errors, run_process
 
-    for option, path in (("--record", record_to), ("--certify", certify)):
-        if path is not None:
-            require_new_file(path, force=force, option=option)
+    require_new_files(record_to, certify, force=force)
     settings = load_settings(broker=broker, profile=profile, area_model=area_model, web_port=web_port)
-    logging.getLogger("faultline").setLevel(settings.log_level.upper())
-    one_line_errors(logging.getLogger())
+    begin_logs(settings)
     declared = load_profile(settings.profile)
     runner = load_area_runner(settings, declared)
     partition_of = partition_function(settings.partitions)
-    with contextlib.ExitStack() as stack:
-        # What was read before a failure is what explains it.
-        recorder = stack.enter_context(new_recording(record_to, keep_on_error=True)) if record_to is not None else None
-        run_process(serve(settings, declared, runner, partition_of, recorder=recorder, certify=certify))
+    run_recorded(
+        record_to,
+        lambda recorder: serve(settings, declared, runner, partition_of, recorder=recorder, certify=certify),
+    )

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,45 +15,43 @@ from agents.cli.options import (
     ModelOption,
     ProfileOption,
     load_runners,
-    require_new_file,
+)
+from agents.cli.running.process import (
+    CertifyOption,
+    RecordOption,
+    WebPortOption,
+    begin_logs,
+    require_new_files,
+    run_recorded,
 )
 from agents.cli.views.printable import cell
 from agents.delivery.partitioning import partition_function
 from pipeline.config.profile import load_profile
 from pipeline.config.settings import Settings, load_settings
-from pipeline.wire.recording import new_recording
 
 
 def run(
     broker: BrokerOption = None,
     profile: ProfileOption = None,
     model: ModelOption = None,
-    web_port: Annotated[
-        int | None, typer.Option(help="port of /metrics, /healthz, /readyz; FAULTLINE_WEB_PORT")
-    ] = None,
-    record_to: Annotated[Path | None, typer.Option("--record", help="write what it reads to a recording")] = None,
-    certify: Annotated[
-        Path | None, typer.Option("--certify", help="write a certificate of its diagnoses, for `replay --certify`")
-    ] = None,
+    web_port: WebPortOption = None,
+    record_to: RecordOption = None,
+    certify: CertifyOption = None,
     force: ForceOption = False,
 ) -> None:
     """Run a worker until it is stopped (SIGTERM or Ctrl-C)."""
-    from agents.worker.process import one_line_errors, run_process
     from agents.worker.service import serve
 
-    for option, path in (("--record", record_to), ("--certify", certify)):
-        if path is not None:
-            require_new_file(path, force=force, option=option)
+    require_new_files(record_to, certify, force=force)
     settings = load_settings(broker=broker, profile=profile, web_port=web_port)
-    logging.getLogger("faultline").setLevel(settings.log_level.upper())
-    one_line_errors(logging.getLogger())
+    begin_logs(settings)
     plant = load_profile(settings.profile)
     runners = load_runners(settings, plant, model)
     partition_of = partition_function(settings.partitions)
-    with contextlib.ExitStack() as stack:
-        # What was read before a failure is what explains it.
-        recorder = stack.enter_context(new_recording(record_to, keep_on_error=True)) if record_to is not None else None
-        run_process(serve(settings, plant, runners, partition_of, recorder=recorder, certify=certify))
+    run_recorded(
+        record_to,
+        lambda recorder: serve(settings, plant, runners, partition_of, recorder=recorder, certify=certify),
+    )
 
 
 def ingest(
@@ -65,17 +60,14 @@ def ingest(
     mqtt: Annotated[
         str | None, typer.Option(help="read the profile's MQTT topics instead: mqtt://host[:port] or mqtts://...")
     ] = None,
-    web_port: Annotated[
-        int | None, typer.Option(help="port of /metrics, /healthz, /readyz; FAULTLINE_WEB_PORT")
-    ] = None,
+    web_port: WebPortOption = None,
 ) -> None:
     """Write foreign topics again as Faultline's own messages, keyed by machine, until it is stopped."""
     from agents.ingest.service import serve
-    from agents.worker.process import one_line_errors, run_process
+    from agents.worker.process import run_process
 
     settings = load_settings(broker=broker, profile=profile, web_port=web_port)
-    logging.getLogger("faultline").setLevel(settings.log_level.upper())
-    one_line_errors(logging.getLogger())
+    begin_logs(settings)
     run_process(serve(settings, load_profile(settings.profile), mqtt))
 
 

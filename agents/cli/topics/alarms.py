@@ -14,7 +14,7 @@ from rich.console import Console
 
 from agents.audit.reports.alarm_list import AlarmState, AlarmStatus, AlarmSummary, summarize_alarms
 from agents.cli.machines import publish_about, saved_states
-from agents.cli.options import BrokerOption, JsonOption, ProfileOption, now_ms
+from agents.cli.options import BrokerOption, JsonOption, MachinePatternOption, ProfileOption, now_ms
 from agents.cli.views.alarm_view import alarms_table, history_table, shown_priority
 from agents.cli.views.printable import say
 from agents.delivery.partitioning import partition_function
@@ -45,14 +45,13 @@ WhyOption = Annotated[str, typer.Option("--why", help="why; it is in the record"
 FromOption = Annotated[
     Path | None, typer.Option("--from", help="a recording of outputs, as `replay --out` writes; else the topic")
 ]
-MachineOption = Annotated[str, typer.Option("--machine", help="only ids that fit this pattern, such as pump-*")]
 FaultOption = Annotated[str | None, typer.Option("--fault", help="only alarms of this fault")]
 
 
 def list_alarms(
     state: Annotated[AlarmState | None, typer.Option("--state", help="only alarms in this state")] = None,
     priority: Annotated[Priority | None, typer.Option("--priority", help="only of this priority")] = None,
-    machine: MachineOption = "*",
+    machine: MachinePatternOption = "*",
     fault: FaultOption = None,
     source: FromOption = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="how many to show")] = 50,
@@ -83,7 +82,7 @@ def list_alarms(
 
 
 def history(
-    machine: MachineOption = "*",
+    machine: MachinePatternOption = "*",
     fault: FaultOption = None,
     people: Annotated[bool, typer.Option("--people", help="only what people did")] = False,
     source: FromOption = None,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Annotated
 
 import typer
 
-from agents.cli.options import BrokerOption, ProfileOption
+from agents.cli.options import BrokerOption, MachinePatternOption, ProfileOption
+from agents.cli.running.process import WebPortOption, begin_logs
 from agents.notify.formats import NotificationFormat
 from agents.notify.notifier import DEFAULT_STATES, Choice
 from pipeline.config.profile import load_profile
@@ -29,7 +29,7 @@ def notify(
         list[str] | None, typer.Option("--state", help="only these changes; raised, cleared and others without it")
     ] = None,
     priority: Annotated[Priority, typer.Option("--priority", help="only this priority and higher ones")] = "low",
-    machine: Annotated[str, typer.Option("--machine", help="only ids that fit this pattern, such as pump-*")] = "*",
+    machine: MachinePatternOption = "*",
     name: Annotated[
         str, typer.Option("--name", help="the receiver's name; each has its own place in the topic")
     ] = "default",
@@ -38,13 +38,11 @@ def notify(
     ] = 10.0,
     broker: BrokerOption = None,
     profile: ProfileOption = None,
-    web_port: Annotated[
-        int | None, typer.Option(help="port of /metrics, /healthz, /readyz; FAULTLINE_WEB_PORT")
-    ] = None,
+    web_port: WebPortOption = None,
 ) -> None:
     """Post alarms to FAULTLINE_NOTIFY_URL, in order and at least once, until it is stopped."""
     from agents.notify.service import serve
-    from agents.worker.process import one_line_errors, run_process
+    from agents.worker.process import run_process
 
     for state in states or ():
         if state not in ALARM_STATES:
@@ -52,8 +50,7 @@ def notify(
     if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
         raise SettingsError(f"--name {name!r} has other signs than letters, digits, - and _; choose another one")
     settings = load_settings(broker=broker, profile=profile, web_port=web_port)
-    logging.getLogger("faultline").setLevel(settings.log_level.upper())
-    one_line_errors(logging.getLogger())
+    begin_logs(settings)
     choice = Choice(frozenset(states or DEFAULT_STATES), priority, machine)
     plant = load_profile(settings.profile)
     run_process(serve(settings, plant, kind, choice, name=name, template=template, timeout_seconds=timeout_seconds))

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from agents.cli.options import BrokerOption, JsonOption, ProfileOption, now_ms
+from agents.cli.options import BrokerOption, JsonOption, MachinePatternOption, ProfileOption, now_ms
 from agents.cli.views.printable import cell, say
 from agents.delivery.partitioning import partition_function
 from pipeline.config.classes import RECOVERING, UNKNOWN
@@ -102,7 +102,7 @@ def add_label(
 
 
 def list_labels(
-    machine: Annotated[str, typer.Option("--machine", help="only ids that fit this pattern, such as pump-*")] = "*",
+    machine: MachinePatternOption = "*",
     limit: Annotated[int, typer.Option("--limit", min=1, help="how many to show, the last ones")] = 50,
     broker: BrokerOption = None,
     profile: ProfileOption = None,

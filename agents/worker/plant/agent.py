@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -18,17 +18,15 @@ from agents.delivery.states import StateStore
 from agents.delivery.topic_logs import TopicLogs
 from agents.worker.plant.metrics import PlantCollector, TimedAreaRunner, area_step_seconds
 from agents.worker.stateful import InputTopics, StatefulAgent
+from agents.worker.states.engine import Observer
 from pipeline.areas.engine import AreaEngine
 from pipeline.areas.frames import AreaRunner
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
 from pipeline.config.topics import AREAS, PLANT_STATE
 from pipeline.engine.reports.alarms import AlarmRule
-from pipeline.wire.records import Output, Record
 
 log = logging.getLogger("faultline.plant")
-
-Observer = Callable[[Sequence[Record], Sequence[Output]], None]
 
 
 class PlantAgent(StatefulAgent):
@@ -52,7 +50,6 @@ class PlantAgent(StatefulAgent):
     ) -> None:
         """As Worker; `settings` are those of the plant agent (`Settings.of_plant`)."""
         registry = CollectorRegistry()
-        self._observer = observer
         timed = TimedAreaRunner(runner, area_step_seconds(registry), monotonic_seconds)
         rule = AlarmRule(settings.alarm_agree, settings.alarm_frames, settings.alarm_confidence)
         self.engine = AreaEngine(profile, timed, alarm_rule=rule, partition_of=partition_of, notify=log.warning)
@@ -66,6 +63,7 @@ class PlantAgent(StatefulAgent):
             wall_seconds=wall_seconds,
             monotonic_seconds=monotonic_seconds,
             credentials=credentials,
+            observer=observer,
             ticks=ticks,
             is_time=lambda record: record.key is None,
             guards_time=False,  # the workers have seen to it that no diagnosis is of the future
@@ -73,18 +71,4 @@ class PlantAgent(StatefulAgent):
             topic_logs=topic_logs,
             registry=registry,
         )
-        collector = PlantCollector(
-            self.engine,
-            profile,
-            lag=self.lag,
-            lost=self.records_lost,
-            recreated=self.topics_recreated,
-            now_ms=lambda: int(wall_seconds() * 1000),
-        )
-        self.registry.register(collector)
-
-    def _advance(self, records: Sequence[Record]) -> list[Output]:
-        outputs = self.engine.process(records)
-        if self._observer is not None:
-            self._observer(records, outputs)
-        return outputs
+        self.registry.register(PlantCollector(self.engine, profile, self.input_counts()))

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from agents.audit.certificate import CertificateBuilder, write_certificate
 from agents.kafka.admin import topic_logs
 from agents.kafka.codecs import WORKER_MODULES, require_codecs
 from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.security import client_security, faust_credentials, require_plant_rights
 from agents.kafka.states import KafkaStateStore
 from agents.kafka.topics import WANTED_LIMITS, RecordLimits, require_plant_topics
-from agents.worker.plant.agent import Observer, PlantAgent
+from agents.worker.plant.agent import PlantAgent
 from agents.worker.process import Guard, in_thread, live, work
+from agents.worker.states.engine import Observer
+from agents.worker.states.run_record import RunRecord
 from pipeline.areas.frames import AreaRunner
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
 from pipeline.config.topics import AREAS, PLANT_STATE, full_topic_name, require_names
 from pipeline.errors import SettingsError
 from pipeline.wire.recording import RecordingWriter
-from pipeline.wire.records import Output, Record
 
 log = logging.getLogger("faultline.plant")
 
@@ -91,22 +91,9 @@ async def serve(
         for note in limits.notes:
             log.warning("%s", note)
         await in_thread(require_plant_rights, settings, profile)
-        builder = CertificateBuilder({"areas": runner})
-
-        def observe(records: Sequence[Record], outputs: Sequence[Output]) -> None:
-            if recorder is not None:
-                recorder.write(records)
-            if certify is not None:
-                builder.add(outputs)
-
-        observer = observe if recorder is not None or certify is not None else None
-        plant = kafka_plant(settings, profile, runner, partition_of, observer, limits)
-        if await work(plant, guard, settings, settings.broker) and certify is not None:
-            if plant.restored:
-                log.warning(
-                    "%d areas started from saved states, so a replay cannot reproduce this certificate", plant.restored
-                )
-            builder.finish_areas(plant.engine)
-            write_certificate(certify, builder.certificate)
+        run = RunRecord({"areas": runner}, recorder, certify)
+        plant = kafka_plant(settings, profile, runner, partition_of, run.observer, limits)
+        if await work(plant, guard, settings, settings.broker):
+            run.certify(lambda builder: builder.finish_areas(plant.engine), plant.restored, "areas")
 
     await live(settings, serve_guarded)

@@ -1,1 +1,1 @@
-"""The states of the keys that a worker holds: which engine takes them, restoring, writing, and topics made anew."""
+"""The states that an agent holds: restoring and writing them, and what does not depend on its engine."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
@@ -11,10 +11,15 @@ from pipeline.wire.messages import RejectedError
 from pipeline.wire.records import Output, Record
 from pipeline.wire.states import Forgotten, StateOwner
 
+Observer = Callable[[Sequence[Record], Sequence[Output]], None]
+"""Gets the records that an engine has taken, and what they have led to."""
+
 
 class EngineStats(Protocol):
-    """Counts that a worker adds to."""
+    """Counts that a worker publishes, and adds to."""
 
+    records: Counter[str]
+    skipped: Counter[str]
     dead_letters: Counter[str]
     states_refused: int
 
@@ -53,6 +58,10 @@ class StatefulEngine(Protocol):
 
     def clock_ms(self, partition: int, /) -> int | None:
         """How far the time stamps of a partition's records have come."""
+
+    def newest_frame_end_ms(self) -> Mapping[int, int]:
+        """By partition, the end of the newest frame of its keys."""
+        ...
 
     def checkpoint(self) -> dict[str, bytes | None]:
         """The states of all keys that changed since the last call; None for one that was forgotten."""
