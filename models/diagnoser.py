@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.configs.diagnoser import DiagnoserConfig
 from models.data.scaling import Scaling
-from models.encoders.base import State
+from models.encoders.base import State, part_of
 from models.encoders.event_ring import TextModality, empty_ring, push_texts, turn_ring
 from models.encoders.experts.build import build_sensors
 from models.encoders.experts.detector import Backing, Detected, Detector, Readings
@@ -220,7 +220,7 @@ class Diagnoser(nn.Module):
         after |= counted
         detected: Detected | None = None
         if self.detector is not None:
-            own = {key.removeprefix(_DETECTOR): value for key, value in state.items() if key.startswith(_DETECTOR)}
+            own = part_of(state, _DETECTOR)
             readings = self.readings(values[:, None], observed[:, None])
             detected, advanced = self.detector.advance(readings, own)
             backed, armed = self.detector.back(logits[:, None], detected.novelty, own)
@@ -233,7 +233,7 @@ class Diagnoser(nn.Module):
             remaining, after = _where_known(remaining, measured), after | lived
         read = [ModalityReading(logits, measured, features)]
         if self.groups is not None:
-            own = {key.removeprefix(_GROUPS): value for key, value in state.items() if key.startswith(_GROUPS)}
+            own = part_of(state, _GROUPS)
             encoded, grouped = self.groups.step(x, own)
             read += self._group_readings(values, encoded)
             after |= {f"{_GROUPS}{key}": value for key, value in grouped.items()}
@@ -367,7 +367,7 @@ class Diagnoser(nn.Module):
         own = fused.modality_probabilities
         after: State = {}
         if self.unknown is not None and detected is not None:
-            was = {key.removeprefix(_UNKNOWN): value for key, value in state.items() if key.startswith(_UNKNOWN)}
+            was = part_of(state, _UNKNOWN)
             probabilities, now = self.unknown(probabilities, detected.novelty, features[0], present, was)
             after = {f"{_UNKNOWN}{key}": value for key, value in now.items()}
             own = torch.cat([own, torch.zeros_like(own[..., :1])], dim=-1)

@@ -17,6 +17,7 @@ from pipeline.engine.frame_stream import FrameStream
 from pipeline.engine.machines import MachineGroup
 from pipeline.engine.stats import Outcome
 from pipeline.errors import DataError
+from pipeline.files.atomic_file import replacing
 from pipeline.frames import EventText, Frames, StepRunner
 from pipeline.wire.messages import decode_event, parse_time_ms
 from pipeline.wire.records import Record
@@ -89,7 +90,6 @@ class AreaAnswers:
 
     def save(self, path: Path) -> None:
         """Write all arrays to an npz file, which `load` reads."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {
             "area": np.array(self.area),
             "machines": np.array(self.machines, np.str_),
@@ -108,7 +108,8 @@ class AreaAnswers:
         }
         for name, each in zip(self.modalities, self.embeddings, strict=False):
             arrays[f"embeddings_{name}"] = each
-        np.savez(path, **arrays)
+        with replacing(path) as part, part.open("wb") as file:
+            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Self:

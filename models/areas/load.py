@@ -11,7 +11,7 @@ from models.areas.rule_runner import RULES, AreaRuleConfig, RuleRunner
 from models.areas.utility_texts import UtilityTexts
 from models.configs.yaml_file import read_mapping
 from models.model_file import read_model
-from models.stepping.load import load_model
+from models.stepping.load import runner_of
 from pipeline.areas.frames import AreaRunner
 from pipeline.areas.layout import area_layouts
 from pipeline.compiled import Notify
@@ -57,7 +57,7 @@ def _texts(path: Path, profile: PlantProfile, notify: Notify) -> UtilityTexts:
     model = read_model(path)
     for machine_type in profile.machine_types:
         if machine_type.name == model.header.machine_type:
-            runner = load_model(path, machine_type, notify)
+            runner = runner_of(model, machine_type, notify)
             return UtilityTexts(runner, len(machine_type.variables), machine_type.text_ttl_frames)
     raise ModelFileError(
         f"model {path} reads texts of machine type {model.header.machine_type}, which the profile does not have"

@@ -6,25 +6,21 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import model_validator
 
 from models.areas import exact
-from models.areas.rules import NO_UTILITY, agreeing_scores, fault_log_odds, strongest, summed_scores
+from models.areas.rules import LEAST_PROBABILITY, NO_UTILITY, RuleShape, fault_log_odds, strongest
 from models.areas.utility_texts import UtilityTexts
 from pipeline.areas.frames import AreaFrame, AreaResult, EmbeddingShape
 from pipeline.areas.layout import AreaLayout
 from pipeline.arrays import Bools, Floats, Ints
 from pipeline.compiled import Notify
-from pipeline.config.classes import RECOVERING
+from pipeline.config.classes import faultless_classes
 from pipeline.config.profile import NORMAL
 from pipeline.errors import StateError
-from pipeline.wire.messages import MIN_PROBABILITY
-
-_LEAST: Final = MIN_PROBABILITY / 2
-"""Stands for probabilities that diagnoses leave out."""
 
 _FAR: Final = 60.0
 """Log odds of what is certain; those of what is out of the question are the same below 0."""
@@ -33,26 +29,12 @@ _REVISION: Final = 1
 """Of the computation, which the hash covers; another one is another model."""
 
 
-class AreaRuleConfig(BaseModel):
-    """A rule with its limits and its threshold. Log odds are of a fault against the normal state."""
+class AreaRuleConfig(RuleShape):
+    """A rule with its threshold."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    rule: Literal["agreeing", "log_odds"]
-    """`log_odds` sums up what a utility's machines say of a fault, `agreeing` counts the machines that name it."""
     threshold: float
     """A utility is named where its score is over this: the sum, or the log odds of the machine that is the last to
     agree."""
-    left_out: int = Field(default=1, ge=0)
-    """How many of the most certain machines do not count; of `log_odds`."""
-    machines: int = Field(default=2, ge=1)
-    """How many have to agree; of `agreeing`."""
-    low: float = -9.0
-    """A machine's log odds are cut at this and at `high`, so that none decides alone."""
-    high: float = 9.0
-    """Diagnoses leave out small probabilities, so no log odds are beyond 8.3 anyway."""
-    texts: float = Field(default=0.0, ge=0)
-    """How much the log odds count, from 0 up, that the texts about a utility give its faults; with 0 none is read."""
     text_model: Path | None = None
     """The machine model that reads these texts, relative to the rule's file; needed with `texts`."""
 
@@ -138,13 +120,9 @@ class RuleRunner:
         graph = self._graphs.get(layout.digest) or self._graphs.setdefault(layout.digest, _graph(layout))
         known, config = frame.has_answer, self.config
         probabilities = _on_one_axis(frame.probabilities, graph)
-        logs = exact.logarithms(probabilities, _LEAST)
+        logs = exact.logarithms(probabilities, LEAST_PROBABILITY)
         odds = fault_log_odds(logs, graph.quiet, config.low, config.high)
-        given = odds[None], known[None], graph.members, graph.faults
-        if config.rule == "agreeing":
-            scores = agreeing_scores(*given, config.machines)
-        else:
-            scores = summed_scores(*given, config.left_out)
+        scores = config.scores(odds[None], known[None], graph.members, graph.faults)
         told = np.zeros(graph.faults.shape, np.float32)
         if self._texts is not None:
             told = np.float32(config.texts) * self._odds_of_texts(frame, graph)
@@ -175,7 +153,7 @@ class RuleRunner:
         for place, name in enumerate(self._texts.classes):
             if name in graph.names:
                 spread[:, graph.names.index(name)] = said[:, place]
-        logs = exact.logarithms(spread, _LEAST)
+        logs = exact.logarithms(spread, LEAST_PROBABILITY)
         odds = fault_log_odds(logs, graph.quiet, 0, np.inf)
         return np.where(there[:, None], odds, np.float32(0))
 
@@ -205,8 +183,7 @@ def _graph(layout: AreaLayout) -> _Graph:
             faults[place, names.index(fault)] = True
             causes[place, names.index(fault)] = number
             number += 1
-    quiet = [place for place, name in enumerate(names) if name in (NORMAL, RECOVERING)]
-    return _Graph(names, quiet, columns, members, faults, causes, layout.own_causes)
+    return _Graph(names, faultless_classes(names), columns, members, faults, causes, layout.own_causes)
 
 
 def _on_one_axis(probabilities: Floats, graph: _Graph) -> Floats:

@@ -6,15 +6,45 @@ Written over frames F, machines N, utilities U and classes C; each frame stands 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.arrays import Bools, Floats, Ints
+from pipeline.wire.messages import MIN_PROBABILITY
+
+LEAST_PROBABILITY: Final = MIN_PROBABILITY / 2
+"""Stands for probabilities that diagnoses leave out."""
 
 NO_EVIDENCE: Final = np.float32(-1e9)
 """Below any threshold."""
 NO_UTILITY: Final = -1
+
+
+class RuleShape(BaseModel):
+    """How a rule makes scores of log odds, which are of a fault against the classes without one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rule: Literal["agreeing", "log_odds"]
+    """`log_odds` sums up what a utility's machines say of a fault, `agreeing` counts the machines that name it."""
+    left_out: int = Field(default=1, ge=0)
+    """How many of the most certain machines do not count; of `log_odds`."""
+    machines: int = Field(default=2, ge=1)
+    """How many have to agree; of `agreeing`."""
+    low: float = -9.0
+    """A machine's log odds are cut at this and at `high`, so that none decides alone."""
+    high: float = 9.0
+    """Diagnoses leave out small probabilities, so no log odds are beyond 8.3 anyway."""
+    texts: float = Field(default=0.0, ge=0)
+    """How much the log odds count, from 0 up, that the texts about a utility give its faults; with 0 none is read."""
+
+    def scores(self, odds: Floats, known: Bools, members: Bools, faults: Bools) -> Floats:
+        """(F, U, C) by the machines' log odds (F, N, C); the other arguments are as of `agreeing_scores`."""
+        if self.rule == "agreeing":
+            return agreeing_scores(odds, known, members, faults, self.machines)
+        return summed_scores(odds, known, members, faults, self.left_out)
 
 
 class Named(NamedTuple):

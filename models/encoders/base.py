@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import torch
@@ -10,6 +10,16 @@ from torch import Tensor, nn
 
 State = dict[str, Tensor]
 """All that a network remembers between frames: named tensors with leading dimension B."""
+
+
+def part_of(state: State, prefix: str) -> State:
+    """What a state has under names that begin with a prefix, without it."""
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def states_of(members: Iterable[tuple[int, SensorEncoder]], batch: int) -> State:
+    """The states of several encoders before the first frame of `batch` machines, each under its place."""
+    return {f"{place}.{key}": value for place, one in members for key, value in one.init_state(batch).items()}
 
 
 class SensorEncoder(nn.Module):

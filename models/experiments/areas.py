@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.areas.config import AreaNetworkConfig
 from models.areas.data import AreaAnswers, answers_of_recording
-from models.areas.rules import agreeing_scores, fault_log_odds, summed_scores
+from models.areas.rules import LEAST_PROBABILITY, RuleShape, fault_log_odds
 from models.areas.training.sequences import AreaSequence, area_sequence
 from models.configs.yaml_file import read_mapping
 from models.evaluation.areas import (
@@ -44,50 +44,33 @@ from models.stepping.load import load_model
 from models.stepping.runner import CompiledRunner
 from models.training.loop import Progress
 from pipeline.arrays import Bools, Floats, Ints
-from pipeline.config.classes import RECOVERING
+from pipeline.config.classes import faultless_classes
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.errors import DataError
-from pipeline.wire.messages import MIN_PROBABILITY
 from pipeline.wire.recording import read_recording
-
-LEAST: Final = np.float32(MIN_PROBABILITY / 2)
-"""Stands for probabilities that diagnoses leave out, as in the rules of `models.areas.rule_runner`."""
-
 
 _RAISED: Final = "raised"
 
 
-class AreaRule(BaseModel):
+class AreaRule(RuleShape):
     """One rule as in `AreaRuleConfig`, whose threshold is to be fitted."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    rule: Literal["agreeing", "log_odds"]
-    machines: int = Field(default=2, ge=1)
-    """How many must agree; of `agreeing`."""
-    left_out: int = Field(default=1, ge=0)
-    """How many of the most certain machines do not count; of `log_odds`."""
-    low: float = -9.0
-    high: float = 9.0
-    texts: float = Field(default=0.0, ge=0)
-    """How much the log odds count, from 0 up, that the texts about a utility give its faults."""
-
-    def scores(self, answers: AreaAnswers, members: Bools, faults: Bools) -> Floats:
+    def scores_of(self, answers: AreaAnswers, members: Bools, faults: Bools) -> Floats:
         """(T, U, C) for an area whose utilities have these machines (U, N) and faults (U, C)."""
-        log_probabilities = np.log(np.maximum(answers.probabilities(), LEAST))
-        odds = fault_log_odds(log_probabilities, quiet_classes(answers.classes), self.low, self.high)
-        if self.rule == "agreeing":
-            scores = agreeing_scores(odds, answers.known(), members, faults, self.machines)
-        else:
-            scores = summed_scores(odds, answers.known(), members, faults, self.left_out)
+        quiet = faultless_classes(answers.classes)
+        odds = fault_log_odds(_logarithms(answers.probabilities()), quiet, self.low, self.high)
+        scores = self.scores(odds, answers.known(), members, faults)
         if not self.texts:
             return scores
-        said = np.log(np.maximum(answers.utility_probabilities, LEAST))
-        of_texts = fault_log_odds(said, quiet_classes(answers.classes), 0, np.inf)
+        of_texts = fault_log_odds(_logarithms(answers.utility_probabilities), quiet, 0, np.inf)
         with_texts: Floats = scores + np.where(
             faults & answers.utility_present[..., None], np.float32(self.texts) * of_texts, np.float32(0)
         )
         return with_texts
+
+
+def _logarithms(probabilities: Floats) -> Floats:
+    return np.log(np.maximum(probabilities, np.float32(LEAST_PROBABILITY)))
 
 
 class AreaCase(NamedTuple):
@@ -130,7 +113,7 @@ class AreasExperiment(BaseModel):
     learn: AreaTraining | None = None
     """What networks learn from; needed if there are any."""
     networks: dict[str, AreaNetworkConfig] = {}
-    """Rows of networks, trained anew for each seed."""
+    """Rows of networks, trained again for each seed."""
 
     @model_validator(mode="after")
     def _learnable(self) -> Self:
@@ -153,7 +136,10 @@ class AreasExperiment(BaseModel):
             return self._cases(name, kept / name, profile, runner, on_progress)
 
         validation, test = cases(self.validation), cases(self.test)
-        learning = cases(self.learn.folder) if self.learn else []
+        learning, checked = [], []
+        if self.learn is not None and self.networks:
+            learning = [_sequence(case) for case in cases(self.learn.folder)]
+            checked = [_sequence(case) for case in validation]
         rows: dict[str, list[Scores]] = {}
         outcomes: dict[str, list[list[AreaOutcome]]] = {}
         thresholds: dict[str, list[float]] = {}
@@ -162,12 +148,12 @@ class AreasExperiment(BaseModel):
             on_progress("areas", Progress("areas", number, len(seeds), 0.0))
             folder, trained = out / f"seed-{seed}", None
             if self.learn is not None and self.networks:
-                quiet = quiet_classes(runner.classes)
+                quiet = faultless_classes(runner.classes)
                 trained = train_networks(
                     self.networks,
                     self.learn,
-                    [_sequence(case) for case in learning],
-                    [_sequence(case) for case in validation],
+                    learning,
+                    checked,
                     quiet,
                     seed=seed,
                     out=folder,
@@ -180,6 +166,7 @@ class AreasExperiment(BaseModel):
             ]
             every = [case for masked in fitted for case in masked]
             alarm = fit_alarm_threshold(every, self.false_frames)
+            raised = [_raised_alarms(case) for case in every]
             for name in found[0]:
                 threshold = fit_area_threshold(
                     [case.truth for case in every],
@@ -188,16 +175,17 @@ class AreasExperiment(BaseModel):
                     blamed=self.blamed,
                 )
                 thresholds.setdefault(name, []).append(threshold)
+                named = [one for by_row in found for one in by_row[name]]
                 pooled = [
-                    outcome
-                    for masked, by_row in zip(fitted, found, strict=True)
-                    for outcome in _outcomes(masked, by_row[name], threshold, alarm)[_RAISED]
+                    area_outcome(case.truth, _utilities(one, threshold), alarms, None)
+                    for case, one, alarms in zip(every, named, raised, strict=True)
                 ]
                 on_validation.setdefault(name, []).append(area_scores(pooled))
             for masked, share in self._shares([_masked(test, share, [seed, 1]) for share in self.missing]):
+                alarms_of = [_alarms(case, alarm) for case in masked]
                 for name, named in self._named(masked, trained, folder / f"test-{share}").items():
                     row = f"{name}, {share:.0%} missing"
-                    of_areas = _outcomes(masked, named, thresholds[name][-1], alarm)
+                    of_areas = _outcomes(masked, named, thresholds[name][-1], alarms_of)
                     rows.setdefault(row, []).append(_scores(of_areas))
                     outcomes.setdefault(row, []).append(of_areas[_RAISED])
         intervals = {
@@ -217,7 +205,8 @@ class AreasExperiment(BaseModel):
     def _named(self, cases: Sequence[AreaCase], trained: Trained | None, folder: Path) -> dict[str, list[Named]]:
         """What every row makes of each area; answers of networks are kept in a folder."""
         found = {
-            name: [Named(rule.scores(*_inputs(case)).max(axis=2)) for case in cases] for name, rule in self.rows.items()
+            name: [Named(rule.scores_of(*_inputs(case)).max(axis=2)) for case in cases]
+            for name, rule in self.rows.items()
         }
         if trained is not None:
             areas = [(case.answers, case.truth, graph_of(*_inputs(case))) for case in cases]
@@ -266,11 +255,6 @@ def area_case(answers: AreaAnswers, section: Mapping[str, Any], causes: Path) ->
     return AreaCase(answers, truth, members, faults)
 
 
-def quiet_classes(classes: Sequence[str]) -> list[int]:
-    """The classes without a fault: normal, and recovering if there is one."""
-    return [0, *(place for place, name in enumerate(classes) if name == RECOVERING)]
-
-
 def fit_alarm_threshold(cases: Sequence[AreaCase], false_frames: float) -> float:
     """The threshold of a machine's highest log odds that this share of its calm frames is over."""
     margins = [_margins(case)[0][case.truth.calm()[:, None] & case.answers.known()] for case in cases]
@@ -279,9 +263,8 @@ def fit_alarm_threshold(cases: Sequence[AreaCase], false_frames: float) -> float
 
 def _margins(case: AreaCase) -> tuple[Floats, Ints]:
     """(T, N) each machine's highest log odds of a fault, and of which."""
-    log_probabilities = np.log(np.maximum(case.answers.probabilities(), LEAST))
-    quiet = quiet_classes(case.answers.classes)
-    odds = fault_log_odds(log_probabilities, quiet, -np.inf, np.inf)
+    quiet = faultless_classes(case.answers.classes)
+    odds = fault_log_odds(_logarithms(case.answers.probabilities()), quiet, -np.inf, np.inf)
     faults: Ints = odds.argmax(axis=-1)
     return np.where(case.answers.known(), odds.max(axis=-1), -np.inf), faults
 
@@ -310,21 +293,33 @@ def _quiet(line: str) -> None:
     """Compiling is not worth a line of an experiment."""
 
 
+def _raised_alarms(case: AreaCase) -> Ints:
+    return raised_alarms(case.answers.probabilities(), faultless_classes(case.answers.classes))
+
+
+def _alarms(case: AreaCase, threshold: float) -> dict[str, Ints]:
+    """The machines' alarms by their kind; `threshold` is that of log odds."""
+    margins, faults = _margins(case)
+    return {
+        _RAISED: _raised_alarms(case),
+        "answer": machine_alarms(case.answers.probabilities(), faultless_classes(case.answers.classes)),
+        "odds": np.where(margins > threshold, faults, 0),
+    }
+
+
+def _utilities(named: Named, threshold: float) -> Ints:
+    """(T,) the utility that is named, or NONE."""
+    return np.where(named.scores.max(axis=1) > threshold, named.scores.argmax(axis=1), NONE)
+
+
 def _outcomes(
-    cases: Sequence[AreaCase], named: Sequence[Named], threshold: float, alarm: float
+    cases: Sequence[AreaCase], named: Sequence[Named], threshold: float, alarms: Sequence[Mapping[str, Ints]]
 ) -> dict[str, list[AreaOutcome]]:
     """By kind of the machines' alarms; own faults are named by corrected answers where there are any."""
     found: dict[str, list[AreaOutcome]] = {_RAISED: [], "answer": [], "odds": []}
-    for case, one in zip(cases, named, strict=True):
-        utilities = np.where(one.scores.max(axis=1) > threshold, one.scores.argmax(axis=1), NONE)
-        probabilities, quiet = case.answers.probabilities(), quiet_classes(case.answers.classes)
-        margins, faults = _margins(case)
-        alarms = {
-            "odds": np.where(margins > alarm, faults, 0),
-            "answer": machine_alarms(probabilities, quiet),
-            _RAISED: raised_alarms(probabilities, quiet),
-        }
-        for kind, each in alarms.items():
+    for case, one, by_kind in zip(cases, named, alarms, strict=True):
+        utilities = _utilities(one, threshold)
+        for kind, each in by_kind.items():
             own = one.own_names if kind == "answer" else None
             found[kind].append(area_outcome(case.truth, utilities, each, own))
     return found

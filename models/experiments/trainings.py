@@ -126,27 +126,14 @@ class TrainingsExperiment(BaseModel):
             raise DataError(f"{self.title}: no earlier row {name!r} has {what}")
         return trained[name]
 
-    def _model_in(self, folder: Path) -> Path:
-        models = sorted(folder.glob(f"*{SUFFIX}"))
-        if len(models) != 1:
-            raise DataError(
-                f"{self.title}: {folder} holds {len(models)} model files, and one is needed; {self.models_made_by}"
-            )
-        return models[0]
-
     def _config(self, row: TrainingRow, seed: int, out: Path, trained: Mapping[str, _Trained]) -> TrainConfig:
         base = load_train_config(self.train, data=self.work, output=out, seed=seed)
         settings = merged(base.model_dump(exclude_unset=True), row.options)
         if row.encoders_of is not None:
             settings["encoders"] = self._earlier(trained, row.encoders_of, "encoders to take over").model
         elif row.encoders is not None:
-            settings["encoders"] = self._model_in(folder_of_seed(row.encoders, seed))
-        try:
-            return TrainConfig.model_validate(settings)
-        except ValidationError as error:
-            raise DataError(
-                f"{self.title}: options of a row do not fit: {field_problems(error, TrainConfig)}"
-            ) from error
+            settings["encoders"] = model_in(folder_of_seed(row.encoders, seed), self.title, self.models_made_by)
+        return config_of(self.title, settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +162,22 @@ def model_clusters(config: TrainConfig, model: Path, part: Part) -> Scores:
     evidence = evidence.take((evidence.labels >= 0) & evidence.present.any(dim=0).numpy())
     clusters = cluster(evidence.embedded(network.fusion), network.config.classes, seed=config.seed)
     return partition_scores(evidence.labels, clusters)
+
+
+def config_of(title: str, settings: dict[str, Any]) -> TrainConfig:
+    """A row's configuration; raises DataError, which begins with the experiment's title."""
+    try:
+        return TrainConfig.model_validate(settings)
+    except ValidationError as error:
+        raise DataError(f"{title}: options of a row do not fit: {field_problems(error, TrainConfig)}") from error
+
+
+def model_in(folder: Path, title: str, made_by: str) -> Path:
+    """The one model file in a folder; raises DataError, which begins with the experiment's title."""
+    models = sorted(folder.glob(f"*{SUFFIX}"))
+    if len(models) != 1:
+        raise DataError(f"{title}: {folder} holds {len(models)} model files, and one is needed; {made_by}")
+    return models[0]
 
 
 def merged(base: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:

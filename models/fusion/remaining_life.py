@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from models.configs.remaining_life import OUTPUTS, RemainingLifeConfig
 from models.configs.sensors import StatisticsConfig
-from models.encoders.base import State, mlp
+from models.encoders.base import State, mlp, part_of
 from models.encoders.experts.statistics import StatisticsNetwork
 
 _PREFIX = "remaining."
@@ -56,7 +56,7 @@ class RemainingLife(nn.Module):
         if not isinstance(self.network, StatisticsNetwork):
             return features, {}
         readings = self.own_inputs(x)
-        own = {key.removeprefix(_PREFIX): value for key, value in state.items() if key.startswith(_PREFIX)}
+        own = part_of(state, _PREFIX)
         statistics, after = self.network.statistics(readings, own)
         inputs = self.network.inputs(readings, statistics)
         return inputs, {f"{_PREFIX}{key}": value for key, value in after.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from models.model_file import in_units_of, read_model, require_profile
+from models.model_file import Model, in_units_of, read_model, require_profile
 from models.stepping.runner import CompiledRunner
 from pipeline.compiled import Notify
 from pipeline.config.profile import MachineType
@@ -21,7 +21,11 @@ def load_model(
     The profile's units and text lifetime are used, not those of the training. `notify` gets a line if compiling takes
     time or its result cannot be kept. With `embeddings` its results have them, as diagnoses of machines in areas need.
     """
-    model = read_model(Path(path))
+    return runner_of(read_model(Path(path)), machine_type, notify, embeddings=embeddings)
+
+
+def runner_of(model: Model, machine_type: MachineType, notify: Notify, *, embeddings: bool = False) -> CompiledRunner:
+    """As `load_model`, of a file that has been read."""
     require_profile(model, machine_type)
     model = in_units_of(model, machine_type)
     header = model.header

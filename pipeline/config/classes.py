@@ -37,6 +37,11 @@ def unknown_class(classes: Sequence[str], faults: Sequence[str]) -> int:
     return len(classes) - 1 if len(classes) > len(faults) and classes[-1] == UNKNOWN else NO_CLASS
 
 
+def faultless_classes(classes: Sequence[str], faults: Sequence[str] = ()) -> list[int]:
+    """The places of the classes without a fault: the normal state, and `recovering` unless it is one of `faults`."""
+    return [0, *(place for place, name in enumerate(classes) if name == RECOVERING and name not in faults)]
+
+
 def labelled_classes(classes: Ints, faults: int, unknown: int = NO_CLASS) -> Ints:
     """Answers as labels would name them: `recovering`, a class after this many faults, is the normal state. `unknown`,
     whose place is given if there is the class, is no class of labels and stays."""

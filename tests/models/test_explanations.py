@@ -200,9 +200,10 @@ def test_a_group_that_holds_nothing_contributes_nothing() -> None:
     runner = compiled(made())
     window = window_of(runner, frames=25, length=9)
     question = question_of(runner, window)
-    assert contributions(
+    _, amounts = contributions(
         runner, window, [Group("text", "never written", texts=frozenset(["never written"]))], question
-    ) == [0]
+    )
+    assert amounts == [0]
 
 
 def test_integration_is_refined_where_the_path_has_a_kink() -> None:

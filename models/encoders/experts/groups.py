@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from models.configs.groups import GroupConfig
-from models.encoders.base import SensorEncoder, State
+from models.encoders.base import SensorEncoder, State, part_of, states_of
 from models.encoders.experts.build import build_sensors
 
 
@@ -45,33 +45,26 @@ class GroupEncoders(nn.Module):
 
     def init_state(self, batch: int) -> State:
         """The encoders' states, each under its place."""
-        return {
-            f"{place}.{key}": value
-            for place, encoder in self.members()
-            for key, value in encoder.init_state(batch).items()
-        }
+        return states_of(self.members(), batch)
 
     def advance(self, x: Tensor, state: State) -> tuple[list[tuple[Tensor, Tensor]], State]:
         """Frames (B, T, F) from a state on: of each group logits (B, T, C) and features (B, T, D), and the state."""
-        answers: list[tuple[Tensor, Tensor]] = []
-        after: State = {}
-        for place, encoder in self.members():
-            logits, features, own = encoder.advance(self.inputs(place, x), self._part(state, place))
-            answers.append((logits, features))
-            after |= {f"{place}.{key}": value for key, value in own.items()}
-        return answers, after
+        return _answers(
+            encoder.advance(self.inputs(place, x), part_of(state, f"{place}.")) for place, encoder in self.members()
+        )
 
     def step(self, x: Tensor, state: State) -> tuple[list[tuple[Tensor, Tensor]], State]:
         """One frame (B, F): of each group logits (B, C) and features (B, D), and the state after it."""
-        answers: list[tuple[Tensor, Tensor]] = []
-        after: State = {}
-        for place, encoder in self.members():
-            logits, features, own = encoder.step(self.inputs(place, x), self._part(state, place))
-            answers.append((logits, features))
-            after |= {f"{place}.{key}": value for key, value in own.items()}
-        return answers, after
+        return _answers(
+            encoder.step(self.inputs(place, x), part_of(state, f"{place}.")) for place, encoder in self.members()
+        )
 
-    @staticmethod
-    def _part(state: State, place: int) -> State:
-        prefix = f"{place}."
-        return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+def _answers(found: Iterable[tuple[Tensor, Tensor, State]]) -> tuple[list[tuple[Tensor, Tensor]], State]:
+    """The encoders' answers, in the order of their places, and their states together."""
+    answers: list[tuple[Tensor, Tensor]] = []
+    after: State = {}
+    for place, (logits, features, own) in enumerate(found):
+        answers.append((logits, features))
+        after |= {f"{place}.{key}": value for key, value in own.items()}
+    return answers, after

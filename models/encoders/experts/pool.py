@@ -15,7 +15,7 @@ from models.configs.sensors import (
     ExpertsConfig,
     TreesConfig,
 )
-from models.encoders.base import SensorEncoder, State
+from models.encoders.base import SensorEncoder, State, part_of, states_of
 from models.encoders.experts.trees import Trees
 
 LEAST_PROBABILITY = 1e-12
@@ -69,11 +69,7 @@ class PooledExperts(SensorEncoder):
 
     def init_state(self, batch: int) -> State:
         """The experts' states, each under its place."""
-        return {
-            f"{place}.{key}": value
-            for place, expert in self.members()
-            for key, value in expert.init_state(batch).items()
-        }
+        return states_of(self.members(), batch)
 
     def log_probabilities(self, logits: list[Tensor]) -> Tensor:
         """What the pool averages, (E, …, C): bounded log-probabilities of the experts' logits."""
@@ -93,13 +89,13 @@ class PooledExperts(SensorEncoder):
     def advance(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """Frames (B, T, F) from a state on; see `SensorEncoder.advance`."""
         return self._pooled(
-            [expert.advance(self.inputs(place, x), _part(state, place)) for place, expert in self.members()]
+            [expert.advance(self.inputs(place, x), part_of(state, f"{place}.")) for place, expert in self.members()]
         )
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """One frame (B, F); see `SensorEncoder.step`."""
         return self._pooled(
-            [expert.step(self.inputs(place, x), _part(state, place)) for place, expert in self.members()]
+            [expert.step(self.inputs(place, x), part_of(state, f"{place}.")) for place, expert in self.members()]
         )
 
     def _pooled(self, answers: list[tuple[Tensor, Tensor, State]]) -> tuple[Tensor, Tensor, State]:
@@ -111,8 +107,3 @@ class PooledExperts(SensorEncoder):
     def subtract(self, margin: Tensor) -> None:
         """See `SensorEncoder.subtract`."""
         self.bias.sub_(margin)
-
-
-def _part(state: State, place: int) -> State:
-    prefix = f"{place}."
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

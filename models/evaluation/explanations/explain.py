@@ -67,14 +67,15 @@ def explain_by_leaving_out(
     Overwrites the runner's first slots. Raises StateError if the window's state is not of this model.
     """
     groups = groups_of(machine_type, runner.modalities, window)
-    amounts = dict(zip(groups, contributions(runner, window, groups, question), strict=True))
+    evidence, of_groups = contributions(runner, window, groups, question)
+    amounts = dict(zip(groups, of_groups, strict=True))
     if question.by_novelty:
         amounts |= _sums_of_components(amounts)
     found = [Contribution(group.kind, group.name, amount) for group, amount in amounts.items() if amount is not None]
     return Explanation(
         "leave-out",
         len(window.frames),
-        float(question.evidence(step_without(runner, window, [()]))[0]),
+        evidence,
         _ordered(found),
         would_change=would_change(runner, window, groups, question) if change else None,
     )

@@ -49,15 +49,15 @@ def step_without(runner: StepRunner, window: Window, left_out: Sequence[Sequence
 
 def contributions(
     runner: StepRunner, window: Window, groups: Sequence[Group], question: Question
-) -> list[float | None]:
-    """By how much each group raises the evidence for an answer: with everything, less without the group, in nats; None
-    if the detector, which the evidence is of, says nothing without it.
+) -> tuple[float, list[float | None]]:
+    """The evidence for an answer with everything, and by how much each group raises it: that, less without the group,
+    in nats; None if the detector, which the evidence is of, says nothing without it.
 
     What two groups say alike neither is missed for: such contributions do not add up to anything.
     """
     result = step_without(runner, window, [(), *((group,) for group in groups)])
     evidence, silent = question.evidence(result), question.is_silent(result)
-    return [
+    return float(evidence[0]), [
         None if is_silent else float(evidence[0] - own) for own, is_silent in zip(evidence[1:], silent[1:], strict=True)
     ]
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.arrays import Bools
-from pipeline.config.classes import RECOVERING, unknown_class
+from pipeline.config.classes import faultless_classes, unknown_class
 from pipeline.frames import StepResult
 
 TINY = 1e-12
@@ -40,7 +40,7 @@ class Question:
 
         An answer that names no fault is held against all others.
         """
-        faultless = [0, *(number for number, name in enumerate(classes) if name == RECOVERING and name not in faults)]
+        faultless = faultless_classes(classes, faults)
         if against == "rest" or answer in faultless:
             others = tuple(number for number in range(len(classes)) if number != answer)
         else:

@@ -28,7 +28,7 @@ from models.training.config import load_train_config
 from models.training.loop import Progress
 from models.training.prepare import Part, PreparedData, prepare, require_same_split
 from pipeline.arrays import Floats
-from pipeline.config.classes import RECOVERING
+from pipeline.config.classes import faultless_classes
 from pipeline.config.profile import MachineType
 from pipeline.errors import DataError
 from pipeline.frames import Frames
@@ -254,7 +254,7 @@ class _Trial:
         """The first alarm that a run raises in some of its frames, with the window before it."""
         frames: list[Frames] = frames_of_run(run, texts, self.data.hold_limit, self.machine_type.frame_period_ms)
         classes = self.runner.classes
-        faultless = [number for number, name in enumerate(classes) if number == 0 or name == RECOVERING]
+        faultless = faultless_classes(classes)
         raised = first_alarm(self.runner, frames, faultless, since=since, until=until)
         if raised is None:
             return None

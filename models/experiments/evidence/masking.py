@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from models.data.augment import missing_cells, without_cells
 from models.data.runs import Run
@@ -19,19 +19,18 @@ from models.diagnoser import Diagnoser
 from models.encoders.placed_texts import PlacedText
 from models.evaluation.scoring import NO_EVIDENCE, Scores, stream_scores
 from models.experiments.base import Column, Need, OnPartProgress, Results, report_part
-from models.experiments.trainings import merged
+from models.experiments.trainings import config_of, merged
 from models.model_file import read_model
 from models.network_file import build_network
 from models.training.config import TrainConfig, load_train_config
 from models.training.fitting.evidence import Evidence, collect_evidence
-from models.training.loop import Progress
-from models.training.prepare import Part, PreparedData, prepare
+from models.training.loop import OnProgress, Progress
+from models.training.prepare import Part, PreparedData
 from models.training.train import train
 from pipeline.arrays import Bools
 from pipeline.config.profile import MachineType
 from pipeline.config.sections.titles import component_table
 from pipeline.errors import DataError
-from pipeline.files.yaml_fields import field_problems
 
 _TOP1 = "component_top1"
 _CHOSEN = "component_top1_chosen"
@@ -93,11 +92,7 @@ class MaskingExperiment(BaseModel):
             for name, row in self.rows.items():
                 part = f"{name}, seed {seed}"
                 config = self._config(row, seed, out / name.replace(" ", "-") / f"seed-{seed}")
-                data = prepare(config)
-                if unknown := sorted(set(self.component_faults) - set(data.faults)):
-                    raise DataError(f"{self.title}: component_faults names {unknown[0]!r}, which the profile lacks")
-                report = train(config, on_progress=report_part(on_progress, part), resume=True)
-                network = build_network(read_model(report.model))
+                network, data = self._trained(config, report_part(on_progress, part))
                 scores: Scores = {}
                 for index, (case, missing) in enumerate(self.cases.items()):
                     on_progress(part, Progress("scoring", index, len(self.cases), 0.0))
@@ -107,12 +102,19 @@ class MaskingExperiment(BaseModel):
 
     def _config(self, row: MaskingRow, seed: int, out: Path) -> TrainConfig:
         base = load_train_config(self.train, data=self.work, output=out, seed=seed)
-        try:
-            return TrainConfig.model_validate(merged(base.model_dump(exclude_unset=True), row.options))
-        except ValidationError as error:
-            raise DataError(
-                f"{self.title}: options of a row do not fit: {field_problems(error, TrainConfig)}"
-            ) from error
+        return config_of(self.title, merged(base.model_dump(exclude_unset=True), row.options))
+
+    def _trained(self, config: TrainConfig, on_progress: OnProgress) -> tuple[Diagnoser, PreparedData]:
+        """A row's network, and the data that it was trained on."""
+        prepared: list[PreparedData] = []
+
+        def keep(data: PreparedData) -> None:
+            if unknown := sorted(set(self.component_faults) - set(data.faults)):
+                raise DataError(f"{self.title}: component_faults names {unknown[0]!r}, which the profile lacks")
+            prepared.append(data)
+
+        report = train(config, on_progress=on_progress, on_data=keep, resume=True)
+        return build_network(read_model(report.model)), prepared[0]
 
     def _scored(
         self, network: Diagnoser, data: PreparedData, config: TrainConfig, missing: MaskingCase, seed: int

@@ -23,8 +23,9 @@ from models.encoders.placed_texts import PlacedText
 from models.evaluation.retrieval import retrieval_scores
 from models.evaluation.scoring import Scores
 from models.experiments.base import Column, Need, OnPartProgress, Results, above_seed, folder_of_seed, report_part
+from models.experiments.trainings import model_in
 from models.fusion.retrieval import Retrieval
-from models.model_file import SUFFIX, Model, read_model
+from models.model_file import Model, read_model
 from models.network_file import build_network
 from models.training.config import TrainConfig, load_train_config
 from models.training.fitting.evidence import sensor_answers, text_answers
@@ -130,10 +131,7 @@ class RetrievalExperiment(BaseModel):
 
     def _model(self, seed: int) -> Model:
         folder = folder_of_seed(self.model, seed)
-        found = sorted(folder.glob(f"*{SUFFIX}"))
-        if len(found) != 1:
-            raise DataError(f"{self.title}: {folder} has {len(found)} model files instead of 1; {self.models_made_by}")
-        return read_model(found[0])
+        return read_model(model_in(folder, self.title, self.models_made_by))
 
     def _with_head(
         self, model: Model, data: PreparedData, config: TrainConfig, on_progress: OnPartProgress

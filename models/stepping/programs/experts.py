@@ -35,12 +35,12 @@ def emit_sensors(builder: ProgramBuilder, config: SensorConfig, inputs: SensorIn
     if isinstance(config, NoClassifierConfig):
         return _no_classifier(builder, classes)
     if not isinstance(config, ExpertsConfig):
-        return _emit_expert(builder, _KEY, config, inputs, classes)
+        return emit_expert(builder, _KEY, config, inputs, classes)
     width, answers = padded(classes), builder.work(len(config.experts) * padded(classes))
     features: Vector = ()
     for place, expert in enumerate(config.experts):
         own = inputs if expert.mask_inputs else inputs._replace(observed=None)
-        encoded = _emit_expert(builder, f"{_KEY}.experts.{place}", expert, own, classes)
+        encoded = emit_expert(builder, f"{_KEY}.experts.{place}", expert, own, classes)
         builder.softmax(ALL, encoded.logits, classes, 1.0, answers + place * width)
         features += encoded.features
     take, pooled = builder.reader.take, builder.work(classes)
@@ -73,9 +73,8 @@ def _least_probability(expert: ExpertConfig) -> float:
     return MIN_TREE_PROBABILITY if isinstance(expert, TreesConfig) else MIN_EXPERT_PROBABILITY
 
 
-def _emit_expert(
-    builder: ProgramBuilder, key: str, config: ExpertConfig, inputs: SensorInputs, classes: int
-) -> Encoded:
+def emit_expert(builder: ProgramBuilder, key: str, config: ExpertConfig, inputs: SensorInputs, classes: int) -> Encoded:
+    """Append the operations of one encoder, whose weights' names begin with `key`."""
     match config:
         case StatisticsConfig():
             return emit_statistics(builder, key, config, inputs, classes)

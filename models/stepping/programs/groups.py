@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from models.configs.groups import GroupConfig, GroupEncoder
-from models.configs.sensors import StatisticsConfig
+from models.configs.groups import GroupConfig
 from models.stepping.kernels import operations
 from models.stepping.kernels.codes import ALL, padded
 from models.stepping.programs.builder import ProgramBuilder
-from models.stepping.programs.experts import emit_statistics
-from models.stepping.programs.sensors import Encoded, SensorInputs, emit_encoder
+from models.stepping.programs.experts import emit_expert
+from models.stepping.programs.sensors import Encoded, SensorInputs
 
 _KEY = "groups.encoders"
 
@@ -24,7 +23,7 @@ def emit_groups(
         own = gathered(builder, inputs, group.columns)._replace(messages=())
         if not group.encoder.mask_inputs:
             own = own._replace(observed=None)
-        encoded.append(_emit(builder, f"{_KEY}.{place}", group.encoder, own, classes))
+        encoded.append(emit_expert(builder, f"{_KEY}.{place}", group.encoder, own, classes))
     return encoded
 
 
@@ -39,9 +38,3 @@ def gathered(builder: ProgramBuilder, inputs: SensorInputs, columns: Sequence[in
         observed = builder.work(size)
         builder.emit(operations.GATHER, ALL, inputs.observed, numbers, size, observed)
     return inputs._replace(variables=size, readings=readings, observed=observed)
-
-
-def _emit(builder: ProgramBuilder, key: str, config: GroupEncoder, inputs: SensorInputs, classes: int) -> Encoded:
-    if isinstance(config, StatisticsConfig):
-        return emit_statistics(builder, key, config, inputs, classes)
-    return emit_encoder(builder, key, config, inputs, classes)

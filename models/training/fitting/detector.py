@@ -54,7 +54,7 @@ def readings_of(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -> Ite
 def fit_normal_state(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -> None:
     """Fit whitening and blocks to runs that are normal throughout."""
     detector = _detector(network)
-    detector.least_observed.fill_(_least_observed(network, runs, hold_limit))
+    detector.least_observed.fill_(_least_observed(network, runs))
     residuals, evidence = [], []
     for batch, readings in readings_of(network, runs, hold_limit):
         missed, judged, _ = detector.residuals(readings, detector.init_state(len(batch)))
@@ -83,13 +83,9 @@ def fit_normal_state(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -
         detector.shapes[block] = torch.from_numpy(shape)
 
 
-def _least_observed(network: Diagnoser, runs: Sequence[Run], hold_limit: int) -> float:
+def _least_observed(network: Diagnoser, runs: Sequence[Run]) -> float:
     """How many readings a frame has to have: about as many as nearly all normal frames."""
-    counts = [
-        readings.observed[row, : len(run)].sum(dim=1).numpy()
-        for batch, readings in readings_of(network, runs, hold_limit)
-        for row, run in enumerate(batch)
-    ]
+    counts = [(~np.isnan(run.values)).sum(axis=1) for run in runs]
     return float(np.quantile(np.concatenate(counts), _RARELY) - _MISSING * _detector(network).variables)
 
 
