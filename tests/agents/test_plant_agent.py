@@ -134,7 +134,8 @@ def test_a_utility_is_named_with_its_evidence_and_its_alarm_is_raised_and_cleare
 async def _check_deaths(point: str, expected: AreaPlant, states: dict[str, bytes]) -> None:
     disturbed = told(small())
     deaths = 0
-    for hit in (3, 5, 4):
+    # How many commits a life has depends on its speed; each has one, which is hit before and after.
+    for hit in (1, 2, 2) if point == "commit" else (3, 5, 4):
         agent = await disturbed.live_agent(at={point: hit})
         deaths += disturbed.died(agent)
     assert deaths >= 2
