@@ -12,9 +12,8 @@ from models.evaluation.scoring import NO_EVIDENCE as NO_EVIDENCE_CODE
 from models.evaluation.scoring import NORMAL, stream_scores
 from models.evaluation.scoring import UNKNOWN as UNKNOWN_CODE
 from pipeline.arrays import Bools, Ints
-from pipeline.config.classes import RECOVERING, UNKNOWN
+from pipeline.config.classes import NO_EVIDENCE, RECOVERING, UNKNOWN
 from pipeline.config.profile import PlantProfile
-from pipeline.engine.diagnoses import NO_EVIDENCE
 from pipeline.wire import messages
 from pipeline.wire.labels import LabelBook
 from pipeline.wire.messages import Diagnosis, RejectedError

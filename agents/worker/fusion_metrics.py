@@ -11,10 +11,10 @@ import numpy as np
 
 from models.evaluation.scoring import label_scores
 from pipeline.arrays import Bools, Ints
-from pipeline.config.classes import RECOVERING, labelled_classes, unknown_class
+from pipeline.config.classes import NO_EVIDENCE, RECOVERING, labelled_classes, unknown_class
 from pipeline.config.profile import NORMAL
 from pipeline.config.topics import METRICS
-from pipeline.engine.diagnoses import NO_EVIDENCE, DiagnosedMachine
+from pipeline.engine.diagnoses import DiagnosedMachine
 from pipeline.engine.rounds import Round
 from pipeline.frames import Frames
 from pipeline.wire import messages

@@ -17,10 +17,10 @@ from agents.worker.states.metrics import (
     timed,
 )
 from pipeline.alignment.machine_states import MachineState
+from pipeline.config.classes import NO_EVIDENCE
 from pipeline.config.profile import PlantProfile
 from pipeline.config.sections.alarms import PRIORITIES
 from pipeline.config.topics import LABELS, engine_topics
-from pipeline.engine.diagnoses import NO_EVIDENCE
 from pipeline.engine.engine import Engine
 from pipeline.engine.reports.drift_rule import DriftKind
 from pipeline.engine.reports.lifecycle.records import ALARM_STATES

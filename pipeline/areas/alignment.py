@@ -20,11 +20,11 @@ from typing import Any, Final
 from pipeline.areas.frames import Presence
 from pipeline.areas.layout import AreaLayout
 from pipeline.arrays import NEVER_MS
+from pipeline.config.classes import NO_EVIDENCE
 from pipeline.errors import StateError
 from pipeline.frames import EventText
 from pipeline.wire.messages import Diagnosis, Reason, RejectedError, decode_diagnosis
 
-NO_EVIDENCE: Final = "no_evidence"
 _SEEN_FRAMES: Final = 64
 """Frames of a machine before its newest one in which repeated diagnoses are told from late ones."""
 _MAX_PENDING: Final = 256

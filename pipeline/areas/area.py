@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Final
@@ -27,7 +26,6 @@ from pipeline.wire.plain_text import plain_text
 from pipeline.wire.records import Output, Record
 from pipeline.wire.states import STATE_VERSION, SavedMachine, encode_state
 
-_MAX_TEXT_ID: Final = 200
 _MAX_GAP_FRAMES: Final = 20
 _ONLY = np.zeros(1, np.int64)
 
@@ -85,9 +83,8 @@ class AreaState:
             detail = f"area {self.layout.name} has no utility {event.machine[:80]!r}"
             raise RejectedError(Reason.UNKNOWN_MACHINE, detail)
         time_ms = messages.parse_time_ms(event.time)
-        content = f"{time_ms}-{zlib.crc32(event.text.encode(errors='replace')):08x}"
         text = EventText(
-            id=(event.id or content)[:_MAX_TEXT_ID],
+            id=messages.text_id(event, time_ms),
             time_ms=time_ms,
             text=plain_text(event.text),
             source=event.source,

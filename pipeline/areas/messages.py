@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from pipeline.wire.messages import ModelRef
+from pipeline.wire.messages import ModelRef, decoded
 
 
 class CauseAnswer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -80,5 +80,5 @@ def encode_area(diagnosis: AreaDiagnosis) -> bytes:
 
 
 def decode_area(value: bytes) -> AreaDiagnosis:
-    """An area's diagnosis from its JSON; raises msgspec.DecodeError."""
-    return _decode(value)
+    """An area's diagnosis from its JSON; raises RejectedError."""
+    return decoded(_decode, value)

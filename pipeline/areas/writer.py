@@ -7,11 +7,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.areas.alignment import NO_EVIDENCE, ClosedFrame
+from pipeline.areas.alignment import ClosedFrame
 from pipeline.areas.frames import AreaFrame, AreaResult, AreaRunner, Presence
 from pipeline.areas.layout import AreaLayout, Cause, CauseKind
 from pipeline.areas.messages import AreaDiagnosis, AreaText, CauseAnswer, CorrectedAnswer, Support, encode_area
 from pipeline.arrays import Floats
+from pipeline.config.classes import NO_EVIDENCE
 from pipeline.config.topics import ALARMS, PLANT
 from pipeline.engine.reports.lifecycle.records import Alarm
 from pipeline.wire import messages

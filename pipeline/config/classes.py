@@ -16,6 +16,9 @@ UNKNOWN: Final = "unknown"
 """The last class: the plant is not in its normal state, and not in one that the model has learnt. In labels it is a
 fault that has no name yet."""
 
+NO_EVIDENCE: Final = "no_evidence"
+"""Not a class: what a diagnosis says where nothing is known of the frame."""
+
 NO_CLASS: Final = -1
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.arrays import Floats, Ints
 from pipeline.compiled import Notify
-from pipeline.config.classes import unknown_class
+from pipeline.config.classes import NO_EVIDENCE, unknown_class
 from pipeline.config.profile import MachineType
 from pipeline.config.sections.modalities import modality_columns
 from pipeline.config.sections.titles import component_table
@@ -66,7 +66,6 @@ from pipeline.wire.messages import (
 )
 from pipeline.wire.records import Output
 
-NO_EVIDENCE = "no_evidence"
 TEXT = "text"
 
 _new_output = partial(tuple.__new__, Output)  # half the cost of calling Output

@@ -197,7 +197,7 @@ class Engine:
         if machine_type is None:
             return None
         model = self.models[machine_type.name].runner.hash
-        return StateOwner(machine_type.name, machine_type.digest, model, machine_type.frame_period_ms)
+        return StateOwner(machine_type.name, self.groups[machine_type.name].digest, model, machine_type.frame_period_ms)
 
     def note_applied(self, machine: str, applied: Mapping[str, int]) -> None:
         """By topic, the last offset up to which records of a machine must have no effect any more."""

@@ -60,7 +60,7 @@ class FrameStream:
         self.progress = PartitionProgress(self.machines)
         self._take_rounds = take
         self._take_label = take_label
-        readers = self._readers = {topic: FormReader(form, topic, schemas) for topic, form in profile.forms.items()}
+        readers = {topic: FormReader(form, topic, schemas) for topic, form in profile.forms.items()}
         self._intake = Intake(self.machines, readers, lambda: self.stats, notify)
         self._controller = Controller(
             self.machines, self.progress.clocks, self._advance, announce, alarms or AlarmDesk(profile)
@@ -166,11 +166,7 @@ class FrameStream:
 
     def _utility_texts(self, record: Record, area: str) -> list[Output]:
         """Texts about a utility, for whoever diagnoses its area; raises RejectedError."""
-        if record.value is None:
-            raise RejectedError(Reason.EMPTY, "the record has no value")
-        messages.check_event_bytes(record.value)
-        reader = self._readers.get(record.topic)
-        events, refused = ([messages.decode_event(record.value)], []) if reader is None else reader.read_texts(record)
+        events, refused = self._intake.texts_of(record)
         if refused:
             raise refused[0]
         for event in events:

@@ -7,7 +7,6 @@ rejects. So a block that is not taken costs its checks once more and changes not
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -38,7 +37,6 @@ from pipeline.wire.reading_json import READ_ALL, read_readings
 from pipeline.wire.readings import GivenReading, Reading, UnusedValue, ValueReason, decode_reading
 from pipeline.wire.records import Record
 
-_MAX_TEXT_ID = 200
 _EARLIEST_MS = 946_684_800_000
 """The year 2000."""
 _MAX_EVENT_HEADERS = 64 << 10
@@ -136,15 +134,19 @@ class Intake:
                 taken.append((time_ms, [math.nan] * source.width))
         return taken, unused, rejected
 
-    def event(self, record: Record, order: int, inboxes: Mapping[str, Inbox]) -> bool:
-        """Take a record's texts in; False if their effect is in the state already. Raises as `reading` does."""
+    def texts_of(self, record: Record) -> tuple[list[messages.EventMessage], list[RejectedError]]:
+        """A record's texts, and why others in it cannot be read; raises RejectedError if there is nothing to read."""
         if record.value is None:
             raise RejectedError(Reason.EMPTY, "the record has no value")
         if record.headers and sum(len(name) + len(value or b"") for name, value in record.headers) > _MAX_EVENT_HEADERS:
             raise RejectedError(Reason.TOO_LARGE, f"its headers have more than {_MAX_EVENT_HEADERS} bytes")
         messages.check_event_bytes(record.value)
         reader = self._readers.get(record.topic)
-        events, refused = ([messages.decode_event(record.value)], []) if reader is None else reader.read_texts(record)
+        return ([messages.decode_event(record.value)], []) if reader is None else reader.read_texts(record)
+
+    def event(self, record: Record, order: int, inboxes: Mapping[str, Inbox]) -> bool:
+        """Take a record's texts in; False if their effect is in the state already. Raises as `reading` does."""
+        events, refused = self.texts_of(record)
         machine = self._machines.find_or_add(record, _only_machine(events))
         if machine.has_applied(record.topic, record.offset):
             return False
@@ -376,7 +378,7 @@ def _only_machine(readings: Sequence[GivenReading | Reading | messages.EventMess
 
 def _event_text(event: messages.EventMessage, record: Record, group: MachineGroup) -> EventText:
     time_ms = _time_of(event.time, record.timestamp_ms, group)
-    id_, content = _unicode(_text_id(event, time_ms)), plain_text(event.text)
+    id_, content = _unicode(messages.text_id(event, time_ms)), plain_text(event.text)
     source = None if event.source is None else _unicode(event.source)
     severity = None if event.severity is None else _unicode(event.severity)
     return EventText(id_, time_ms, content, source, severity, record=record)
@@ -385,12 +387,3 @@ def _event_text(event: messages.EventMessage, record: Record, group: MachineGrou
 def _unicode(text: str) -> str:
     """A text without halves of surrogate pairs, which foreign records may have, and which cannot be saved."""
     return text.encode(errors="replace").decode()
-
-
-def _text_id(event: messages.EventMessage, time_ms: int) -> str:
-    """A text's own id, a checksum for its end if it is too long; without one, its time and content."""
-    if not event.id:
-        return f"{time_ms}-{zlib.crc32(event.text.encode(errors='replace')):08x}"
-    if len(event.id) <= _MAX_TEXT_ID:
-        return event.id
-    return f"{event.id[: _MAX_TEXT_ID - 9]}-{zlib.crc32(event.id.encode(errors='replace')):08x}"

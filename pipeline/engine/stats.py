@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.alignment.value_rules import ValueCounts
-from pipeline.arrays import Ints
+from pipeline.arrays import NEVER_MS, Ints
 from pipeline.wire import letters
 from pipeline.wire.messages import RejectedError
 from pipeline.wire.readings import UnusedValue, ValueReason
@@ -37,6 +37,7 @@ class AlarmCounts:
     acknowledged: Ints = field(default_factory=lambda: np.zeros(len(ACKNOWLEDGE_BOUNDS_SECONDS) + 1, np.int64))
     acknowledge_seconds: float = 0.0
     _recent_ms: deque[int] = field(default_factory=deque)  # when alarms were raised, of the newest FLOOD_MS
+    _newest_ms: int = NEVER_MS
     _in_flood: bool = False
 
     def note_raised(self, priority: str, time_ms: int) -> None:
@@ -44,8 +45,8 @@ class AlarmCounts:
         self.raised[priority] += 1
         recent = self._recent_ms
         recent.append(time_ms)
-        newest_ms = max(recent)
-        while recent and newest_ms - recent[0] >= FLOOD_MS:
+        self._newest_ms = max(self._newest_ms, time_ms)
+        while self._newest_ms - recent[0] >= FLOOD_MS:  # the newest one stays
             recent.popleft()
         is_flood = len(recent) > FLOOD_ALARMS
         self.floods += is_flood and not self._in_flood

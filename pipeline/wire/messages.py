@@ -7,9 +7,11 @@ Decoding is strict (no strings for numbers, no numbers for booleans) and done by
 from __future__ import annotations
 
 import json
+import zlib
+from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal, overload
+from typing import Annotated, Literal, TypeVar, overload
 
 import msgspec
 
@@ -25,6 +27,8 @@ MAX_TIME_MS = 2**42
 MAX_EVENT_BYTES = 64 << 10
 """Size of an event's value, at most; waiting texts are part of a machine's state with their original bytes."""
 
+_MAX_TEXT_ID = 200
+
 MAX_NAME = 200
 """Characters of a machine's id, or of a fault's name in a label, at most."""
 
@@ -34,6 +38,8 @@ LAST_DECIMAL = 1e-5
 
 MIN_PROBABILITY = 0.0005
 """Diagnoses leave out probabilities that are smaller after rounding to their decimals."""
+
+_Message = TypeVar("_Message")
 
 
 class Reason(StrEnum):
@@ -276,13 +282,27 @@ def check_event_bytes(value: bytes) -> None:
         raise RejectedError(Reason.TOO_LARGE, f"{len(value)} bytes; an event may have {MAX_EVENT_BYTES}")
 
 
+def decoded(decode: Callable[[bytes], _Message], value: bytes) -> _Message:
+    """What a decoder of msgspec makes of JSON bytes; raises RejectedError."""
+    try:
+        return decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise refused(error, value) from None
+
+
+def text_id(event: EventMessage, time_ms: int) -> str:
+    """A text's own id, a checksum for its end if it is too long; without one, its time and content."""
+    if not event.id:
+        return f"{time_ms}-{zlib.crc32(event.text.encode(errors='replace')):08x}"
+    if len(event.id) <= _MAX_TEXT_ID:
+        return event.id
+    return f"{event.id[: _MAX_TEXT_ID - 9]}-{zlib.crc32(event.id.encode(errors='replace')):08x}"
+
+
 def decode_event(value: bytes) -> EventMessage:
     """An event text from its JSON bytes; raises RejectedError."""
     check_event_bytes(value)
-    try:
-        sent = _decode_sent(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise refused(error, value) from None
+    sent = decoded(_decode_sent, value)
     return EventMessage(
         machine=digits_of(sent.machine),
         time=sent.time,
@@ -318,26 +338,17 @@ def digits_of(given: Identifier) -> str:
 
 def decode_label(value: bytes) -> Label:
     """A label from its JSON bytes; raises RejectedError."""
-    try:
-        return _decode_label(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise refused(error, value) from None
+    return decoded(_decode_label, value)
 
 
 def decode_control(value: bytes) -> Control:
     """A control record from its JSON bytes; raises RejectedError."""
-    try:
-        return _decode_control(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise refused(error, value) from None
+    return decoded(_decode_control, value)
 
 
 def decode_diagnosis(value: bytes) -> Diagnosis:
     """A published diagnosis from its JSON bytes; raises RejectedError."""
-    try:
-        return _decode_diagnosis(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise refused(error, value) from None
+    return decoded(_decode_diagnosis, value)
 
 
 def encode(message: msgspec.Struct) -> bytes:

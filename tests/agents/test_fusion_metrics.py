@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import accuracy_score, adjusted_rand_score
 
 from agents.worker.fusion_metrics import FusionMetrics
-from pipeline.engine.diagnoses import NO_EVIDENCE
+from pipeline.config.classes import NO_EVIDENCE
 from pipeline.engine.engine import Engine
 from pipeline.frames import Frames, StepResult
 from pipeline.wire.records import Output, Record

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.engine.diagnoses import NO_EVIDENCE, DiagnosisWriter, RememberedText
+from pipeline.config.classes import NO_EVIDENCE
+from pipeline.engine.diagnoses import DiagnosisWriter, RememberedText
 from pipeline.engine.engine import Engine
 from pipeline.frames import Frames, Resets, StepResult
 from pipeline.wire import messages

@@ -29,10 +29,10 @@ from pipeline.areas.messages import AreaDiagnosis, decode_area
 from pipeline.config.hints import shown_time
 from pipeline.config.profile import PlantProfile
 from pipeline.config.topics import AREAS, PLANT
+from pipeline.wire.messages import RejectedError
 from pipeline.wire.records import Record
 
 MAX_SHOWN = 20
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 @dataclass(slots=True)
@@ -110,18 +110,18 @@ def _published(log: Log, profile: PlantProfile, check: AreaCheck) -> dict[str, _
         where = f"partition {record.partition}, offset {record.offset}"
         try:
             said = decode_area(record.value or b"")
-        except _UNREADABLE as error:
+        except RejectedError as error:
             check.problem("unreadable", f"{where} is not the diagnosis of an area: {str(error)[:100]}")
             continue
         if (wrong := _malformed(said, record, profile)) is not None:
             check.problem("malformed", f"{where}: {wrong}")
             continue
         digest = hashlib.blake2b(record.value or b"", digest_size=16).digest()
-        if (known := digests.setdefault(said.id, digest)) != digest:
+        if digests.setdefault(said.id, digest) != digest:
             check.problem("two contents", f"{said.id} ({where}) differs from an earlier record")
             continue
         area = areas.setdefault(said.area, _Area(record.partition))
-        if said.frame_end in area.frames and known == digest and said.model.hash in area.models:
+        if said.frame_end in area.frames and said.model.hash in area.models:
             check.repeated += 1
             continue
         if area.partition != record.partition:

@@ -12,10 +12,10 @@ import numpy as np
 from models.evaluation.explanations.window import Window, WindowKeeper
 from pipeline.arrays import Ints
 from pipeline.compiled import Notify
+from pipeline.config.classes import NO_EVIDENCE
 from pipeline.config.hints import shown_time
 from pipeline.config.profile import PlantProfile
 from pipeline.config.topics import CONTROL, DIAGNOSES, engine_topics
-from pipeline.engine.diagnoses import NO_EVIDENCE
 from pipeline.engine.engine import Engine
 from pipeline.errors import DataError, SettingsError
 from pipeline.frames import Frames, StepResult, StepRunner

@@ -13,8 +13,8 @@ from agents.cli.views.incidents_view import AlarmLines
 from agents.cli.views.printable import cell
 from agents.words import Words
 from pipeline.areas.messages import AreaDiagnosis, AreaText, CauseAnswer, CorrectedAnswer
+from pipeline.config.classes import NO_EVIDENCE
 from pipeline.config.profile import NORMAL
-from pipeline.engine.diagnoses import NO_EVIDENCE
 from pipeline.wire.labels import LabelBook
 
 _KINDS: Final = {"none": "green", "machine": "yellow", "utility": "bold red"}

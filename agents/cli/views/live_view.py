@@ -11,9 +11,8 @@ from rich.text import Text
 
 from agents.cli.views.printable import cell
 from agents.words import Words
-from pipeline.config.classes import RECOVERING, UNKNOWN
+from pipeline.config.classes import NO_EVIDENCE, RECOVERING, UNKNOWN
 from pipeline.config.profile import NORMAL
-from pipeline.engine.diagnoses import NO_EVIDENCE
 from pipeline.wire.labels import LabelBook
 from pipeline.wire.messages import Diagnosis
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
@@ -116,11 +116,8 @@ class ComponentTable(NamedTuple):
     shares: tuple[float, ...]
 
 
-NO_COMPONENTS: Final = ComponentTable((), (), (), ())
-
-
 def component_table(components: Mapping[str, Component], faults: Sequence[Fault]) -> ComponentTable:
-    """The table of these faults, sorted by component and fault; NO_COMPONENTS if none of them names one."""
+    """The table of these faults, sorted by component and fault; empty if none of them names one."""
     names = tuple(name for name in components if any(name in fault.shares for fault in faults))
     entries = [
         (place, at, share)
@@ -128,9 +125,7 @@ def component_table(components: Mapping[str, Component], faults: Sequence[Fault]
         for place, fault in enumerate(faults)
         if (share := fault.shares.get(name)) is not None
     ]
-    if not entries:
-        return NO_COMPONENTS
-    places, ats, shares = zip(*entries, strict=True)
+    places, ats, shares = zip(*entries, strict=True) if entries else ((), (), ())
     return ComponentTable(names, places, ats, shares)
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from pipeline.wire.messages import ModelRef, refused
+from pipeline.wire.messages import ModelRef, decoded
 
 
 class DriftReport(msgspec.Struct, frozen=True, gc=False):
@@ -32,7 +32,4 @@ _decode = msgspec.json.Decoder(DriftReport).decode
 
 def decode_drift_report(value: bytes) -> DriftReport:
     """A published report from its JSON bytes; raises RejectedError."""
-    try:
-        return _decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise refused(error, value) from None
+    return decoded(_decode, value)

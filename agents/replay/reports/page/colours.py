@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from agents.replay.reports.page.markup import Markup, element, joined
-from pipeline.config.classes import RECOVERING, UNKNOWN
+from pipeline.config.classes import NO_EVIDENCE, RECOVERING, UNKNOWN
 from pipeline.config.profile import NORMAL
-from pipeline.engine.diagnoses import NO_EVIDENCE
 
 COLOURS: Final = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 _PATTERNS: Final = ("", "stripes", "dots", "bars")

@@ -6,6 +6,7 @@ labels, nor on repetitions: a worker that reads its input again after a crash wr
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -208,8 +209,8 @@ class IncidentBook:
             for score, one in found
             if one.end is not None and one.end <= before_ms and machine_type in (None, one.machine_type)
         ]
-        past.sort(key=lambda entry: (-entry[0], -entry[1].start, entry[1].id))
-        return [_shown(one, score) for score, one in past[:count]]
+        best = heapq.nsmallest(count, past, key=lambda entry: (-entry[0], -entry[1].start, entry[1].id))
+        return [_shown(one, score) for score, one in best]
 
 
 def signature_of(incident: Incident) -> dict[str, int]:

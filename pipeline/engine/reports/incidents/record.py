@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar
+from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
 from pipeline.config.topics import INCIDENTS
 from pipeline.wire import messages
-from pipeline.wire.messages import Diagnosis, ModelRef, Reason, RejectedError, VariableEvidence
+from pipeline.wire.messages import Diagnosis, ModelRef, VariableEvidence
 from pipeline.wire.records import Output
-
-_Message = TypeVar("_Message")
 
 
 class Incident(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -90,30 +88,22 @@ _decode_similar = msgspec.json.Decoder(list[SimilarIncident]).decode
 
 def decode_incident(value: bytes) -> Incident:
     """Raises RejectedError."""
-    return _decoded(_decode_incident, value)
+    return messages.decoded(_decode_incident, value)
 
 
 def decode_alarm_change(value: bytes) -> AlarmChange:
     """Raises RejectedError."""
-    return _decoded(_decode_alarm, value)
+    return messages.decoded(_decode_alarm, value)
 
 
 def decode_similar(value: bytes) -> list[SimilarIncident]:
     """What the header `faultline-similar` of an alarm holds; raises RejectedError."""
-    return _decoded(_decode_similar, value)
+    return messages.decoded(_decode_similar, value)
 
 
 def encode_similar(similar: Sequence[SimilarIncident]) -> bytes:
     """What `decode_similar` reads."""
     return _encode(similar)
-
-
-def _decoded(decode: Callable[[bytes], _Message], value: bytes) -> _Message:
-    try:
-        return decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        reason = Reason.SCHEMA if isinstance(error, msgspec.ValidationError) else Reason.NOT_JSON
-        raise RejectedError(reason, str(error)[:200]) from None
 
 
 def incident_output(incident: Incident, partition: int, written_ms: int) -> Output:

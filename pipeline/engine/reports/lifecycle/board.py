@@ -97,6 +97,7 @@ class AlarmBoard:
         self._schemes: dict[tuple[AlarmEntry, ...], _Scheme] = {}
         self._scheme_of: dict[int, _Scheme] = {}  # by slot
         self._states: dict[int, MachineAlarms] = {}  # by slot, of those of which there is anything to say
+        self._override_entries: dict[bytes, AlarmEntry] = {}  # by their encoding
         self._overrides: dict[int, list[AlarmOverride]] = {}  # by partition, for machines that are new there
         # When a machine has to be looked at: at once if its settings are not known yet or it is silent.
         self._look_ms: Ints = np.zeros(0, np.int64)
@@ -185,12 +186,19 @@ class AlarmBoard:
         if state is None and (new := self._overrides.get(machine.partition)):
             state = self._states[machine.slot] = MachineAlarms(overrides=list(new))
         overrides = [] if state is None else state.overrides
-        entries = (*self._entries, *(AlarmEntry.model_validate(one.entry) for one in overrides))
+        entries = (*self._entries, *map(self._entry_of, overrides))
         own = tuple(entry for entry in entries if entry.is_for_machine(self._type.name, machine.name))
         scheme = self._scheme(own)
         self._scheme_of[machine.slot] = scheme
         self._detector.set_scheme(machine.slot, scheme.number)
         return scheme
+
+    def _entry_of(self, override: AlarmOverride) -> AlarmEntry:
+        """Its settings, which are checked once for all machines; raises ValidationError."""
+        key = _encode(override.entry)
+        if (entry := self._override_entries.get(key)) is None:
+            entry = self._override_entries[key] = AlarmEntry.model_validate(override.entry)
+        return entry
 
     def _scheme(self, entries: tuple[AlarmEntry, ...]) -> _Scheme:
         scheme = self._schemes.get(entries)
@@ -259,6 +267,8 @@ class AlarmBoard:
 
     def tick(self, now_ms: int, machine: AlarmedMachine, *, silent: bool, blind: bool) -> list[Published]:
         """Time passes for a machine: of its frames, if there are any, it knows more."""
+        if not (silent or blind) and machine.slot in self._scheme_of and machine.slot not in self._states:
+            return []  # it is well, and has no alarm that could end
         moment = self._moment(machine, now_ms)
         if BLIND in self._conditions and moment.settings[BLIND].alarm and blind != moment.has_active(BLIND):
             act = moment.begin if blind else moment.end
@@ -295,7 +305,7 @@ class AlarmBoard:
         name = str(override.entry.get("machine", "*"))
         moment = Moment(name, self._model.hash, MachineAlarms(), {}, time_ms, person)
         event = moment.configured(name, override.entry)
-        return Published(Output(ALARMS, partition, name.encode(), messages.encode(event.record), time_ms), event)
+        return _published(event, partition, name.encode(), time_ms)
 
     def _moment(self, machine: AlarmedMachine, time_ms: int, person: Person | None = None) -> Moment:
         settings = self.settings(machine)
@@ -304,12 +314,7 @@ class AlarmBoard:
 
     def _done(self, machine: AlarmedMachine, moment: Moment) -> list[Published]:
         self._settle(machine, moment.state)
-        return [
-            Published(
-                Output(ALARMS, machine.partition, machine.key, messages.encode(event.record), event.record.time), event
-            )
-            for event in moment.events
-        ]
+        return [_published(event, machine.partition, machine.key, event.record.time) for event in moment.events]
 
     def _settle(self, machine: AlarmedMachine, state: MachineAlarms | None) -> None:
         """Note when a machine has to be looked at again."""
@@ -334,6 +339,10 @@ class AlarmBoard:
             for alarm in state.open.values()
             if alarm.active and alarm.raised_ms >= 0
         ]
+
+
+def _published(event: AlarmEvent, partition: int, key: bytes, time_ms: int) -> Published:
+    return Published(Output(ALARMS, partition, key, messages.encode(event.record), time_ms), event)
 
 
 def _with_override(overrides: Sequence[AlarmOverride], override: AlarmOverride) -> list[AlarmOverride]:

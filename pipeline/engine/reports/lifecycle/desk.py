@@ -54,7 +54,9 @@ class AlarmDesk:
 
     def act(self, control: Control, record: Record, machine: Machine, outcome: Outcome) -> None:
         """Acknowledge, shelve, unshelve, suppress or unsuppress; raises RejectedError."""
-        board = self._boards[machine.group.name]
+        board = self._boards.get(machine.group.name)
+        if board is None:
+            return
         settings = board.settings(machine)
         if control.fault is not None and control.fault not in settings:
             text = f"machine {machine.name[:80]} has no alarm {control.fault[:80]!r}"
@@ -83,6 +85,8 @@ class AlarmDesk:
 
     def configure(self, control: Control, record: Record, machines: Iterable[Machine], outcome: Outcome) -> None:
         """Change settings for machines of a partition, and for those that come to it; raises RejectedError."""
+        if not self._boards:
+            return
         override = self._override(control, record.timestamp_ms)
         by_type: dict[str, list[Machine]] = {name: [] for name in self._boards}
         for machine in machines:
@@ -110,12 +114,12 @@ class AlarmDesk:
 
     def tick(self, now_ms: int, group: MachineGroup, machines: Sequence[Machine], outcome: Outcome) -> list[Machine]:
         """Time has passed for machines of one group; returns those whose alarms have changed."""
-        if not machines or group.name not in self._boards:
+        board = self._boards.get(group.name)
+        if not machines or board is None:
             return []
         states = group.aligner.states(np.array([machine.slot for machine in machines], np.int64)).tolist()
         changed = []
         for machine, state in zip(machines, states, strict=True):
-            board = self._boards[group.name]
             published = board.tick(now_ms, machine, silent=state in _SILENT, blind=state == _BLIND)
             if published:
                 changed.append(machine)

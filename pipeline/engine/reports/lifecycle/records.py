@@ -7,7 +7,7 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from pipeline.config.sections.titles import Priority
-from pipeline.wire.messages import refused
+from pipeline.wire.messages import decoded
 
 ALARM_STATES: Final = (
     *("raised", "cleared", "acknowledged", "returned", "latched", "realarmed", "escalated"),
@@ -50,7 +50,4 @@ _decode = msgspec.json.Decoder(Alarm).decode
 
 def decode_alarm(value: bytes) -> Alarm:
     """A published change of an alarm from its JSON bytes; raises RejectedError."""
-    try:
-        return _decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise refused(error, value) from None
+    return decoded(_decode, value)
