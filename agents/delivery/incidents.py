@@ -25,7 +25,7 @@ from pipeline.engine.reports.incidents.record import (
     encode_similar,
     incident_output,
 )
-from pipeline.engine.reports.incidents.similarity import Vector, diagnosis_signature
+from pipeline.engine.reports.incidents.similarity import Vector
 from pipeline.engine.rounds import Round
 from pipeline.errors import DeliveryError
 from pipeline.wire import messages
@@ -148,7 +148,7 @@ class IncidentDesk:
                 continue  # an alarm that is not about a fault
             if alarm.state == "raised" and diagnosis is not None and diagnosis.probabilities:
                 vector = self._vector(rounds, alarm)
-                after[place] = self._with_similar(output, alarm, diagnosis, vector)
+                after[place] = self._with_similar(output, diagnosis, vector)
                 found = self.book.raised(alarm, diagnosis, vector)
             else:
                 found = self.book.cleared(alarm) if alarm.state in _OVER else []
@@ -174,12 +174,8 @@ class IncidentDesk:
                     return None if vector is None else Vector.of(diagnosed.model.hash, vector)
         return None
 
-    def _with_similar(self, output: Output, alarm: AlarmChange, diagnosis: Diagnosis, vector: Vector | None) -> Output:
-        signature = diagnosis_signature(
-            diagnosis.probabilities, [(one.name, one.deviation) for one in diagnosis.evidence.variables]
-        )
-        machine_type = self._type_of(alarm.machine)
-        similar = self.book.similar(signature, vector, machine_type=machine_type, before_ms=alarm.time)
+    def _with_similar(self, output: Output, diagnosis: Diagnosis, vector: Vector | None) -> Output:
+        similar = self.book.similar_to(diagnosis, vector)
         if not similar:
             return output
         return output._replace(headers=(*output.headers, (SIMILAR, encode_similar(similar))))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final
 
 from agents.words import Words
 from pipeline.config.form import Form
+from pipeline.config.hints import shown_time
 from pipeline.config.sections.alarms import PRIORITIES
 from pipeline.config.topics import ALARMS
 from pipeline.engine.reports.lifecycle.life import ALL_FAULTS
@@ -19,6 +20,8 @@ from pipeline.mapping.bodies import Body
 from pipeline.mapping.places import Entry
 from pipeline.mapping.texts import text_writer
 from pipeline.wire.records import Record
+
+_time = partial(shown_time, milliseconds=True)
 
 DEFAULT_TEMPLATE: Final = (
     "[{priority} ]{what}: {alarm} on machine {machine}[, {area}][, {component}][ (by {by}: {why})]"
@@ -100,14 +103,14 @@ def fields_of(alarm: Alarm, words: Words, plant: str) -> dict[str, Any]:
         "what": _WHAT.get(alarm.state, alarm.state),
         "state": alarm.state,
         "priority": alarm.priority,
-        "time": _iso(alarm.time),
+        "time": _time(alarm.time),
         "time_ms": alarm.time,
         "confidence": alarm.confidence,
         "diagnosis": alarm.diagnosis,
         "first": alarm.alarm or alarm.id,
         "by": alarm.by,
         "why": alarm.why,
-        "until": None if alarm.until is None else _iso(alarm.until),
+        "until": None if alarm.until is None else _time(alarm.until),
         "suppressed": alarm.suppressed,
     }
     return {name: value for name, value in fields.items() if value not in (None, "", [])}
@@ -133,11 +136,15 @@ def _alerts(alarm: Alarm, fields: Mapping[str, Any], text: str, now_ms: int) -> 
     }
     is_firing = alarm.state in _FIRING and alarm.suppressed is None
     end_ms = now_ms + _OPEN_MS if is_firing else now_ms
-    alert = {"labels": labels, "annotations": annotations, "startsAt": _iso(min(alarm.time, now_ms))}
-    alerts = [alert | {"endsAt": _iso(end_ms)}]
+    alert = {
+        "labels": labels,
+        "annotations": annotations,
+        "startsAt": _time(min(alarm.time, now_ms)),
+    }
+    alerts = [alert | {"endsAt": _time(end_ms)}]
     if alarm.state == "escalated":
         lower = labels | {"priority": PRIORITIES[max(PRIORITIES.index(alarm.priority) - 1, 0)]}
-        alerts.insert(0, alert | {"labels": lower, "endsAt": _iso(now_ms)})
+        alerts.insert(0, alert | {"labels": lower, "endsAt": _time(now_ms)})
     return alerts
 
 
@@ -146,10 +153,6 @@ def _for_chat(text: str) -> str:
     for sign, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         text = text.replace(sign, escaped)
     return text.replace("@", "@\u200b").replace("](", "]\u200b(")
-
-
-def _iso(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _encoded(body: object) -> bytes:

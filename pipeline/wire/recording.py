@@ -56,6 +56,11 @@ def has_topic(path: str | Path, topic: str) -> bool:
         return any(topic in _topics(batch, path, row) for row, batch in _batches(file, path, ["topic"], 8_192))
 
 
+def holds_only(path: str | Path, answers: Sequence[str], inputs: Sequence[str]) -> bool:
+    """Whether a recording has records of any topic of the answers, and none of the inputs that they could be had of."""
+    return any(has_topic(path, topic) for topic in answers) and not any(has_topic(path, topic) for topic in inputs)
+
+
 def _topics(batch: pa.RecordBatch, path: Path, row: int) -> list[str | None]:
     try:
         return list(batch.column(0).to_pylist())

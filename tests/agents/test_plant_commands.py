@@ -11,7 +11,6 @@ import pytest
 from rich.console import Console
 
 from agents.cli.running.plant import load_area_runner
-from agents.cli.running.plant_replay import holds_only_diagnoses
 from agents.cli.views.area_view import AreaView
 from agents.cli.views.incidents_view import AlarmLines
 from agents.delivery.incidents import SIMILAR
@@ -24,7 +23,7 @@ from pipeline.config.topics import PLANT
 from pipeline.engine.reports.incidents.record import SimilarIncident, encode_similar
 from pipeline.errors import ModelFileError, SettingsError
 from pipeline.wire import messages
-from pipeline.wire.recording import RecordingWriter
+from pipeline.wire.recording import RecordingWriter, holds_only
 from pipeline.wire.records import Output, Record
 from tests.support.area_plant import MACHINES, WITH_AREAS, VoteRunner, area_record, diagnosis
 from tests.support.builders import ONE_SOURCE, numbered
@@ -82,7 +81,7 @@ def test_a_recording_of_diagnoses_is_for_the_plant_agent_alone(tmp_path: Path) -
         writer.write(
             numbered([Record("diagnoses", 0, 0, d.frame_end, d.machine.encode(), messages.encode(d)) for d in said])
         )
-    assert holds_only_diagnoses(path, profile)
+    assert holds_only(path, ["areas", "diagnoses"], profile.sensor_topics)
     plant = tmp_path / "plant.yaml"
     plant.write_text(WITH_AREAS, encoding="utf-8")
     done = faultline("replay", str(path), "--profile", str(plant), "--plant", "--json")

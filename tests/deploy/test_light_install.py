@@ -111,6 +111,12 @@ for module in {SERVING_MODULES!r}:
         assert done.returncode == 0, done.stderr
 
 
+def test_a_command_begins_without_what_only_reports_and_workers_need() -> None:
+    program = "import sys, agents.cli.main; print(sorted({'sklearn', 'scipy.stats', 'faust'} & sys.modules.keys()))"
+    done = python(os.environ | {"PYTHONPATH": str(ROOT)}, "-c", program)
+    assert done.stdout == "[]\n", done.stderr
+
+
 def test_tables_are_converted_without_what_training_needs(serving: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "readings.csv").write_text("at,id,Flow\n2026-03-29 02:00:00,1,0.5\n2026-03-29 02:00:01,1,0.6\n")
     description = tmp_path / "plant.yaml"

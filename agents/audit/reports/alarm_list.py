@@ -38,7 +38,6 @@ _OPEN: Final = {
     "acknowledged": AlarmState.ACKNOWLEDGED,
     "returned": AlarmState.RETURNED,
     "latched": AlarmState.LATCHED,
-    "cleared": AlarmState.NORMAL,
 }
 _HELD: Final = {"shelved": AlarmState.SHELVED, "suppressed": AlarmState.OUT_OF_SERVICE}
 _RELEASED: Final = {"unshelved": AlarmState.SHELVED, "unsuppressed": AlarmState.OUT_OF_SERVICE}

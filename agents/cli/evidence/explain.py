@@ -31,7 +31,7 @@ from pipeline.config.topics import CONTROL, DIAGNOSES, EVENTS, engine_topics
 from pipeline.errors import SettingsError
 from pipeline.extras import require_modules
 from pipeline.frames import StepRunner
-from pipeline.wire.messages import Diagnosis, decode_diagnosis
+from pipeline.wire.messages import Diagnosis, RejectedError, decode_diagnosis
 from pipeline.wire.recording import has_topic, read_recording
 from pipeline.wire.records import Record
 
@@ -162,7 +162,7 @@ def _published(records: Iterator[Record], wanted: DiagnosisId) -> Diagnosis | No
         if record.topic == DIAGNOSES and record.value is not None and mark in record.value:
             try:
                 found = decode_diagnosis(record.value)
-            except msgspec.DecodeError:
+            except RejectedError:
                 continue
             if found.id == str(wanted):
                 return found

@@ -25,8 +25,7 @@ from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import Settings, load_settings
 from pipeline.config.topics import DIAGNOSES, INCIDENTS
 from pipeline.engine.reports.incidents.book import SHOWN, IncidentBook
-from pipeline.engine.reports.incidents.record import SimilarIncident
-from pipeline.engine.reports.incidents.similarity import Vector, diagnosis_signature
+from pipeline.engine.reports.incidents.similarity import Vector
 from pipeline.errors import FaultlineError, RecordingError, SettingsError
 from pipeline.wire import messages
 from pipeline.wire.messages import Diagnosis, RejectedError
@@ -96,7 +95,7 @@ def similar(
         found = book.similar_to_text(text, title_of=Words(plant).fault, count=count)
     else:
         assert diagnosis is not None
-        found = _similar_to(book, plant, diagnosis, count)
+        found = book.similar_to(diagnosis, _vector_at(book, diagnosis), count=count)
         if not as_json:
             words, end = Words(plant), shown_time(diagnosis.frame_end)
             fault = words.fault(diagnosis.machine, diagnosis.fault)
@@ -111,18 +110,6 @@ def similar(
     else:
         say(f"none of {len(book.incidents())} incidents is similar")
     _say_unreadable(book)
-
-
-def _similar_to(book: IncidentBook, plant: PlantProfile, diagnosis: Diagnosis, count: int) -> list[SimilarIncident]:
-    kind = plant.type_of(diagnosis.machine)
-    variables = [(one.name, one.deviation) for one in diagnosis.evidence.variables]
-    return book.similar(
-        diagnosis_signature(diagnosis.probabilities, variables),
-        _vector_at(book, diagnosis),
-        machine_type=None if kind is None else kind.name,
-        before_ms=diagnosis.frame_end,
-        count=count,
-    )
 
 
 def _vector_at(book: IncidentBook, diagnosis: Diagnosis) -> Vector | None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -30,10 +30,6 @@ from agents.cli.views.printable import say
 from agents.cli.views.progress import recording_progress
 from agents.delivery.partitioning import partition_function
 from agents.replay.record import Span
-from agents.replay.reports.book import ReportBook
-from agents.replay.reports.page.document import html_page
-from agents.replay.reports.sources import OnProgress, counted, has_answers_only, read_into, replay_into
-from agents.replay.reports.summary import Side, report_of, side_of
 from agents.words import Words
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import Settings, load_settings
@@ -41,7 +37,11 @@ from pipeline.config.topics import ALARMS, DIAGNOSES, EVENTS, LABELS
 from pipeline.errors import SettingsError
 from pipeline.files.atomic_file import write_text
 from pipeline.files.parquet import is_parquet
-from pipeline.wire.recording import count_records, read_recording
+from pipeline.wire.recording import count_records, holds_only, read_recording
+
+if TYPE_CHECKING:
+    from agents.replay.reports.sources import OnProgress
+    from agents.replay.reports.summary import Side
 
 
 def report(
@@ -69,6 +69,9 @@ def report(
     A recording is replayed; a running plant's topics are read as they are. --model twice for a machine type, or
     --against, compares.
     """
+    from agents.replay.reports.page.document import html_page
+    from agents.replay.reports.summary import report_of
+
     settings = load_settings(profile=profile, broker=topics)
     plant = load_profile(settings.profile)
     data = out.with_suffix(".json")
@@ -131,8 +134,12 @@ def _from_recording(
     machine: str,
     progress: OnProgress,
 ) -> Side:
+    from agents.replay.reports.book import ReportBook
+    from agents.replay.reports.sources import counted, read_into, replay_into
+    from agents.replay.reports.summary import side_of
+
     total = count_records(recording)
-    if has_answers_only(recording, plant):
+    if holds_only(recording, [DIAGNOSES], plant.sensor_topics):
         book = ReportBook(plant, machines=machine)
         counts: Mapping[str, Any] = read_into(book, counted(read_recording(recording), total, progress))
         return side_of(book, words, title=recording.name, source=str(recording), counts=counts)
@@ -153,6 +160,9 @@ def _from_topics(
     settings: Settings, plant: PlantProfile, words: Words, span: Span, machine: str, progress: OnProgress
 ) -> Side:
     from agents.kafka.log import kafka_log
+    from agents.replay.reports.book import ReportBook
+    from agents.replay.reports.sources import counted, read_into
+    from agents.replay.reports.summary import side_of
 
     book = ReportBook(plant, machines=machine)
     with kafka_log(settings, [DIAGNOSES], [ALARMS, EVENTS, LABELS]) as log:

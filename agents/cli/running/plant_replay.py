@@ -23,17 +23,11 @@ from pipeline.areas.frames import AreaRunner
 from pipeline.areas.messages import CauseAnswer
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
-from pipeline.config.topics import AREAS, DIAGNOSES, LABELS
-from pipeline.wire.recording import has_topic, read_recording
+from pipeline.config.topics import LABELS
+from pipeline.wire.recording import read_recording
 from pipeline.wire.records import Output
 
 _KINDS = ("utility", "machine", "none")
-
-
-def holds_only_diagnoses(recording: Path, profile: PlantProfile) -> bool:
-    """Whether a recording has diagnoses, and no readings to diagnose."""
-    has_diagnoses = has_topic(recording, AREAS) or has_topic(recording, DIAGNOSES)
-    return has_diagnoses and not any(has_topic(recording, topic) for topic in profile.sensor_topics)
 
 
 @contextlib.contextmanager

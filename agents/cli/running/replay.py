@@ -29,7 +29,7 @@ from agents.cli.options import (
     trained_machines,
 )
 from agents.cli.running.plant import AreaModelOption, load_area_runner
-from agents.cli.running.plant_replay import area_view, holds_only_diagnoses, print_areas, replay_diagnoses
+from agents.cli.running.plant_replay import area_view, print_areas, replay_diagnoses
 from agents.cli.views.incidents_view import AlarmLines
 from agents.cli.views.live_view import LiveView
 from agents.cli.views.printable import say
@@ -40,10 +40,10 @@ from agents.replay.shipped import area_profile, area_recording, area_rule, demo_
 from agents.words import Words
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import load_settings
-from pipeline.config.topics import LABELS, engine_topics, full_topic_name
+from pipeline.config.topics import AREAS, DIAGNOSES, LABELS, engine_topics, full_topic_name
 from pipeline.errors import CertificateError, SettingsError, TopicMismatchError
 from pipeline.extras import require_modules
-from pipeline.wire.recording import count_records, new_recording, read_recording
+from pipeline.wire.recording import count_records, holds_only, new_recording, read_recording
 from pipeline.wire.records import Output
 
 DEMO_SECONDS = 30.0
@@ -142,7 +142,7 @@ def _replay(
         speed = _span_seconds(recording) / paced_seconds
     count_records(recording)  # a file that is no recording fails before models are loaded
     area_runner = load_area_runner(settings, plant) if areas[0] else None
-    is_of_diagnoses = area_runner is not None and holds_only_diagnoses(recording, plant)
+    is_of_diagnoses = area_runner is not None and holds_only(recording, [AREAS, DIAGNOSES], plant.sensor_topics)
     runners = {} if is_of_diagnoses else load_runners(settings, plant, files)
     partition_of = partition_function(settings.partitions)
     builder = None
@@ -154,11 +154,13 @@ def _replay(
         writer = None if out is None else stack.enter_context(new_recording(out))
         recorder = None if writer is None else OutputRecorder(writer, partition_of)
 
-        def on_output(output: Output) -> None:
-            alarms.add(output)
-            if recorder is not None:
-                recorder.add(output)
+        takers = ([] if area_runner is None else [alarms.add]) + ([] if recorder is None else [recorder.add])
 
+        def take(output: Output) -> None:
+            for taker in takers:
+                taker(output)
+
+        on_output = take if takers else None
         is_shown = not as_json and sys.stdout.isatty()
         view = stack.enter_context(_live_view(recording, words)) if is_shown and area_runner is None else None
         areas_view = None

@@ -7,17 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from agents.replay.replay import ReplayReport, replay_in_memory
 from agents.replay.reports.book import ReportBook
 from agents.replay.scores import diagnosis_of
-from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
 from pipeline.config.topics import ALARMS, CONTROL, DIAGNOSES, EVENTS, LABELS
 from pipeline.frames import StepRunner
 from pipeline.wire.messages import RejectedError
-from pipeline.wire.recording import has_topic
 from pipeline.wire.records import Output, Record
 
 OnProgress = Callable[[int, int], None]
@@ -81,16 +77,11 @@ def read_into(book: ReportBook, records: Iterable[Record]) -> dict[str, Any]:
         elif record.topic == DIAGNOSES:
             try:
                 book.add(diagnosis_of(record.value))
-            except (RejectedError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            except RejectedError:
                 book.unreadable += 1
             else:
                 diagnoses += 1
     return {"diagnoses": diagnoses}
-
-
-def has_answers_only(recording: Path, plant: PlantProfile) -> bool:
-    """Whether a recording holds diagnoses, and none of the readings that a model could be replayed with."""
-    return has_topic(recording, DIAGNOSES) and not any(has_topic(recording, topic) for topic in plant.sensor_topics)
 
 
 def counted(records: Iterable[Record], total: int, on_progress: OnProgress) -> Iterator[Record]:

@@ -189,6 +189,19 @@ class IncidentBook:
             scores |= zip(index.ids, index.scores(vector.signature).tolist(), strict=True)
         return self._best(scores.items(), machine_type, before_ms, count)
 
+    def similar_to(
+        self, diagnosis: Diagnosis, vector: Vector | None = None, *, count: int = SHOWN
+    ) -> list[SimilarIncident]:
+        """The same for a diagnosis: incidents of machines of its type that were over at the end of its frame."""
+        variables = [(one.name, one.deviation) for one in diagnosis.evidence.variables]
+        return self.similar(
+            diagnosis_signature(diagnosis.probabilities, variables),
+            vector,
+            machine_type=self._machine_type_of(diagnosis.machine),
+            before_ms=diagnosis.frame_end,
+            count=count,
+        )
+
     def similar_to_text(
         self, text: str, *, title_of: Callable[[str, str], str] = lambda _, fault: fault, count: int = SHOWN
     ) -> list[SimilarIncident]:
