@@ -332,7 +332,7 @@ def evaluate(
         bool, typer.Option("--check", help="only list which data is present and which is missing")
     ] = False,
 ) -> None:
-    """Reproduce tables of docs/results/results.md: mean and 95 % interval over seeds. An interrupted run continues."""
+    """Reproduce tables of docs/results: mean and 95 % interval over seeds. An interrupted run continues."""
     require_modules("faultline evaluate", "torch")
     from models.experiments.base import missing_files, require_data, write_results
     from models.experiments.load import load_experiment
