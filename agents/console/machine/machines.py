@@ -177,8 +177,8 @@ class Machines:
         is_fresh = entry.read_at is not None and now - entry.read_at < self._limits.fresh_seconds
         if is_fresh and is_there and reader.is_complete:
             return
-        until = now + self._limits.read_seconds
         with self._open_log() as log:
+            until = self._clock() + self._limits.read_seconds
             reader.read(log, from_ms, entry.until_ms, lambda: self._clock() > until)
         entry.read_at = self._clock()
 

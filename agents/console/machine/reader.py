@@ -121,12 +121,13 @@ class HistoryReader:
         self._planned_ms = from_ms
 
     def _work(self, log: PartitionLog, partition: int, is_over: IsOver) -> None:
-        while self._slices and not is_over():
+        """One piece at least, so that a slow broker is got through, too."""
+        while self._slices:
+            ranges = self._slices[0].ranges
             if self.history.readings.cells > self._most_cells and self._slices[0].from_ms is not None:
                 self.is_full = True
                 self._slices.clear()
-                break
-            ranges = self._slices[0].ranges
+                return
             for piece in log.ranges(partition, dict(ranges)) if ranges else ():
                 self.history.add(piece)
                 for record in piece:
