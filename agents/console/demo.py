@@ -1,4 +1,4 @@
-"""`faultline demo --web`: a recording replayed at a speed that one can watch, its worker, and the console, in memory."""
+"""`faultline demo --web`: a recording at a speed that one can watch, its worker, and the console, in one process."""
 
 from __future__ import annotations
 
@@ -153,6 +153,5 @@ async def show(settings: Settings, make: Callable[[], Demo]) -> None:
         demo = make()
         guard.life = demo.console.life
         await demo.run(guard.requested)
-        print("faultline: stopped", flush=True)
 
     await live(settings, shown)

@@ -80,10 +80,7 @@ async def feed(
         while not has_failed() and _unread(agents):
             await asyncio.sleep(0.005)
         seconds = time.perf_counter() - began
-        if hold is not None and not has_failed():
-            holding = asyncio.ensure_future(hold())
-            await asyncio.wait({holding, *failed}, return_when=asyncio.FIRST_COMPLETED)
-            holding.cancel()
+        await _hold(hold, failed)
         return seconds
     finally:
         for task in failed:
@@ -91,6 +88,14 @@ async def feed(
         async with contextlib.AsyncExitStack() as stack:  # each is stopped, also where another one has failed
             for agent in reversed(agents):
                 stack.push_async_callback(agent.stop)
+
+
+async def _hold(hold: Callable[[], Awaitable[object]] | None, failed: Sequence[asyncio.Task[None]]) -> None:
+    """Wait until `hold` returns or one has failed."""
+    if hold is not None:
+        holding = asyncio.ensure_future(hold())
+        await asyncio.wait({holding, *failed}, return_when=asyncio.FIRST_COMPLETED)
+        holding.cancel()
 
 
 def _unread(agents: Sequence[StatefulAgent]) -> bool:

@@ -132,7 +132,9 @@ class Settings(BaseSettings):
     console_trusted_proxies: str | None = Field(
         default=None, description="addresses or networks of such proxies, with commas between them"
     )
-    console_certificate: Path | None = Field(default=None, description="PEM certificate with which the console serves TLS")
+    console_certificate: Path | None = Field(
+        default=None, description="PEM certificate with which the console serves TLS"
+    )
     console_key: Path | None = Field(default=None, description="its key, if that is not in the same file")
     console_session_ms: Milliseconds = Field(default=12 * 3_600_000, description="after which people log in anew")
     console_read_only: bool = Field(default=False, description="whether the console only shows")
@@ -232,7 +234,9 @@ class Settings(BaseSettings):
                 "anybody may send names nobody; set both, or unset both"
             )
         if self.console_key is not None and self.console_certificate is None:
-            raise ValueError("FAULTLINE_CONSOLE_KEY is set, but FAULTLINE_CONSOLE_CERTIFICATE is not; set it, or unset this")
+            raise ValueError(
+                "FAULTLINE_CONSOLE_KEY is set, but FAULTLINE_CONSOLE_CERTIFICATE is not; set it, or unset this"
+            )
 
     def _check_logins(self) -> None:
         """Of each login the name and one form of the password, and nothing that has no use."""

@@ -48,9 +48,7 @@ def console(
         Path | None, typer.Option("--certificate", help="PEM file for TLS; FAULTLINE_CONSOLE_CERTIFICATE")
     ] = None,
     key: Annotated[Path | None, typer.Option("--key", help="its key; FAULTLINE_CONSOLE_KEY")] = None,
-    read_only: Annotated[
-        bool, typer.Option("--read-only", help="only show; FAULTLINE_CONSOLE_READ_ONLY")
-    ] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="only show; FAULTLINE_CONSOLE_READ_ONLY")] = False,
     web_port: WebPortOption = None,
 ) -> None:
     """Show the plant, its alarms and why in a browser, and take what people do, until it is stopped."""

@@ -9,10 +9,10 @@ import msgspec
 from aiohttp import web
 
 from agents.console.web.access.access import Identity
+from agents.console.web.access.refusals import RefusedError
 from agents.console.web.access.sessions import Session
 from agents.console.web.bodies import read_body
 from agents.console.web.guard import Guard, peer_of
-from agents.console.web.access.refusals import Refusal
 
 log = logging.getLogger("faultline.console")
 
@@ -39,7 +39,7 @@ class Accounts:
         """Who this is, and the token that its posts must carry; gives a browser its cookie."""
         try:
             identity = self._guard.identity(request)
-        except Refusal as refusal:
+        except RefusedError as refusal:
             if refusal.code != "wrong_token":
                 raise
             identity = None
@@ -55,7 +55,7 @@ class Accounts:
         """Log in with a token."""
         body = await read_body(request, Login)
         if not self._guard.access.has_login:
-            raise Refusal("bad_request", "nobody logs in here with a token")
+            raise RefusedError("bad_request", "nobody logs in here with a token")
         client = self._guard.access.client(peer_of(request), request.headers)
         user = self._guard.access.owner(body.token.strip(), client)
         log.info("%s has logged in from %s", user, client)

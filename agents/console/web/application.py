@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from agents.console.web.accounts import Accounts
 from agents.console.web.bodies import MAX_BODY_BYTES
@@ -67,7 +68,7 @@ class ConsoleApplication:
         )
 
 
-def _probed(probe: Probe) -> Callable[[web.Request], web.StreamResponse]:
+def _probed(probe: Probe) -> Handler:
     """Only the state's name: what is wrong is for /healthz on the port of the metrics."""
 
     async def probed(_: web.Request) -> web.StreamResponse:

@@ -10,8 +10,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 from aiohttp import web
 
+from agents.console.web.access.refusals import RefusedError
 from agents.console.web.guard import peer_of
-from agents.console.web.access.refusals import Refusal
 
 MAX_BODY_BYTES: Final = 16_384
 BODY_SECONDS: Final = 5.0
@@ -24,39 +24,41 @@ T = TypeVar("T")
 
 
 async def read_body(request: web.Request, kind: type[T]) -> T:
-    """The JSON of a request; raises Refusal."""
+    """The JSON of a request; raises RefusedError."""
     if request.content_type != "application/json":
-        raise Refusal("content_type", "the body is not of type application/json")
+        raise RefusedError("content_type", "the body is not of type application/json")
     try:
         async with asyncio.timeout(BODY_SECONDS):
             body = await request.read()
     except TimeoutError:
-        raise Refusal("took_too_long", "the body of the request did not come in time") from None
+        raise RefusedError("took_too_long", "the body of the request did not come in time") from None
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise Refusal("bad_request", str(error), where="the body of the request") from None
+        raise RefusedError("bad_request", str(error), where="the body of the request") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise Refusal("bad_request", "this is not JSON", where="the body of the request") from None
+        raise RefusedError("bad_request", "this is not JSON", where="the body of the request") from None
 
 
 def time_parameter(request: web.Request, name: str) -> int | None:
-    """A time in milliseconds; raises Refusal."""
+    """A time in milliseconds; raises RefusedError."""
     text = request.query.get(name)
     if text is None:
         return None
     if not (text.isascii() and text.isdecimal() and len(text) < 17 and int(text) < _MAX_TIME_MS):
-        raise Refusal("bad_request", f"{text[:40]!r} is no time in milliseconds", where=f"the parameter {name}")
+        raise RefusedError("bad_request", f"{text[:40]!r} is no time in milliseconds", where=f"the parameter {name}")
     return int(text)
 
 
 def number_parameter(request: web.Request, name: str, default: int, most: int) -> int:
-    """A whole number from 1 to `most`; raises Refusal."""
+    """A whole number from 1 to `most`; raises RefusedError."""
     text = request.query.get(name)
     if text is None:
         return default
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= most):
-        raise Refusal("bad_request", f"{text[:40]!r} is no number from 1 to {most:,}", where=f"the parameter {name}")
+        raise RefusedError(
+            "bad_request", f"{text[:40]!r} is no number from 1 to {most:,}", where=f"the parameter {name}"
+        )
     return int(text)
 
 

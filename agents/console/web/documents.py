@@ -9,8 +9,8 @@ from typing import Any, Final, Protocol, TypeVar
 from aiohttp import web
 
 from agents.console.errors import BusyError, TookTooLongError
+from agents.console.web.access.refusals import RefusedError
 from agents.console.web.bodies import answer, number_parameter, time_parameter
-from agents.console.web.access.refusals import Refusal
 from agents.console.web.updates import Picture
 
 MAX_WAITING: Final = 8
@@ -82,7 +82,7 @@ class Documents:
         from_ms, until_ms = time_parameter(request, "from"), time_parameter(request, "until")
         variables = [name for name in request.query.get("variables", "").split(",") if name]
         if len(variables) > _MAX_VARIABLES:
-            raise Refusal("bad_request", f"more than {_MAX_VARIABLES} names", where="the parameter variables")
+            raise RefusedError("bad_request", f"more than {_MAX_VARIABLES} names", where="the parameter variables")
         reading = self._history.machine(request.match_info["machine"], from_ms, until_ms, variables)
         return answer(request, await _within(MACHINE_SECONDS, reading, "reading the machine's history"))
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from aiohttp import web
 
-from agents.console.web.access.refusals import Refusal
+from agents.console.web.access.refusals import RefusedError
 from pipeline.errors import FaultlineError
 
 _TYPES: Final = {
@@ -58,12 +58,12 @@ class PageFiles:
         for path in (f"{name}.html", f"{_ONLY}.html"):
             if path in self._files:
                 return self._answer(request, path)
-        raise Refusal("not_found", "there is no such page")
+        raise RefusedError("not_found", "there is no such page")
 
     def _answer(self, request: web.Request, path: str) -> web.Response:
         file = self._files.get(path)
         if file is None:
-            raise Refusal("not_found", "there is no such file")
+            raise RefusedError("not_found", "there is no such file")
         headers = {"ETag": file.etag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
         if file.etag in [part.strip() for part in request.headers.get("If-None-Match", "").split(",")]:
             return web.Response(status=304, headers=headers)

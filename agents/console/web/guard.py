@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from agents.console.web.access.access import Access, Identity
 from agents.console.web.access.attempts import Address
 from agents.console.web.access.names import parsed_address
+from agents.console.web.access.refusals import RefusedError, refusal_of
 from agents.console.web.access.sessions import Session
 from agents.console.web.connections import Connections
 from agents.console.web.metrics import ConsoleCounts
-from agents.console.web.access.refusals import Refusal, refusal_of
 from pipeline.errors import FaultlineError
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -69,7 +67,7 @@ class Guard:
 
     # -- the way through -----------------------------------------------------------------------------------------
 
-    def middleware(self) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    def middleware(self) -> Middleware:
         """For the application; it comes before every handler."""
 
         @web.middleware
@@ -78,7 +76,7 @@ class Guard:
             try:
                 self._check(request)
                 response = await handler(request)
-            except Refusal as refusal:
+            except RefusedError as refusal:
                 response = self._refused(request, refusal)
             except web.HTTPException as error:
                 response = self._refused(request, _of_library(error))
@@ -88,8 +86,8 @@ class Guard:
                 raise  # the browser has gone
             except Exception:
                 log.exception("cannot answer %r", request.path[:200])
-                refusal = Refusal("unexpected", "the answer failed", do="the console's log says why")
-                response = self._refused(request, refusal)
+                failed = RefusedError("unexpected", "the answer failed", do="the console's log says why")
+                response = self._refused(request, failed)
             self._counts.requests[response.status // 100] += 1
             return response
 
@@ -104,13 +102,13 @@ class Guard:
             response.headers.setdefault("Cache-Control", "no-store")
 
     def _check(self, request: web.Request) -> None:
-        """Raise Refusal unless the request may be answered."""
+        """Raise RefusedError unless the request may be answered."""
         self._check_host(request)
         is_api = request.path.startswith("/api/")
         if is_api:
             self._check_site(request)
         elif request.method not in ("GET", "HEAD"):
-            raise Refusal("method", f"{request.method} is not answered here")
+            raise RefusedError("method", f"{request.method} is not answered here")
         if is_api and request.path not in _OPEN_PATHS:
             identity = self.identity(request)
             if identity is None:
@@ -122,13 +120,15 @@ class Guard:
         elif request.method not in ("GET", "HEAD"):
             self._check_post(request, self._session_user(request))
         if self.read_only and request.path.startswith(_WRITING_PATHS) and request.method not in ("GET", "HEAD"):
-            raise Refusal("read_only", "this console only shows", do="use one that was started without --read-only")
+            raise RefusedError(
+                "read_only", "this console only shows", do="use one that was started without --read-only"
+            )
 
     def _check_host(self, request: web.Request) -> None:
         hosts = request.headers.getall("Host", [])
         if len(hosts) != 1 or not self.access.names.has(hosts[0]):
             shown = ", ".join(hosts)[:100]
-            raise Refusal(
+            raise RefusedError(
                 "host",
                 f"this console is not known as {shown!r}",
                 do="come by its address, by localhost, or by a name in FAULTLINE_CONSOLE_NAMES",
@@ -139,7 +139,7 @@ class Guard:
         origins = request.headers.getall("Origin", [])
         site = request.headers.get("Sec-Fetch-Site", "same-origin")
         if site not in ("same-origin", "none") or not all(self._is_same_origin(request, origin) for origin in origins):
-            raise Refusal(
+            raise RefusedError(
                 "origin",
                 "the request came from a page of another site",
                 do="open the console itself; behind a proxy, its public name must be in FAULTLINE_CONSOLE_NAMES",
@@ -150,17 +150,17 @@ class Guard:
         return self.access.names.is_same_origin(origin, request.headers.get("Host", ""), scheme)
 
     def _check_post(self, request: web.Request, user: str) -> None:
-        """Raise Refusal unless a page of this console sends this, and for this user."""
+        """Raise RefusedError unless a page of this console sends this, and for this user."""
         if "Origin" not in request.headers:
-            raise Refusal("origin", "the request has no Origin header", do="send it from a page of the console")
+            raise RefusedError("origin", "the request has no Origin header", do="send it from a page of the console")
         session = self.session(request)
         if session is None or not self.access.sessions.is_csrf(request.headers.get(CSRF_HEADER), session, user):
-            raise Refusal("csrf", "the page's token is missing or old", do="load the page again")
+            raise RefusedError("csrf", "the page's token is missing or old", do="load the page again")
 
     # -- who it is -----------------------------------------------------------------------------------------------
 
     def identity(self, request: web.Request) -> Identity | None:
-        """Who a request is from; raises Refusal."""
+        """Who a request is from; raises RefusedError."""
         return self.access.identify(peer_of(request), request.headers, self.session(request))
 
     def session(self, request: web.Request) -> Session | None:
@@ -184,14 +184,16 @@ class Guard:
         """Whom the page's token is for, of a request that anybody may make."""
         try:
             identity = self.identity(request)
-        except Refusal:
+        except RefusedError:
             identity = None
         return "" if identity is None else identity.user
 
-    def _unknown(self) -> Refusal:
+    def _unknown(self) -> RefusedError:
         if self.access.has_login:
-            return Refusal("login", "nobody has logged in here", do="log in with a token", headers={"WWW-Authenticate": "Bearer"})
-        return Refusal(
+            return RefusedError(
+                "login", "nobody has logged in here", do="log in with a token", headers={"WWW-Authenticate": "Bearer"}
+            )
+        return RefusedError(
             "proxy",
             "the proxy did not say who this is",
             do="let it log people in, and set the header that FAULTLINE_CONSOLE_USER_HEADER names",
@@ -199,7 +201,7 @@ class Guard:
 
     # -- answers -------------------------------------------------------------------------------------------------
 
-    def _refused(self, request: web.Request, refusal: Refusal) -> web.Response:
+    def _refused(self, request: web.Request, refusal: RefusedError) -> web.Response:
         if refusal.status != 404:
             level = logging.WARNING if refusal.status in (403, 429) or refusal.code == "wrong_token" else logging.INFO
             client = self.access.client(peer_of(request), request.headers)
@@ -221,11 +223,13 @@ def peer_of(request: web.Request) -> Address | None:
     return None if request.remote is None else parsed_address(request.remote)
 
 
-def _of_library(error: web.HTTPException) -> Refusal:
+def _of_library(error: web.HTTPException) -> RefusedError:
     if error.status == 404:
-        return Refusal("not_found", "there is nothing at this address")
+        return RefusedError("not_found", "there is nothing at this address")
     if error.status == 405:
-        return Refusal("method", "this address is not for such a request", headers={"Allow": error.headers.get("Allow", "")})
+        return RefusedError(
+            "method", "this address is not for such a request", headers={"Allow": error.headers.get("Allow", "")}
+        )
     if error.status == 413:
-        return Refusal("too_large", "the request is too large")
-    return Refusal("bad_request", error.reason)
+        return RefusedError("too_large", "the request is too large")
+    return RefusedError("bad_request", error.reason)

@@ -40,8 +40,15 @@ class ConsoleCollector(Collector):
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         """The current metrics."""
         counts, status = self._counts, self._status()
-        yield _counter("faultline_console_requests", "Answers by the first digit of their status.", "status", counts.requests)
-        yield _counter("faultline_console_events", "Messages for browsers by kind; one for all that know the same.", "event", counts.events)
+        yield _counter(
+            "faultline_console_requests", "Answers by the first digit of their status.", "status", counts.requests
+        )
+        yield _counter(
+            "faultline_console_events",
+            "Messages for browsers by kind; one for all that know the same.",
+            "event",
+            counts.events,
+        )
         yield _counter("faultline_console_actions", "What people did.", "action", counts.actions)
         for name, text, value in (
             ("failed_logins", "Wrong tokens.", counts.refusals["wrong_token"]),

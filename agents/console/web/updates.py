@@ -15,9 +15,9 @@ from typing import Any, Final, Protocol
 import msgspec
 from aiohttp import web
 
+from agents.console.web.access.refusals import RefusedError
 from agents.console.web.guard import IDENTITY
 from agents.console.web.metrics import ConsoleCounts
-from agents.console.web.access.refusals import Refusal
 
 PARTS: Final = ("machines", "areas", "alarms", "status")
 PERIOD_SECONDS: Final = 0.25
@@ -83,7 +83,7 @@ class Updates:
         wanted = _wanted(request)
         since = self._since(request)
         if self._counts.browsers >= MAX_BROWSERS:
-            raise Refusal(
+            raise RefusedError(
                 "too_many_browsers", f"{MAX_BROWSERS} pages follow this console already", do="close some of them"
             )
         self._counts.browsers += 1
@@ -198,7 +198,9 @@ def _wanted(request: web.Request) -> list[str]:
     text = request.query.get("want")
     given = list(PARTS) if text is None else text.split(",")
     if unknown := [part for part in given if part not in PARTS]:
-        raise Refusal("bad_request", f"{unknown[0][:40]!r} is none of {', '.join(PARTS)}", where="the parameter want")
+        raise RefusedError(
+            "bad_request", f"{unknown[0][:40]!r} is none of {', '.join(PARTS)}", where="the parameter want"
+        )
     return [part for part in PARTS if part in given]
 
 

@@ -15,9 +15,9 @@ from multidict import CIMultiDictProxy
 
 from agents.console.web.access.attempts import Address, Attempts
 from agents.console.web.access.names import HostNames, is_loopback, parsed_address
+from agents.console.web.access.refusals import RefusedError
 from agents.console.web.access.sessions import Session, Sessions
 from agents.console.web.access.tokens import Tokens, is_name, read_tokens
-from agents.console.web.access.refusals import Refusal
 from pipeline.config.settings import Settings
 from pipeline.errors import SettingsError
 
@@ -88,10 +88,10 @@ class Access:
         return given[0].strip().lower() if len(given) == 1 else None
 
     def identify(self, peer: Address | None, headers: Headers, session: Session | None) -> Identity | None:
-        """Who a request is from; None of somebody unknown. Raises Refusal of what is wrong and no mere absence."""
+        """Who a request is from; None of somebody unknown. Raises RefusedError of what is wrong and no mere absence."""
         if self._local_user is not None:
             if any(name in headers for name in _FORWARDED):
-                raise Refusal(
+                raise RefusedError(
                     "proxy",
                     "this console is for people on its own machine, and the request came through a proxy",
                     do="start it with a token file, or with the header in which the proxy gives the user's name",
@@ -103,7 +103,7 @@ class Access:
             if (user := self._named_user(headers.getall(self._user_header, []))) is not None:
                 return Identity(user, "proxy")
         elif self._tokens is None:
-            raise Refusal(
+            raise RefusedError(
                 "proxy",
                 "this console answers only requests from its proxy",
                 do="come by the proxy's address; FAULTLINE_CONSOLE_TRUSTED_PROXIES says which machines are one",
@@ -113,9 +113,9 @@ class Access:
         return None
 
     def owner(self, token: str, client: Address | None) -> str:
-        """Whose token it is; raises Refusal of a wrong one, and of the next ones after several."""
+        """Whose token it is; raises RefusedError of a wrong one, and of the next ones after several."""
         if (wait := self.attempts.wait_seconds(client)) > 0:
-            raise Refusal(
+            raise RefusedError(
                 "too_many_attempts",
                 "too many wrong tokens came from this address",
                 do=f"wait {wait:.0f} s",
@@ -124,14 +124,16 @@ class Access:
         found = None if self._tokens is None else self._tokens.owner(token)
         if found is None:
             self.attempts.fail(client)
-            raise Refusal("wrong_token", "this token is not known here", do="check it; it is read when the console starts")
+            raise RefusedError(
+                "wrong_token", "this token is not known here", do="check it; it is read when the console starts"
+            )
         return found
 
     def _named_user(self, given: Sequence[str]) -> str | None:
         if not given:
             return None
         if len(given) > 1 or not is_name(given[0]):
-            raise Refusal(
+            raise RefusedError(
                 "proxy",
                 f"the header {self._user_header} does not hold one name",
                 do="let the proxy set it to the user's name, and drop the one that a browser sends",

@@ -33,7 +33,7 @@ _STATUSES: Final = {
 }
 
 
-class Refusal(Exception):
+class RefusedError(Exception):
     """A request is not answered as it asks."""
 
     def __init__(
@@ -57,12 +57,12 @@ class Refusal(Exception):
         return "; ".join(part for part in (self.what, self.where, self.do) if part)
 
 
-def refusal_of(error: FaultlineError) -> Refusal:
+def refusal_of(error: FaultlineError) -> RefusedError:
     """What a browser is told of an error that the console or a broker has."""
     if isinstance(error, ConsoleError):
-        return Refusal(error.code, error.what, where=error.where, do=error.do)
+        return RefusedError(error.code, error.what, where=error.where, do=error.do)
     if isinstance(error, BrokerUnavailableError | DeliveryError | AuthorizationError):
-        return Refusal("broker_away", str(error), do="try again when the broker answers")
+        return RefusedError("broker_away", str(error), do="try again when the broker answers")
     if isinstance(error, SettingsError):
-        return Refusal("bad_request", str(error))
-    return Refusal("unexpected", str(error))
+        return RefusedError("bad_request", str(error))
+    return RefusedError("unexpected", str(error))

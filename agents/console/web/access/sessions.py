@@ -29,7 +29,9 @@ class Session(msgspec.Struct, frozen=True, array_like=True):
 class Sessions:
     """Signs cookies and reads them. The key is made at the start: a restart ends all sessions."""
 
-    def __init__(self, random_bytes: Callable[[int], bytes], seconds: Callable[[], float], lifetime_seconds: float) -> None:
+    def __init__(
+        self, random_bytes: Callable[[int], bytes], seconds: Callable[[], float], lifetime_seconds: float
+    ) -> None:
         """`seconds` is a clock that only goes forward."""
         self.lifetime_seconds = lifetime_seconds
         self._random_bytes = random_bytes
