@@ -48,6 +48,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"replay"},
         {"console"},
         {"bench"},
+        {"console"},
         {"cli"},
     ],
 }
