@@ -48,7 +48,6 @@ ORDER: dict[str, list[set[str]]] = {
         {"replay"},
         {"console"},
         {"bench"},
-        {"console"},
         {"cli"},
     ],
 }
