@@ -46,6 +46,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"worker"},
         {"ingest", "notify"},
         {"replay"},
+        {"console"},
         {"bench"},
         {"cli"},
     ],
