@@ -21,11 +21,11 @@ from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 
+from agents.connectors.ingest.metrics import IngestCollector
+from agents.connectors.ingest.rewriting import OpenForm, Rewriter, Tally
 from agents.delivery.app import stop_app, worker_app
 from agents.delivery.groups import install
 from agents.delivery.merging import TP, Chunk, Limits
-from agents.ingest.metrics import IngestCollector
-from agents.ingest.rewriting import OpenForm, Rewriter, Tally
 from agents.kafka.transactions import ClaimLostError
 from agents.worker.life import Life, LifeCollector, Phase, group_phase
 from agents.worker.web import WebServer

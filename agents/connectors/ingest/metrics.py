@@ -8,7 +8,7 @@ from typing import NamedTuple
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from agents.ingest.rewriting import UNKNOWN, Tally
+from agents.connectors.ingest.rewriting import UNKNOWN, Tally
 from pipeline.wire.messages import Reason
 from pipeline.wire.readings import ValueReason
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agents.ingest.rewriting import OpenForm
+from agents.connectors.ingest.rewriting import OpenForm
 from pipeline.config.form import Ingest
 from pipeline.config.profile import PlantProfile
 from pipeline.config.topics import FOREIGN

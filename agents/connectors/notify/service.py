@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
+from agents.connectors.notify.formats import NotificationFormat, body_writer
+from agents.connectors.notify.notifier import Choice, Notifier
+from agents.connectors.notify.source import KafkaAlarmSource
+from agents.connectors.notify.webhook import Webhook
 from agents.kafka.security import client_security, secret
-from agents.notify.formats import NotificationFormat, body_writer
-from agents.notify.notifier import Choice, Notifier
-from agents.notify.source import KafkaAlarmSource
-from agents.notify.webhook import Webhook
 from agents.words import Words
 from agents.worker.process import Guard, live, work
 from pipeline.config.profile import PlantProfile

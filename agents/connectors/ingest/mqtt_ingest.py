@@ -13,10 +13,10 @@ from itertools import groupby
 
 from prometheus_client import CollectorRegistry
 
+from agents.connectors.ingest.metrics import IngestCollector, MqttStatus
+from agents.connectors.ingest.mqtt import Message, MqttInbox, first_match
+from agents.connectors.ingest.rewriting import OpenForm, Rewriter, Tally
 from agents.delivery.publisher import Publisher
-from agents.ingest.metrics import IngestCollector, MqttStatus
-from agents.ingest.mqtt import Message, MqttInbox, first_match
-from agents.ingest.rewriting import OpenForm, Rewriter, Tally
 from agents.worker.life import Life, LifeCollector, LifeState, Phase
 from agents.worker.web import WebServer
 from pipeline.config.profile import PlantProfile

@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from agents.notify.formats import Write
-from agents.notify.source import AlarmSource
-from agents.notify.webhook import Outcome, Webhook, WebhookCounts
+from agents.connectors.notify.formats import Write
+from agents.connectors.notify.source import AlarmSource
+from agents.connectors.notify.webhook import Outcome, Webhook, WebhookCounts
 from agents.worker.life import Life, LifeCollector, LifeState, Phase
 from agents.worker.web import WebServer
 from pipeline.config.sections.alarms import PRIORITIES

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from agents.ingest.forms import kafka_forms, mqtt_forms
-from agents.ingest.ingest import Ingest
-from agents.ingest.mqtt import MqttAddress, MqttInbox
-from agents.ingest.mqtt_ingest import MqttIngest
+from agents.connectors.ingest.forms import kafka_forms, mqtt_forms
+from agents.connectors.ingest.ingest import Ingest
+from agents.connectors.ingest.mqtt import MqttAddress, MqttInbox
+from agents.connectors.ingest.mqtt_ingest import MqttIngest
 from agents.kafka.codecs import WORKER_MODULES, require_codecs
 from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.schema_registry import schema_registry

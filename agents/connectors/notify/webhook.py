@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from agents.notify.signature import SIGNATURE_HEADER, sign
+from agents.connectors.notify.signature import SIGNATURE_HEADER, sign
 from pipeline.errors import SettingsError
 
 IDEMPOTENCY_HEADER: Final = "Idempotency-Key"
