@@ -39,7 +39,7 @@ export function alarmRow(alarm, { chosen, open, onChoose, onOpen }) {
     ["", [opener, element("div", { class: "muted" }, notes.join(" · "))]],
     ["Machine", machineCell(alarm)],
     ["State", stateCell(alarm)],
-    ["Since", element("time", { title: exact(alarm.since_ms) }, `${moment(alarm.since_ms, readMs)} (${duration(readMs - alarm.since_ms)})`)],
+    ["Since", [element("time", { class: "nowrap", title: exact(alarm.since_ms) }, moment(alarm.since_ms, readMs)), element("div", { class: "muted nowrap" }, duration(readMs - alarm.since_ms))]],
   ];
   return element(
     "tr",

@@ -20,8 +20,7 @@ export function weightsLane({ title, ends, layers }) {
         const back = ends.map((_, row) => point(row, lower[place][row])).reverse();
         return svg("path", { class: `weight w${place % 4}`, d: ends.length ? `M${[...up, ...back].join("L")}Z` : "" });
       });
-      const label = (share) => svg("text", { x: axis.left - 6, y: y(share) + 4, "text-anchor": "end" }, percent(share));
-      return [...areas, ...axis.grid(HEIGHT), label(0.93), label(0.07)].slice(0, -2).concat(names(axis, y));
+      return [...areas, ...axis.grid(HEIGHT), ...layers.flatMap((layer, place) => name(layer, place, axis, y))];
     },
     at(ms) {
       const row = ends.findLastIndex((end) => end <= ms);
@@ -29,13 +28,12 @@ export function weightsLane({ title, ends, layers }) {
     },
   };
 
-  function names(axis, y) {
-    const last = ends.length - 1;
-    if (last < 0) return [];
-    return layers.flatMap((layer, place) => {
-      const weight = layer.weights[last] ?? 0;
-      if (weight < 0.3) return [];
-      return [svg("text", { class: `on w${place % 4}`, x: axis.left + 6, y: y(lower[place][last] + weight / 2) + 4 }, layer.title)];
-    });
+  /** A layer's title where the layer is widest. */
+  function name({ title: text, weights }, place, axis, y) {
+    const widest = weights.reduce((best, weight, row) => ((weight ?? 0) > (weights[best] ?? 0) ? row : best), 0);
+    const weight = weights[widest] ?? 0;
+    if (weight < 0.3) return [];
+    const x = Math.min(axis.right - 40, Math.max(axis.left + 40, axis.x(ends[widest])));
+    return [svg("text", { class: `on w${place % 4}`, x, y: y(lower[place][widest] + weight / 2) + 4, "text-anchor": "middle" }, text)];
   }
 }

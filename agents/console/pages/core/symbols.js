@@ -76,7 +76,7 @@ const MARKS = {
 /** The mark of a state that is neither normal nor an alarm; null for those. */
 export function stateSymbol(state) {
   const mark = MARKS[state];
-  return mark ? svg("svg", { class: "symbol mark", viewBox: "0 0 20 20", "aria-hidden": "true" }, svg("path", { d: mark })) : null;
+  return mark ? svg("svg", { class: "symbol state-mark", viewBox: "0 0 20 20", "aria-hidden": "true" }, svg("path", { d: mark })) : null;
 }
 
 /** A word with a capital first letter. */

@@ -31,7 +31,8 @@ export function lanesOf(document, chooseText) {
     lanes.push(weightsLane({ title: "Weights of the fusion", ends: frames.end_ms, layers }));
   }
   if (frames.novelty.some((one) => one !== null)) {
-    lanes.push(trendLane({ title: "Novelty", note: "alarm limit 1", points: rows(document, frames.novelty), band: { low: 0, high: 1 } }));
+    const highest = Math.max(1.5, ...frames.novelty.filter((one) => one !== null));
+    lanes.push(trendLane({ title: "Novelty", note: "alarm limit 1", points: rows(document, frames.novelty), band: { low: 0, high: 1 }, range: [0, highest] }));
   }
   const marks = document.texts.map((text) => ({ ms: text.time_ms, kind: text.late || text.refused ? "late" : "text", text: text.text, choose: () => chooseText(text) }));
   lanes.push(marksLane({ title: "Texts", note: marks.length ? "" : "none", marks }));
