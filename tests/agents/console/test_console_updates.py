@@ -218,23 +218,10 @@ def test_explanations_wait_for_each_other_up_to_a_limit(monkeypatch: pytest.Monk
 
 def test_with_a_certificate_it_serves_tls_and_cookies_for_nothing_else(tmp_path: Path) -> None:
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        + [
-            "-keyout",
-            key,
-            "-out",
-            certificate,
-            "-days",
-            "1",
-            "-subj",
-            "/CN=c",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-        ],
-        check=True,
-        capture_output=True,
-    )
+    new = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=c"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", key, "-out", certificate]
+    subprocess.run(["openssl", *new.split(), *names, *files], check=True, capture_output=True)
 
     async def test() -> None:
         trusting = ssl.create_default_context(cafile=str(certificate))
