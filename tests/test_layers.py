@@ -44,7 +44,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"kafka", "memory"},
         {"audit"},
         {"worker"},
-        {"ingest", "notify"},
+        {"connectors"},
         {"replay"},
         {"console"},
         {"bench"},

@@ -24,10 +24,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from agents.bench.local_kafka.jars import kafka_version
-from agents.ingest.metrics import IngestCollector, MqttStatus
-from agents.ingest.rewriting import Tally
-from agents.notify.notifier import NotifyCollector
-from agents.notify.webhook import Webhook
+from agents.connectors.ingest.metrics import IngestCollector, MqttStatus
+from agents.connectors.ingest.rewriting import Tally
+from agents.connectors.notify.notifier import NotifyCollector
+from agents.connectors.notify.webhook import Webhook
 from agents.worker.life import Life, LifeCollector, LifeState, Phase
 from agents.worker.metrics import EngineCollector, TimedRunner, step_seconds
 from agents.worker.plant.metrics import PlantCollector, TimedAreaRunner, area_step_seconds

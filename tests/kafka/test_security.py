@@ -22,13 +22,13 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.net.transport import KafkaTCPTransport
 
 from agents.bench.local_kafka import jars as kafka_jars
+from agents.connectors.notify.source import KafkaAlarmSource
 from agents.delivery.partitioning import partition_of
 from agents.kafka import admin as kafka_admin
 from agents.kafka.admin import check_topics, create_topics
 from agents.kafka.security import client_security, require_plant_rights, require_rights
 from agents.kafka.topic_settings import TopicSpec
 from agents.kafka.topics import require_plant_topics, require_topics, topic_specs
-from agents.notify.source import KafkaAlarmSource
 from agents.worker.service import serve
 from pipeline.config.profile import PlantProfile, parse_profile
 from pipeline.config.settings import Settings

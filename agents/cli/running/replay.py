@@ -28,6 +28,7 @@ from agents.cli.options import (
     require_new_file,
     trained_machines,
 )
+from agents.cli.running.console import show_demo
 from agents.cli.running.plant import AreaModelOption, load_area_runner
 from agents.cli.running.plant_replay import area_view, print_areas, replay_diagnoses
 from agents.cli.views.incidents_view import AlarmLines
@@ -60,9 +61,14 @@ def demo(
         bool, typer.Option("--plant", help="show machines that share utilities, and what they have in common")
     ] = False,
     speed: SpeedOption = None,
+    web: Annotated[bool, typer.Option("--web", help="show it in the console, in a browser")] = False,
+    port: Annotated[int | None, typer.Option("--port", help="with --web: the port, 9480 by default")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Replay a shipped recording through the whole pipeline, without a broker."""
+    if web:
+        show_demo(with_areas=plant, speed=parse_speed(speed), port=port)
+        return
     paced = DEMO_SECONDS if sys.stdout.isatty() and not as_json and speed is None else None
     if plant:
         profile = area_profile()

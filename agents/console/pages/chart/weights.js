@@ -1,0 +1,39 @@
+/** How much each modality counts over time, stacked to one. */
+
+import { svg } from "../core/dom.js";
+import { percent } from "../core/format.js";
+
+const HEIGHT = 54;
+
+/** A lane of a chart; `ends` are the frames' ends and `layers` are {title, weights}, with null where a frame has none. */
+export function weightsLane({ title, ends, layers }) {
+  const lower = layers.map((_, place) => ends.map((__, row) => layers.slice(0, place).reduce((sum, one) => sum + (one.weights[row] ?? 0), 0)));
+  return {
+    title,
+    note: "",
+    height: HEIGHT,
+    draw(axis) {
+      const y = (share) => 2 + (1 - Math.min(1, share)) * (HEIGHT - 4);
+      const areas = layers.map(({ weights }, place) => {
+        const point = (row, share) => `${axis.x(ends[row]).toFixed(1)} ${y(share).toFixed(1)}`;
+        const up = ends.map((_, row) => point(row, lower[place][row] + (weights[row] ?? 0)));
+        const back = ends.map((_, row) => point(row, lower[place][row])).reverse();
+        return svg("path", { class: `weight w${place % 4}`, d: ends.length ? `M${[...up, ...back].join("L")}Z` : "" });
+      });
+      return [...areas, ...axis.grid(HEIGHT), ...layers.flatMap((layer, place) => name(layer, place, axis, y))];
+    },
+    at(ms) {
+      const row = ends.findLastIndex((end) => end <= ms);
+      return row < 0 ? "–" : layers.map((layer) => `${layer.title} ${percent(layer.weights[row]) || "–"}`).join(", ");
+    },
+  };
+
+  /** A layer's title where the layer is widest. */
+  function name({ title: text, weights }, place, axis, y) {
+    const widest = weights.reduce((best, weight, row) => ((weight ?? 0) > (weights[best] ?? 0) ? row : best), 0);
+    const weight = weights[widest] ?? 0;
+    if (weight < 0.3) return [];
+    const x = Math.min(axis.right - 40, Math.max(axis.left + 40, axis.x(ends[widest])));
+    return [svg("text", { class: `on w${place % 4}`, x, y: y(lower[place][widest] + weight / 2) + 4, "text-anchor": "middle" }, text)];
+  }
+}

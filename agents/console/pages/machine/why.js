@@ -1,0 +1,80 @@
+/** Why the answer is as it is: what moved it, and what would change it; computed when somebody asks. */
+
+import { element } from "../core/dom.js";
+import { clock, percent } from "../core/format.js";
+import { get } from "../core/session.js";
+
+const MOST = 12;
+const KINDS = { variable: "Variable", text: "Text", word: "Word", component: "Component", modality: "Modality" };
+
+export class WhyPanel {
+  #newest = null;
+  #chosen = null;
+  #signal;
+  #loading = null;
+  #button = element("button", { type: "button", onclick: () => this.ask() }, "Why?");
+  #result = element("div", { "aria-live": "polite" });
+
+  constructor(signal) {
+    this.#signal = signal;
+    signal.addEventListener("abort", () => this.#loading?.abort());
+    this.root = element("section", { class: "panel why", "aria-label": "Why" }, element("div", { class: "title-row" }, element("h2", {}, "Why"), this.#button), this.#result);
+    this.#result.append(element("p", { class: "muted" }, "What moved the answer is computed on request, from the machine's own records. A click into the chart chooses another moment."));
+  }
+
+  /** The newest diagnosis, which is explained if no other one is chosen. */
+  newest(newest) {
+    this.#newest = newest;
+    this.#label();
+  }
+
+  /** Chooses the diagnosis of a frame, or the newest one with null. */
+  at(frame) {
+    this.#chosen = frame;
+    this.#label();
+  }
+
+  /** Has the server explain, and shows that it works. */
+  async ask() {
+    const id = this.#chosen?.id ?? this.#newest?.id;
+    if (!id) return;
+    this.#loading?.abort();
+    const request = new AbortController();
+    this.#loading = request;
+    this.#result.replaceChildren(element("p", { class: "busy" }, "Computing what moved this answer"));
+    try {
+      const why = await get(`/api/diagnoses/${encodeURIComponent(id)}/why`, request.signal);
+      if (!this.#signal.aborted) this.#result.replaceChildren(...explanation(why));
+    } catch (error) {
+      if (error.name !== "AbortError") this.#result.replaceChildren(element("p", { class: "problem" }, error.message));
+    }
+  }
+
+  #label() {
+    this.#button.textContent = this.#chosen ? `Why at ${clock(this.#chosen.endMs)}?` : "Why?";
+    this.#button.disabled = !this.#chosen && !this.#newest;
+  }
+}
+
+function explanation(why) {
+  const shown = why.contributions.slice(0, MOST);
+  const largest = Math.max(1e-9, ...shown.map((one) => Math.abs(one.contribution)));
+  const rows = shown.flatMap((one) => {
+    const against = one.contribution < 0;
+    const bar = element("span", { class: against ? "balance against" : "balance" }, element("span", {}));
+    bar.firstChild.style.width = `${((50 * Math.abs(one.contribution)) / largest).toFixed(1)}%`;
+    return [
+      element("span", { class: "bar-name" }, element("span", { class: "muted" }, `${KINDS[one.kind] ?? one.kind} `), one.said ?? one.title, one.text && one.text !== one.said ? element("div", { class: "muted quote" }, one.text) : null),
+      bar,
+      element("span", { class: "number" }, `${against ? "−" : "+"}${Math.abs(one.contribution).toFixed(2)}`),
+    ];
+  });
+  return [
+    element("p", {}, element("strong", {}, `${why.title}, ${percent(why.confidence)}`)),
+    element("p", { class: "muted" }, why.evidence_said),
+    element("div", { class: "bars balances" }, rows),
+    element("p", { class: "muted" }, "Bars to the right speak for the answer, bars to the left against it."),
+    why.would_change_said ? element("p", { class: "about" }, element("strong", {}, "What would change it: "), why.would_change_said) : null,
+    why.differs ? element("p", { class: "problem" }, why.differs) : null,
+  ].filter(Boolean);
+}
