@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from agents.console.actions.desk import Actions
-from agents.console.actions.sending import memory_sender
+from agents.console.actions.sending import MemorySender
 from agents.console.book.console_book import ConsoleBook
 from agents.console.machine.logs import memory_logs
 from agents.console.machine.machines import LoadRunners, Machines
@@ -106,7 +106,7 @@ class Demo:
             book,
             Follower(memory_source(broker, settings, profile), book),
             Machines(memory_logs(broker, prefix), profile, normal=normal, load_runners=load_runners),
-            Actions(memory_sender(broker, prefix), profile, book),
+            Actions(MemorySender(broker, prefix), profile, book),
         )
         self.book = book
         # People act at the plant's time, which is that of the recording.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+import zoneinfo
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -12,7 +13,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 
 from agents.console.actions.desk import Actions
-from agents.console.actions.sending import kafka_sender
+from agents.console.actions.sending import KafkaSender
 from agents.console.book.console_book import ConsoleBook
 from agents.console.machine.logs import kafka_logs
 from agents.console.machine.machines import LoadRunners, Machines
@@ -34,6 +35,7 @@ from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
 from pipeline.errors import SettingsError
 from pipeline.extras import faultline_version
+from pipeline.files.yaml_fields import did_you_mean
 
 _LOOK_SECONDS: Final = 0.5
 METRICS_PORT: Final = 9481
@@ -73,7 +75,7 @@ class Console:
         self._parts = parts
         self._clock_ms = clock_ms
         self._about = {"plant": parts.book.profile.plant, "version": faultline_version(), "demo": False}
-        self._about |= about or {}
+        self._about |= {"time_zone": _time_zone(settings.console_time_zone), **(about or {})}
         self._say = say
         self._files = files or PageFiles()
         self._access = access_of(settings)
@@ -147,6 +149,14 @@ class Console:
         return Phase(LifeState.WORKING)  # also while the broker is away: the pages say so, and it is looked for
 
 
+def _time_zone(name: str | None) -> str | None:
+    """The name of a time zone; raises SettingsError if there is none of that name."""
+    if name is not None and name not in zoneinfo.available_timezones():
+        near = did_you_mean(name, sorted(zoneinfo.available_timezones()))
+        raise SettingsError(f"FAULTLINE_CONSOLE_TIME_ZONE {name!r} is no time zone; {near}")
+    return name
+
+
 def kafka_console(
     settings: Settings, profile: PlantProfile, *, normal: Mapping[str, NormalState], load_runners: LoadRunners
 ) -> Console:
@@ -156,7 +166,7 @@ def kafka_console(
         book,
         Follower(kafka_source(settings, profile), book, back_ms=settings.console_history_ms),
         Machines(kafka_logs(settings), profile, normal=normal, load_runners=load_runners),
-        Actions(kafka_sender(settings), profile, book),
+        Actions(KafkaSender(settings), profile, book),
     )
     return Console(settings, parts, clock_ms=lambda: int(time.time() * 1000))
 

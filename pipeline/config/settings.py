@@ -137,6 +137,9 @@ class Settings(BaseSettings):
     )
     console_key: Path | None = Field(default=None, description="its key, if that is not in the same file")
     console_session_ms: Milliseconds = Field(default=12 * 3_600_000, description="after which people log in anew")
+    console_time_zone: str | None = Field(
+        default=None, description="time zone that the console shows times in, such as Europe/Berlin; else the browser's"
+    )
     console_read_only: bool = Field(default=False, description="whether the console only shows")
     console_history_ms: Milliseconds = Field(
         default=8 * 3_600_000, description="how far back the console reads diagnoses when it starts"

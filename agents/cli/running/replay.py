@@ -35,13 +35,13 @@ from agents.cli.views.incidents_view import AlarmLines
 from agents.cli.views.live_view import LiveView
 from agents.cli.views.printable import say
 from agents.cli.views.scores_table import faults_table, scores_table, shown
-from agents.delivery.incidents import SIMILAR
 from agents.delivery.partitioning import partition_function
 from agents.replay.shipped import area_profile, area_recording, area_rule, demo_recording
 from agents.words import Words
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import load_settings
 from pipeline.config.topics import AREAS, DIAGNOSES, LABELS, engine_topics, full_topic_name
+from pipeline.engine.reports.incidents.record import SIMILAR
 from pipeline.errors import CertificateError, SettingsError, TopicMismatchError
 from pipeline.extras import require_modules
 from pipeline.wire.recording import count_records, holds_only, new_recording, read_recording

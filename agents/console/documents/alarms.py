@@ -86,7 +86,7 @@ class Alarm(msgspec.Struct, frozen=True):
     confidence: float
     diagnosis: str
     times_raised: int
-    """How often this fault's alarm was raised on the machine in the hour up to its newest time."""
+    """How often this fault's alarm was raised on the machine within the last hour."""
     chattering: bool
     changes: Sequence[AlarmChange]
     comments: Sequence[Comment]

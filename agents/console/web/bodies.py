@@ -13,7 +13,7 @@ from aiohttp import web
 from agents.console.web.access.refusals import RefusedError
 from agents.console.web.guard import peer_of
 
-MAX_BODY_BYTES: Final = 16_384
+MAX_BODY_BYTES: Final = 65_536
 BODY_SECONDS: Final = 5.0
 """Within which a body must have come."""
 

@@ -165,6 +165,8 @@ class Updates:
         document = {"plant": self._picture.plant()} if {"machines", "areas"} & set(wanted) else {}
         if "alarms" in wanted:
             document["alarms"] = self._picture.alarms()
+        if "status" in wanted:
+            document["status"] = self._picture.status()
         return self._event("snapshot", version, msgspec.json.encode(document))
 
     def _events(self, wanted: Sequence[str], updates: Any) -> bytes:

@@ -6,7 +6,7 @@ import getpass
 import secrets
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final, Literal
@@ -141,8 +141,8 @@ class Access:
         return given[0]
 
 
-def access_of(settings: Settings) -> Access:
-    """The rules that the settings ask for; raises SettingsError where they would let anybody in."""
+def access_of(settings: Settings, seconds: Callable[[], float] = time.monotonic) -> Access:
+    """The rules that the settings ask for, on a clock; raises SettingsError where they would let anybody in."""
     host, header = settings.console_web_host, settings.console_user_header
     tokens = None if settings.console_token_file is None else read_tokens(settings.console_token_file)
     if tokens is None and header is None and not is_loopback(host):
@@ -154,8 +154,8 @@ def access_of(settings: Settings) -> Access:
     names = [*_listed(settings.console_names), *(() if is_loopback(host) else (socket.gethostname(), host))]
     return Access(
         names=HostNames(names),
-        sessions=Sessions(secrets.token_bytes, time.monotonic, settings.console_session_ms / 1000),
-        attempts=Attempts(time.monotonic),
+        sessions=Sessions(secrets.token_bytes, seconds, settings.console_session_ms / 1000),
+        attempts=Attempts(seconds),
         local_user=(settings.console_user or _login_name()) if is_local else None,
         tokens=tokens,
         user_header=header,
