@@ -11,8 +11,9 @@ from typing import Final
 from agents.console.actions.desk import Actions
 from agents.console.actions.sending import MemorySender
 from agents.console.book.console_book import ConsoleBook
+from agents.console.machine.explainer import LoadRunners
 from agents.console.machine.logs import memory_logs
-from agents.console.machine.machines import LoadRunners, Machines
+from agents.console.machine.machines import Machines
 from agents.console.machine.normal import NormalState
 from agents.console.reading.follower import Follower
 from agents.console.reading.memory import memory_source

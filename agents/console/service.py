@@ -15,8 +15,9 @@ from prometheus_client import CollectorRegistry
 from agents.console.actions.desk import Actions
 from agents.console.actions.sending import KafkaSender
 from agents.console.book.console_book import ConsoleBook
+from agents.console.machine.explainer import LoadRunners
 from agents.console.machine.logs import kafka_logs
-from agents.console.machine.machines import LoadRunners, Machines
+from agents.console.machine.machines import Machines
 from agents.console.machine.normal import NormalState
 from agents.console.reading.follower import Follower
 from agents.console.reading.kafka import kafka_source
@@ -165,7 +166,7 @@ def kafka_console(
     parts = ConsoleParts(
         book,
         Follower(kafka_source(settings, profile), book, back_ms=settings.console_history_ms),
-        Machines(kafka_logs(settings), profile, normal=normal, load_runners=load_runners),
+        Machines(kafka_logs(settings, profile), profile, normal=normal, load_runners=load_runners),
         Actions(KafkaSender(settings), profile, book),
     )
     return Console(settings, parts, clock_ms=lambda: int(time.time() * 1000))

@@ -286,7 +286,7 @@ def plant_collector(registry: CollectorRegistry) -> PlantCollector:
 
 
 def with_others(scrape: Scrape) -> Scrape:
-    """A scrape that also has what ingest, plant agents, notify and the console export, and an answer of models with a detector."""
+    """A scrape that also has what ingest, the plant agent, notify and console export, and an answer with a detector."""
     families, samples = dict(scrape.families), dict(scrape.samples)
     counted = samples["faultline_diagnoses_total"]
     samples["faultline_diagnoses_total"] = counted | {"fault": counted["fault"] | {UNKNOWN}}

@@ -8,14 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from agents.cli.options import BrokerOption, ModelOption, ProfileOption, load_runners
+from agents.cli.options import BrokerOption, ModelOption, ProfileOption, load_runners, model_of_each_type
 from agents.cli.running.plant import load_area_runner
 from agents.cli.running.process import WebPortOption, begin_logs
 from agents.delivery.partitioning import partition_function
 from agents.replay.shipped import area_profile, area_recording, area_rule, demo_recording
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import Settings, load_settings
-from pipeline.errors import ModelFileError
+from pipeline.errors import ModelFileError, SettingsError
 
 log = logging.getLogger("faultline.console")
 
@@ -109,7 +109,8 @@ def _normal_states(settings: Settings, profile: PlantProfile, files: list[Path] 
     from agents.console.machine.normal import normal_states
 
     try:
-        return normal_states(settings, profile, files)
-    except ModelFileError as error:
+        found: dict[str, Any] = normal_states(profile, model_of_each_type(settings, profile, files))
+    except (ModelFileError, SettingsError) as error:
         log.warning("trends have no normal band, and nothing can be explained: %s", error)
         return {}
+    return found

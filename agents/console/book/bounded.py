@@ -22,7 +22,7 @@ class Limits:
     """Alarms, drifts and held rows of one machine; modalities and scores of a metric; machines of an area: 16 times."""
     ids: int = 256
     """Records of one machine's alarms, or drift, by whose ids repeated ones are recognised."""
-    recent: int = 500
+    recent: int = 300
     """Alarms that are over; labels and ended drifts: as many."""
     alarm_changes: int = 100
     """Changes of one alarm."""

@@ -9,7 +9,6 @@ from typing import Final
 from agents.console.book import published
 from agents.console.book.changes import Changes
 from agents.console.book.knowledge import Knowledge
-from agents.console.book.published import LabelAuthor
 from pipeline.config.topics import (
     ALARMS,
     CONTROL,
@@ -175,12 +174,7 @@ class Folding:
             self._changes.next()
 
     def _label(self, record: Record) -> None:
-        label = read_label(record)
-        try:
-            author = published.read_author(record.value or b"")
-        except RejectedError:
-            author = LabelAuthor()
-        if self._known.labels.take(label, author):
+        if self._known.labels.take(read_label(record)):
             self._changes.next()
 
     def _control(self, record: Record) -> None:

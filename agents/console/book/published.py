@@ -104,13 +104,6 @@ class SeenForget(msgspec.Struct, frozen=True, gc=False):
     machine: str
 
 
-class LabelAuthor(msgspec.Struct, frozen=True, gc=False):
-    """What a label of the console says besides: who wrote it, and which diagnosis it corrects."""
-
-    by: str | None = None
-    corrects: str | None = None
-
-
 def _reader(kind: type[_Message]) -> Callable[[bytes], _Message]:
     decode = msgspec.json.Decoder(kind).decode
     return lambda value: decoded(decode, value)
@@ -120,7 +113,6 @@ read_diagnosis = _reader(SeenDiagnosis)
 read_area = _reader(SeenArea)
 read_metric = _reader(SeenMetric)
 read_forget = _reader(SeenForget)
-read_author = _reader(LabelAuthor)
 
 
 def is_time(*times_ms: int) -> bool:

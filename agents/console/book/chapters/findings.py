@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from agents.audit.reports.drift_list import DriftEpisode, DriftOfMachine
 from agents.console.book.bounded import Limits, Newest, SeenIds
-from agents.console.book.published import LabelAuthor
 from pipeline.engine.reports.drift_report import DriftReport
 from pipeline.engine.reports.incidents.record import Incident
 from pipeline.wire.labels import LabelledSpan
@@ -70,29 +69,21 @@ class IncidentBook:
         return iter(self._incidents)
 
 
-@dataclass(frozen=True, slots=True)
-class KnownLabel:
-    """A label, and who wrote it if that is known."""
-
-    span: LabelledSpan
-    author: LabelAuthor
-
-
 class LabelShelf:
     """The newest labels; one takes the place of an earlier one of the same machine and start."""
 
     def __init__(self, limits: Limits) -> None:
-        self._labels: Newest[KnownLabel] = Newest(limits.recent)
+        self._labels: Newest[LabelledSpan] = Newest(limits.recent)
         self.count = 0
         """How many records of labels were read."""
 
-    def take(self, span: LabelledSpan, author: LabelAuthor) -> bool:
+    def take(self, span: LabelledSpan) -> bool:
         """Take a label."""
         self.count += 1
-        self._labels.put(f"{span.machine}:{span.start_ms}", span.start_ms, KnownLabel(span, author))
+        self._labels.put(f"{span.machine}:{span.start_ms}", span.start_ms, span)
         return True
 
-    def __iter__(self) -> Iterator[KnownLabel]:
+    def __iter__(self) -> Iterator[LabelledSpan]:
         """The newest first."""
         return iter(self._labels)
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from agents.audit.reports.drift_list import DriftEpisode
-from agents.console.book.chapters.findings import KnownLabel
 from agents.console.book.knowledge import Knowledge
 from agents.console.book.published import SeenMetric, SeenModel
 from agents.console.book.titles import DRIFT_KINDS
 from agents.console.documents.models import DriftRow, Interval, LabelRow, Labels, ModelRow
+from pipeline.wire.labels import LabelledSpan
 from pipeline.wire.messages import MAX_TIME_MS
 
 _INTERVALS = 60
@@ -155,8 +155,7 @@ def labels(known: Knowledge) -> Labels:
     return Labels(known.labels.count, [_label_row(known, one) for one in newest])
 
 
-def _label_row(known: Knowledge, label: KnownLabel) -> LabelRow:
-    span = label.span
+def _label_row(known: Knowledge, span: LabelledSpan) -> LabelRow:
     return LabelRow(
         machine=span.machine,
         name=known.titles.name(span.machine),
@@ -165,7 +164,7 @@ def _label_row(known: Knowledge, label: KnownLabel) -> LabelRow:
         start_ms=span.start_ms,
         end_ms=None if span.end_ms >= MAX_TIME_MS else span.end_ms,
         note=span.note,
-        by=label.author.by,
-        corrects=label.author.corrects,
+        by=span.by,
+        corrects=span.corrects,
         written_ms=span.written_ms,
     )
