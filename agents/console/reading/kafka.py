@@ -33,6 +33,8 @@ _MOST_RECORDS: Final = 200_000
 """Records of a partition that are read at most."""
 _FETCH_MS: Final = 250
 _FETCH_RECORDS: Final = 500
+_FETCH_BYTES: Final = 256 << 10
+"""Of a partition at once; there may be hundreds of them."""
 _LOOK_SECONDS: Final = 5.0
 """How often it is looked whether the broker answers, and whether topics are still the same."""
 _REQUEST_MS: Final = 10_000
@@ -69,6 +71,7 @@ class KafkaSource:
             auto_offset_reset="earliest",  # should the beginning be deleted meanwhile
             isolation_level="read_committed",
             fetch_max_wait_ms=_FETCH_MS,
+            max_partition_fetch_bytes=_FETCH_BYTES,
             request_timeout_ms=_REQUEST_MS,
             **self._security,
         )
