@@ -141,6 +141,17 @@ class SourceColumns:
         return rows
 
 
+def source_columns(machine_type: MachineType) -> dict[str, SourceColumns]:
+    """By topic, where the values of each source of a machine type belong."""
+    columns = {}
+    for index, name in enumerate(machine_type.source_names):
+        own = {v.name: column for column, v in enumerate(machine_type.variables) if v.source == name}
+        tags = {v.tag: own[v.name] for v in machine_type.variables if v.source == name and v.tag is not None}
+        source = machine_type.sources[name]
+        columns[source.topic] = SourceColumns(index, own, tags, len(machine_type.variables), source)
+    return columns
+
+
 class SlotStates(Protocol):
     """Something that keeps a state per machine, in the slots of its group."""
 
@@ -164,12 +175,7 @@ class MachineGroup:
         self.width = len(machine_type.variables)
         self.max_skew_ms = machine_type.max_skew_ms
         self.idle_after_ms = [machine_type.idle_after_ms(name) for name in machine_type.source_names]
-        self.sources: dict[str, SourceColumns] = {}  # by topic
-        for index, name in enumerate(machine_type.source_names):
-            own = {v.name: column for column, v in enumerate(machine_type.variables) if v.source == name}
-            tags = {v.tag: own[v.name] for v in machine_type.variables if v.source == name and v.tag is not None}
-            source = machine_type.sources[name]
-            self.sources[source.topic] = SourceColumns(index, own, tags, self.width, source)
+        self.sources = source_columns(machine_type)
         self._free: list[int] = []
         self._last_round: tuple[Ints, list[Machine]] = np.empty(0, np.int64), []
         self._states: list[SlotStates] = [self.aligner]

@@ -8,14 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from agents.cli.options import BrokerOption, ModelOption, ProfileOption, load_runners
+from agents.cli.options import BrokerOption, ModelOption, ProfileOption, load_runners, model_of_each_type
 from agents.cli.running.plant import load_area_runner
 from agents.cli.running.process import WebPortOption, begin_logs
 from agents.delivery.partitioning import partition_function
 from agents.replay.shipped import area_profile, area_recording, area_rule, demo_recording
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import Settings, load_settings
-from pipeline.errors import ModelFileError
+from pipeline.errors import ModelFileError, SettingsError
 
 log = logging.getLogger("faultline.console")
 
@@ -71,8 +71,14 @@ def console(
     )
     begin_logs(settings)
     plant = load_profile(settings.profile)
-    normal = _normal_states(settings, plant, model)
-    run_process(serve(settings, plant, normal=normal, load_runners=lambda: load_runners(settings, plant, model)))
+    run_process(
+        serve(
+            settings,
+            plant,
+            normal=lambda: _normal_states(settings, plant, model),
+            load_runners=lambda: load_runners(settings, plant, model),
+        )
+    )
 
 
 def show_demo(*, with_areas: bool, speed: float | None, port: int | None) -> None:
@@ -109,7 +115,8 @@ def _normal_states(settings: Settings, profile: PlantProfile, files: list[Path] 
     from agents.console.machine.normal import normal_states
 
     try:
-        return normal_states(settings, profile, files)
-    except ModelFileError as error:
+        found: dict[str, Any] = normal_states(profile, model_of_each_type(settings, profile, files))
+    except (ModelFileError, SettingsError) as error:
         log.warning("trends have no normal band, and nothing can be explained: %s", error)
         return {}
+    return found

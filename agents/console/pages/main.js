@@ -41,7 +41,7 @@ async function start() {
   useZone(session.time_zone);
   document.getElementById("plant-name").textContent = session.plant.replaceAll("_", " ");
   const logout = document.getElementById("logout");
-  logout.hidden = session.access !== "token" || session.user === null;
+  logout.hidden = !session.logout;
   logout.addEventListener("click", async () => {
     await enter("/api/logout", {});
     location.assign("/login");

@@ -125,7 +125,7 @@ class Updates:
             self._counts.slow += 1
             _abort(request)
         except ConnectionError:
-            raise  # the browser has gone
+            _abort(request)  # the browser has gone
         except Exception:  # the answer has begun, so that nothing else can be said
             log.exception("the updates of a browser end")
             _abort(request)

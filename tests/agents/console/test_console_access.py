@@ -287,7 +287,7 @@ def proxied(user: str, **more: str) -> dict[str, str]:
 
 def test_a_trusted_proxy_says_who_it_is_and_nobody_else_can() -> None:
     async def test() -> None:
-        rules = {"user_header": "X-Forwarded-User", "trusted_proxies": "127.0.0.1"}
+        rules: Any = {"user_header": "X-Forwarded-User", "trusted_proxies": "127.0.0.1"}
         async with console_site(**rules) as site, browser(site) as proxy, browser(site, host="127.0.0.2") as other:
             assert (await proxy.begin(proxied("kim"))).session["user"] == "kim"
             done = await proxy.post("/api/alarms/acknowledge", ACKNOWLEDGE, **proxied("kim"))
@@ -309,7 +309,8 @@ def test_a_trusted_proxy_says_who_it_is_and_nobody_else_can() -> None:
 
 def test_a_proxy_and_tokens_together_let_in_by_both_ways(tokens: Path) -> None:
     async def test() -> None:
-        rules = {"user_header": "X-Forwarded-User", "trusted_proxies": "127.0.0.0/31,10.0.0.0/8", "token_file": tokens}
+        networks = "127.0.0.0/31,10.0.0.0/8"
+        rules: Any = {"user_header": "X-Forwarded-User", "trusted_proxies": networks, "token_file": tokens}
         async with console_site(**rules) as site, browser(site) as proxy, browser(site, host="127.0.0.2") as other:
             assert (await proxy.get("/api/plant", proxied("kim")))[0] == 200
             assert code(await other.get("/api/plant", proxied("kim"))) == (401, "login")
@@ -388,7 +389,8 @@ def test_bodies_that_are_large_or_no_json_or_of_another_type_are_refused() -> No
             assert code(await one.post(path, ACKNOWLEDGE, Content_Type=None)) == (415, "content_type")
             for body in (b"", b"{", b"\xff", b"[" * 60_000, b'{"why": "\xed\xa0\x80"}'):
                 assert code(await one.post(path, body)) == (400, "bad_request")
-            for wrong in ([], {"why": 1}, {**ACKNOWLEDGE, "machine": ""}, {**ACKNOWLEDGE, "kind": "reset"}):
+            wrongs: list[Any] = [[], {"why": 1}, {**ACKNOWLEDGE, "machine": ""}, {**ACKNOWLEDGE, "kind": "reset"}]
+            for wrong in wrongs:
                 assert code(await one.post(path, wrong)) == (400, "bad_request")
             assert code(await one.post("/api/alarms/reset", ACKNOWLEDGE)) == (404, "not_found")
             assert site.desk.done == []

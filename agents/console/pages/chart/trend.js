@@ -7,8 +7,9 @@ const HEIGHT = 76;
 const PAD = 6;
 let made = 0;
 
-/** A lane of a chart. `points` are [ms, value or null], a null being a hole; `band` is {low, high} or null. */
-export function trendLane({ title, unit = "", points, band = null, range = null, note = "", shown = value }) {
+/** A lane of a chart. `points` are [ms, value or null], a null being a hole; `band` is {low, high} or null; `steps` where a
+ * value holds until the next one. */
+export function trendLane({ title, unit = "", points, band = null, range = null, note = "", steps = false, shown = value }) {
   const measured = points.filter((point) => point[1] !== null);
   const [low, high] = range ?? span(measured, band);
   const suffix = unit ? ` ${unit}` : "";
@@ -18,7 +19,7 @@ export function trendLane({ title, unit = "", points, band = null, range = null,
     height: HEIGHT,
     draw(axis) {
       const y = (at) => PAD + (1 - (at - low) / (high - low)) * (HEIGHT - 2 * PAD);
-      const path = line(points, axis, y);
+      const path = line(points, axis, y, steps);
       const parts = [...axis.grid(HEIGHT)];
       if (band) parts.push(...bandOf(band, axis, y), ...outside(band, axis, y, path));
       parts.push(svg("path", { class: "trend", d: path }));
@@ -44,7 +45,7 @@ function span(points, band) {
   return [low - room, high + room];
 }
 
-function line(points, axis, y) {
+function line(points, axis, y, steps) {
   let path = "";
   let open = false;
   for (const [ms, at] of points) {
@@ -52,7 +53,9 @@ function line(points, axis, y) {
       open = false;
       continue;
     }
-    path += `${open ? "L" : "M"}${axis.x(ms).toFixed(1)} ${y(at).toFixed(1)}`;
+    const x = axis.x(ms).toFixed(1);
+    if (open && steps) path += `H${x}`;
+    path += `${open ? "L" : "M"}${x} ${y(at).toFixed(1)}`;
     open = true;
   }
   return path;

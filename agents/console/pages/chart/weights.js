@@ -4,6 +4,7 @@ import { svg } from "../core/dom.js";
 import { percent } from "../core/format.js";
 
 const HEIGHT = 54;
+const ROOM = 30;
 
 /** A lane of a chart; `ends` are the frames' ends and `layers` are {title, weights}, with null where a frame has none. */
 export function weightsLane({ title, ends, layers }) {
@@ -33,7 +34,9 @@ export function weightsLane({ title, ends, layers }) {
     const widest = weights.reduce((best, weight, row) => ((weight ?? 0) > (weights[best] ?? 0) ? row : best), 0);
     const weight = weights[widest] ?? 0;
     if (weight < 0.3) return [];
-    const x = Math.min(axis.right - 40, Math.max(axis.left + 40, axis.x(ends[widest])));
+    const [first, last] = [axis.x(ends[0]) + ROOM, axis.x(ends.at(-1)) - ROOM];
+    if (last < first) return [];
+    const x = Math.min(last, Math.max(first, axis.x(ends[widest])));
     return [svg("text", { class: `on w${place % 4}`, x, y: y(lower[place][widest] + weight / 2) + 4, "text-anchor": "middle" }, text)];
   }
 }

@@ -32,7 +32,7 @@ export function lanesOf(document, chooseText) {
   }
   if (frames.novelty.some((one) => one !== null)) {
     const highest = Math.max(1.5, ...frames.novelty.filter((one) => one !== null));
-    lanes.push(trendLane({ title: "Novelty", note: "alarm limit 1", points: rows(document, frames.novelty), band: { low: 0, high: 1 }, range: [0, highest] }));
+    lanes.push(trendLane({ title: "Novelty", note: "alarm limit 1", points: rows(document, frames.novelty), band: { low: -1, high: 1 }, range: [0, highest] }));
   }
   const marks = document.texts.map((text) => ({ ms: text.time_ms, kind: text.late || text.refused ? "late" : "text", text: text.text, choose: () => chooseText(text) }));
   lanes.push(marksLane({ title: "Texts", note: marks.length ? "" : "none", marks }));
@@ -50,7 +50,7 @@ function trend(one) {
     one.frozen ? "frozen: has not changed for too long" : "",
   ];
   return trendLane({
-    title: one.title, unit: one.unit, points: one.points, note: parts.filter(Boolean).join(", "),
+    title: one.title, unit: one.unit, points: one.points, steps: one.steps, note: parts.filter(Boolean).join(", "),
     band: one.normal ? { low: one.normal.low, high: one.normal.high } : null,
   });
 }

@@ -3,9 +3,10 @@
 import { element } from "../core/dom.js";
 import { clock, percent } from "../core/format.js";
 import { get } from "../core/session.js";
+import { capital } from "../core/symbols.js";
 
-const MOST = 12;
-const KINDS = { variable: "Variable", text: "Text", word: "Word", component: "Component", modality: "Modality" };
+const MOST = 6;
+const KINDS = { variable: "Variables", component: "Components", text: "Texts", word: "Words", modality: "Modalities" };
 
 export class WhyPanel {
   #newest = null;
@@ -57,24 +58,24 @@ export class WhyPanel {
 }
 
 function explanation(why) {
-  const shown = why.contributions.slice(0, MOST);
-  const largest = Math.max(1e-9, ...shown.map((one) => Math.abs(one.contribution)));
-  const rows = shown.flatMap((one) => {
-    const against = one.contribution < 0;
-    const bar = element("span", { class: against ? "balance against" : "balance" }, element("span", {}));
-    bar.firstChild.style.width = `${((50 * Math.abs(one.contribution)) / largest).toFixed(1)}%`;
-    return [
-      element("span", { class: "bar-name" }, element("span", { class: "muted" }, `${KINDS[one.kind] ?? one.kind} `), one.said ?? one.title, one.text && one.text !== one.said ? element("div", { class: "muted quote" }, one.text) : null),
-      bar,
-      element("span", { class: "number" }, `${against ? "−" : "+"}${Math.abs(one.contribution).toFixed(2)}`),
-    ];
+  const largest = Math.max(1e-9, ...why.contributions.map((one) => Math.abs(one.contribution)));
+  const groups = Object.entries(KINDS).flatMap(([kind, heading]) => {
+    const entries = why.contributions.filter((one) => one.kind === kind).slice(0, MOST);
+    return entries.length ? [element("h3", {}, heading), element("div", { class: "bars balances" }, entries.flatMap((one) => contribution(one, largest)))] : [];
   });
   return [
-    element("p", {}, element("strong", {}, `${why.title}, ${percent(why.confidence)}`)),
-    element("p", { class: "muted" }, why.evidence_said),
-    element("div", { class: "bars balances" }, rows),
-    element("p", { class: "muted" }, "Bars to the right speak for the answer, bars to the left against it."),
+    element("p", {}, element("strong", {}, `${capital(why.title)}, ${percent(why.confidence)}`), ` at ${clock(why.frame_end)}`),
+    element("p", { class: "muted" }, `${capital(why.evidence_said)}. Bars to the right speak for the answer, bars to the left against it.`),
     why.would_change_said ? element("p", { class: "about" }, element("strong", {}, "What would change it: "), why.would_change_said) : null,
+    ...groups,
     why.differs ? element("p", { class: "problem" }, why.differs) : null,
   ].filter(Boolean);
+}
+
+function contribution(one, largest) {
+  const against = one.contribution < 0;
+  const bar = element("span", { class: against ? "balance against" : "balance" }, element("span", {}));
+  bar.firstChild.style.width = `${((50 * Math.abs(one.contribution)) / largest).toFixed(1)}%`;
+  const text = one.text && one.text !== one.said ? element("div", { class: "muted quote" }, one.text) : null;
+  return [element("span", { class: "bar-name" }, one.said ?? one.title, text), bar, element("span", { class: "number" }, `${against ? "−" : "+"}${Math.abs(one.contribution).toFixed(2)}`)];
 }

@@ -23,8 +23,8 @@ function sources(data) {
     one.lag === null ? "–" : count(one.lag),
     one.late === null ? "–" : count(one.late),
     one.dead_letters === null ? "–" : count(one.dead_letters),
-    one.machines === null ? "–" : count(one.machines),
-    one.silent_machines ? element("strong", {}, count(one.silent_machines)) : "0",
+    one.machine_types.length ? count(one.machines) : "–",
+    one.machine_types.length ? (one.silent_machines ? element("strong", {}, count(one.silent_machines)) : "0") : "–",
   ]);
   return panel("Sources", table(columns, rows, "Sources"));
 }
@@ -62,7 +62,7 @@ function example(one) {
 function topics(data) {
   const rows = data.topics.map((one) => [one.topic, count(one.records), time(one.newest_ms), count(one.behind), one.unreadable ? element("strong", {}, count(one.unreadable)) : "0"]);
   const columns = [["Topic", ""], ["Records", "number"], ["Newest", ""], ["Behind", "number"], ["Unreadable", "number"]];
-  return panel("What this console has read", data.since_ms === null ? null : element("p", { class: "muted" }, `Diagnoses since ${exact(data.since_ms)}.`), table(columns, rows, "Topics"));
+  return panel("What this console has read", data.since_ms === null || data.since_ms > data.read_ms ? null : element("p", { class: "muted" }, `Diagnoses since ${exact(data.since_ms)}.`), table(columns, rows, "Topics"));
 }
 
 const panel = (title, ...content) => element("section", { class: "panel", "aria-label": title }, element("h2", {}, title), ...content);

@@ -1,11 +1,10 @@
 /** The models page: which models diagnose which machines, how right they are where labels come, and what drifts. */
 
-import { element, facts, table } from "../core/dom.js";
+import { element, facts, svg, table } from "../core/dom.js";
 import { count, dayAndClock, exact, percent } from "../core/format.js";
 import { machineAddress } from "../core/router.js";
 import { TimeAxis } from "../chart/axis.js";
 import { trendLane } from "../chart/trend.js";
-import { svg } from "../core/dom.js";
 import { keepLoading } from "./loading.js";
 
 export function modelsPage(main, signal) {
@@ -21,8 +20,9 @@ export function modelsPage(main, signal) {
 
 const panel = (title, ...content) => element("section", { class: "panel", "aria-label": title }, element("h2", {}, title), ...content);
 const time = (ms) => (ms === null ? "–" : element("time", { title: exact(ms), class: "nowrap" }, dayAndClock(ms)));
-const share = (number) => (number === null || number === undefined ? "–" : percent(number));
-const decimals = (number) => (number === null || number === undefined ? "–" : number.toFixed(2));
+const known = (number, shown) => (number === null || number === undefined ? null : shown(number));
+const decimals = (number) => number.toFixed(2);
+const nats = (number) => `${number.toFixed(2)} nats`;
 
 function model(one) {
   const weights = Object.entries(one.weights_mean ?? {}).map(([name, weight]) => `${name} ${percent(weight)}`).join(", ");
@@ -36,22 +36,22 @@ function model(one) {
       { class: "columns halves" },
       facts([
         ["Machines", `${count(one.machines)}${one.machine_types.length ? ` of type ${one.machine_types.join(", ")}` : ""}`],
-        ["Diagnoses", count(one.diagnoses)],
+        ["Diagnoses", one.diagnoses ? count(one.diagnoses) : "not counted yet: an interval of metrics has to end first"],
         ["Without evidence", one.no_evidence ? count(one.no_evidence) : null],
-        ["Mean confidence", share(one.confidence_mean)],
-        ["Mean entropy", `${decimals(one.entropy_mean)} nats`],
-        ["Mean disagreement", `${decimals(one.disagreement_mean)} nats`],
+        ["Mean confidence", known(one.confidence_mean, percent)],
+        ["Mean entropy", known(one.entropy_mean, nats)],
+        ["Mean disagreement", known(one.disagreement_mean, nats)],
         ["Mean weights", weights],
         ["Newest", time(one.newest_ms)],
       ]),
       one.labelled
         ? facts([
             ["Labelled frames", count(one.labelled)],
-            ["Accuracy", share(scores.accuracy)],
-            ["Macro-F1", decimals(scores.macro_f1)],
-            ["Adjusted Rand index", decimals(scores.ari)],
-            ["Mutual information", `${decimals(scores.mutual_information)} nats`],
-            ["Coverage of candidates", scores.candidates_coverage === null ? null : share(scores.candidates_coverage)],
+            ["Accuracy", known(scores.accuracy, percent)],
+            ["Macro-F1", known(scores.macro_f1, decimals)],
+            ["Adjusted Rand index", known(scores.ari, decimals)],
+            ["Mutual information", known(scores.mutual_information, nats)],
+            ["Coverage of candidates", known(scores.candidates_coverage, percent)],
           ])
         : element("p", { class: "muted" }, "There are no labels of this time, so nobody knows how right it was."),
     ),

@@ -55,7 +55,7 @@ class Sessions:
 
     def cookie(self, session: Session) -> str:
         """The value of the cookie."""
-        payload = base64.urlsafe_b64encode(msgspec.json.encode(session)).decode()
+        payload = base64.urlsafe_b64encode(msgspec.json.encode(session)).decode().rstrip("=")
         return f"{payload}.{self._signature('session', payload)}"
 
     def read(self, cookie: str | None) -> Session | None:
@@ -66,7 +66,7 @@ class Sessions:
         if not _is_equal(signature, self._signature("session", payload)):
             return None
         try:
-            session = msgspec.json.decode(base64.urlsafe_b64decode(payload), type=Session)
+            session = msgspec.json.decode(base64.urlsafe_b64decode(payload + "=="), type=Session)
         except (binascii.Error, ValueError, msgspec.MsgspecError):
             return None
         return session if self.left_seconds(session) > 0 else None
