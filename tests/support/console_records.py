@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -29,6 +29,9 @@ machines:
   "pump-*": {title: Any pump}
 """
 )
+Cause = tuple[Literal["utility", "machine"], str, str]
+"""Kind, name and fault."""
+
 MODEL = ModelRef("small", "abc" * 21 + "a")
 
 
@@ -65,29 +68,15 @@ class Log:
         record = alarm(machine, frame, fault, state, **more)
         return self.add(ALARMS, messages.encode(record), time_ms=record.time)
 
-    def area(self, area: str, frame: int, cause: tuple[str, str, str] | None = None, **more: Any) -> Record:
+    def area(self, area: str, frame: int, cause: Cause | None = None, **more: Any) -> Record:
         """An area's diagnosis, with kind, name and fault of the cause."""
         return self.add(PLANT, area_diagnosis(area, frame, cause, **more), time_ms=T0_MS + (frame + 1) * FRAME_MS)
 
-    def drift(self, machine: str, frame: int, variable: str, state: str) -> Record:
+    def drift(self, machine: str, frame: int, variable: str, state: Literal["started", "ended"]) -> Record:
         """A report of drift."""
         time_ms = T0_MS + (frame + 1) * FRAME_MS
         id_ = f"{machine}:{time_ms}:{MODEL.hash[:12]}:level:{variable}:{state}"
-        report = DriftReport(
-            id_,
-            machine,
-            "level",
-            variable,
-            state,
-            time_ms,
-            T0_MS,
-            "up",
-            0.6,
-            0.6,
-            0.0,
-            0.25,
-            MODEL,  # type: ignore[arg-type]
-        )
+        report = DriftReport(id_, machine, "level", variable, state, time_ms, T0_MS, "up", 0.6, 0.6, 0.0, 0.25, MODEL)
         return self.add(DRIFT, messages.encode(report), time_ms=time_ms)
 
     def metric(self, interval: int, **numbers: Any) -> Record:
@@ -163,13 +152,10 @@ def alarm(machine: str, frame: int, fault: str, state: str, **more: Any) -> Alar
     return AlarmRecord(id_, machine, fault, state, time_ms, 0.9, f"{machine}:{time_ms}:d", **more)
 
 
-def area_diagnosis(
-    area: str, frame: int, cause: tuple[str, str, str] | None, *, corrected: Sequence[tuple[str, str]] = ()
-) -> bytes:
+def area_diagnosis(area: str, frame: int, cause: Cause | None, *, corrected: Sequence[tuple[str, str]] = ()) -> bytes:
     """The value of an area's diagnosis; `corrected` has machines and their answers."""
     start_ms = T0_MS + frame * FRAME_MS
-    kind, name, fault = cause or ("none", None, None)
-    answer = CauseAnswer(kind, 0.9, name, fault)  # type: ignore[arg-type]
+    answer = CauseAnswer("none", 0.9) if cause is None else CauseAnswer(cause[0], 0.9, *cause[1:])
     machines = {machine: CorrectedAnswer("active", said, 0.8, "normal", 0.6, 0) for machine, said in corrected}
     end_ms = start_ms + FRAME_MS
     id_ = f"{area}:{end_ms}:{MODEL.hash[:12]}"
