@@ -25,7 +25,7 @@ from pipeline.wire.letters import dead_letter, late_record
 from pipeline.wire.messages import Reason, RejectedError
 from pipeline.wire.records import Record
 from tests.support.area_plant import FRAME_MS, T0_MS
-from tests.support.console_records import MODEL, Log, alarm, diagnosis, only, plant, tile
+from tests.support.console_records import MODEL, PROFILE, Log, alarm, diagnosis, only, plant, tile
 
 DAY_MS = 86_400_000
 LEAK = "pump-1:1763600020000:abcabcabcabc:leak:raised"
@@ -214,6 +214,19 @@ def test_an_alarm_on_a_tile_is_the_most_urgent_one() -> None:
     assert (shown.alarm_state, shown.priority, shown.shelved, shown.alarms) == ("unacknowledged", "low", True, 2)
     assert [one.fault for one in log.fold().history("pump-1")] == ["jam", "leak"]
     assert [one.fault for one in log.fold().alarms_of("pump-1")] == ["jam", "leak"]
+
+
+def test_without_settings_of_alarms_the_priority_of_the_fault_counts_and_orders() -> None:
+    text = PROFILE.replace(
+        "[normal, leak, jam]", "[normal, {name: leak, priority: critical}, {name: jam, priority: low}]"
+    )
+    log = Log()
+    log.alarm("pump-1", 1, "leak", "raised")
+    log.alarm("pump-2", 2, "jam", "raised")
+    document = log.fold(ConsoleBook(plant(text))).alarms()
+    assert [(one.fault, one.priority) for one in document.active] == [("leak", "critical"), ("jam", "low")]
+    assert document.active[0].changes[0].priority == "critical"
+    assert document.counters.priorities == {"critical": 1, "low": 1}
 
 
 def test_what_is_out_of_service_without_an_alarm_has_a_row_that_goes_when_it_is_in_service_again() -> None:
