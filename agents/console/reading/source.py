@@ -42,8 +42,8 @@ class Span(NamedTuple):
 
 
 Spans = Mapping[str, Mapping[str, Mapping[int, Span]]]
-"""By reader, and by topic, those of its partitions. Topics that do not exist are left out, and so are readers whose topics
-this user must not see."""
+"""By reader, and by topic, those of its partitions. Topics that do not exist are left out, and so are readers whose
+topics this user must not see."""
 
 
 class TopicSource(Protocol):
