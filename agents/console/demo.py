@@ -18,6 +18,7 @@ from agents.console.machine.normal import NormalState
 from agents.console.reading.follower import Follower
 from agents.console.reading.memory import memory_source
 from agents.console.service import Console, ConsoleParts
+from agents.console.web.access.access import access_of
 from agents.memory.broker import MemoryBroker
 from agents.memory.publisher import MemoryPublisher
 from agents.memory.states import MemoryStateStore
@@ -31,7 +32,7 @@ from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
 from pipeline.config.topics import CONTROL, all_topics, full_topic_name
 from pipeline.frames import StepRunner
-from pipeline.wire.records import Output
+from pipeline.wire.records import Output, Record
 
 DEMO_SPEED: Final = 144.0
 """A day in ten minutes."""
@@ -80,6 +81,7 @@ class Demo:
         """`speed` is times real time, None as fast as possible; what is before `start_ms` is replayed at once."""
         settings = settings.model_copy(update={"broker": f"memory://{_NAME}"})
         prefix = settings.topic_prefix
+        access = access_of(settings)
         MemoryBroker.forget(_NAME)
         self.broker = broker = MemoryBroker.named(_NAME)
         for topic in all_topics(profile):
@@ -102,6 +104,8 @@ class Demo:
         self._pace = _DemoPace(speed, start_ms)
         self._source = ReplaySource(recording, profile, partition_of, settings.partitions)
         self._settings = settings
+        self.is_over = False
+        """Whether the whole recording has been processed."""
         book = ConsoleBook(profile)
         parts = ConsoleParts(
             book,
@@ -111,7 +115,13 @@ class Demo:
         )
         self.book = book
         # People act at the plant's time, which is that of the recording.
-        self.console = Console(settings, parts, clock_ms=lambda: self._pace.now_ms, about={"demo": True})
+        self.console = Console(settings, access, parts, clock_ms=lambda: self._pace.now_ms, about={"demo": True})
+
+    def log(self, topic: str) -> list[Record]:
+        """All records of a topic, by partition."""
+        name = full_topic_name(self._settings.topic_prefix, topic)
+        partitions = self.broker.partitions_for_topic(name) or ()
+        return [record for partition in sorted(partitions) for record in self.broker.log(name, partition)]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Show it until `stop` is set, also when the recording is over; raises FaultlineError."""
@@ -126,7 +136,7 @@ class Demo:
                     self._settings.topic_prefix,
                     self._pace,
                     self._step_ms,
-                    hold=stop.wait,
+                    hold=lambda: self._hold(stop),
                 )
             )
             ends = {asyncio.create_task(stop.wait()), asyncio.create_task(console.life.wait_failed())}
@@ -141,6 +151,11 @@ class Demo:
         finally:
             await console.stop()
             MemoryBroker.forget(_NAME)
+
+    async def _hold(self, stop: asyncio.Event) -> None:
+        self.is_over = True
+        self.book.freeze()
+        await stop.wait()
 
     def _records(self) -> Iterator[Output]:
         """The recording without the ends of the machines' runs: people may still act when it is over."""

@@ -21,7 +21,7 @@ from agents.console.machine.machines import Machines
 from agents.console.machine.normal import NormalState
 from agents.console.reading.follower import Follower
 from agents.console.reading.kafka import kafka_source
-from agents.console.web.access.access import access_of
+from agents.console.web.access.access import Access, access_of
 from agents.console.web.application import ConsoleApplication
 from agents.console.web.connections import Connections
 from agents.console.web.files import PageFiles
@@ -37,6 +37,9 @@ from pipeline.config.settings import Settings
 from pipeline.errors import SettingsError
 from pipeline.extras import faultline_version
 from pipeline.files.yaml_fields import did_you_mean
+
+LoadNormal = Callable[[], Mapping[str, NormalState]]
+"""Gives each machine type's normal state, as far as its model has one."""
 
 _LOOK_SECONDS: Final = 0.5
 METRICS_PORT: Final = 9481
@@ -59,6 +62,7 @@ class Console:
     def __init__(
         self,
         settings: Settings,
+        access: Access,
         parts: ConsoleParts,
         *,
         clock_ms: Callable[[], int],
@@ -66,10 +70,7 @@ class Console:
         files: PageFiles | None = None,
         say: Callable[[str], object] = print,
     ) -> None:
-        """`clock_ms` is the time of what people do; `say` gets a line with the address.
-
-        Raises SettingsError where anybody could come in.
-        """
+        """`clock_ms` is the time of what people do; `say` gets a line with the address. Raises SettingsError."""
         self.registry = CollectorRegistry()
         self.url = ""
         self._settings = settings
@@ -79,7 +80,7 @@ class Console:
         self._about |= {"time_zone": _time_zone(settings.console_time_zone), **(about or {})}
         self._say = say
         self._files = files or PageFiles()
-        self._access = access_of(settings)
+        self._access = access
         self._tls = tls_context(settings.console_certificate, settings.console_key)
         self._counts = ConsoleCounts()
         self._connections = Connections()
@@ -159,25 +160,24 @@ def _time_zone(name: str | None) -> str | None:
 
 
 def kafka_console(
-    settings: Settings, profile: PlantProfile, *, normal: Mapping[str, NormalState], load_runners: LoadRunners
+    settings: Settings, profile: PlantProfile, *, normal: LoadNormal, load_runners: LoadRunners
 ) -> Console:
-    """A console of a plant on Kafka; raises SettingsError."""
+    """A console of a plant on Kafka; raises SettingsError where anybody could come in, before models are read."""
+    access = access_of(settings)
     book = ConsoleBook(profile)
     parts = ConsoleParts(
         book,
         Follower(kafka_source(settings, profile), book, back_ms=settings.console_history_ms),
-        Machines(kafka_logs(settings, profile), profile, normal=normal, load_runners=load_runners),
+        Machines(kafka_logs(settings, profile), profile, normal=normal(), load_runners=load_runners),
         Actions(KafkaSender(settings), profile, book),
     )
-    return Console(settings, parts, clock_ms=lambda: int(time.time() * 1000))
+    return Console(settings, access, parts, clock_ms=lambda: int(time.time() * 1000))
 
 
-async def serve(
-    settings: Settings, profile: PlantProfile, *, normal: Mapping[str, NormalState], load_runners: LoadRunners
-) -> None:
+async def serve(settings: Settings, profile: PlantProfile, *, normal: LoadNormal, load_runners: LoadRunners) -> None:
     """Run a console until SIGTERM or SIGINT; raises FaultlineError if it cannot start or continue.
 
-    `normal` is each machine type's normal state by its model, `load_runners` loads the models when the first
+    `normal` gives each machine type's normal state by its model, `load_runners` loads the models when the first
     explanation is asked for.
     """
     if settings.is_memory:

@@ -71,8 +71,14 @@ def console(
     )
     begin_logs(settings)
     plant = load_profile(settings.profile)
-    normal = _normal_states(settings, plant, model)
-    run_process(serve(settings, plant, normal=normal, load_runners=lambda: load_runners(settings, plant, model)))
+    run_process(
+        serve(
+            settings,
+            plant,
+            normal=lambda: _normal_states(settings, plant, model),
+            load_runners=lambda: load_runners(settings, plant, model),
+        )
+    )
 
 
 def show_demo(*, with_areas: bool, speed: float | None, port: int | None) -> None:

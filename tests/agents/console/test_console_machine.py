@@ -30,6 +30,7 @@ from tests.pipeline.test_recovering import LEAK, NORMAL, PERIOD_MS, T0
 from tests.support.builders import ONE_SOURCE, SumRunner, event, reading
 from tests.support.delivery_apps import run
 from tests.support.plant import Plant
+from tests.support.topics import topics_of
 
 STATE = NormalState(np.array([0.0, 0.5]), np.array([0.5, 0.1]), PatientRunner.hash)
 EVERYTHING = Limits(fresh_seconds=0.0)
@@ -155,6 +156,32 @@ def test_every_record_is_read_once_however_often_and_in_how_many_pieces_a_page_a
         site.step = 0.0
         earlier = await site.document("p1", T0)
         assert earlier.frames.end_ms[0] == T0 + PERIOD_MS and len(trend(earlier, "flow").points) == len(script) + 1
+
+    run(test())
+
+
+def test_a_kafka_log_gives_the_same_document_and_explanation_as_one_in_memory() -> None:
+    async def test() -> None:
+        site = Site(partitions=1)
+        script = [NORMAL, LEAK] * 100
+        acts = [said("suppress", 15), event("p1", T0 + 95_000, MARKUP, id="a")]
+        await site.work(*frames(script), *frames(script, "p2"), *acts, runner=SumRunner())
+        topics = ("sensors", "events", "control", "diagnoses", "alarms", "labels", "late")
+        log = topics_of([record for topic in topics for record in site.plant.log(topic)], partitions=1)
+        settings_of_kafka = site.plant.settings.model_copy(update={"broker": "kafka://broker:9092"})
+        profile = site.plant.profile
+
+        def opened() -> Any:
+            return log(settings_of_kafka, ["sensors", "diagnoses"], topics[1:])
+
+        kafka = Machines(opened, profile, normal={"pump": STATE}, load_runners=lambda: {"pump": SumRunner()})
+        asked = ("p1", T0 + 90_000, T0 + 1_500_000)
+        expected = await site.document(*asked)
+        assert msgspec.to_builtins(await kafka.machine(*asked, ())) == msgspec.to_builtins(expected)
+        assert len(expected.frames.id) == 142 and expected.texts and expected.alarms.history
+        why = await site.machines.why(expected.frames.id[5])
+        found = await kafka.why(expected.frames.id[5])
+        assert msgspec.structs.replace(found, seconds=0.0) == msgspec.structs.replace(why, seconds=0.0)
 
     run(test())
 
