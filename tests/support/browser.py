@@ -27,6 +27,7 @@ from agents.console.machine.normal import normal_states
 from agents.console.reading.follower import Follower
 from agents.console.reading.memory import memory_source
 from agents.console.service import Console, ConsoleParts
+from agents.console.web.access.access import access_of
 from agents.delivery.partitioning import partition_function
 from agents.memory.broker import MemoryBroker
 from agents.replay.areas import PlantReplay
@@ -178,7 +179,8 @@ class LargePlant:
             Machines(memory_logs(broker, ""), profile, normal={}, load_runners=dict),
             Actions(MemorySender(broker, ""), profile, book),
         )
-        self.console = self._loop.do(lambda: Console(settings, parts, clock_ms=lambda: int(time.time() * 1000)))
+        access = access_of(settings)
+        self.console = self._loop.do(lambda: Console(settings, access, parts, clock_ms=lambda: int(time.time() * 1000)))
         self._loop.call(self.console.start())
         self._settings = settings.model_copy(update={"console_web_port": urlsplit(self.console.url).port})
 

@@ -29,11 +29,13 @@ export function weightsLane({ title, ends, layers }) {
     },
   };
 
-  /** A layer's title where the layer is widest. */
+  /** A layer's title where the layer is widest, in the middle of such places. */
   function name({ title: text, weights }, place, axis, y) {
-    const widest = weights.reduce((best, weight, row) => ((weight ?? 0) > (weights[best] ?? 0) ? row : best), 0);
-    const weight = weights[widest] ?? 0;
-    if (weight < 0.3) return [];
+    const most = Math.max(...weights.map((weight) => weight ?? 0));
+    if (most < 0.3) return [];
+    const wide = [...weights.keys()].filter((row) => (weights[row] ?? 0) > 0.9 * most);
+    const widest = wide[wide.length >> 1];
+    const weight = weights[widest];
     const [first, last] = [axis.x(ends[0]) + ROOM, axis.x(ends.at(-1)) - ROOM];
     if (last < first) return [];
     const x = Math.min(last, Math.max(first, axis.x(ends[widest])));
