@@ -47,6 +47,8 @@ class Limits:
     """Machines whose history is kept."""
     cells: int = 4_000_000
     """Values of readings of one machine that are kept, about: 8 bytes each."""
+    slice_records: int = 20_000
+    """A span of more records is read in parts, the newest first."""
     explanations: int = 64
     span_ms: int = 31 * 86_400_000
 
@@ -138,7 +140,9 @@ class Machines:
         entry = self._entries.get(key)
         if entry is None:
             history = MachineHistory(machine, kind, self._profile, self._schemas)
-            entry = _Entry(kind, until_ms, HistoryReader(history, self._profile, self._limits.cells))
+            limits = self._limits
+            reader = HistoryReader(history, self._profile, most_cells=limits.cells, slice_records=limits.slice_records)
+            entry = _Entry(kind, until_ms, reader)
             self._entries[key] = entry
             while len(self._entries) > self._limits.machines:
                 self._entries.popitem(last=False)
