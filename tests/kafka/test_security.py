@@ -23,6 +23,9 @@ from kafka.net.transport import KafkaTCPTransport
 
 from agents.bench.local_kafka import jars as kafka_jars
 from agents.connectors.notify.source import KafkaAlarmSource
+from agents.console.book.console_book import ConsoleBook
+from agents.console.reading.follower import Follower
+from agents.console.reading.kafka import kafka_source
 from agents.delivery.partitioning import partition_of
 from agents.kafka import admin as kafka_admin
 from agents.kafka.admin import check_topics, create_topics
@@ -260,6 +263,7 @@ def test_the_documented_rights_are_enough_for_every_role(site: Site, tmp_path: P
     assert "waiting for acknowledgement" in command("alarms", "list", env=operator)
     command("alarms", "suppress", "pump-1", "--by", "kim", "--why", "trial", env=operator)
     _follow_alarms(site.settings("login", "faultline-notify"))
+    _read_for_console(site.settings("login", "faultline-console"), site.plant)
 
 
 def _follow_alarms(settings: Settings) -> None:
@@ -275,6 +279,26 @@ def _follow_alarms(settings: Settings) -> None:
                     await source.fetch()
         finally:
             await source.stop()
+
+    asyncio.run(follow())
+
+
+def _read_for_console(settings: Settings, plant: PlantProfile) -> None:
+    """As `faultline console` does, until it has read everything and knows how far everybody is."""
+
+    async def follow() -> None:
+        book = ConsoleBook(plant)
+        follower = Follower(kafka_source(settings, plant), book)
+        await follower.start()
+        try:
+            async with asyncio.timeout(60):
+                while not book.status().caught_up or not book.data().sources:
+                    await follower.changed(book.version, 1)
+                    assert follower.failed is None
+            assert book.knows("pump-1") and book.status().unreadable == 0
+            assert {one.topic: one.lag for one in book.data().sources}["sensors"] == 0
+        finally:
+            await follower.stop()
 
     asyncio.run(follow())
 
