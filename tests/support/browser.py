@@ -155,7 +155,9 @@ class LargePlant:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        words = "".join(f"\n  pump-{number:04d}: {{area: Area {number % _AREAS + 1:02d}}}" for number in range(MACHINES))
+        words = "".join(
+            f"\n  pump-{number:04d}: {{area: Area {number % _AREAS + 1:02d}}}" for number in range(MACHINES)
+        )
         self.plant = Plant(f"{ONE_SOURCE}\nmachines:{words}\n", console_web_port=0, web_port=0)
         settings = self.plant.settings
         self._frame = 0

@@ -176,7 +176,9 @@ def test_a_machine_shows_trends_answers_weights_texts_and_why(plant: ReplayedPla
     assert not [title for title in titles if "_" in title], "an id where a title should be"
     page.locator(".stack-chart").focus()
     page.keyboard.press("ArrowLeft")
-    assert re.search(r"1 Nov 2026, .* CET: Diagnosis .* %", page.locator(".stack-chart").get_attribute("aria-valuetext") or "")
+    assert re.search(
+        r"1 Nov 2026, .* CET: Diagnosis .* %", page.locator(".stack-chart").get_attribute("aria-valuetext") or ""
+    )
     page.keyboard.press("y")
     page.locator(".balance").first.wait_for()
     assert "What would change it" in page.locator(".why").inner_text()
@@ -276,7 +278,9 @@ def test_with_a_thousand_machines_an_interaction_answers_within_200_ms(large: La
     assert 0 < counts[4] < 1000
     assert counts[5] == counts[7] == 1000
     median_ms = sorted(ms for _, ms in took)[len(took) // 2]
-    print(f"interaction with {counts[3]} machines: median {median_ms:.0f} ms, slowest {max(ms for _, ms in took):.0f} ms")
+    print(
+        f"interaction with {counts[3]} machines: median {median_ms:.0f} ms, slowest {max(ms for _, ms in took):.0f} ms"
+    )
     assert median_ms < INTERACTION_MS
 
 
@@ -302,4 +306,6 @@ def test_a_picture_that_does_not_move_does_not_look_live(large: LargePlant, open
     large.start()
     bar.wait_for(state="hidden")
     assert page.locator(".tile").count() == 1000
-    watched.wrong = [said for said in watched.wrong if not re.search("ERR_(CONNECTION_REFUSED|INCOMPLETE_CHUNKED)", said)]
+    watched.wrong = [
+        said for said in watched.wrong if not re.search("ERR_(CONNECTION_REFUSED|INCOMPLETE_CHUNKED)", said)
+    ]
