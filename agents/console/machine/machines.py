@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -33,20 +34,22 @@ class Limits:
 
     read_seconds: float = 4.0
     """After which a request is answered with what has been read, to be continued by the next."""
-    answer_seconds: float = 25.0
+    answer_seconds: float = 30.0
     """After which a request fails, as when the broker does not answer."""
     why_seconds: float = 60.0
-    fresh_seconds: float = 1.0
+    fresh_seconds: float = 2.0
     """For how long nothing is read again."""
-    reads: int = 4
-    """Machines that are read at the same time."""
-    waiting: int = 16
+    reads: int = 2
+    """Machines that are read at the same time; more would keep the process from everything else."""
+    waiting: int = 8
     """Requests that are being answered or wait for it, at most."""
     why_waiting: int = 4
     machines: int = 16
     """Machines whose history is kept."""
     cells: int = 4_000_000
     """Values of readings of one machine that are kept, about: 8 bytes each."""
+    slice_records: int = 20_000
+    """A span of more records is read in parts, the newest first."""
     explanations: int = 64
     span_ms: int = 31 * 86_400_000
 
@@ -88,6 +91,7 @@ class Machines:
         self._clock = clock
         self._entries: OrderedDict[tuple[str, int | None], _Entry] = OrderedDict()
         self._asked = 0
+        self._stopping = False
         self._explainer = Explainer(open_log, profile, load_runners, schemas)
         self._runners: Mapping[str, StepRunner] | None = None
         self._explanations: OrderedDict[str, WhyDocument] = OrderedDict()
@@ -138,7 +142,9 @@ class Machines:
         entry = self._entries.get(key)
         if entry is None:
             history = MachineHistory(machine, kind, self._profile, self._schemas)
-            entry = _Entry(kind, until_ms, HistoryReader(history, self._profile, self._limits.cells))
+            limits = self._limits
+            reader = HistoryReader(history, self._profile, most_cells=limits.cells, slice_records=limits.slice_records)
+            entry = _Entry(kind, until_ms, reader)
             self._entries[key] = entry
             while len(self._entries) > self._limits.machines:
                 self._entries.popitem(last=False)
@@ -179,7 +185,7 @@ class Machines:
             return
         with self._open_log() as log:
             until = self._clock() + self._limits.read_seconds
-            reader.read(log, from_ms, entry.until_ms, lambda: self._clock() > until)
+            reader.read(log, from_ms, entry.until_ms, lambda: self._stopping or self._clock() > until)
         entry.read_at = self._clock()
 
     def _document(self, entry: _Entry, from_ms: int | None, variables: Sequence[str]) -> MachineDocument:
@@ -227,7 +233,9 @@ class Machines:
         if self._runners is None:
             self._runners = self._explainer.load_runners()
         until = self._clock() + self._limits.why_seconds
-        return self._explainer.explain(diagnosis_id, self._runners, self._clock, until)
+        return self._explainer.explain(
+            diagnosis_id, self._runners, lambda: math.inf if self._stopping else self._clock(), until
+        )
 
     def _explained(self, diagnosis_id: str, done: asyncio.Future[WhyDocument]) -> None:
         self._explaining.pop(diagnosis_id, None)
@@ -238,7 +246,8 @@ class Machines:
             self._explanations.popitem(last=False)
 
     async def stop(self) -> None:
-        """Wait for nothing that still runs; what has not begun does not begin."""
+        """Wait for nothing that still runs, which ends soon; what has not begun does not begin."""
+        self._stopping = True
         self._reading_threads.shutdown(wait=False, cancel_futures=True)
         self._why_thread.shutdown(wait=False, cancel_futures=True)
 

@@ -18,7 +18,7 @@ DEFAULT_FRAMES = 160
 """Frames of a span for which nobody has said from when."""
 
 _SLICES = 6
-"""Parts of a span, of which the newest is read first."""
+"""Into how many parts a span is cut at most."""
 _FEW = (ALARMS, DRIFT, LABELS)
 """Topics with few records, of which older ones count, too."""
 _FEW_RECORDS = 20_000
@@ -42,8 +42,11 @@ class _Slice:
 class HistoryReader:
     """Fills a history on demand."""
 
-    def __init__(self, history: MachineHistory, profile: PlantProfile, most_cells: int) -> None:
-        """Stops going back when there would be more than so many values of readings."""
+    def __init__(self, history: MachineHistory, profile: PlantProfile, *, most_cells: int, slice_records: int) -> None:
+        """Stops going back when there would be more than `most_cells` values of readings. A span with more than
+        `slice_records` is read in parts, the newest first; each costs the broker some requests.
+        """
+        self._slice_records = slice_records
         self.history = history
         self.from_ms: int | None = None
         """Since when all records are there."""
@@ -56,6 +59,7 @@ class HistoryReader:
         self._most_cells = most_cells
         self._planned_ms: int | None = None  # since when it is read or will be
         self._lows: dict[str, int] = {}  # offsets from which on it is read or will be
+        self._few: dict[str, tuple[int, int]] = {}  # what goes into the next slice besides
         self._tails: dict[str, int] = {}  # offsets up to which it is
         self._slices: list[_Slice] = []
         self._has_dropped = False
@@ -103,20 +107,27 @@ class HistoryReader:
     def _begin(self, log: PartitionLog, topics: list[str], partition: int, tails: dict[str, int]) -> None:
         self._tails, self._lows = dict(tails), dict(tails)
         few = {topic: log.bounds(topic, partition) for topic in topics if topic in _FEW}
-        ranges = {topic: (max(begin, end - _FEW_RECORDS), end) for topic, (begin, end) in few.items()}
-        self._slices.append(_Slice(ranges, None))
+        self._few = {topic: (max(begin, end - _FEW_RECORDS), end) for topic, (begin, end) in few.items()}
 
     def _plan(self, log: PartitionLog, partition: int, from_ms: int, before_ms: int) -> None:
         """What is older than what there is, down to a time."""
         many = [topic for topic in self._lows if topic not in _FEW]
         margin_ms = max(_LEAST_MARGIN_MS, 2 * self.history.machine_type.frame_period_ms)
-        step_ms = max(before_ms - from_ms, 0) // _SLICES
-        for number in range(1, _SLICES + 1):
-            slice_ms = from_ms if number == _SLICES else before_ms - number * step_ms
-            found = log.offsets_at(many, partition, max(0, slice_ms - margin_ms))
-            lows = {topic: min(found[topic], self._lows[topic]) for topic in many}
+
+        def lows_at(time_ms: int) -> dict[str, int]:
+            found = log.offsets_at(many, partition, max(0, time_ms - margin_ms))
+            return {topic: min(found[topic], self._lows[topic]) for topic in many}
+
+        lowest = lows_at(from_ms)
+        records = sum(self._lows[topic] - lowest[topic] for topic in many)
+        slices = min(_SLICES, 1 + records // self._slice_records)
+        step_ms = max(before_ms - from_ms, 0) // slices
+        for number in range(1, slices + 1):
+            slice_ms = from_ms if number == slices else before_ms - number * step_ms
+            lows = lowest if number == slices else lows_at(slice_ms)
             ranges = {topic: (lows[topic], self._lows[topic]) for topic in many if lows[topic] < self._lows[topic]}
-            self._slices.append(_Slice(ranges, slice_ms))
+            self._slices.append(_Slice(self._few | ranges, slice_ms))
+            self._few = {}
             self._lows |= lows
         self._planned_ms = from_ms
 

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from agents.audit.reports.alarm_list import AlarmState, AlarmStatus, summarize_alarms
-from agents.console.actions.desk import ActionKind, Actions
-from agents.console.actions.requests import AlarmRequest, LabelRequest, Written
+from agents.console.actions.desk import Actions
+from agents.console.actions.requests import ActionKind, AlarmRequest, LabelRequest, Written
 from agents.console.actions.sending import MemorySender
 from agents.console.errors import BadRequestError, ConflictError, NotFoundError
 from pipeline.errors import DeliveryError, FaultlineError, SettingsError

@@ -135,7 +135,7 @@ def test_every_record_is_read_once_however_often_and_in_how_many_pieces_a_page_a
         await site.work(*frames(script))
         begin_ms = T0 + 20 * PERIOD_MS
         whole = await site.document("p1", begin_ms)
-        site.machines = site.with_limits(Limits(fresh_seconds=0.0, read_seconds=0.5))
+        site.machines = site.with_limits(Limits(fresh_seconds=0.0, read_seconds=0.5, slice_records=20))
         site.step = 1.0
         site.read.clear()
         answers = [await site.document("p1", begin_ms)]
@@ -283,16 +283,14 @@ def test_what_cannot_be_answered_says_why() -> None:
             (BadRequestError, ("p1", T0, None, "speed")),
         ):
             with pytest.raises(error):
-                await site.document(*arguments)  # type: ignore[arg-type]
+                await site.document(*arguments)
         assert (await site.document("p9")).newest is None
         full = site.with_limits(Limits(waiting=0))
         with pytest.raises(BusyError):
             await full.machine("p1", None, None, ())
 
-        @contextmanager
-        def away() -> Iterator[PartitionLog]:
+        def away() -> Any:
             raise BrokerUnavailableError("no Kafka broker answers")
-            yield
 
         lost = Machines(away, site.plant.profile, normal={}, load_runners=dict)
         with pytest.raises(BrokerUnavailableError):
