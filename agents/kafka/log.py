@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from agents.kafka.admin import partition_counts, translated_errors
@@ -370,11 +370,8 @@ def group_spans(
                 return {}
             begins, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)
             committed: dict[TopicPartition, int | None] = dict.fromkeys(places)
-            try:
+            with suppress(*([GroupAuthorizationFailedError] if optional else [])):
                 committed = {place: consumer.committed(place) or begins[place] for place in places}
-            except GroupAuthorizationFailedError:
-                if not optional:
-                    raise
             return {
                 (names[place.topic], place.partition): GroupSpan(begins[place], ends[place], committed[place])
                 for place in places

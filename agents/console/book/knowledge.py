@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agents.audit.reports.alarm_list import shown_priority
 from agents.console.book.bounded import Limits
 from agents.console.book.chapters.alarms import AlarmBook
 from agents.console.book.chapters.areas import AreaBook
@@ -26,7 +27,7 @@ class Knowledge:
         self.words = Words(profile)
         self.titles = Titles(profile, self.words)
         self.machines = MachineBook(profile, limits)
-        self.alarms = AlarmBook(limits)
+        self.alarms = AlarmBook(limits, lambda alarm: shown_priority(alarm, self.words))
         self.areas = AreaBook(profile)
         self.models = ModelBook(limits)
         self.incidents = IncidentBook(limits)
@@ -56,7 +57,7 @@ class Knowledge:
 
     def has_alarms(self, machine: str) -> bool:
         """Whether an alarm of it is not normal."""
-        return bool(self.alarms.statuses(machine))
+        return not self.alarms.are_normal(machine)
 
     def state_of(self, machine: str) -> TileState:
         """How a machine is."""

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from agents.console.book.console_book import ConsoleBook
@@ -152,7 +153,7 @@ class Follower:
         if self._away_since_ms is None:
             self._away_since_ms = self._wall_ms()
             log.warning("%s", error)
-        self._progress = Progress(False, self._progress.behind, self._progress.missing)
+        self._progress = replace(self._progress, caught_up=False)
         self._note(connected=False, why=str(error))
         self._tell()
 
@@ -164,7 +165,7 @@ class Follower:
             missing=self._progress.missing,
             away_since_wall_ms=self._away_since_ms,
             why=why,
-            since_ms=self._since_ms,
+            since_ms=self._progress.since_ms,
         )
 
     def _tell(self) -> None:

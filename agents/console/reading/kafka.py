@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -33,9 +34,13 @@ _MOST_RECORDS: Final = 200_000
 """Records of a partition that are read at most."""
 _FETCH_MS: Final = 250
 _FETCH_RECORDS: Final = 500
+_FETCH_BYTES: Final = 256 << 10
+"""Of a partition at once; there may be hundreds of them."""
 _LOOK_SECONDS: Final = 5.0
 """How often it is looked whether the broker answers, and whether topics are still the same."""
 _REQUEST_MS: Final = 10_000
+
+log = logging.getLogger("faultline.console")
 
 
 class KafkaSource:
@@ -56,6 +61,7 @@ class KafkaSource:
         self._again: list[str] = []
         self._look: asyncio.Task[Mapping[str, TopicLog]] | None = None
         self._looked = 0.0
+        self._denied: set[str] = set()
         self._away = False
 
     async def start(self, since_ms: int) -> None:
@@ -69,6 +75,7 @@ class KafkaSource:
             auto_offset_reset="earliest",  # should the beginning be deleted meanwhile
             isolation_level="read_committed",
             fetch_max_wait_ms=_FETCH_MS,
+            max_partition_fetch_bytes=_FETCH_BYTES,
             request_timeout_ms=_REQUEST_MS,
             **self._security,
         )
@@ -130,20 +137,26 @@ class KafkaSource:
             end = max(self._ends[place], -1 if high is None else high if stable in (None, -1) else stable)
             try:
                 # What ends a transaction is no record, and moves only the consumer's own position.
-                at = await asyncio.wait_for(consumer.position(place), 1.0)
+                async with asyncio.timeout(1.0):
+                    at = await consumer.position(place)
             except (KafkaError, TimeoutError):
                 at = self._positions[place]
             topic = self._names[place.topic]
             behind[topic] = behind.get(topic, 0) + max(0, end - max(at, self._positions[place]))
         missing = [topic for topic in self._names.values() if topic not in behind]
-        return Progress(not any(behind.values()), behind, missing)
+        return Progress(not any(behind.values()), behind, missing, self._since_ms)
 
     async def spans(self) -> Spans:
         """The input topics, and what the groups of their readers have committed; raises FaultlineError."""
         found: dict[str, dict[str, dict[int, Span]]] = {}
         for reader, topics in self._readers.items():
             settings = reader_settings(self._settings, reader)
-            spans = await asyncio.to_thread(partial(group_spans, settings, topics, optional=True))
+            try:
+                spans = await asyncio.to_thread(partial(group_spans, settings, topics, optional=True))
+            except AuthorizationError as error:
+                log.log(logging.DEBUG if reader in self._denied else logging.WARNING, "%s", error)
+                self._denied.add(reader)
+                continue
             own = found.setdefault(reader, {})
             for (topic, number), span in spans.items():
                 own.setdefault(topic, {})[number] = Span(*span)
@@ -198,7 +211,7 @@ class KafkaSource:
             begins = await consumer.beginning_offsets(new)
             late = [place for place in new if is_first and self._names[place.topic] in _SINCE_TOPICS]
             begins |= await self._begin_since(consumer, late, begins, ends)
-            self._positions |= begins
+            self._positions |= {place: max(begin, ends[place] - _MOST_RECORDS) for place, begin in begins.items()}
             self._ends |= ends
         if gone := [place for place in self._positions if place not in set(places)]:
             for place in gone:
@@ -231,7 +244,7 @@ class KafkaSource:
             at, end = found[place], ends[place]
             least = _LEAST_RECORDS if place.topic in newer else _OLD_RECORDS
             wanted = min(end if at is None else at.offset, end - least)
-            result[place] = max(wanted, end - _MOST_RECORDS, begins[place])
+            result[place] = max(wanted, begins[place])
         return result
 
     def _translated(self, error: KafkaError) -> FaultlineError:

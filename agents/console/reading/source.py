@@ -28,6 +28,8 @@ class Progress:
     """By topic, how many records are not read yet; topics that do not exist are left out."""
     missing: Sequence[str] = ()
     """Topics that do not exist."""
+    since_ms: int | None = None
+    """The time stamp from which on large topics are read; None if they are read from their beginning."""
 
 
 class Span(NamedTuple):
@@ -40,7 +42,8 @@ class Span(NamedTuple):
 
 
 Spans = Mapping[str, Mapping[str, Mapping[int, Span]]]
-"""By reader, and by topic, those of its partitions; topics that do not exist are left out."""
+"""By reader, and by topic, those of its partitions. Topics that do not exist are left out, and so are readers whose
+topics this user must not see."""
 
 
 class TopicSource(Protocol):
@@ -103,7 +106,8 @@ class Gauge:
 
     def measure(self, spans: Spans, seconds: float) -> list[SourceState]:
         """The sources at this time, by any clock that only grows."""
-        return [self._measured(one, spans.get(one.reader, {}).get(one.topic, {}), seconds) for one in self._sources]
+        seen = (one for one in self._sources if one.reader in spans)
+        return [self._measured(one, spans[one.reader].get(one.topic, {}), seconds) for one in seen]
 
     def _measured(self, source: SourceState, partitions: Mapping[int, Span], seconds: float) -> SourceState:
         if not partitions:

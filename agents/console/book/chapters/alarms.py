@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from agents.audit.reports.alarm_list import AlarmsOfMachine, AlarmState, AlarmStatus, urgency
 from agents.console.book.bounded import Limits, Newest, SeenIds
+from pipeline.config.sections.titles import Priority
 from pipeline.engine.reports.incidents.record import SIMILAR, SimilarIncident, decode_similar
 from pipeline.engine.reports.lifecycle.life import ALL_FAULTS, CHATTER_MS
 from pipeline.engine.reports.lifecycle.records import Alarm
@@ -74,8 +75,10 @@ class _Machine:
 class AlarmBook:
     """The alarms of every machine and utility."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, priority_of: Callable[[AlarmStatus], Priority]) -> None:
+        """`priority_of` is the priority that people are shown."""
         self._limits = limits
+        self._priority_of = priority_of
         self._machines: dict[str, _Machine] = {}
         self._over: Newest[AlarmLife] = Newest(limits.recent)
         self.raised: Newest[Raised] = Newest(limits.raised)
@@ -139,7 +142,9 @@ class AlarmBook:
             life.raised_ms = record.time
             life.similar = _similar(headers)
             if record.suppressed is None:
-                raised = Raised(record.machine, record.fault, record.priority, record.time)
+                opened = machine.alarms.open.get(record.fault)
+                priority = record.priority if opened is None else self._priority_of(opened)
+                raised = Raised(record.machine, record.fault, priority, record.time)
                 self.raised.put(record.id, record.time, raised)
                 own = [one for one in machine.raised_ms.pop(record.fault, ()) if record.time - one < CHATTER_MS]
                 machine.raised_ms[record.fault] = [*own, record.time][-self._limits.alarm_changes :]
@@ -178,9 +183,18 @@ class AlarmBook:
     def statuses(self, machine: str) -> list[AlarmStatus]:
         """A machine's alarms that are not normal, the most urgent first."""
         found = self._machines.get(machine)
-        if found is None or not (found.alarms.open or found.alarms.held):
+        if found is None or self.are_normal(machine):
             return []
-        return sorted(found.alarms.statuses(), key=urgency)
+        return sorted(found.alarms.statuses(), key=self.urgency)
+
+    def urgency(self, status: AlarmStatus) -> tuple[int, int, int, str]:
+        """What orders alarms, the most urgent first."""
+        return urgency(status, self._priority_of(status))
+
+    def are_normal(self, machine: str) -> bool:
+        """Whether there is nothing to say of a machine's alarms."""
+        found = self._machines.get(machine)
+        return found is None or not (found.alarms.open or found.alarms.held)
 
     def rows(self, machine: str) -> list[AlarmRow]:
         """The same, with their lives."""

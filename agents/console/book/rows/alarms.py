@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from agents.audit.reports.alarm_list import WAITING, AlarmState, AlarmStatus, shown_priority, urgency
+from agents.audit.reports.alarm_list import WAITING, AlarmState, AlarmStatus, shown_priority
 from agents.console.book.chapters.alarms import COMMENTED, AlarmLife, AlarmRow, Raised
 from agents.console.book.chapters.findings import KnownIncident
 from agents.console.book.knowledge import Knowledge
@@ -35,7 +35,7 @@ WINDOW_MS: Final = 86_400_000
 def active_rows(known: Knowledge) -> list[AlarmRow]:
     """Alarms that are not normal, the most urgent first."""
     rows = [row for machine in known.alarms.machines for row in known.alarms.rows(machine)]
-    return sorted(rows, key=lambda row: urgency(row.status))
+    return sorted(rows, key=lambda row: known.alarms.urgency(row.status))
 
 
 def active_alarm(known: Knowledge, row: AlarmRow) -> Alarm:
@@ -84,15 +84,18 @@ def _alarm(known: Knowledge, key: str, status: AlarmStatus, life: AlarmLife | No
         diagnosis=status.diagnosis,
         times_raised=times,
         chattering=times >= CHATTER_TIMES,
-        changes=[_change(one) for one in records if one.state != COMMENTED],
+        changes=[_change(known, one) for one in records if one.state != COMMENTED],
         comments=[Comment(one.time, one.sent, one.by, one.why or "") for one in records if one.state == COMMENTED],
         similar=[] if life is None else _similar(known, life),
         found=_found(known, machine, status.id),
     )
 
 
-def _change(record: AlarmRecord) -> AlarmChange:
-    return AlarmChange(record.state, record.time, record.sent, record.by, record.why, record.priority, record.until)
+def _change(known: Knowledge, record: AlarmRecord) -> AlarmChange:
+    has_risen = record.state == "escalated"
+    as_status = AlarmStatus(record.machine, record.fault, AlarmState.NORMAL, record.priority, escalated=has_risen)
+    priority = shown_priority(as_status, known.words)
+    return AlarmChange(record.state, record.time, record.sent, record.by, record.why, priority, record.until)
 
 
 def _similar(known: Knowledge, life: AlarmLife) -> list[Similar]:

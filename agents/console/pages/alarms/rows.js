@@ -23,7 +23,7 @@ export const ALARM_STATES = {
 
 export function alarmRow(alarm, { chosen, open, onChoose, onOpen }) {
   const readMs = live.status?.read_ms ?? alarm.since_ms;
-  const box = known().read_only ? null : element("input", {
+  const box = known().read_only || alarm.utility ? null : element("input", {
     type: "checkbox", checked: chosen, "aria-label": `Choose ${alarm.alarm_title}, ${alarm.title}`, onchange: (event) => onChoose(alarm.key, event.target.checked),
   });
   const opener = element("button", { type: "button", class: "opener", "aria-expanded": String(open), onclick: () => onOpen(open ? null : alarm.key) }, alarm.alarm_title);

@@ -3,25 +3,25 @@
 import { svg } from "../core/dom.js";
 import { value } from "../core/format.js";
 
-const HEIGHT = 76;
+const HEIGHT = 72;
 const PAD = 6;
 let made = 0;
 
 /** A lane of a chart. `points` are [ms, value or null], a null being a hole; `band` is {low, high} or null; `steps` where a
  * value holds until the next one. */
-export function trendLane({ title, unit = "", points, band = null, range = null, note = "", steps = false, shown = value }) {
+export function trendLane({ title, unit = "", points, band = null, range = null, note = "", steps = false, height = HEIGHT, shown = value }) {
   const measured = points.filter((point) => point[1] !== null);
   const [low, high] = range ?? span(measured, band);
   const suffix = unit ? ` ${unit}` : "";
   return {
     title,
     note,
-    height: HEIGHT,
+    height,
     draw(axis) {
-      const y = (at) => PAD + (1 - (at - low) / (high - low)) * (HEIGHT - 2 * PAD);
+      const y = (at) => PAD + (1 - (at - low) / (high - low)) * (height - 2 * PAD);
       const path = line(points, axis, y, steps);
-      const parts = [...axis.grid(HEIGHT)];
-      if (band) parts.push(...bandOf(band, axis, y), ...outside(band, axis, y, path));
+      const parts = [...axis.grid(height)];
+      if (band) parts.push(...bandOf(band, axis, y), ...outside(band, axis, y, path, height));
       parts.push(svg("path", { class: "trend", d: path }));
       parts.push(label(axis, y(high), shown(high)), label(axis, y(low), shown(low)));
       return parts;
@@ -66,7 +66,7 @@ function bandOf(band, axis, y) {
   return [svg("rect", { class: "band", x: axis.left, width: axis.right - axis.left, y: top, height: Math.max(1, y(band.low) - top) })];
 }
 
-function outside(band, axis, y, path) {
+function outside(band, axis, y, path, height) {
   made += 1;
   const id = `outside-${made}`;
   const wide = { x: axis.left - 2, width: axis.right - axis.left + 4 };
@@ -74,7 +74,7 @@ function outside(band, axis, y, path) {
     "clipPath",
     { id },
     svg("rect", { ...wide, y: -9, height: Math.max(0, y(band.high) + 9) }),
-    svg("rect", { ...wide, y: y(band.low), height: Math.max(0, HEIGHT + 9 - y(band.low)) }),
+    svg("rect", { ...wide, y: y(band.low), height: Math.max(0, height + 9 - y(band.low)) }),
   );
   return [clip, svg("path", { class: "trend outside", d: path, "clip-path": `url(#${id})` })];
 }

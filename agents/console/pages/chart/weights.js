@@ -5,6 +5,7 @@ import { percent } from "../core/format.js";
 
 const HEIGHT = 54;
 const ROOM = 30;
+const LEAST = 0.3;
 
 /** A lane of a chart; `ends` are the frames' ends and `layers` are {title, weights}, with null where a frame has none. */
 export function weightsLane({ title, ends, layers }) {
@@ -29,14 +30,14 @@ export function weightsLane({ title, ends, layers }) {
     },
   };
 
-  /** A layer's title where the layer is widest. */
+  /** A layer's title in the middle of where the layer is wide enough for it. */
   function name({ title: text, weights }, place, axis, y) {
-    const widest = weights.reduce((best, weight, row) => ((weight ?? 0) > (weights[best] ?? 0) ? row : best), 0);
-    const weight = weights[widest] ?? 0;
-    if (weight < 0.3) return [];
+    const wide = [...weights.keys()].filter((row) => (weights[row] ?? 0) >= LEAST);
+    if (!wide.length) return [];
+    const middle = wide[wide.length >> 1];
     const [first, last] = [axis.x(ends[0]) + ROOM, axis.x(ends.at(-1)) - ROOM];
     if (last < first) return [];
-    const x = Math.min(last, Math.max(first, axis.x(ends[widest])));
-    return [svg("text", { class: `on w${place % 4}`, x, y: y(lower[place][widest] + weight / 2) + 4, "text-anchor": "middle" }, text)];
+    const x = Math.min(last, Math.max(first, axis.x(ends[middle])));
+    return [svg("text", { class: `on w${place % 4}`, x, y: y(lower[place][middle] + weights[middle] / 2) + 4, "text-anchor": "middle" }, text)];
   }
 }

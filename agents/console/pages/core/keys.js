@@ -1,6 +1,7 @@
 /** Keyboard shortcuts and the help that lists them; a page adds its own while it is shown. */
 
 import { element } from "./dom.js";
+import { MEANINGS, PRIORITIES, prioritySymbol, capital, STATES, stateSymbol } from "./symbols.js";
 
 const shortcuts = new Map();
 
@@ -24,7 +25,7 @@ export function listen() {
   });
 }
 
-/** Shows what the keys do here. */
+/** Shows what the keys do here, and what the symbols mean. */
 export function showHelp() {
   const keys = [...shortcuts].flatMap(([key, { meaning }]) => [element("span", {}, element("kbd", {}, key)), element("span", {}, meaning)]);
   const fixed = [["Arrows", "move over tiles, rows, and times of a chart"], ["Enter", "open what has the focus"], ["Esc", "close, clear the search"]];
@@ -34,8 +35,16 @@ export function showHelp() {
     { "aria-labelledby": "help-title", onclose: () => dialog.remove() },
     element("h2", { id: "help-title" }, "Keys"),
     element("div", { class: "keys" }, keys),
+    element("h2", {}, "Symbols"),
+    element("div", { class: "keys" }, symbols()),
     element("form", { method: "dialog", class: "buttons" }, element("button", { autofocus: true }, "Close")),
   );
   document.body.append(dialog);
   dialog.showModal();
+}
+
+function symbols() {
+  const priorities = PRIORITIES.map((name) => [[prioritySymbol(name), prioritySymbol(name, true)], `${capital(name)} alarm: not acknowledged, and acknowledged`]);
+  const states = Object.keys(STATES).map((state) => [[state === "fault" ? prioritySymbol(null, true) : stateSymbol(state)], `${STATES[state]}${state === "fault" ? " without an alarm" : ""}. ${MEANINGS[state]}`]);
+  return [...priorities, ...states].filter(([[symbol]]) => symbol).flatMap(([marks, meaning]) => [element("span", { class: "badge" }, marks), element("span", {}, meaning)]);
 }

@@ -23,7 +23,7 @@ export function lanesOf(document, chooseText) {
   const modalities = frames.modalities.map((one) => ({ ...one, title: one.title ?? titleOf(one.name) }));
   const lanes = [
     ribbon("Diagnosis", frames.fault, frames.confidence, null),
-    trendLane({ title: "Confidence", points: rows(document, frames.confidence), range: [0, 1], shown: percent }),
+    trendLane({ title: "Confidence", points: rows(document, frames.confidence), range: [0, 1], height: 40, shown: percent }),
     ...modalities.map((one) => ribbon(`${one.title} alone`, one.fault, one.confidence, one.present)),
   ];
   if (modalities.length > 1) {
@@ -32,7 +32,7 @@ export function lanesOf(document, chooseText) {
   }
   if (frames.novelty.some((one) => one !== null)) {
     const highest = Math.max(1.5, ...frames.novelty.filter((one) => one !== null));
-    lanes.push(trendLane({ title: "Novelty", note: "alarm limit 1", points: rows(document, frames.novelty), band: { low: -1, high: 1 }, range: [0, highest] }));
+    lanes.push(trendLane({ title: "Novelty", note: "alarm limit 1", points: rows(document, frames.novelty), band: { low: -1, high: 1 }, range: [0, highest], height: 50 }));
   }
   const marks = document.texts.map((text) => ({ ms: text.time_ms, kind: text.late || text.refused ? "late" : "text", text: text.text, choose: () => chooseText(text) }));
   lanes.push(marksLane({ title: "Texts", note: marks.length ? "" : "none", marks }));

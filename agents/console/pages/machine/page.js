@@ -10,7 +10,7 @@ import { Stack } from "../chart/stack.js";
 import { alarmsPanel, driftPanel, labelsPanel } from "./records.js";
 import { feedback } from "./feedback.js";
 import { headOf } from "./head.js";
-import { lanesOf, legend } from "./lanes.js";
+import { lanesOf, legend, wordsOf } from "./lanes.js";
 import { newestPanel } from "./newest.js";
 import { SpanChooser } from "./span.js";
 import { textsPanel } from "./texts.js";
@@ -81,7 +81,7 @@ export function machinePage(main, signal, [machine]) {
     const textsView = textsPanel(texts, document, (ms) => stack.cursor(ms));
     side.replaceChildren(...[newestPanel(document)].filter(Boolean));
     records.replaceChildren(...[alarmsPanel(document), driftPanel(document), labelsPanel(document)].filter(Boolean));
-    why.newest(document.newest);
+    why.newest(document.newest, wordsOf(document));
     drawHead();
   }
 

@@ -4,7 +4,7 @@ import { element, setText } from "../core/dom.js";
 import { clock, dayAndClock, duration } from "../core/format.js";
 
 const HOUR = 3_600_000;
-const LENGTHS = [["", "default"], [String(HOUR), "1 h"], [String(8 * HOUR), "8 h"], [String(24 * HOUR), "24 h"], [String(7 * 24 * HOUR), "7 days"]];
+const LENGTHS = [["", "newest"], [String(HOUR), "1 h"], [String(8 * HOUR), "8 h"], [String(24 * HOUR), "24 h"], [String(7 * 24 * HOUR), "7 days"]];
 
 export class SpanChooser {
   isLive = true;

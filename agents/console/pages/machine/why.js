@@ -10,6 +10,7 @@ const KINDS = { variable: "Variables", component: "Components", text: "Texts", w
 
 export class WhyPanel {
   #newest = null;
+  #words = null;
   #chosen = null;
   #signal;
   #loading = null;
@@ -23,9 +24,10 @@ export class WhyPanel {
     this.#result.append(element("p", { class: "muted" }, "What moved the answer is computed on request, from the machine's own records. A click into the chart chooses another moment."));
   }
 
-  /** The newest diagnosis, which is explained if no other one is chosen. */
-  newest(newest) {
+  /** The newest diagnosis is explained if no other one is chosen; `words` gives a fault's title. */
+  newest(newest, words) {
     this.#newest = newest;
+    this.#words = words;
     this.#label();
   }
 
@@ -45,7 +47,7 @@ export class WhyPanel {
     this.#result.replaceChildren(element("p", { class: "busy" }, "Computing what moved this answer"));
     try {
       const why = await get(`/api/diagnoses/${encodeURIComponent(id)}/why`, request.signal);
-      if (!this.#signal.aborted) this.#result.replaceChildren(...explanation(why));
+      if (!this.#signal.aborted) this.#result.replaceChildren(...explanation(why, this.#words));
     } catch (error) {
       if (error.name !== "AbortError") this.#result.replaceChildren(element("p", { class: "problem" }, error.message));
     }
@@ -57,14 +59,14 @@ export class WhyPanel {
   }
 }
 
-function explanation(why) {
+function explanation(why, words) {
   const largest = Math.max(1e-9, ...why.contributions.map((one) => Math.abs(one.contribution)));
   const groups = Object.entries(KINDS).flatMap(([kind, heading]) => {
     const entries = why.contributions.filter((one) => one.kind === kind).slice(0, MOST);
     return entries.length ? [element("h3", {}, heading), element("div", { class: "bars balances" }, entries.flatMap((one) => contribution(one, largest)))] : [];
   });
   return [
-    element("p", {}, element("strong", {}, `${capital(why.title)}, ${percent(why.confidence)}`), ` at ${clock(why.frame_end)}`),
+    element("p", {}, element("strong", {}, `${capital(words(why.fault))}, ${percent(why.confidence)}`), ` at ${clock(why.frame_end)}`),
     element("p", { class: "muted" }, `${capital(why.evidence_said)}. Bars to the right speak for the answer, bars to the left against it.`),
     why.would_change_said ? element("p", { class: "about" }, element("strong", {}, "What would change it: "), why.would_change_said) : null,
     ...groups,

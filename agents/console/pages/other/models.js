@@ -35,7 +35,7 @@ function model(one) {
       "div",
       { class: "columns halves" },
       facts([
-        ["Machines", `${count(one.machines)}${one.machine_types.length ? ` of type ${one.machine_types.join(", ")}` : ""}`],
+        ["Machines", one.kind === "area" ? null : `${count(one.machines)}${one.machine_types.length ? ` of type ${one.machine_types.join(", ")}` : ""}`],
         ["Diagnoses", one.diagnoses ? count(one.diagnoses) : "not counted yet: an interval of metrics has to end first"],
         ["Without evidence", one.no_evidence ? count(one.no_evidence) : null],
         ["Mean confidence", known(one.confidence_mean, percent)],
