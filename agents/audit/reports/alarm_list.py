@@ -153,10 +153,10 @@ class AlarmsOfMachine:
         return replace(alarm, state=AlarmState.SUPPRESSED) if alarm.fault in self.by_design else alarm
 
 
-def urgency(alarm: AlarmStatus, priority: Priority | None = None) -> tuple[int, int, int, str, str]:
+def urgency(alarm: AlarmStatus, priority: Priority | None = None) -> tuple[int, int, int, str]:
     """What orders alarms, the most urgent first; by this priority instead of the alarm's own, if it is given."""
     place = PRIORITIES.index(priority or alarm.priority)
-    return _RANKS[alarm.state], -place, -alarm.since_ms, alarm.machine, alarm.fault
+    return _RANKS[alarm.state], -place, -alarm.since_ms, alarm.machine
 
 
 def shown_priority(alarm: AlarmStatus, words: Words) -> Priority:

@@ -157,7 +157,7 @@ class MachineHistory:
             if event.machine != self.machine:
                 continue
             time_ms = messages.parse_time_ms(event.time)
-            id_ = plain_text(messages.text_id(event, time_ms))
+            id_ = messages.text_id(event, time_ms).encode(errors="replace").decode()  # as diagnoses have it
             before = self.texts.get(id_)
             if before is None or before.place.offset <= place.offset:
                 details = [None if one is None else plain_text(one) for one in (event.source, event.severity)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -33,14 +34,14 @@ class Limits:
 
     read_seconds: float = 4.0
     """After which a request is answered with what has been read, to be continued by the next."""
-    answer_seconds: float = 25.0
+    answer_seconds: float = 30.0
     """After which a request fails, as when the broker does not answer."""
     why_seconds: float = 60.0
-    fresh_seconds: float = 1.0
+    fresh_seconds: float = 2.0
     """For how long nothing is read again."""
-    reads: int = 4
-    """Machines that are read at the same time."""
-    waiting: int = 16
+    reads: int = 2
+    """Machines that are read at the same time; more would keep the process from everything else."""
+    waiting: int = 8
     """Requests that are being answered or wait for it, at most."""
     why_waiting: int = 4
     machines: int = 16
@@ -90,6 +91,7 @@ class Machines:
         self._clock = clock
         self._entries: OrderedDict[tuple[str, int | None], _Entry] = OrderedDict()
         self._asked = 0
+        self._stopping = False
         self._explainer = Explainer(open_log, profile, load_runners, schemas)
         self._runners: Mapping[str, StepRunner] | None = None
         self._explanations: OrderedDict[str, WhyDocument] = OrderedDict()
@@ -183,7 +185,7 @@ class Machines:
             return
         with self._open_log() as log:
             until = self._clock() + self._limits.read_seconds
-            reader.read(log, from_ms, entry.until_ms, lambda: self._clock() > until)
+            reader.read(log, from_ms, entry.until_ms, lambda: self._stopping or self._clock() > until)
         entry.read_at = self._clock()
 
     def _document(self, entry: _Entry, from_ms: int | None, variables: Sequence[str]) -> MachineDocument:
@@ -231,7 +233,9 @@ class Machines:
         if self._runners is None:
             self._runners = self._explainer.load_runners()
         until = self._clock() + self._limits.why_seconds
-        return self._explainer.explain(diagnosis_id, self._runners, self._clock, until)
+        return self._explainer.explain(
+            diagnosis_id, self._runners, lambda: math.inf if self._stopping else self._clock(), until
+        )
 
     def _explained(self, diagnosis_id: str, done: asyncio.Future[WhyDocument]) -> None:
         self._explaining.pop(diagnosis_id, None)
@@ -242,7 +246,8 @@ class Machines:
             self._explanations.popitem(last=False)
 
     async def stop(self) -> None:
-        """Wait for nothing that still runs; what has not begun does not begin."""
+        """Wait for nothing that still runs, which ends soon; what has not begun does not begin."""
+        self._stopping = True
         self._reading_threads.shutdown(wait=False, cancel_futures=True)
         self._why_thread.shutdown(wait=False, cancel_futures=True)
 

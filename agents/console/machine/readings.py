@@ -100,8 +100,8 @@ class ReadingRows:
         return self._parts[0]
 
     def of_frames(self, rows: Rows) -> Rows:
-        """What each frame makes of its readings (F, V), at its end."""
-        if not len(rows.times):
+        """What each frame makes of its readings (F, V), at its end; the readings where no variable asks for it."""
+        if not len(rows.times) or all(variable.aggregation == "last" for variable in self._type.variables):
             return rows
         period_ms = self._type.frame_period_ms
         frames = rows.times // period_ms

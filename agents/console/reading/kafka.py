@@ -137,7 +137,8 @@ class KafkaSource:
             end = max(self._ends[place], -1 if high is None else high if stable in (None, -1) else stable)
             try:
                 # What ends a transaction is no record, and moves only the consumer's own position.
-                at = await asyncio.wait_for(consumer.position(place), 1.0)
+                async with asyncio.timeout(1.0):
+                    at = await consumer.position(place)
             except (KafkaError, TimeoutError):
                 at = self._positions[place]
             topic = self._names[place.topic]

@@ -187,7 +187,7 @@ class AlarmBook:
             return []
         return sorted(found.alarms.statuses(), key=self.urgency)
 
-    def urgency(self, status: AlarmStatus) -> tuple[int, int, int, str, str]:
+    def urgency(self, status: AlarmStatus) -> tuple[int, int, int, str]:
         """What orders alarms, the most urgent first."""
         return urgency(status, self._priority_of(status))
 

@@ -61,8 +61,10 @@ def refusal_of(error: FaultlineError) -> RefusedError:
     """What a browser is told of an error that the console or a broker has."""
     if isinstance(error, ConsoleError):
         return RefusedError(error.code, error.what, where=error.where, do=error.do)
-    if isinstance(error, BrokerUnavailableError | DeliveryError | AuthorizationError):
+    if isinstance(error, BrokerUnavailableError):
         return RefusedError("broker_away", str(error), do="try again when the broker answers")
+    if isinstance(error, DeliveryError | AuthorizationError):
+        return RefusedError("broker_away", str(error))
     if isinstance(error, SettingsError):
         return RefusedError("bad_request", str(error))
     return RefusedError("unexpected", str(error))
