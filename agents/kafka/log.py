@@ -194,13 +194,10 @@ class KafkaLog:
         return {self._names[place.topic]: offset for place, offset in found.items()}
 
     def ranges(self, partition: int, ranges: Mapping[str, tuple[int, int]]) -> Iterator[list[Record]]:
-        """The records of a partition of some topics, each from an offset until before another, those of a topic in
-        their order; what each poll brought, which may be nothing. Raises BrokerUnavailableError if nothing comes any
-        more.
-        """
+        """The records of a partition of some topics, each from an offset until before another: what each poll brought,
+        which may be nothing. Raises BrokerUnavailableError if nothing comes any more."""
         places = {place: ranges[self._names[place.topic]] for place in self._places(ranges, partition)}
-        begins = {place: begin for place, (begin, _) in places.items()}
-        ends = {place: end for place, (_, end) in places.items()}
+        begins, ends = ({place: bounds[side] for place, bounds in places.items()} for side in (0, 1))
         for polled, _ in self._polls(ranges, begins=begins, ends=ends):
             yield [record for records in polled.values() for record in records]
 
