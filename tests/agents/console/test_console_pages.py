@@ -36,7 +36,8 @@ INTERACTIONS: Final = """async () => {
   const press = () => fault.click();
   const painted = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
   const took = [];
-  const acts = [type("pump-00"), type("pump-001"), type("area pump-0900"), type(""), press, press, type("leak"), type("")];
+  const acts = [type("pump-00"), type("pump-001"), type("area pump-0900"), type(""), press, press,
+    type("leak"), type("")];
   for (const act of acts) {
     await new Promise((done) => setTimeout(done, 120));
     const began = performance.now();
