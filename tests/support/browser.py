@@ -40,7 +40,7 @@ from tests.support.builders import ONE_SOURCE
 from tests.support.plant import Plant
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
 
 T = TypeVar("T")
 
@@ -222,7 +222,7 @@ class Watched:
         self.url = url
         self.page = context.new_page()
         self.wrong: list[str] = []
-        self.page.on("console", lambda said: said.type == "error" and self.wrong.append(said.text))
+        self.page.on("console", self._note)
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.on("request", lambda request: self._check(request.url))
 
@@ -231,6 +231,10 @@ class Watched:
         self.page.goto(self.url.rstrip("/") + path)
         self.page.locator("#clock[data-live=yes]").wait_for()
         return self.page
+
+    def _note(self, said: ConsoleMessage) -> None:
+        if said.type == "error":
+            self.wrong.append(said.text)
 
     def _check(self, url: str) -> None:
         if urlsplit(url).netloc != urlsplit(self.url).netloc:
