@@ -40,7 +40,7 @@ from tests.support.builders import ONE_SOURCE
 from tests.support.plant import Plant
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
 
 T = TypeVar("T")
 
@@ -155,7 +155,9 @@ class LargePlant:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        words = "".join(f"\n  pump-{number:04d}: {{area: Area {number % _AREAS + 1:02d}}}" for number in range(MACHINES))
+        words = "".join(
+            f"\n  pump-{number:04d}: {{area: Area {number % _AREAS + 1:02d}}}" for number in range(MACHINES)
+        )
         self.plant = Plant(f"{ONE_SOURCE}\nmachines:{words}\n", console_web_port=0, web_port=0)
         settings = self.plant.settings
         self._frame = 0
@@ -220,7 +222,7 @@ class Watched:
         self.url = url
         self.page = context.new_page()
         self.wrong: list[str] = []
-        self.page.on("console", lambda said: said.type == "error" and self.wrong.append(said.text))
+        self.page.on("console", self._note)
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.on("request", lambda request: self._check(request.url))
 
@@ -229,6 +231,10 @@ class Watched:
         self.page.goto(self.url.rstrip("/") + path)
         self.page.locator("#clock[data-live=yes]").wait_for()
         return self.page
+
+    def _note(self, said: ConsoleMessage) -> None:
+        if said.type == "error":
+            self.wrong.append(said.text)
 
     def _check(self, url: str) -> None:
         if urlsplit(url).netloc != urlsplit(self.url).netloc:

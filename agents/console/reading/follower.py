@@ -18,6 +18,7 @@ BACK_MS: Final = 28_800_000
 """How far back large topics are read, in time before the start."""
 _RETRY_SECONDS: Final = 1.0
 _MEASURE_SECONDS: Final = 10.0
+_FIRST_RATE_SECONDS: Final = 2.0
 _PROGRESS_SECONDS: Final = 0.2
 _SLICE_SECONDS: Final = 0.02
 """For how long records are folded before others get their turn."""
@@ -101,9 +102,10 @@ class Follower:
                     self._note_away(error)
                     await asyncio.sleep(_RETRY_SECONDS)
         except FaultlineError as error:
-            self.failed = error
-            log.error("the topics are followed no longer: %s", error)
-            self._note_away(error)
+            self._fail(error)
+        except Exception as error:
+            log.exception("the topics are followed no longer")
+            self._fail(FaultlineError(f"the topics are followed no longer: {error!r}"))
 
     async def _connect(self) -> bool:
         assert self._since_ms is not None
@@ -137,15 +139,22 @@ class Follower:
         self._tell()
 
     async def _measure(self) -> None:
+        pause = _FIRST_RATE_SECONDS
         while True:
             try:
                 spans = await self._source.spans()
             except FaultlineError as error:
                 log.debug("cannot measure the input topics: %s", error)
             else:
-                self._book.note_sources(self._gauge.measure(spans, time.monotonic()))
+                self._book.note_sources(self._gauge.measure(spans, time.monotonic(), self._wall_ms()))
                 self._tell()
-            await asyncio.sleep(_MEASURE_SECONDS)
+            await asyncio.sleep(pause)
+            pause = _MEASURE_SECONDS
+
+    def _fail(self, error: FaultlineError) -> None:
+        self.failed = error
+        log.error("%s", error)
+        self._note_away(error)
 
     # -- what is said --------------------------------------------------------------------------------------------
 

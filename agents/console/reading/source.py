@@ -104,10 +104,11 @@ class Gauge:
         self._sources = input_sources(profile)
         self._before: dict[tuple[str, str], tuple[int, float]] = {}
 
-    def measure(self, spans: Spans, seconds: float) -> list[SourceState]:
-        """The sources at this time, by any clock that only grows."""
+    def measure(self, spans: Spans, seconds: float, wall_ms: int) -> list[SourceState]:
+        """The sources at this time, by any clock that only grows and by that of people."""
         seen = (one for one in self._sources if one.reader in spans)
-        return [self._measured(one, spans[one.reader].get(one.topic, {}), seconds) for one in seen]
+        measured = (self._measured(one, spans[one.reader].get(one.topic, {}), seconds) for one in seen)
+        return [replace(one, measured_wall_ms=wall_ms) for one in measured]
 
     def _measured(self, source: SourceState, partitions: Mapping[int, Span], seconds: float) -> SourceState:
         if not partitions:

@@ -144,6 +144,8 @@ def test_sources_have_the_lag_of_those_who_read_them_and_a_rate() -> None:
             rows = {(row.topic, row.reader): row for row in sources}
             sensors = rows["sensors", "workers"]
             assert (sensors.holds, sensors.lag, sensors.partitions, sensors.exists) == ("readings", 4, 2, True)
+            assert rows["events", "workers"].machine_types == ["pump"]
+            assert sensors.measured_wall_ms == int(WALL_SECONDS * 1000)
             assert rows["areas", "plant"].lag == 1 and rows["events", "workers"].lag == 0
             assert site.book.status().lag == 5
 

@@ -50,6 +50,8 @@ def source_rows(known: Knowledge, sources: Sequence[SourceState], machines: Sequ
     found = []
     for one in sources:
         types = list(dict.fromkeys(types_of.get(one.topic, ())))
+        if one.holds == "texts":
+            types = [kind.name for kind in known.profile.machine_types if kind.texts]
         found.append(
             SourceRow(
                 topic=one.topic.removeprefix(FOREIGN),

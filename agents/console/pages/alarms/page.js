@@ -1,7 +1,7 @@
 /** The alarm list: the most urgent first, with what people can do, counters, and what is over. */
 
 import { acknowledge, comment, shelve, suppress, unshelve, unsuppress } from "../core/actions.js";
-import { element, setText } from "../core/dom.js";
+import { element, fillIfChanged, setText } from "../core/dom.js";
 import { count } from "../core/format.js";
 import { shortcut } from "../core/keys.js";
 import { follow, live } from "../core/live.js";
@@ -17,6 +17,9 @@ const VIEWS = [
   ["held", "Shelved and out of service", (alarm) => isHeld(alarm)],
   ["over", "Over", (alarm) => alarm.state === "normal"],
 ];
+/** In a flood the list is drawn this often, and so much of it. */
+const REDRAW_MS = 500;
+const MOST_ROWS = 300;
 const HELD = new Set(["shelved", "out-of-service", "suppressed-by-design"]);
 const isHeld = (alarm) => HELD.has(alarm.state);
 
@@ -60,12 +63,12 @@ export function alarmsPage(main, signal) {
     const visible = new Set(alarms.map((alarm) => alarm.key));
     for (const key of chosen) if (!visible.has(key)) chosen.delete(key);
     const focused = document.activeElement?.closest?.("tr")?.dataset.key;
-    body.replaceChildren(...alarms.map((alarm) => alarmRow(alarm, { chosen: chosen.has(alarm.key), open: alarm.key === open, onChoose: choose, onOpen: show })));
+    body.replaceChildren(...alarms.slice(0, MOST_ROWS).map((alarm) => alarmRow(alarm, { chosen: chosen.has(alarm.key), open: alarm.key === open, onChoose: choose, onOpen: show })));
     if (focused) rowOf(focused)?.querySelector(".opener").focus();
     all.checked = alarms.length > 0 && chosen.size === alarms.length;
     list.hidden = !alarms.length;
-    empty.hidden = alarms.length > 0;
-    setText(empty, emptyText());
+    empty.hidden = alarms.length > 0 && alarms.length <= MOST_ROWS;
+    setText(empty, alarms.length ? `${count(alarms.length - MOST_ROWS)} more are not listed; the search finds them.` : emptyText());
     drawTabs();
     drawBulk();
     drawDetails();
@@ -105,7 +108,7 @@ export function alarmsPage(main, signal) {
     const alarm = live.alarms.get(open);
     side.hidden = !alarm;
     side.parentElement.classList.toggle("one", !alarm);
-    if (alarm) side.replaceChildren(...details(alarm, () => show(null)));
+    if (alarm) fillIfChanged(side, alarm, () => details(alarm, () => show(null)));
   }
 
   function choose(key, on) {
@@ -162,7 +165,15 @@ export function alarmsPage(main, signal) {
     next.querySelector(".opener").focus();
   });
   side.addEventListener("keydown", (event) => event.key === "Escape" && show(null));
-  follow(["plant", "alarms"], signal, draw);
+  let timer = 0;
+  signal.addEventListener("abort", () => clearTimeout(timer));
+  follow(["plant"], signal, draw);
+  follow(["alarms"], signal, () => {
+    timer ||= setTimeout(() => {
+      timer = 0;
+      draw();
+    }, REDRAW_MS);
+  });
   draw();
 }
 

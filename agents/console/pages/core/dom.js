@@ -33,6 +33,16 @@ export function setAttribute(node, name, value) {
   else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
 }
 
+const drawn = new WeakMap();
+
+/** Fills an element anew only if what it shows has changed, so that focus and selection stay where they are. */
+export function fillIfChanged(root, shown, make) {
+  const now = JSON.stringify(shown);
+  if (drawn.get(root) === now) return;
+  drawn.set(root, now);
+  root.replaceChildren(...[make()].flat().filter(Boolean));
+}
+
 /** A table; `columns` are [heading, class], and each row is a list of what its cells hold. */
 export function table(columns, rows, caption) {
   const cell = (content, place) =>

@@ -1,8 +1,9 @@
 /** The plant as last heard: follows the server's events, and knows when they have stopped. */
 
-import { goToLogin } from "./session.js";
+import { begin, goToLogin } from "./session.js";
 
 const DEAD_AFTER_MS = 15_000;
+const REFUSED_AGAIN_MS = 3_000;
 const CHECK_MS = 1_000;
 
 /** Events: `plant` (everything is new), `machines`, `areas`, `alarms` and `status`, each with what has changed. */
@@ -21,16 +22,18 @@ class Live extends EventTarget {
   #source = null;
   #heardAt = performance.now();
   #heardWallMs = null;
+  #startedWallMs = null;
 
   start() {
+    this.#startedWallMs = Date.now();
     this.#open();
     setInterval(() => this.#check(), CHECK_MS);
     document.addEventListener("visibilitychange", () => (document.hidden ? this.#close() : this.#open()));
   }
 
-  /** Wall time of the browser at which the server was last heard; null before that. */
+  /** Wall time of the browser at which the server was last heard, or at which this page began to listen; null before that. */
   get heardWallMs() {
-    return this.#heardWallMs;
+    return this.#heardWallMs ?? this.#startedWallMs;
   }
 
   #open() {
@@ -77,7 +80,10 @@ class Live extends EventTarget {
     });
     on("reload", () => this.#open());
     on("bye", () => goToLogin());
-    source.addEventListener("error", () => this.#setConnected(false));
+    source.addEventListener("error", () => {
+      this.#setConnected(false);
+      if (source.readyState === EventSource.CLOSED) this.#refused();
+    });
   }
 
   #close() {
@@ -92,8 +98,19 @@ class Live extends EventTarget {
     if (this.status !== null && this.#source?.readyState === EventSource.OPEN) this.#setConnected(true);
   }
 
+  /** The server answers, but not with events: perhaps because the session is over. */
+  async #refused() {
+    try {
+      if ((await begin({ again: true })).login) goToLogin();
+    } catch {
+      // It does not answer at all, which the bar says already.
+    }
+  }
+
   #check() {
-    if (document.hidden || performance.now() - this.#heardAt < DEAD_AFTER_MS) return;
+    if (document.hidden) return;
+    const patience = this.#source?.readyState === EventSource.CLOSED ? REFUSED_AGAIN_MS : DEAD_AFTER_MS;
+    if (performance.now() - this.#heardAt < patience) return;
     this.#setConnected(false);
     this.#open();
   }

@@ -5,6 +5,7 @@ import { clockWithSeconds, count, dayAndClock, duration, exact, zoneName } from 
 import { follow, live } from "./live.js";
 
 const SECOND_MS = 1_000;
+const PATIENCE_MS = 5_000;
 
 /** Keeps both up to date from now on. */
 export function showStatus() {
@@ -48,9 +49,9 @@ function beat(status, connected, frozen) {
 function problem(status, connected) {
   if (document.body.dataset.page === "login") return null;
   if (!connected) {
-    if (live.heardWallMs === null) return null;
+    if (live.heardWallMs === null || (status === null && Date.now() - live.heardWallMs < PATIENCE_MS)) return null;
     const since = duration(Date.now() - live.heardWallMs);
-    return { frozen: true, text: `No connection to the console for ${since}. This is how it was then, not how it is now. It is being tried again.` };
+    return { frozen: true, text: `No connection to the console for ${since}. ${status === null ? "" : "This is how it was then, not how it is now. "}It is being tried again.` };
   }
   const away = status?.away_since_wall_ms ?? null;
   if (away !== null || status?.connected === false) {

@@ -1,23 +1,38 @@
 /** The head of a machine's page: its name, state, alarms with what can be done about them, and feedback. */
 
 import { actionsFor } from "../core/actions.js";
-import { element } from "../core/dom.js";
+import { element, fillIfChanged, setText } from "../core/dom.js";
 import { duration, exact, moment, percent } from "../core/format.js";
 import { live } from "../core/live.js";
 import { known } from "../core/session.js";
 import { capital, MEANINGS, priorityBadge, STATES, stateSymbol } from "../core/symbols.js";
 import { ALARM_STATES } from "../alarms/rows.js";
 
-export function headOf(machine, tile, alarms, giveFeedback, shown) {
-  const title = tile?.title ?? shown?.machine.title ?? machine;
-  const area = tile?.area_title ?? shown?.machine.area;
-  const names = [title === machine ? null : machine, area, tile?.type ?? shown?.machine.type].filter(Boolean).join(" · ");
-  const button = known().read_only ? null : element("button", { type: "button", onclick: giveFeedback }, "Feedback …");
-  return [
-    element("div", { class: "title-row" }, element("a", { href: "/" }, "Plant"), element("h1", {}, title), element("span", { class: "id" }, names), element("span", { class: "spacer" }), button),
-    tile ? state(tile) : null,
-    ...alarms.map(alarmBar),
-  ].filter(Boolean);
+/** The head; `draw` brings it up to date. */
+export class Head {
+  #machine;
+  #names = element("span", { class: "id" });
+  #title;
+  #state = element("div", {});
+  #alarms = element("div", { class: "alarm-bars" });
+
+  constructor(machine, giveFeedback) {
+    this.#machine = machine;
+    this.#title = element("h1", {}, machine);
+    const button = known().read_only ? null : element("button", { type: "button", onclick: giveFeedback }, "Feedback …");
+    const row = element("div", { class: "title-row" }, element("a", { href: "/" }, "Plant"), this.#title, this.#names, element("span", { class: "spacer" }), button);
+    this.root = element("div", { class: "machine-head" }, row, this.#state, this.#alarms);
+  }
+
+  /** Shows a tile, the machine's alarms that are not over, and names from its document where there is no tile. */
+  draw(tile, alarms, shown) {
+    const title = tile?.title ?? shown?.machine.title ?? this.#machine;
+    setText(this.#title, title);
+    const names = [title === this.#machine ? null : this.#machine, tile?.area_title ?? shown?.machine.area, tile?.type ?? shown?.machine.type];
+    setText(this.#names, names.filter(Boolean).join(" · "));
+    fillIfChanged(this.#state, [tile, live.status?.read_ms], () => (tile ? state(tile) : []));
+    fillIfChanged(this.#alarms, alarms, () => alarms.map(alarmBar));
+  }
 }
 
 function state(tile) {

@@ -1,24 +1,27 @@
 /** The machine page: what it has and why, trends with their normal bands, texts, each modality's answer, and alarms. */
 
 import { acknowledge, comment, shelve, suppress } from "../core/actions.js";
-import { element } from "../core/dom.js";
+import { element, fillIfChanged } from "../core/dom.js";
 import { shortcut } from "../core/keys.js";
 import { follow, live } from "../core/live.js";
-import { get } from "../core/session.js";
+import { message } from "../core/messages.js";
+import { get, known } from "../core/session.js";
 import { patterns } from "../chart/colours.js";
 import { Stack } from "../chart/stack.js";
 import { alarmsPanel, driftPanel, labelsPanel } from "./records.js";
 import { feedback } from "./feedback.js";
-import { headOf } from "./head.js";
+import { Head } from "./head.js";
 import { lanesOf, legend, wordsOf } from "./lanes.js";
 import { newestPanel } from "./newest.js";
 import { SpanChooser } from "./span.js";
-import { textsPanel } from "./texts.js";
+import { TextsPanel } from "./texts.js";
 import { chooseVariables } from "./variables.js";
 import { WhyPanel } from "./why.js";
 
 const AGAIN_MS = 4_000;
 const READING_MS = 400;
+/** After which a label that somebody has just given has been read. */
+const SOON_MS = 600;
 
 export function machinePage(main, signal, [machine]) {
   document.title = `${machine} – Faultline`;
@@ -27,14 +30,14 @@ export function machinePage(main, signal, [machine]) {
   let timer = 0;
   let loading = null;
 
-  const head = element("div", { class: "machine-head" });
+  const head = new Head(machine, giveFeedback);
   const problem = element("p", { class: "problem", role: "alert", hidden: true });
   const note = element("p", { class: "muted" });
   const stack = new Stack((ms) => why.at(frameAt(ms)), signal);
   const span = new SpanChooser(() => load());
   const why = new WhyPanel(signal);
   const key = element("div", { class: "legend" });
-  const texts = element("section", { class: "panel", "aria-label": "Texts" });
+  const textsView = new TextsPanel((ms) => stack.cursor(ms));
   const side = element("div", { class: "stack" });
   const records = element("div", { class: "stack" });
   const variables = element("button", { type: "button", onclick: () => pickVariables() }, "Variables …");
@@ -44,12 +47,10 @@ export function machinePage(main, signal, [machine]) {
     element("div", { class: "title-row" }, element("h2", {}, "Over time"), span.bar, variables),
     note, stack.root, key, patterns(),
   );
-  main.append(head, problem, element("div", { class: "columns" }, element("div", { class: "stack" }, charts, texts), element("div", { class: "stack" }, side, why.root, records)));
+  main.append(head.root, problem, element("div", { class: "columns" }, element("div", { class: "stack" }, charts, textsView.root), element("div", { class: "stack" }, side, why.root, records)));
 
   const drawHead = () => {
-    const tile = live.machines.get(machine);
-    const alarms = [...live.alarms.values()].filter((alarm) => alarm.machine === machine && alarm.state !== "normal");
-    head.replaceChildren(...headOf(machine, tile, alarms, () => giveFeedback(), shown));
+    head.draw(live.machines.get(machine), openAlarms(), shown);
   };
 
   async function load() {
@@ -78,9 +79,10 @@ export function machinePage(main, signal, [machine]) {
     const lanes = lanesOf(document, (text) => textsView.mark(text));
     stack.set(lanes, { fromMs: document.from_ms, untilMs: document.until_ms, stepMs: document.frame_period_ms });
     key.replaceChildren(...legend(document));
-    const textsView = textsPanel(texts, document, (ms) => stack.cursor(ms));
-    side.replaceChildren(...[newestPanel(document)].filter(Boolean));
-    records.replaceChildren(...[alarmsPanel(document), driftPanel(document), labelsPanel(document)].filter(Boolean));
+    textsView.draw(document.texts);
+    fillIfChanged(side, [document.newest, document.faults], () => newestPanel(document));
+    const recorded = [document.alarms.history, document.drift, document.labels];
+    fillIfChanged(records, recorded, () => [alarmsPanel(document), driftPanel(document), labelsPanel(document)]);
     why.newest(document.newest, wordsOf(document));
     drawHead();
   }
@@ -101,7 +103,8 @@ export function machinePage(main, signal, [machine]) {
   }
 
   function giveFeedback() {
-    if (shown !== null) feedback(machine, shown, frameAt(stack.cursorMs), live.machines.get(machine), load);
+    if (known().read_only) message("This console is read-only.", true);
+    else if (shown !== null) feedback(machine, shown, frameAt(stack.cursorMs), live.machines.get(machine), () => setTimeout(load, SOON_MS));
   }
 
   const openAlarms = () => [...live.alarms.values()].filter((alarm) => alarm.machine === machine && alarm.state !== "normal");
@@ -124,7 +127,7 @@ export function machinePage(main, signal, [machine]) {
     clearTimeout(timer);
     loading?.abort();
   });
-  head.append(element("h1", {}, machine));
+  drawHead();
   note.append(element("span", { class: "busy" }, "Reading the machine's records"));
   load();
 }
