@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from agents.words import Words
 from models.evaluation.explanations.explain import explain_by_leaving_out
 from models.evaluation.explanations.question import Question
 from pipeline.config.profile import PlantProfile
+from pipeline.engine.machines import is_machine_id
 from pipeline.errors import DataError, SettingsError
 from pipeline.frames import StepRunner
 from pipeline.mapping.schemas import Schemas
@@ -54,7 +56,7 @@ class Explainer:
         except SettingsError as error:
             raise BadRequestError(str(error)) from None
         kind = self.profile.type_of(wanted.machine)
-        if kind is None:
+        if kind is None or not is_machine_id(wanted.machine):
             raise NotFoundError(f"{wanted.machine[:80]!r} is no machine of plant {self.profile.plant}")
         runner = runners.get(kind.name)
         if runner is None or not runner.hash.startswith(wanted.model):
@@ -73,9 +75,11 @@ class Explainer:
                     )
                 yield record
 
-        explained = self._explained(wanted, runners, watched, _HISTORY_FRAMES * kind.frame_period_ms)
-        if explained.differs is not None and clock() <= until:  # its state is older than that
-            explained = self._explained(wanted, runners, watched, None)
+        history_frames = max(_HISTORY_FRAMES, 2 * kind.text_ttl_frames)
+        explained = self._explained(wanted, runners, watched, history_frames * kind.frame_period_ms)
+        if explained.differs is not None:  # its state may be older than that
+            with contextlib.suppress(TookTooLongError):
+                explained = self._explained(wanted, runners, watched, None)
         return _document(explained, Words(self.profile), round(clock() - began, 2))
 
     def _explained(
