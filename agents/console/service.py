@@ -28,6 +28,7 @@ from agents.console.web.files import PageFiles
 from agents.console.web.guard import Guard
 from agents.console.web.metrics import ConsoleCollector, ConsoleCounts
 from agents.console.web.server import Server, listen, tls_context
+from agents.kafka.schema_registry import schema_registry
 from agents.worker.life import Life, LifeCollector, LifeState, Phase
 from agents.worker.process import Guard as ProcessGuard
 from agents.worker.process import live, work
@@ -168,7 +169,13 @@ def kafka_console(
     parts = ConsoleParts(
         book,
         Follower(kafka_source(settings, profile), book, back_ms=settings.console_history_ms),
-        Machines(kafka_logs(settings, profile), profile, normal=normal(), load_runners=load_runners),
+        Machines(
+            kafka_logs(settings, profile),
+            profile,
+            normal=normal(),
+            load_runners=load_runners,
+            schemas=schema_registry(settings),
+        ),
         Actions(KafkaSender(settings), profile, book),
     )
     return Console(settings, access, parts, clock_ms=lambda: int(time.time() * 1000))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from agents.cli.options import BrokerOption, ModelOption, ProfileOption, load_runners, model_of_each_type
+from agents.cli.options import BrokerOption, ModelOption, ProfileOption, load_runners, model_of_each_type, parse_speed
 from agents.cli.running.plant import load_area_runner
 from agents.cli.running.process import WebPortOption, begin_logs
 from agents.delivery.partitioning import partition_function
@@ -81,8 +81,8 @@ def console(
     )
 
 
-def show_demo(*, with_areas: bool, speed: float | None, port: int | None) -> None:
-    """Show the shipped recording in the console until it is stopped; `speed` None is a day in ten minutes."""
+def show_demo(*, with_areas: bool, speed: str | None, port: int | None) -> None:
+    """Show the shipped recording in the console until it is stopped; a day in ten minutes without a speed."""
     from agents.console.demo import DEMO_SPEED, Demo, show
     from agents.replay.areas import PlantReplay
     from agents.worker.process import run_process
@@ -103,7 +103,7 @@ def show_demo(*, with_areas: bool, speed: float | None, port: int | None) -> Non
             partition_function(settings.partitions),
             normal=normal,
             load_runners=lambda: load_runners(settings, profile, None),
-            speed=DEMO_SPEED if speed is None else speed,
+            speed=DEMO_SPEED if speed is None else parse_speed(speed),
             plant=plant,
         )
 

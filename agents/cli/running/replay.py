@@ -67,7 +67,7 @@ def demo(
 ) -> None:
     """Replay a shipped recording through the whole pipeline, without a broker."""
     if web:
-        show_demo(with_areas=plant, speed=parse_speed(speed), port=port)
+        show_demo(with_areas=plant, speed=speed, port=port)
         return
     paced = DEMO_SECONDS if sys.stdout.isatty() and not as_json and speed is None else None
     if plant:

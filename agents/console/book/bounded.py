@@ -19,8 +19,8 @@ class Limits:
     changes: int = 50_000
     """Machines and rows of alarms whose last change is remembered for pages that ask for updates."""
     names: int = 64
-    """Alarms, drifts and held rows of one machine; modalities and scores of a metric; machines of an area: 16 times."""
-    ids: int = 256
+    """Alarms, drifts, and what is shelved or out of service, of one machine; changes of settings of all machines."""
+    ids: int = 64
     """Records of one machine's alarms, or drift, by whose ids repeated ones are recognised."""
     recent: int = 300
     """Alarms that are over; labels and ended drifts: as many."""

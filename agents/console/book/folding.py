@@ -99,7 +99,7 @@ class Folding:
 
     def _diagnosis(self, record: Record) -> None:
         seen = published.read_diagnosis(record.value or b"")
-        _check(seen.machine, seen.fault, seen.model.hash, times_ms=(seen.frame_start, seen.frame_end))
+        _check(seen.machine, seen.fault, seen.model.hash, seen.status, times_ms=(seen.frame_start, seen.frame_end))
         machines = self._known.machines
         before = machines.since_of(seen.machine)
         if machines.take(seen):

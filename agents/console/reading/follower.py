@@ -102,9 +102,10 @@ class Follower:
                     self._note_away(error)
                     await asyncio.sleep(_RETRY_SECONDS)
         except FaultlineError as error:
-            self.failed = error
-            log.error("the topics are followed no longer: %s", error)
-            self._note_away(error)
+            self._fail(error)
+        except Exception as error:
+            log.exception("the topics are followed no longer")
+            self._fail(FaultlineError(f"the topics are followed no longer: {error!r}"))
 
     async def _connect(self) -> bool:
         assert self._since_ms is not None
@@ -149,6 +150,11 @@ class Follower:
                 self._tell()
             await asyncio.sleep(pause)
             pause = _MEASURE_SECONDS
+
+    def _fail(self, error: FaultlineError) -> None:
+        self.failed = error
+        log.error("%s", error)
+        self._note_away(error)
 
     # -- what is said --------------------------------------------------------------------------------------------
 

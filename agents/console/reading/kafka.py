@@ -93,6 +93,7 @@ class KafkaSource:
         """Disconnect."""
         if self._look is not None:
             self._look.cancel()
+            await asyncio.gather(self._look, return_exceptions=True)
         if self._consumer is not None:
             await self._consumer.stop()
 

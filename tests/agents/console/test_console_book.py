@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.audit.dead_letters import DONE_OFFSET
+from agents.audit.dead_letters import DONE_OFFSET, REPLAYS
 from agents.console.book.bounded import Limits
 from agents.console.book.console_book import ConsoleBook
 from agents.console.book.folding import FOLDED_TOPICS
@@ -21,7 +21,7 @@ from pipeline.config.topics import ALARMS, CONTROL, DEAD_LETTER, DIAGNOSES, INCI
 from pipeline.engine.reports.incidents.record import SIMILAR, Incident, SimilarIncident, encode_similar
 from pipeline.wire import messages
 from pipeline.wire.labels import label_output
-from pipeline.wire.letters import dead_letter, late_record
+from pipeline.wire.letters import LATE_BY, dead_letter, late_record
 from pipeline.wire.messages import Reason, RejectedError
 from pipeline.wire.records import Record
 from tests.support.area_plant import FRAME_MS, T0_MS
@@ -316,6 +316,18 @@ def test_dead_letters_are_counted_by_reason_with_the_newest_as_a_safe_example() 
     assert example.value.isprintable() and len(example.value) < 600 and example.detail == "what\\x07was wrong"
     assert (letters.reasons[2].example.value, letters.reasons[2].example.key) == ("0xfffe00", "0xff")
     assert letters.reasons[1].topics == {"other": 1}
+
+
+def test_numbers_in_headers_that_are_none_of_ours_stop_nothing() -> None:
+    log = Log()
+    record = Record("sensors", 0, 4, T0_MS, b"pump-1", b"{}", ((REPLAYS, b"9" * 5_000),))
+    output = late_record(record, "frame closed", reason=Reason.LATE, frame_end_ms=5, closed_ms=9, late_by_ms=1)
+    long = tuple((name, b"9" * 5_000 if name == LATE_BY else value) for name, value in output.headers)
+    log.add(LATE, output.value, headers=long)
+    log.add(DEAD_LETTER, b"{}", headers=tuple((name, b"9" * 5_000) for name, _ in output.headers))
+    data = log.fold().data()
+    example = data.late.reasons[0].example
+    assert (example.late_by_ms, example.replays, data.dead_letters.foreign) == (None, 1, 1)
 
 
 def test_late_records_say_by_how_much_and_count_for_their_source() -> None:
