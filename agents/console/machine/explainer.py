@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -73,9 +74,11 @@ class Explainer:
                     )
                 yield record
 
-        explained = self._explained(wanted, runners, watched, _HISTORY_FRAMES * kind.frame_period_ms)
-        if explained.differs is not None and clock() <= until:  # its state is older than that
-            explained = self._explained(wanted, runners, watched, None)
+        history_frames = max(_HISTORY_FRAMES, 2 * kind.text_ttl_frames)
+        explained = self._explained(wanted, runners, watched, history_frames * kind.frame_period_ms)
+        if explained.differs is not None:  # its state may be older than that
+            with contextlib.suppress(TookTooLongError):
+                explained = self._explained(wanted, runners, watched, None)
         return _document(explained, Words(self.profile), round(clock() - began, 2))
 
     def _explained(
