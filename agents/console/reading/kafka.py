@@ -95,7 +95,10 @@ class KafkaSource:
             self._look.cancel()
             await asyncio.gather(self._look, return_exceptions=True)
         if self._consumer is not None:
-            await self._consumer.stop()
+            stopping = asyncio.create_task(self._consumer.stop())
+            await asyncio.wait({stopping})
+            if not stopping.cancelled():  # as aiokafka may be by a request of its own to a broker that is away
+                stopping.result()
 
     async def fetch(self) -> Sequence[Record]:
         """The next records, or none after a moment; raises BrokerUnavailableError while the broker is away."""

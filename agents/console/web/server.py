@@ -17,6 +17,9 @@ from pipeline.errors import PortInUseError, SettingsError
 _KEEP_SECONDS: Final = 60.0
 _HANDSHAKE_SECONDS: Final = 10.0
 _STOP_SECONDS: Final = 2.0
+_LINGER_SECONDS: Final = 2.0
+"""For what may still come of a body that was refused."""
+
 _BACKLOG: Final = 128
 
 
@@ -29,6 +32,7 @@ class Server:
             access_log=None,
             keepalive_timeout=_KEEP_SECONDS,
             shutdown_timeout=_STOP_SECONDS,
+            lingering_time=_LINGER_SECONDS,
         )
         self._connections = connections
         self._tls = tls

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agents.console.web import connections
+from agents.console.web import bodies, connections
 from agents.console.web.access import attempts
 from agents.console.web.access.access import access_of
 from agents.console.web.bodies import MAX_BODY_BYTES
@@ -393,6 +393,32 @@ def test_bodies_that_are_large_or_no_json_or_of_another_type_are_refused() -> No
             for wrong in wrongs:
                 assert code(await one.post(path, wrong)) == (400, "bad_request")
             assert code(await one.post("/api/alarms/reset", ACKNOWLEDGE)) == (404, "not_found")
+            assert site.desk.done == []
+
+    run(test())
+
+
+def test_a_body_that_does_not_come_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.1)
+
+    async def test() -> None:
+        async with console_site() as site, browser(site) as one:
+            await one.begin()
+            cookies = "; ".join(f"{cookie.key}={cookie.value}" for cookie in one.client.cookie_jar)
+            reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+            head = [
+                "POST /api/alarms/acknowledge HTTP/1.1",
+                f"Host: localhost:{site.port}",
+                f"Origin: http://localhost:{site.port}",
+                f"Cookie: {cookies}",
+                f"X-Faultline-CSRF: {one.session['csrf']}",
+                "Content-Type: application/json",
+                "Content-Length: 100",
+            ]
+            writer.write("\r\n".join([*head, "", '{"machine"']).encode())
+            answer = await asyncio.wait_for(reader.readline(), 5)
+            assert answer.startswith(b"HTTP/1.1 504"), answer
+            writer.close()
             assert site.desk.done == []
 
     run(test())

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
 from agents.cli.options import load_runners
 from agents.console.demo import Demo
 from agents.console.machine.normal import normal_states
+from agents.console.service import Console, kafka_console
 from agents.delivery.partitioning import partition_of
 from agents.replay.shipped import demo_model, demo_recording
 from pipeline.config.profile import load_profile
 from pipeline.config.settings import load_settings
-from pipeline.errors import PortInUseError
+from pipeline.errors import PortInUseError, SettingsError
 from pipeline.wire.recording import RecordingWriter, read_recording
 from tests.support.commands import assert_one_line, faultline
 from tests.support.console import Browser, ConsoleSite, browser, stream
@@ -59,6 +61,11 @@ def demo(recording: Path, port: int = 0) -> Demo:
     )
 
 
+def site_of(console: Console) -> ConsoleSite:
+    """Where a console listens."""
+    return ConsoleSite(int(console.url.rpartition(":")[2].strip("/")))
+
+
 def watched(recording: Path, look: Callable[[Demo, Browser], Any]) -> None:
     """Show a demo, and look at it by a browser when the recording is over."""
 
@@ -67,8 +74,7 @@ def watched(recording: Path, look: Callable[[Demo, Browser], Any]) -> None:
         running = asyncio.create_task(shown.run(stop))
         try:
             await until(lambda: running.done() or (shown.console.url and shown.is_over), 60)
-            site = ConsoleSite(int(shown.console.url.rpartition(":")[2].strip("/")))
-            async with browser(site) as one:
+            async with browser(site_of(shown.console)) as one:
                 await look(shown, await one.begin())
         finally:
             stop.set()
@@ -145,3 +151,36 @@ def test_a_port_that_is_taken_ends_the_demo_with_one_line(four_hours: Path) -> N
 )
 def test_a_console_that_cannot_be_safe_does_not_start(arguments: list[str], message: str) -> None:
     assert_one_line(faultline(*arguments), message)
+
+
+def test_a_console_whose_broker_is_away_serves_its_pages_and_says_so() -> None:
+    settings = load_settings(broker="kafka://127.0.0.1:1", console_web_port=0, web_port=0)
+    profile = load_profile("tennessee_eastman")
+
+    async def test() -> None:
+        console = kafka_console(settings, profile, normal=dict, load_runners=dict)
+        await console.start()
+        try:
+            async with browser(site_of(console)) as one:
+                await one.begin()
+                assert (await one.get("/"))[0] == 200
+                _, plant = await one.get("/api/plant")
+                assert plant["status"]["connected"] is False and "127.0.0.1:1" in plant["status"]["why"]
+                body = {"machine": "te-01", "fault": "idv_10", "from_ms": 1, "until_ms": 2}
+                status, answer = await one.post("/api/labels", body)
+                assert status in (404, 503) and answer["error"]["what"]
+                assert console.life.ready().ok
+                metrics = generate_latest(console.registry).decode()
+                assert "faultline_console_broker_away 1.0" in metrics
+                assert 'faultline_console_state{state="working"} 1.0' in metrics
+        finally:
+            await console.stop()
+
+    run(test())
+
+
+@pytest.mark.parametrize("name", ["Europe/Berlim", "../../etc/passwd"])
+def test_a_time_zone_that_is_none_is_refused(name: str) -> None:
+    settings = load_settings(broker="kafka://127.0.0.1:1", console_time_zone=name)
+    with pytest.raises(SettingsError, match="FAULTLINE_CONSOLE_TIME_ZONE"):
+        kafka_console(settings, load_profile("tennessee_eastman"), normal=dict, load_runners=dict)
