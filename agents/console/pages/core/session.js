@@ -3,7 +3,7 @@
 let session = null;
 
 /** What the server refused or could not do, in its own words. */
-export class ServerError extends Error {
+class ServerError extends Error {
   constructor(status, { code, what, where, do: advice }) {
     super([where ? `${where}: ${what}` : what, advice].filter(Boolean).join(" "));
     this.status = status;

@@ -3,7 +3,7 @@
 const KEY = "faultline-theme";
 
 /** Which one is shown. */
-export function shownTheme() {
+function shownTheme() {
   const chosen = document.documentElement.dataset.theme;
   return chosen ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
 }

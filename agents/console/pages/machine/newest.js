@@ -1,7 +1,7 @@
 /** The newest diagnosis: what is likely, what stands out, and what to check first. */
 
 import { element, facts } from "../core/dom.js";
-import { exact, percent } from "../core/format.js";
+import { dayAndClock, exact, percent } from "../core/format.js";
 import { wordsOf } from "./lanes.js";
 
 const MOST = 5;
@@ -14,8 +14,8 @@ export function newestPanel(document) {
   const list = (title, entries) => (entries.length ? [element("h3", {}, title), element("ul", { class: "plain" }, entries.map((entry) => element("li", {}, entry)))] : []);
   return element(
     "section",
-    { class: "panel", "aria-label": "Newest diagnosis" },
-    element("h2", {}, "Newest diagnosis"),
+    { class: "panel", "aria-label": "Diagnosis" },
+    element("h2", {}, newest.frame_end_ms < document.newest_ms ? `Diagnosis at ${dayAndClock(newest.frame_end_ms)}` : "Newest diagnosis"),
     bars(newest.probabilities.slice(0, MOST).map((one) => [one.title ?? words(one.fault), one.probability])),
     about?.description ? element("p", { class: "about" }, about.description) : null,
     ...(about?.check_first.length ? [element("h3", {}, "Check first"), element("ol", {}, about.check_first.map((check) => element("li", {}, check)))] : []),

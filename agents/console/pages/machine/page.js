@@ -20,8 +20,8 @@ import { WhyPanel } from "./why.js";
 
 const AGAIN_MS = 4_000;
 const READING_MS = 400;
-/** After which a label that somebody has just given has been read. */
-const SOON_MS = 600;
+/** The server reads a machine again after two seconds, and then shows a label that somebody has just given. */
+const SOON_MS = 2_200;
 
 export function machinePage(main, signal, [machine]) {
   document.title = `${machine} – Faultline`;
@@ -47,7 +47,8 @@ export function machinePage(main, signal, [machine]) {
     element("div", { class: "title-row" }, element("h2", {}, "Over time"), span.bar, variables),
     note, stack.root, key, patterns(),
   );
-  main.append(head.root, problem, element("div", { class: "columns" }, element("div", { class: "stack" }, charts, textsView.root), element("div", { class: "stack" }, side, why.root, records)));
+  const body = element("div", { class: "columns" }, element("div", { class: "stack" }, charts, textsView.root), element("div", { class: "stack" }, side, why.root, records));
+  main.append(head.root, problem, body);
 
   const drawHead = () => {
     head.draw(live.machines.get(machine), openAlarms(), shown);
@@ -62,12 +63,14 @@ export function machinePage(main, signal, [machine]) {
       const document = await get(addressOf(machine, span.query(shown), requested), request.signal);
       if (signal.aborted || request !== loading) return;
       problem.hidden = true;
+      body.hidden = false;
       draw(document);
       timer = setTimeout(load, document.reading.complete ? (span.isLive ? AGAIN_MS : 60_000) : READING_MS);
     } catch (error) {
       if (error.name === "AbortError" || signal.aborted || request !== loading) return;
       problem.textContent = error.message;
       problem.hidden = false;
+      body.hidden = error.status === 404;
       timer = setTimeout(load, AGAIN_MS);
     }
   }
@@ -80,7 +83,7 @@ export function machinePage(main, signal, [machine]) {
     stack.set(lanes, { fromMs: document.from_ms, untilMs: document.until_ms, stepMs: document.frame_period_ms });
     key.replaceChildren(...legend(document));
     textsView.draw(document.texts);
-    fillIfChanged(side, [document.newest, document.faults], () => newestPanel(document));
+    fillIfChanged(side, [document.newest, document.newest_ms, document.faults], () => newestPanel(document));
     const recorded = [document.alarms.history, document.drift, document.labels];
     fillIfChanged(records, recorded, () => [alarmsPanel(document), driftPanel(document), labelsPanel(document)]);
     why.newest(document.newest, wordsOf(document));

@@ -46,7 +46,7 @@ function symbolOf(tile) {
 }
 
 /** The fault's title, or the state. */
-export function whatIs(tile) {
+function whatIs(tile) {
   if (tile.state === "fault") return tile.fault_title ?? tile.fault;
   return STATES[tile.state] ?? tile.state;
 }
