@@ -63,6 +63,11 @@ class Machine:
             self.arrived_ms[source] = stamp_ms
 
 
+def is_machine_id(name: str) -> bool:
+    """Whether a machine may have this id."""
+    return 0 < len(name) <= MAX_MACHINE_ID and name.isprintable()
+
+
 Row = list[float | None]
 """One reading's values in all columns of a machine type."""
 
@@ -260,7 +265,7 @@ class Machines:
         if key is None or key != name.encode(errors="replace"):
             given = "no key" if key is None else repr(key[:80])
             raise RejectedError(Reason.KEY_MISMATCH, f"the record is about {name[:80]!r} but has {given}; {_REWRITTEN}")
-        if not name or len(name) > MAX_MACHINE_ID or not name.isprintable():
+        if not is_machine_id(name):
             raise RejectedError(
                 Reason.UNKNOWN_MACHINE, f"{name[:80]!r} is not a machine id of 1 to 200 printable characters"
             )

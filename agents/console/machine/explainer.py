@@ -17,6 +17,7 @@ from agents.words import Words
 from models.evaluation.explanations.explain import explain_by_leaving_out
 from models.evaluation.explanations.question import Question
 from pipeline.config.profile import PlantProfile
+from pipeline.engine.machines import is_machine_id
 from pipeline.errors import DataError, SettingsError
 from pipeline.frames import StepRunner
 from pipeline.mapping.schemas import Schemas
@@ -55,7 +56,7 @@ class Explainer:
         except SettingsError as error:
             raise BadRequestError(str(error)) from None
         kind = self.profile.type_of(wanted.machine)
-        if kind is None:
+        if kind is None or not is_machine_id(wanted.machine):
             raise NotFoundError(f"{wanted.machine[:80]!r} is no machine of plant {self.profile.plant}")
         runner = runners.get(kind.name)
         if runner is None or not runner.hash.startswith(wanted.model):

@@ -22,6 +22,7 @@ from agents.console.machine.normal import NormalState
 from agents.console.machine.reader import DEFAULT_FRAMES, HistoryReader, StartOverError
 from agents.words import Words
 from pipeline.config.profile import MachineType, PlantProfile
+from pipeline.engine.machines import is_machine_id
 from pipeline.frames import StepRunner
 from pipeline.mapping.schemas import Schemas
 
@@ -109,7 +110,7 @@ class Machines:
         Raises NotFoundError, BadRequestError, BusyError, TookTooLongError, or the errors of a log.
         """
         kind = self._profile.type_of(machine)
-        if kind is None or machine in self._profile.area_of_utility:
+        if kind is None or machine in self._profile.area_of_utility or not is_machine_id(machine):
             raise NotFoundError(f"{machine[:80]!r} is no machine of plant {self._profile.plant}")
         self._check_span(from_ms, until_ms)
         if unknown := [name for name in variables if name not in kind.variable_names]:

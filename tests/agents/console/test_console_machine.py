@@ -278,6 +278,8 @@ def test_what_cannot_be_answered_says_why() -> None:
         await site.work(*frames([NORMAL] * 5))
         for error, arguments in (
             (NotFoundError, ("x1",)),
+            (NotFoundError, ("p" * 201,)),
+            (NotFoundError, ("p\x1b[2J",)),
             (BadRequestError, ("p1", T0 + 1, T0)),
             (BadRequestError, ("p1", -1)),
             (BadRequestError, ("p1", T0, None, "speed")),
