@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from tests.support.browser import LargePlant, Loop, ReplayedPlant, Watched, chromium
+from tests.support.browser import Loop, PumpPlant, ReplayedPlant, Watched, chromium
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -72,8 +72,8 @@ def plant(loop: Loop) -> Iterator[ReplayedPlant]:
 
 
 @pytest.fixture(scope="module")
-def large(loop: Loop) -> Iterator[LargePlant]:
-    started = LargePlant(loop)
+def large(loop: Loop) -> Iterator[PumpPlant]:
+    started = PumpPlant(loop)
     yield started
     started.close()
 
@@ -274,7 +274,7 @@ def test_colours_follow_the_system_until_somebody_chooses(plant: ReplayedPlant, 
     assert page.evaluate(shown) == light
 
 
-def test_with_a_thousand_machines_an_interaction_answers_within_200_ms(large: LargePlant, opened: Open) -> None:
+def test_with_a_thousand_machines_an_interaction_answers_within_200_ms(large: PumpPlant, opened: Open) -> None:
     page = opened(large.url).go()
     wait_until(lambda: page.locator(".tile").count() == 1000)
     picture(page, "thousand")
@@ -290,7 +290,33 @@ def test_with_a_thousand_machines_an_interaction_answers_within_200_ms(large: La
     assert median_ms < INTERACTION_MS
 
 
-def test_a_picture_that_does_not_move_does_not_look_live(large: LargePlant, opened: Open) -> None:
+def test_people_log_in_with_a_token_and_out_again(loop: Loop, opened: Open, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("kim:a-token-of-a-shift-leader\n")
+    tokens.chmod(0o600)
+    plant = PumpPlant(loop, machines=2, console_token_file=tokens)
+    try:
+        watched = opened(plant.url)
+        page = watched.page
+        page.goto(f"{plant.url}alarms")
+        page.wait_for_url("**/login?next=%2Falarms")
+        page.locator("#token").fill("not-the-token-of-anybody")
+        page.keyboard.press("Enter")
+        page.locator(".problem").wait_for()
+        page.locator("#token").fill("a-token-of-a-shift-leader")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/alarms")
+        page.locator("#clock[data-live=yes]").wait_for()
+        page.locator("#logout").click()
+        page.wait_for_url("**/login")
+        page.goto(plant.url)
+        page.wait_for_url("**/login?next=%2F")
+        watched.wrong = [said for said in watched.wrong if "401" not in said]
+    finally:
+        plant.close()
+
+
+def test_a_picture_that_does_not_move_does_not_look_live(large: PumpPlant, opened: Open) -> None:
     watched = opened(large.url)
     page = watched.go()
     bar = page.locator("#connection")
