@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final
 
 import msgspec
-import numpy as np
 
+from pipeline.areas.alarms import UtilityAlarms
 from pipeline.areas.alignment import AreaAlignment, ClosedFrame, Taken
 from pipeline.areas.frames import AreaRunner, Presence
 from pipeline.areas.layout import AreaLayout, CauseKind
 from pipeline.areas.stats import AreaStats
 from pipeline.areas.writer import AreaWriter, FrameBuilder
 from pipeline.arrays import NEVER_MS
-from pipeline.compiled import Notify
-from pipeline.config.topics import AREA_TEXT, AREAS
-from pipeline.engine.reports.alarms import AlarmRule, Alarms
+from pipeline.config.topics import ALARMS, AREA_TEXT, AREAS
+from pipeline.engine.reports.lifecycle.controls import check_control
+from pipeline.engine.reports.lifecycle.records import AlarmEvent
 from pipeline.errors import StateError
 from pipeline.frames import EventText
 from pipeline.wire import messages
@@ -27,7 +27,6 @@ from pipeline.wire.records import Output, Record
 from pipeline.wire.states import STATE_VERSION, SavedMachine, encode_state
 
 _MAX_GAP_FRAMES: Final = 20
-_ONLY = np.zeros(1, np.int64)
 
 
 class AreaState:
@@ -39,8 +38,7 @@ class AreaState:
         runner: AreaRunner,
         slot: int,
         partition: int,
-        rule: AlarmRule,
-        notify: Notify,
+        alarms: UtilityAlarms,
     ) -> None:
         """`slot` is where in the runner's arena its state lives."""
         self.layout, self.partition = layout, partition
@@ -50,9 +48,7 @@ class AreaState:
         self._runner, self._slot = runner, slot
         self._builder, self._writer = FrameBuilder(layout, runner), AreaWriter(layout, runner)
         self._utilities = {one.id: place for place, one in enumerate(layout.utilities)}
-        self._shared = sum(cause.kind == CauseKind.UTILITY for cause in layout.causes)
-        self._alarms = Alarms(rule, 1 + self._shared, notify)
-        self._alarms.reserve(1)
+        self._alarms = alarms
 
     # -- input ------------------------------------------------------------------------------------------------
 
@@ -93,6 +89,17 @@ class AreaState:
         )
         stats.duplicates["texts"] += not self.alignment.add_text(utility, text)
 
+    def act(
+        self, record: Record, value: bytes, faults: Mapping[str, Sequence[str]], outputs: list[Output], stats: AreaStats
+    ) -> None:
+        """Do what somebody asks for with alarms of its utilities; raises RejectedError."""
+        control = messages.decode_control(value)
+        check_control(control, faults)
+        # People may be of another time than the data.
+        closed_ms, sent_ms = self.alignment.closed_ms, record.timestamp_ms
+        time_ms = sent_ms if closed_ms == NEVER_MS else closed_ms
+        self._publish(self._alarms.apply(control, value, time_ms, sent_ms, faults), outputs, stats)
+
     # -- frames -----------------------------------------------------------------------------------------------
 
     def advance(
@@ -119,17 +126,21 @@ class AreaState:
         number = self.layout.causes.index(cause) if cause.kind == CauseKind.UTILITY else 0
         if not any(presence in (Presence.ACTIVE, Presence.SILENT) for presence in closed.presence):
             number = -1
-        answer = np.array([number]), np.array([probability], np.float32)
-        for change in self._alarms.step(_ONLY, *answer, np.array([frame.end_ms])):
-            stats.alarms["raised" if change.raised else "cleared"] += 1
-            changed = self.layout.causes[change.fault]
-            share = float(result.causes[change.fault])
-            outputs.append(self._writer.alarm(frame.end_ms, changed, raised=change.raised, probability=share))
+        diagnosis = self._writer.diagnosis_id(frame.end_ms)
+        events = self._alarms.step(number, probability, result.causes, frame.end_ms, diagnosis)
+        self._publish(events, outputs, stats)
+
+    def _publish(self, events: Iterable[AlarmEvent], outputs: list[Output], stats: AreaStats) -> None:
+        for event in events:
+            record = event.record
+            stats.alarms[record.state] += 1
+            outputs.append(Output(ALARMS, None, record.machine.encode(), messages.encode(record), record.time))
 
     # -- state ------------------------------------------------------------------------------------------------
 
     def save(self, clock_ms: int | None, log_ids: Mapping[str, str]) -> bytes:
         """All that its future depends on."""
+        detected, life = self._alarms.save()
         saved = SavedMachine(
             version=STATE_VERSION,
             machine=self.layout.name,
@@ -143,8 +154,9 @@ class AreaState:
             applied=dict(self.applied),
             aligner=self.alignment.save(),
             runner=self._runner.save(self._slot),
-            alarms=self._alarms.save(_ONLY)[0],
+            alarms=detected,
             texts=[],
+            alarm_life=life,
             logs={topic: log_ids[topic] for topic in self.applied if topic in log_ids},
         )
         return encode_state(saved)
@@ -157,7 +169,7 @@ class AreaState:
         """Put back what `save` gave; raises StateError if it cannot be used."""
         self.alignment.load(saved.aligner)
         self._runner.load(self._slot, saved.runner)
-        self._alarms.load(0, saved.alarms)
+        self._alarms.load(saved.alarms, saved.alarm_life)
         self.applied = {topic: offset for topic, offset in saved.applied.items() if topic not in recreated}
         self.last_ms = saved.last
         if AREAS not in saved.applied:

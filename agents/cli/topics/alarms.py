@@ -15,6 +15,7 @@ from rich.console import Console
 from agents.audit.reports.alarm_list import AlarmState, AlarmStatus, AlarmSummary, summarize_alarms
 from agents.cli.machines import publish_about, saved_states
 from agents.cli.options import BrokerOption, JsonOption, MachinePatternOption, ProfileOption, now_ms
+from agents.cli.topics.alarm_owners import is_utility, owners, require_owner, shelve_limit_ms
 from agents.cli.views.alarm_view import alarms_table, history_table, shown_priority
 from agents.cli.views.printable import say
 from agents.delivery.partitioning import partition_function
@@ -25,18 +26,19 @@ from agents.kafka.security import client_security
 from agents.words import Words
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.quantities.durations import parse_duration_ms, shown_duration
-from pipeline.config.sections.alarms import SHELVE_LIMIT_MS, alarm_names, parse_entry
+from pipeline.config.sections.alarms import parse_entry
 from pipeline.config.sections.titles import Priority, is_pattern
 from pipeline.config.settings import Settings, load_settings
 from pipeline.config.topics import ALARMS, CONTROL, full_topic_name
 from pipeline.errors import ProfileError, RecordingError, SettingsError
-from pipeline.files.yaml_fields import did_you_mean
 from pipeline.wire import messages
 from pipeline.wire.messages import OperatorKind
 from pipeline.wire.recording import has_topic, read_recording
 from pipeline.wire.records import Output
 
-MachineArgument = Annotated[str, typer.Argument(help="the machine's id, or a pattern such as 'pump-*'")]
+MachineArgument = Annotated[
+    str, typer.Argument(help="the id of a machine or utility (hall_1/steam), or a pattern such as 'pump-*'")
+]
 FaultArgument = Annotated[
     str | None, typer.Argument(help="a fault, unknown, stale, offline or blind; all alarms without it")
 ]
@@ -146,9 +148,9 @@ def shelve(
         for_ms = parse_duration_ms(duration)
     except ValueError as error:
         raise SettingsError(f"--for: {error}") from None
-    machines = _known(settings, machine)
+    machines = _known(settings, plant, machine, fault)
     for one in machines:
-        if for_ms > (limit_ms := _shelve_limit_ms(plant, one, fault)):
+        if for_ms > (limit_ms := shelve_limit_ms(plant, one, fault)):
             limit = shown_duration(limit_ms)
             raise SettingsError(f"--for {duration} is longer than shelve_limit of machine {one}, {limit}")
     _send(settings, "shelve", machines, by, why, fault=fault, duration=for_ms)
@@ -176,8 +178,8 @@ def suppress(
     profile: ProfileOption = None,
 ) -> None:
     """Take alarms out of service, such as during maintenance, until `unsuppress`."""
-    settings, _ = _plant(broker, profile, machine, fault)
-    machines = _known(settings, machine)
+    settings, plant = _plant(broker, profile, machine, fault)
+    machines = _known(settings, plant, machine, fault)
     _send(settings, "suppress", machines, by, why, fault=fault)
     say(f"{_named(machine, fault)} is out of service: {len(machines)} machines")
 
@@ -241,16 +243,10 @@ def _say_unreadable(summary: AlarmSummary) -> None:
 
 
 def _plant(broker: str | None, profile: str | None, machine: str, fault: str | None) -> tuple[Settings, PlantProfile]:
-    """Settings and profile; raises SettingsError if no machine of that name can have such an alarm."""
+    """Settings and profile; raises SettingsError if no machine or utility of that name can have such an alarm."""
     settings = load_settings(broker=broker, profile=profile)
     plant = load_profile(settings.profile)
-    kinds = plant.machine_types if is_pattern(machine) else [kind for kind in [plant.type_of(machine)] if kind]
-    if not kinds:
-        patterns = ", ".join(kind.match for kind in plant.machine_types)
-        raise SettingsError(f"{machine!r} is no machine of plant {plant.plant}, whose ids fit {patterns}")
-    known = tuple(dict.fromkeys(name for kind in kinds for name in alarm_names(kind.faults)))
-    if fault is not None and fault not in known:
-        raise SettingsError(f"{fault!r} is no alarm of {machine}; {did_you_mean(fault, known)}")
+    require_owner(plant, machine, fault)
     return settings, plant
 
 
@@ -262,27 +258,15 @@ def _open(settings: Settings, machine: str, fault: str | None) -> list[AlarmStat
     ]
 
 
-def _known(settings: Settings, machine: str) -> list[str]:
-    """The machines that have a state and fit a pattern; raises SettingsError if there are none."""
-    found = sorted(name for name in saved_states(settings) if fnmatch.fnmatchcase(name, machine))
+def _known(settings: Settings, plant: PlantProfile, name: str, fault: str | None) -> list[str]:
+    """The machines that have a state, and the utilities, that fit a pattern; raises SettingsError if there are none."""
+    machines = {} if is_utility(plant, name) else saved_states(settings)
+    found = owners(plant, machines, name, fault)
     if not found:
         raise SettingsError(
-            f"no state of machine {machine!r} is saved; `faultline machines list` shows the machines that are known"
+            f"no state of machine {name!r} is saved; `faultline machines list` shows the machines that are known"
         )
     return found
-
-
-def _shelve_limit_ms(plant: PlantProfile, machine: str, fault: str | None) -> int:
-    """As far as the profile says; settings may have changed since by control records."""
-    kind = plant.type_of(machine)
-    if kind is None:
-        return SHELVE_LIMIT_MS
-    own = [one for one in plant.alarms if one.is_for_machine(kind.name, machine) and one.shelve_limit_ms is not None]
-    limits = [
-        ([SHELVE_LIMIT_MS] + [one.shelve_limit_ms or 0 for one in own if one.fault in (None, name)])[-1]
-        for name in ((fault,) if fault is not None else alarm_names(kind.faults))
-    ]
-    return min(limits)
 
 
 def _undo(
