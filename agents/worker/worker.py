@@ -63,7 +63,7 @@ class Worker(StatefulAgent):
         seconds = step_seconds(registry)
         timed = {name: TimedRunner(runner, seconds, monotonic_seconds) for name, runner in runners.items()}
         heads = {one.hash: getattr(one, "retrieval", None) for one in runners.values()}
-        self._desk = IncidentDesk(profile, partition_of, settings.partitions, heads)
+        self.desk = IncidentDesk(profile, partition_of, settings.partitions, heads)
         self._metrics = FusionMetrics(settings.metrics_interval_ms)
         self.engine = Engine(
             profile,
@@ -71,7 +71,7 @@ class Worker(StatefulAgent):
             alarm_rule=AlarmRule(settings.alarm_agree, settings.alarm_frames, settings.alarm_confidence),
             drift_rule=drift_rule_of(settings),
             partition_of=partition_of,
-            watcher=Watchers(self._metrics, self._desk),
+            watcher=Watchers(self._metrics, self.desk),
             schemas=schemas,
             notify=log.warning,
         )
@@ -96,16 +96,16 @@ class Worker(StatefulAgent):
         self.registry.register(EngineCollector(self.engine, profile, self.input_counts()))
 
     def _advance(self, records: Sequence[Record]) -> list[Output]:
-        return self._desk.add(self.engine.process(records)) + self._metrics.tell()
+        return self.desk.add(self.engine.process(records)) + self._metrics.tell()
 
     def _tasks(self) -> Mapping[str, Coroutine[Any, Any, None]]:
         if self._store is None:
             return {}
-        return {"incidents": self._desk.follow_regularly(self._store, self._working, self._owned)}
+        return {"incidents": self.desk.follow_regularly(self._store, self._working, self._owned)}
 
     async def _begin_restoring(self) -> None:
         assert self._store is not None
-        await self._desk.restore(self._store)
+        await self.desk.restore(self._store)
 
     def _release(self, partitions: Sequence[int]) -> None:
         self._metrics.release(partitions)

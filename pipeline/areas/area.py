@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -17,7 +18,7 @@ from pipeline.areas.writer import AreaWriter, FrameBuilder
 from pipeline.arrays import NEVER_MS
 from pipeline.config.topics import ALARMS, AREA_TEXT, AREAS
 from pipeline.engine.reports.lifecycle.controls import check_control
-from pipeline.engine.reports.lifecycle.records import AlarmEvent
+from pipeline.engine.reports.lifecycle.records import Alarm, AlarmEvent
 from pipeline.errors import StateError
 from pipeline.frames import EventText
 from pipeline.wire import messages
@@ -26,7 +27,13 @@ from pipeline.wire.plain_text import plain_text
 from pipeline.wire.records import Output, Record
 from pipeline.wire.states import STATE_VERSION, SavedMachine, encode_state
 
+OnRaised = Callable[[Alarm, list[str]], None]
+"""Gets the record of a utility's alarm, and what was read about the utility lately, oldest first."""
+
 _MAX_GAP_FRAMES: Final = 20
+_KEPT_TEXTS: Final = 32
+_TEXT_FRAMES: Final = 60
+"""Frames before an alarm whose texts about its utility belong to the incident, among the _KEPT_TEXTS that are kept."""
 
 
 class AreaState:
@@ -39,8 +46,9 @@ class AreaState:
         slot: int,
         partition: int,
         alarms: UtilityAlarms,
+        on_raised: OnRaised,
     ) -> None:
-        """`slot` is where in the runner's arena its state lives."""
+        """`slot` is where in the runner's arena its state lives; `on_raised` hears of each alarm of a utility."""
         self.layout, self.partition = layout, partition
         self.alignment = AreaAlignment(layout, _MAX_GAP_FRAMES)
         self.applied: dict[str, int] = {}
@@ -49,6 +57,8 @@ class AreaState:
         self._builder, self._writer = FrameBuilder(layout, runner), AreaWriter(layout, runner)
         self._utilities = {one.id: place for place, one in enumerate(layout.utilities)}
         self._alarms = alarms
+        self._on_raised = on_raised
+        self._read_texts: deque[tuple[str, EventText]] = deque(maxlen=_KEPT_TEXTS)  # with the utility's id
 
     # -- input ------------------------------------------------------------------------------------------------
 
@@ -120,6 +130,7 @@ class AreaState:
         outputs.append(output)
         stats.frames += 1
         stats.texts += len(frame.texts)
+        self._read_texts.extend((self.layout.utilities[utility].id, text) for utility, text in frame.texts)
         stats.causes[cause.kind.value] += 1
         for presence in closed.presence:
             stats.presence[presence.name.lower()] += 1
@@ -134,7 +145,14 @@ class AreaState:
         for event in events:
             record = event.record
             stats.alarms[record.state] += 1
+            if record.state == "raised":
+                self._on_raised(record, self._texts_about(record.machine, record.time))
             outputs.append(Output(ALARMS, None, record.machine.encode(), messages.encode(record), record.time))
+
+    def _texts_about(self, utility: str, time_ms: int) -> list[str]:
+        """What was read about a utility lately, oldest first."""
+        since_ms = time_ms - _TEXT_FRAMES * self.layout.period_ms
+        return [text.text for own, text in self._read_texts if own == utility and text.time_ms >= since_ms]
 
     # -- state ------------------------------------------------------------------------------------------------
 
@@ -155,7 +173,7 @@ class AreaState:
             aligner=self.alignment.save(),
             runner=self._runner.save(self._slot),
             alarms=detected,
-            texts=[],
+            texts=[(utility, text.text, text.time_ms, text.late) for utility, text in self._read_texts],
             alarm_life=life,
             logs={topic: log_ids[topic] for topic in self.applied if topic in log_ids},
         )
@@ -170,6 +188,9 @@ class AreaState:
         self.alignment.load(saved.aligner)
         self._runner.load(self._slot, saved.runner)
         self._alarms.load(saved.alarms, saved.alarm_life)
+        self._read_texts.extend(
+            (utility, EventText("", time_ms, text, None, None, late)) for utility, text, time_ms, late in saved.texts
+        )
         self.applied = {topic: offset for topic, offset in saved.applied.items() if topic not in recreated}
         self.last_ms = saved.last
         if AREAS not in saved.applied:

@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from typing import Final
 
 from pipeline.areas.alarms import UtilityAlarms
-from pipeline.areas.area import AreaState
+from pipeline.areas.area import AreaState, OnRaised
 from pipeline.areas.frames import AreaRunner
 from pipeline.areas.layout import area_layouts
 from pipeline.areas.stats import AreaStats
@@ -42,9 +42,11 @@ class AreaEngine:
         *,
         alarm_rule: AlarmRule | None = None,
         partition_of: Callable[[bytes], int] | None = None,
+        on_raised: OnRaised = lambda *_: None,
         notify: Notify = lambda _: None,
     ) -> None:
-        """`partition_of` detects wrongly partitioned keys; `notify` gets a line if code has to be compiled first.
+        """`partition_of` detects wrongly partitioned keys; `on_raised` hears of each alarm of a utility before its
+        outputs are returned; `notify` gets a line if code has to be compiled first.
 
         Raises SettingsError if the profile has no areas, and ModelFileError if the runner cannot step them.
         """
@@ -60,6 +62,7 @@ class AreaEngine:
         self._rule = alarm_rule or AlarmRule()
         self._profile = profile
         self._faults = {kind.name: kind.faults for kind in profile.machine_types}
+        self._on_raised = on_raised
         self._notify = notify
         self._slots = {name: slot for slot, name in enumerate(self.layouts)}
         self._areas: dict[str, AreaState] = {}
@@ -154,7 +157,7 @@ class AreaEngine:
         alarms = UtilityAlarms(
             layout, self._profile.alarms, self._priority_of, self.runner.hash, self._rule, self._notify
         )
-        self._areas[name] = AreaState(layout, self.runner, self._slots[name], partition, alarms)
+        self._areas[name] = AreaState(layout, self.runner, self._slots[name], partition, alarms, self._on_raised)
         return self._areas[name]
 
     def _priority_of(self, machine: str, fault: str) -> Priority | None:
