@@ -47,6 +47,7 @@ ORDER: dict[str, list[set[str]]] = {
         {"ingest", "notify"},
         {"replay"},
         {"bench"},
+        {"console"},
         {"cli"},
     ],
 }

@@ -72,7 +72,7 @@ app.add_typer(
 )
 app.add_typer(
     _group(
-        "See alarms, acknowledge, shelve and suppress them, and change their settings.",
+        "See alarms, acknowledge, shelve, suppress and comment on them, and change their settings.",
         list=alarms.list_alarms,
         history=alarms.history,
         ack=alarms.acknowledge,
@@ -80,6 +80,7 @@ app.add_typer(
         unshelve=alarms.unshelve,
         suppress=alarms.suppress,
         unsuppress=alarms.unsuppress,
+        comment=alarms.comment,
         configure=alarms.configure,
     ),
     name="alarms",

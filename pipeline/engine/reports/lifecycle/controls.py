@@ -9,7 +9,7 @@ from pipeline.config.quantities.durations import parse_duration_ms
 from pipeline.config.sections.alarms import AlarmSettings, parse_entry
 from pipeline.engine.reports.lifecycle.life import AlarmOverride, Moment, Person
 from pipeline.errors import ProfileError
-from pipeline.wire.messages import Control, Reason, RejectedError
+from pipeline.wire.messages import MAX_PERSON, MAX_WHY, Control, Reason, RejectedError
 
 MAX_OVERRIDES: Final = 64
 """Settings from control records that a machine or an area keeps at most."""
@@ -19,13 +19,14 @@ _ACTS: Final[Mapping[str, Callable[[Moment, str | None], None]]] = {
     "unshelve": Moment.unshelve,
     "suppress": Moment.suppress,
     "unsuppress": Moment.unsuppress,
+    "comment": Moment.comment,
 }
 
 
 def check_control(control: Control, faults: Mapping[str, Sequence[str]]) -> None:
     """Raise RejectedError if a control record about alarms cannot be applied to any machine or utility; `faults` has
     the classes of each machine type."""
-    for name, given, most in (("by", control.by, 200), ("why", control.why, 1_000)):
+    for name, given, most in (("by", control.by, MAX_PERSON), ("why", control.why, MAX_WHY)):
         if not given or not given.strip() or len(given) > most:
             raise RejectedError(Reason.SCHEMA, f"'{control.kind}' needs `{name}` of 1 to {most} characters")
     if control.kind == "configure":

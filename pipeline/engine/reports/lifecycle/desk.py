@@ -42,7 +42,7 @@ class AlarmDesk:
         check_control(control, self._faults)
 
     def act(self, control: Control, record: Record, machine: Machine, outcome: Outcome) -> None:
-        """Acknowledge, shelve, unshelve, suppress or unsuppress; raises RejectedError."""
+        """Acknowledge, shelve, unshelve, suppress, unsuppress or comment on; raises RejectedError."""
         board = self._boards.get(machine.group.name)
         if board is None:
             return
