@@ -1,13 +1,14 @@
-"""Puts failures of other simulated areas into the past of the demo's hall, as the plant agent has made incidents of them.
+"""Puts failures of other simulated areas into the past of the demo's hall, as incidents that the plant agent has made.
 
-Reads recordings of outputs (`faultline replay --plant --out`) and the section `areas` that they belong to. A utility becomes
-that of the hall with the same name, and its machines become the hall's, in their order. Each area is some days further
-back. Incidents that the hall could not have, or that were not over, are left out.
+Reads recordings of outputs (`faultline replay --plant --out`) and the section `areas` that they belong to. A utility
+becomes that of the hall with the same name, and its machines become the hall's, in their order. Each area is some days
+further back. Incidents that the hall could not have, or that were not over, are left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -74,7 +75,7 @@ def main() -> None:
         for offset, incident in enumerate(sorted(found, key=lambda one: one.start)):
             output = incident_output(incident, 0, incident.end or 0)
             writer.write([Record(output.topic, 0, offset, output.timestamp_ms, output.key, output.value)])
-    print(f"{len(found)} incidents written to {options.out}")
+    sys.stdout.write(f"{len(found)} incidents written to {options.out}\n")
 
 
 if __name__ == "__main__":

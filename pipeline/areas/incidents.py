@@ -1,8 +1,8 @@
 """Incidents of utilities: what their alarms leave behind, and by what an area's frame is compared with them.
 
-An incident keeps which faults took part: of each fault the mean of two shares, that of the cause and that of the
-answers which the utility's machines gave by themselves. And it keeps who spoke for the utility: each machine, and the
-texts about the utility. Faults come first in the comparison; who spoke orders incidents of the same faults
+An incident keeps which faults took part: of each fault its share as the cause and, with a small weight, its share
+among the answers that the utility's machines gave by themselves. And it keeps who spoke for the utility: each machine,
+and the texts about the utility. Faults come first in the comparison; who spoke orders incidents of the same faults
 (docs/evidence/incidents.md).
 """
 
@@ -21,6 +21,8 @@ from pipeline.engine.reports.incidents.similarity import area_signature
 UTILITY_TYPE: Final = "utility"
 """What incidents of utilities have in the place of a machine type."""
 
+_OWN_WEIGHT: Final = 0.1
+"""How much the machines' own answers count beside the cause, of 1 (docs/decisions/0028-incidents.md)."""
 _DECIMALS: Final = 5
 
 
@@ -63,10 +65,10 @@ def _evidence(
     own = [one for one in answers if one is not None and one.own_fault != NO_EVIDENCE]
     faults: dict[str, float] = {}
     for answer in own:
-        share = answer.own_confidence / (2 * len(own))
+        share = _OWN_WEIGHT * answer.own_confidence / len(own)
         faults[answer.own_fault] = faults.get(answer.own_fault, 0.0) + share
     for cause in diagnosis.causes:
         if cause.kind == CauseKind.UTILITY.value and cause.name == utility.name and cause.fault is not None:
-            faults[cause.fault] = faults.get(cause.fault, 0.0) + cause.probability / 2
+            faults[cause.fault] = faults.get(cause.fault, 0.0) + (1 - _OWN_WEIGHT) * cause.probability
     rounded = {name: round(share, _DECIMALS) for name, share in sorted(faults.items())}
     return rounded, {one.name: one.weight for one in diagnosis.evidence}
