@@ -1,8 +1,8 @@
 """The area engine: diagnoses of machines in, diagnoses of areas out; synchronous and deterministic like the engine.
 
-It reads one topic, `areas`: diagnoses of machines, texts about utilities and what people do with utilities' alarms,
-keyed by area, and ticks, which have no key. Headers tell texts and people from diagnoses. It offers what a worker needs
-of an engine with state, with areas in the place of machines.
+It reads one topic, `areas`: diagnoses of machines, texts about utilities, what people do with utilities' alarms,
+and how far workers are, keyed by area, and ticks, which have no key. Headers tell all these from diagnoses. It offers
+what a worker needs of an engine with state, with areas in the place of machines.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from pipeline.areas.alarms import UtilityAlarms
 from pipeline.areas.area import AreaState, OnRaised
 from pipeline.areas.frames import AreaRunner
 from pipeline.areas.layout import area_layouts
+from pipeline.areas.progress import decode_progress
 from pipeline.areas.stats import AreaStats
 from pipeline.arrays import NEVER_MS
 from pipeline.compiled import Notify
 from pipeline.config.profile import PlantProfile
 from pipeline.config.sections.titles import Priority
-from pipeline.config.topics import AREA_CONTROL, AREAS
+from pipeline.config.topics import AREA_CONTROL, AREA_PROGRESS, AREAS
 from pipeline.engine.reports.alarms import AlarmRule
 from pipeline.errors import SettingsError, StateError
 from pipeline.wire import letters, messages
@@ -133,7 +134,10 @@ class AreaEngine:
             area.applied[AREAS] = record.offset  # which says nothing about the time of the area's data
             self._changed[area.layout.name] = None
             return
-        area.take(record, record.value, self.stats)
+        if AREA_PROGRESS in record.headers:
+            area.alignment.progress.take(decode_progress(record.value))
+        else:
+            area.take(record, record.value, self.stats)
         self._note(area, record)
         self._set_clock(area)
         self._advance(area, outputs)
@@ -314,6 +318,14 @@ class AreaEngine:
     def clock_ms(self, partition: int) -> int | None:
         """How far time has come in a partition, from which its ticks go on; None before its first diagnosis."""
         return self._clocks_ms.get(partition)
+
+    def held(self) -> dict[str, dict[str, int]]:
+        """By area the machines whose workers it waits for, with how far each of these was when it spoke last."""
+        return {
+            name: {area.layout.machines[one]: area.alignment.progress.time_ms(one) for one in numbers}
+            for name, area in self._areas.items()
+            if (numbers := area.alignment.held_by())
+        }
 
     def newest_frame_end_ms(self) -> dict[int, int]:
         """Per partition, the end of the newest frame of an area that was diagnosed."""

@@ -29,6 +29,9 @@ AREA_TEXT = ("faultline-topic", EVENTS.encode())
 AREA_CONTROL = ("faultline-topic", CONTROL.encode())
 """The header of a record in `areas` that says what somebody does with alarms of utilities."""
 
+AREA_PROGRESS = ("faultline-topic", b"progress")
+"""The header of a record in `areas` that says how far the worker of some machines is."""
+
 
 FOREIGN = "/"
 """Begins the short name of a topic that is not under the prefix; no topic's own name can have it."""

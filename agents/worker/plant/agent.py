@@ -18,6 +18,7 @@ from agents.delivery.states import StateStore
 from agents.delivery.topic_logs import TopicLogs
 from agents.worker.plant.incidents import AreaIncidentDesk
 from agents.worker.plant.metrics import PlantCollector, TimedAreaRunner, area_step_seconds
+from agents.worker.plant.progress import Patience
 from agents.worker.stateful import InputTopics, StatefulAgent
 from agents.worker.states.engine import Observer
 from pipeline.areas.engine import AreaEngine
@@ -54,6 +55,8 @@ class PlantAgent(StatefulAgent):
         registry = CollectorRegistry()
         timed = TimedAreaRunner(runner, area_step_seconds(registry), monotonic_seconds)
         rule = AlarmRule(settings.alarm_agree, settings.alarm_frames, settings.alarm_confidence)
+        self._partition_of = partition_of
+        self._patience = Patience(settings.area_patience_ms / 1000, monotonic_seconds)
         self.desk = AreaIncidentDesk(profile, partition_of, settings.partitions)
         self.engine = AreaEngine(
             profile,
@@ -82,6 +85,14 @@ class PlantAgent(StatefulAgent):
             registry=registry,
         )
         self.registry.register(PlantCollector(self.engine, profile, self.input_counts()))
+
+    def _due(self) -> list[Output]:
+        outputs = super()._due()
+        if any(self.lag().values()):
+            self._patience.forget()
+            return outputs
+        clock_ms, partition_of = self.engine.clock_ms, self._partition_of
+        return outputs + self._patience.due(self.engine.held(), lambda area: clock_ms(partition_of(area.encode())))
 
     def finish(self) -> list[Output]:
         """The input has ended for good: what comes of the frames that still wait."""
