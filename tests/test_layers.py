@@ -44,10 +44,10 @@ ORDER: dict[str, list[set[str]]] = {
         {"kafka", "memory"},
         {"audit"},
         {"worker"},
-        {"ingest", "notify"},
+        {"connectors"},
         {"replay"},
-        {"bench"},
         {"console"},
+        {"bench"},
         {"cli"},
     ],
 }

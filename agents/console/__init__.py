@@ -1,1 +1,1 @@
-"""The console: a plant's diagnoses, alarms and evidence in a browser, and what people do about them."""
+"""The console: how a running plant is, and what people can do about it, in a browser."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from contextlib import contextmanager, suppress
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from agents.kafka.admin import partition_counts, translated_errors
 from agents.kafka.codecs import LOG_MODULES, require_codecs
@@ -194,13 +194,10 @@ class KafkaLog:
         return {self._names[place.topic]: offset for place, offset in found.items()}
 
     def ranges(self, partition: int, ranges: Mapping[str, tuple[int, int]]) -> Iterator[list[Record]]:
-        """The records of a partition of some topics, each from an offset until before another, those of a topic in
-        their order; what each poll brought, which may be nothing. Raises BrokerUnavailableError if nothing comes any
-        more.
-        """
+        """The records of a partition of some topics, each from an offset until before another: what each poll brought,
+        which may be nothing. Raises BrokerUnavailableError if nothing comes any more."""
         places = {place: ranges[self._names[place.topic]] for place in self._places(ranges, partition)}
-        begins = {place: begin for place, (begin, _) in places.items()}
-        ends = {place: end for place, (_, end) in places.items()}
+        begins, ends = ({place: bounds[side] for place, bounds in places.items()} for side in (0, 1))
         for polled, _ in self._polls(ranges, begins=begins, ends=ends):
             yield [record for records in polled.values() for record in records]
 
@@ -335,17 +332,31 @@ def kafka_log(settings: Settings, topics: Sequence[str], optional: Sequence[str]
             consumer.close()
 
 
-def committed_offsets(settings: Settings, topics: Sequence[str]) -> dict[tuple[str, int], int]:
-    """Up to where the settings' group has committed each partition, by short topic and partition.
+class GroupSpan(NamedTuple):
+    """The log of a partition, and up to where a group has committed it."""
 
-    What has been deleted counts as committed: nobody can read it any more.
+    begin: int
+    end: int
+    committed: int | None
+    """Where the log begins if nothing is committed; None where this user must not know."""
+
+
+def group_spans(
+    settings: Settings, topics: Sequence[str], *, optional: bool = False
+) -> dict[tuple[str, int], GroupSpan]:
+    """The partitions of topics by short topic and number, and how far the settings' group is.
+
+    With `optional`, topics that do not exist are left out, and a group whose offsets this user must not know is no
+    error. Raises TopicMismatchError, AuthorizationError or BrokerUnavailableError.
     """
     from kafka import KafkaConsumer, TopicPartition
+    from kafka.errors import GroupAuthorizationFailedError
 
     require_kafka(settings)
     security, prefix = client_security(settings), settings.topic_prefix
     names = {full_topic_name(prefix, topic): topic for topic in topics}
-    counts = partition_counts(settings.address, list(names), security)
+    may_lack = frozenset(names) if optional else frozenset()
+    counts = partition_counts(settings.address, list(names), security, optional=may_lack)
     with translated_errors(settings.address):
         consumer = KafkaConsumer(
             bootstrap_servers=settings.address.split(","),
@@ -355,13 +366,27 @@ def committed_offsets(settings: Settings, topics: Sequence[str]) -> dict[tuple[s
         )
         try:
             places = [TopicPartition(name, number) for name, count in counts.items() for number in range(count)]
-            begins = consumer.beginning_offsets(places)
+            if not places:
+                return {}
+            begins, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)
+            committed: dict[TopicPartition, int | None] = dict.fromkeys(places)
+            with suppress(*([GroupAuthorizationFailedError] if optional else [])):
+                committed = {place: consumer.committed(place) or begins[place] for place in places}
             return {
-                (names[place.topic], place.partition): max(consumer.committed(place) or 0, begins[place])
+                (names[place.topic], place.partition): GroupSpan(begins[place], ends[place], committed[place])
                 for place in places
             }
         finally:
             consumer.close(autocommit=False)
+
+
+def committed_offsets(settings: Settings, topics: Sequence[str]) -> dict[tuple[str, int], int]:
+    """Up to where the settings' group has committed each partition, by short topic and partition.
+
+    What has been deleted counts as committed: nobody can read it any more.
+    """
+    spans = group_spans(settings, topics)
+    return {place: max(span.committed or 0, span.begin) for place, span in spans.items()}
 
 
 def require_kafka(settings: Settings) -> None:

@@ -9,9 +9,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agents.delivery.incidents import SIMILAR
 from pipeline.config.topics import AREA_TEXT, AREAS
-from pipeline.engine.reports.incidents.record import Incident, SimilarIncident, decode_incident, decode_similar
+from pipeline.engine.reports.incidents.record import (
+    SIMILAR,
+    Incident,
+    SimilarIncident,
+    decode_incident,
+    decode_similar,
+)
 from pipeline.wire.recording import new_recording
 from pipeline.wire.records import Record
 from tests.support.area_plant import FRAME_MS, MACHINES, T0_MS, WITH_AREAS, AreaPlant, area_record, diagnosis

@@ -91,8 +91,7 @@ class Explained:
         described: dict[str, Any] = {"kind": one.kind, "name": one.name, "contribution": round(one.amount, 5)}
         if one.text is not None:
             described["text"] = one.text
-        if one.kind == "variable" and one.name in self.variables:
-            known = self.variables[one.name]
+        if (known := self.value_of(one)) is not None:
             described |= {"value": round(known.value, 5), "deviation": round(known.deviation, 2)}
         return described
 
@@ -102,6 +101,10 @@ class Explained:
             "fault": self.classes[change.answer],
             "confidence": round(change.probability, 5),
         }
+
+    def value_of(self, one: Contribution) -> VariableEvidence | None:
+        """The last known value of what contributes, if it is a variable that has one."""
+        return self.variables.get(one.name) if one.kind == "variable" else None
 
     # -- in words ---------------------------------------------------------------------------------------------
 
@@ -116,8 +119,8 @@ class Explained:
 
     def said(self, one: Contribution, words: Words) -> str:
         """What contributes, with a variable's value."""
-        if one.kind == "variable" and one.name in self.variables:
-            return words.short_measurement(self.diagnosis.machine, self.variables[one.name])
+        if (known := self.value_of(one)) is not None:
+            return words.short_measurement(self.diagnosis.machine, known)
         return self.title(one.kind, one.name, words)
 
     def title(self, kind: Kind, name: str, words: Words) -> str:

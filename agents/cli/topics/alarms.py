@@ -12,10 +12,17 @@ import msgspec
 import typer
 from rich.console import Console
 
-from agents.audit.reports.alarm_list import AlarmState, AlarmStatus, AlarmSummary, summarize_alarms
+from agents.audit.reports.alarm_list import (
+    WAITING,
+    AlarmState,
+    AlarmStatus,
+    AlarmSummary,
+    shown_priority,
+    summarize_alarms,
+)
 from agents.cli.machines import saved_states
 from agents.cli.options import BrokerOption, JsonOption, MachinePatternOption, ProfileOption, now_ms
-from agents.cli.views.alarm_view import alarms_table, history_table, shown_priority
+from agents.cli.views.alarm_view import alarms_table, history_table
 from agents.cli.views.printable import say
 from agents.console.actions.controls import (
     alarm_owners,
@@ -82,7 +89,7 @@ def list_alarms(
         return
     if chosen:
         Console().print(alarms_table(chosen[:limit], words))
-    waiting = sum(one.state in (AlarmState.UNACKNOWLEDGED, AlarmState.RETURNED, AlarmState.LATCHED) for one in chosen)
+    waiting = sum(one.state in WAITING for one in chosen)
     say(f"{len(chosen)} of {len(summary.alarms)} alarms, {waiting} waiting for acknowledgement")
     _say_unreadable(summary)
 

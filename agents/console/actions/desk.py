@@ -108,7 +108,7 @@ class Actions:
         ]
         sent = await send_about(self._sender, CONTROL, values, wall_ms)
         until = f" for {shown_duration(next(iter(for_ms.values())) or 0)}" if kind == "shelve" else ""
-        return _written(targets, sent, f"{self._said(targets)}: {_DONE[kind]}{until}")
+        return _written(targets, sent, f"{self._said(kind, targets)}: {_DONE[kind]}{until}")
 
     async def label(self, request: LabelRequest, by: str, wall_ms: int) -> Written:
         """Write what a machine had, in the name of `by`.
@@ -214,11 +214,13 @@ class Actions:
             return any(target.fault in (None, one.fault) for one in held)
         return True
 
-    def _said(self, targets: Iterable[_Target]) -> str:
-        shown = [
-            f"{'all alarms' if fault is None else self._words.alarm(machine, fault)} of {self._words.machine(machine)}"
-            for machine, fault, _ in targets
-        ]
+    def _said(self, kind: ActionKind, targets: Iterable[_Target]) -> str:
+        shown = []
+        for machine, fault, _ in targets:
+            named = self._words.machine(machine)
+            if fault is not None or kind != "comment":  # a comment without a fault is about the machine
+                named = f"{'all alarms' if fault is None else self._words.alarm(machine, fault)} of {named}"
+            shown.append(named)
         more = len(shown) - _SHOWN_ALARMS
         return ", ".join(shown[:_SHOWN_ALARMS]) + (f" and {more} more" if more > 0 else "")
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from agents.delivery.partitioning import partition_of
 from agents.kafka.admin import partition_counts
 from agents.kafka.log import require_kafka
 from agents.kafka.publisher import KafkaPublisher, publish_all
 from agents.kafka.security import client_security
-from agents.memory.broker import MemoryBroker
 from pipeline.config.settings import Settings
 from pipeline.config.topics import full_topic_name
 from pipeline.errors import BrokerUnavailableError, DeliveryError, TopicMismatchError
 from pipeline.wire.records import Output
+
+if TYPE_CHECKING:  # commands begin sooner without it
+    from agents.memory.broker import MemoryBroker
 
 _SEND_SECONDS = 20.0
 """How long the broker may take to confirm what somebody waits for."""
