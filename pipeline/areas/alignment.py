@@ -29,8 +29,8 @@ from pipeline.wire.messages import Diagnosis, Reason, RejectedError, decode_diag
 
 _SEEN_FRAMES: Final = 64
 """Frames of a machine before its newest one in which repeated diagnoses are told from late ones."""
-_MAX_PENDING: Final = 2_048
-"""Diagnoses of one machine that wait, at most."""
+_MAX_PENDING: Final = 256
+"""Diagnoses of one machine that wait, at most; more may wait for workers that catch up."""
 _MAX_HELD: Final = 2_000
 """Diagnoses of one machine that wait for workers that catch up, at most."""
 _MAX_HELD_BYTES: Final = 6 * 2**20
@@ -133,7 +133,8 @@ class AreaAlignment:
         before = self._open.get(end_ms, {}).get(number)
         if before is not None and before.diagnosis.revision >= diagnosis.revision:
             return Taken.DUPLICATE
-        if before is None and end_ms > self._closed_ms and member.waiting >= _MAX_PENDING:
+        is_new = before is None and end_ms > self._closed_ms
+        if is_new and member.waiting >= _MAX_PENDING and not self.held_by():
             raise RejectedError(
                 Reason.BUFFER_FULL, f"{member.waiting} diagnoses of {diagnosis.machine} wait for others"
             )
