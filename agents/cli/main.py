@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from agents.bench.host import processor
-from agents.cli import audit, bench, machines, training
+from agents.cli import area_training, audit, bench, machines, training
 from agents.cli.evidence import incidents
 from agents.cli.evidence.explain import explain
 from agents.cli.evidence.report import report
@@ -142,6 +142,7 @@ for command in (
     training.train,
     training.baseline,
     training.evaluate,
+    area_training.train_area,
     audit.verify,
 ):
     app.command()(_checked(command))

@@ -78,16 +78,17 @@ class AreaModel:
 
 
 def write_area_model(
-    path: Path, tensors: Mapping[str, Weights], machine_model: Model | None, **fields: Any
+    path: Path, tensors: Mapping[str, Weights], reader: Model | None, **fields: Any
 ) -> AreaModelHeader:
-    """Write the file of a network; `fields` are those of the header but for format and hash."""
+    """Write the file of a network, with the machines' model that reads its texts if it reads any; `fields` are those of
+    the header but for format and hash."""
     unsigned = AreaModelHeader(format=FORMAT, hash="", **fields)
     header = unsigned.model_copy(update={"hash": _content_hash(unsigned, tensors)})
     metadata = {AREA_KEY: header.model_dump_json()}
     named = {_NETWORK + key: weights for key, weights in tensors.items()}
-    if machine_model is not None:
-        metadata[_MACHINE_KEY] = machine_model.header.model_dump_json()
-        named |= {_MACHINE + key: weights for key, weights in machine_model.tensors.items()}
+    if reader is not None:
+        metadata[_MACHINE_KEY] = reader.header.model_dump_json()
+        named |= {_MACHINE + key: weights for key, weights in reader.tensors.items()}
     with replacing(path) as part:
         part.write_bytes(save(named, metadata=metadata))
     return header
