@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numba import types
 
-from models.areas.stepping.kernels import SOURCES, F, add_product, clear, dot, put, softmax
+from models.areas.stepping.kernels import SOURCES, F, dot, product, softmax
 from models.stepping.kernels.lanes import LANES, load, pick_less, splat, store
 from models.stepping.kernels.vectors import exponentiate
 from pipeline.arrays import Floats, Ints
@@ -39,34 +39,29 @@ class Head(NamedTuple):
 
 
 @kernel
-def log_sum(logs: Floats, at: int, chosen: Floats, of: np.float32, work: Floats) -> np.float32:
-    """log of the summed e^x of those logs whose place in `chosen` is `of`."""
-    count, high = 0, F(-1e30)
-    for c in range(len(chosen)):
-        if chosen[c] == of:
-            work[count] = logs[at + c]
-            high = max(high, logs[at + c])
-            count += 1
-    total = exponentiate(work, 0, count)
-    return high + F(log(np.float64(total)))
+def own_odds(logs: Floats, at: int, quiet: Floats, work: Floats) -> np.float32:
+    """Log odds that a machine has any fault, by its own log-probabilities (C,)."""
+    odds = _ZERO
+    for side in range(2):  # log of the summed e^x of the classes with a fault, less that of those without
+        count, high = 0, F(-1e30)
+        for c in range(len(quiet)):
+            if quiet[c] == F(side):
+                work[count] = logs[at + c]
+                high = max(high, logs[at + c])
+                count += 1
+        total = high + F(log(np.float64(exponentiate(work, 0, count))))
+        odds = odds - total if side else total
+    return min(max(odds, -_CERTAIN), _CERTAIN)
 
 
 @kernel
 def rectified(x: Floats, x_at: int, weights: Floats, bias: Floats, y: Floats) -> None:
     """y (W,) = max(x weights + bias, 0)."""
     width = len(bias)
-    put(bias, 0, width, y, 0)
-    add_product(x, x_at, width, weights, 0, width, y, 0)
+    product(x, x_at, width, weights, 0, width, bias, 0, y, 0)
     for k in range(0, width, LANES):
         value = load(y, k)
         store(y, k, pick_less(value, splat(_ZERO), splat(_ZERO), value))
-
-
-@kernel
-def own_odds(logs: Floats, at: int, quiet: Floats, work: Floats) -> np.float32:
-    """Log odds that a machine has any fault, by its own answer."""
-    odds = log_sum(logs, at, quiet, _ZERO, work) - log_sum(logs, at, quiet, _ONE, work)
-    return min(max(odds, -_CERTAIN), _CERTAIN)
 
 
 def _answer(
@@ -83,15 +78,14 @@ def _answer(
     width, classes, padded = len(head.own), len(head.quiet), len(head.cause_bias)
     kinds, share = len(head.shared), _ONE / F(graphs)
     z, work, scores = np.zeros(width, F), np.zeros(padded, F), np.zeros(padded, F)
-    clear(corrected, 0, machines * padded)
+    corrected[:] = _ZERO
     causes[:] = _ZERO
     for g in range(graphs):
         none = head.numbers[1]
         for n in range(machines):
             rectified(h, (g * nodes + n) * width, head.machine, head.machine_bias, z)
             none += dot(z, 0, head.none, 0, width) / F(machines)
-            put(head.correction_bias, 0, padded, scores, 0)
-            add_product(z, 0, width, head.correction, 0, padded, scores, 0)
+            product(z, 0, width, head.correction, 0, padded, head.correction_bias, 0, scores, 0)
             for c in range(classes):
                 corrected[n * padded + c] += share * (log_probabilities[n * classes + c] + scores[c])
             own = head.numbers[2] * own_odds(log_probabilities, n * classes, head.quiet, work)
@@ -99,8 +93,7 @@ def _answer(
         for u in range(utilities):
             rectified(h, (g * nodes + machines + u) * width, head.utility, head.utility_bias, z)
             none += dot(z, 0, head.none, width, width) / F(utilities)
-            put(head.cause_bias, 0, padded, scores, 0)
-            add_product(z, 0, width, head.cause, 0, padded, scores, 0)
+            product(z, 0, width, head.cause, 0, padded, head.cause_bias, 0, scores, 0)
             for c in range(classes):
                 place = u * classes + c
                 told = dot(evidence, place * kinds, head.shared, 0, kinds)

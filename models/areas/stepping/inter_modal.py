@@ -7,8 +7,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numba import types
 
-from models.areas.stepping.kernels import SOURCES, F, add_product, clear, dot, project, room, softmax, update
+from models.areas.stepping.kernels import SOURCES, F, dot, product, project, softmax, update
 from models.areas.stepping.layers import EDGES, FLOATS, Edges, add_part
+from models.stepping.kernels.lanes import LANES
 from pipeline.arrays import Floats
 from pipeline.compiled import CompiledFunction, kernel
 
@@ -57,49 +58,45 @@ class Scores(NamedTuple):
 
 
 @kernel
-def mix_modalities(scores: Scores, modalities: int, stride: int, count: int, adapt: bool) -> None:
-    """g, attention of each modality, becomes b = sum of l g, with l the softmax of s over an edge's modalities, or the
-    same share of each."""
-    g, s, l = scores.g, scores.s, scores.one  # noqa: E741
+def renormalise(b: Floats, at: int, k: Floats, count: int, how: Nesting) -> None:
+    """b of one modality's edges becomes softmax(b k), or b k by its sum."""
+    total = _ZERO
     for e in range(count):
+        if how.align:
+            b[at + e] *= k[e]
+        total += b[at + e]
+    if how.softmax:
+        softmax(b, at, count)
+        return
+    for e in range(count):
+        b[at + e] /= max(total, _LEAST)
+
+
+@kernel
+def weigh(scores: Scores, modalities: int, stride: int, count: int, how: Nesting) -> None:
+    """g, scores of the edges of each modality, becomes their weights; s are the scores between modalities."""
+    g, s, k, l = scores.g, scores.s, scores.k, scores.one  # noqa: E741
+    for e in range(count):
+        k[e] = _ZERO
         for m in range(modalities):
-            l[m] = s[m * stride + e] if adapt else _ZERO
+            for other in range(m + 1, modalities):
+                k[e] -= abs(g[m * stride + e] - g[other * stride + e])
+    softmax(k, 0, count)
+    for m in range(modalities):
+        softmax(g, m * stride, count)
+    if not how.cross:
+        return
+    for e in range(count if how.inf else 0):
+        for m in range(modalities):
+            l[m] = s[m * stride + e] if how.adapt else _ZERO
         softmax(l, 0, modalities)
         mixed = _ZERO
         for m in range(modalities):
             mixed += l[m] * g[m * stride + e]
         for m in range(modalities):
             g[m * stride + e] = mixed
-
-
-@kernel
-def weigh(scores: Scores, modalities: int, stride: int, count: int, how: Nesting) -> None:
-    """g becomes the weights of the edges."""
-    g, k = scores.g, scores.k
-    for e in range(count):
-        differing = _ZERO
-        for m in range(modalities):
-            for other in range(m + 1, modalities):
-                differing += abs(g[m * stride + e] - g[other * stride + e])
-        k[e] = -differing
-    softmax(k, 0, count)
     for m in range(modalities):
-        softmax(g, m * stride, count)
-    if not how.cross:
-        return
-    if how.inf:
-        mix_modalities(scores, modalities, stride, count, how.adapt)
-    for m in range(modalities):
-        total = _ZERO
-        for e in range(count):
-            if how.align:
-                g[m * stride + e] *= k[e]
-            total += g[m * stride + e]
-        if how.softmax:
-            softmax(g, m * stride, count)
-        else:
-            for e in range(count):
-                g[m * stride + e] /= max(total, _LEAST)
+        renormalise(g, m * stride, k, count, how)
 
 
 @kernel
@@ -111,7 +108,7 @@ def receive(
     r."""
     nodes, relations, width = edges.first[3], len(edges.source_type), len(asked) // modalities
     size, count = width // heads, end - begin
-    stride = room(count)
+    stride = count + LANES
     for head in range(heads):
         part = head * size
         for m in range(modalities):
@@ -128,23 +125,6 @@ def receive(
                 add_part(offered.values, at, weight, size, received, m * width + part)
 
 
-@kernel
-def offer(h: Floats, edges: Edges, layer: InterModal, modalities: int) -> Sources:
-    """Keys and values of all sources."""
-    nodes, relations, width = edges.first[3], len(edges.source_type), len(layer.norm) // 2
-    each = relations * nodes * width
-    offered = Sources(np.zeros(modalities * each, F), np.zeros(modalities * each, F), np.zeros(modalities * each, F))
-    matrices = relations * width * width
-    for m in range(modalities):
-        at, place = m * nodes * width, slice(m * each, (m + 1) * each)
-        first, types_of, starts = edges.first, edges.source_type, edges.starts
-        project(h, at, first, types_of, starts, layer.key, width, offered.keys[place])
-        modal = layer.modal[m * matrices : (m + 1) * matrices]
-        project(h, at, first, types_of, starts, modal, width, offered.modal_keys[place])
-        project(h, at, first, types_of, starts, layer.value, width, offered.values[place])
-    return offered
-
-
 def _inter_modal(
     h: Floats, edges: Edges, layer: InterModal, modalities: int, heads: int, how: Nesting, changed: Floats,
     weights: Floats,
@@ -152,18 +132,25 @@ def _inter_modal(
     """Vectors (M, V, W) after a round of messages, and the `weights` (E,) of the edges, means of modalities and heads;
     edges are as in `models.areas.stepping.layers`."""
     first, nodes, width = edges.first, edges.first[3], len(layer.norm) // 2
-    offered = offer(h, edges, layer, modalities)
+    each, matrices = len(edges.source_type) * nodes * width, len(layer.key)
+    offered = Sources(np.zeros(modalities * each, F), np.zeros(modalities * each, F), np.zeros(modalities * each, F))
+    for m in range(modalities):
+        at, to, types_of, starts = m * nodes * width, m * each, edges.source_type, edges.starts
+        project(h, at, first, types_of, starts, layer.key, 0, width, offered.keys, to)
+        project(h, at, first, types_of, starts, layer.modal, m * matrices, width, offered.modal_keys, to)
+        project(h, at, first, types_of, starts, layer.value, 0, width, offered.values, to)
     asked, received = np.zeros(modalities * width, F), np.zeros(modalities * width, F)
-    most, work = modalities * room(len(edges.sources)), np.zeros(width, F)
-    scores = Scores(np.zeros(most, F), np.zeros(most, F), np.zeros(most, F), np.zeros(room(modalities), F))
+    most, work = modalities * (len(edges.sources) + LANES), np.zeros(width, F)
+    scores = Scores(np.zeros(most, F), np.zeros(most, F), np.zeros(most, F), np.zeros(modalities + LANES, F))
     weights[:] = _ZERO
     for t in range(3):
         matrix = t * width * width
         for n in range(first[t], first[t + 1]):
-            clear(asked, 0, modalities * width)
-            clear(received, 0, modalities * width)
+            asked[:] = _ZERO
+            received[:] = _ZERO
             for m in range(modalities):
-                add_product(h, (m * nodes + n) * width, width, layer.query, matrix, width, asked, m * width)
+                at, to = (m * nodes + n) * width, m * width
+                product(h, at, width, layer.query, matrix, width, asked, to, asked, to)
             reached = 0
             for r in range(len(edges.source_type)):
                 begin, end = edges.starts[r * (nodes + 1) + n], edges.starts[r * (nodes + 1) + n + 1]

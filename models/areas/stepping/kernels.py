@@ -28,26 +28,6 @@ _EPSILON: Final = F(1e-5)
 
 
 @kernel
-def room(count: int) -> int:
-    """The next multiple of the lanes: how long an array is that functions take whole lanes of."""
-    return -(-count // LANES) * LANES
-
-
-@kernel
-def put(source: Floats, source_at: int, width: int, target: Floats, target_at: int) -> None:
-    """target = source, W numbers."""
-    for k in range(0, width, LANES):
-        store(target, target_at + k, load(source, source_at + k))
-
-
-@kernel
-def clear(target: Floats, at: int, width: int) -> None:
-    """target = 0, W numbers."""
-    for k in range(0, width, LANES):
-        store(target, at + k, splat(_ZERO))
-
-
-@kernel
 def add_scaled(x: Floats, x_at: int, scale: np.float32, width: int, y: Floats, y_at: int) -> None:
     """y += scale x, W numbers."""
     for k in range(0, width, LANES):
@@ -55,12 +35,13 @@ def add_scaled(x: Floats, x_at: int, scale: np.float32, width: int, y: Floats, y
 
 
 @kernel
-def add_product(
-    x: Floats, x_at: int, count: int, weights: Floats, weights_at: int, width: int, y: Floats, y_at: int
-) -> None:
-    """y (W,) += x (D,) weights (D, W), with D as `count`."""
+def product(
+    x: Floats, x_at: int, count: int, weights: Floats, weights_at: int, width: int, bias: Floats, bias_at: int,
+    y: Floats, y_at: int,
+) -> None:  # fmt: skip
+    """y (W,) = bias (W,) + x (D,) weights (D, W), with D as `count`; bias may be y."""
     for k in range(0, width, LANES):
-        sums, at = load(y, y_at + k), weights_at + k
+        sums, at = load(bias, bias_at + k), weights_at + k
         for d in range(count):
             sums = sums + broadcast(x, x_at + d) * load(weights, at)
             at += width
@@ -78,14 +59,14 @@ def dot(x: Floats, x_at: int, y: Floats, y_at: int, count: int) -> np.float32:
 
 @kernel
 def tanh_of(values: Floats, at: int, count: int) -> None:
-    """Hyperbolic tangents of so many numbers, in place; the array has `room`."""
+    """Hyperbolic tangents of so many numbers, in place; the array has as many to spare as there are lanes."""
     for i in range(at, at + count, LANES):
         store(values, i, tanh(load(values, i)))
 
 
 @kernel
 def softmax(values: Floats, at: int, count: int) -> None:
-    """Softmax of so many numbers, in place; the array has `room`, and what stands there behind them is lost."""
+    """Softmax of so many numbers, in place; what stands in the lanes behind them is lost."""
     total = splat(exponentiate(values, at, count))
     for i in range(at, at + count, LANES):
         store(values, i, load(values, i) / total)
@@ -113,8 +94,8 @@ def update(
     h_at: int, norm: Floats, work: Floats, y: Floats,
 ) -> None:  # fmt: skip
     """y = layer norm of kept * received output + (1 - kept) * h, at the place of h."""
-    clear(work, 0, width)
-    add_product(received, received_at, width, output, output_at, width, work, 0)
+    work[:] = _ZERO
+    product(received, received_at, width, output, output_at, width, work, 0, work, 0)
     for k in range(0, width, LANES):
         store(work, k, load(work, k) * splat(kept))
     add_scaled(h, h_at, _ONE - kept, width, work, 0)
@@ -123,32 +104,31 @@ def update(
 
 @kernel
 def project(
-    h: Floats, h_at: int, first: Ints, source_type: Ints, starts: Ints, matrices: Floats, width: int,
-    projected: Floats,
+    h: Floats, h_at: int, first: Ints, source_type: Ints, starts: Ints, matrices: Floats, matrices_at: int, width: int,
+    projected: Floats, projected_at: int,
 ) -> None:  # fmt: skip
-    """Of each of R relations that has edges, the vectors of its sources through its matrix, to (R, V, W)."""
+    """Of each of R relations that has edges, the vectors of its sources through its matrix, to (R, V, W), which is 0
+    before."""
     nodes = first[3]
     for r in range(len(source_type)):
         if starts[(r + 1) * (nodes + 1) - 1] > starts[r * (nodes + 1)]:
+            matrix = matrices_at + r * width * width
             for n in range(first[source_type[r]], first[source_type[r] + 1]):
-                to = (r * nodes + n) * width
-                clear(projected, to, width)
-                add_product(h, h_at + n * width, width, matrices, r * width * width, width, projected, to)
+                to = projected_at + (r * nodes + n) * width
+                product(h, h_at + n * width, width, matrices, matrix, width, projected, to, projected, to)
 
 
 def _encode(x: Floats, columns: int, weights: Floats, bias: Floats, present: Floats, h_at: int, h: Floats) -> None:
-    """h = tanh(x weights + bias) of each node, W numbers each, and 0 of those not `present` (N,).
+    """h = tanh(x weights + bias) of each node, W numbers each, but of those not `present` (N,), which stay 0.
 
     x has a row of so many columns for each node, of which the first D are read; weights are (D, W).
     """
     width = len(bias)
     count = len(weights) // width
     for n in range(len(present)):
-        at = h_at + n * width
-        clear(h, at, width)
         if present[n] > _ZERO:
-            put(bias, 0, width, h, at)
-            add_product(x, n * columns, count, weights, 0, width, h, at)
+            at = h_at + n * width
+            product(x, n * columns, count, weights, 0, width, bias, 0, h, at)
             tanh_of(h, at, width)
 
 
@@ -162,25 +142,24 @@ def _join(h: Floats, present: Floats, first: Ints, weights: Floats, bias: Floats
     for t in range(3):
         for n in range(first[t], first[t + 1]):
             to, at = n * width, t * modalities * (width + 1) * width
-            put(bias, t * width, width, joined, to)
+            last = at + modalities * width * width
+            product(present, n * modalities, modalities, weights, last, width, bias, t * width, joined, to)
             for m in range(modalities):
-                add_product(h, (m * nodes + n) * width, width, weights, at, width, joined, to)
+                product(h, (m * nodes + n) * width, width, weights, at, width, joined, to, joined, to)
                 at += width * width
-            add_product(present, n * modalities, modalities, weights, at, width, joined, to)
             tanh_of(joined, to, width)
 
 
 def _read_out(h: Floats, score: Floats, modalities: int, read: Floats) -> None:
-    """read (V, W) = mean of a node's modalities h (M, V, W), weighted with softmax(tanh(h score))."""
+    """read (V, W), 0 before, = mean of a node's modalities h (M, V, W), weighted with softmax(tanh(h score))."""
     width = len(score)
     nodes = len(read) // width
-    shares = np.zeros(room(modalities), F)
+    shares = np.zeros(modalities + LANES, F)
     for n in range(nodes):
         for m in range(modalities):
             shares[m] = dot(h, (m * nodes + n) * width, score, 0, width)
         tanh_of(shares, 0, modalities)
         softmax(shares, 0, modalities)
-        clear(read, n * width, width)
         for m in range(modalities):
             add_scaled(h, (m * nodes + n) * width, shares[m], width, read, n * width)
 

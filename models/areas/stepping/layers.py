@@ -14,14 +14,11 @@ from numba import types
 from models.areas.stepping.kernels import (
     SOURCES,
     F,
-    add_product,
     add_scaled,
-    clear,
     dot,
     normalise,
+    product,
     project,
-    put,
-    room,
     softmax,
     tanh_of,
     update,
@@ -111,28 +108,20 @@ def _transform(
     first, nodes, width = edges.first, edges.first[3], len(layer.norm) // 2
     keys = np.zeros(len(edges.source_type) * nodes * width, F)
     values = np.zeros(len(keys), F)
-    project(h, h_at, first, edges.source_type, edges.starts, layer.key, width, keys)
-    project(h, h_at, first, edges.source_type, edges.starts, layer.value, width, values)
-    scores, asked = np.zeros(room(len(edges.sources)), F), np.zeros(width, F)
+    project(h, h_at, first, edges.source_type, edges.starts, layer.key, 0, width, keys, 0)
+    project(h, h_at, first, edges.source_type, edges.starts, layer.value, 0, width, values, 0)
+    scores, asked = np.zeros(len(edges.sources) + LANES, F), np.zeros(width, F)
     received, work = np.zeros(width, F), np.zeros(width, F)
     weights[:] = _ZERO
     for t in range(3):
         matrix = t * width * width
         for n in range(first[t], first[t + 1]):
             at = h_at + n * width
-            clear(asked, 0, width)
-            clear(received, 0, width)
-            add_product(h, at, width, layer.query, matrix, width, asked, 0)
+            asked[:] = _ZERO
+            received[:] = _ZERO
+            product(h, at, width, layer.query, matrix, width, asked, 0, asked, 0)
             attend(asked, keys, values, n, heads, edges, scores, received, weights)
             update(received, 0, layer.output, matrix, layer.kept[t], width, h, at, layer.norm, work, changed)
-
-
-@kernel
-def elu_of(values: Floats, at: int, width: int) -> None:
-    """x above 0, else e^x - 1, in place."""
-    for i in range(at, at + width, LANES):
-        x = load(values, i)
-        store(values, i, pick_less(x, splat(_ZERO), exp(x) - splat(_ONE), x))
 
 
 @kernel
@@ -140,10 +129,10 @@ def take_path(
     projected: Floats, node: int, begin: int, end: int, sources: Ints, heads: int, layer: Hierarchy, vector: int,
     scores: Floats, path: Floats, path_at: int, weights: Floats,
 ) -> None:  # fmt: skip
-    """path (W,) = what a node takes along the edges [begin, end) of the relation whose vectors begin at `vector`."""
+    """path (W,), 0 before, = what a node takes along the edges [begin, end) of the relation whose vectors begin at
+    `vector`."""
     width = len(layer.query)
     size = width // heads
-    clear(path, path_at, width)
     for head in range(heads):
         part = head * size
         asked = dot(projected, node * width + part, layer.from_target, vector + part, size)
@@ -155,7 +144,9 @@ def take_path(
             weight = scores[e - begin]
             weights[e] += weight / F(heads)
             add_part(projected, sources[e] * width + part, weight, size, path, path_at + part)
-    elu_of(path, path_at, width)
+    for k in range(path_at, path_at + width, LANES):  # x above 0, else e^x - 1
+        x = load(path, k)
+        store(path, k, pick_less(x, splat(_ZERO), exp(x) - splat(_ONE), x))
 
 
 @kernel
@@ -163,8 +154,7 @@ def add_paths(paths: Floats, count: int, layer: Hierarchy, shares: Floats, work:
     """mixed (W,) += so many paths, weighted with the softmax of tanh(path semantic + bias) query."""
     width = len(layer.query)
     for p in range(count):
-        put(layer.bias, 0, width, work, 0)
-        add_product(paths, p * width, width, layer.semantic, 0, width, work, 0)
+        product(paths, p * width, width, layer.semantic, 0, width, layer.bias, 0, work, 0)
         tanh_of(work, 0, width)
         shares[p] = dot(work, 0, layer.query, 0, width)
     softmax(shares, 0, count)
@@ -181,12 +171,14 @@ def _hierarchical(
     projected = np.zeros(nodes * width, F)
     for t in range(3):
         for n in range(first[t], first[t + 1]):
-            add_product(h, h_at + n * width, width, layer.matrix, t * width * width, width, projected, n * width)
-    paths, shares = np.zeros((relations + 1) * width, F), np.zeros(room(relations + 1), F)
-    scores, work, mixed = np.zeros(room(len(edges.sources)), F), np.zeros(width, F), np.zeros(width, F)
+            to = n * width
+            product(h, h_at + to, width, layer.matrix, t * width * width, width, projected, to, projected, to)
+    paths, shares = np.zeros((relations + 1) * width, F), np.zeros(relations + 1 + LANES, F)
+    scores, work, mixed = np.zeros(len(edges.sources) + LANES, F), np.zeros(width, F), np.zeros(width, F)
     weights[:] = _ZERO
     for n in range(nodes):
-        put(projected, n * width, width, paths, 0)
+        paths[:] = _ZERO
+        add_scaled(projected, n * width, _ONE, width, paths, 0)
         count = 1
         for r in range(relations):
             begin, end = edges.starts[r * (nodes + 1) + n], edges.starts[r * (nodes + 1) + n + 1]
@@ -196,7 +188,8 @@ def _hierarchical(
                     weights,
                 )  # fmt: skip
                 count += 1
-        put(h, h_at + n * width, width, mixed, 0)
+        mixed[:] = _ZERO
+        add_scaled(h, h_at + n * width, _ONE, width, mixed, 0)
         add_paths(paths, count, layer, shares, work, mixed)
         normalise(mixed, 0, width, layer.norm, changed, h_at + n * width)
 

@@ -114,7 +114,7 @@ class CompiledAreaNetwork:
 
     def _joined(self, h: Floats, present: Floats, edges: Edges) -> Floats:
         """One vector of each node, (1, V, W)."""
-        joined = np.empty((1, *h.shape[1:]), np.float32)
+        joined = np.zeros((1, *h.shape[1:]), np.float32)
         weights = self._weights
         if weights.joined is not None:
             JOIN.compile()(h.ravel(), present.ravel(), edges.first, *weights.joined, h.shape[2], joined.ravel())

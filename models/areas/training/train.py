@@ -35,7 +35,7 @@ from pipeline.arrays import Bools, Floats
 from pipeline.compiled import Notify
 from pipeline.config.classes import faultless_classes
 from pipeline.config.profile import MachineType, PlantProfile
-from pipeline.errors import DataError, ModelFileError
+from pipeline.errors import ModelFileError
 from pipeline.files.atomic_file import write_text
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -169,10 +169,6 @@ def _read_parts(config: AreaTrainConfig, runner: CompiledRunner, on_progress: On
         parts[part] = read_cases(
             config.folder / part, kept / part, config.profile, runner, runner.text_vectors, on_area
         )
-        if lonely := [case.answers.area for case in parts[part] if not case.graph.utilities]:
-            raise DataError(
-                f"area {lonely[0]} of {config.folder / part} has no utility, so none can be named; leave it out"
-            )
     return parts
 
 
