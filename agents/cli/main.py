@@ -119,6 +119,7 @@ app.add_typer(
         "Measure speed on this machine.",
         align=bench.align,
         models=bench.models,
+        areas=bench.areas,
         stream=bench.stream,
         scale=bench.scale,
         drift=bench.drift,
