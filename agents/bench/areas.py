@@ -123,7 +123,7 @@ def _frames(layout: AreaLayout, classes: tuple[str, ...], seed: int) -> Iterator
         there = rng.random((machines, 2)) < 0.9
         probabilities = np.zeros((machines, layout.widest), np.float32)
         shares = rng.dirichlet([0.2] * len(classes), machines)
-        probabilities[:, : len(classes)] = np.where(there.any(axis=1)[:, None], shares, 0)
+        probabilities[:, : len(classes)] = np.where(np.asarray(there.any(axis=1))[:, None], shares, 0)
         said = [(0, EventText(f"{number}", number * layout.period_ms, "cooling water is too warm"))]
         yield AreaFrame(
             layout=layout,

@@ -29,7 +29,8 @@ def log_probabilities(answer: NetworkAnswer, graph: AreaGraph) -> Floats:
     """As torch has them: no cause, each machine's own fault, each class of each utility."""
     shared = np.where(graph.faults, answer.shared, np.float32(NOT_A_CAUSE))
     scores = np.concatenate([[answer.none], answer.own, shared.ravel()]).astype(np.float64)
-    return (scores - np.logaddexp.reduce(scores)).astype(np.float32)
+    found: Floats = (scores - np.logaddexp.reduce(scores)).astype(np.float32)
+    return found
 
 
 def taken(outputs: Outputs, edges: tuple[tuple[torch.Tensor, torch.Tensor], ...], graph: AreaGraph) -> Floats:
@@ -39,7 +40,8 @@ def taken(outputs: Outputs, edges: tuple[tuple[torch.Tensor, torch.Tensor], ...]
         if relation.target == MACHINE and relation.source != TEXT:
             column = source.numpy() + (graph.machines if relation.source else 0)
             np.add.at(found[r], (target.numpy(), column), outputs.attention[r].detach().numpy())
-    return found.sum(axis=0)
+    summed: Floats = found.sum(axis=0)
+    return summed
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
