@@ -28,7 +28,7 @@ from agents.cli.options import (
     require_new_file,
     trained_machines,
 )
-from agents.cli.running.plant import AreaModelOption, load_area_runner
+from agents.cli.running.plant import AreaModelOption, load_area_runner, require_plant
 from agents.cli.running.plant_replay import area_view, print_areas, replay_diagnoses
 from agents.cli.views.incidents_view import AlarmLines
 from agents.cli.views.live_view import LiveView
@@ -59,14 +59,16 @@ def demo(
     plant: Annotated[
         bool, typer.Option("--plant", help="show machines that share utilities, and what they have in common")
     ] = False,
+    area_model: AreaModelOption = None,
     speed: SpeedOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Replay a shipped recording through the whole pipeline, without a broker."""
+    require_plant(area_model, plant=plant)
     paced = DEMO_SECONDS if sys.stdout.isatty() and not as_json and speed is None else None
     if plant:
         profile = area_profile()
-        areas = (True, str(area_rule()))
+        areas = (True, area_model or str(area_rule()))
         _replay(area_recording(), profile, None, speed, as_json=as_json, paced_seconds=paced, areas=areas)
     else:
         _replay(demo_recording(), None, None, speed, as_json=as_json, paced_seconds=paced)
@@ -94,8 +96,7 @@ def replay(
     as_json: JsonOption = False,
 ) -> None:
     """Replay a recording: through the pipeline in this process, or into the topics of a real Kafka."""
-    if area_model is not None and not plant:
-        raise SettingsError("--area-model is for a replay with --plant")
+    require_plant(area_model, plant=plant)
     if to is None:
         if out is not None:
             require_new_file(out, force=force, inputs=[recording])
