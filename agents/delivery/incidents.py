@@ -19,6 +19,7 @@ from pipeline.config.topics import ALARMS, DIAGNOSES
 from pipeline.engine.diagnoses import DiagnosedMachine
 from pipeline.engine.reports.incidents.book import IncidentBook
 from pipeline.engine.reports.incidents.record import (
+    SIMILAR,
     AlarmChange,
     Incident,
     decode_alarm_change,
@@ -32,10 +33,6 @@ from pipeline.wire import messages
 from pipeline.wire.labels import LabelledSpan
 from pipeline.wire.messages import Diagnosis, ModelRef, RejectedError
 from pipeline.wire.records import Output, Record
-
-SIMILAR = "faultline-similar"
-"""The header of a raised alarm with the most similar past incidents, a JSON list."""
-
 
 _OVER = frozenset({"cleared", "returned", "latched"})
 """States of an alarm whose fault is gone, whether or not somebody still has to acknowledge it."""

@@ -10,10 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.delivery.incidents import SIMILAR, IncidentDesk
+from agents.delivery.incidents import IncidentDesk
 from models.stepping.retrieval_vectors import Projection, RetrievalVectors
 from pipeline.config.profile import parse_profile
-from pipeline.engine.reports.incidents.record import Incident, SimilarIncident, decode_incident, decode_similar
+from pipeline.engine.reports.incidents.record import (
+    SIMILAR,
+    Incident,
+    SimilarIncident,
+    decode_incident,
+    decode_similar,
+)
 from pipeline.frames import Frames, StepResult
 from pipeline.wire.labels import label_output
 from pipeline.wire.messages import Diagnosis, Evidence, ModelRef, encode

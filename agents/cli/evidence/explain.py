@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.console import Console
 
-from agents.audit.verify import difference
+from agents.audit.why.explained import Explained
+from agents.audit.why.from_log import published_diagnosis, replay_from_log
 from agents.audit.why.replayed import DiagnosisId, Replayed, records_of_machine, replay_until
 from agents.cli.options import BrokerOption, JsonOption, ModelOption, ProfileOption, load_runners, model_of_each_type
-from agents.cli.views.explain_view import Explained, show_explained
+from agents.cli.views.explain_view import show_explained
 from agents.cli.views.printable import say
-from agents.delivery.partitioning import partition_function, partition_of
-from agents.kafka.log import kafka_log, require_kafka
+from agents.delivery.partitioning import partition_function
+from agents.kafka.log import kafka_log
 from agents.kafka.schema_registry import schema_registry
 from agents.words import Words
 from models.evaluation.explanations.explain import Explanation, Method, explain_by_gradients, explain_by_leaving_out
@@ -31,7 +31,7 @@ from pipeline.config.topics import CONTROL, DIAGNOSES, EVENTS, engine_topics
 from pipeline.errors import SettingsError
 from pipeline.extras import require_modules
 from pipeline.frames import StepRunner
-from pipeline.wire.messages import Diagnosis, RejectedError, decode_diagnosis
+from pipeline.wire.messages import Diagnosis
 from pipeline.wire.recording import has_topic, read_recording
 from pipeline.wire.records import Record
 
@@ -81,7 +81,7 @@ def explain(
         found = _by_gradients(path, runners[kind.name], kind, replayed.window, question)
     else:
         found = explain_by_leaving_out(runners[kind.name], kind, replayed.window, question)
-    explained = Explained.of(replayed, question, found, runners[kind.name], kind, _differs(published, replayed))
+    explained = Explained.of(replayed, question, found, runners[kind.name], kind, published)
     if as_json:
         typer.echo(json.dumps(explained.as_dict(), indent=2))
     else:
@@ -109,7 +109,7 @@ def _from_recording(
 
     published: Diagnosis | None = None
     if has_topic(recording, DIAGNOSES):
-        published = _published(read_recording(recording), wanted)
+        published = published_diagnosis(read_recording(recording), wanted)
     to_partition = partition_function(settings.partitions)
     offsets: Counter[tuple[str, int]] = Counter()
 
@@ -134,17 +134,18 @@ def _from_topics(
     window: int,
     history: str | None,
 ) -> tuple[Diagnosis | None, Replayed]:
-    require_kafka(settings)
+    history_ms = None if history is None else _history_ms(history)
     topics = [topic for topic in engine_topics(plant) if topic not in (EVENTS, CONTROL)]
     with kafka_log(settings, [*topics, DIAGNOSES], [EVENTS, CONTROL]) as log:
-        topics += [topic for topic in (EVENTS, CONTROL) if log.partitions(topic)]
-        if history is not None:
-            log.begin_at([*topics, DIAGNOSES], max(0, wanted.end_ms - _history_ms(history)))
-        partition = partition_of(wanted.machine.encode(errors="replace"), log.partitions(DIAGNOSES))
-        published = _published(log.records_of(DIAGNOSES, partition), wanted)
-        own = records_of_machine(log.merged(*topics), plant, wanted.machine, partition)
-        return published, replay_until(
-            own, plant, runners, wanted, frames=window, schemas=schema_registry(settings), notify=_to_stderr
+        return replay_from_log(
+            log,
+            plant,
+            runners,
+            wanted,
+            frames=window,
+            history_ms=history_ms,
+            schemas=schema_registry(settings),
+            notify=_to_stderr,
         )
 
 
@@ -153,27 +154,6 @@ def _history_ms(text: str) -> int:
         return parse_duration_ms(text)
     except ValueError as error:
         raise SettingsError(f"--history {text!r}: {error}") from error
-
-
-def _published(records: Iterator[Record], wanted: DiagnosisId) -> Diagnosis | None:
-    """The published diagnosis, if it is still there."""
-    mark = str(wanted).encode(errors="replace")
-    for record in records:
-        if record.topic == DIAGNOSES and record.value is not None and mark in record.value:
-            try:
-                found = decode_diagnosis(record.value)
-            except RejectedError:
-                continue
-            if found.id == str(wanted):
-                return found
-    return None
-
-
-def _differs(published: Diagnosis | None, replayed: Replayed) -> str | None:
-    """In what the published diagnosis is another than the replayed one."""
-    if published is None:
-        return None
-    return difference(msgspec.to_builtins(published), msgspec.to_builtins(replayed.diagnosis))
 
 
 def _to_stderr(line: str) -> None:

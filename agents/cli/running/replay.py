@@ -28,19 +28,20 @@ from agents.cli.options import (
     require_new_file,
     trained_machines,
 )
+from agents.cli.running.console import show_demo
 from agents.cli.running.plant import AreaModelOption, load_area_runner, require_plant
 from agents.cli.running.plant_replay import area_view, print_areas, replay_diagnoses
 from agents.cli.views.incidents_view import AlarmLines
 from agents.cli.views.live_view import LiveView
 from agents.cli.views.printable import say
 from agents.cli.views.scores_table import faults_table, scores_table, shown
-from agents.delivery.incidents import SIMILAR
 from agents.delivery.partitioning import partition_function
 from agents.replay.shipped import area_profile, area_recording, area_rule, demo_recording
 from agents.words import Words
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import load_settings
 from pipeline.config.topics import AREAS, DIAGNOSES, LABELS, engine_topics, full_topic_name
+from pipeline.engine.reports.incidents.record import SIMILAR
 from pipeline.errors import CertificateError, SettingsError, TopicMismatchError
 from pipeline.extras import require_modules
 from pipeline.wire.recording import count_records, holds_only, new_recording, read_recording
@@ -61,15 +62,19 @@ def demo(
     ] = False,
     area_model: AreaModelOption = None,
     speed: SpeedOption = None,
+    web: Annotated[bool, typer.Option("--web", help="show it in the console, in a browser")] = False,
+    port: Annotated[int | None, typer.Option("--port", help="with --web: the port, 9480 by default")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Replay a shipped recording through the whole pipeline, without a broker."""
     require_plant(area_model, plant=plant)
+    if web:
+        show_demo(with_areas=plant, area_model=area_model, speed=speed, port=port)
+        return
     paced = DEMO_SECONDS if sys.stdout.isatty() and not as_json and speed is None else None
     if plant:
-        profile = area_profile()
         areas = (True, area_model or str(area_rule()))
-        _replay(area_recording(), profile, None, speed, as_json=as_json, paced_seconds=paced, areas=areas)
+        _replay(area_recording(), area_profile(), None, speed, as_json=as_json, paced_seconds=paced, areas=areas)
     else:
         _replay(demo_recording(), None, None, speed, as_json=as_json, paced_seconds=paced)
 

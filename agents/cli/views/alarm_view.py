@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from agents.audit.reports.alarm_list import AlarmStatus
+from agents.audit.reports.alarm_list import AlarmStatus, shown_priority
 from agents.cli.views.printable import cell
 from agents.words import Words
 from pipeline.config.hints import shown_time
-from pipeline.config.sections.titles import Priority
 from pipeline.engine.reports.lifecycle.records import Alarm
 
 
@@ -68,11 +67,3 @@ def _table(rows: Sequence[Mapping[str, str]]) -> Table:
     for row in rows:
         table.add_row(*(cell(row[name]) for name in columns))
     return table
-
-
-def shown_priority(alarm: AlarmStatus, words: Words) -> Priority:
-    """The alarm's own where the profile has settings of alarms or it has risen; else that which the fault has there."""
-    fault = words.about_fault(alarm.machine, alarm.fault)
-    if words.has_alarm_settings or alarm.escalated or fault is None or fault.priority is None:
-        return alarm.priority
-    return fault.priority

@@ -11,27 +11,10 @@ from typing import Final
 import typer
 from rich.text import Text
 
+from agents.words import printable
+
 MAX_CELL: Final = 200
 """Characters of a text that one cell of a table shows."""
-
-
-def printable(text: object, limit: int | None = None) -> str:
-    """A text on one line: blanks are spaces, and what a terminal would obey or hide stands as its code, such as \\x1b.
-
-    Of a longer text the first `limit` characters are left.
-    """
-    shown = str(text)
-    if limit is not None and len(shown) > limit:
-        shown = f"{shown[:limit]}…"
-    if shown.isprintable():
-        return shown
-    return "".join(map(_printable_character, shown))
-
-
-def _printable_character(character: str) -> str:
-    if character.isprintable():
-        return character
-    return " " if character.isspace() else ascii(character)[1:-1]
 
 
 def cell(text: object, style: str = "", limit: int | None = MAX_CELL) -> Text:

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from agents.cli.views.printable import cell, printable
+from agents.cli.views.printable import cell
+from agents.words import printable
 
 if TYPE_CHECKING:
     from models.training.loop import OnProgress, Progress

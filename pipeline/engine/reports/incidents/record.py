@@ -12,6 +12,9 @@ from pipeline.wire import messages
 from pipeline.wire.messages import Diagnosis, ModelRef, VariableEvidence
 from pipeline.wire.records import Output
 
+SIMILAR = "faultline-similar"
+"""The header of a raised alarm with the most similar past incidents, a JSON list."""
+
 
 class Incident(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One alarm of a machine, or one label, from `start` until before `end`; times are milliseconds."""

@@ -16,7 +16,7 @@ from pipeline.engine.reports.lifecycle.board import AlarmBoard, Published
 from pipeline.engine.reports.lifecycle.life import AlarmOverride, Moment, Person
 from pipeline.engine.stats import Outcome
 from pipeline.errors import ProfileError
-from pipeline.wire.messages import Control, Reason, RejectedError
+from pipeline.wire.messages import MAX_PERSON, MAX_WHY, Control, Reason, RejectedError
 from pipeline.wire.records import Record
 
 _LOOK_EVERY_MS: Final = 5_000
@@ -42,7 +42,7 @@ class AlarmDesk:
 
     def check(self, control: Control) -> None:
         """Raise RejectedError if a control record about alarms cannot be applied to any machine."""
-        for name, given, most in (("by", control.by, 200), ("why", control.why, 1_000)):
+        for name, given, most in (("by", control.by, MAX_PERSON), ("why", control.why, MAX_WHY)):
             if not given or not given.strip() or len(given) > most:
                 raise RejectedError(Reason.SCHEMA, f"'{control.kind}' needs `{name}` of 1 to {most} characters")
         if control.kind == "configure":
@@ -53,7 +53,7 @@ class AlarmDesk:
             _duration_ms(control)
 
     def act(self, control: Control, record: Record, machine: Machine, outcome: Outcome) -> None:
-        """Acknowledge, shelve, unshelve, suppress or unsuppress; raises RejectedError."""
+        """Acknowledge, shelve, unshelve, suppress, unsuppress or comment on; raises RejectedError."""
         board = self._boards.get(machine.group.name)
         if board is None:
             return
@@ -79,6 +79,7 @@ class AlarmDesk:
             "unshelve": Moment.unshelve,
             "suppress": Moment.suppress,
             "unsuppress": Moment.unsuppress,
+            "comment": Moment.comment,
         }
         act = acts[control.kind]
         publish(board.act(machine, time_ms, person, lambda moment: act(moment, fault)), outcome)

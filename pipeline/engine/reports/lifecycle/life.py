@@ -189,6 +189,10 @@ class Moment:
         """Undo `suppress`; without a fault, whatever is out of service."""
         self._release(self.state.out_of_service, fault, "unsuppressed")
 
+    def comment(self, fault: str | None) -> None:
+        """Somebody has something to say about an alarm, or about the machine; nothing else changes."""
+        self._note_about(fault or ALL_FAULTS, "commented")
+
     def _hold(self, holds: dict[str, Hold], fault: str | None, until_ms: int | None, state: str) -> None:
         assert self.person is not None
         name = fault or ALL_FAULTS
