@@ -68,7 +68,16 @@ async function request(path, options = {}) {
   throw error;
 }
 
+let leaving = false;
+
+/** Leaves this page; only the first address counts, as several requests may be refused at once. */
+export function leave(address) {
+  if (leaving) return;
+  leaving = true;
+  location.assign(address);
+}
+
 /** Goes to the login page, and later back to this one. */
 export function goToLogin() {
-  if (location.pathname !== "/login") location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
+  if (location.pathname !== "/login") leave(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
 }

@@ -37,6 +37,17 @@ export class Sections {
     if (focused) this.#tiles.get(focused)?.node.focus();
   }
 
+  /** Whether there are tiles and sections of just these machines and areas. */
+  fit(machines, areas) {
+    const declared = [...this.#sections.keys()].filter((id) => id !== NO_AREA);
+    return (
+      machines.size === this.#tiles.size &&
+      declared.length === areas.size &&
+      declared.every((id) => areas.has(id)) &&
+      [...machines.values()].every((tile) => this.knows(tile))
+    );
+  }
+
   /** Whether a machine has a tile in the area that it is in now. */
   knows(tile) {
     const kept = this.#tiles.get(tile.id);
