@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import signal
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -189,3 +193,25 @@ def test_a_time_zone_that_is_none_is_refused(name: str) -> None:
     settings = load_settings(broker="kafka://127.0.0.1:1", console_time_zone=name)
     with pytest.raises(SettingsError, match="FAULTLINE_CONSOLE_TIME_ZONE"):
         kafka_console(settings, load_profile("tennessee_eastman"), normal=dict, load_runners=dict)
+
+
+@pytest.mark.slow
+def test_the_process_serves_pages_and_metrics_and_stops_in_order_though_a_browser_follows_it() -> None:
+    command = [sys.executable, "-m", "agents.cli", "console", "--broker", "kafka://127.0.0.1:1"]
+    process = subprocess.Popen(
+        [*command, "--port", "0", "--web-port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        first, second = process.stdout.readline(), process.stdout.readline()
+        metrics = first.split(" on ")[1].split(",")[0]
+        page = urllib.request.urlopen(second.split(" on ")[1].strip() + "api/updates", timeout=10)
+        assert page.readline().startswith(b"retry: ")
+        with urllib.request.urlopen(metrics, timeout=10) as answer:
+            assert "faultline_console_browsers 1.0" in answer.read().decode()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        out, errors = process.communicate(timeout=30)
+    page.close()
+    assert (process.returncode, out) == (0, "faultline: stopped\n"), errors
+    assert "Traceback" not in errors
