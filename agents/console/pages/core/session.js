@@ -11,7 +11,11 @@ class ServerError extends Error {
   }
 }
 
-const UNREACHABLE = { code: "unreachable", what: "The console does not answer.", do: "Is it running, and is the network there?" };
+const UNREACHABLE = {
+  code: "unreachable",
+  what: "The console does not answer.",
+  do: "Is it running, and is the network there?",
+};
 
 /** Who is here and what is allowed; asked once, and again if the server says that the token has changed. */
 export async function begin({ again = false } = {}) {
@@ -63,7 +67,10 @@ async function request(path, options = {}) {
   } catch {
     told = null;
   }
-  const error = new ServerError(answer.status, told ?? { code: "unexpected", what: `The console answered ${answer.status}.` });
+  const error = new ServerError(
+    answer.status,
+    told ?? { code: "unexpected", what: `The console answered ${answer.status}.` },
+  );
   if (error.code === "login") goToLogin();
   throw error;
 }

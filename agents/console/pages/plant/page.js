@@ -59,7 +59,10 @@ export function plantPage(main, signal) {
     const shown = sections.finish();
     filters.setCounts(live.counts);
     const machines = live.machines.size;
-    setText(summary, shown === machines ? `${count(machines)} machines` : `${count(shown)} of ${count(machines)} machines`);
+    setText(
+      summary,
+      shown === machines ? `${count(machines)} machines` : `${count(shown)} of ${count(machines)} machines`,
+    );
     empty.hidden = shown > 0;
     setText(empty, emptyText(machines));
   }
