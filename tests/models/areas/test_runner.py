@@ -209,7 +209,7 @@ def test_the_file_says_what_it_is_and_is_refused_if_damaged(tmp_path: Path) -> N
     assert one.hash == read_area_model(path).header.hash != read_area_model(other).header.hash
     with pytest.raises(ModelFileError, match="is a network of areas, not a model of machines"):
         read_model(path)
-    with pytest.raises(ModelFileError, match="is no network of areas"):
+    with pytest.raises(ModelFileError, match="is a model of machines, no network of areas"):
         load_area_runner(str(tmp_path / "machines.faultline"), PROFILE, quiet)
     with pytest.raises(ModelFileError, match="there is no model file"):
         load_area_runner(str(tmp_path / "none.faultline"), PROFILE, quiet)
