@@ -174,12 +174,13 @@ async def replay_in_memory(
     builder: CertificateBuilder | None = None,
     trained: Mapping[str, tuple[int, int]] | None = None,
     plant: PlantReplay | None = None,
+    past: Sequence[Record] = (),
 ) -> ReplayReport:
     """Replay a file through the agents on a broker in this process; raises FaultlineError if it cannot be.
 
     `on_records` gets the inputs when they have been processed, and before what comes of them is observed. `trained` has
     the machines that the model's training has seen, with the starts of their first and last frame; `plant` is a plant
-    agent to run beside the worker.
+    agent to run beside the worker, and `past` are records of the topic `incidents`: what there was before.
     """
     name = "replay-" + re.sub("[^A-Za-z0-9_-]", "-", recording.stem)  # it stands in an address
     settings = settings.model_copy(update={"broker": f"memory://{name}"})
@@ -216,6 +217,7 @@ async def replay_in_memory(
         observer=observe,
         ticks=False,
     )
+    worker.desk.begin_with(past)
     source = ReplaySource(recording, profile, partition_of, settings.partitions, change)
     agents: list[StatefulAgent] = [worker]
     if plant is not None:

@@ -64,7 +64,7 @@ class UtilityTexts:
         utilities = len(frame.layout.utilities)
         if not utilities:
             return np.zeros((0, len(self.classes)), np.float32), np.zeros(0, np.bool_)
-        self._runner.reserve((frame.slot + 1) * self._stride)
+        self.reserve(frame.slot + 1)
         if frame.reset:
             self.reset(frame.slot)
         # Texts grow old in the frames that nobody had a diagnosis of, too.

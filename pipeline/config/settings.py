@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     area_model: str = Field(
         default="log_odds", description="what names the causes in areas: a rule's name, or a model file"
     )
+    area_patience_ms: Milliseconds = Field(
+        default=60_000, description="how long an area waits for a worker that says nothing any more"
+    )
     chunk_records: int = Field(default=4096, ge=1, description="records that are processed at once, at most")
     commit_interval_ms: Milliseconds = Field(default=1_000, description="how often offsets are committed")
     checkpoint_interval_ms: Milliseconds = Field(

@@ -150,20 +150,19 @@ def topic_values(broker: MemoryBroker, name: str) -> list[dict[str, Any]]:
     return [msgspec.json.decode(record.value) for place in places for record in broker.log(name, place) if record.value]
 
 
-class LargePlant:
-    """A thousand machines in twenty areas, of which a hundred get another diagnosis each second."""
+class PumpPlant:
+    """Pumps in twenty areas, of which a hundred get another diagnosis each second; there are no workers."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, machines: int = MACHINES, **settings: Any) -> None:
         self._loop = loop
-        words = "".join(
-            f"\n  pump-{number:04d}: {{area: Area {number % _AREAS + 1:02d}}}" for number in range(MACHINES)
-        )
-        self.plant = Plant(f"{ONE_SOURCE}\nmachines:{words}\n", console_web_port=0, web_port=0)
-        settings = self.plant.settings
+        self._machines = machines
+        areas = (f"\n  pump-{number:04d}: {{area: Area {number % _AREAS + 1:02d}}}" for number in range(machines))
+        profile = f"{ONE_SOURCE}\nmachines:{''.join(areas)}\n"
+        self.plant = Plant(profile, console_web_port=0, web_port=0, **settings)
+        self._settings = self.plant.settings
         self._frame = 0
-        for number in range(MACHINES):
+        for number in range(machines):
             self._say(number)
-        self._settings = settings
         self.start()
         self._changing = asyncio.run_coroutine_threadsafe(self._change(), loop.loop)
 
@@ -212,7 +211,7 @@ class LargePlant:
             await asyncio.sleep(0.1)
             self._frame += 1
             for number in range(step):
-                self._say((self._frame * step + number) % MACHINES)
+                self._say((self._frame * step + number) % self._machines)
 
 
 class Watched:
@@ -221,6 +220,7 @@ class Watched:
     def __init__(self, context: BrowserContext, url: str) -> None:
         self.url = url
         self.page = context.new_page()
+        self.page.set_default_timeout(60_000)
         self.wrong: list[str] = []
         self.page.on("console", self._note)
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))

@@ -11,10 +11,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from agents.audit.why.areas import AreaId
 from agents.audit.why.explained import Explained
+from agents.audit.why.explained_area import ExplainedArea
 from agents.audit.why.from_log import published_diagnosis, replay_from_log
 from agents.audit.why.replayed import DiagnosisId, Replayed, records_of_machine, replay_until
+from agents.cli.evidence.explain_area import explained_area
 from agents.cli.options import BrokerOption, JsonOption, ModelOption, ProfileOption, load_runners, model_of_each_type
+from agents.cli.running.plant import AreaModelOption
+from agents.cli.views.area_explain_view import show_explained_area
 from agents.cli.views.explain_view import show_explained
 from agents.cli.views.printable import say
 from agents.delivery.partitioning import partition_function
@@ -55,6 +60,10 @@ def explain(
         typer.Option("--history", help="read the topics from so long before the frame, such as 2d; else all of them"),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="how many of a kind to show")] = 8,
+    in_area: Annotated[
+        bool, typer.Option("--plant", help="of a machine: also what its area makes of its answer, and by what")
+    ] = False,
+    area_model: AreaModelOption = None,
     broker: BrokerOption = None,
     profile: ProfileOption = None,
     model: ModelOption = None,
@@ -62,11 +71,37 @@ def explain(
 ) -> None:
     """Say what a diagnosis or alarm rests on: variables, texts, components and modalities, and what would change it.
 
-    The machine is replayed from what its topics or a recording hold, up to the diagnosis; nothing is written.
+    Of an area or utility it is machines and texts. Machine or area are replayed from what their topics or a recording
+    hold, up to the diagnosis; nothing is written.
     """
-    settings = load_settings(broker=broker, profile=profile)
+    settings = load_settings(broker=broker, profile=profile, area_model=area_model)
     plant = load_profile(settings.profile)
+
+    def of_area(wanted: AreaId, machine: str | None = None) -> ExplainedArea:
+        return explained_area(
+            wanted,
+            settings,
+            plant,
+            lambda: load_runners(settings, plant, model),
+            recording=recording,
+            frames=window,
+            history_ms=None if history is None else _history_ms(history),
+            machine=machine,
+        )
+
+    if (area_id := AreaId.parse(diagnosis, plant)) is not None:
+        if method == "gradients":
+            raise SettingsError("--method gradients is for machines; what an area rests on is found by leaving out")
+        found_in_area = of_area(area_id)
+        if as_json:
+            typer.echo(json.dumps(found_in_area.as_dict(), indent=2))
+        else:
+            show_explained_area(found_in_area, Words(plant), Console(), limit)
+        return
     wanted = DiagnosisId.parse(diagnosis)
+    area = plant.area_of.get(wanted.machine)
+    if in_area and area is None:
+        raise SettingsError(f"machine {wanted.machine[:200]!r} is in no area of plant {plant.plant}; leave --plant out")
     runners = load_runners(settings, plant, model)
     if recording is not None:
         published, replayed = _from_recording(recording, settings, plant, runners, wanted, window)
@@ -82,10 +117,17 @@ def explain(
     else:
         found = explain_by_leaving_out(runners[kind.name], kind, replayed.window, question)
     explained = Explained.of(replayed, question, found, runners[kind.name], kind, published)
+    corrected = None
+    if in_area and area is not None:
+        corrected = of_area(AreaId(area, wanted.end_ms, ""), wanted.machine)
     if as_json:
-        typer.echo(json.dumps(explained.as_dict(), indent=2))
-    else:
-        show_explained(explained, Words(plant), Console(), limit)
+        shown = explained.as_dict() | ({} if corrected is None else {"in_area": corrected.as_dict()})
+        typer.echo(json.dumps(shown, indent=2))
+        return
+    show_explained(explained, Words(plant), Console(), limit)
+    if corrected is not None:
+        say()
+        show_explained_area(corrected, Words(plant), Console(), limit)
 
 
 def _by_gradients(path: Path, runner: StepRunner, kind: MachineType, window: Window, question: Question) -> Explanation:

@@ -24,7 +24,13 @@ from agents.cli.machines import saved_states
 from agents.cli.options import BrokerOption, JsonOption, MachinePatternOption, ProfileOption, now_ms
 from agents.cli.views.alarm_view import alarms_table, history_table
 from agents.cli.views.printable import say
-from agents.console.actions.controls import control_value, require_alarm, require_person, require_shelvable
+from agents.console.actions.controls import (
+    alarm_owners,
+    control_value,
+    require_alarm,
+    require_person,
+    require_shelvable,
+)
 from agents.console.actions.sending import KafkaSender, Sent, send_about
 from agents.delivery.partitioning import partition_of
 from agents.kafka.log import kafka_log, require_kafka
@@ -41,7 +47,9 @@ from pipeline.wire.messages import OperatorKind
 from pipeline.wire.recording import has_topic, read_recording
 from pipeline.wire.records import Output
 
-MachineArgument = Annotated[str, typer.Argument(help="the machine's id, or a pattern such as 'pump-*'")]
+MachineArgument = Annotated[
+    str, typer.Argument(help="the id of a machine or utility (hall_1/steam), or a pattern such as 'pump-*'")
+]
 FaultArgument = Annotated[
     str | None, typer.Argument(help="a fault, unknown, stale, offline or blind; all alarms without it")
 ]
@@ -151,7 +159,7 @@ def shelve(
         for_ms = parse_duration_ms(duration)
     except ValueError as error:
         raise SettingsError(f"--for: {error}") from None
-    machines = _known(settings, machine)
+    machines = _known(settings, plant, machine, fault)
     for one in machines:
         require_shelvable(plant, one, fault, for_ms, f"--for {duration}")
     _send(settings, "shelve", machines, by, why, fault, for_ms)
@@ -179,8 +187,8 @@ def suppress(
     profile: ProfileOption = None,
 ) -> None:
     """Take alarms out of service, such as during maintenance, until `unsuppress`."""
-    settings, _ = _plant(broker, profile, machine, fault)
-    machines = _known(settings, machine)
+    settings, plant = _plant(broker, profile, machine, fault)
+    machines = _known(settings, plant, machine, fault)
     _send(settings, "suppress", machines, by, why, fault)
     say(f"{_named(machine, fault)} is out of service: {len(machines)} machines")
 
@@ -205,9 +213,9 @@ def comment(
     broker: BrokerOption = None,
     profile: ProfileOption = None,
 ) -> None:
-    """Write down something about an alarm, or about a machine; `faultline alarms history` shows it."""
-    settings, _ = _plant(broker, profile, machine, fault)
-    machines = _known(settings, machine)
+    """Write down something about an alarm, or about a machine or utility; `faultline alarms history` shows it."""
+    settings, plant = _plant(broker, profile, machine, fault)
+    machines = _known(settings, plant, machine, fault)
     _send(settings, "comment", machines, by, why, fault)
     say(f"the comment on {_named(machine, fault)} is sent: {len(machines)} machines")
 
@@ -261,7 +269,7 @@ def _say_unreadable(summary: AlarmSummary) -> None:
 
 
 def _plant(broker: str | None, profile: str | None, machine: str, fault: str | None) -> tuple[Settings, PlantProfile]:
-    """Settings and profile; raises SettingsError if no machine of that name can have such an alarm."""
+    """Settings and profile; raises SettingsError if no machine or utility of that name can have such an alarm."""
     settings = load_settings(broker=broker, profile=profile)
     plant = load_profile(settings.profile)
     require_alarm(plant, machine, fault)
@@ -276,12 +284,13 @@ def _open(settings: Settings, machine: str, fault: str | None) -> list[AlarmStat
     ]
 
 
-def _known(settings: Settings, machine: str) -> list[str]:
-    """The machines that have a state and fit a pattern; raises SettingsError if there are none."""
-    found = sorted(name for name in saved_states(settings) if fnmatch.fnmatchcase(name, machine))
+def _known(settings: Settings, plant: PlantProfile, name: str, fault: str | None) -> list[str]:
+    """The machines that have a state, and the utilities, that fit a pattern; raises SettingsError if there are none."""
+    machines = {} if name in plant.area_of_utility else saved_states(settings)
+    found = alarm_owners(plant, machines, name, fault)
     if not found:
         raise SettingsError(
-            f"no state of machine {machine!r} is saved; `faultline machines list` shows the machines that are known"
+            f"no state of machine {name!r} is saved; `faultline machines list` shows the machines that are known"
         )
     return found
 

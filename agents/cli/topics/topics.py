@@ -9,10 +9,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from agents.cli.options import BrokerOption, JsonOption, MachinePatternOption, ProfileOption, now_ms
-from agents.cli.views.printable import cell, say
+from agents.cli.views.printable import cell, say, table, time_cell
 from agents.delivery.partitioning import partition_of
 from pipeline.config.hints import shown_time
 from pipeline.config.profile import load_profile
@@ -138,12 +137,12 @@ def list_labels(
         return
     if chosen:
         said = [name for name in ("note", "by", "corrects") if any(getattr(one, name) for one in chosen[-limit:])]
-        table = Table("machine", "fault", "from", "to", "written", *said)
+        labels_table = table("machine", "fault", "from", "to", "written", *said)
         for one in chosen[-limit:]:
-            end = "still there" if one.end_ms >= messages.MAX_TIME_MS else shown_time(one.end_ms)
-            cells = one.machine, one.fault, shown_time(one.start_ms), end, shown_time(one.written_ms)
-            table.add_row(*map(cell, (*cells, *(getattr(one, name) or "" for name in said))))
-        Console().print(table)
+            end = "still there" if one.end_ms >= messages.MAX_TIME_MS else time_cell(one.end_ms)
+            cells = one.machine, one.fault, time_cell(one.start_ms), end, time_cell(one.written_ms)
+            labels_table.add_row(*map(cell, (*cells, *(getattr(one, name) or "" for name in said))))
+        Console().print(labels_table)
     say(f"{len(chosen)} of {len(found)} labels")
     for problem in unreadable[-limit:]:
         say(f"cannot be read: {problem}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from agents.audit.reports.alarm_list import AlarmStatus, shown_priority
-from agents.cli.views.printable import cell
+from agents.cli.views.printable import cell, table, time_cell
 from agents.words import Words
 from pipeline.config.hints import shown_time
 from pipeline.engine.reports.lifecycle.records import Alarm
@@ -23,9 +23,9 @@ def alarms_table(alarms: Sequence[AlarmStatus], words: Words) -> Table:
             "area": words.area(one.machine) or "",
             "alarm": words.alarm(one.machine, one.fault),
             "component": words.component(one.machine, one.fault) or "",
-            "raised": "" if one.raised_ms is None else shown_time(one.raised_ms),
-            "since": "" if one.since_ms == one.raised_ms else shown_time(one.since_ms),
-            "until": "" if one.until_ms is None else shown_time(one.until_ms),
+            "raised": time_cell(one.raised_ms),
+            "since": "" if one.since_ms == one.raised_ms else time_cell(one.since_ms),
+            "until": time_cell(one.until_ms),
             "by": one.by or "",
             "why": one.why or "",
         }
@@ -38,7 +38,7 @@ def history_table(records: Sequence[Alarm], words: Words) -> Table:
     """Records of alarms as rows."""
     rows = [
         {
-            "time": shown_time(one.time),
+            "time": time_cell(one.time),
             "machine": words.machine(one.machine),
             "alarm": words.alarm(one.machine, one.fault),
             "what": one.state,
@@ -63,7 +63,7 @@ def _more(record: Alarm) -> list[str]:
 def _table(rows: Sequence[Mapping[str, str]]) -> Table:
     """A table without the columns in which nothing is said, so that the others have more room."""
     columns = [name for name in rows[0] if any(row[name] for row in rows)]
-    table = Table(*columns)
+    shown = table(*columns)
     for row in rows:
-        table.add_row(*(cell(row[name]) for name in columns))
-    return table
+        shown.add_row(*(cell(row[name]) for name in columns))
+    return shown

@@ -9,9 +9,11 @@ from types import TracebackType
 from typing import Final
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
 from agents.words import printable
+from pipeline.config.hints import shown_time
 
 MAX_CELL: Final = 200
 """Characters of a text that one cell of a table shows."""
@@ -20,6 +22,19 @@ MAX_CELL: Final = 200
 def cell(text: object, style: str = "", limit: int | None = MAX_CELL) -> Text:
     """A text for a table or a line of rich, which does not look for markup in it."""
     return Text(printable(text, limit), style)
+
+
+def table(*headings: str) -> Table:
+    """A table for cells of texts and times: on a narrow terminal they are broken over lines, never cut short."""
+    shown = Table()
+    for heading in headings:
+        shown.add_column(cell(heading), overflow="fold")
+    return shown
+
+
+def time_cell(time_ms: int | None) -> str:
+    """A time that a narrow column breaks between date and time of day; empty if there is none."""
+    return "" if time_ms is None else shown_time(time_ms).replace("T", " ")
 
 
 def say(line: object = "", *, err: bool = False, flush: bool = False) -> None:

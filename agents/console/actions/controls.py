@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from pipeline.config.profile import MachineType, PlantProfile
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from pipeline.config.profile import PlantProfile
 from pipeline.config.quantities.durations import shown_duration
 from pipeline.config.sections.alarms import SHELVE_LIMIT_MS, alarm_names
+from pipeline.config.sections.areas import utility_id
 from pipeline.config.sections.titles import is_pattern
 from pipeline.errors import SettingsError
 from pipeline.files.yaml_fields import did_you_mean
@@ -12,21 +16,26 @@ from pipeline.wire import messages
 from pipeline.wire.messages import MAX_PERSON, MAX_WHY, OperatorKind
 
 
-def require_alarm(plant: PlantProfile, machine: str, fault: str | None) -> tuple[MachineType, ...]:
-    """The types of a machine or of a pattern of machines; raises SettingsError if none of them can have such an alarm.
+def require_alarm(plant: PlantProfile, name: str, fault: str | None) -> None:
+    """Raise SettingsError if no machine or utility of that id or pattern can have such an alarm.
 
     Without a fault it is about all alarms.
     """
-    if machine in plant.area_of_utility:
-        raise SettingsError(f"{machine!r} is a utility of an area: nobody can act on its alarms yet")
-    kinds = plant.machine_types if is_pattern(machine) else tuple(kind for kind in [plant.type_of(machine)] if kind)
-    if not kinds:
+    known = [one for utility, faults in _utilities(plant).items() if fnmatchcase(utility, name) for one in faults]
+    if name not in plant.area_of_utility:
+        kinds = plant.machine_types if is_pattern(name) else [kind for kind in [plant.type_of(name)] if kind]
+        known += (one for kind in kinds for one in alarm_names(kind.faults))
+    if not known:
         patterns = ", ".join(kind.match for kind in plant.machine_types)
-        raise SettingsError(f"{machine!r} is no machine of plant {plant.plant}, whose ids fit {patterns}")
-    known = tuple(dict.fromkeys(name for kind in kinds for name in alarm_names(kind.faults)))
+        raise SettingsError(f"{name!r} is no machine of plant {plant.plant}, whose ids fit {patterns}")
     if fault is not None and fault not in known:
-        raise SettingsError(f"{fault!r} is no alarm of {machine}; {did_you_mean(fault, known)}")
-    return kinds
+        raise SettingsError(f"{fault!r} is no alarm of {name}; {did_you_mean(fault, tuple(dict.fromkeys(known)))}")
+
+
+def alarm_owners(plant: PlantProfile, machines: Iterable[str], name: str, fault: str | None) -> list[str]:
+    """Of an id or pattern the machines among these, and the utilities that have such a fault."""
+    utilities = (one for one, faults in _utilities(plant).items() if fault is None or fault in faults)
+    return sorted(one for one in {*machines, *utilities} if fnmatchcase(one, name))
 
 
 def require_shelvable(plant: PlantProfile, machine: str, fault: str | None, for_ms: int, named: str) -> None:
@@ -37,16 +46,28 @@ def require_shelvable(plant: PlantProfile, machine: str, fault: str | None, for_
         )
 
 
-def _shelve_limit_ms(plant: PlantProfile, machine: str, fault: str | None) -> int:
-    kind = plant.type_of(machine)
-    if kind is None:
+def _shelve_limit_ms(plant: PlantProfile, name: str, fault: str | None) -> int:
+    kind, names = plant.type_of(name), _utilities(plant).get(name)
+    if names is None and kind is not None:
+        names = alarm_names(kind.faults)
+    if names is None:
         return SHELVE_LIMIT_MS
-    own = [one for one in plant.alarms if one.is_for_machine(kind.name, machine) and one.shelve_limit_ms is not None]
+    type_name = kind.name if kind is not None and name not in plant.area_of_utility else ""
+    own = [one for one in plant.alarms if one.is_for_machine(type_name, name) and one.shelve_limit_ms is not None]
     limits = [
-        ([SHELVE_LIMIT_MS] + [one.shelve_limit_ms or 0 for one in own if one.fault in (None, name)])[-1]
-        for name in ((fault,) if fault is not None else alarm_names(kind.faults))
+        ([SHELVE_LIMIT_MS] + [one.shelve_limit_ms or 0 for one in own if one.fault in (None, alarm)])[-1]
+        for alarm in ((fault,) if fault is not None else names)
     ]
     return min(limits)
+
+
+def _utilities(plant: PlantProfile) -> dict[str, tuple[str, ...]]:
+    """The faults of every utility, by its id."""
+    return {
+        utility_id(name, key): utility.faults
+        for name, area in plant.areas.items()
+        for key, utility in area.utilities.items()
+    }
 
 
 def require_person(by: str, why: str, prefix: str = "") -> None:

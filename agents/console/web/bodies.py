@@ -70,7 +70,7 @@ def answer(request: web.Request, document: Any) -> web.Response:
     if etag in [part.strip() for part in request.headers.get("If-None-Match", "").split(",")]:
         return web.Response(status=304, headers=headers)
     peer = peer_of(request)
-    is_near = peer is not None and peer.is_loopback
+    is_near = peer is not None and peer.is_loopback and "X-Forwarded-For" not in request.headers
     if len(body) >= _PACKED_FROM_BYTES and not is_near and "gzip" in request.headers.get("Accept-Encoding", ""):
         headers["Content-Encoding"] = "gzip"
         body = gzip.compress(body, compresslevel=1, mtime=0)

@@ -12,6 +12,7 @@ from agents.console.web import bodies, connections
 from agents.console.web.access import attempts
 from agents.console.web.access.access import access_of
 from agents.console.web.bodies import MAX_BODY_BYTES
+from agents.console.web.server import tls_context
 from pipeline.config.settings import load_settings
 from pipeline.errors import SettingsError
 from tests.support.console import browser, console_site, token
@@ -257,6 +258,13 @@ def test_a_program_comes_with_its_token_and_needs_no_page(tokens: Path) -> None:
             assert code(refused) == (403, "origin")
 
     run(test())
+
+
+def test_files_that_are_missing_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"FAULTLINE_CONSOLE_TOKEN_FILE .*nowhere: No such file"):
+        access_of(load_settings(console_token_file=tmp_path / "nowhere"))
+    with pytest.raises(SettingsError, match=r"FAULTLINE_CONSOLE_CERTIFICATE .*nowhere.*no such file"):
+        tls_context(tmp_path / "nowhere", None)
 
 
 @pytest.mark.parametrize(

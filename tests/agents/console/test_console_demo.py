@@ -5,7 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +26,7 @@ from agents.replay.shipped import demo_model, demo_recording
 from pipeline.config.profile import load_profile
 from pipeline.config.settings import load_settings
 from pipeline.errors import PortInUseError, SettingsError
+from pipeline.frames import StepRunner
 from pipeline.wire.recording import RecordingWriter, read_recording
 from tests.support.commands import assert_one_line, faultline
 from tests.support.console import Browser, ConsoleSite, browser, stream
@@ -42,6 +48,12 @@ def four_hours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@cache
+def workers_runners() -> Mapping[str, StepRunner]:
+    """The shipped model, loaded once; only one of the demos here runs."""
+    return load_runners(load_settings(), load_profile("tennessee_eastman"), None)
+
+
 def demo(recording: Path, port: int = 0) -> Demo:
     settings = load_settings(partitions=PARTITIONS, console_web_port=port, console_user="kim", web_port=0)
     profile = load_profile("tennessee_eastman")
@@ -53,7 +65,7 @@ def demo(recording: Path, port: int = 0) -> Demo:
         recording,
         settings,
         profile,
-        load(),
+        workers_runners(),
         lambda key: partition_of(key, PARTITIONS),
         normal=normal_states(profile, {"tennessee_eastman": demo_model()}),
         load_runners=load,
@@ -144,9 +156,6 @@ def test_a_port_that_is_taken_ends_the_demo_with_one_line(four_hours: Path) -> N
     [
         (["console", "--broker", "memory://x"], "faultline demo --web"),
         (["console", "--host", "0.0.0.0"], "FAULTLINE_CONSOLE_TOKEN_FILE"),
-        (["console", "--user-header", "X-User"], "belong together"),
-        (["console", "--token-file", "no/such/file"], "No such file"),
-        (["console", "--certificate", "no/such.pem"], "FAULTLINE_CONSOLE_CERTIFICATE"),
     ],
 )
 def test_a_console_that_cannot_be_safe_does_not_start(arguments: list[str], message: str) -> None:
@@ -184,3 +193,25 @@ def test_a_time_zone_that_is_none_is_refused(name: str) -> None:
     settings = load_settings(broker="kafka://127.0.0.1:1", console_time_zone=name)
     with pytest.raises(SettingsError, match="FAULTLINE_CONSOLE_TIME_ZONE"):
         kafka_console(settings, load_profile("tennessee_eastman"), normal=dict, load_runners=dict)
+
+
+@pytest.mark.slow
+def test_the_process_serves_pages_and_metrics_and_stops_in_order_though_a_browser_follows_it() -> None:
+    command = [sys.executable, "-m", "agents.cli", "console", "--broker", "kafka://127.0.0.1:1"]
+    process = subprocess.Popen(
+        [*command, "--port", "0", "--web-port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        first, second = process.stdout.readline(), process.stdout.readline()
+        metrics = first.split(" on ")[1].split(",")[0]
+        page = urllib.request.urlopen(second.split(" on ")[1].strip() + "api/updates", timeout=10)
+        assert page.readline().startswith(b"retry: ")
+        with urllib.request.urlopen(metrics, timeout=10) as answer:
+            assert "faultline_console_browsers 1.0" in answer.read().decode()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        out, errors = process.communicate(timeout=30)
+    page.close()
+    assert (process.returncode, out) == (0, "faultline: stopped\n"), errors
+    assert "Traceback" not in errors

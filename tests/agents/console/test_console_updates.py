@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -176,7 +177,9 @@ def test_a_document_that_has_not_changed_is_not_sent_again() -> None:
             same = {"If-None-Match": etag}
             assert (await one.get("/api/plant", same))[0] == 304
             site.book.set("a", 1)
-            assert (await one.get("/api/plant", same))[0] == 200
+            site.book.padding = "x" * 10_000
+            async with one.client.get(f"{site.origin}/api/plant", headers=same) as answer:
+                assert answer.status == 200 and "Content-Encoding" not in answer.headers  # it is the same machine
             async with one.client.get(f"{site.origin}/static/main.js") as answer:
                 assert answer.headers["Content-Encoding"] == "gzip"
                 same = {"If-None-Match": answer.headers["ETag"]}
@@ -234,5 +237,19 @@ def test_with_a_certificate_it_serves_tls_and_cookies_for_nothing_else(tmp_path:
             assert (await one.post("/api/alarms/acknowledge", body))[0] == 202
             status, _ = await one.post("/api/alarms/acknowledge", body, Origin=f"http://127.0.0.1:{site.port}")
             assert status == 403
+
+    run(test())
+
+
+def test_documents_are_packed_for_who_comes_through_a_proxy() -> None:
+    async def test() -> None:
+        rules: Any = {"user_header": "X-Forwarded-User", "trusted_proxies": "127.0.0.1"}
+        async with console_site(**rules) as site, browser(site) as one:
+            site.book.set("a", 1)
+            site.book.padding = "x" * 10_000
+            headers = {"X-Forwarded-User": "kim", "X-Forwarded-For": "192.0.2.9"}
+            async with one.client.get(f"{site.origin}/api/plant", headers=headers) as answer:
+                assert answer.headers["Content-Encoding"] == "gzip"
+                assert len((await answer.json())["machines"][0]["text"]) == 10_000
 
     run(test())

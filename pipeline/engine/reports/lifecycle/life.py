@@ -11,7 +11,6 @@ import msgspec
 from pipeline.config.sections.alarms import PRIORITIES, AlarmSettings
 from pipeline.config.sections.titles import Priority
 from pipeline.engine.reports.lifecycle.records import Alarm, AlarmEvent
-from pipeline.wire.diagnosis_columns import UNIT
 
 ALL_FAULTS: Final = "*"
 """Stands for all alarms of a machine."""
@@ -126,7 +125,7 @@ class Moment:
             fault,
             self._id(fault, "raised"),
             self.time_ms,
-            round(confidence * UNIT) / UNIT,
+            confidence,
             diagnosis,
             settings.priority,
             called_ms=self.time_ms,
@@ -145,7 +144,7 @@ class Moment:
             alarm = OpenAlarm(fault, None, -1, 0.0, "", settings.priority, called_ms=-1, rose_ms=-1)
         alarm.active = False
         is_suppressed = self.suppression(fault) is not None
-        now: dict[str, Any] = {"confidence": round(confidence * UNIT) / UNIT, "diagnosis": diagnosis}
+        now: dict[str, Any] = {"confidence": confidence, "diagnosis": diagnosis}
         if settings.latch and not is_suppressed:
             alarm.acknowledged = False
             self._note(alarm, "latched", **now)
