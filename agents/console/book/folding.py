@@ -32,6 +32,7 @@ FOLDED_TOPICS: Final = (DIAGNOSES, PLANT, ALARMS, INCIDENTS, DRIFT, METRICS, LAT
 """What a book is made from; the topics of areas may not exist."""
 
 _FORGET: Final = b'"forget"'
+_MAX_COUNT: Final = 2**53
 
 
 @dataclass(slots=True)
@@ -162,6 +163,8 @@ class Folding:
     def _metric(self, record: Record) -> None:
         metric = published.read_metric(record.value or b"")
         _check(metric.model.name, metric.model.hash, times_ms=(metric.interval_start, metric.interval_end))
+        if not all(0 <= count < _MAX_COUNT for count in (metric.diagnoses, metric.no_evidence, metric.labelled)):
+            raise RejectedError(Reason.SCHEMA, "a count is none")
         if self._known.models.take(metric):
             self._changes.next()
 

@@ -22,7 +22,7 @@ from pipeline.engine.reports.incidents.record import SIMILAR, Incident, SimilarI
 from pipeline.wire import messages
 from pipeline.wire.labels import label_output
 from pipeline.wire.letters import LATE_BY, dead_letter, late_record
-from pipeline.wire.messages import Reason, RejectedError
+from pipeline.wire.messages import MAX_TIME_MS, Reason, RejectedError, RemainingLife
 from pipeline.wire.records import Record
 from tests.support.area_plant import FRAME_MS, T0_MS
 from tests.support.console_records import MODEL, PROFILE, Log, alarm, diagnosis, only, plant, tile
@@ -468,6 +468,19 @@ def test_a_record_that_is_none_of_ours_is_counted_and_stops_nothing(topic: str, 
     )
     assert book.status().unreadable == (0 if quiet else 1)
     for document in (book.plant(), book.alarms(), book.data(), book.models()):
+        assert msgspec.json.encode(document)
+
+
+def test_numbers_that_no_model_has_stop_no_document() -> None:
+    log = Log()
+    log.diagnosis("pump-1", 0, "leak", remaining=RemainingLife(1e308, -1e308, 1e308))
+    log.metric(0, labelled=10**400, accuracy=0.5)
+    log.metric(1, diagnoses=-1)
+    book = log.fold()
+    remaining = tile(book, "pump-1").remaining
+    assert remaining is not None and -remaining.low_ms == remaining.high_ms == MAX_TIME_MS
+    assert book.status().unreadable == 2
+    for document in (book.plant(), book.models(), book.updates(0)):
         assert msgspec.json.encode(document)
 
 

@@ -21,6 +21,7 @@ from agents.console.documents.plant import (
     Utility,
 )
 from pipeline.config.sections.areas import utility_id
+from pipeline.wire.messages import MAX_TIME_MS
 
 HASH_CHARACTERS = 12
 """As many characters of a model's hash are shown as ids of diagnoses have."""
@@ -105,10 +106,15 @@ def _remaining(newest: SeenDiagnosis) -> Remaining | None:
         given.frames,
         given.low,
         given.high,
-        round(given.frames * period_ms),
-        round(given.low * period_ms),
-        round(given.high * period_ms),
+        _span_ms(given.frames, period_ms),
+        _span_ms(given.low, period_ms),
+        _span_ms(given.high, period_ms),
     )
+
+
+def _span_ms(frames: float, period_ms: int) -> int:
+    """How long so many frames are; of what is longer than any time can be, that."""
+    return round(max(-MAX_TIME_MS, min(frames * period_ms, MAX_TIME_MS)))
 
 
 def _corrected(known: Knowledge, machine: str) -> Corrected | None:
