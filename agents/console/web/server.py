@@ -15,7 +15,6 @@ from agents.console.web.connections import Connection, Connections
 from pipeline.errors import PortInUseError, SettingsError
 
 _KEEP_SECONDS: Final = 60.0
-_HANDSHAKE_SECONDS: Final = 10.0
 _STOP_SECONDS: Final = 2.0
 _LINGER_SECONDS: Final = 2.0
 """For what may still come of a body that was refused."""
@@ -44,10 +43,7 @@ class Server:
         handlers = self._runner.server
         assert handlers is not None
         self._listening = await asyncio.get_running_loop().create_server(
-            lambda: Connection(handlers(), self._connections),
-            sock=listener,
-            ssl=self._tls,
-            ssl_handshake_timeout=None if self._tls is None else _HANDSHAKE_SECONDS,
+            lambda: Connection(handlers(), self._connections, self._tls), sock=listener
         )
 
     async def stop(self, before: Callable[[], None]) -> None:

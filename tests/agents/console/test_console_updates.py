@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agents.console.web import documents, server, updates
+from agents.console.web import connections, documents, server, updates
 from tests.support.console import browser, console_site, stream, token
 from tests.support.delivery_apps import run, until
 
@@ -220,16 +221,50 @@ def test_explanations_wait_for_each_other_up_to_a_limit(monkeypatch: pytest.Monk
     run(test())
 
 
-def test_with_a_certificate_it_serves_tls_and_cookies_for_nothing_else(tmp_path: Path) -> None:
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+def certified(folder: Path) -> dict[str, Path]:
+    """A certificate for 127.0.0.1 and its key."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
     new = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=c"
     names = ["-addext", "subjectAltName=IP:127.0.0.1"]
     files = ["-keyout", str(key), "-out", str(certificate)]
     subprocess.run(["openssl", *new.split(), *names, *files], check=True, capture_output=True)
+    return {"certificate": certificate, "key": key}
+
+
+def test_connections_without_a_handshake_of_tls_are_counted_and_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.3)
+    files = certified(tmp_path)
+
+    async def closed(reader: asyncio.StreamReader) -> bool:
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+        return True
 
     async def test() -> None:
-        trusting = ssl.create_default_context(cafile=str(certificate))
-        async with console_site(certificate=certificate, key=key) as site, browser(site, tls=trusting) as one:
+        trusting = ssl.create_default_context(cafile=str(files["certificate"]))
+        async with console_site(**files) as site, browser(site, tls=trusting) as one:
+            await one.begin()
+            assert (await one.get("/api/plant"))[0] == 200  # this connection stays open
+            idle = [await asyncio.open_connection("127.0.0.1", site.port) for _ in range(3)]
+            assert await closed(idle[0][0])  # it has made room
+            idle[1][1].write(b"GET / HTTP/1.1\r\n\r\n")  # no handshake
+            assert [await closed(reader) for reader, _ in idle[1:]] == [True, True]
+            assert (await one.get("/api/plant"))[0] == 200
+            for _, writer in idle:
+                writer.close()
+
+    run(test())
+
+
+def test_with_a_certificate_it_serves_tls_and_cookies_for_nothing_else(tmp_path: Path) -> None:
+    files = certified(tmp_path)
+
+    async def test() -> None:
+        trusting = ssl.create_default_context(cafile=str(files["certificate"]))
+        async with console_site(**files) as site, browser(site, tls=trusting) as one:
             await one.begin()
             (cookie,) = one.client.cookie_jar
             assert cookie["secure"] and cookie.key.startswith("__Host-")
