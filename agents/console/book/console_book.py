@@ -54,6 +54,7 @@ class ConsoleBook:
         self._connected = False
         self._away_since_wall_ms: int | None = None
         self._why: str | None = None
+        self._still_since_wall_ms: int | None = None
         self._caught_up = False
         self._missing: tuple[str, ...] = ()
         self._frozen = False
@@ -80,13 +81,14 @@ class ConsoleBook:
         away_since_wall_ms: int | None = None,
         why: str | None = None,
         since_ms: int | None = None,
+        still_since_wall_ms: int | None = None,
     ) -> None:
         """How far reading is; `behind` has for each topic how many records are not read yet."""
-        before = self._connected, self._caught_up, self._missing, self._away_since_wall_ms
+        before = self._connected, self._caught_up, self._missing, self._away_since_wall_ms, self._still_since_wall_ms
         self._connected, self._caught_up, self._missing = connected, caught_up, tuple(missing)
         self._away_since_wall_ms, self._why, self._since_ms = away_since_wall_ms, why, since_ms
-        self._behind = behind
-        if before != (connected, caught_up, self._missing, away_since_wall_ms):
+        self._behind, self._still_since_wall_ms = behind, still_since_wall_ms
+        if before != (connected, caught_up, self._missing, away_since_wall_ms, still_since_wall_ms):
             self._note_status()
 
     def note_sources(self, sources: Sequence[SourceState]) -> None:
@@ -220,6 +222,7 @@ class ConsoleBook:
             unreadable=self._folding.unreadable,
             missing_topics=self._missing,
             frozen=self._frozen,
+            still_since_wall_ms=None if self._frozen else self._still_since_wall_ms,
         )
 
     def _lag(self) -> int | None:

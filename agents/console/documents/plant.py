@@ -173,6 +173,8 @@ class Status(msgspec.Struct, frozen=True):
     missing_topics: Sequence[str]
     frozen: bool = False
     """Whether nothing more will come, because a demo is over."""
+    still_since_wall_ms: int | None = None
+    """Since when no newer frame has come though one should have, by the console's clock."""
 
 
 class PlantDocument(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ from typing import Final
 
 from agents.console.book.console_book import ConsoleBook
 from agents.console.reading.source import Gauge, Progress, TopicSource
+from pipeline.config.profile import PlantProfile
 from pipeline.errors import BrokerUnavailableError, FaultlineError
 
 BACK_MS: Final = 28_800_000
@@ -20,6 +21,8 @@ _RETRY_SECONDS: Final = 1.0
 _MEASURE_SECONDS: Final = 10.0
 _FIRST_RATE_SECONDS: Final = 2.0
 _PROGRESS_SECONDS: Final = 0.2
+_STILL_MS: Final = 30_000
+"""How much longer than a plant's slowest frame may take a frame may be on its way until the plant stands still."""
 _SLICE_SECONDS: Final = 0.02
 """For how long records are folded before others get their turn."""
 
@@ -37,8 +40,9 @@ class Follower:
         since_ms: int | None = None,
         back_ms: int = BACK_MS,
         wall_seconds: Callable[[], float] = time.time,
+        seconds: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Large topics are read from `since_ms` on, or from `back_ms` before now."""
+        """Large topics are read from `since_ms` on, or from `back_ms` before now; `seconds` only goes forward."""
         self.failed: FaultlineError | None = None
         """Why it has ended, if it has."""
         self._source = source
@@ -46,6 +50,10 @@ class Follower:
         self._since_ms = since_ms
         self._back_ms = back_ms
         self._wall_seconds = wall_seconds
+        self._seconds = seconds
+        self._still_seconds = _longest_wait_ms(book.profile) / 1_000
+        self._moved: tuple[int | None, float, int] = (None, 0.0, 0)
+        """The newest frame, and when it came by both clocks."""
         self._gauge = Gauge(book.profile)
         self._tasks: list[asyncio.Task[None]] = []
         self._progress = Progress()
@@ -163,6 +171,7 @@ class Follower:
             self._away_since_ms = self._wall_ms()
             log.warning("%s", error)
         self._progress = replace(self._progress, caught_up=False)
+        self._moved = (None, 0.0, 0)  # it is unknown what came meanwhile
         self._note(connected=False, why=str(error))
         self._tell()
 
@@ -175,7 +184,17 @@ class Follower:
             away_since_wall_ms=self._away_since_ms,
             why=why,
             since_ms=self._progress.since_ms,
+            still_since_wall_ms=self._still_since() if connected else None,
         )
+
+    def _still_since(self) -> int | None:
+        """Since when no newer frame has come, if it is longer than that may take: no worker runs, or none gets data."""
+        newest_ms = self._book.read_ms
+        if newest_ms != self._moved[0] or not self._progress.caught_up:
+            self._moved = newest_ms, self._seconds(), self._wall_ms()
+        _, moved_seconds, moved_wall_ms = self._moved
+        is_still = newest_ms is not None and self._seconds() - moved_seconds > self._still_seconds
+        return moved_wall_ms if is_still else None
 
     def _tell(self) -> None:
         """Wake who waits."""
@@ -184,3 +203,14 @@ class Follower:
 
     def _wall_ms(self) -> int:
         return int(self._wall_seconds() * 1000)
+
+
+def _longest_wait_ms(profile: PlantProfile) -> int:
+    """Within which a plant with data has a newer frame: silent sources hold one back for so long, but no longer."""
+    waits = [
+        kind.idle_after_ms(name) + 2 * kind.frame_period_ms
+        for kind in profile.machine_types
+        for name, source in kind.sources.items()
+        if source.holds_frames
+    ]
+    return max(waits, default=0) + _STILL_MS

@@ -78,7 +78,7 @@ class Accounts:
     ) -> web.Response:
         access = self._guard.access
         user = None if identity is None else identity.user
-        document = {
+        document: dict[str, object] = {
             "user": user,
             "csrf": access.sessions.csrf(session, user or ""),
             "access": access.kind if identity is None else identity.kind,
@@ -87,6 +87,8 @@ class Accounts:
             "read_only": self._guard.read_only,
             **self._about,
         }
+        if identity is None:
+            document.pop("version", None)
         response = web.Response(body=msgspec.json.encode(document), content_type="application/json")
         if is_new:
             self._guard.give_session(request, response, session)

@@ -178,6 +178,15 @@ def test_feedback_reaches_the_labels_with_the_diagnosis_that_it_corrects(plant: 
     assert label["corrects"].startswith("te-02:")
     page.locator("[aria-label='Found by people']", has_text="Reactor cooling water inlet temperature, step").wait_for()
     assert page.evaluate("window.hacked") is None
+    page.locator(".stack-chart").focus()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("f")
+    page.locator("dialog textarea").fill("this frame")
+    page.locator("dialog .primary").click()
+    page.locator("dialog").wait_for(state="detached")
+    (label,) = wait_until(lambda: [one for one in plant.records("labels") if one.get("note") == "this frame"])
+    frame_end_ms = int(label["corrects"].split(":")[1])
+    assert label["start"] == frame_end_ms - 180_000  # so that the label is about this frame
 
 
 def test_a_dead_letter_is_shown_with_its_place_and_its_markup_stays_text(plant: ReplayedPlant, opened: Open) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -32,7 +33,13 @@ class Site:
         self.broker = MemoryBroker()
         self.book = ConsoleBook(plant())
         source = memory_source(self.broker, self.settings, self.book.profile)
-        self.follower = Follower(source, self.book, wall_seconds=lambda: WALL_SECONDS)
+        self.passed_seconds = 0.0
+        self.follower = Follower(
+            source,
+            self.book,
+            wall_seconds=lambda: WALL_SECONDS + self.passed_seconds,
+            seconds=lambda: self.passed_seconds,
+        )
         self.log = Log()
 
     def name(self, topic: str) -> str:
@@ -107,6 +114,38 @@ def test_a_broker_that_is_away_at_the_start_and_later_is_waited_for(monkeypatch:
             assert tile(site.book, "pump-1").state == "fault"
             data = {row.topic: row for row in site.book.data().topics}
             assert data[DIAGNOSES].records == 2
+
+    run(main())
+
+
+def test_a_plant_of_which_no_newer_frame_comes_stands_still_until_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.console.reading.follower._PROGRESS_SECONDS", 0.0)
+    site = Site()
+    site.create()
+
+    async def still(follower: Follower, *, expected: float | None) -> None:
+        since_wall_ms = None if expected is None else int((WALL_SECONDS + expected) * 1000)
+        while site.book.status().still_since_wall_ms != since_wall_ms:
+            assert await follower.changed(site.book.version, 5)
+
+    async def main() -> None:
+        async with site.following() as follower:
+            site.passed_seconds = 1e6  # a plant of which nothing was ever heard
+            assert await follower.caught_up(5)
+            assert site.book.status().still_since_wall_ms is None
+            site.send(site.log.diagnosis("pump-1", 0))
+            assert await follower.changed(site.book.version, 5)
+            site.passed_seconds += 30  # which a frame may take
+            assert not await follower.changed(site.book.version, 0.15)
+            site.passed_seconds += 3_600
+            await still(follower, expected=1e6)
+            site.send(site.log.alarm("pump-1", 0, "leak", "raised"))  # is no newer frame
+            site.send(site.log.diagnosis("pump-1", 1))
+            await still(follower, expected=None)
+            site.passed_seconds += 3_600
+            await still(follower, expected=1e6 + 3_630)
+            site.broker.faults.connected = False
+            await still(follower, expected=None)  # the broker is away is what is said instead
 
     run(main())
 

@@ -63,10 +63,18 @@ function problem(status, connected) {
   }
   const away = status?.away_since_wall_ms ?? null;
   if (away !== null || status?.connected === false) {
-    const since = away === null ? "" : ` since ${clockWithSeconds(away)} (${duration(Date.now() - away)})`;
+    const since = away === null ? "" : ` since ${clockWithSeconds(away)} (${duration((status.wall_ms ?? Date.now()) - away)})`;
     return {
       frozen: true,
       text: `The broker cannot be reached${since}. This is how it was then, not how it is now. ${status.why ?? ""}`,
+    };
+  }
+  const still = status?.still_since_wall_ms ?? null;
+  if (still !== null) {
+    const waited = duration((status.wall_ms ?? Date.now()) - still);
+    return {
+      frozen: true,
+      text: `No newer frame has come since ${clockWithSeconds(still)} (${waited}): perhaps no worker runs, or no data come. This is how it was then, not how it is now.`,
     };
   }
   if (status?.frozen) return { frozen: false, text: "The replay is over: this is its last picture." };

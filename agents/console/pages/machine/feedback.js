@@ -13,7 +13,8 @@ export function feedback(machine, shown, frame, tile, sent) {
   const corrected = frame?.id ?? shown.newest?.id ?? null;
   const row = shown.frames.id.indexOf(corrected);
   const said = row < 0 ? shown.newest?.fault : shown.frames.fault[row];
-  const beginMs = frame?.endMs ?? tile?.since_ms ?? shown.from_ms;
+  // A label is about the frames that start in it.
+  const beginMs = frame === null ? (tile?.since_ms ?? shown.from_ms) : frame.endMs - shown.frame_period_ms;
   const fault = element(
     "select",
     { required: true },
@@ -45,7 +46,8 @@ export function feedback(machine, shown, frame, tile, sent) {
       const written = await post("/api/labels", {
         machine,
         fault: fault.value,
-        from_ms: momentOfField(from.value),
+        // The field has no seconds, and the hour in which summer time ends twice: what stays as it was is exact.
+        from_ms: from.value === from.defaultValue ? beginMs : momentOfField(from.value),
         until_ms: Number.isNaN(untilMs) ? null : untilMs,
         corrects: corrected,
         comment: comment.value || null,
