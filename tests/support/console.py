@@ -201,7 +201,7 @@ async def console_site(seconds: Callable[[], float] = time.monotonic, **settings
         site.history,
         site.desk,
         site.counts,
-        about={"plant": "small"},
+        about={"plant": "small", "version": "1.0"},
         boot="b0",
         clock_ms=lambda: WALL_MS,
         health=lambda: Answer(True, "working"),

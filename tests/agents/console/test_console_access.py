@@ -160,6 +160,7 @@ def test_nobody_gets_anything_without_a_token(tokens: Path) -> None:
         async with console_site(web_host="0.0.0.0", token_file=tokens) as site, browser(site) as one:
             await one.begin()
             assert (one.session["user"], one.session["login"]) == (None, True)
+            assert "version" not in one.session  # what it can be attacked with is for those who may come in
             for path in ("/api/plant", "/api/updates", "/api/alarms", "/api/machines/te-07", "/api/incidents"):
                 assert code(await one.get(path)) == (401, "login")
             assert code(await one.post("/api/alarms/acknowledge", ACKNOWLEDGE)) == (401, "login")
@@ -176,6 +177,7 @@ def test_who_has_a_token_logs_in_acts_by_his_name_and_logs_out(tokens: Path) -> 
             before = one.session.get("csrf")
             assert (await one.login(token(1)))[0] == 200
             assert one.session["user"] == "kim" and one.session["csrf"] != before
+            assert one.session["version"] == "1.0"
             assert (await one.get("/api/plant"))[0] == 200
             assert (await one.post("/api/alarms/acknowledge", ACKNOWLEDGE))[0] == 202
             assert site.desk.done[-1][2] == "kim"

@@ -221,7 +221,7 @@ def test_explanations_wait_for_each_other_up_to_a_limit(monkeypatch: pytest.Monk
     run(test())
 
 
-def certified(folder: Path) -> dict[str, Path]:
+def certified(folder: Path) -> dict[str, Any]:
     """A certificate for 127.0.0.1 and its key."""
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     new = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=c"
