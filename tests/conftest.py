@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pipeline.compiled import cache_folder, compile_all
-from tests.support.compiled_code import OF_MODELS, OF_THE_PIPELINE, functions_of
+from tests.support.compiled_code import compile_what_tests_run
 from tests.support.kafka_fixtures import kafka_bootstrap_fixture
 
 ROOT = Path(__file__).parent.parent
@@ -65,13 +63,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _compiled_code() -> None:
-    """Compiled before any test with a time limit: by one process, while the others wait and then load what it has kept,
-    because functions have kernels in common, which each process would compile for itself."""
-    folder = cache_folder(os.environ)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "tests.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        compile_all(functions_of((*OF_MODELS, *OF_THE_PIPELINE)), "what the tests run", lambda _: None)
+    """Compiled before any test with a time limit."""
+    compile_what_tests_run()
 
 
 @pytest.fixture(scope="session")
