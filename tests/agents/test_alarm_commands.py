@@ -131,8 +131,9 @@ def broker(monkeypatch: pytest.MonkeyPatch, one: Engine, outputs: Sequence[Outpu
     async def take(_: object, published: Sequence[Output]) -> None:
         sent.extend(published)
 
-    for module in ("agents.cli.topics.alarms", "agents.cli.machines"):
+    for module in ("agents.audit.log", "agents.cli.machines"):
         monkeypatch.setattr(f"{module}.kafka_log", log)
+    for module in ("agents.cli.topics.alarms", "agents.cli.machines"):
         monkeypatch.setattr(f"{module}.publish_all", take)
         monkeypatch.setattr(f"{module}.partition_counts", lambda _, names, __: dict.fromkeys(names, 2))
     yield sent

@@ -9,7 +9,6 @@ import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -48,7 +47,7 @@ NO_SERIES = {"FaultlineNoWorker": "a worker is scraped; without one, promtool te
 class NightRunner(SumRunner):
     """Both modalities name the class whose number the second variable gives, and every machine has a life left."""
 
-    classes = ("normal", "leak", "jam", UNKNOWN)
+    classes = (*SumRunner.classes, UNKNOWN)  # type: ignore[assignment]  # one more than those of the other runner
 
     def step(self, frames: Frames) -> StepResult:
         result = super().step(frames)
@@ -182,7 +181,8 @@ async def served(hook: Receiver) -> Any:
             said = decode_diagnosis(copy.value or b"")
             again = msgspec.structs.replace(said, revision=said.revision + 1)
             late = diagnosis("pump-5", -60)
-            plant.place([copy, *(area_record(one, plant.partition_of) for one in (again, late))])
+            broken = copy._replace(value=b"{")
+            plant.place([copy, broken, *(area_record(one, plant.partition_of) for one in (again, late))])
             while any(agent.lag().values()) or not log.is_done:
                 assert (worker.life.failure, agent.life.failure, notifier.life.failure) == (None, None, None)
                 await asyncio.sleep(0.01)
@@ -213,10 +213,10 @@ class Night(NamedTuple):
 
 
 async def scraped(server: Prometheus, jobs: int) -> None:
-    """Wait until every job was scraped, and rules were asked, after this."""
-    now, seen = time.time(), 'count(timestamp(up == 1) > {0:.3f}) == {1} and on () (timestamp(count(up)) > {0:.3f})'
+    """Wait until every job was scraped after this moment."""
+    seen = f"count(timestamp(up) > {time.time():.3f} and up == 1) == {jobs}"
     async with asyncio.timeout(30):
-        while not await asyncio.to_thread(server.ask, seen.format(now, jobs)):
+        while not await asyncio.to_thread(server.ask, seen):
             await asyncio.sleep(0.05)
 
 
@@ -297,5 +297,5 @@ def test_every_alert_finds_series_to_judge(bad_night: Night) -> None:
 def test_alerts_say_what_they_are_about(bad_night: Night) -> None:
     alerts = bad_night.server.get("alerts")["alerts"]
     texts = [text for alert in alerts for text in alert["annotations"].values()]
+    assert len(alerts) > 10
     assert [text for text in texts if "<error" in text or "<no value>" in text] == []
-    print(sorted({a["labels"]["alertname"] for a in alerts}))

@@ -17,6 +17,7 @@ from agents.audit.why.replayed import DiagnosisId, Replayed, records_of_machine,
 from agents.cli.options import BrokerOption, JsonOption, ModelOption, ProfileOption, load_runners, model_of_each_type
 from agents.cli.views.explain_view import Explained, show_explained
 from agents.cli.views.printable import say
+from agents.cli.views.progress import records_progress
 from agents.delivery.partitioning import partition_function, partition_of
 from agents.kafka.log import kafka_log, require_kafka
 from agents.kafka.schema_registry import schema_registry
@@ -33,7 +34,7 @@ from pipeline.extras import require_modules
 from pipeline.frames import StepRunner
 from pipeline.wire.messages import Diagnosis, RejectedError, decode_diagnosis
 from pipeline.wire.recording import has_topic, read_recording
-from pipeline.wire.records import Record
+from pipeline.wire.records import OnProgress, Record
 
 
 def explain(
@@ -68,10 +69,11 @@ def explain(
     plant = load_profile(settings.profile)
     wanted = DiagnosisId.parse(diagnosis)
     runners = load_runners(settings, plant, model)
-    if recording is not None:
-        published, replayed = _from_recording(recording, settings, plant, runners, wanted, window)
-    else:
-        published, replayed = _from_topics(settings, plant, runners, wanted, window, history)
+    with records_progress("replaying", is_shown=not as_json) as progress:
+        if recording is not None:
+            published, replayed = _from_recording(recording, settings, plant, runners, wanted, window, progress)
+        else:
+            published, replayed = _from_topics(settings, plant, runners, wanted, window, history, progress)
     kind = plant.type_of(wanted.machine)
     assert kind is not None
     question = Question.of(replayed.answer, runners[kind.name].classes, kind.faults, against)
@@ -104,17 +106,19 @@ def _from_recording(
     runners: dict[str, StepRunner],
     wanted: DiagnosisId,
     window: int,
+    on_progress: OnProgress,
 ) -> tuple[Diagnosis | None, Replayed]:
     from agents.replay.replay import ReplaySource
 
     published: Diagnosis | None = None
     if has_topic(recording, DIAGNOSES):
-        published = _published(read_recording(recording), wanted)
+        published = _published(read_recording(recording, on_progress=on_progress), wanted)
     to_partition = partition_function(settings.partitions)
     offsets: Counter[tuple[str, int]] = Counter()
 
     def records() -> Iterator[Record]:
-        for output in ReplaySource(recording, plant, to_partition, settings.partitions):
+        source = ReplaySource(recording, plant, to_partition, settings.partitions, on_progress=on_progress)
+        for output in source:
             place = output.topic, output.partition or 0
             yield Record(*place, offsets[place], output.timestamp_ms, output.key, output.value, output.headers)
             offsets[place] += 1
@@ -133,10 +137,11 @@ def _from_topics(
     wanted: DiagnosisId,
     window: int,
     history: str | None,
+    on_progress: OnProgress,
 ) -> tuple[Diagnosis | None, Replayed]:
     require_kafka(settings)
     topics = [topic for topic in engine_topics(plant) if topic not in (EVENTS, CONTROL)]
-    with kafka_log(settings, [*topics, DIAGNOSES], [EVENTS, CONTROL]) as log:
+    with kafka_log(settings, [*topics, DIAGNOSES], [EVENTS, CONTROL], on_progress) as log:
         topics += [topic for topic in (EVENTS, CONTROL) if log.partitions(topic)]
         if history is not None:
             log.begin_at([*topics, DIAGNOSES], max(0, wanted.end_ms - _history_ms(history)))

@@ -25,7 +25,7 @@ from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
 from pipeline.config.topics import LABELS
 from pipeline.wire.recording import read_recording
-from pipeline.wire.records import Output
+from pipeline.wire.records import OnProgress, Output
 
 _KINDS = ("utility", "machine", "none")
 
@@ -52,6 +52,7 @@ def replay_diagnoses(
     view: AreaView | None,
     on_output: Callable[[Output], None] | None,
     builder: CertificateBuilder | None,
+    on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Replay recorded diagnoses through the plant agent alone; returns a report as plain values."""
     from agents.replay.areas import PlantReplay, replay_areas
@@ -60,7 +61,8 @@ def replay_diagnoses(
         profile, runner, on_diagnosis=None if view is None else view.add, on_output=on_output, builder=builder
     )
     partition_of = partition_function(settings.partitions)
-    seconds = asyncio.run(replay_areas(recording, settings, profile, plant, partition_of, speed=speed))
+    replaying = replay_areas(recording, settings, profile, plant, partition_of, speed=speed, on_progress=on_progress)
+    seconds = asyncio.run(replaying)
     return {"recording": str(recording), "seconds": round(seconds, 3), "areas": plant.report()}
 
 

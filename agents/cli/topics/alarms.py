@@ -12,14 +12,16 @@ import msgspec
 import typer
 from rich.console import Console
 
+from agents.audit.log import open_outputs
 from agents.audit.reports.alarm_list import AlarmState, AlarmStatus, AlarmSummary, summarize_alarms
 from agents.cli.machines import publish_about, saved_states
 from agents.cli.options import BrokerOption, JsonOption, MachinePatternOption, ProfileOption, now_ms
 from agents.cli.views.alarm_view import alarms_table, history_table, shown_priority
 from agents.cli.views.printable import say
+from agents.cli.views.progress import records_progress
 from agents.delivery.partitioning import partition_function
 from agents.kafka.admin import partition_counts
-from agents.kafka.log import kafka_log, require_kafka
+from agents.kafka.log import require_kafka
 from agents.kafka.publisher import KafkaPublisher, publish_all
 from agents.kafka.security import client_security
 from agents.words import Words
@@ -29,11 +31,10 @@ from pipeline.config.sections.alarms import SHELVE_LIMIT_MS, alarm_names, parse_
 from pipeline.config.sections.titles import Priority, is_pattern
 from pipeline.config.settings import Settings, load_settings
 from pipeline.config.topics import ALARMS, CONTROL, full_topic_name
-from pipeline.errors import ProfileError, RecordingError, SettingsError
+from pipeline.errors import ProfileError, SettingsError
 from pipeline.files.yaml_fields import did_you_mean
 from pipeline.wire import messages
 from pipeline.wire.messages import OperatorKind
-from pipeline.wire.recording import has_topic, read_recording
 from pipeline.wire.records import Output
 
 MachineArgument = Annotated[str, typer.Argument(help="the machine's id, or a pattern such as 'pump-*'")]
@@ -62,7 +63,7 @@ def list_alarms(
     """Show the alarms that are not normal, the most urgent first; nothing is written."""
     settings = load_settings(broker=broker, profile=profile)
     words = Words(load_profile(settings.profile))
-    summary = _summary(settings, source)
+    summary = _summary(settings, source, as_json=as_json)
     chosen = [
         one
         for one in summary.alarms
@@ -93,7 +94,8 @@ def history(
 ) -> None:
     """Show what happened to alarms, and who did what and why, in the order of event time; nothing is written."""
     settings = load_settings(broker=broker, profile=profile)
-    words, summary = Words(load_profile(settings.profile)), _summary(settings, source)
+    words = Words(load_profile(settings.profile))
+    summary = _summary(settings, source, as_json=as_json)
     chosen = [
         one
         for one in summary.history
@@ -225,13 +227,11 @@ def configure(
     say(f"settings are sent to {name}, {len(outputs)} partitions; `faultline alarms history --people` shows them")
 
 
-def _summary(settings: Settings, source: Path | None) -> AlarmSummary:
-    if source is not None:
-        if not has_topic(source, ALARMS):
-            raise RecordingError(f"recording {source} has no topic '{ALARMS}'; write one with `faultline replay --out`")
-        return summarize_alarms(record.value for record in read_recording(source) if record.topic == ALARMS)
-    require_kafka(settings)
-    with kafka_log(settings, [ALARMS]) as log:
+def _summary(settings: Settings, source: Path | None = None, *, as_json: bool = False) -> AlarmSummary:
+    with (
+        records_progress("reading", is_shown=not as_json) as progress,
+        open_outputs(settings, source, [ALARMS], progress) as log,
+    ):
         return summarize_alarms(record.value for record in log.records(ALARMS))
 
 
@@ -257,7 +257,7 @@ def _plant(broker: str | None, profile: str | None, machine: str, fault: str | N
 def _open(settings: Settings, machine: str, fault: str | None) -> list[AlarmStatus]:
     return [
         one
-        for one in _summary(settings, None).alarms
+        for one in _summary(settings).alarms
         if one.id is not None and fnmatch.fnmatchcase(one.machine, machine) and fault in (None, one.fault)
     ]
 
@@ -298,7 +298,7 @@ def _undo(
     settings, _ = _plant(broker, profile, machine, fault)
     held = [
         one.machine
-        for one in _summary(settings, None).alarms
+        for one in _summary(settings).alarms
         if one.state == state and fnmatch.fnmatchcase(one.machine, machine)
     ]
     if not held:

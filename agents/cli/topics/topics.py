@@ -13,6 +13,7 @@ from rich.table import Table
 
 from agents.cli.options import BrokerOption, JsonOption, MachinePatternOption, ProfileOption, now_ms
 from agents.cli.views.printable import cell, say
+from agents.cli.views.progress import records_progress
 from agents.delivery.partitioning import partition_function
 from pipeline.config.classes import RECOVERING, UNKNOWN
 from pipeline.config.hints import shown_time
@@ -114,7 +115,10 @@ def list_labels(
     settings = load_settings(broker=broker, profile=profile)
     labels: dict[tuple[str, int], LabelledSpan] = {}
     unreadable: list[str] = []
-    with kafka_log(settings, [LABELS]) as log:
+    with (
+        records_progress("reading", is_shown=not as_json) as progress,
+        kafka_log(settings, [LABELS], on_progress=progress) as log,
+    ):
         for record in log.merged(LABELS):
             try:
                 label = read_label(record)
