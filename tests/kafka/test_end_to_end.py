@@ -13,7 +13,8 @@ import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,13 @@ from kafka import KafkaConsumer, TopicPartition
 
 from agents.cli.options import load_runners
 from agents.delivery.partitioning import partition_function
-from agents.replay.replay import replay_in_memory
+from agents.replay.replay import ReplaySource, replay_in_memory
 from agents.replay.shipped import demo_recording
-from pipeline.config.profile import load_profile
+from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import load_settings
-from pipeline.wire.messages import LAST_DECIMAL, Diagnosis, decode_diagnosis
+from pipeline.wire.messages import LAST_DECIMAL, Control, Diagnosis, decode_diagnosis, encode
 from pipeline.wire.recording import RecordingWriter, read_recording
+from pipeline.wire.records import Record
 from tests.support.commands import Finished, assert_one_line, faultline
 from tests.support.probabilities import probability_difference
 
@@ -90,20 +92,20 @@ def worker(env: dict[str, str], log: Path, *options: str) -> Iterator[tuple[subp
             process.stdout.close()
 
 
-def read_diagnoses(bootstrap: str, prefix: str, expected: int, timeout_s: float) -> list[Diagnosis]:
-    """What an ordinary consumer finds in the diagnoses topic."""
+def read_until(bootstrap: str, topic: str, enough: Callable[[list[bytes]], bool], timeout_s: float) -> list[bytes]:
+    """What an ordinary consumer finds in a topic until it is enough, and what comes behind."""
     consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, group_id=None)
-    found: list[Diagnosis] = []
+    found: list[bytes] = []
     try:
-        places = [TopicPartition(f"{prefix}diagnoses", partition) for partition in range(PARTITIONS)]
+        places = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
         consumer.assign(places)
         consumer.seek_to_beginning(*places)
         until = time.monotonic() + timeout_s
-        while len(found) < expected and time.monotonic() < until:
+        while not enough(found) and time.monotonic() < until:
             for records in consumer.poll(timeout_ms=500).values():
-                found += [decode_diagnosis(record.value) for record in records]
+                found += [record.value for record in records]
         for records in consumer.poll(timeout_ms=1000).values():  # nothing may come behind the last
-            found += [decode_diagnosis(record.value) for record in records]
+            found += [record.value for record in records]
     finally:
         consumer.close()
     return found
@@ -134,7 +136,8 @@ def test_a_worker_on_kafka_says_what_the_replay_in_memory_says(kafka: str, recor
     live = tmp_path / "live.parquet", tmp_path / "certificate.parquet"
     options = "--record", str(live[0]), "--certify", str(live[1])
     with worker(env, tmp_path / "worker.log", *options) as (process, url):
-        on_kafka = read_diagnoses(kafka, prefix, len(in_memory), 90)
+        published = read_until(kafka, f"{prefix}diagnoses", lambda found: len(found) >= len(in_memory), 90)
+        on_kafka = [decode_diagnosis(value) for value in published]
         assert len(on_kafka) == len(in_memory), (tmp_path / "worker.log").read_text()[-2000:]
         assert {diagnosis.id for diagnosis in on_kafka} == set(in_memory)
         for diagnosis in on_kafka:
@@ -171,6 +174,91 @@ def test_a_worker_on_kafka_says_what_the_replay_in_memory_says(kafka: str, recor
 
     # What the live worker read and said is certified: the replay of its recording says the same, states included.
     assert "equal to certificate" in succeed("replay", live[0], "--certify", live[1], "--json", env={}).stderr
+
+
+PEOPLE = (
+    (60, Control("acknowledge", machine="te-05", fault="idv_14", by="kim", why="valve is being freed")),
+    (95, Control("shelve", machine="te-01", duration=3_600_000, by="kim", why="known")),
+    (140, Control("suppress", machine="te-06", by="lee", why="maintenance")),
+    (170, Control("unsuppress", machine="te-06", by="lee", why="maintenance is over")),
+)
+"""Frames, and what somebody does then."""
+
+
+def night_shift(recording: Path, plant: PlantProfile) -> list[Record]:
+    """The recording as a producer sends it, with its ticks, and what people do with the alarms."""
+    partition_of = partition_function(PARTITIONS)
+    source = ReplaySource(recording, plant, partition_of, PARTITIONS)
+    records = [
+        Record(one.topic, one.partition or 0, 0, one.timestamp_ms, one.key, one.value, one.headers) for one in source
+    ]
+    begin_ms = records[0].timestamp_ms
+    for frame, act in PEOPLE:
+        key = (act.machine or "").encode()
+        time_ms = begin_ms + frame * FRAME_MS
+        records.append(Record("control", partition_of(key), 0, time_ms, key, encode(act)))
+    return sorted(records, key=lambda one: one.timestamp_ms)
+
+
+def write(path: Path, records: Sequence[Record]) -> Path:
+    with RecordingWriter(path) as tape:
+        tape.write(records)
+    return path
+
+
+def test_alarms_are_the_same_live_after_a_sigkill_and_replayed(kafka: str, recording: Path, tmp_path: Path) -> None:
+    shipped = resources.files("pipeline.config") / "profiles" / "tennessee_eastman.yaml"
+    profile = tmp_path / "plant.yaml"
+    alarms = "alarms: [{acknowledge: true, re_alarm: 2h, escalate_after: 1h}]"
+    profile.write_text(f"{shipped.read_text(encoding='utf-8')}\n{alarms}\n", encoding="utf-8")
+    env = environment(kafka) | {"FAULTLINE_PROFILE": str(profile), "FAULTLINE_GROUP_INSTANCE_ID": "one"}
+    prefix = env["FAULTLINE_TOPIC_PREFIX"]
+    records = night_shift(recording, load_profile(str(profile)))
+    told = write(tmp_path / "told.parquet", records)
+    halves = [
+        write(tmp_path / f"{name}.parquet", half)
+        for name, half in (("first", records[: len(records) // 2]), ("second", records[len(records) // 2 :]))
+    ]
+    succeed("replay", told, "--out", tmp_path / "outputs.parquet", "--json", env=env)
+    outputs = list(read_recording(tmp_path / "outputs.parquet"))
+    replayed = {one.value or b"" for one in outputs if one.topic == "alarms"}
+    states = {json.loads(value)["state"] for value in replayed}
+    assert states >= {"raised", "acknowledged", "shelved", "suppressed", "escalated", "realarmed", "returned"}
+
+    succeed("topics", "create", env=env)
+    succeed("replay", halves[0], "--to", f"kafka://{kafka}", env=env)
+    with worker(env, tmp_path / "first.log") as (process, _):
+        assert read_until(kafka, f"{prefix}alarms", lambda found: len(found) > 2, 60)
+        process.kill()
+        process.wait()
+    succeed("replay", halves[1], "--to", f"kafka://{kafka}", env=env)
+    with worker(env, tmp_path / "second.log") as (process, _):
+        live = read_until(kafka, f"{prefix}alarms", lambda found: set(found) >= replayed, 90)
+        assert set(live) == replayed, (tmp_path / "second.log").read_text()[-2000:]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+
+    # A report on the topics says what one on the same records in a file says, and begins where it is told to.
+    published = write(tmp_path / "published.parquet", sorted([*records, *outputs], key=lambda one: one.timestamp_ms))
+    begin = str(records[0].timestamp_ms + FRAMES // 2 * FRAME_MS)
+    whole, file, half = (
+        json.loads(succeed("report", *what, "--out", tmp_path / f"{name}.html", "--json", env=env).stdout)["sides"][0]
+        for name, what in (
+            ("topics", ("--from", f"kafka://{kafka}")),
+            ("file", (only(published, "diagnoses", "alarms", "events", "labels"),)),
+            ("half", ("--from", f"kafka://{kafka}", "--since", begin)),
+        )
+    )
+    assert whole["operators"]["faults"] > 0
+    for key in ("operators", "scores", "answers", "episodes"):
+        assert whole[key] == file[key], key
+    assert (file["diagnoses"], half["begin_ms"]) == (MACHINES * FRAMES, int(begin) - FRAME_MS)
+
+
+def only(recording: Path, *topics: str) -> Path:
+    """The records of these topics, beside the recording."""
+    kept = [one for one in read_recording(recording) if one.topic in topics]
+    return write(recording.with_name(f"only-{recording.name}"), kept)
 
 
 def test_topics_are_recorded_as_they_were_sent(kafka: str, recording: Path, tmp_path: Path) -> None:
