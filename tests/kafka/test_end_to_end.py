@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
@@ -29,6 +30,7 @@ from pipeline.config.settings import load_settings
 from pipeline.wire.messages import LAST_DECIMAL, Control, Diagnosis, decode_diagnosis, encode
 from pipeline.wire.recording import RecordingWriter, read_recording
 from pipeline.wire.records import Record
+from tests.soak.soak import WorkerProcess
 from tests.support.commands import Finished, assert_one_line, faultline
 from tests.support.probabilities import probability_difference
 
@@ -206,41 +208,57 @@ def write(path: Path, records: Sequence[Record]) -> Path:
     return path
 
 
-def test_alarms_are_the_same_live_after_a_sigkill_and_replayed(kafka: str, recording: Path, tmp_path: Path) -> None:
+class Sent(NamedTuple):
+    """A night shift as it was sent to topics, and the environment of whoever reads them."""
+
+    records: list[Record]
+    file: Path
+    environment: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def sent(kafka: str, recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Sent:
+    folder = tmp_path_factory.mktemp("sent")
     shipped = resources.files("pipeline.config") / "profiles" / "tennessee_eastman.yaml"
-    profile = tmp_path / "plant.yaml"
+    profile = folder / "plant.yaml"
     alarms = "alarms: [{acknowledge: true, re_alarm: 2h, escalate_after: 1h}]"
     profile.write_text(f"{shipped.read_text(encoding='utf-8')}\n{alarms}\n", encoding="utf-8")
-    env = environment(kafka) | {"FAULTLINE_PROFILE": str(profile), "FAULTLINE_GROUP_INSTANCE_ID": "one"}
-    prefix = env["FAULTLINE_TOPIC_PREFIX"]
+    env = environment(kafka) | {"FAULTLINE_PROFILE": str(profile)}
     records = night_shift(recording, load_profile(str(profile)))
-    told = write(tmp_path / "told.parquet", records)
-    halves = [
-        write(tmp_path / f"{name}.parquet", half)
-        for name, half in (("first", records[: len(records) // 2]), ("second", records[len(records) // 2 :]))
-    ]
-    succeed("replay", told, "--out", tmp_path / "outputs.parquet", "--json", env=env)
+    file = write(folder / "told.parquet", records)
+    succeed("topics", "create", env=env)
+    assert "records sent to" in succeed("replay", file, "--to", f"kafka://{kafka}", env=env).stdout
+    return Sent(records, file, env)
+
+
+def test_alarms_are_the_same_live_after_a_sigkill_and_replayed(kafka: str, sent: Sent, tmp_path: Path) -> None:
+    # Under one name, so that the successor need not wait until the group has given up its predecessor.
+    env = sent.environment | {"CHAOS_SHIPPED_MODEL": "1", "FAULTLINE_GROUP_INSTANCE_ID": "one"}
+    succeed("replay", sent.file, "--out", tmp_path / "outputs.parquet", "--json", env=env)
     outputs = list(read_recording(tmp_path / "outputs.parquet"))
     replayed = {one.value or b"" for one in outputs if one.topic == "alarms"}
     states = {json.loads(value)["state"] for value in replayed}
     assert states >= {"raised", "acknowledged", "shelved", "suppressed", "escalated", "realarmed", "returned"}
 
-    succeed("topics", "create", env=env)
-    succeed("replay", halves[0], "--to", f"kafka://{kafka}", env=env)
-    with worker(env, tmp_path / "first.log") as (process, _):
-        assert read_until(kafka, f"{prefix}alarms", lambda found: len(found) > 2, 60)
-        process.kill()
-        process.wait()
-    succeed("replay", halves[1], "--to", f"kafka://{kafka}", env=env)
-    with worker(env, tmp_path / "second.log") as (process, _):
-        live = read_until(kafka, f"{prefix}alarms", lambda found: set(found) >= replayed, 90)
-        assert set(live) == replayed, (tmp_path / "second.log").read_text()[-2000:]
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 0
+    first = WorkerProcess(env | {"CHAOS_POINT": "output_send", "CHAOS_HIT": "6"}, tmp_path / "first.log")
+    try:
+        assert first.wait(60) == -signal.SIGKILL, first.text[-2000:]
+    finally:
+        first.kill()
+    second = WorkerProcess(env, tmp_path / "second.log")
+    try:
+        live = read_until(kafka, env["FAULTLINE_TOPIC_PREFIX"] + "alarms", lambda found: set(found) >= replayed, 90)
+        assert set(live) == replayed, second.text[-2000:]
+        second.signal(signal.SIGTERM)
+        assert second.wait(20) == 0
+    finally:
+        second.kill()
 
     # A report on the topics says what one on the same records in a file says, and begins where it is told to.
-    published = write(tmp_path / "published.parquet", sorted([*records, *outputs], key=lambda one: one.timestamp_ms))
-    begin = str(records[0].timestamp_ms + FRAMES // 2 * FRAME_MS)
+    published = write(
+        tmp_path / "published.parquet", sorted([*sent.records, *outputs], key=lambda one: one.timestamp_ms)
+    )
+    begin = str(sent.records[0].timestamp_ms + FRAMES // 2 * FRAME_MS)
     whole, file, half = (
         json.loads(succeed("report", *what, "--out", tmp_path / f"{name}.html", "--json", env=env).stdout)["sides"][0]
         for name, what in (
@@ -261,12 +279,9 @@ def only(recording: Path, *topics: str) -> Path:
     return write(recording.with_name(f"only-{recording.name}"), kept)
 
 
-def test_topics_are_recorded_as_they_were_sent(kafka: str, recording: Path, tmp_path: Path) -> None:
-    env = environment(kafka)
-    succeed("topics", "create", env=env)
-    succeed("replay", recording, "--to", f"kafka://{kafka}", env=env)
+def test_topics_are_recorded_as_they_were_sent(sent: Sent, tmp_path: Path) -> None:
     out = tmp_path / "recorded.parquet"
-    assert "records written" in succeed("record", "--out", out, env=env).stdout
+    assert "records written" in succeed("record", "--out", out, env=sent.environment).stdout
 
     def content(path: Path) -> list[tuple[str, int, bytes, bytes]]:
         return sorted(
@@ -275,21 +290,13 @@ def test_topics_are_recorded_as_they_were_sent(kafka: str, recording: Path, tmp_
             if one.topic != "control"
         )
 
-    assert content(out) == content(recording)
+    assert content(out) == content(sent.file)
     stamps = [one.timestamp_ms for one in read_recording(out)]
     assert stamps == sorted(stamps)
 
 
 def test_a_worker_without_topics_says_so_in_one_line(kafka: str) -> None:
-    process = subprocess.run(
-        [sys.executable, "-m", "agents.cli", "run"],
-        env=environment(kafka),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert_one_line(Finished(process.returncode, process.stdout, process.stderr), "topics create")
+    assert_one_line(faultline("run", env=environment(kafka)), "topics create")
 
 
 def test_a_worker_without_a_broker_says_so_in_one_line() -> None:
