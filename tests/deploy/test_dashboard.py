@@ -8,7 +8,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -32,9 +32,9 @@ from pipeline.wire.records import Record
 from tests.agents.test_notify import Receiver, receiver
 from tests.support.area_plant import FRAME_MS, MACHINES, T0_MS, WITH_AREAS, AreaPlant, area_record, diagnosis
 from tests.support.builders import SumRunner, event, reading
-from tests.support.prometheus import MONITORING, Prometheus, running_prometheus
+from tests.support.prometheus import DASHBOARD, Prometheus, dashboard_queries, running_prometheus
 
-DASHBOARD = json.loads((MONITORING / "grafana" / "dashboards" / "faultline.json").read_text(encoding="utf-8"))
+BOARD = json.loads(DASHBOARD.read_text(encoding="utf-8"))
 PLANT = WITH_AREAS + "alarms: [{acknowledge: true}]\n"
 PUMPS = tuple(machine for machines in MACHINES.values() for machine in machines)
 FRAMES = 260
@@ -140,7 +140,7 @@ class Served(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def served(hook: Receiver) -> Any:
+async def served(hook: Receiver) -> AsyncIterator[Served]:
     """A worker, a plant agent, a notifier and ingest with their web servers."""
     plant = AreaPlant(PLANT, drift_window_ms=WINDOW_FRAMES * FRAME_MS, drift_reference_windows=3)
     worker, agent, log = plant.worker(NightRunner()), plant.agent(), AlarmLog(plant)
@@ -242,20 +242,6 @@ def bad_night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
         yield asyncio.run(live())
 
 
-def panels() -> dict[str, str]:
-    """Every query of the dashboard, by panel."""
-    return {
-        f"{panel['title']} {target['refId']}": target["expr"]
-        for panel in DASHBOARD["panels"]
-        for target in panel["targets"]
-    }
-
-
-def as_grafana_asks(query: str, instance: str) -> str:
-    """A query with its variables replaced."""
-    return query.replace("$__rate_interval", "1m").replace("$instance", instance)
-
-
 def without_thresholds(expression: str) -> list[str]:
     """The alternatives of an alert's expression, such that a comparison keeps every series, and now is also then."""
     kept = re.sub(r"(\{[^}]*\})|(==|!=|[<>]=?)", lambda found: found[1] or f"{found[2]} bool", expression)
@@ -265,7 +251,7 @@ def without_thresholds(expression: str) -> list[str]:
 
 @pytest.mark.slow
 def test_the_dashboard_lets_one_choose_among_the_workers(bad_night: Night) -> None:
-    (variable,) = DASHBOARD["templating"]["list"]
+    (variable,) = BOARD["templating"]["list"]
     found = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
     assert found is not None
     assert bad_night.server.get(f"label/{found[2]}/values", **{"match[]": found[1]}) == [bad_night.worker]
@@ -274,10 +260,9 @@ def test_the_dashboard_lets_one_choose_among_the_workers(bad_night: Night) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("chosen", ["all", "one"])
 def test_every_query_of_the_dashboard_finds_series(bad_night: Night, chosen: str) -> None:
-    instance = DASHBOARD["templating"]["list"][0]["allValue"] if chosen == "all" else bad_night.worker
-    queries = panels() | {"annotation": DASHBOARD["annotations"]["list"][0]["expr"]}
-    empty = [panel for panel, query in queries.items() if not bad_night.ask(as_grafana_asks(query, instance))]
-    assert empty == []
+    instance = BOARD["templating"]["list"][0]["allValue"] if chosen == "all" else bad_night.worker
+    queries = dashboard_queries(instance) | {"annotation": BOARD["annotations"]["list"][0]["expr"]}
+    assert [panel for panel, query in queries.items() if not bad_night.ask(query)] == []
 
 
 @pytest.mark.slow
@@ -291,6 +276,12 @@ def test_every_alert_finds_series_to_judge(bad_night: Night) -> None:
         if not bad_night.ask(part)
     }
     assert empty.keys() == NO_SERIES.keys()
+    assert without_thresholds('sum(a{b!="c"}) > 1 or (a > 0 unless a offset 1h)') == [
+        'sum(a{b!="c"}) > bool 1',
+        "(a > bool 0)",
+    ]
+    wrong = 'sum by (job) (increase(faultline_alarms_raised_total{priority="urgent"}[10m])) > 10'
+    assert [bad_night.ask(part) for part in without_thresholds(wrong)] == [[]]
 
 
 @pytest.mark.slow

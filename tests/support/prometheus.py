@@ -20,7 +20,20 @@ import pytest
 import yaml
 
 MONITORING = Path(__file__).resolve().parents[2] / "deploy" / "monitoring"
+DASHBOARD = MONITORING / "grafana" / "dashboards" / "faultline.json"
 SCRAPE_INTERVAL = "200ms"
+
+
+def dashboard_queries(instance: str = ".*") -> dict[str, str]:
+    """Every query of the dashboard, by panel, as Grafana asks it for a worker; by default for all."""
+    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    return {
+        f"{panel['title']} {target['refId']}": target["expr"]
+        .replace("$__rate_interval", "1m")
+        .replace("$instance", instance)
+        for panel in panels
+        for target in panel["targets"]
+    }
 
 
 def prometheus_tool(name: str) -> str:
