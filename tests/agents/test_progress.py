@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from models.training.loop import Progress
 from pipeline.wire.recording import RecordingWriter, read_recording
 from tests.support.commands import Finished, faultline
 from tests.support.topics import topics_of
+
+Command = Callable[..., Finished]
 
 
 class Clock:
@@ -80,10 +83,10 @@ def test_an_experiment_without_a_terminal_says_what_it_is_at() -> None:
 
 
 @pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All progress is shown."""
-    monkeypatch.setattr(progress, "FIRST_SECONDS", 0.0)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Commands that show all of their progress."""
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    return functools.partial(faultline, progress_after_seconds=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -104,31 +107,31 @@ def shows(done: Finished, what: str) -> None:
 
 
 def test_every_command_that_reads_records_shows_how_far_it_is(
-    at_once: None, recordings: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    at_once: Command, recordings: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short, outputs = recordings
     records = [*read_recording(short), *read_recording(outputs)]
-    shows(faultline("replay", short), "replaying")
-    shows(faultline("report", short, "--out", tmp_path / "report.html"), "reading")
-    shows(faultline("report", outputs, "--out", tmp_path / "again.html"), "reading")
-    shows(faultline("drift", "--from", short), "reading")
-    shows(faultline("verify", "--recording", outputs), "reading")
-    shows(faultline("unknown", "list", "--from", outputs), "reading")
+    shows(at_once("replay", short), "replaying")
+    shows(at_once("report", short, "--out", tmp_path / "report.html"), "reading")
+    shows(at_once("report", outputs, "--out", tmp_path / "again.html"), "reading")
+    shows(at_once("drift", "--from", short), "reading")
+    shows(at_once("verify", "--recording", outputs), "reading")
+    shows(at_once("unknown", "list", "--from", outputs), "reading")
     said = next(json.loads(one.value or b"") for one in reversed(records) if one.topic == "diagnoses")
-    shows(faultline("explain", said["id"], "--from", short), "replaying")
+    shows(at_once("explain", said["id"], "--from", short), "replaying")
     monkeypatch.setattr("agents.audit.log.kafka_log", topics_of(records))
-    shows(faultline("unknown", "list", "--broker", "kafka://broker:9092"), "reading")
+    shows(at_once("unknown", "list", "--broker", "kafka://broker:9092"), "reading")
 
 
-def test_a_command_that_prints_json_shows_nothing_else(at_once: None, recordings: tuple[Path, Path]) -> None:
+def test_a_command_that_prints_json_shows_nothing_else(at_once: Command, recordings: tuple[Path, Path]) -> None:
     short, outputs = recordings
     for command in (("replay", short), ("verify", "--recording", outputs), ("unknown", "list", "--from", outputs)):
-        done = faultline(*command, "--json")
+        done = at_once(*command, "--json")
         assert json.loads(done.stdout)
         assert done.stderr == ""
 
 
-def test_tables_are_read_row_by_row_and_records_written_one_by_one(at_once: None, tmp_path: Path) -> None:
+def test_tables_are_read_row_by_row_and_records_written_one_by_one(at_once: Command, tmp_path: Path) -> None:
     rows = "".join(f"{1_763_600_000 + 10 * row},{row}\n" for row in range(4_500))
     (tmp_path / "pump.csv").write_text(f"time,flow\n{rows}", encoding="utf-8")
     description = tmp_path / "tables.yaml"
@@ -136,7 +139,7 @@ def test_tables_are_read_row_by_row_and_records_written_one_by_one(at_once: None
         "readings: [{files: pump.csv, machine: p1, time: time, time_unit: s, values: {flow: flow}}]\n",
         encoding="utf-8",
     )
-    done = faultline("convert", description, "--data", tmp_path, "--out", tmp_path / "out.parquet")
+    done = at_once("convert", description, "--data", tmp_path, "--out", tmp_path / "out.parquet")
     assert done.returncode == 0, done.stderr
     shown = [line.rpartition(",")[0] for line in done.stderr.splitlines()]
     assert shown == ["reading: 2,000 rows", "reading: 4,000 rows"] + [
