@@ -14,7 +14,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emi
 # What torch only loads to compile kernels or to work on a GPU, 1.5 GB; the rest of CUDA it cannot be imported without.
 UNUSED := cuda-bindings cuda-pathfinder nvidia-cusolver nvidia-nvjitlink triton
 
-.PHONY: help demo test test-fast test-long lint format docs kafka bench soak fuzz lock audit sbom clean
+.PHONY: help demo test test-fast test-long lint format docs screenshots kafka bench soak fuzz lock audit sbom clean
 
 help:
 	@echo "make demo       replay the shipped recording through the whole pipeline, no broker needed"
@@ -24,6 +24,7 @@ help:
 	@echo "make lint       ruff and mypy --strict"
 	@echo "make format     fix style"
 	@echo "make docs       build the documentation, with the reference of every module, in build/docs"
+	@echo "make screenshots  take the pictures of the console again, in docs/pictures"
 	@echo "make kafka      run a real Kafka in the foreground, from Maven jars"
 	@echo "make bench      measure, side by side in one run"
 	@echo "make soak       kill workers and brokers for ten minutes and prove that nothing is lost"
@@ -80,6 +81,10 @@ format: $(VENV)/.development
 
 docs: $(VENV)/.documentation
 	$(BIN)/zensical build --clean --strict
+
+# Debian's chromium takes them, while the pages are tested.
+screenshots: $(VENV)/.development
+	CONSOLE_PICTURES=docs/pictures $(BIN)/python -m pytest -q tests/agents/console/test_console_pages.py
 
 kafka: $(VENV)/.serving
 	$(BIN)/python -m agents.bench.local_kafka.broker --port 9092

@@ -173,3 +173,22 @@ def shown_value(value: float) -> str:
     if 1_000 <= abs(value) < _EXACT_BELOW:
         return f"{value:.0f}"
     return f"{value:.4g}"
+
+
+def printable(text: object, limit: int | None = None) -> str:
+    """A text on one line: blanks are spaces, and what a terminal would obey or hide stands as its code, such as \\x1b.
+
+    Of a longer text the first `limit` characters are left.
+    """
+    shown = str(text)
+    if limit is not None and len(shown) > limit:
+        shown = f"{shown[:limit]}…"
+    if shown.isprintable():
+        return shown
+    return "".join(map(_printable_character, shown))
+
+
+def _printable_character(character: str) -> str:
+    if character.isprintable():
+        return character
+    return " " if character.isspace() else ascii(character)[1:-1]

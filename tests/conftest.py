@@ -23,6 +23,7 @@ LONGEST_FILES = (
     "tests/kafka/test_mqtt_ingest.py",
     "tests/kafka/test_bench_stream.py",
     "tests/deploy/test_examples.py",
+    "tests/agents/console/test_console_pages.py",
     "tests/kafka/test_brokers.py",
     "tests/kafka/test_rolling_upgrade.py",
     "tests/kafka/test_end_to_end.py",

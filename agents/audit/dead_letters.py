@@ -21,7 +21,7 @@ from pipeline.config.quantities.durations import parse_duration_ms
 from pipeline.config.settings import Settings
 from pipeline.config.topics import DEAD_LETTER, FOREIGN, LATE
 from pipeline.errors import SettingsError
-from pipeline.wire.letters import LATE_BY, late_header, origin_of
+from pipeline.wire.letters import LATE_BY, header_number, late_header, origin_of
 from pipeline.wire.messages import Reason, RejectedError, parse_time_ms
 from pipeline.wire.records import Headers, Output, Place, Record
 
@@ -63,7 +63,7 @@ class DeadLetter:
         if origin is None:
             return None
         before = record.headers[: origin.at]
-        count = dict(before).get(REPLAYS, b"0")
+        count = header_number(dict(before).get(REPLAYS, b"0"))
         return cls(
             Place(*record[:3]),
             origin.reason,
@@ -73,7 +73,7 @@ class DeadLetter:
             record.key,
             record.value,
             tuple(pair for pair in before if pair[0] not in (REPLAYS, REPLAY_OF, REPLAY_ORIGIN)),
-            int(count) if count.isdigit() else 1,
+            1 if count is None else count,
             _whole_bytes(dict(record.headers[origin.at :]), record.value),
             late_header(record.headers[origin.at :], LATE_BY),
         )
@@ -101,8 +101,8 @@ class DeadLetter:
 def _whole_bytes(headers: Mapping[str, bytes], value: bytes | None) -> int | None:
     if "faultline-truncated" not in headers:
         return None
-    count = headers.get("faultline-value-bytes", b"")
-    return int(count) if count.isdigit() else len(value or b"")
+    count = header_number(headers.get("faultline-value-bytes", b""))
+    return len(value or b"") if count is None else count
 
 
 class _Named(msgspec.Struct):
@@ -215,10 +215,10 @@ def matching_letters(log: Log, filters: Filters, found: Summary, topic: str = DE
         letter = DeadLetter.of(record)
         if letter is None:
             headers = dict(record.headers)
-            offset = headers.get(DONE_OFFSET, b"")
-            if offset.isdigit() and DONE_TO in headers:
+            offset = header_number(headers.get(DONE_OFFSET, b""))
+            if offset is not None and DONE_TO in headers:
                 to = headers[DONE_TO].decode(errors="replace")
-                found.done.setdefault((record.partition, int(offset)), set()).add(to)
+                found.done.setdefault((record.partition, offset), set()).add(to)
             else:
                 found.foreign += 1
         elif filters.match(letter):

@@ -40,6 +40,32 @@ class TailLog(Log, Protocol):
         """Where each partition ends."""
 
 
+class PartitionLog(Protocol):
+    """A log of which one partition is read: all topics have the same number, and a machine lives in one of them."""
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions a topic has; 0 if it does not exist."""
+
+    def begin_at(self, topics: Iterable[str], since_ms: int) -> None:
+        """From now on read these topics from the first record of each partition that has so new a time stamp."""
+
+    def records_of(self, topic: str, partition: int) -> Iterator[Record]:
+        """The records of one partition in their order."""
+
+    def merged(self, *topics: str, partition: int | None = None) -> Iterator[Record]:
+        """Records of one partition of the topics by time stamp: the oldest head goes first."""
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """The offset at which a partition begins, and that at which it ends."""
+
+    def offsets_at(self, topics: Iterable[str], partition: int, time_ms: int) -> dict[str, int]:
+        """In a partition of each topic the offset of the first record with so new a time stamp, or the end."""
+
+    def ranges(self, partition: int, ranges: Mapping[str, tuple[int, int]]) -> Iterator[list[Record]]:
+        """The records of a partition of some topics, each from an offset until before another, in pieces, of which some
+        may be empty."""
+
+
 class RecordLog:
     """A log of records that are at hand: a list, or a recording."""
 

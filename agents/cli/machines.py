@@ -8,7 +8,6 @@ import csv
 import fnmatch
 import io
 import json
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -23,18 +22,15 @@ from agents.audit.source_check import declared_topics
 from agents.audit.why.next_steps import next_steps
 from agents.audit.why.search import Committed, gather_facts
 from agents.audit.why.worker_page import read_worker_page
-from agents.cli.options import BrokerOption, JsonOption, MachinePatternOption, ProfileOption
+from agents.cli.options import BrokerOption, JsonOption, MachinePatternOption, ProfileOption, now_ms
 from agents.cli.views.printable import cell, say
 from agents.cli.views.progress import records_progress
 from agents.cli.views.why_view import show_why
+from agents.console.actions.sending import KafkaSender, send_about
 from agents.delivery.kept_states import of_machines
-from agents.delivery.partitioning import partition_function
 from agents.delivery.states import newest_states
-from agents.kafka.admin import partition_counts
 from agents.kafka.log import committed_offsets, kafka_log, require_kafka
-from agents.kafka.publisher import KafkaPublisher, publish_all
 from agents.kafka.schema_registry import schema_registry
-from agents.kafka.security import client_security
 from agents.words import Words
 from models.evaluation.unknown_episodes import Group, group_episodes, unknown_episodes
 from pipeline.alignment.machine_states import MachineState
@@ -42,12 +38,11 @@ from pipeline.config.hints import shown_time
 from pipeline.config.profile import load_profile
 from pipeline.config.quantities.durations import shown_duration
 from pipeline.config.settings import Settings, load_settings
-from pipeline.config.topics import CONTROL, DEAD_LETTER, DIAGNOSES, LABELS, LATE, STATE, full_topic_name
+from pipeline.config.topics import CONTROL, DEAD_LETTER, DIAGNOSES, LABELS, LATE, STATE
 from pipeline.errors import SettingsError
 from pipeline.files.atomic_file import replacing
 from pipeline.wire import messages
 from pipeline.wire.messages import Diagnosis, RejectedError
-from pipeline.wire.records import Output
 
 MachineArgument = Annotated[str, typer.Argument(help="the machine's id")]
 ForceOption = Annotated[bool, typer.Option("--force", help="also if no state of the machine is saved")]
@@ -71,7 +66,7 @@ def list_machines(
         typer.echo(json.dumps(shown, indent=2))
         return
     if chosen:
-        Console().print(machines_table(chosen[:limit], int(time.time() * 1000), Words(plant)))
+        Console().print(machines_table(chosen[:limit], now_ms(), Words(plant)))
     say(f"{len(chosen)} of {len(found)} machines")
     for name, reason in list(unreadable.items())[:limit]:
         say(f"the state of {name!r} cannot be read: {reason}")
@@ -115,7 +110,7 @@ def why(
             plant,
             machine,
             last=last,
-            now_ms=int(time.time() * 1000),
+            now_ms=now_ms(),
             committed=committed,
             worker=worker,
             schemas=schema_registry(settings),
@@ -192,20 +187,8 @@ def _send(kind: str, machine: str, broker: str | None, profile: str | None, *, f
             f"no state of machine {machine!r} is saved; `faultline machines list` shows the machines that are known"
         )
     value = messages.encode(messages.Control(kind, machine=machine))  # type: ignore[arg-type]
-    name, (partition,) = publish_about(settings, CONTROL, [(machine, value)])
-    say(f"{kind} of machine {machine} is sent to {name}, partition {partition}")
-
-
-def publish_about(settings: Settings, topic: str, values: list[tuple[str, bytes]]) -> tuple[str, list[int]]:
-    """Publish records about machines; returns the topic's name and the partition of each."""
-    security = client_security(settings)
-    name, now_ms = full_topic_name(settings.topic_prefix, topic), int(time.time() * 1000)
-    partition_of = partition_function(partition_counts(settings.address, [name], security)[name])
-    outputs = [
-        Output(topic, partition_of(machine.encode()), machine.encode(), value, now_ms) for machine, value in values
-    ]
-    asyncio.run(publish_all(KafkaPublisher(settings.address, settings.topic_prefix, **security), outputs))
-    return name, [partition_of(machine.encode()) for machine, _ in values]
+    (sent,) = asyncio.run(send_about(KafkaSender(settings), CONTROL, [(machine, value)], now_ms()))
+    say(f"{kind} of machine {machine} is sent to {sent.topic}, partition {sent.partition}")
 
 
 FromOption = Annotated[
@@ -271,8 +254,9 @@ def unknown_name(
         _append_labels(out, labels)
         say(f"{len(labels):,} labels of {fault} are written to {out}")
     else:
-        name, _ = publish_about(settings, LABELS, [(label.machine, messages.encode(label)) for label in labels])
-        say(f"{len(labels):,} labels of {fault} are sent to {name}")
+        values = [(label.machine, messages.encode(label)) for label in labels]
+        sent = asyncio.run(send_about(KafkaSender(settings), LABELS, values, now_ms()))
+        say(f"{len(labels):,} labels of {fault} are sent to {sent[0].topic}")
     plant = load_profile(settings.profile)
     if all(fault not in machine_type.faults for machine_type in plant.machine_types):
         say(f"{fault} is no fault of profile {settings.profile}; add it there before training", err=True)

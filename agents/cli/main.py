@@ -17,7 +17,7 @@ from agents.cli import audit, bench, machines, training
 from agents.cli.evidence import incidents
 from agents.cli.evidence.explain import explain
 from agents.cli.evidence.report import report
-from agents.cli.running import plant, recordings, replay, worker
+from agents.cli.running import console, plant, recordings, replay, worker
 from agents.cli.topics import alarms, notify, sources, topics
 from agents.cli.views.printable import PrintableFormatter, say
 from pipeline.config.settings import check_environment
@@ -72,7 +72,7 @@ app.add_typer(
 )
 app.add_typer(
     _group(
-        "See alarms, acknowledge, shelve and suppress them, and change their settings.",
+        "See alarms, acknowledge, shelve, suppress and comment on them, and change their settings.",
         list=alarms.list_alarms,
         history=alarms.history,
         ack=alarms.acknowledge,
@@ -80,6 +80,7 @@ app.add_typer(
         unshelve=alarms.unshelve,
         suppress=alarms.suppress,
         unsuppress=alarms.unsuppress,
+        comment=alarms.comment,
         configure=alarms.configure,
     ),
     name="alarms",
@@ -135,6 +136,7 @@ for command in (
     worker.run,
     worker.ingest,
     plant.plant,
+    console.console,
     notify.notify,
     machines.why,
     explain,

@@ -1,4 +1,4 @@
-"""A worker's incidents: made from its alarms and labels; alarms that it raises carry the most similar past ones.
+"""Books of incidents, and that of a worker: from its alarms and labels; raised alarms carry the most similar ones.
 
 An alarm's value depends on its machine's records alone, and so is the same in every replay. What other machines had, as
 far as this worker has read of it, is in the header `faultline-similar` (docs/decisions/0028-incidents.md).
@@ -19,8 +19,10 @@ from pipeline.config.topics import ALARMS, DIAGNOSES
 from pipeline.engine.diagnoses import DiagnosedMachine
 from pipeline.engine.reports.incidents.book import IncidentBook
 from pipeline.engine.reports.incidents.record import (
+    SIMILAR,
     AlarmChange,
     Incident,
+    SimilarIncident,
     decode_alarm_change,
     encode_similar,
     incident_output,
@@ -30,14 +32,10 @@ from pipeline.engine.rounds import Round
 from pipeline.errors import DeliveryError
 from pipeline.wire import messages
 from pipeline.wire.labels import LabelledSpan
-from pipeline.wire.messages import Diagnosis, ModelRef, RejectedError
+from pipeline.wire.messages import ModelRef, RejectedError
 from pipeline.wire.records import Output, Record
 
-SIMILAR = "faultline-similar"
-"""The header of a raised alarm with the most similar past incidents, a JSON list."""
-
-
-_OVER = frozenset({"cleared", "returned", "latched"})
+OVER = frozenset({"cleared", "returned", "latched"})
 """States of an alarm whose fault is gone, whether or not somebody still has to acknowledge it."""
 
 _FOLLOW_SECONDS = 10.0
@@ -46,40 +44,30 @@ _FOLLOW_SECONDS = 10.0
 log = logging.getLogger("faultline.worker")
 
 
-class IncidentDesk:
-    """Keeps the book of incidents of a worker."""
+class IncidentFollower:
+    """Keeps a book of incidents as the topic says, beside what is added to it here."""
 
-    def __init__(
-        self,
-        profile: PlantProfile,
-        partition_of: Callable[[bytes], int],
-        partitions: int,
-        retrieval: Mapping[str, RetrievalVectors | None],
-    ) -> None:
-        """`partitions` is how many the topic has; `retrieval` has the heads of the models by their hashes."""
-        self._retrieval = {digest: head for digest, head in retrieval.items() if head is not None}
-        self._rounds: list[Round] = []  # of the chunk at hand, of models with a head
-        self._partition_of = partition_of
+    def __init__(self, book: IncidentBook, partitions: int) -> None:
+        """`partitions` is how many the topic has."""
+        self.book = book
         self._partitions = partitions
         self._ends: dict[int, int] | None = None  # up to where each partition has been read; None before `restore`
-        self._profile = profile
-        self.book = IncidentBook(self._type_of)
-        self._labels: list[LabelledSpan] = []
 
-    def _type_of(self, machine: str) -> str | None:
-        kind = self._profile.type_of(machine)
-        return None if kind is None else kind.name
+    def begin_with(self, records: Iterable[Record]) -> None:
+        """Put in what these records of the topic say."""
+        for record in records:
+            self.book.take(record.key, record.value)
 
     async def restore(self, store: StateStore) -> None:
         """Begin with what the whole topic says; raises DeliveryError."""
         records, self._ends = await store.incidents(dict.fromkeys(range(self._partitions), 0))
         self.book.clear()
-        self._take(records, ())
+        self.begin_with(records)
 
     async def follow(self, store: StateStore, working: asyncio.Lock, own: Callable[[], Collection[int]]) -> None:
         """Take in what has been added to the topic since; raises DeliveryError.
 
-        `working` is held while the book changes. What belongs to this worker's `own` partitions is known already, and
+        `working` is held while the book changes. What belongs to this process's `own` partitions is known already, and
         may have changed since it was written.
         """
         since = self._ends
@@ -88,8 +76,13 @@ class IncidentDesk:
         records, ends = await store.incidents(since)
         async with working:
             if self._ends is since:  # else everything has been read again meanwhile
-                self._take(records, own())
+                partitions = own()
+                self.begin_with(record for record in records if not self._is_own(record, partitions))
                 self._ends = ends
+
+    def _is_own(self, record: Record, partitions: Collection[int]) -> bool:
+        """Whether this process wrote a record of the topic, if these are its partitions."""
+        return record.partition in partitions
 
     async def follow_regularly(
         self, store: StateStore, working: asyncio.Lock, own: Callable[[], Collection[int]]
@@ -100,12 +93,35 @@ class IncidentDesk:
             try:
                 await self.follow(store, working, own)
             except DeliveryError as error:
-                log.warning("incidents of other workers are read later: %s", error)
+                log.warning("incidents of other processes are read later: %s", error)
 
-    def _take(self, records: Iterable[Record], known: Collection[int]) -> None:
-        for record in records:
-            if record.partition not in known:
-                self.book.take(record.key, record.value)
+
+def with_similar(output: Output, similar: Sequence[SimilarIncident]) -> Output:
+    """A raised alarm with the most similar incidents in its header."""
+    return output._replace(headers=(*output.headers, (SIMILAR, encode_similar(similar)))) if similar else output
+
+
+class IncidentDesk(IncidentFollower):
+    """Keeps the book of incidents of a worker."""
+
+    def __init__(
+        self,
+        profile: PlantProfile,
+        partition_of: Callable[[bytes], int],
+        partitions: int,
+        retrieval: Mapping[str, RetrievalVectors | None],
+    ) -> None:
+        """`partitions` is how many the topic has; `retrieval` has the heads of the models by their hashes."""
+        super().__init__(IncidentBook(self._type_of), partitions)
+        self._retrieval = {digest: head for digest, head in retrieval.items() if head is not None}
+        self._rounds: list[Round] = []  # of the chunk at hand, of models with a head
+        self._partition_of = partition_of
+        self._profile = profile
+        self._labels: list[LabelledSpan] = []
+
+    def _type_of(self, machine: str) -> str | None:
+        kind = self._profile.type_of(machine)
+        return None if kind is None else kind.name
 
     def diagnosed(self, diagnosed: Round) -> None:
         """See `Watcher`: a round is kept until its outputs come."""
@@ -148,10 +164,10 @@ class IncidentDesk:
                 continue  # an alarm that is not about a fault
             if alarm.state == "raised" and diagnosis is not None and diagnosis.probabilities:
                 vector = self._vector(rounds, alarm)
-                after[place] = self._with_similar(output, diagnosis, vector)
+                after[place] = with_similar(output, self.book.similar_to(diagnosis, vector))
                 found = self.book.raised(alarm, diagnosis, vector)
             else:
-                found = self.book.cleared(alarm) if alarm.state in _OVER else []
+                found = self.book.cleared(alarm) if alarm.state in OVER else []
             partition = self._partition_of(alarm.machine.encode())
             changed += [(incident, partition, alarm.time) for incident in found]
         for label in labels:
@@ -173,9 +189,3 @@ class IncidentDesk:
                     vector = self._retrieval[diagnosed.model.hash].together(features)
                     return None if vector is None else Vector.of(diagnosed.model.hash, vector)
         return None
-
-    def _with_similar(self, output: Output, diagnosis: Diagnosis, vector: Vector | None) -> Output:
-        similar = self.book.similar_to(diagnosis, vector)
-        if not similar:
-            return output
-        return output._replace(headers=(*output.headers, (SIMILAR, encode_similar(similar))))

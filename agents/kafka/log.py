@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from contextlib import contextmanager, suppress
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from agents.kafka.admin import partition_counts, translated_errors
 from agents.kafka.codecs import LOG_MODULES, require_codecs
@@ -68,18 +68,11 @@ class Unread(Generic[_Partition]):
 class KafkaLog:
     """Topics of a real Kafka, up to where they ended when the log was opened."""
 
-    def __init__(
-        self,
-        consumer: Any,
-        address: str,
-        prefix: str,
-        counts: Mapping[str, int],
-        on_progress: OnProgress = lambda *_: None,
-    ) -> None:
-        """`counts` gives the partitions of each topic, by its short name; `on_progress` hears of every pass anew."""
+    def __init__(self, consumer: Any, address: str, prefix: str, counts: Mapping[str, int]) -> None:
+        """`counts` gives the partitions of each topic, by its short name."""
         from kafka import TopicPartition
 
-        self._on_progress = on_progress
+        self.on_progress: OnProgress = lambda *_: None  # hears of every pass anew
         self._consumer = consumer
         self._address = address
         self._prefix = prefix
@@ -113,26 +106,29 @@ class KafkaLog:
             for records in polled.values():
                 yield from records
 
-    def merged(self, *topics: str, follow_seconds: float | None = None) -> Iterator[Record]:
-        """Records of the topics by time stamp: the oldest head goes first, once every partition has shown its own.
+    def merged(
+        self, *topics: str, follow_seconds: float | None = None, partition: int | None = None
+    ) -> Iterator[Record]:
+        """Records of the topics, or of one partition of each, by time stamp: the oldest head goes first, once every
+        partition has shown its own.
 
         With `follow_seconds` it keeps reading for that time, and then up to the current ends of the topics. A partition
         that is far ahead of the others in time waits for them, so memory stays bounded.
         """
         until = None if follow_seconds is None else time.monotonic() + follow_seconds
         waiting: dict[Any, deque[Record]] = {
-            partition: deque()
+            place: deque()
             for topic in topics
-            for partition in self._ends
-            if partition.topic == full_topic_name(self._prefix, topic)
+            for place in self._ends
+            if place.topic == full_topic_name(self._prefix, topic) and partition in (None, place.partition)
         }
-        rank = {partition: number for number, partition in enumerate(waiting)}
+        rank = {place: number for number, place in enumerate(waiting)}
         held: set[Any] = set()
-        for polled, unread in self._polls(topics, until):
-            for partition, records in polled.items():
-                waiting[partition].extend(records)
-            behind = any(not waiting[partition] for partition in unread)
-            while not behind and (heads := [partition for partition, queue in waiting.items() if queue]):
+        for polled, unread in self._polls(topics, until, {place: self._begins[place] for place in waiting}):
+            for place, records in polled.items():
+                waiting[place].extend(records)
+            behind = any(not waiting[place] for place in unread)
+            while not behind and (heads := [place for place, queue in waiting.items() if queue]):
                 oldest = min(heads, key=lambda one: (waiting[one][0].timestamp_ms, rank[one]))
                 yield waiting[oldest].popleft()
                 behind = not waiting[oldest] and oldest in unread
@@ -183,6 +179,24 @@ class KafkaLog:
             for records in polled.values():
                 yield from records
 
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """The offset at which a partition began, and that at which it ended, when the log was opened."""
+        (place,) = self._places([topic], partition)
+        return self._begins[place], self._ends[place]
+
+    def offsets_at(self, topics: Iterable[str], partition: int, time_ms: int) -> dict[str, int]:
+        """In a partition of each topic the offset of the first record with so new a time stamp, or the end."""
+        found = self._first_since(self._places(topics, partition), time_ms)
+        return {self._names[place.topic]: offset for place, offset in found.items()}
+
+    def ranges(self, partition: int, ranges: Mapping[str, tuple[int, int]]) -> Iterator[list[Record]]:
+        """The records of a partition of some topics, each from an offset until before another: what each poll brought,
+        which may be nothing. Raises BrokerUnavailableError if nothing comes any more."""
+        places = {place: ranges[self._names[place.topic]] for place in self._places(ranges, partition)}
+        begins, ends = ({place: bounds[side] for place, bounds in places.items()} for side in (0, 1))
+        for polled, _ in self._polls(ranges, begins=begins, ends=ends):
+            yield [record for records in polled.values() for record in records]
+
     def last(self, topic: str, count: int) -> list[Record]:
         """The newest records of a topic, by time stamp; raises BrokerUnavailableError if nothing comes."""
         return self.newest(topic, count)[-count:]
@@ -212,20 +226,29 @@ class KafkaLog:
         """Where each partition ended when the log was opened."""
         return {partition.partition: self._ends[partition] for partition in self._of(topic)}
 
+    def _places(self, topics: Iterable[str], partition: int) -> list[Any]:
+        return [place for topic in topics for place in self._of(topic) if place.partition == partition]
+
     def _of(self, topic: str) -> set[Any]:
         name = full_topic_name(self._prefix, topic)
         return {partition for partition in self._ends if partition.topic == name}
 
     def _polls(
-        self, topics: Iterable[str], until: float | None = None, begins: Mapping[Any, int] | None = None
+        self,
+        topics: Iterable[str],
+        until: float | None = None,
+        begins: Mapping[Any, int] | None = None,
+        ends: Mapping[Any, int] | None = None,
     ) -> Iterator[tuple[dict[Any, list[Record]], set[Any]]]:
-        """What each poll brought, and the partitions that are not read to their end; from `begins` on, if given.
+        """What each poll brought, and the partitions that are not read to their end; from `begins` on and up to `ends`,
+        if given.
 
         With `until` it continues at least to that time, and the ends move on with new records.
         """
         names = {full_topic_name(self._prefix, topic) for topic in topics}
-        begins = {partition: begin for partition, begin in (begins or self._begins).items() if partition.topic in names}
-        ends = {one: self._ends[one] for one in begins}
+        begins = self._begins if begins is None else begins
+        begins = {partition: begin for partition, begin in begins.items() if partition.topic in names}
+        ends = {one: (ends or self._ends)[one] for one in begins}
         unread = Unread(begins, ends, silent_seconds=_SILENT_SECONDS)
         partitions = list(begins if until is not None else unread.partitions)
         done_records = 0
@@ -250,8 +273,7 @@ class KafkaLog:
                     self._consumer.pause(*done)
                 yield polled, unread.partitions
                 done_records += sum(map(len, polled.values()))
-                # With transactions or compaction there are fewer records than offsets.
-                self._on_progress(done_records, sum(max(0, ends[one] - begin) for one, begin in begins.items()))
+                self.on_progress(done_records, sum(max(0, ends[one] - begin) for one, begin in begins.items()))
 
     def _assign(self, partitions: Iterable[Any]) -> None:
         self._consumer.assign(list(partitions))
@@ -308,22 +330,38 @@ def kafka_log(
             **security,
         )
         try:
-            yield KafkaLog(consumer, settings.address, settings.topic_prefix, counts, on_progress)
+            log = KafkaLog(consumer, settings.address, settings.topic_prefix, counts)
+            log.on_progress = on_progress
+            yield log
         finally:
             consumer.close()
 
 
-def committed_offsets(settings: Settings, topics: Sequence[str]) -> dict[tuple[str, int], int]:
-    """Up to where the settings' group has committed each partition, by short topic and partition.
+class GroupSpan(NamedTuple):
+    """The log of a partition, and up to where a group has committed it."""
 
-    What has been deleted counts as committed: nobody can read it any more.
+    begin: int
+    end: int
+    committed: int | None
+    """Where the log begins if nothing is committed; None where this user must not know."""
+
+
+def group_spans(
+    settings: Settings, topics: Sequence[str], *, optional: bool = False
+) -> dict[tuple[str, int], GroupSpan]:
+    """The partitions of topics by short topic and number, and how far the settings' group is.
+
+    With `optional`, topics that do not exist are left out, and a group whose offsets this user must not know is no
+    error. Raises TopicMismatchError, AuthorizationError or BrokerUnavailableError.
     """
     from kafka import KafkaConsumer, TopicPartition
+    from kafka.errors import GroupAuthorizationFailedError
 
     require_kafka(settings)
     security, prefix = client_security(settings), settings.topic_prefix
     names = {full_topic_name(prefix, topic): topic for topic in topics}
-    counts = partition_counts(settings.address, list(names), security)
+    may_lack = frozenset(names) if optional else frozenset()
+    counts = partition_counts(settings.address, list(names), security, optional=may_lack)
     with translated_errors(settings.address):
         consumer = KafkaConsumer(
             bootstrap_servers=settings.address.split(","),
@@ -333,13 +371,27 @@ def committed_offsets(settings: Settings, topics: Sequence[str]) -> dict[tuple[s
         )
         try:
             places = [TopicPartition(name, number) for name, count in counts.items() for number in range(count)]
-            begins = consumer.beginning_offsets(places)
+            if not places:
+                return {}
+            begins, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)
+            committed: dict[TopicPartition, int | None] = dict.fromkeys(places)
+            with suppress(*([GroupAuthorizationFailedError] if optional else [])):
+                committed = {place: consumer.committed(place) or begins[place] for place in places}
             return {
-                (names[place.topic], place.partition): max(consumer.committed(place) or 0, begins[place])
+                (names[place.topic], place.partition): GroupSpan(begins[place], ends[place], committed[place])
                 for place in places
             }
         finally:
             consumer.close(autocommit=False)
+
+
+def committed_offsets(settings: Settings, topics: Sequence[str]) -> dict[tuple[str, int], int]:
+    """Up to where the settings' group has committed each partition, by short topic and partition.
+
+    What has been deleted counts as committed: nobody can read it any more.
+    """
+    spans = group_spans(settings, topics)
+    return {place: max(span.committed or 0, span.begin) for place, span in spans.items()}
 
 
 def require_kafka(settings: Settings) -> None:

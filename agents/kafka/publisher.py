@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from aiokafka import AIOKafkaProducer
@@ -33,6 +33,9 @@ _STOP_SECONDS = 2.0
 """How long the broker may take to answer a publisher that stops, which has flushed before."""
 
 _NO_HEADERS: list[tuple[str, bytes]] = []
+
+OnSent = Callable[[str, int, int, int], None]
+"""Takes a topic, a partition, and the first offset and the number of the records that were written there."""
 
 
 class _PartitionQueue:
@@ -65,11 +68,14 @@ class KafkaPublisher:
         letter_bytes: int = LETTER_BYTES,
         timeout_s: float = 120.0,
         transactional_id: str | None = None,
+        on_sent: OnSent | None = None,
         **security: Any,
     ) -> None:
         """`record_bytes` is what the topics take, `letter_bytes` what those of dead letters and late records take;
-        `timeout_s` is how long the broker may be away; `security` is aiokafka's.
+        `timeout_s` is how long the broker may be away; `on_sent` hears of each batch that the broker has;
+        `security` is aiokafka's.
         """
+        self._on_sent = on_sent
         self._transactional_id = transactional_id
         self._bootstrap = bootstrap
         self._prefix = prefix
@@ -222,12 +228,14 @@ class KafkaPublisher:
                 try:
                     async with asyncio.timeout(self._timeout_s):
                         sent = await producer.send_batch(batch, name, partition=queue.partition)
-                        await sent
+                        metadata = await sent
                 except Exception as error:
                     records = f"{batch.record_count()} records, {batch.size()} bytes"
                     hint = next((text for kind, text in _HINTS.items() if isinstance(error, kind)), "")
                     text = f"a batch to partition {queue.partition} ({records}): {error!r}{hint}"
                     self._fail(queue.topic, text, error)
+                if self._on_sent is not None:
+                    self._on_sent(queue.topic, queue.partition, metadata.offset, batch.record_count())
                 self.in_flight -= size
                 self._progress.set()
         except Exception as error:  # `flush` and `publish` raise it

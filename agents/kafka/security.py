@@ -98,7 +98,7 @@ def require_plant_rights(settings: Settings, profile: PlantProfile) -> None:
 
     `settings.group` is the plant agent's own group.
     """
-    read, write = {AREAS, PLANT_STATE}, {AREAS, PLANT, ALARMS, LATE, DEAD_LETTER, PLANT_STATE}
+    read, write = {AREAS, INCIDENTS, PLANT_STATE}, {AREAS, PLANT, ALARMS, INCIDENTS, LATE, DEAD_LETTER, PLANT_STATE}
     _require(settings, profile, read, write, "a plant agent")
 
 

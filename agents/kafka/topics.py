@@ -125,7 +125,9 @@ def require_plant_topics(settings: Settings, profile: PlantProfile) -> RecordLim
     Returns how large records may be, which is less than was wanted where the broker allows no more.
     """
     prefix = settings.topic_prefix
-    own = {full_topic_name(prefix, topic) for topic in (AREAS, PLANT, PLANT_STATE, ALARMS, LATE, DEAD_LETTER)}
+    own = {
+        full_topic_name(prefix, topic) for topic in (AREAS, PLANT, PLANT_STATE, ALARMS, INCIDENTS, LATE, DEAD_LETTER)
+    }
     specs = [spec for spec in topic_specs(settings, profile) if spec.name in own]
     return _limits(prefix, specs, _require(settings, specs), PLANT_STATE)
 

@@ -47,7 +47,9 @@ class PlantReplay:
         on_diagnosis: Callable[[AreaDiagnosis], None] | None = None,
         on_output: Callable[[Output], None] | None = None,
         builder: CertificateBuilder | None = None,
+        past: Sequence[Record] = (),
     ) -> None:
+        """`past` are records of the topic `incidents`: what there was before."""
         self.step_ms = min(kind.frame_period_ms for kind in profile.machine_types)
         """Record time after which worker and plant agent have to be in step."""
         self._profile = profile
@@ -55,6 +57,7 @@ class PlantReplay:
         self._on_diagnosis = on_diagnosis
         self._on_output = on_output
         self._builder = builder
+        self._past = past
         self._summaries = {area: AreaSummary() for area in profile.areas}
         self._agent: PlantAgent | None = None
 
@@ -70,12 +73,13 @@ class PlantReplay:
             observer=self._observe,
             ticks=False,
         )
+        self._agent.desk.begin_with(self._past)
         return self._agent
 
     def finish(self) -> None:
         """The input has ended: close the frames that still wait."""
         assert self._agent is not None
-        self._observe((), self._agent.engine.finish())
+        self._observe((), self._agent.finish())
         if self._builder is not None:
             self._builder.finish_areas(self._agent.engine)
 

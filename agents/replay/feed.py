@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from agents.memory.broker import MemoryBroker
@@ -67,8 +67,11 @@ async def feed(
     prefix: str,
     pace: Pace,
     step_ms: int | None = None,
+    hold: Callable[[], Awaitable[object]] | None = None,
 ) -> float:
     """Start agents, append all records, and stop the agents when all is processed; returns how many seconds it took.
+
+    With `hold`, they go on when all is processed until it returns, and process what others append.
 
     With `step_ms`, everything is processed after each step of so much record time: agents that read what others write
     then have it in the order of time, as in a live plant. Raises the error of an agent that fails.
@@ -100,13 +103,23 @@ async def feed(
                     break
         while not has_failed() and _unread(agents):
             await asyncio.sleep(0.005)
-        return time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        await _hold(hold, failed)
+        return seconds
     finally:
         for task in failed:
             task.cancel()
         async with contextlib.AsyncExitStack() as stack:  # each is stopped, also where another one has failed
             for agent in reversed(agents):
                 stack.push_async_callback(agent.stop)
+
+
+async def _hold(hold: Callable[[], Awaitable[object]] | None, failed: Sequence[asyncio.Task[None]]) -> None:
+    """Wait until `hold` returns or one has failed."""
+    if hold is not None:
+        holding = asyncio.ensure_future(hold())
+        await asyncio.wait({holding, *failed}, return_when=asyncio.FIRST_COMPLETED)
+        holding.cancel()
 
 
 def _unread(agents: Sequence[StatefulAgent]) -> bool:

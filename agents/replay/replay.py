@@ -172,6 +172,7 @@ async def replay_in_memory(
     builder: CertificateBuilder | None = None,
     trained: Mapping[str, tuple[int, int]] | None = None,
     plant: PlantReplay | None = None,
+    past: Sequence[Record] = (),
     scored: bool = True,
     on_progress: OnProgress | None = None,
 ) -> ReplayReport:
@@ -179,7 +180,8 @@ async def replay_in_memory(
 
     `on_records` gets the inputs when they have been processed, and before what comes of them is observed. `trained` has
     the machines that the model's training has seen, with the starts of their first and last frame; `plant` is a plant
-    agent to run beside the worker. Unless it is `scored`, the report has no scores, for who needs none or has a book.
+    agent to run beside the worker, and `past` are records of the topic `incidents`: what there was before. Unless it is
+    `scored`, the report has no scores, for who needs none or has a book.
     """
     book = ScoreBook(profile, trained) if scored else None
     machines: set[bytes | None] = set()
@@ -215,6 +217,7 @@ async def replay_in_memory(
             observer=observe,
             ticks=False,
         )
+        worker.desk.begin_with(past)
         source = ReplaySource(recording, profile, partition_of, settings.partitions, change, on_progress)
         agents: list[StatefulAgent] = [worker]
         if plant is not None:

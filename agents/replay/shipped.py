@@ -29,6 +29,11 @@ def area_recording() -> Path:
     return shipped_file("area.parquet")
 
 
+def area_incidents() -> Path:
+    """Past incidents of the utilities of `area_recording`, simulated like it."""
+    return shipped_file("area_incidents.parquet")
+
+
 def area_section() -> Path:
     """The section `areas` of a profile for the machines of `area_recording`."""
     return shipped_file("area.yaml")

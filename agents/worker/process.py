@@ -238,10 +238,10 @@ async def live(settings: Settings, prepare: Callable[[Guard], Coroutine[Any, Any
             await asyncio.wait({preparing, requested})
 
 
-async def work(process: Process, guard: Guard, settings: Settings, reading: str) -> bool:
+async def work(process: Process, guard: Guard, settings: Settings, reading: str, *, commits: bool = True) -> bool:
     """Start a process, let it work until it is told to stop or fails, and stop it; raises FaultlineError.
 
-    Returns whether it had begun to work.
+    `commits` is whether it has anything to commit. Returns whether it had begun to work.
     """
     life = guard.life = process.life
     port = process.web.start(settings.web_host, settings.web_port)
@@ -260,7 +260,8 @@ async def work(process: Process, guard: Guard, settings: Settings, reading: str)
                 task.cancel()
             begun = await _cancelled(starting)
             await process.stop()
-    print(f"faultline: stopped{', everything committed' if begun else ' before it had begun'}", flush=True)
+    ended = "" if not commits else ", everything committed" if begun else " before it had begun"
+    print(f"faultline: stopped{ended}", flush=True)
     return begun
 
 

@@ -88,8 +88,8 @@ class StatefulAgent:
         registry: CollectorRegistry | None = None,
     ) -> None:
         """`observer` gets every chunk with its outputs before they are published; `name` is the process's in logs and
-        metrics; `is_time` recognises records that concern all keys of their
-        partition. In live work, which has `ticks`, records of the future are refused if it `guards_time`.
+        metrics; `is_time` recognises records that concern all keys of their partition. In live work, which has `ticks`,
+        records of the future are refused if it `guards_time`.
 
         Without a `store`, states are lost when the agent stops; without `topic_logs`, it does not notice when topics
         are deleted and created again.
@@ -154,6 +154,10 @@ class StatefulAgent:
     def _advance(self, records: Sequence[Record]) -> list[Output]:
         """Let the engine take records; returns everything to publish."""
         return self._stateful.process(records)
+
+    def _behind(self, _: AbstractSet[int]) -> list[Output]:
+        """What has to be written behind a chunk with records of these partitions."""
+        return []
 
     def _tasks(self) -> Mapping[str, Coroutine[Any, Any, None]]:
         """What else runs in the background until the agent stops."""
@@ -237,7 +241,7 @@ class StatefulAgent:
             return
         outputs = self._compute(chunk)
         chunk.processed = True
-        if outputs:
+        if outputs := outputs + self._behind({place.partition for place in chunk.next_offsets}):
             await self._publisher.publish(outputs)
         self._held.append(event)
         self._held_records += len(chunk.records)
@@ -355,7 +359,11 @@ class StatefulAgent:
     async def _tick_regularly(self) -> None:
         while True:
             await asyncio.sleep(self._settings.tick_interval_ms / 1000)
-            await self._publisher.publish(self._ticker.due(self.lag()))
+            await self._publisher.publish(self._due())
+
+    def _due(self) -> list[Output]:
+        """What has to be written because time has passed."""
+        return self._ticker.due(self.lag())
 
     # -- status -------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -18,6 +19,7 @@ from agents.delivery.states import StateStore
 from agents.delivery.topic_logs import TopicLogs
 from agents.worker.fusion_metrics import FusionMetrics
 from agents.worker.metrics import EngineCollector, TimedRunner, step_seconds
+from agents.worker.plant.progress import ProgressReporter
 from agents.worker.stateful import InputTopics, StatefulAgent
 from agents.worker.states.engine import Observer
 from pipeline.config.profile import PlantProfile
@@ -63,7 +65,7 @@ class Worker(StatefulAgent):
         seconds = step_seconds(registry)
         timed = {name: TimedRunner(runner, seconds, monotonic_seconds) for name, runner in runners.items()}
         heads = {one.hash: getattr(one, "retrieval", None) for one in runners.values()}
-        self._desk = IncidentDesk(profile, partition_of, settings.partitions, heads)
+        self.desk = IncidentDesk(profile, partition_of, settings.partitions, heads)
         self._metrics = FusionMetrics(settings.metrics_interval_ms)
         self.engine = Engine(
             profile,
@@ -71,10 +73,13 @@ class Worker(StatefulAgent):
             alarm_rule=AlarmRule(settings.alarm_agree, settings.alarm_frames, settings.alarm_confidence),
             drift_rule=drift_rule_of(settings),
             partition_of=partition_of,
-            watcher=Watchers(self._metrics, self._desk),
+            watcher=Watchers(self._metrics, self.desk),
             schemas=schemas,
             notify=log.warning,
         )
+        self._progress: ProgressReporter | None = None
+        if ticks and profile.areas:  # a replay keeps workers and agents in step
+            self._progress = ProgressReporter(profile, partition_of, self.engine.clock_ms, self.lag)
         topics = engine_topics(profile)
         super().__init__(
             "worker",
@@ -96,16 +101,25 @@ class Worker(StatefulAgent):
         self.registry.register(EngineCollector(self.engine, profile, self.input_counts()))
 
     def _advance(self, records: Sequence[Record]) -> list[Output]:
-        return self._desk.add(self.engine.process(records)) + self._metrics.tell()
+        begun = [] if self._progress is None else self._progress.begin({record.partition for record in records})
+        return begun + self.desk.add(self.engine.process(records)) + self._metrics.tell()
+
+    def _behind(self, partitions: AbstractSet[int]) -> list[Output]:
+        return [] if self._progress is None else self._progress.after(partitions)
+
+    def _due(self) -> list[Output]:
+        return super()._due() + ([] if self._progress is None else self._progress.due())
 
     def _tasks(self) -> Mapping[str, Coroutine[Any, Any, None]]:
         if self._store is None:
             return {}
-        return {"incidents": self._desk.follow_regularly(self._store, self._working, self._owned)}
+        return {"incidents": self.desk.follow_regularly(self._store, self._working, self._owned)}
 
     async def _begin_restoring(self) -> None:
         assert self._store is not None
-        await self._desk.restore(self._store)
+        await self.desk.restore(self._store)
 
     def _release(self, partitions: Sequence[int]) -> None:
         self._metrics.release(partitions)
+        if self._progress is not None:
+            self._progress.release(partitions)

@@ -96,7 +96,9 @@ class RuleRunner:
         exact.load_code(self._notify)
 
     def reserve(self, slots: int) -> None:
-        """There is no state to hold."""
+        """Hold the texts of this many areas; there is no other state."""
+        if self._texts is not None:
+            self._texts.reserve(slots)
 
     def reset(self, slot: int) -> None:
         """Forget the texts."""

@@ -35,6 +35,10 @@ class UtilityTexts:
         """Make room for the utilities of these areas."""
         self._stride = max(self._stride, *(len(layout.utilities) for layout in layouts))
 
+    def reserve(self, slots: int) -> None:
+        """Hold the texts of at least so many areas."""
+        self._runner.reserve(slots * self._stride)
+
     def reset(self, slot: int) -> None:
         """Forget the texts of an area."""
         self._runner.reset(self._rows(slot))
@@ -56,7 +60,7 @@ class UtilityTexts:
         utilities = len(frame.layout.utilities)
         if not utilities:
             return np.zeros((0, len(self.classes)), np.float32), np.zeros(0, np.bool_)
-        self._runner.reserve((frame.slot + 1) * self._stride)
+        self.reserve(frame.slot + 1)
         if frame.reset:
             self.reset(frame.slot)
         # Texts grow old in the frames that nobody had a diagnosis of, too.

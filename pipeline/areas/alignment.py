@@ -2,7 +2,8 @@
 
 A frame closes as soon as every live machine has diagnosed it or a later one, or when the area's time has passed its end
 by `wait`. A machine is live unless it has been announced as silent, or is behind the frame by more than `wait`. When an
-area begins, and when it goes on after a pause, all of its machines are waited for, for as long.
+area begins, and when it goes on after a pause, all of its machines are waited for, for as long. Machines whose worker
+catches up are waited for until it has, as far as there is room (pipeline/areas/progress.py).
 
 The area's time is the end of the newest frame that two machines have reached, so that one machine whose clock is ahead
 closes nothing for the others; or that one machine has reached, if it alone has sent `wait` of frames since another one
@@ -19,6 +20,7 @@ from typing import Any, Final
 
 from pipeline.areas.frames import Presence
 from pipeline.areas.layout import AreaLayout
+from pipeline.areas.progress import AreaProgress
 from pipeline.arrays import NEVER_MS
 from pipeline.config.classes import NO_EVIDENCE
 from pipeline.errors import StateError
@@ -28,7 +30,11 @@ from pipeline.wire.messages import Diagnosis, Reason, RejectedError, decode_diag
 _SEEN_FRAMES: Final = 64
 """Frames of a machine before its newest one in which repeated diagnoses are told from late ones."""
 _MAX_PENDING: Final = 256
-"""Diagnoses of one machine that wait, at most."""
+"""Diagnoses of one machine that wait, at most; more may wait for workers that catch up."""
+_MAX_HELD: Final = 2_000
+"""Diagnoses of one machine that wait for workers that catch up, at most."""
+_MAX_HELD_BYTES: Final = 6 * 2**20
+"""What diagnoses that wait for workers may take, so that the area's state can be saved."""
 _MAX_TEXTS: Final = 1_000
 """Texts that wait, and ids of texts that are remembered."""
 
@@ -88,7 +94,9 @@ class AreaAlignment:
         self._max_gap_frames = max_gap_frames
         self._numbers = {machine: index for index, machine in enumerate(layout.machines)}
         self.members = [AreaMember() for _ in layout.machines]
+        self.progress = AreaProgress(layout.machines, layout.wait_ms)
         self._open: dict[int, dict[int, Waiting]] = {}  # by the frame's end, by machine
+        self._open_bytes = 0
         self._texts: list[tuple[int, EventText]] = []
         self._text_ids: dict[str, None] = {}  # in the order in which they came
         self._closed_ms = NEVER_MS
@@ -125,7 +133,8 @@ class AreaAlignment:
         before = self._open.get(end_ms, {}).get(number)
         if before is not None and before.diagnosis.revision >= diagnosis.revision:
             return Taken.DUPLICATE
-        if before is None and end_ms > self._closed_ms and member.waiting >= _MAX_PENDING:
+        is_new = before is None and end_ms > self._closed_ms
+        if is_new and member.waiting >= _MAX_PENDING and not self.held_by():
             raise RejectedError(
                 Reason.BUFFER_FULL, f"{member.waiting} diagnoses of {diagnosis.machine} wait for others"
             )
@@ -135,6 +144,7 @@ class AreaAlignment:
                 return Taken.LATE
             return Taken.REVISED_LATE if diagnosis.revision else Taken.DUPLICATE
         self._open.setdefault(end_ms, {})[number] = Waiting(diagnosis, value)
+        self._open_bytes += len(value) - (0 if before is None else len(before.value))
         member.waiting += before is None
         return Taken.ACCEPTED if before is None else Taken.REVISED
 
@@ -178,8 +188,10 @@ class AreaAlignment:
             end_ms = min(self._open)
             if end_ms - self._closed_ms > wait_ms + self._layout.period_ms:
                 self._begun_ms = end_ms - self._layout.period_ms
-            if not everything and time_ms < end_ms + wait_ms and self._is_awaited(end_ms):
-                return
+            if not everything:
+                is_early = time_ms < end_ms + wait_ms
+                if (is_early and self._is_awaited(end_ms)) or self.held_by():
+                    return
             yield self._closed(end_ms)
 
     def _is_awaited(self, end_ms: int) -> bool:
@@ -193,8 +205,25 @@ class AreaAlignment:
                 return True
         return False
 
+    def held_by(self) -> list[int]:
+        """The machines whose workers have to catch up before the oldest open frame closes."""
+        is_full = self._open_bytes >= _MAX_HELD_BYTES or max(one.waiting for one in self.members) >= _MAX_HELD
+        if is_full or not self._open:
+            return []
+        end_ms = min(self._open)
+        came = self._open[end_ms]
+        return [
+            number
+            for number, member in enumerate(self.members)
+            if number not in came
+            and member.newest_ms < end_ms
+            and member.announced is None
+            and self.progress.is_behind(number, self._time_ms)
+        ]
+
     def _closed(self, end_ms: int) -> ClosedFrame:
         came, period_ms = self._open.pop(end_ms), self._layout.period_ms
+        self._open_bytes -= sum(len(waiting.value) for waiting in came.values())
         is_first = self._closed_ms == NEVER_MS
         skipped = 0 if is_first else (end_ms - self._closed_ms) // period_ms - 1
         self._closed_ms = end_ms
@@ -230,6 +259,7 @@ class AreaAlignment:
                 for utility, one in self._texts
             ],
             "ids": list(self._text_ids),
+            **self.progress.save(),
         }
 
     def load(self, saved: dict[str, Any]) -> None:
@@ -243,7 +273,7 @@ class AreaAlignment:
             if len(members) != len(self.members):
                 raise StateError(f"saved area {self._layout.name} has {len(members)} machines")
             self.members = members
-            self._open = {}
+            self._open, self._open_bytes = {}, sum(len(value) for value in saved["open"])
             for value in saved["open"]:
                 diagnosis = decode_diagnosis(value)
                 number = self._numbers[diagnosis.machine]
@@ -254,6 +284,7 @@ class AreaAlignment:
                 for utility, id_, time_ms, text, source, severity, late in saved["texts"]
             ]
             self._text_ids = dict.fromkeys(saved["ids"])
+            self.progress.load(saved)
         except (KeyError, TypeError, ValueError, RejectedError) as error:
             raise StateError(f"saved area {self._layout.name} cannot be used: {error!r}") from error
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final
 
 import msgspec
-import numpy as np
 
+from pipeline.areas.alarms import UtilityAlarms
 from pipeline.areas.alignment import AreaAlignment, ClosedFrame, Taken
 from pipeline.areas.frames import AreaRunner, Presence
 from pipeline.areas.layout import AreaLayout, CauseKind
 from pipeline.areas.stats import AreaStats
 from pipeline.areas.writer import AreaWriter, FrameBuilder
 from pipeline.arrays import NEVER_MS
-from pipeline.compiled import Notify
-from pipeline.config.topics import AREA_TEXT, AREAS
-from pipeline.engine.reports.alarms import AlarmRule, Alarms
+from pipeline.config.topics import ALARMS, AREA_TEXT, AREAS
+from pipeline.engine.reports.lifecycle.controls import check_control
+from pipeline.engine.reports.lifecycle.records import Alarm, AlarmEvent
 from pipeline.errors import StateError
 from pipeline.frames import EventText
 from pipeline.wire import messages
@@ -26,8 +27,13 @@ from pipeline.wire.plain_text import plain_text
 from pipeline.wire.records import Output, Record
 from pipeline.wire.states import STATE_VERSION, SavedMachine, encode_state
 
+OnRaised = Callable[[Alarm, list[str]], None]
+"""Gets the record of a utility's alarm, and what was read about the utility lately, oldest first."""
+
 _MAX_GAP_FRAMES: Final = 20
-_ONLY = np.zeros(1, np.int64)
+_KEPT_TEXTS: Final = 32
+_TEXT_FRAMES: Final = 60
+"""Frames before an alarm whose texts about its utility belong to the incident, among the _KEPT_TEXTS that are kept."""
 
 
 class AreaState:
@@ -39,10 +45,10 @@ class AreaState:
         runner: AreaRunner,
         slot: int,
         partition: int,
-        rule: AlarmRule,
-        notify: Notify,
+        alarms: UtilityAlarms,
+        on_raised: OnRaised,
     ) -> None:
-        """`slot` is where in the runner's arena its state lives."""
+        """`slot` is where in the runner's arena its state lives; `on_raised` hears of each alarm of a utility."""
         self.layout, self.partition = layout, partition
         self.alignment = AreaAlignment(layout, _MAX_GAP_FRAMES)
         self.applied: dict[str, int] = {}
@@ -50,9 +56,9 @@ class AreaState:
         self._runner, self._slot = runner, slot
         self._builder, self._writer = FrameBuilder(layout, runner), AreaWriter(layout, runner)
         self._utilities = {one.id: place for place, one in enumerate(layout.utilities)}
-        self._shared = sum(cause.kind == CauseKind.UTILITY for cause in layout.causes)
-        self._alarms = Alarms(rule, 1 + self._shared, notify)
-        self._alarms.reserve(1)
+        self._alarms = alarms
+        self._on_raised = on_raised
+        self._read_texts: deque[tuple[str, EventText]] = deque(maxlen=_KEPT_TEXTS)  # with the utility's id
 
     # -- input ------------------------------------------------------------------------------------------------
 
@@ -93,6 +99,17 @@ class AreaState:
         )
         stats.duplicates["texts"] += not self.alignment.add_text(utility, text)
 
+    def act(
+        self, record: Record, value: bytes, faults: Mapping[str, Sequence[str]], outputs: list[Output], stats: AreaStats
+    ) -> None:
+        """Do what somebody asks for with alarms of its utilities; raises RejectedError."""
+        control = messages.decode_control(value)
+        check_control(control, faults)
+        # People may be of another time than the data.
+        closed_ms, sent_ms = self.alignment.closed_ms, record.timestamp_ms
+        time_ms = sent_ms if closed_ms == NEVER_MS else closed_ms
+        self._publish(self._alarms.apply(control, value, time_ms, sent_ms, faults), outputs, stats)
+
     # -- frames -----------------------------------------------------------------------------------------------
 
     def advance(
@@ -113,23 +130,35 @@ class AreaState:
         outputs.append(output)
         stats.frames += 1
         stats.texts += len(frame.texts)
+        self._read_texts.extend((self.layout.utilities[utility].id, text) for utility, text in frame.texts)
         stats.causes[cause.kind.value] += 1
         for presence in closed.presence:
             stats.presence[presence.name.lower()] += 1
         number = self.layout.causes.index(cause) if cause.kind == CauseKind.UTILITY else 0
         if not any(presence in (Presence.ACTIVE, Presence.SILENT) for presence in closed.presence):
             number = -1
-        answer = np.array([number]), np.array([probability], np.float32)
-        for change in self._alarms.step(_ONLY, *answer, np.array([frame.end_ms])):
-            stats.alarms["raised" if change.raised else "cleared"] += 1
-            changed = self.layout.causes[change.fault]
-            share = float(result.causes[change.fault])
-            outputs.append(self._writer.alarm(frame.end_ms, changed, raised=change.raised, probability=share))
+        diagnosis = self._writer.diagnosis_id(frame.end_ms)
+        events = self._alarms.step(number, probability, result.causes, frame.end_ms, diagnosis)
+        self._publish(events, outputs, stats)
+
+    def _publish(self, events: Iterable[AlarmEvent], outputs: list[Output], stats: AreaStats) -> None:
+        for event in events:
+            record = event.record
+            stats.alarms[record.state] += 1
+            if record.state == "raised":
+                self._on_raised(record, self._texts_about(record.machine, record.time))
+            outputs.append(Output(ALARMS, None, record.machine.encode(), messages.encode(record), record.time))
+
+    def _texts_about(self, utility: str, time_ms: int) -> list[str]:
+        """What was read about a utility lately, oldest first."""
+        since_ms = time_ms - _TEXT_FRAMES * self.layout.period_ms
+        return [text.text for own, text in self._read_texts if own == utility and text.time_ms >= since_ms]
 
     # -- state ------------------------------------------------------------------------------------------------
 
     def save(self, clock_ms: int | None, log_ids: Mapping[str, str]) -> bytes:
         """All that its future depends on."""
+        detected, life = self._alarms.save()
         saved = SavedMachine(
             version=STATE_VERSION,
             machine=self.layout.name,
@@ -143,8 +172,9 @@ class AreaState:
             applied=dict(self.applied),
             aligner=self.alignment.save(),
             runner=self._runner.save(self._slot),
-            alarms=self._alarms.save(_ONLY)[0],
-            texts=[],
+            alarms=detected,
+            texts=[(utility, text.text, text.time_ms, text.late) for utility, text in self._read_texts],
+            alarm_life=life,
             logs={topic: log_ids[topic] for topic in self.applied if topic in log_ids},
         )
         return encode_state(saved)
@@ -157,7 +187,10 @@ class AreaState:
         """Put back what `save` gave; raises StateError if it cannot be used."""
         self.alignment.load(saved.aligner)
         self._runner.load(self._slot, saved.runner)
-        self._alarms.load(0, saved.alarms)
+        self._alarms.load(saved.alarms, saved.alarm_life)
+        self._read_texts.extend(
+            (utility, EventText("", time_ms, text, None, None, late)) for utility, text, time_ms, late in saved.texts
+        )
         self.applied = {topic: offset for topic, offset in saved.applied.items() if topic not in recreated}
         self.last_ms = saved.last
         if AREAS not in saved.applied:

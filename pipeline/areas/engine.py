@@ -1,8 +1,8 @@
 """The area engine: diagnoses of machines in, diagnoses of areas out; synchronous and deterministic like the engine.
 
-It reads one topic, `areas`: diagnoses of machines and texts about utilities, keyed by area, and ticks, which have no
-key. A text is told from a diagnosis by its header. It offers what a worker needs of an engine with state, with areas in
-the place of machines.
+It reads one topic, `areas`: diagnoses of machines, texts about utilities, what people do with utilities' alarms,
+and how far workers are, keyed by area, and ticks, which have no key. Headers tell all these from diagnoses. It offers
+what a worker needs of an engine with state, with areas in the place of machines.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final
 
-from pipeline.areas.area import AreaState
+from pipeline.areas.alarms import UtilityAlarms
+from pipeline.areas.area import AreaState, OnRaised
 from pipeline.areas.frames import AreaRunner
 from pipeline.areas.layout import area_layouts
+from pipeline.areas.progress import decode_progress
 from pipeline.areas.stats import AreaStats
 from pipeline.arrays import NEVER_MS
 from pipeline.compiled import Notify
 from pipeline.config.profile import PlantProfile
-from pipeline.config.topics import AREAS
+from pipeline.config.sections.titles import Priority
+from pipeline.config.topics import AREA_CONTROL, AREA_PROGRESS, AREAS
 from pipeline.engine.reports.alarms import AlarmRule
 from pipeline.errors import SettingsError, StateError
 from pipeline.wire import letters, messages
@@ -40,9 +43,11 @@ class AreaEngine:
         *,
         alarm_rule: AlarmRule | None = None,
         partition_of: Callable[[bytes], int] | None = None,
+        on_raised: OnRaised = lambda *_: None,
         notify: Notify = lambda _: None,
     ) -> None:
-        """`partition_of` detects wrongly partitioned keys; `notify` gets a line if code has to be compiled first.
+        """`partition_of` detects wrongly partitioned keys; `on_raised` hears of each alarm of a utility before its
+        outputs are returned; `notify` gets a line if code has to be compiled first.
 
         Raises SettingsError if the profile has no areas, and ModelFileError if the runner cannot step them.
         """
@@ -56,6 +61,9 @@ class AreaEngine:
         self.stats = AreaStats()
         self._partition_of = partition_of
         self._rule = alarm_rule or AlarmRule()
+        self._profile = profile
+        self._faults = {kind.name: kind.faults for kind in profile.machine_types}
+        self._on_raised = on_raised
         self._notify = notify
         self._slots = {name: slot for slot, name in enumerate(self.layouts)}
         self._areas: dict[str, AreaState] = {}
@@ -121,7 +129,15 @@ class AreaEngine:
         if record.offset <= area.applied.get(AREAS, -1):
             self.stats.skipped[record.topic] += 1
             return
-        area.take(record, record.value, self.stats)
+        if AREA_CONTROL in record.headers:
+            area.act(record, record.value, self._faults, outputs, self.stats)
+            area.applied[AREAS] = record.offset  # which says nothing about the time of the area's data
+            self._changed[area.layout.name] = None
+            return
+        if AREA_PROGRESS in record.headers:
+            area.alignment.progress.take(decode_progress(record.value))
+        else:
+            area.take(record, record.value, self.stats)
         self._note(area, record)
         self._set_clock(area)
         self._advance(area, outputs)
@@ -141,10 +157,19 @@ class AreaEngine:
         return self._add(name, record.partition)
 
     def _add(self, name: str, partition: int) -> AreaState:
-        self._areas[name] = AreaState(
-            self.layouts[name], self.runner, self._slots[name], partition, self._rule, self._notify
+        layout = self.layouts[name]
+        alarms = UtilityAlarms(
+            layout, self._profile.alarms, self._priority_of, self.runner.hash, self._rule, self._notify
         )
+        self._areas[name] = AreaState(layout, self.runner, self._slots[name], partition, alarms, self._on_raised)
         return self._areas[name]
+
+    def _priority_of(self, machine: str, fault: str) -> Priority | None:
+        """What the profile says of a fault, which counts once it has settings of alarms."""
+        kind = self._profile.type_of(machine)
+        if kind is None or not self._profile.alarms:
+            return None
+        return next((one.priority for one in kind.described_faults if one.name == fault), None)
 
     def _note(self, area: AreaState, record: Record) -> None:
         area.applied[AREAS] = record.offset
@@ -293,6 +318,14 @@ class AreaEngine:
     def clock_ms(self, partition: int) -> int | None:
         """How far time has come in a partition, from which its ticks go on; None before its first diagnosis."""
         return self._clocks_ms.get(partition)
+
+    def held(self) -> dict[str, dict[str, int]]:
+        """By area the machines whose workers it waits for, with how far each of these was when it spoke last."""
+        return {
+            name: {area.layout.machines[one]: area.alignment.progress.time_ms(one) for one in numbers}
+            for name, area in self._areas.items()
+            if (numbers := area.alignment.held_by())
+        }
 
     def newest_frame_end_ms(self) -> dict[int, int]:
         """Per partition, the end of the newest frame of an area that was diagnosed."""

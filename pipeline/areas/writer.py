@@ -13,9 +13,7 @@ from pipeline.areas.layout import AreaLayout, Cause, CauseKind
 from pipeline.areas.messages import AreaDiagnosis, AreaText, CauseAnswer, CorrectedAnswer, Support, encode_area
 from pipeline.arrays import Floats
 from pipeline.config.classes import NO_EVIDENCE
-from pipeline.config.topics import ALARMS, PLANT
-from pipeline.engine.reports.lifecycle.records import Alarm
-from pipeline.wire import messages
+from pipeline.config.topics import PLANT
 from pipeline.wire.json.embeddings import embedding_of
 from pipeline.wire.messages import MIN_PROBABILITY, Diagnosis, ModelRef, RejectedError
 from pipeline.wire.records import Output
@@ -108,7 +106,7 @@ class AreaWriter:
         answers = [self._corrected(frame, result, machine) for machine in range(len(layout.machines))]
         causes = [self._cause(one, probabilities[one], answers) for one in order[:_MAX_CAUSES]]
         diagnosis = AreaDiagnosis(
-            id=self._id(frame.end_ms),
+            id=self.diagnosis_id(frame.end_ms),
             area=layout.name,
             frame_start=frame.start_ms,
             frame_end=frame.end_ms,
@@ -125,22 +123,8 @@ class AreaWriter:
         output = Output(PLANT, partition, layout.name.encode(), encode_area(diagnosis), frame.end_ms)
         return output, layout.causes[best], probabilities[best]
 
-    def alarm(self, end_ms: int, cause: Cause, *, raised: bool, probability: float) -> Output:
-        """The record of a utility's alarm that a frame has raised or cleared; it is keyed by the utility's id."""
-        (utility,) = [one for one in self._layout.utilities if one.name == cause.name]
-        fault, state = cause.fault or "", "raised" if raised else "cleared"
-        message = Alarm(
-            id=f"{utility.id}:{end_ms}:{self._model.hash[:12]}:{fault}:{state}",
-            machine=utility.id,
-            fault=fault,
-            state="raised" if raised else "cleared",
-            time=end_ms,
-            confidence=probability,
-            diagnosis=self._id(end_ms),
-        )
-        return Output(ALARMS, None, utility.id.encode(), messages.encode(message), end_ms)
-
-    def _id(self, end_ms: int) -> str:
+    def diagnosis_id(self, end_ms: int) -> str:
+        """The id of the diagnosis of the frame that ends then."""
         return f"{self._layout.name}:{end_ms}:{self._model.hash[:12]}"
 
     def _cause(self, index: int, probability: float, answers: Sequence[CorrectedAnswer]) -> CauseAnswer:

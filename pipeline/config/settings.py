@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     area_model: str = Field(
         default="log_odds", description="what names the causes in areas: a rule's name, or a model file"
     )
+    area_patience_ms: Milliseconds = Field(
+        default=60_000, description="how long an area waits for a worker that says nothing any more"
+    )
     chunk_records: int = Field(default=4096, ge=1, description="records that are processed at once, at most")
     commit_interval_ms: Milliseconds = Field(default=1_000, description="how often offsets are committed")
     checkpoint_interval_ms: Milliseconds = Field(
@@ -111,6 +114,39 @@ class Settings(BaseSettings):
     )
     web_host: str = Field(default="127.0.0.1", description="where /metrics, /healthz and /readyz listen")
     web_port: int = Field(default=9464, ge=0, le=65_535, description="0 takes a free port")
+    console_web_host: str = Field(
+        default="127.0.0.1", description="where `faultline console` listens; elsewhere it needs a login"
+    )
+    console_web_port: int = Field(default=9480, ge=0, le=65_535, description="0 takes a free port")
+    console_names: str | None = Field(
+        default=None, description="host names by which browsers come to the console, with commas between them"
+    )
+    console_user: str | None = Field(
+        default=None, description="whose name the console's actions have if nobody logs in; else the process's user"
+    )
+    console_token_file: Path | None = Field(
+        default=None, description="file with a line name:token for each person who may use the console"
+    )
+    console_user_header: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9-]+$",
+        description="header in which a proxy that logs people in gives the name, such as X-Forwarded-User",
+    )
+    console_trusted_proxies: str | None = Field(
+        default=None, description="addresses or networks of such proxies, with commas between them"
+    )
+    console_certificate: Path | None = Field(
+        default=None, description="PEM certificate with which the console serves TLS"
+    )
+    console_key: Path | None = Field(default=None, description="its key, if that is not in the same file")
+    console_session_ms: Milliseconds = Field(default=12 * 3_600_000, description="after which people log in anew")
+    console_time_zone: str | None = Field(
+        default=None, description="time zone that the console shows times in, such as Europe/Berlin; else the browser's"
+    )
+    console_read_only: bool = Field(default=False, description="whether the console only shows")
+    console_history_ms: Milliseconds = Field(
+        default=8 * 3_600_000, description="how far back the console reads diagnoses when it starts"
+    )
     threads: int = Field(default=1, ge=1, description="threads that training and evaluation may use")
     cache_dir: Path | None = Field(
         default=None, description="folder that keeps the compiled step between starts; else in the user's cache folder"
@@ -193,7 +229,20 @@ class Settings(BaseSettings):
                 )
         self._check_logins()
         self._check_protocol()
+        self._check_console()
         return self
+
+    def _check_console(self) -> None:
+        """Of a proxy both its header and its address, and no key without a certificate."""
+        if (self.console_user_header is None) != (self.console_trusted_proxies is None):
+            raise ValueError(
+                "FAULTLINE_CONSOLE_USER_HEADER and FAULTLINE_CONSOLE_TRUSTED_PROXIES belong together: a header that "
+                "anybody may send names nobody; set both, or unset both"
+            )
+        if self.console_key is not None and self.console_certificate is None:
+            raise ValueError(
+                "FAULTLINE_CONSOLE_KEY is set, but FAULTLINE_CONSOLE_CERTIFICATE is not; set it, or unset this"
+            )
 
     def _check_logins(self) -> None:
         """Of each login the name and one form of the password, and nothing that has no use."""

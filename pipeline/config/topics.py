@@ -26,6 +26,12 @@ PLANT_STATE = "plant-state"
 AREA_TEXT = ("faultline-topic", EVENTS.encode())
 """The header of a record in `areas` that is a text about a utility; others are diagnoses, and ticks have no key."""
 
+AREA_CONTROL = ("faultline-topic", CONTROL.encode())
+"""The header of a record in `areas` that says what somebody does with alarms of utilities."""
+
+AREA_PROGRESS = ("faultline-topic", b"progress")
+"""The header of a record in `areas` that says how far the worker of some machines is."""
+
 
 FOREIGN = "/"
 """Begins the short name of a topic that is not under the prefix; no topic's own name can have it."""
@@ -118,7 +124,9 @@ def area_topics(profile: PlantProfile) -> tuple[Topic, ...]:
     if not profile.areas:
         return ()
     return (
-        Topic(AREAS, "diagnoses of machines and texts about utilities, by area"),
+        Topic(
+            AREAS, "by area: diagnoses of machines, texts about utilities, and what people do with utilities' alarms"
+        ),
         Topic(PLANT, "one diagnosis of an area a frame"),
         Topic(PLANT_STATE, "each area's state, for the process that takes it over", compacted=True),
     )

@@ -26,7 +26,8 @@ Announce = Callable[[Machine, int, bool, Outcome], None]
 
 
 _MIN_LEAD_MS = 1_000
-_OPERATOR_KINDS = frozenset(get_args(messages.OperatorKind))
+OPERATOR_KINDS = frozenset(get_args(messages.OperatorKind))
+"""What people do with alarms."""
 
 
 class PartitionProgress:
@@ -70,7 +71,7 @@ class Controller:
             ahead = messages.parse_time_ms(control.time) - record.timestamp_ms
             if ahead > self._max_skew_ms:  # it would make every machine of the partition look silent
                 raise RejectedError(Reason.FUTURE_TIME, f"a tick {ahead} ms ahead of its record's time stamp")
-        elif control.kind in _OPERATOR_KINDS:
+        elif control.kind in OPERATOR_KINDS:
             self._alarms.check(control)
         elif control.machine is None:
             raise RejectedError(Reason.SCHEMA, f"'{control.kind}' needs a machine")
@@ -128,7 +129,7 @@ class Controller:
             return
         machine.applied[CONTROL] = record.offset
         self._machines.mark_changed([machine])
-        if control.kind in _OPERATOR_KINDS:
+        if control.kind in OPERATOR_KINDS:
             self._alarms.act(control, record, machine, outcome)
             return
         slot, aligner = np.array([machine.slot]), machine.group.aligner

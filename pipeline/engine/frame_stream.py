@@ -14,8 +14,8 @@ import numpy as np
 from pipeline.alignment.batches import Aligned
 from pipeline.compiled import Notify
 from pipeline.config.profile import PlantProfile
-from pipeline.config.topics import AREA_TEXT, AREAS, CONTROL, LABELS, event_topics
-from pipeline.engine.control import Announce, Controller, PartitionProgress
+from pipeline.config.topics import AREA_CONTROL, AREA_TEXT, AREAS, CONTROL, LABELS, event_topics
+from pipeline.engine.control import OPERATOR_KINDS, Announce, Controller, PartitionProgress
 from pipeline.engine.inbox import Columns, Inbox
 from pipeline.engine.intake import Intake
 from pipeline.engine.machines import AppliedError, MachineGroup, Machines
@@ -67,6 +67,7 @@ class FrameStream:
         )
         self._sensor_topics = frozenset(profile.sensor_topics)
         self._event_topics = frozenset(event_topics(profile))
+        self._partition_of = partition_of
         self._area_of_utility = {utility.encode(): area for utility, area in profile.area_of_utility.items()}
 
     def load(self) -> None:
@@ -143,7 +144,7 @@ class FrameStream:
             if control is None:
                 clocks.heard(partition, record.key or b"", record.timestamp_ms)
             else:
-                if is_new:
+                if is_new and not self._pass_on(control, record, outcome):
                     self._hold(control, record, held)
                 if control.kind == "tick":  # others are sent by people, who may be of another time than the data
                     clocks.tick(partition, record.timestamp_ms)
@@ -175,6 +176,23 @@ class FrameStream:
             messages.parse_time_ms(event.time)
         key, stamp_ms = area.encode(), record.timestamp_ms
         return [Output(AREAS, None, key, messages.encode(event), stamp_ms, (AREA_TEXT,)) for event in events]
+
+    def _pass_on(self, control: Control, record: Record, outcome: Outcome) -> bool:
+        """Pass on to areas what somebody does with alarms of utilities; returns whether machines have no part in it."""
+        if control.kind not in OPERATOR_KINDS or record.value is None:
+            return False
+        selector = control.machine if control.kind != "configure" else (control.settings or {}).get("machine")
+        area = self._area_of_utility.get(str(selector).encode())
+        areas = [area] if area is not None else self._areas_of(record.partition) if control.kind == "configure" else []
+        outcome.outputs += [
+            Output(AREAS, None, name.encode(), record.value, record.timestamp_ms, (AREA_CONTROL,)) for name in areas
+        ]
+        return area is not None
+
+    def _areas_of(self, partition: int) -> list[str]:
+        """The areas that live in a partition, in the order of the profile."""
+        names = dict.fromkeys(self._area_of_utility.values())
+        return [name for name in names if self._partition_of is None or self._partition_of(name.encode()) == partition]
 
     def _hold(self, control: Control, record: Record, held: dict[int, tuple[Control, Record]]) -> None:
         """Hold a control record until what came before it is aligned."""

@@ -63,6 +63,11 @@ class Machine:
             self.arrived_ms[source] = stamp_ms
 
 
+def is_machine_id(name: str) -> bool:
+    """Whether a machine may have this id."""
+    return 0 < len(name) <= MAX_MACHINE_ID and name.isprintable()
+
+
 Row = list[float | None]
 """One reading's values in all columns of a machine type."""
 
@@ -141,6 +146,17 @@ class SourceColumns:
         return rows
 
 
+def source_columns(machine_type: MachineType) -> dict[str, SourceColumns]:
+    """By topic, where the values of each source of a machine type belong."""
+    columns = {}
+    for index, name in enumerate(machine_type.source_names):
+        own = {v.name: column for column, v in enumerate(machine_type.variables) if v.source == name}
+        tags = {v.tag: own[v.name] for v in machine_type.variables if v.source == name and v.tag is not None}
+        source = machine_type.sources[name]
+        columns[source.topic] = SourceColumns(index, own, tags, len(machine_type.variables), source)
+    return columns
+
+
 class SlotStates(Protocol):
     """Something that keeps a state per machine, in the slots of its group."""
 
@@ -164,12 +180,7 @@ class MachineGroup:
         self.width = len(machine_type.variables)
         self.max_skew_ms = machine_type.max_skew_ms
         self.idle_after_ms = [machine_type.idle_after_ms(name) for name in machine_type.source_names]
-        self.sources: dict[str, SourceColumns] = {}  # by topic
-        for index, name in enumerate(machine_type.source_names):
-            own = {v.name: column for column, v in enumerate(machine_type.variables) if v.source == name}
-            tags = {v.tag: own[v.name] for v in machine_type.variables if v.source == name and v.tag is not None}
-            source = machine_type.sources[name]
-            self.sources[source.topic] = SourceColumns(index, own, tags, self.width, source)
+        self.sources = source_columns(machine_type)
         self._free: list[int] = []
         self._last_round: tuple[Ints, list[Machine]] = np.empty(0, np.int64), []
         self._states: list[SlotStates] = [self.aligner]
@@ -254,7 +265,7 @@ class Machines:
         if key is None or key != name.encode(errors="replace"):
             given = "no key" if key is None else repr(key[:80])
             raise RejectedError(Reason.KEY_MISMATCH, f"the record is about {name[:80]!r} but has {given}; {_REWRITTEN}")
-        if not name or len(name) > MAX_MACHINE_ID or not name.isprintable():
+        if not is_machine_id(name):
             raise RejectedError(
                 Reason.UNKNOWN_MACHINE, f"{name[:80]!r} is not a machine id of 1 to 200 printable characters"
             )

@@ -33,6 +33,10 @@ class LabelledSpan:
     """Time stamp of the record."""
     note: str | None = None
     """What else the technician wrote, without markup."""
+    by: str | None = None
+    """Who says so."""
+    corrects: str | None = None
+    """The id of the diagnosis that somebody looked at."""
 
 
 def read_label(record: Record) -> LabelledSpan:
@@ -46,8 +50,9 @@ def read_label(record: Record) -> LabelledSpan:
     end_ms = _FOREVER_MS if label.end is None else messages.parse_time_ms(label.end)
     if end_ms <= start_ms:
         raise RejectedError(Reason.BAD_TIME, f"the label ends at {end_ms}, not after its start {start_ms}")
-    note = plain_text(label.note) if isinstance(label.note, str) else ""
-    return LabelledSpan(label.machine, start_ms, end_ms, label.fault, record.timestamp_ms, note or None)
+    said = [plain_text(text) if isinstance(text, str) else "" for text in (label.note, label.by, label.corrects)]
+    note, by, corrects = (text or None for text in said)
+    return LabelledSpan(label.machine, start_ms, end_ms, label.fault, record.timestamp_ms, note, by, corrects)
 
 
 def label_output(
@@ -56,14 +61,17 @@ def label_output(
     start_ms: int,
     end_ms: int | None,
     *,
-    partition: int,
+    partition: int | None,
     written_ms: int,
     note: str | None = None,
+    by: str | None = None,
+    corrects: str | None = None,
 ) -> Output:
     """The record of a label, which `read_label` reads; raises RejectedError if it would not."""
     key = machine.encode(errors="replace")
-    value = messages.encode(messages.Label(machine, start_ms, fault, end_ms, note or msgspec.UNSET))
-    read_label(Record(LABELS, partition, 0, written_ms, key, value))
+    said = (text or msgspec.UNSET for text in (note, corrects, by))
+    value = messages.encode(messages.Label(machine, start_ms, fault, end_ms, *said))
+    read_label(Record(LABELS, partition or 0, 0, written_ms, key, value))
     return Output(LABELS, partition, key, value, written_ms)
 
 

@@ -24,6 +24,8 @@ _FIRST_HEADER = "faultline-reason"
 """Where the headers of a dead letter or late record begin, behind the original ones."""
 
 _ORIGIN_HEADERS = 6
+_MAX_DIGITS = 18
+"""Numbers with as many fit into 64 bits."""
 
 
 def dead_letter(record: Record, rejected: RejectedError) -> Output:
@@ -94,8 +96,13 @@ def origin_of(headers: Headers) -> Origin | None:
 
 def late_header(headers: Headers, name: str) -> int | None:
     """A time in milliseconds that the headers of a late record give; None if they do not."""
-    text = dict(headers).get(name, b"")
-    return int(text) if text.removeprefix(b"-").isdigit() else None
+    return header_number(dict(headers).get(name, b""))
+
+
+def header_number(text: bytes) -> int | None:
+    """The whole number in a header; None if it is none, or longer than any of ours: anybody can write headers."""
+    digits = text.removeprefix(b"-")
+    return int(text) if digits.isdigit() and len(digits) <= _MAX_DIGITS else None
 
 
 def fit_letter(letter: Output, limit: int) -> Output:

@@ -106,6 +106,14 @@ class _SentEvent(msgspec.Struct, frozen=True, gc=False):
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
 MAX_NOTE = 2_000
 """Characters of a label's note."""
+MAX_DIAGNOSIS_ID = 300
+"""Characters of a diagnosis' id, at most: a machine's, a time, the beginning of a hash and a revision."""
+MAX_PERSON = 200
+"""Characters of `by` in a label or a control record."""
+MAX_WHY = 1_000
+"""Characters of `why` in a control record."""
+DiagnosisId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_DIAGNOSIS_ID)]
+Person = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_PERSON)]
 
 
 class Label(msgspec.Struct, frozen=True, gc=False):
@@ -117,9 +125,13 @@ class Label(msgspec.Struct, frozen=True, gc=False):
     end: int | str | None = None
     note: Annotated[str, msgspec.Meta(max_length=MAX_NOTE)] | msgspec.UnsetType = msgspec.UNSET
     """What else the technician has to say; left out if there is nothing."""
+    corrects: DiagnosisId | msgspec.UnsetType = msgspec.UNSET
+    """The id of the diagnosis that somebody looked at; left out if it was none."""
+    by: Person | msgspec.UnsetType = msgspec.UNSET
+    """Who says so; left out if nobody is named."""
 
 
-OperatorKind = Literal["acknowledge", "shelve", "unshelve", "suppress", "unsuppress", "configure"]
+OperatorKind = Literal["acknowledge", "shelve", "unshelve", "suppress", "unsuppress", "comment", "configure"]
 
 
 class Control(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

@@ -40,7 +40,8 @@ class SavedMachine(msgspec.Struct, frozen=True, gc=False):
     runner: bytes
     alarms: bytes
     texts: list[tuple[str, str, int, bool]]
-    """Id, text, time in milliseconds and lateness of the texts that diagnoses can show."""
+    """Id, text, time in milliseconds and lateness of the texts that diagnoses can show; of an area, those about its
+    utilities, with the utility's id."""
     clock: int | None = None
     """How far the partition's time had come, milliseconds; unknown in older states."""
     logs: dict[str, str] = {}

@@ -25,6 +25,7 @@ from tests.support.builders import ONE_SOURCE, profile
 from tests.support.commands import assert_one_line, faultline
 from tests.support.delivery_apps import run
 from tests.support.plant import Plant
+from tests.support.sending import sending_to
 from tests.support.topics import topics_of
 
 ENTRIES = "{acknowledge: true}, {fault: jam, latch: true, priority: critical}"
@@ -127,15 +128,9 @@ def broker(monkeypatch: pytest.MonkeyPatch, one: Engine, outputs: Sequence[Outpu
     states = [Record("state", 0, 0, 1, name.encode(), state) for name, state in one.checkpoint().items()]
     log = topics_of([*records, *states])
     sent: list[Output] = []
-
-    async def take(_: object, published: Sequence[Output]) -> None:
-        sent.extend(published)
-
     for module in ("agents.audit.log", "agents.cli.machines"):
         monkeypatch.setattr(f"{module}.kafka_log", log)
-    for module in ("agents.cli.topics.alarms", "agents.cli.machines"):
-        monkeypatch.setattr(f"{module}.publish_all", take)
-        monkeypatch.setattr(f"{module}.partition_counts", lambda _, names, __: dict.fromkeys(names, 2))
+    sending_to(monkeypatch, sent, 2)
     yield sent
 
 

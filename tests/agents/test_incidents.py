@@ -10,10 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.delivery.incidents import SIMILAR, IncidentDesk
+from agents.delivery.incidents import IncidentDesk
 from models.stepping.retrieval_vectors import Projection, RetrievalVectors
 from pipeline.config.profile import parse_profile
-from pipeline.engine.reports.incidents.record import Incident, SimilarIncident, decode_incident, decode_similar
+from pipeline.engine.reports.incidents.record import (
+    SIMILAR,
+    Incident,
+    SimilarIncident,
+    decode_incident,
+    decode_similar,
+)
 from pipeline.frames import Frames, StepResult
 from pipeline.wire.labels import label_output
 from pipeline.wire.messages import Diagnosis, Evidence, ModelRef, encode
@@ -140,7 +146,7 @@ def test_workers_learn_of_each_others_incidents(monkeypatch: pytest.MonkeyPatch)
             await until(lambda: all(worker.app.consumer.assignment() for worker in (one, two)))
             plant.append(episode(machines[0], 10))
             await until(lambda: any(incident.end is not None for incident in incidents(plant).values()))
-            await until(lambda: all(len(worker._desk.book) == 1 for worker in (one, two)))
+            await until(lambda: all(len(worker.desk.book) == 1 for worker in (one, two)))
             plant.append(episode(machines[1], 60))
             await until(lambda: machines[1] in similar(plant))
         assert [like.machine for like in similar(plant)[machines[1]]] == [machines[0]]

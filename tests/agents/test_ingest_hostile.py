@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from agents.ingest.rewriting import OpenForm, Rewriter
+from agents.connectors.ingest.rewriting import OpenForm, Rewriter
 from pipeline.config.form import Form
 from pipeline.config.profile import parse_profile
 from pipeline.config.topics import DEAD_LETTER

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from agents.ingest.forms import kafka_forms, mqtt_forms
-from agents.ingest.metrics import IngestCollector
-from agents.ingest.rewriting import Rewriter, Tally
+from agents.connectors.ingest.forms import kafka_forms, mqtt_forms
+from agents.connectors.ingest.metrics import IngestCollector
+from agents.connectors.ingest.rewriting import Rewriter, Tally
 from pipeline.config.profile import PlantProfile, parse_profile
 from pipeline.errors import ProfileError, SettingsError
 from pipeline.wire.letters import origin_of

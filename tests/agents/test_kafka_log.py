@@ -8,14 +8,14 @@ from kafka import TopicPartition
 from agents.kafka import log as kafka_log
 from agents.kafka.log import KafkaLog, Unread
 from pipeline.errors import BrokerUnavailableError
-from pipeline.wire.records import OnProgress, Place
+from pipeline.wire.records import Place
 from tests.support.consumers import Consumer, Entry, stamped
 
 ONE, TWO = TopicPartition("x.sensors", 0), TopicPartition("x.events", 0)
 
 
-def opened(consumer: Consumer, on_progress: OnProgress = lambda *_: None) -> KafkaLog:
-    return KafkaLog(consumer, "broker:9092", "x.", {"sensors": 1, "events": 1}, on_progress)
+def opened(consumer: Consumer) -> KafkaLog:
+    return KafkaLog(consumer, "broker:9092", "x.", {"sensors": 1, "events": 1})
 
 
 def test_a_log_ends_where_its_topics_ended_when_it_was_opened() -> None:
@@ -49,9 +49,8 @@ def test_who_follows_reads_what_came_after_the_log_was_opened() -> None:
 
 def test_a_log_can_begin_at_a_time() -> None:
     progress: list[tuple[int, int | None]] = []
-    log = opened(
-        Consumer(stamped({ONE: [10, 30, 20, 50], TWO: [40, 60]})), lambda done, total: progress.append((done, total))
-    )
+    log = opened(Consumer(stamped({ONE: [10, 30, 20, 50], TWO: [40, 60]})))
+    log.on_progress = lambda done, total: progress.append((done, total))
     log.begin_at(["sensors"], 25)
     # A record behind the first one of that time may be older.
     assert [record.timestamp_ms for record in log.records("sensors")] == [30, 20, 50]

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.wire.records import Record
+from agents.delivery.partitioning import partition_of
+from pipeline.wire.records import Output, Record
 from tests.support.builders import ONE_SOURCE
 from tests.support.commands import assert_one_line, faultline
+from tests.support.sending import sending_to
 from tests.support.topics import topics_of
 
 BEGIN, END = "2025-11-20T00:53:20Z", "1763600600000"
@@ -33,11 +35,32 @@ def plant(tmp_path: Path) -> Path:
         (("--from", "2026-11-03T14:05"), "--from: '2026-11-03T14:05' has no UTC offset"),
         (("--to", "soon"), "--to: 'soon' is not an ISO 8601 time"),
         (("--broker", "memory://x"), "exists in one process only"),
+        (("--corrects", "p1"), "--corrects: 'p1' is no id of a diagnosis or alarm"),
+        (("--corrects", "p2:1763600220000:0123456789ab:0"), "is a diagnosis of p2, not of p1"),
+        (("--by", "k" * 201), "--by has 201 characters; shorten it to 200"),
     ],
 )
 def test_what_does_not_fit_the_profile_is_refused(plant: Path, options: tuple[str, ...], message: str) -> None:
     given = ("--machine", "p1", "--fault", "leak", "--from", BEGIN, "--broker", "kafka://localhost:1")
     assert_one_line(faultline("labels", "add", "--profile", plant, *given, *options), message)
+
+
+def test_a_label_says_who_gave_it_and_which_diagnosis_it_corrects(plant: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Output] = []
+    sending_to(monkeypatch, sent, 4)
+    where = ("--profile", plant, "--broker", "kafka://broker:9092")
+    who = ("--by", "[red]kim[/red]", "--corrects", "p1:1763600220000:0123456789ab:0")
+    done = faultline("labels", "add", "--machine", "p1", "--fault", "leak", "--from", BEGIN, "--to", END, *who, *where)
+    assert done.returncode == 0, done.stderr
+    assert "is written to faultline.labels" in done.stdout
+    (output,) = sent
+    assert (output.topic, output.partition) == ("labels", partition_of(b"p1", 4))
+    record = Record("labels", 0, 0, output.timestamp_ms, output.key, output.value)
+    monkeypatch.setattr("agents.kafka.log.kafka_log", topics_of([record]))
+    listed = faultline("labels", "list", *where, env={"COLUMNS": "220"})
+    assert "[red]kim[/red]" in listed.stdout and "p1:1763600220000:0123456789ab:0" in listed.stdout
+    (shown,) = json.loads(faultline("labels", "list", *where, "--json").stdout)["labels"]
+    assert (shown["by"], shown["corrects"], "note" in shown) == ("[red]kim[/red]", who[3], False)
 
 
 def label(machine: str, fault: str, start: int, end: int | None, written: int) -> Record:
@@ -60,8 +83,8 @@ def test_labels_are_listed_in_the_order_of_time_and_replaced_ones_are_not(
     assert done.returncode == 0, done.stderr
     rows = [line.split("│")[1:-1] for line in done.stdout.splitlines() if line.startswith("│")]
     assert [[one.strip() for one in row] for row in rows] == [
-        ["p2", "[red]jam[/red]", "2025-11-18T21:06:40Z", "still there", "2025-11-20T01:03:20Z"],
-        ["p1", "leak", "2025-11-20T00:53:20Z", "2025-11-20T00:54:20Z", "2025-11-20T01:05:00Z"],
+        ["p2", "[red]jam[/red]", "2025-11-18 21:06:40Z", "still there", "2025-11-20 01:03:20Z"],
+        ["p1", "leak", "2025-11-20 00:53:20Z", "2025-11-20 00:54:20Z", "2025-11-20 01:05:00Z"],
     ]
     assert "2 of 2 labels" in done.stdout
     assert "cannot be read: partition" in done.stdout

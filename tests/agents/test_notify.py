@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from agents.notify.formats import NotificationFormat, body_writer
-from agents.notify.notifier import Choice, Notifier
-from agents.notify.signature import is_signed
-from agents.notify.webhook import Outcome, Webhook
+from agents.connectors.notify.formats import NotificationFormat, body_writer
+from agents.connectors.notify.notifier import Choice, Notifier
+from agents.connectors.notify.signature import is_signed
+from agents.connectors.notify.webhook import Outcome, Webhook
 from agents.words import Words
 from pipeline.config.settings import load_settings
 from pipeline.engine.reports.lifecycle.records import Alarm

@@ -13,9 +13,11 @@ import pytest
 from agents.audit.certificate import CertificateBuilder
 from agents.replay.areas import PlantReplay, replay_areas
 from pipeline.areas.messages import AreaDiagnosis
+from pipeline.areas.progress import Progress, progress_output
 from pipeline.config.topics import ALARMS, AREAS, DIAGNOSES, PLANT
 from pipeline.engine.reports.lifecycle.records import decode_alarm
 from pipeline.wire.recording import RecordingWriter
+from pipeline.wire.records import Record
 from tests.support.area_plant import (
     FRAME_MS,
     MACHINES,
@@ -194,6 +196,64 @@ def test_ticks_close_frames_of_an_idle_area_without_the_machine_that_stays_away(
             await agent.stop()
         last = plant.areas("yard")[-1]
         assert {name: one.presence for name, one in last.machines.items()} == {"pump-5": "active", "pump-6": "late"}
+
+    run(test(), seconds=60)
+
+
+def test_areas_wait_for_the_worker_that_is_behind_the_others() -> None:
+    async def test() -> None:
+        plant = AreaPlant(partitions=4, tick_interval_ms=20)
+        readings = [
+            reading(machine, T0_MS + second * 1000, [0.5, 0.0])
+            for second in range(0, 600, 5)
+            for machine in MACHINES["hall"]
+        ]
+        of_machine = {plant.partition_of(machine.encode()) for machine in MACHINES["hall"]}
+        assert len(of_machine) > 1, "they are in several partitions"
+        workers = [plant.worker(ticks=True, chunk_records=400) for _ in range(2)]
+        agent = plant.agent(ticks=True)
+        for one in (*workers, agent):
+            await one.start()
+        await until(lambda: all(worker.life.ready().ok and worker._owned() for worker in workers))
+        assert all(worker._owned() & of_machine for worker in workers)
+        async with workers[0]._working:  # stands still while the other one works
+            plant.append(readings)
+            await until(lambda: any(record.headers for record in plant.log(AREAS)))
+            await until(lambda: sum(not record.headers for record in plant.log(AREAS)) > 50)
+            await until(lambda: not any(agent.lag().values()))
+        await until(lambda: len(plant.areas("hall")) > 50)
+        for one in (agent, *workers):
+            await one.stop()
+        assert {answer.presence for one in plant.areas("hall")[:50] for answer in one.machines.values()} == {"active"}
+        assert agent.engine.stats.late["hall"] == 0
+
+    run(test(), seconds=60)
+
+
+def test_an_area_goes_on_without_a_worker_that_says_nothing_for_long() -> None:
+    passed_seconds = 0.0
+
+    async def test() -> None:
+        nonlocal passed_seconds
+        plant = small(tick_interval_ms=20, area_patience_ms=60_000)
+        said = progress_output("yard", Progress(["pump-5"], T0_MS + 9 * FRAME_MS), T0_MS)
+        spoken = Record(AREAS, plant.partition_of(b"yard"), 0, T0_MS, said.key, said.value, said.headers)
+        plant.place([area_record(diagnosis("pump-5", frame), plant.partition_of) for frame in range(9)])
+        plant.place([spoken, area_record(diagnosis("pump-5", 9), plant.partition_of)])
+        plant.place([area_record(diagnosis("pump-5", frame), plant.partition_of) for frame in range(10, 20)])
+        agent = plant.agent(ticks=True, monotonic_seconds=lambda: passed_seconds)
+        await agent.start()
+        try:
+            await until(lambda: bool(agent.engine.held()) and not any(agent.lag().values()))
+            held = len(plant.areas("yard"))
+            await asyncio.sleep(0.1)  # some ticks, which do not end the wait
+            assert len(plant.areas("yard")) == held < 15
+            passed_seconds += 61
+            await until(lambda: len(plant.areas("yard")) == 20)
+        finally:
+            await agent.stop()
+        away = [record for record in plant.log(AREAS) if b'"away":true' in (record.value or b"")]
+        assert away and agent.engine.held() == {}
 
     run(test(), seconds=60)
 

@@ -13,14 +13,13 @@ from rich.console import Console
 from agents.cli.running.plant import load_area_runner
 from agents.cli.views.area_view import AreaView
 from agents.cli.views.incidents_view import AlarmLines
-from agents.delivery.incidents import SIMILAR
 from agents.words import Words
 from pipeline.areas.engine import AreaEngine
 from pipeline.areas.messages import decode_area
 from pipeline.config.profile import parse_profile
 from pipeline.config.settings import load_settings
 from pipeline.config.topics import PLANT
-from pipeline.engine.reports.incidents.record import SimilarIncident, encode_similar
+from pipeline.engine.reports.incidents.record import SIMILAR, SimilarIncident, encode_similar
 from pipeline.errors import ModelFileError, SettingsError
 from pipeline.wire import messages
 from pipeline.wire.recording import RecordingWriter, holds_only

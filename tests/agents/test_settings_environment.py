@@ -184,6 +184,7 @@ def test_no_command_begins_with_an_unknown_variable_and_all_show_their_help(
         "bench drift": ["runs.parquet"],
         "unknown name": ["1", "leak"],
         "alarms ack": ["te-1", "--by", "anna", "--why", "seen"],
+        "alarms comment": ["te-1", "--by", "anna", "--why", "seen"],
         "alarms configure": ["on_delay=2m", "--by", "anna", "--why", "seen"],
         "alarms shelve": ["te-1", "--by", "anna", "--why", "seen", "--for", "2h"],
         "alarms suppress": ["te-1", "--by", "anna", "--why", "seen"],

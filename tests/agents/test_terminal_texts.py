@@ -26,13 +26,13 @@ from agents.cli.options import load_runners
 from agents.cli.topics.sources import show_reports
 from agents.cli.training import results_table
 from agents.cli.views.live_view import LiveView
-from agents.cli.views.printable import PrintableFormatter, printable
+from agents.cli.views.printable import PrintableFormatter
 from agents.cli.views.progress import StageBars, training_progress
 from agents.cli.views.scores_table import faults_table
 from agents.cli.views.why_view import show_why
 from agents.delivery.partitioning import partition_function
 from agents.replay.replay import replay_in_memory
-from agents.words import Words
+from agents.words import Words, printable
 from models.experiments.base import Column, Results
 from models.training.loop import EpochRecord, Progress
 from pipeline.config.profile import load_profile

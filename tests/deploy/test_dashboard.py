@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from agents.ingest.metrics import IngestCollector, MqttStatus
-from agents.ingest.rewriting import Tally
-from agents.notify.formats import NotificationFormat, body_writer
-from agents.notify.notifier import Choice, Notifier
-from agents.notify.webhook import Webhook
+from agents.connectors.ingest.metrics import IngestCollector, MqttStatus
+from agents.connectors.ingest.rewriting import Tally
+from agents.connectors.notify.formats import NotificationFormat, body_writer
+from agents.connectors.notify.notifier import Choice, Notifier
+from agents.connectors.notify.webhook import Webhook
+from agents.console.book.console_book import ConsoleBook
+from agents.console.web.metrics import ConsoleCollector, ConsoleCounts
 from agents.words import Words
 from agents.worker.life import Life, LifeCollector, LifeState, Phase
 from agents.worker.web import WebServer
@@ -139,9 +141,16 @@ class Served(NamedTuple):
     play: Callable[[range], Awaitable[None]]
 
 
+def server_of(registry: CollectorRegistry, name: str, plant: AreaPlant) -> WebServer:
+    """The web server of a process that does nothing but count."""
+    life = Life(name, lambda: Phase(LifeState.WORKING), plant.settings)
+    registry.register(LifeCollector(life, f"faultline_{name}_state"))
+    return WebServer(registry, health=life.health, ready=life.ready)
+
+
 @contextlib.asynccontextmanager
 async def served(hook: Receiver) -> AsyncIterator[Served]:
-    """A worker, a plant agent, a notifier and ingest with their web servers."""
+    """A worker, a plant agent, a notifier, ingest and a console with their web servers."""
     plant = AreaPlant(PLANT, drift_window_ms=WINDOW_FRAMES * FRAME_MS, drift_reference_windows=3)
     worker, agent, log = plant.worker(NightRunner()), plant.agent(), AlarmLog(plant)
     webhook = Webhook(hook.url, wall_seconds=time.time, sleep=lambda _: asyncio.sleep(0))
@@ -157,9 +166,10 @@ async def served(hook: Receiver) -> AsyncIterator[Served]:
             mqtt=lambda: MqttStatus(connected=True, waiting=1, dropped=0),
         )
     )
-    life = Life("ingest", lambda: Phase(LifeState.WORKING), plant.settings)
-    registry.register(LifeCollector(life, "faultline_ingest_state"))
-    ingest = WebServer(registry, health=life.health, ready=life.ready)
+    ingest = server_of(registry, "ingest", plant)
+    counts, consoles = ConsoleCounts(), CollectorRegistry()
+    consoles.register(ConsoleCollector(counts, ConsoleBook(plant.profile).status))
+    console = server_of(consoles, "console", plant)
 
     async def play(frames: range) -> None:
         """The plant goes on, and everything that follows from it is done."""
@@ -173,6 +183,9 @@ async def served(hook: Receiver) -> AsyncIterator[Served]:
                 Counter({("flow", "not_finite"): 4}),
             )
         )
+        counts.requests[2] += 5
+        counts.events["machines"] += 3
+        counts.actions["acknowledge"] += 1
         async with asyncio.timeout(30):
             while not plant.read_by(worker):
                 await asyncio.sleep(0.01)
@@ -188,16 +201,17 @@ async def served(hook: Receiver) -> AsyncIterator[Served]:
                 await asyncio.sleep(0.01)
 
     processes = (worker, agent, notifier)
-    jobs = ("faultline", "faultline-plant", "faultline-notify", "faultline-ingest")
+    jobs = ("faultline", "faultline-plant", "faultline-notify", "faultline-ingest", "faultline-console")
     try:
         for process in processes:
             await process.start()
-        webs = (*(process.web for process in processes), ingest)
+        webs = (*(process.web for process in processes), ingest, console)
         yield Served({job: web.start("127.0.0.1", 0) for job, web in zip(jobs, webs, strict=True)}, play)
     finally:
         for process in processes:
             await process.stop()
         ingest.stop()
+        console.stop()
 
 
 class Night(NamedTuple):

@@ -22,10 +22,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from agents.bench.local_kafka.jars import kafka_version
-from agents.ingest.metrics import IngestCollector, MqttStatus
-from agents.ingest.rewriting import Tally
-from agents.notify.notifier import NotifyCollector
-from agents.notify.webhook import Webhook
+from agents.connectors.ingest.metrics import IngestCollector, MqttStatus
+from agents.connectors.ingest.rewriting import Tally
+from agents.connectors.notify.notifier import NotifyCollector
+from agents.connectors.notify.webhook import Webhook
+from agents.console.book.console_book import ConsoleBook
+from agents.console.web.metrics import ConsoleCollector, ConsoleCounts
 from agents.worker.life import Life, LifeCollector, LifeState, Phase
 from agents.worker.metrics import EngineCollector, TimedRunner, step_seconds
 from agents.worker.plant.metrics import PlantCollector, TimedAreaRunner, area_step_seconds
@@ -266,7 +268,7 @@ def plant_collector(registry: CollectorRegistry) -> PlantCollector:
 
 
 def with_others(scrape: Scrape) -> Scrape:
-    """A scrape that also has what ingest, plant agents and notify export, and an answer of models with a detector."""
+    """A scrape that also has what ingest, the plant agent, notify and console export, and an answer with a detector."""
     families, samples = dict(scrape.families), dict(scrape.samples)
     counted = samples["faultline_diagnoses_total"]
     samples["faultline_diagnoses_total"] = counted | {"fault": counted["fault"] | {UNKNOWN}}
@@ -278,6 +280,8 @@ def with_others(scrape: Scrape) -> Scrape:
         LifeCollector(LIFE, "faultline_plant_state"),
         NotifyCollector(Webhook("http://x/y", wall_seconds=lambda: 0.0).counts, lambda: 0, lambda: 0),
         LifeCollector(LIFE, "faultline_notify_state"),
+        ConsoleCollector(ConsoleCounts(), ConsoleBook(profile(WITH_ALARMS)).status),
+        LifeCollector(LIFE, "faultline_console_state"),
     ]
     texts = [generate_latest(other).decode() for other in (registry, *others)]
     for family in (family for text in texts for family in text_string_to_metric_families(text)):
@@ -376,7 +380,7 @@ def test_compose_mounts_only_what_is_there() -> None:
 
 def test_compose_publishes_ports_on_loopback_only() -> None:
     published = {name: service["ports"] for name, service in services().items() if "ports" in service}
-    assert set(published) == {"kafka", "worker", "ingest", "plant", "notify", "prometheus", "grafana"}
+    assert set(published) == {"kafka", "worker", "ingest", "plant", "notify", "console", "prometheus", "grafana"}
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
 
 
@@ -392,14 +396,15 @@ def test_compose_waits_for_services_that_exist() -> None:
     assert known["ingest"]["profiles"] == ["ingest"]
     assert known["plant"]["profiles"] == ["areas"]
     assert known["notify"]["profiles"] == ["notify"]
-    others = ["ingest", "plant", "notify", "replay"]
+    assert known["console"]["profiles"] == ["console"]
+    others = ["ingest", "plant", "notify", "console", "replay"]
     assert [name for name, service in known.items() if "profiles" in service] == others
 
 
 def test_compose_gives_workers_settings_that_exist_and_fit_the_broker() -> None:
     known = services()
     inside = known["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"].split(",")[0]
-    for name in ("topics", "worker", "ingest", "plant", "notify", "replay"):
+    for name in ("topics", "worker", "ingest", "plant", "notify", "console", "replay"):
         values = {key: default_of(value) for key, value in known[name]["environment"].items()}
         unknown = [key for key in values if key.removeprefix("FAULTLINE_").lower() not in Settings.model_fields]
         assert unknown == [], name
@@ -419,9 +424,9 @@ def test_prometheus_finds_the_workers() -> None:
     jobs = {job["job_name"]: job["dns_sd_configs"] for job in load(MONITORING / "prometheus.yml")["scrape_configs"]}
     (names,) = jobs["faultline"]
     assert names["names"] == ["worker"]
-    for other in ("ingest", "plant", "notify"):
+    for other in ("ingest", "plant", "notify", "console"):
         assert jobs[f"faultline-{other}"] == [names | {"names": [other]}]
-        assert services()[other]["ports"] == services()["worker"]["ports"]
+        assert services()[other]["ports"][:1] == services()["worker"]["ports"]
     dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
     assert f"FAULTLINE_WEB_PORT={names['port']}" in dockerfile
     assert services()["worker"]["ports"] == [f"127.0.0.1::{names['port']}"]

@@ -38,6 +38,8 @@ SERVING_MODULES = (
     "agents.replay.replay",
     "agents.replay.scores",
     "agents.worker.service",
+    "agents.console.demo",
+    "agents.console.service",
     "agents.replay.stress_report",
     "agents.audit.verify",
     "models.configs.diagnoser",

@@ -16,7 +16,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-docs.lock", "requirements-audit.lock")
-OURS = ("topics", "worker", "ingest", "plant", "notify", "replay")
+OURS = ("topics", "worker", "ingest", "plant", "notify", "console", "replay")
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from agents.connectors.notify.formats import NotificationFormat, body_writer
+from agents.connectors.notify.notifier import Choice, Notifier
+from agents.connectors.notify.source import KafkaAlarmSource
+from agents.connectors.notify.webhook import Webhook
 from agents.kafka.security import client_security
-from agents.notify.formats import NotificationFormat, body_writer
-from agents.notify.notifier import Choice, Notifier
-from agents.notify.source import KafkaAlarmSource
-from agents.notify.webhook import Webhook
 from agents.words import Words
 from agents.worker.service import kafka_worker
 from tests.agents.test_notify import Receiver, receiver

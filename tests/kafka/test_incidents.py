@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.delivery.incidents import SIMILAR
 from agents.worker.service import kafka_worker
-from pipeline.engine.reports.incidents.record import decode_similar
+from pipeline.engine.reports.incidents.record import SIMILAR, decode_similar
 from pipeline.wire.records import Record
 from tests.support.builders import ONE_SOURCE
 from tests.support.commands import faultline

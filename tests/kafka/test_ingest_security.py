@@ -10,7 +10,7 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 
 from agents.bench.local_kafka.jars import missing_tools
-from agents.ingest.service import serve
+from agents.connectors.ingest.service import serve
 from agents.kafka.admin import create_topics
 from agents.kafka.publisher import KafkaPublisher
 from agents.kafka.security import client_security, require_ingest_rights

@@ -22,13 +22,16 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.net.transport import KafkaTCPTransport
 
 from agents.bench.local_kafka import jars as kafka_jars
+from agents.connectors.notify.source import KafkaAlarmSource
+from agents.console.reading.kafka import kafka_source
+from agents.console.reading.source import Spans
+from agents.console.service import kafka_console
 from agents.delivery.partitioning import partition_of
 from agents.kafka import admin as kafka_admin
 from agents.kafka.admin import check_topics, create_topics
 from agents.kafka.security import client_security, require_plant_rights, require_rights
 from agents.kafka.topic_settings import TopicSpec
 from agents.kafka.topics import require_plant_topics, require_topics, topic_specs
-from agents.notify.source import KafkaAlarmSource
 from agents.worker.service import serve
 from pipeline.config.profile import PlantProfile, parse_profile
 from pipeline.config.settings import Settings
@@ -38,6 +41,7 @@ from tests.support import kafka_fixtures
 from tests.support.area_plant import WITH_AREAS
 from tests.support.builders import SumRunner
 from tests.support.commands import assert_one_line, faultline
+from tests.support.console import ConsoleSite, browser
 from tests.support.kafka_rights import Right, documented_rights
 from tests.support.kafka_site import (
     DOORS,
@@ -260,6 +264,57 @@ def test_the_documented_rights_are_enough_for_every_role(site: Site, tmp_path: P
     assert "waiting for acknowledgement" in command("alarms", "list", env=operator)
     command("alarms", "suppress", "pump-1", "--by", "kim", "--why", "trial", env=operator)
     _follow_alarms(site.settings("login", "faultline-notify"))
+    _look_by_the_console(site, site.settings("login", "faultline-console", console_web_port=0, console_user="kim"))
+
+
+def _look_by_the_console(site: Site, settings: Settings) -> None:
+    """As people do: see the plant, one machine and how far workers are, act, and be told what this user must not."""
+
+    async def look() -> None:
+        console = kafka_console(settings, site.plant, normal=dict, load_runners=lambda: {"pump": SumRunner()})
+        await console.start()
+        try:
+            async with browser(ConsoleSite(int(console.url.split(":")[2].strip("/")))) as one:
+                await one.begin()
+                async with asyncio.timeout(60):
+                    sources: list[Any] = []
+                    while [one["lag"] for one in sources[:1]] != [0]:
+                        await asyncio.sleep(0.1)
+                        sources = (await one.get("/api/data"))[1]["sources"]
+                _, plant = await one.get("/api/plant")
+                assert [tile["id"] for tile in plant["machines"]] == ["pump-1"]
+                status, machine = await one.get("/api/machines/pump-1")
+                assert status == 200 and any(trend["points"] for trend in machine["trends"])
+                body = {"machine": "pump-1", "why": "trial"}
+                status, written = await one.post("/api/alarms/suppress", body)
+                assert (status, written["written"]["topic"]) == (202, "faultline.control"), written
+                label = {"machine": "pump-1", "fault": "leak", "from_ms": machine["from_ms"]}
+                assert (await one.post("/api/labels", label))[0] == 202
+                write = Right("faultline-console", "Write", "topic", "faultline.control")
+                with site.rights.without(write):
+                    status, refused = await one.post("/api/alarms/suppress", body)
+                assert status == 503 and "grant this user Write on it" in refused["error"]["what"]
+        finally:
+            await console.stop()
+
+    asyncio.run(look())
+
+
+def test_a_console_without_a_right_to_read_does_not_start(site: Site) -> None:
+    command("topics", "create", env=site.environment("login"))
+    settings = site.settings("login", "faultline-console", console_web_port=0)
+
+    async def look() -> None:
+        console = kafka_console(settings, site.plant, normal=dict, load_runners=dict)
+        try:
+            await console.start()
+        finally:
+            await console.stop()
+
+    read_drift = Right("faultline-console", "Read", "topic", "faultline.drift")
+    assert read_drift in documented_rights()
+    with site.rights.without(read_drift), pytest.raises(AuthorizationError, match=r"drift.*grant"):
+        asyncio.run(look())
 
 
 def _follow_alarms(settings: Settings) -> None:
@@ -327,7 +382,10 @@ def test_a_plant_agent_needs_every_documented_right_of_areas_and_a_worker_its_ow
         require_rights(of_worker, plant)
         require_plant_topics(of_agent, plant)
         require_plant_rights(of_agent, plant)
-        for right in (right for right in rights if right.user != "faultline-reader"):
+        spans = asyncio.run(_spans(site.settings("login", "faultline-console"), plant))
+        assert spans["plant"]["areas"].keys() == set(range(PARTITIONS))
+        assert all(span.committed is not None for span in spans["plant"]["areas"].values())
+        for right in (right for right in rights if right.user in ("faultline-worker", "faultline-areas")):
             with site.rights.without(right), pytest.raises(AuthorizationError, match=right.name):
                 if right.user == "faultline-worker":
                     require_topics(of_worker, plant)
@@ -337,6 +395,16 @@ def test_a_plant_agent_needs_every_documented_right_of_areas_and_a_worker_its_ow
                     require_plant_rights(of_agent, plant)
     finally:
         site.rights.take(rights)
+
+
+async def _spans(settings: Settings, plant: PlantProfile) -> Spans:
+    """What the console sees of the topics that others read, once it follows the output topics."""
+    source = kafka_source(settings, plant)
+    await source.start(0)
+    try:
+        return await source.spans()
+    finally:
+        await source.stop()
 
 
 def test_a_worker_without_a_right_does_not_start(site: Site) -> None:

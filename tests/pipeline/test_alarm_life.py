@@ -131,6 +131,24 @@ def test_an_acknowledged_alarm_clears_and_another_one_waits_for_somebody() -> No
     assert [state for _, _, state in life(run(script, *twice))] == ["raised", "acknowledged", "cleared"]
 
 
+def test_a_comment_is_recorded_and_changes_nothing() -> None:
+    script, needed = [LEAK] * 4 + [NORMAL] * 6, "{acknowledge: true}"
+    notes = [said("comment", 3.5, fault="leak", why="hose ordered"), said("comment", 8.5, why="hose is here")]
+    found = run(script, *notes, alarms=needed)
+    assert life(found) == [
+        (1, "leak", "raised"),
+        (1, "leak", "commented"),
+        (5, "leak", "returned"),
+        (6, "*", "commented"),
+    ]
+    first, second, _, last = bodies(found)
+    assert (second["alarm"], second["by"], second["why"]) == (first["id"], "kim", "hose ordered")
+    assert (last["why"], last["sent"], "alarm" in last) == ("hose is here", T0 + 85_000, False)
+    without = run(script, alarms=needed)
+    assert [one for one in life(found) if one[2] != "commented"] == life(without)
+    assert reasons(run(script, said("comment", 3.5, why=" "))) == ["schema"]
+
+
 def test_an_alarm_that_returns_is_a_new_one() -> None:
     script = [LEAK] * 3 + [NORMAL] * 3 + [LEAK] * 3
     for alarms in ("", "{acknowledge: true}"):
@@ -339,6 +357,7 @@ _ACTS = st.sampled_from(
         ("unshelve", {}),
         ("suppress", {"fault": "jam"}),
         ("unsuppress", {}),
+        ("comment", {"fault": "leak"}),
         ("configure", {"settings": {"fault": "leak", "on_delay": "20s", "acknowledge": True}}),
         ("configure", {"settings": {"machine": "p1", "frames": 5, "agree": 4}}),
         ("forget", {}),

@@ -17,7 +17,7 @@ from agents.worker.worker import Worker
 from pipeline.areas.frames import AreaFrame, AreaResult, EmbeddingShape
 from pipeline.areas.layout import AreaLayout, CauseKind
 from pipeline.areas.messages import AreaDiagnosis, decode_area
-from pipeline.config.topics import ALARMS, AREAS, DEAD_LETTER, LATE, PLANT, PLANT_STATE
+from pipeline.config.topics import ALARMS, AREA_CONTROL, AREAS, DEAD_LETTER, LATE, PLANT, PLANT_STATE
 from pipeline.errors import StateError
 from pipeline.wire import messages
 from pipeline.wire.messages import Diagnosis, Evidence, ModalityAnswer, ModelRef
@@ -164,6 +164,11 @@ def area_story(frames: int, partition_of: Callable[[bytes], int], partitions: in
             records.append(Record(AREAS, partition_of(b"hall"), 0, end_ms, b"hall", text, header))
         if rng.random() < 0.02:
             records.append(Record(AREAS, partition_of(b"yard"), 0, end_ms, b"yard", b"{"))
+        if frame % 9 == 5:
+            kind = ("acknowledge", "suppress", "unsuppress")[frame // 9 % 3]
+            act = {"kind": kind, "machine": "hall/water", "by": "kim", "why": f"frame {frame}"}
+            acted = Record(AREAS, partition_of(b"hall"), 0, end_ms, b"hall", msgspec.json.encode(act), (AREA_CONTROL,))
+            records += [acted, acted]
         if rng.random() < 0.05:
             records += [tick(end_ms + FRAME_MS, partition) for partition in range(partitions)]
     return records

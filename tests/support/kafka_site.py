@@ -22,7 +22,7 @@ DOORS = {
     "tls": Door("SSL"),
     "mutual": Door("SSL", client_certificate=True),
 }
-ROLES = ("admin", "worker", "ingest", "plant", "areas", "recorder", "reader", "operator", "notify")
+ROLES = ("admin", "worker", "ingest", "plant", "areas", "recorder", "reader", "operator", "notify", "console")
 OPERATOR = "operator"  # may do everything
 OUTSIDER = "outsider"  # may log in, and nothing else
 USERS = {name: f"{name}-never-shown" for name in (OPERATOR, OUTSIDER, *(f"faultline-{role}" for role in ROLES))}

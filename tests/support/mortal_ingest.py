@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from agents.ingest import service
-from agents.ingest.ingest import Ingest
+from agents.connectors.ingest import service
+from agents.connectors.ingest.ingest import Ingest
 from agents.kafka import transactions
 from agents.kafka.transactions import TransactionalPublisher
 from agents.worker.process import one_line_errors, run_process

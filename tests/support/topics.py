@@ -40,6 +40,8 @@ def topics_of(records: Iterable[Record], partitions: int = 2) -> Callable[..., o
                     Entry(*place, offset, one.timestamp_ms, one.key, one.value) for offset, one in enumerate(part)
                 ]
         consumer = Consumer(entries, records=50, fair=True)
-        yield KafkaLog(consumer, settings.address, settings.topic_prefix, dict.fromkeys(there, partitions), on_progress)
+        log = KafkaLog(consumer, settings.address, settings.topic_prefix, dict.fromkeys(there, partitions))
+        log.on_progress = on_progress
+        yield log
 
     return log

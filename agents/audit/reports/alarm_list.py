@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
+from agents.words import Words
 from pipeline.config.sections.alarms import PRIORITIES
 from pipeline.config.sections.titles import Priority
 from pipeline.engine.reports.lifecycle.life import ALL_FAULTS
@@ -30,6 +31,9 @@ class AlarmState(StrEnum):
     SUPPRESSED = "suppressed-by-design"
     NORMAL = "normal"
 
+
+WAITING: Final = frozenset({AlarmState.UNACKNOWLEDGED, AlarmState.RETURNED, AlarmState.LATCHED})
+"""Alarms that wait for acknowledgement."""
 
 _RANKS: Final = {state: rank for rank, state in enumerate(AlarmState)}
 _OPEN: Final = {
@@ -83,13 +87,18 @@ class AlarmSummary:
 
 
 @dataclass(slots=True)
-class _Machine:
+class AlarmsOfMachine:
+    """The alarms of one machine, by its records in their order."""
+
     model: str = ""
     open: dict[str, AlarmStatus] = field(default_factory=dict)
+    """By fault, whether or not they are shelved or out of service."""
     held: dict[tuple[AlarmState, str], AlarmStatus] = field(default_factory=dict)
+    """What is shelved or out of service, by state and fault."""
     by_design: set[str] = field(default_factory=set)
 
     def take(self, record: Alarm) -> None:
+        """What changes with a record, which has not been taken before."""
         model = record.id.removeprefix(f"{record.machine}:").split(":")[1:2]
         if model and model[0] != self.model:  # another model begins without the alarms of the one before
             self.open.clear()
@@ -144,12 +153,26 @@ class _Machine:
         return replace(alarm, state=AlarmState.SUPPRESSED) if alarm.fault in self.by_design else alarm
 
 
+def urgency(alarm: AlarmStatus, priority: Priority | None = None) -> tuple[int, int, int, str]:
+    """What orders alarms, the most urgent first; by this priority instead of the alarm's own, if it is given."""
+    place = PRIORITIES.index(priority or alarm.priority)
+    return _RANKS[alarm.state], -place, -alarm.since_ms, alarm.machine
+
+
+def shown_priority(alarm: AlarmStatus, words: Words) -> Priority:
+    """The alarm's own where the profile has settings of alarms or it has risen; else that which the fault has there."""
+    fault = words.about_fault(alarm.machine, alarm.fault)
+    if words.has_alarm_settings or alarm.escalated or fault is None or fault.priority is None:
+        return alarm.priority
+    return fault.priority
+
+
 def summarize_alarms(values: Iterable[bytes | None]) -> AlarmSummary:
     """Alarms from the records of the topic `alarms`, those of each machine in their order.
 
     A record that came twice, because its input was read again after a crash, counts once.
     """
-    machines: dict[str, _Machine] = {}
+    machines: dict[str, AlarmsOfMachine] = {}
     records: dict[str, Alarm] = {}
     unreadable = 0
     for value in values:
@@ -162,7 +185,7 @@ def summarize_alarms(values: Iterable[bytes | None]) -> AlarmSummary:
             continue
         records[record.id] = record
         if record.state != "configured":
-            machines.setdefault(record.machine, _Machine()).take(record)
+            machines.setdefault(record.machine, AlarmsOfMachine()).take(record)
     alarms = [status for machine in machines.values() for status in machine.statuses()]
-    alarms.sort(key=lambda one: (_RANKS[one.state], -PRIORITIES.index(one.priority), -one.since_ms, one.machine))
+    alarms.sort(key=urgency)
     return AlarmSummary(alarms, sorted(records.values(), key=lambda one: one.time), unreadable)

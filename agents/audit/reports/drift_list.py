@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pipeline.engine.reports.drift_report import DriftReport, decode_drift_report
@@ -46,16 +46,44 @@ class DriftSummary:
     unreadable: int
 
 
+@dataclass(slots=True)
+class DriftOfMachine:
+    """The drift of one machine's statistics, by its reports in their order."""
+
+    model: str | None = None
+    """The hash of the model that its newest report is about."""
+    open: dict[tuple[str, str | None], DriftEpisode] = field(default_factory=dict)
+    """By kind and variable."""
+
+    def take(self, report: DriftReport) -> list[DriftEpisode]:
+        """What changes with a report, which has not been taken before; returns the episodes that have ended.
+
+        Reports of another model say nothing of a drift under this one: it ends with the first report of the other.
+        """
+        ended = []
+        if self.model != report.model.hash:
+            ended = [replace(one, ended_ms=report.time) for one in self.open.values()]
+            self.open.clear()
+            self.model = report.model.hash
+        key = report.kind, report.variable
+        before = self.open.pop(key, None)
+        if report.state == "started":
+            self.open[key] = _episode(report, reported_ms=report.time, ended_ms=None)
+        elif before is not None:
+            ended.append(replace(before, ended_ms=report.time))
+        else:
+            ended.append(_episode(report, reported_ms=None, ended_ms=report.time))
+        return ended
+
+
 def summarize_drift(values: Iterable[bytes | None]) -> DriftSummary:
     """Episodes from the records of the topic `drift`: what stands first, then the newest first.
 
-    A report that came twice, because its input was read again after a crash, counts once. Reports of another model say
-    nothing of a drift under this one: it ends with its machine's first report under the other model.
+    A report that came twice, because its input was read again after a crash, counts once.
     """
-    open_: dict[tuple[str, str, str | None], DriftEpisode] = {}
+    machines: dict[str, DriftOfMachine] = {}
     ended: list[DriftEpisode] = []
     seen: set[str] = set()
-    models: dict[str, str] = {}
     unreadable = 0
     for value in values:
         try:
@@ -63,21 +91,11 @@ def summarize_drift(values: Iterable[bytes | None]) -> DriftSummary:
         except RejectedError:
             unreadable += 1
             continue
-        if report.id in seen:
-            continue
-        seen.add(report.id)
-        if models.setdefault(report.machine, report.model.hash) != report.model.hash:
-            models[report.machine] = report.model.hash
-            for key in [key for key in open_ if key[0] == report.machine]:
-                ended.append(replace(open_.pop(key), ended_ms=report.time))
-        key = report.machine, report.kind, report.variable
-        if report.state == "started":
-            open_[key] = _episode(report, reported_ms=report.time, ended_ms=None)
-        elif key in open_:
-            ended.append(replace(open_.pop(key), ended_ms=report.time))
-        else:
-            ended.append(_episode(report, reported_ms=None, ended_ms=report.time))
-    standing = sorted(open_.values(), key=lambda one: (one.machine, one.reported_ms or 0))
+        if report.id not in seen:
+            seen.add(report.id)
+            ended += machines.setdefault(report.machine, DriftOfMachine()).take(report)
+    standing = [episode for machine in machines.values() for episode in machine.open.values()]
+    standing.sort(key=lambda one: (one.machine, one.reported_ms or 0))
     ended.sort(key=lambda one: -(one.ended_ms or 0))
     return DriftSummary([*standing, *ended], unreadable)
 

@@ -8,18 +8,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.console import Console
 
-from agents.audit.verify import difference
+from agents.audit.why.areas import AreaId
+from agents.audit.why.explained import Explained
+from agents.audit.why.explained_area import ExplainedArea
+from agents.audit.why.from_log import published_diagnosis, replay_from_log
 from agents.audit.why.replayed import DiagnosisId, Replayed, records_of_machine, replay_until
+from agents.cli.evidence.explain_area import explained_area
 from agents.cli.options import BrokerOption, JsonOption, ModelOption, ProfileOption, load_runners, model_of_each_type
-from agents.cli.views.explain_view import Explained, show_explained
+from agents.cli.running.plant import AreaModelOption
+from agents.cli.views.area_explain_view import show_explained_area
+from agents.cli.views.explain_view import show_explained
 from agents.cli.views.printable import say
 from agents.cli.views.progress import records_progress
-from agents.delivery.partitioning import partition_function, partition_of
-from agents.kafka.log import kafka_log, require_kafka
+from agents.delivery.partitioning import partition_function
+from agents.kafka.log import kafka_log
 from agents.kafka.schema_registry import schema_registry
 from agents.words import Words
 from models.evaluation.explanations.explain import Explanation, Method, explain_by_gradients, explain_by_leaving_out
@@ -32,7 +37,7 @@ from pipeline.config.topics import CONTROL, DIAGNOSES, EVENTS, engine_topics
 from pipeline.errors import SettingsError
 from pipeline.extras import require_modules
 from pipeline.frames import StepRunner
-from pipeline.wire.messages import Diagnosis, RejectedError, decode_diagnosis
+from pipeline.wire.messages import Diagnosis
 from pipeline.wire.recording import has_topic, read_recording
 from pipeline.wire.records import OnProgress, Record
 
@@ -56,6 +61,10 @@ def explain(
         typer.Option("--history", help="read the topics from so long before the frame, such as 2d; else all of them"),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="how many of a kind to show")] = 8,
+    in_area: Annotated[
+        bool, typer.Option("--plant", help="of a machine: also what its area makes of its answer, and by what")
+    ] = False,
+    area_model: AreaModelOption = None,
     broker: BrokerOption = None,
     profile: ProfileOption = None,
     model: ModelOption = None,
@@ -63,11 +72,39 @@ def explain(
 ) -> None:
     """Say what a diagnosis or alarm rests on: variables, texts, components and modalities, and what would change it.
 
-    The machine is replayed from what its topics or a recording hold, up to the diagnosis; nothing is written.
+    Of an area or utility it is machines and texts. Machine or area are replayed from what their topics or a recording
+    hold, up to the diagnosis; nothing is written.
     """
-    settings = load_settings(broker=broker, profile=profile)
+    settings = load_settings(broker=broker, profile=profile, area_model=area_model)
     plant = load_profile(settings.profile)
+
+    def of_area(wanted: AreaId, machine: str | None = None) -> ExplainedArea:
+        with records_progress("replaying", is_shown=not as_json) as progress:
+            return explained_area(
+                wanted,
+                settings,
+                plant,
+                lambda: load_runners(settings, plant, model),
+                recording=recording,
+                frames=window,
+                history_ms=None if history is None else _history_ms(history),
+                machine=machine,
+                on_progress=progress,
+            )
+
+    if (area_id := AreaId.parse(diagnosis, plant)) is not None:
+        if method == "gradients":
+            raise SettingsError("--method gradients is for machines; what an area rests on is found by leaving out")
+        found_in_area = of_area(area_id)
+        if as_json:
+            typer.echo(json.dumps(found_in_area.as_dict(), indent=2))
+        else:
+            show_explained_area(found_in_area, Words(plant), Console(), limit)
+        return
     wanted = DiagnosisId.parse(diagnosis)
+    area = plant.area_of.get(wanted.machine)
+    if in_area and area is None:
+        raise SettingsError(f"machine {wanted.machine[:200]!r} is in no area of plant {plant.plant}; leave --plant out")
     runners = load_runners(settings, plant, model)
     with records_progress("replaying", is_shown=not as_json) as progress:
         if recording is not None:
@@ -83,11 +120,18 @@ def explain(
         found = _by_gradients(path, runners[kind.name], kind, replayed.window, question)
     else:
         found = explain_by_leaving_out(runners[kind.name], kind, replayed.window, question)
-    explained = Explained.of(replayed, question, found, runners[kind.name], kind, _differs(published, replayed))
+    explained = Explained.of(replayed, question, found, runners[kind.name], kind, published)
+    corrected = None
+    if in_area and area is not None:
+        corrected = of_area(AreaId(area, wanted.end_ms, ""), wanted.machine)
     if as_json:
-        typer.echo(json.dumps(explained.as_dict(), indent=2))
-    else:
-        show_explained(explained, Words(plant), Console(), limit)
+        shown = explained.as_dict() | ({} if corrected is None else {"in_area": corrected.as_dict()})
+        typer.echo(json.dumps(shown, indent=2))
+        return
+    show_explained(explained, Words(plant), Console(), limit)
+    if corrected is not None:
+        say()
+        show_explained_area(corrected, Words(plant), Console(), limit)
 
 
 def _by_gradients(path: Path, runner: StepRunner, kind: MachineType, window: Window, question: Question) -> Explanation:
@@ -112,7 +156,7 @@ def _from_recording(
 
     published: Diagnosis | None = None
     if has_topic(recording, DIAGNOSES):
-        published = _published(read_recording(recording, on_progress=on_progress), wanted)
+        published = published_diagnosis(read_recording(recording, on_progress=on_progress), wanted)
     to_partition = partition_function(settings.partitions)
     offsets: Counter[tuple[str, int]] = Counter()
 
@@ -139,17 +183,18 @@ def _from_topics(
     history: str | None,
     on_progress: OnProgress,
 ) -> tuple[Diagnosis | None, Replayed]:
-    require_kafka(settings)
+    history_ms = None if history is None else _history_ms(history)
     topics = [topic for topic in engine_topics(plant) if topic not in (EVENTS, CONTROL)]
     with kafka_log(settings, [*topics, DIAGNOSES], [EVENTS, CONTROL], on_progress) as log:
-        topics += [topic for topic in (EVENTS, CONTROL) if log.partitions(topic)]
-        if history is not None:
-            log.begin_at([*topics, DIAGNOSES], max(0, wanted.end_ms - _history_ms(history)))
-        partition = partition_of(wanted.machine.encode(errors="replace"), log.partitions(DIAGNOSES))
-        published = _published(log.records_of(DIAGNOSES, partition), wanted)
-        own = records_of_machine(log.merged(*topics), plant, wanted.machine, partition)
-        return published, replay_until(
-            own, plant, runners, wanted, frames=window, schemas=schema_registry(settings), notify=_to_stderr
+        return replay_from_log(
+            log,
+            plant,
+            runners,
+            wanted,
+            frames=window,
+            history_ms=history_ms,
+            schemas=schema_registry(settings),
+            notify=_to_stderr,
         )
 
 
@@ -158,27 +203,6 @@ def _history_ms(text: str) -> int:
         return parse_duration_ms(text)
     except ValueError as error:
         raise SettingsError(f"--history {text!r}: {error}") from error
-
-
-def _published(records: Iterator[Record], wanted: DiagnosisId) -> Diagnosis | None:
-    """The published diagnosis, if it is still there."""
-    mark = str(wanted).encode(errors="replace")
-    for record in records:
-        if record.topic == DIAGNOSES and record.value is not None and mark in record.value:
-            try:
-                found = decode_diagnosis(record.value)
-            except RejectedError:
-                continue
-            if found.id == str(wanted):
-                return found
-    return None
-
-
-def _differs(published: Diagnosis | None, replayed: Replayed) -> str | None:
-    """In what the published diagnosis is another than the replayed one."""
-    if published is None:
-        return None
-    return difference(msgspec.to_builtins(published), msgspec.to_builtins(replayed.diagnosis))
 
 
 def _to_stderr(line: str) -> None:

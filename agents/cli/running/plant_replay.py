@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -23,11 +24,27 @@ from pipeline.areas.frames import AreaRunner
 from pipeline.areas.messages import CauseAnswer
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
-from pipeline.config.topics import LABELS
-from pipeline.wire.recording import read_recording
-from pipeline.wire.records import OnProgress, Output
+from pipeline.config.topics import INCIDENTS, LABELS
+from pipeline.errors import RecordingError
+from pipeline.wire.recording import has_topic, read_recording
+from pipeline.wire.records import OnProgress, Output, Record
 
+PastOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--incidents", help="a recording of outputs, as --out writes: its incidents are what there was before"
+    ),
+]
 _KINDS = ("utility", "machine", "none")
+
+
+def past_incidents(path: Path | None) -> list[Record]:
+    """The incidents of a recording of outputs; raises RecordingError if it has none."""
+    if path is None:
+        return []
+    if not has_topic(path, INCIDENTS):
+        raise RecordingError(f"recording {path} has no topic '{INCIDENTS}'; write one with `faultline replay --out`")
+    return [record for record in read_recording(path) if record.topic == INCIDENTS]
 
 
 @contextlib.contextmanager
@@ -52,13 +69,19 @@ def replay_diagnoses(
     view: AreaView | None,
     on_output: Callable[[Output], None] | None,
     builder: CertificateBuilder | None,
+    past: Sequence[Record] = (),
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Replay recorded diagnoses through the plant agent alone; returns a report as plain values."""
     from agents.replay.areas import PlantReplay, replay_areas
 
     plant = PlantReplay(
-        profile, runner, on_diagnosis=None if view is None else view.add, on_output=on_output, builder=builder
+        profile,
+        runner,
+        on_diagnosis=None if view is None else view.add,
+        on_output=on_output,
+        builder=builder,
+        past=past,
     )
     partition_of = partition_function(settings.partitions)
     replaying = replay_areas(recording, settings, profile, plant, partition_of, speed=speed, on_progress=on_progress)

@@ -15,7 +15,6 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from agents.audit.certificate import Certificate, read_certificate, write_certificate
 from agents.cli.options import (
     ForceOption,
     JsonOption,
@@ -27,21 +26,23 @@ from agents.cli.options import (
     require_new_file,
     trained_machines,
 )
+from agents.cli.running.certificates import compare_or_write
+from agents.cli.running.console import show_demo
 from agents.cli.running.plant import AreaModelOption, load_area_runner
-from agents.cli.running.plant_replay import area_view, print_areas, replay_diagnoses
+from agents.cli.running.plant_replay import PastOption, area_view, past_incidents, print_areas, replay_diagnoses
 from agents.cli.views.incidents_view import AlarmLines
 from agents.cli.views.live_view import LiveView
 from agents.cli.views.printable import say
 from agents.cli.views.progress import records_progress
 from agents.cli.views.scores_table import faults_table, scores_table, shown
-from agents.delivery.incidents import SIMILAR
 from agents.delivery.partitioning import partition_function
-from agents.replay.shipped import area_profile, area_recording, area_rule, demo_recording
+from agents.replay.shipped import area_incidents, area_profile, area_recording, area_rule, demo_recording
 from agents.words import Words
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.settings import load_settings
 from pipeline.config.topics import AREAS, DIAGNOSES, LABELS, engine_topics, full_topic_name
-from pipeline.errors import CertificateError, SettingsError, TopicMismatchError
+from pipeline.engine.reports.incidents.record import SIMILAR
+from pipeline.errors import SettingsError, TopicMismatchError
 from pipeline.extras import require_modules
 from pipeline.wire.recording import count_records, holds_only, new_recording, read_recording
 from pipeline.wire.records import Output
@@ -60,14 +61,20 @@ def demo(
         bool, typer.Option("--plant", help="show machines that share utilities, and what they have in common")
     ] = False,
     speed: SpeedOption = None,
+    web: Annotated[bool, typer.Option("--web", help="show it in the console, in a browser")] = False,
+    port: Annotated[int | None, typer.Option("--port", help="with --web: the port, 9480 by default")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Replay a shipped recording through the whole pipeline, without a broker."""
+    if web:
+        show_demo(with_areas=plant, speed=speed, port=port)
+        return
     paced = DEMO_SECONDS if sys.stdout.isatty() and not as_json and speed is None else None
     if plant:
         profile = area_profile()
         areas = (True, str(area_rule()))
-        _replay(area_recording(), profile, None, speed, as_json=as_json, paced_seconds=paced, areas=areas)
+        past = area_incidents()
+        _replay(area_recording(), profile, None, speed, as_json=as_json, paced_seconds=paced, areas=areas, past=past)
     else:
         _replay(demo_recording(), None, None, speed, as_json=as_json, paced_seconds=paced)
 
@@ -90,6 +97,7 @@ def replay(
     ] = None,
     plant: PlantOption = False,
     area_model: AreaModelOption = None,
+    incidents: PastOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -109,9 +117,11 @@ def replay(
             certify=certify,
             out=out,
             areas=(plant, area_model),
+            past=incidents,
         )
-    elif stress or certify or out or plant:
-        raise SettingsError("--stress, --certify, --out and --plant are for a replay in this process, without --to")
+    elif stress or certify or out or plant or incidents:
+        options = "--stress, --certify, --out, --plant and --incidents"
+        raise SettingsError(f"{options} are for a replay in this process, without --to")
     else:
         _replay_to(recording, to, profile, parse_speed(speed), as_json=as_json)
 
@@ -128,8 +138,9 @@ def _replay(
     certify: Path | None = None,
     out: Path | None = None,
     areas: tuple[bool, str | None] = (False, None),
+    past: Path | None = None,
 ) -> None:
-    """`areas` is whether causes in areas are to be named, and by what."""
+    """`areas` is whether causes in areas are to be named, and by what; `past` has what there was before."""
     from agents.audit.certificate import CertificateBuilder
     from agents.replay.areas import PlantReplay
     from agents.replay.output_recording import OutputRecorder
@@ -141,6 +152,7 @@ def _replay(
     if paced_seconds is not None:
         speed = _span_seconds(recording) / paced_seconds
     count_records(recording)  # a file that is no recording fails before models are loaded
+    before = past_incidents(past)
     area_runner = load_area_runner(settings, plant) if areas[0] else None
     is_of_diagnoses = area_runner is not None and holds_only(recording, [AREAS, DIAGNOSES], plant.sensor_topics)
     runners = {} if is_of_diagnoses else load_runners(settings, plant, files)
@@ -178,6 +190,7 @@ def _replay(
                 view=areas_view,
                 on_output=on_output,
                 builder=builder,
+                past=before,
                 on_progress=progress,
             )
         else:
@@ -185,7 +198,7 @@ def _replay(
             if area_runner is not None:
                 on_area = None if areas_view is None else areas_view.add
                 plant_replay = PlantReplay(
-                    plant, area_runner, on_diagnosis=on_area, on_output=on_output, builder=builder
+                    plant, area_runner, on_diagnosis=on_area, on_output=on_output, builder=builder, past=before
                 )
             found = asyncio.run(
                 replay_in_memory(
@@ -201,6 +214,7 @@ def _replay(
                     builder=builder,
                     trained=trained_machines(settings, files),
                     plant=plant_replay,
+                    past=before,
                     on_progress=progress,
                 )
             )
@@ -215,7 +229,7 @@ def _replay(
     if writer is not None:
         say(f"{writer.count:,} output records written to {out}", err=True)
     if builder is not None and certify is not None:
-        _certify(builder.certificate, certify)
+        compare_or_write(builder.certificate, certify)
 
 
 @contextlib.contextmanager
@@ -243,17 +257,6 @@ def stress_function(text: str | None, seed: int) -> Any:
         return iter
     stress = parse_stress(text)
     return lambda records: apply_stress(records, stress, np.random.default_rng(seed))
-
-
-def _certify(certificate: Certificate, path: Path) -> None:
-    if not path.exists():
-        write_certificate(path, certificate)
-        say(f"certificate {path} written: {certificate.digest}", err=True)
-        return
-    problems = read_certificate(path).differences(certificate)
-    if problems:
-        raise CertificateError(f"this run differs from certificate {path}: {'; '.join(problems)}")
-    say(f"equal to certificate {path}: {certificate.digest}", err=True)
 
 
 def _span_seconds(recording: Path) -> float:

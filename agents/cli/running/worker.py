@@ -63,7 +63,7 @@ def ingest(
     web_port: WebPortOption = None,
 ) -> None:
     """Write foreign topics again as Faultline's own messages, keyed by machine, until it is stopped."""
-    from agents.ingest.service import serve
+    from agents.connectors.ingest.service import serve
     from agents.worker.process import run_process
 
     settings = load_settings(broker=broker, profile=profile, web_port=web_port)

@@ -1,4 +1,4 @@
-"""The commands about alarms: `list`, `history`, `ack`, `shelve`, `unshelve`, `suppress`, `unsuppress`, `configure`."""
+"""The commands about alarms: `list`, `history`, and what people do, from `ack` to `configure`."""
 
 from __future__ import annotations
 
@@ -6,38 +6,51 @@ import asyncio
 import fnmatch
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
 from rich.console import Console
 
 from agents.audit.log import open_outputs
-from agents.audit.reports.alarm_list import AlarmState, AlarmStatus, AlarmSummary, summarize_alarms
-from agents.cli.machines import publish_about, saved_states
+from agents.audit.reports.alarm_list import (
+    WAITING,
+    AlarmState,
+    AlarmStatus,
+    AlarmSummary,
+    shown_priority,
+    summarize_alarms,
+)
+from agents.cli.machines import saved_states
 from agents.cli.options import BrokerOption, JsonOption, MachinePatternOption, ProfileOption, now_ms
-from agents.cli.views.alarm_view import alarms_table, history_table, shown_priority
+from agents.cli.views.alarm_view import alarms_table, history_table
 from agents.cli.views.printable import say
 from agents.cli.views.progress import records_progress
-from agents.delivery.partitioning import partition_function
-from agents.kafka.admin import partition_counts
+from agents.console.actions.controls import (
+    alarm_owners,
+    control_value,
+    require_alarm,
+    require_person,
+    require_shelvable,
+)
+from agents.console.actions.sending import KafkaSender, Sent, send_about
+from agents.delivery.partitioning import partition_of
 from agents.kafka.log import require_kafka
-from agents.kafka.publisher import KafkaPublisher, publish_all
-from agents.kafka.security import client_security
 from agents.words import Words
 from pipeline.config.profile import PlantProfile, load_profile
-from pipeline.config.quantities.durations import parse_duration_ms, shown_duration
-from pipeline.config.sections.alarms import SHELVE_LIMIT_MS, alarm_names, parse_entry
+from pipeline.config.quantities.durations import parse_duration_ms
+from pipeline.config.sections.alarms import parse_entry
 from pipeline.config.sections.titles import Priority, is_pattern
 from pipeline.config.settings import Settings, load_settings
-from pipeline.config.topics import ALARMS, CONTROL, full_topic_name
+from pipeline.config.topics import ALARMS, CONTROL
 from pipeline.errors import ProfileError, SettingsError
-from pipeline.files.yaml_fields import did_you_mean
 from pipeline.wire import messages
 from pipeline.wire.messages import OperatorKind
 from pipeline.wire.records import Output
 
-MachineArgument = Annotated[str, typer.Argument(help="the machine's id, or a pattern such as 'pump-*'")]
+MachineArgument = Annotated[
+    str, typer.Argument(help="the id of a machine or utility (hall_1/steam), or a pattern such as 'pump-*'")
+]
 FaultArgument = Annotated[
     str | None, typer.Argument(help="a fault, unknown, stale, offline or blind; all alarms without it")
 ]
@@ -77,7 +90,7 @@ def list_alarms(
         return
     if chosen:
         Console().print(alarms_table(chosen[:limit], words))
-    waiting = sum(one.state in (AlarmState.UNACKNOWLEDGED, AlarmState.RETURNED, AlarmState.LATCHED) for one in chosen)
+    waiting = sum(one.state in WAITING for one in chosen)
     say(f"{len(chosen)} of {len(summary.alarms)} alarms, {waiting} waiting for acknowledgement")
     _say_unreadable(summary)
 
@@ -128,7 +141,7 @@ def acknowledge(
             "that do"
         )
     machines = list(dict.fromkeys(one.machine for one in waiting))
-    _send(settings, "acknowledge", machines, by, why, fault=fault)
+    _send(settings, "acknowledge", machines, by, why, fault)
     for one in waiting:
         say(f"acknowledged: {one.fault} of machine {one.machine}")
 
@@ -148,12 +161,10 @@ def shelve(
         for_ms = parse_duration_ms(duration)
     except ValueError as error:
         raise SettingsError(f"--for: {error}") from None
-    machines = _known(settings, machine)
+    machines = _known(settings, plant, machine, fault)
     for one in machines:
-        if for_ms > (limit_ms := _shelve_limit_ms(plant, one, fault)):
-            limit = shown_duration(limit_ms)
-            raise SettingsError(f"--for {duration} is longer than shelve_limit of machine {one}, {limit}")
-    _send(settings, "shelve", machines, by, why, fault=fault, duration=for_ms)
+        require_shelvable(plant, one, fault, for_ms, f"--for {duration}")
+    _send(settings, "shelve", machines, by, why, fault, for_ms)
     say(f"{_named(machine, fault)} is shelved for {duration}: {len(machines)} machines")
 
 
@@ -178,9 +189,9 @@ def suppress(
     profile: ProfileOption = None,
 ) -> None:
     """Take alarms out of service, such as during maintenance, until `unsuppress`."""
-    settings, _ = _plant(broker, profile, machine, fault)
-    machines = _known(settings, machine)
-    _send(settings, "suppress", machines, by, why, fault=fault)
+    settings, plant = _plant(broker, profile, machine, fault)
+    machines = _known(settings, plant, machine, fault)
+    _send(settings, "suppress", machines, by, why, fault)
     say(f"{_named(machine, fault)} is out of service: {len(machines)} machines")
 
 
@@ -194,6 +205,21 @@ def unsuppress(
 ) -> None:
     """Take alarms into service again."""
     _undo("unsuppress", AlarmState.OUT_OF_SERVICE, machine, fault, by, why, broker, profile)
+
+
+def comment(
+    machine: MachineArgument,
+    by: ByOption,
+    why: Annotated[str, typer.Option("--why", help="what there is to say; it is in the record")],
+    fault: FaultArgument = None,
+    broker: BrokerOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Write down something about an alarm, or about a machine or utility; `faultline alarms history` shows it."""
+    settings, plant = _plant(broker, profile, machine, fault)
+    machines = _known(settings, plant, machine, fault)
+    _send(settings, "comment", machines, by, why, fault)
+    say(f"the comment on {_named(machine, fault)} is sent: {len(machines)} machines")
 
 
 def configure(
@@ -216,15 +242,17 @@ def configure(
     except ProfileError as error:
         raise SettingsError(str(error)) from None
     require_kafka(settings)
-    security = client_security(settings)
-    name = full_topic_name(settings.topic_prefix, CONTROL)
-    count = partition_counts(settings.address, [name], security)[name]
     is_one = machine is not None and not is_pattern(machine)
-    partitions = [partition_function(count)((machine or "").encode())] if is_one else range(count)
-    value, sent_ms = messages.encode(messages.Control("configure", by=by, why=why, settings=entry)), now_ms()
-    outputs = [Output(CONTROL, partition, None, value, sent_ms) for partition in partitions]
-    asyncio.run(publish_all(KafkaPublisher(settings.address, settings.topic_prefix, **security), outputs))
-    say(f"settings are sent to {name}, {len(outputs)} partitions; `faultline alarms history --people` shows them")
+    value = messages.encode(messages.Control("configure", by=by, why=why, settings=entry))
+    sender = KafkaSender(settings)
+
+    async def send() -> list[Sent]:
+        count = await sender.partitions(CONTROL)
+        partitions = [partition_of((machine or "").encode(), count)] if is_one else range(count)
+        return await sender.send([Output(CONTROL, partition, None, value, now_ms()) for partition in partitions])
+
+    sent = asyncio.run(send())
+    say(f"settings are sent to {sent[0].topic}, {len(sent)} partitions; `faultline alarms history --people` shows them")
 
 
 def _summary(settings: Settings, source: Path | None = None, *, as_json: bool = False) -> AlarmSummary:
@@ -241,16 +269,10 @@ def _say_unreadable(summary: AlarmSummary) -> None:
 
 
 def _plant(broker: str | None, profile: str | None, machine: str, fault: str | None) -> tuple[Settings, PlantProfile]:
-    """Settings and profile; raises SettingsError if no machine of that name can have such an alarm."""
+    """Settings and profile; raises SettingsError if no machine or utility of that name can have such an alarm."""
     settings = load_settings(broker=broker, profile=profile)
     plant = load_profile(settings.profile)
-    kinds = plant.machine_types if is_pattern(machine) else [kind for kind in [plant.type_of(machine)] if kind]
-    if not kinds:
-        patterns = ", ".join(kind.match for kind in plant.machine_types)
-        raise SettingsError(f"{machine!r} is no machine of plant {plant.plant}, whose ids fit {patterns}")
-    known = tuple(dict.fromkeys(name for kind in kinds for name in alarm_names(kind.faults)))
-    if fault is not None and fault not in known:
-        raise SettingsError(f"{fault!r} is no alarm of {machine}; {did_you_mean(fault, known)}")
+    require_alarm(plant, machine, fault)
     return settings, plant
 
 
@@ -262,27 +284,15 @@ def _open(settings: Settings, machine: str, fault: str | None) -> list[AlarmStat
     ]
 
 
-def _known(settings: Settings, machine: str) -> list[str]:
-    """The machines that have a state and fit a pattern; raises SettingsError if there are none."""
-    found = sorted(name for name in saved_states(settings) if fnmatch.fnmatchcase(name, machine))
+def _known(settings: Settings, plant: PlantProfile, name: str, fault: str | None) -> list[str]:
+    """The machines that have a state, and the utilities, that fit a pattern; raises SettingsError if there are none."""
+    machines = {} if name in plant.area_of_utility else saved_states(settings)
+    found = alarm_owners(plant, machines, name, fault)
     if not found:
         raise SettingsError(
-            f"no state of machine {machine!r} is saved; `faultline machines list` shows the machines that are known"
+            f"no state of machine {name!r} is saved; `faultline machines list` shows the machines that are known"
         )
     return found
-
-
-def _shelve_limit_ms(plant: PlantProfile, machine: str, fault: str | None) -> int:
-    """As far as the profile says; settings may have changed since by control records."""
-    kind = plant.type_of(machine)
-    if kind is None:
-        return SHELVE_LIMIT_MS
-    own = [one for one in plant.alarms if one.is_for_machine(kind.name, machine) and one.shelve_limit_ms is not None]
-    limits = [
-        ([SHELVE_LIMIT_MS] + [one.shelve_limit_ms or 0 for one in own if one.fault in (None, name)])[-1]
-        for name in ((fault,) if fault is not None else alarm_names(kind.faults))
-    ]
-    return min(limits)
 
 
 def _undo(
@@ -304,7 +314,7 @@ def _undo(
     if not held:
         raise SettingsError(f"no alarm of {machine} is {state.value}; `faultline alarms list` shows those that are")
     machines = list(dict.fromkeys(held))
-    _send(settings, kind, machines, by, why, fault=fault)
+    _send(settings, kind, machines, by, why, fault)
     say(f"{_named(machine, fault)} is in service again: {len(machines)} machines")
 
 
@@ -314,15 +324,12 @@ def _send(
     machines: list[str],
     by: str,
     why: str,
-    **more: Any,
+    fault: str | None,
+    for_ms: int | None = None,
 ) -> None:
-    if not by.strip() or not why.strip():
-        raise SettingsError("--by and --why are empty; say who does this, and why")
-    values = [
-        (machine, messages.encode(messages.Control(kind, machine=machine, by=by, why=why, **more)))
-        for machine in machines
-    ]
-    publish_about(settings, CONTROL, values)
+    require_person(by, why, "--")
+    values = [(machine, control_value(kind, machine, by, why, fault=fault, for_ms=for_ms)) for machine in machines]
+    asyncio.run(send_about(KafkaSender(settings), CONTROL, values, now_ms()))
 
 
 def _setting(assignment: str) -> tuple[str, object]:

@@ -8,8 +8,8 @@ import typer
 
 from agents.cli.options import BrokerOption, MachinePatternOption, ProfileOption
 from agents.cli.running.process import WebPortOption, begin_logs
-from agents.notify.formats import NotificationFormat
-from agents.notify.notifier import DEFAULT_STATES, Choice
+from agents.connectors.notify.formats import NotificationFormat
+from agents.connectors.notify.notifier import DEFAULT_STATES, Choice
 from pipeline.config.profile import load_profile
 from pipeline.config.sections.titles import Priority
 from pipeline.config.settings import load_settings
@@ -41,7 +41,7 @@ def notify(
     web_port: WebPortOption = None,
 ) -> None:
     """Post alarms to FAULTLINE_NOTIFY_URL, in order and at least once, until it is stopped."""
-    from agents.notify.service import serve
+    from agents.connectors.notify.service import serve
     from agents.worker.process import run_process
 
     for state in states or ():

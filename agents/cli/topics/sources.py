@@ -15,13 +15,14 @@ from agents.audit.machine_list import summarize_machines
 from agents.audit.source_check import SourceReport, check_source, declared_topics
 from agents.audit.source_trial import Trial, record_title, topic_form, try_records
 from agents.cli.options import BrokerOption, JsonOption, ProfileOption
-from agents.cli.views.printable import MAX_CELL, cell, printable
+from agents.cli.views.printable import MAX_CELL, cell
 from agents.cli.views.progress import records_progress
 from agents.delivery.kept_states import of_machines
 from agents.delivery.partitioning import partition_function
 from agents.delivery.states import newest_states
 from agents.kafka.log import committed_offsets, kafka_log, require_kafka
 from agents.kafka.schema_registry import schema_registry
+from agents.words import printable
 from pipeline.config.profile import load_profile
 from pipeline.config.settings import load_settings
 from pipeline.config.topics import FOREIGN, STATE

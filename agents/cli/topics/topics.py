@@ -9,19 +9,16 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from agents.cli.options import BrokerOption, JsonOption, MachinePatternOption, ProfileOption, now_ms
-from agents.cli.views.printable import cell, say
+from agents.cli.views.printable import cell, say, table, time_cell
 from agents.cli.views.progress import records_progress
-from agents.delivery.partitioning import partition_function
-from pipeline.config.classes import RECOVERING, UNKNOWN
+from agents.delivery.partitioning import partition_of
 from pipeline.config.hints import shown_time
-from pipeline.config.profile import PlantProfile, load_profile
+from pipeline.config.profile import load_profile
 from pipeline.config.settings import load_settings
-from pipeline.config.topics import LABELS, full_topic_name
+from pipeline.config.topics import LABELS
 from pipeline.errors import SettingsError
-from pipeline.files.yaml_fields import did_you_mean
 from pipeline.wire import messages
 from pipeline.wire.labels import LabelledSpan, label_output, read_label
 from pipeline.wire.messages import RejectedError
@@ -72,6 +69,10 @@ def add_label(
     note: Annotated[
         str | None, typer.Option("--note", help="what else there is to say; similar incidents show it")
     ] = None,
+    by: Annotated[str | None, typer.Option("--by", help="who says so")] = None,
+    corrects: Annotated[
+        str | None, typer.Option("--corrects", help="the id of the diagnosis that was looked at")
+    ] = None,
     broker: BrokerOption = None,
     profile: ProfileOption = None,
 ) -> None:
@@ -79,26 +80,32 @@ def add_label(
 
     A label takes the place of an earlier one of the same machine and start, to correct its name or to give it an end.
     """
-    from agents.kafka.admin import partition_counts
-    from agents.kafka.log import require_kafka
-    from agents.kafka.publisher import KafkaPublisher, publish_all
-    from agents.kafka.security import client_security
+    from agents.console.actions.feedback import require_corrected, require_label_names
+    from agents.console.actions.sending import KafkaSender
 
     settings = load_settings(broker=broker, profile=profile)
     plant = load_profile(settings.profile)
-    _require_names(plant, machine, fault, new=new)
+    require_label_names(plant, machine, fault, new=new, prefix="--")
+    if corrects is not None:
+        require_corrected(corrects, machine, "--")
     times = given_time(begin, "--from"), None if end is None else given_time(end, "--to")
     if note is not None and len(note) > messages.MAX_NOTE:
         raise SettingsError(f"--note has {len(note):,} characters; shorten it to {messages.MAX_NOTE:,}")
-    require_kafka(settings)
-    security = client_security(settings)
-    name = full_topic_name(settings.topic_prefix, LABELS)
-    partition = partition_function(partition_counts(settings.address, [name], security)[name])(machine.encode())
+    if by is not None and len(by) > messages.MAX_PERSON:
+        raise SettingsError(f"--by has {len(by):,} characters; shorten it to {messages.MAX_PERSON:,}")
+    sender = KafkaSender(settings)
+
+    async def send() -> str:
+        partition = partition_of(machine.encode(), await sender.partitions(LABELS))
+        output = label_output(
+            machine, fault, *times, partition=partition, written_ms=now_ms(), note=note, by=by, corrects=corrects
+        )
+        return (await sender.send([output]))[0].topic
+
     try:
-        output = label_output(machine, fault, *times, partition=partition, written_ms=now_ms(), note=note)
+        name = asyncio.run(send())
     except RejectedError as error:
         raise SettingsError(f"this is no label: {error.detail}") from None
-    asyncio.run(publish_all(KafkaPublisher(settings.address, settings.topic_prefix, **security), [output]))
     say(f"{fault} of machine {machine} {_shown_span(*times)} is written to {name}")
 
 
@@ -133,13 +140,13 @@ def list_labels(
         typer.echo(json.dumps(shown, indent=2))
         return
     if chosen:
-        notes = ["note"] if any(one.note for one in chosen[-limit:]) else []
-        table = Table("machine", "fault", "from", "to", "written", *notes)
+        said = [name for name in ("note", "by", "corrects") if any(getattr(one, name) for one in chosen[-limit:])]
+        labels_table = table("machine", "fault", "from", "to", "written", *said)
         for one in chosen[-limit:]:
-            end = "still there" if one.end_ms >= messages.MAX_TIME_MS else shown_time(one.end_ms)
-            cells = one.machine, one.fault, shown_time(one.start_ms), end, shown_time(one.written_ms)
-            table.add_row(*map(cell, (*cells, *([one.note or ""] if notes else []))))
-        Console().print(table)
+            end = "still there" if one.end_ms >= messages.MAX_TIME_MS else time_cell(one.end_ms)
+            cells = one.machine, one.fault, time_cell(one.start_ms), end, time_cell(one.written_ms)
+            labels_table.add_row(*map(cell, (*cells, *(getattr(one, name) or "" for name in said))))
+        Console().print(labels_table)
     say(f"{len(chosen)} of {len(found)} labels")
     for problem in unreadable[-limit:]:
         say(f"cannot be read: {problem}")
@@ -147,26 +154,9 @@ def list_labels(
 
 def _label_as_dict(label: LabelledSpan) -> dict[str, str | int | None]:
     end_ms = None if label.end_ms >= messages.MAX_TIME_MS else label.end_ms
-    note = {} if label.note is None else {"note": label.note}
-    return {"machine": label.machine, "fault": label.fault, "start": label.start_ms, "end": end_ms, **note}
-
-
-def _require_names(plant: PlantProfile, machine: str, fault: str, *, new: bool) -> None:
-    """Raise SettingsError if the profile has no such machine, or no such fault unless it is new."""
-    kind = plant.type_of(machine)
-    if kind is None:
-        patterns = ", ".join(one.match for one in plant.machine_types)
-        raise SettingsError(f"--machine {machine!r} is no machine of plant {plant.plant}, whose ids fit {patterns}")
-    known = (*kind.faults, UNKNOWN)
-    if new and fault == RECOVERING:
-        raise SettingsError(f"--fault {RECOVERING!r} is a state that models find by themselves; choose another name")
-    if new and fault in known:
-        raise SettingsError(f"--fault {fault!r} is not new: the profile has it; leave --new out")
-    if fault not in known and not new:
-        raise SettingsError(
-            f"--fault {fault!r} is no fault of machine type {kind.name}; {did_you_mean(fault, known)} (--new for a "
-            "fault that the profile does not have yet)"
-        )
+    said = {"note": label.note, "by": label.by, "corrects": label.corrects}
+    known = {name: text for name, text in said.items() if text is not None}
+    return {"machine": label.machine, "fault": label.fault, "start": label.start_ms, "end": end_ms, **known}
 
 
 def given_time(text: str, option: str) -> int:

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from agents.audit.reports.alarm_list import AlarmStatus
-from agents.cli.views.printable import cell
+from agents.audit.reports.alarm_list import AlarmStatus, shown_priority
+from agents.cli.views.printable import cell, table, time_cell
 from agents.words import Words
 from pipeline.config.hints import shown_time
-from pipeline.config.sections.titles import Priority
 from pipeline.engine.reports.lifecycle.records import Alarm
 
 
@@ -24,9 +23,9 @@ def alarms_table(alarms: Sequence[AlarmStatus], words: Words) -> Table:
             "area": words.area(one.machine) or "",
             "alarm": words.alarm(one.machine, one.fault),
             "component": words.component(one.machine, one.fault) or "",
-            "raised": "" if one.raised_ms is None else shown_time(one.raised_ms),
-            "since": "" if one.since_ms == one.raised_ms else shown_time(one.since_ms),
-            "until": "" if one.until_ms is None else shown_time(one.until_ms),
+            "raised": time_cell(one.raised_ms),
+            "since": "" if one.since_ms == one.raised_ms else time_cell(one.since_ms),
+            "until": time_cell(one.until_ms),
             "by": one.by or "",
             "why": one.why or "",
         }
@@ -39,7 +38,7 @@ def history_table(records: Sequence[Alarm], words: Words) -> Table:
     """Records of alarms as rows."""
     rows = [
         {
-            "time": shown_time(one.time),
+            "time": time_cell(one.time),
             "machine": words.machine(one.machine),
             "alarm": words.alarm(one.machine, one.fault),
             "what": one.state,
@@ -64,15 +63,7 @@ def _more(record: Alarm) -> list[str]:
 def _table(rows: Sequence[Mapping[str, str]]) -> Table:
     """A table without the columns in which nothing is said, so that the others have more room."""
     columns = [name for name in rows[0] if any(row[name] for row in rows)]
-    table = Table(*columns)
+    shown = table(*columns)
     for row in rows:
-        table.add_row(*(cell(row[name]) for name in columns))
-    return table
-
-
-def shown_priority(alarm: AlarmStatus, words: Words) -> Priority:
-    """The alarm's own where the profile has settings of alarms or it has risen; else that which the fault has there."""
-    fault = words.about_fault(alarm.machine, alarm.fault)
-    if words.has_alarm_settings or alarm.escalated or fault is None or fault.priority is None:
-        return alarm.priority
-    return fault.priority
+        shown.add_row(*(cell(row[name]) for name in columns))
+    return shown

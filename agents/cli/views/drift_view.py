@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from agents.audit.reports.drift_list import DriftEpisode
-from agents.cli.views.printable import cell
+from agents.cli.views.printable import cell, table, time_cell
 from agents.words import Words
-from pipeline.config.hints import shown_time
 
 
 def drift_table(episodes: Sequence[DriftEpisode], words: Words) -> Table:
     """The episodes as rows."""
-    table = Table("machine", "drift of", "variable", "size", "value", "reference", "since", "reported", "ended")
+    shown = table("machine", "drift of", "variable", "size", "value", "reference", "since", "reported", "ended")
     for one in episodes:
         cells = (
             words.machine(one.machine),
@@ -23,13 +22,9 @@ def drift_table(episodes: Sequence[DriftEpisode], words: Words) -> Table:
             f"{one.size:+.2f}",
             f"{one.value:.3f}",
             f"{one.reference:.3f}",
-            shown_time(one.since_ms),
-            _shown(one.reported_ms),
-            _shown(one.ended_ms),
+            time_cell(one.since_ms),
+            time_cell(one.reported_ms),
+            time_cell(one.ended_ms),
         )
-        table.add_row(*map(cell, cells))
-    return table
-
-
-def _shown(time_ms: int | None) -> str:
-    return "" if time_ms is None else shown_time(time_ms)
+        shown.add_row(*map(cell, cells))
+    return shown

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from agents.cli.views.printable import cell
+from agents.cli.views.printable import cell, table, time_cell
 from agents.words import Words
 from pipeline.config.hints import shown_time
 from pipeline.config.topics import ALARMS
@@ -26,35 +26,35 @@ _SHOWN_TEXT = 60
 
 def incidents_table(incidents: Sequence[Incident], words: Words) -> Table:
     """Incidents, in the order given."""
-    table = Table("machine", "from", "to", "found", "diagnosed", "text")
+    shown = table("machine", "from", "to", "found", "diagnosed", "text")
     for one in incidents:
         cells = (
             words.machine(one.machine),
-            shown_time(one.start),
+            time_cell(one.start),
             _end(one.end),
             _fault(words, one.machine, one.found),
             _fault(words, one.machine, one.diagnosed),
             one.words,
         )
-        table.add_row(*map(cell, cells))
-    return table
+        shown.add_row(*map(cell, cells))
+    return shown
 
 
 def similar_table(similar: Sequence[SimilarIncident], words: Words) -> Table:
     """Incidents with their scores, the most similar first."""
-    table = Table("score", "machine", "from", "to", "fault", "", "text")
+    shown = table("score", "machine", "from", "to", "fault", "", "text")
     for one in similar:
         cells = (
             f"{one.score:.3f}",
             words.machine(one.machine),
-            shown_time(one.start),
+            time_cell(one.start),
             _end(one.end),
             _fault(words, one.machine, one.fault),
             "found" if one.found else "diagnosed",
             one.text,
         )
-        table.add_row(*map(cell, cells))
-    return table
+        shown.add_row(*map(cell, cells))
+    return shown
 
 
 class AlarmLines:
@@ -86,7 +86,7 @@ class AlarmLines:
 
 
 def _end(end_ms: int | None) -> str:
-    return "still there" if end_ms is None else shown_time(end_ms)
+    return time_cell(end_ms) or "still there"
 
 
 def _fault(words: Words, machine: str, fault: str | None) -> str:

@@ -9,34 +9,32 @@ from types import TracebackType
 from typing import Final
 
 import typer
+from rich.table import Table
 from rich.text import Text
+
+from agents.words import printable
+from pipeline.config.hints import shown_time
 
 MAX_CELL: Final = 200
 """Characters of a text that one cell of a table shows."""
 
 
-def printable(text: object, limit: int | None = None) -> str:
-    """A text on one line: blanks are spaces, and what a terminal would obey or hide stands as its code, such as \\x1b.
-
-    Of a longer text the first `limit` characters are left.
-    """
-    shown = str(text)
-    if limit is not None and len(shown) > limit:
-        shown = f"{shown[:limit]}…"
-    if shown.isprintable():
-        return shown
-    return "".join(map(_printable_character, shown))
-
-
-def _printable_character(character: str) -> str:
-    if character.isprintable():
-        return character
-    return " " if character.isspace() else ascii(character)[1:-1]
-
-
 def cell(text: object, style: str = "", limit: int | None = MAX_CELL) -> Text:
     """A text for a table or a line of rich, which does not look for markup in it."""
     return Text(printable(text, limit), style)
+
+
+def table(*headings: str) -> Table:
+    """A table for cells of texts and times: on a narrow terminal they are broken over lines, never cut short."""
+    shown = Table()
+    for heading in headings:
+        shown.add_column(cell(heading), overflow="fold")
+    return shown
+
+
+def time_cell(time_ms: int | None) -> str:
+    """A time that a narrow column breaks between date and time of day; empty if there is none."""
+    return "" if time_ms is None else shown_time(time_ms).replace("T", " ")
 
 
 def say(line: object = "", *, err: bool = False, flush: bool = False) -> None:

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from agents.cli.views.printable import cell, printable
+from agents.cli.views.printable import cell
+from agents.words import printable
 from pipeline.wire.records import OnProgress as OnRecords
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -16,7 +16,9 @@ from prometheus_client import CollectorRegistry
 from agents.delivery.publisher import Publisher
 from agents.delivery.states import StateStore
 from agents.delivery.topic_logs import TopicLogs
+from agents.worker.plant.incidents import AreaIncidentDesk
 from agents.worker.plant.metrics import PlantCollector, TimedAreaRunner, area_step_seconds
+from agents.worker.plant.progress import Patience
 from agents.worker.stateful import InputTopics, StatefulAgent
 from agents.worker.states.engine import Observer
 from pipeline.areas.engine import AreaEngine
@@ -25,6 +27,7 @@ from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
 from pipeline.config.topics import AREAS, PLANT_STATE
 from pipeline.engine.reports.alarms import AlarmRule
+from pipeline.wire.records import Output, Record
 
 log = logging.getLogger("faultline.plant")
 
@@ -52,7 +55,17 @@ class PlantAgent(StatefulAgent):
         registry = CollectorRegistry()
         timed = TimedAreaRunner(runner, area_step_seconds(registry), monotonic_seconds)
         rule = AlarmRule(settings.alarm_agree, settings.alarm_frames, settings.alarm_confidence)
-        self.engine = AreaEngine(profile, timed, alarm_rule=rule, partition_of=partition_of, notify=log.warning)
+        self._partition_of = partition_of
+        self._patience = Patience(settings.area_patience_ms / 1000, monotonic_seconds)
+        self.desk = AreaIncidentDesk(profile, partition_of, settings.partitions)
+        self.engine = AreaEngine(
+            profile,
+            timed,
+            alarm_rule=rule,
+            partition_of=partition_of,
+            on_raised=self.desk.raised,
+            notify=log.warning,
+        )
         super().__init__(
             "plant",
             settings,
@@ -72,3 +85,27 @@ class PlantAgent(StatefulAgent):
             registry=registry,
         )
         self.registry.register(PlantCollector(self.engine, profile, self.input_counts()))
+
+    def _due(self) -> list[Output]:
+        outputs = super()._due()
+        if any(self.lag().values()):
+            self._patience.forget()
+            return outputs
+        clock_ms, partition_of = self.engine.clock_ms, self._partition_of
+        return outputs + self._patience.due(self.engine.held(), lambda area: clock_ms(partition_of(area.encode())))
+
+    def finish(self) -> list[Output]:
+        """The input has ended for good: what comes of the frames that still wait."""
+        return self.desk.add(self.engine.finish(), self.engine.layouts)
+
+    def _advance(self, records: Sequence[Record]) -> list[Output]:
+        return self.desk.add(self.engine.process(records), self.engine.layouts)
+
+    def _tasks(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+        if self._store is None:
+            return {}
+        return {"incidents": self.desk.follow_regularly(self._store, self._working, self._owned)}
+
+    async def _begin_restoring(self) -> None:
+        assert self._store is not None
+        await self.desk.restore(self._store)

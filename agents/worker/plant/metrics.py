@@ -13,6 +13,7 @@ from pipeline.areas.frames import AreaRunner, Presence
 from pipeline.areas.layout import CauseKind
 from pipeline.config.profile import PlantProfile
 from pipeline.config.topics import AREAS
+from pipeline.engine.reports.lifecycle.records import ALARM_STATES
 
 
 class PlantCollector(AgentCollector):
@@ -39,9 +40,9 @@ class PlantCollector(AgentCollector):
         yield counter("faultline_area_causes", "Frames of areas by kind of their cause.", "kind", kinds, stats.causes)
         yield counter(
             "faultline_area_alarms",
-            "Alarms of utilities raised and cleared.",
+            "Changes in alarms of utilities, by the state of their records.",
             "state",
-            ("raised", "cleared"),
+            ALARM_STATES,
             stats.alarms,
         )
         presences = [presence.name.lower() for presence in Presence]

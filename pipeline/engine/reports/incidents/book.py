@@ -20,7 +20,13 @@ from pipeline.engine.reports.incidents.record import (
     decode_incident,
     incident_of_alarm,
 )
-from pipeline.engine.reports.incidents.similarity import Signature, SignatureIndex, Vector, diagnosis_signature
+from pipeline.engine.reports.incidents.similarity import (
+    Signature,
+    SignatureIndex,
+    Vector,
+    area_signature,
+    diagnosis_signature,
+)
 from pipeline.wire.labels import LabelledSpan
 from pipeline.wire.messages import MAX_TIME_MS, Diagnosis, RejectedError
 
@@ -86,14 +92,20 @@ class IncidentBook:
     def raised(self, alarm: AlarmChange, diagnosis: Diagnosis, vector: Vector | None = None) -> list[Incident]:
         """An alarm was raised with a diagnosis, of a vector if its model has a retrieval head."""
         machine_type = self._machine_type_of(alarm.machine)
-        if machine_type is None or alarm.id in self._incidents:
+        if machine_type is None:
+            return []
+        units = None if vector is None else vector.units
+        return self.begun(incident_of_alarm(alarm, diagnosis, machine_type, units))
+
+    def begun(self, incident: Incident) -> list[Incident]:
+        """An alarm was raised, with the incident that begins with it."""
+        if incident.id in self._incidents:
             return []
         # An alarm that was never cleared ended at the latest with the next one: the machine was reset in between.
-        changed = self._end(alarm.machine, alarm.fault, alarm.time)
-        units = None if vector is None else vector.units
-        incident = self._named(incident_of_alarm(alarm, diagnosis, machine_type, units))
-        self._put(incident)
-        return [*changed, incident]
+        changed = self._end(incident.machine, incident.diagnosed or "", incident.start)
+        named = self._named(incident)
+        self._put(named)
+        return [*changed, named]
 
     def cleared(self, alarm: AlarmChange) -> list[Incident]:
         """An alarm of a machine was cleared."""
@@ -228,6 +240,8 @@ class IncidentBook:
 
 def signature_of(incident: Incident) -> dict[str, int]:
     """By what an alarm's incident is compared."""
+    if incident.support:
+        return area_signature(incident.probabilities, incident.support)
     return diagnosis_signature(incident.probabilities, [(one.name, one.deviation) for one in incident.variables])
 
 

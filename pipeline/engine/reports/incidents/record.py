@@ -12,9 +12,12 @@ from pipeline.wire import messages
 from pipeline.wire.messages import Diagnosis, ModelRef, VariableEvidence
 from pipeline.wire.records import Output
 
+SIMILAR = "faultline-similar"
+"""The header of a raised alarm with the most similar past incidents, a JSON list."""
+
 
 class Incident(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """One alarm of a machine, or one label, from `start` until before `end`; times are milliseconds."""
+    """One alarm of a machine or utility, or one label, from `start` until before `end`; times are milliseconds."""
 
     id: str
     """That of the record that raised the alarm; of a label `machine:start:label`."""
@@ -41,6 +44,8 @@ class Incident(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     model: ModelRef | None = None
     vector: list[int] | None = None
     """By the model's retrieval head, in 1 / 4096; None of a model without one."""
+    support: dict[str, float] = {}
+    """Of a utility's alarm, how much each machine, and the texts about the utility by its name, spoke for it."""
 
     @property
     def fault(self) -> str | None:

@@ -40,6 +40,14 @@ def diagnosis_signature(
     return _scaled(faults, UNIT) | _scaled(deviations, UNIT * variables_weight)
 
 
+def area_signature(faults: Mapping[str, float], support: Mapping[str, float]) -> dict[str, int]:
+    """The signature of a utility's alarm: square roots of the shares of its faults, and how much each node of the area
+    spoke for it in the place of the variables, each part scaled to its length."""
+    shares = {f"fault {name}": math.sqrt(share) for name, share in faults.items() if name not in (NORMAL, RECOVERING)}
+    nodes = {f"node {name}": weight for name, weight in support.items()}
+    return _scaled(shares, UNIT) | _scaled(nodes, UNIT * VARIABLES_WEIGHT)
+
+
 class Vector(NamedTuple):
     """A unit vector of a model's retrieval head, in whole numbers of 1 / UNIT; only those of one model compare."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -24,6 +24,7 @@ from pipeline.config.sections.alarms import (
 from pipeline.config.sections.titles import Priority
 from pipeline.config.topics import ALARMS
 from pipeline.engine.reports.alarms import AlarmRule, Alarms, PendingChange
+from pipeline.engine.reports.lifecycle.controls import require_few, with_override
 from pipeline.engine.reports.lifecycle.life import (
     FAR_MS,
     AlarmOverride,
@@ -36,14 +37,12 @@ from pipeline.engine.reports.lifecycle.records import AlarmEvent
 from pipeline.errors import StateError
 from pipeline.frames import Frames
 from pipeline.wire import messages
-from pipeline.wire.messages import ModelRef, Reason, RejectedError
+from pipeline.wire.diagnosis_columns import UNIT
+from pipeline.wire.messages import ModelRef
 from pipeline.wire.records import Output
 
 _CONDITION_PRIORITIES: Final[Mapping[str, Priority]] = {STALE: "low", OFFLINE: "medium", BLIND: "medium"}
 _AT_ONCE_MS: Final = -FAR_MS
-
-MAX_OVERRIDES: Final = 64
-"""Settings from control records that a machine keeps at most."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(MachineAlarms).decode
@@ -212,14 +211,12 @@ class AlarmBoard:
         """Machines of a partition, and those that come to it later, have further settings from now on; an earlier
         entry for the same alarms that sets nothing else is replaced. Raises RejectedError if there are too many.
         """
-        kept = _with_override(self._overrides.get(partition, []), override)
-        if len(kept) > MAX_OVERRIDES:
-            text = f"{MAX_OVERRIDES} settings have come with control records already; put lasting ones into the profile"
-            raise RejectedError(Reason.BUFFER_FULL, text)
+        kept = with_override(self._overrides.get(partition, []), override)
+        require_few(kept)
         self._overrides[partition] = kept
         for machine in machines:
             state = self._states.setdefault(machine.slot, MachineAlarms())
-            state.overrides = _with_override(state.overrides, override)
+            state.overrides = with_override(state.overrides, override)
             self._resolve(machine)
             self._settle(machine, state)
 
@@ -241,7 +238,8 @@ class AlarmBoard:
             machine, fault = machines[change.row], self._classes[change.fault]
             moment = self._moment(machine, int(end_ms[change.row]))
             act = moment.begin if change.raised else moment.end
-            act(fault, float(confidence[change.row]), self._diagnosis(machine, int(end_ms[change.row])))
+            sure = round(float(confidence[change.row]) * UNIT) / UNIT
+            act(fault, sure, self._diagnosis(machine, int(end_ms[change.row])))
             published += self._done(machine, moment)
         for row in looked_at:
             machine, moment = machines[row], self._moment(machines[row], int(end_ms[row]))
@@ -343,15 +341,3 @@ class AlarmBoard:
 
 def _published(event: AlarmEvent, partition: int, key: bytes, time_ms: int) -> Published:
     return Published(Output(ALARMS, partition, key, messages.encode(event.record), time_ms), event)
-
-
-def _with_override(overrides: Sequence[AlarmOverride], override: AlarmOverride) -> list[AlarmOverride]:
-    """The overrides with one more; what it replaces altogether is left out."""
-
-    def replaced(other: Mapping[str, Any]) -> bool:
-        new = override.entry
-        return all(other.get(name) == new.get(name) for name in ("machine_type", "machine", "fault")) and (
-            other.keys() <= new.keys()
-        )
-
-    return [*(one for one in overrides if not replaced(one.entry)), override]

@@ -9,14 +9,11 @@ import numpy as np
 
 from pipeline.alignment.machine_states import STATES, MachineState
 from pipeline.config.profile import PlantProfile
-from pipeline.config.quantities.durations import parse_duration_ms
-from pipeline.config.sections.alarms import parse_entry
 from pipeline.engine.machines import Machine, MachineGroup
 from pipeline.engine.reports.lifecycle.board import AlarmBoard, Published
-from pipeline.engine.reports.lifecycle.life import AlarmOverride, Moment, Person
+from pipeline.engine.reports.lifecycle.controls import act_of, check_control, override_of, person_of
 from pipeline.engine.stats import Outcome
-from pipeline.errors import ProfileError
-from pipeline.wire.messages import Control, Reason, RejectedError
+from pipeline.wire.messages import Control
 from pipeline.wire.records import Record
 
 _LOOK_EVERY_MS: Final = 5_000
@@ -42,52 +39,22 @@ class AlarmDesk:
 
     def check(self, control: Control) -> None:
         """Raise RejectedError if a control record about alarms cannot be applied to any machine."""
-        for name, given, most in (("by", control.by, 200), ("why", control.why, 1_000)):
-            if not given or not given.strip() or len(given) > most:
-                raise RejectedError(Reason.SCHEMA, f"'{control.kind}' needs `{name}` of 1 to {most} characters")
-        if control.kind == "configure":
-            self._override(control, 0)
-        elif control.machine is None:
-            raise RejectedError(Reason.SCHEMA, f"'{control.kind}' needs a machine")
-        elif control.kind == "shelve":
-            _duration_ms(control)
+        check_control(control, self._faults)
 
     def act(self, control: Control, record: Record, machine: Machine, outcome: Outcome) -> None:
-        """Acknowledge, shelve, unshelve, suppress or unsuppress; raises RejectedError."""
+        """Acknowledge, shelve, unshelve, suppress, unsuppress or comment on; raises RejectedError."""
         board = self._boards.get(machine.group.name)
         if board is None:
             return
-        settings = board.settings(machine)
-        if control.fault is not None and control.fault not in settings:
-            text = f"machine {machine.name[:80]} has no alarm {control.fault[:80]!r}"
-            raise RejectedError(Reason.SCHEMA, f"{text}; it has {', '.join(settings)}")
         time_ms = _event_time_ms(machine, record.timestamp_ms)
-        assert control.by is not None and control.why is not None
-        person = Person(control.by.strip(), control.why.strip(), record.timestamp_ms)
-        fault = control.fault
-        if control.kind == "shelve":
-            for_ms = _duration_ms(control)
-            limits = (settings[fault],) if fault is not None else settings.values()
-            if for_ms > (limit_ms := min(one.shelve_limit_ms for one in limits)):
-                raise RejectedError(
-                    Reason.SCHEMA, f"shelving for {for_ms} ms is longer than shelve_limit, {limit_ms} ms"
-                )
-            publish(board.act(machine, time_ms, person, lambda moment: moment.shelve(fault, time_ms + for_ms)), outcome)
-            return
-        acts = {
-            "acknowledge": Moment.acknowledge,
-            "unshelve": Moment.unshelve,
-            "suppress": Moment.suppress,
-            "unsuppress": Moment.unsuppress,
-        }
-        act = acts[control.kind]
-        publish(board.act(machine, time_ms, person, lambda moment: act(moment, fault)), outcome)
+        act = act_of(control, machine.name, board.settings(machine), time_ms)
+        publish(board.act(machine, time_ms, person_of(control, record.timestamp_ms), act), outcome)
 
     def configure(self, control: Control, record: Record, machines: Iterable[Machine], outcome: Outcome) -> None:
         """Change settings for machines of a partition, and for those that come to it; raises RejectedError."""
         if not self._boards:
             return
-        override = self._override(control, record.timestamp_ms)
+        override = override_of(control, record.timestamp_ms, self._faults)
         by_type: dict[str, list[Machine]] = {name: [] for name in self._boards}
         for machine in machines:
             by_type[machine.group.name].append(machine)
@@ -95,14 +62,6 @@ class AlarmDesk:
             board.configure(override, by_type[name], record.partition)
         audited = next(iter(self._boards.values())).audit(override, record.partition, record.timestamp_ms)
         publish([audited], outcome)
-
-    def _override(self, control: Control, sent_ms: int) -> AlarmOverride:
-        try:
-            parse_entry(control.settings or {}, self._faults)
-        except ProfileError as error:
-            raise RejectedError(Reason.SCHEMA, f"settings: {error}") from error
-        assert control.by is not None and control.why is not None
-        return AlarmOverride(control.settings or {}, control.by.strip(), control.why.strip(), sent_ms)
 
     # -- time -------------------------------------------------------------------------------------------------
 
@@ -164,11 +123,3 @@ def _event_time_ms(machine: Machine, otherwise_ms: int) -> int:
     """The end of a machine's newest frame; people may be of another time than its data."""
     end_ms = int(machine.group.aligner.handed_out_ms(np.array([machine.slot]))[0])
     return end_ms if end_ms >= 0 else otherwise_ms
-
-
-def _duration_ms(control: Control) -> int:
-    try:
-        given = control.duration
-        return given if isinstance(given, int) and given > 0 else parse_duration_ms(given)
-    except ValueError as error:
-        raise RejectedError(Reason.SCHEMA, f"duration: {error}") from error

@@ -11,7 +11,6 @@ import msgspec
 from pipeline.config.sections.alarms import PRIORITIES, AlarmSettings
 from pipeline.config.sections.titles import Priority
 from pipeline.engine.reports.lifecycle.records import Alarm, AlarmEvent
-from pipeline.wire.diagnosis_columns import UNIT
 
 ALL_FAULTS: Final = "*"
 """Stands for all alarms of a machine."""
@@ -126,7 +125,7 @@ class Moment:
             fault,
             self._id(fault, "raised"),
             self.time_ms,
-            round(confidence * UNIT) / UNIT,
+            confidence,
             diagnosis,
             settings.priority,
             called_ms=self.time_ms,
@@ -145,7 +144,7 @@ class Moment:
             alarm = OpenAlarm(fault, None, -1, 0.0, "", settings.priority, called_ms=-1, rose_ms=-1)
         alarm.active = False
         is_suppressed = self.suppression(fault) is not None
-        now: dict[str, Any] = {"confidence": round(confidence * UNIT) / UNIT, "diagnosis": diagnosis}
+        now: dict[str, Any] = {"confidence": confidence, "diagnosis": diagnosis}
         if settings.latch and not is_suppressed:
             alarm.acknowledged = False
             self._note(alarm, "latched", **now)
@@ -188,6 +187,10 @@ class Moment:
     def unsuppress(self, fault: str | None) -> None:
         """Undo `suppress`; without a fault, whatever is out of service."""
         self._release(self.state.out_of_service, fault, "unsuppressed")
+
+    def comment(self, fault: str | None) -> None:
+        """Somebody has something to say about an alarm, or about the machine; nothing else changes."""
+        self._note_about(fault or ALL_FAULTS, "commented")
 
     def _hold(self, holds: dict[str, Hold], fault: str | None, until_ms: int | None, state: str) -> None:
         assert self.person is not None

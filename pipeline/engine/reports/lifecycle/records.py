@@ -11,7 +11,7 @@ from pipeline.wire.messages import decoded
 
 ALARM_STATES: Final = (
     *("raised", "cleared", "acknowledged", "returned", "latched", "realarmed", "escalated"),
-    *("shelved", "unshelved", "suppressed", "unsuppressed", "configured"),
+    *("shelved", "unshelved", "suppressed", "unsuppressed", "commented", "configured"),
 )
 
 

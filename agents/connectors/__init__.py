@@ -1,0 +1,1 @@
+"""What connects Faultline with others: foreign topics and MQTT that are read, and web hooks that get alarms."""

@@ -1,0 +1,1 @@
+"""One picture of a plant, folded from the records of its topics: records in, documents out."""

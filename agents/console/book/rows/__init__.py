@@ -1,0 +1,1 @@
+"""How what the book knows becomes documents, in the words of people."""

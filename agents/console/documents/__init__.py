@@ -1,0 +1,1 @@
+"""What pages get: documents of plain values, as JSON."""

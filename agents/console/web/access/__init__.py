@@ -1,0 +1,1 @@
+"""Who comes to the console, by which way, and whether a request is what it says it is."""
