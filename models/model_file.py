@@ -26,6 +26,8 @@ from pipeline.files.atomic_file import replacing
 SUFFIX = ".faultline"
 FORMAT = 1
 _KEY = "faultline"
+AREA_KEY: Final = "faultline_area"
+"""What the header of a network of areas has instead (`models.areas.stepping.model_file`)."""
 UNITS = "units"
 """Where the record of the training has the unit of each variable; older model files have none."""
 
@@ -158,6 +160,16 @@ def read_model(path: Path) -> Model:
 
     Whether it has the weights that its network needs, in the right shapes, is checked by the builder of the network.
     """
+    metadata, tensors = read_container(path)
+    if AREA_KEY in metadata:
+        raise ModelFileError(f"{path} is a network of areas, not a model of machines; name it with --area-model")
+    if _KEY not in metadata:
+        raise ModelFileError(f"{path} is a safetensors file but not of Faultline; name a file made by training")
+    return model_of(path, metadata[_KEY], tensors)
+
+
+def read_container(path: Path) -> tuple[dict[str, str], dict[str, Weights]]:
+    """The texts in the header of a safetensors file, and its weights; raises ModelFileError."""
     if not path.is_file():
         raise ModelFileError(f"there is no model file {path}; train one, or name another")
     _require_small_header(path)
@@ -169,29 +181,37 @@ def read_model(path: Path) -> Model:
             tensors: dict[str, Weights] = {key: opened.get_tensor(key) for key in keys if dtypes[key] in _DTYPES}
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelFileError(f"{path} is no model file, or was cut short ({error}); copy or train it again") from error
-    if _KEY not in metadata:
-        raise ModelFileError(f"{path} is a safetensors file but not of Faultline; name a file made by training")
-    header = _header(path, metadata[_KEY])
     for key, dtype in sorted(dtypes.items()):
         if dtype not in _DTYPES:
             raise ModelFileError(
                 f"weight {key} of model file {path} is stored as {dtype}, this release reads {' and '.join(_DTYPES)}; "
                 "convert it, or train it again"
             )
+    return metadata, tensors
+
+
+def model_of(path: Path, text: str, tensors: Mapping[str, Weights]) -> Model:
+    """The model whose header is this text, with these weights; `path` is for messages. Raises ModelFileError."""
+    header = _header(path, text)
     found = _content_hash(header.essence, header.network, header.vocabulary, tensors, recovering=header.recovering)
     if found != header.hash:
         raise ModelFileError(f"model file {path} is damaged: its content does not match its hash; copy it again")
-    for key, weights in sorted(tensors.items()):
-        if not np.isfinite(weights).all():
-            raise ModelFileError(f"weight {key} of model file {path} holds values that are no numbers; train it again")
+    require_numbers(path, tensors)
     _require_consistent(path, header)
-    text = header.network.text
-    if (text is None) != (header.vocabulary is None):
+    config = header.network.text
+    if (config is None) != (header.vocabulary is None):
         raise ModelFileError(
             f"model file {path} has a vocabulary without a text modality, or the reverse; train it again"
         )
-    tokenizer = Tokenizer(header.vocabulary, text) if text is not None and header.vocabulary is not None else None
+    tokenizer = Tokenizer(header.vocabulary, config) if config is not None and header.vocabulary is not None else None
     return Model(path, header, tensors, tokenizer)
+
+
+def require_numbers(path: Path, tensors: Mapping[str, Weights]) -> None:
+    """Raise ModelFileError if a weight is infinite or no number."""
+    for key, weights in sorted(tensors.items()):
+        if not np.isfinite(weights).all():
+            raise ModelFileError(f"weight {key} of model file {path} holds values that are no numbers; train it again")
 
 
 def require_profile(model: Model, machine_type: MachineType) -> None:

@@ -17,6 +17,8 @@ from pipeline.engine.reports.drift_rule import drift_rule_of
 from pipeline.errors import SettingsError
 from pipeline.extras import require_modules
 
+_LEAST_MACHINES = 3
+
 
 def align(as_json: JsonOption = False, readings: int = 100_000, rounds: int = 5) -> None:
     """Measure decoding and alignment per reading, with 100 and with 10,000 machines, without a model."""
@@ -31,6 +33,16 @@ def models(as_json: JsonOption = False, rounds: int = 5, seed: int = 0) -> None:
     from agents.bench.models import bench_models
 
     _show(bench_models(rounds=rounds, seed=seed), as_json)
+
+
+def areas(as_json: JsonOption = False, machines: int = 12, rounds: int = 5, seed: int = 0) -> None:
+    """Measure a frame of an area: the rules, and every kind of network."""
+    require_modules("faultline bench areas", "torch")
+    from agents.bench.areas import bench_areas
+
+    if machines < _LEAST_MACHINES:
+        raise SettingsError(f"--machines {machines} are too few for two utilities; name {_LEAST_MACHINES} or more")
+    _show(bench_areas(machines=machines, rounds=rounds, seed=seed), as_json)
 
 
 def stream(

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from agents.bench.host import processor
-from agents.cli import audit, bench, machines, training
+from agents.cli import area_training, audit, bench, machines, training
 from agents.cli.evidence import incidents
 from agents.cli.evidence.explain import explain
 from agents.cli.evidence.report import report
@@ -120,6 +120,7 @@ app.add_typer(
         "Measure speed on this machine.",
         align=bench.align,
         models=bench.models,
+        areas=bench.areas,
         stream=bench.stream,
         scale=bench.scale,
         drift=bench.drift,
@@ -144,6 +145,7 @@ for command in (
     training.train,
     training.baseline,
     training.evaluate,
+    area_training.train_area,
     audit.verify,
 ):
     app.command()(_checked(command))

@@ -20,8 +20,8 @@ class AreaNetworkConfig(BaseModel):
 
     kind: Kind = "ima"
     """HGNN-IMA; HGT or HAN on concatenated modalities (early) or with a graph per modality (late); or no graph."""
-    width: int = Field(default=32, ge=8)
-    """Numbers per node and modality."""
+    width: int = Field(default=32, ge=8, multiple_of=8)
+    """Numbers per node and modality; the compiled step takes eight at a time."""
     heads: int = Field(default=4, ge=1)
     layers: int = Field(default=2, ge=1, le=4)
     dropout: float = Field(default=0.2, ge=0, lt=1)
@@ -38,6 +38,24 @@ class AreaNetworkConfig(BaseModel):
     """Ablations. `cross`: nothing inter-modal, each modality attends by itself. `adapt`: all modalities count alike in
     the attention. `inf`: modalities do not share their attention, and only their consistency modulates it. `align`: no
     modulation by consistency. `nei`: no neighbours. `l_att`, `l_ind`: without that loss."""
+
+    @property
+    def rounds(self) -> int:
+        """How many layers it has, in which nodes take from their neighbours."""
+        if self.kind == "ima":
+            return self.layers
+        return 0 if self.kind == "alone" or "nei" in self.without else self.layers
+
+    @property
+    def joins(self) -> bool:
+        """Whether it makes one vector of a node's modalities by a linear map."""
+        return self.readout == "concatenation" if self.kind == "ima" else not self.kind.endswith("late")
+
+    def inputs(self, shape: AreaShape) -> tuple[tuple[int, ...], ...]:
+        """How many features it reads of each node type and modality, the first ones."""
+        if self.embeddings:
+            return shape.features
+        return ((shape.answer_features,) * shape.modalities, *shape.features[1:])
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

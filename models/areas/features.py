@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from models.areas.config import AreaShape
 from models.areas.graph import AreaGraph
 from pipeline.arrays import Bools, Floats, Ints
 from pipeline.compiled import CompiledFunction, Notify
@@ -30,6 +31,8 @@ EVIDENCE: Final = 7
 largest; and the log odds from 0 up by the texts about the utility. A shared cause must not rest on one machine."""
 SCALE: Final = np.float32(0.25)
 """Log odds as inputs are multiplied by it."""
+TEXT_FRAMES: Final = 8
+"""For how many frames an event text is a node of its area's graph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,27 @@ class AreaFeatures:
 def machine_feature_sizes(classes: int, embeddings: Sequence[int]) -> tuple[int, ...]:
     """Numbers of a machine's features for each modality."""
     return tuple((2 + len(SPEEDS)) * classes + size for size in embeddings)
+
+
+def area_shape(
+    classes: int, embeddings: Sequence[int], *, text_size: int, text_modality: int, quiet: Sequence[int]
+) -> AreaShape:
+    """Sizes for machines whose modalities have embeddings of these sizes, and event texts of `text_size` numbers.
+
+    A utility gives its summed evidence as modality 0, and what its texts make of it as `text_modality`. Without texts,
+    `text_size` 0, it has only the first.
+    """
+    modalities = range(len(embeddings))
+    of_texts = [classes if text_size and m == text_modality else 0 for m in modalities]
+    return AreaShape(
+        classes=classes,
+        quiet=tuple(quiet),
+        machine_features=machine_feature_sizes(classes, embeddings),
+        utility_features=(classes * EVIDENCE, *of_texts[1:]),
+        text_features=tuple(text_size if m == text_modality else 0 for m in modalities),
+        answer_features=machine_feature_sizes(classes, (0,))[0],
+        evidence=EVIDENCE,
+    )
 
 
 def initial_averages(machines: int, classes: int) -> Floats:

@@ -96,7 +96,7 @@ class RuleRunner:
         exact.load_code(self._notify)
 
     def reserve(self, slots: int) -> None:
-        """Hold the texts of this many areas; there is no other state."""
+        """Make room for the texts of so many areas."""
         if self._texts is not None:
             self._texts.reserve(slots)
 

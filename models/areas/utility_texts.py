@@ -31,12 +31,16 @@ class UtilityTexts:
         self._ttl_frames = ttl_frames
         self._stride = 1
 
+    def knows(self, text: str) -> bool:
+        """Whether the model knows a word of the text."""
+        return bool(self._runner.text_vectors([text]).any())
+
     def require(self, layouts: Sequence[AreaLayout]) -> None:
         """Make room for the utilities of these areas."""
         self._stride = max(self._stride, *(len(layout.utilities) for layout in layouts))
 
     def reserve(self, slots: int) -> None:
-        """Hold the texts of at least so many areas."""
+        """Make room for so many areas."""
         self._runner.reserve(slots * self._stride)
 
     def reset(self, slot: int) -> None:

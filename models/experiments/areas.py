@@ -4,82 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.areas.config import AreaNetworkConfig
-from models.areas.data import AreaAnswers, answers_of_recording
-from models.areas.rules import LEAST_PROBABILITY, RuleShape, fault_log_odds
-from models.areas.training.sequences import AreaSequence, area_sequence
-from models.configs.yaml_file import read_mapping
+from models.areas.rules import fault_log_odds
+from models.areas.training.cases import AreaCase, AreaRule, logarithms, mask_cases, read_cases
+from models.areas.training.networks import AreaTraining
 from models.evaluation.areas import (
     BLAMED,
     FALSE_FRAMES,
     NONE,
     AreaOutcome,
-    AreaTruth,
     area_outcome,
     area_scores,
-    draw_missing,
     fit_area_threshold,
     fit_threshold,
     machine_alarms,
     raised_alarms,
-    read_truth,
     score_intervals,
 )
 from models.evaluation.scoring import Scores
-from models.experiments.area_networks import (
-    AreaTraining,
-    Named,
-    Trained,
-    graph_of,
-    named_by_networks,
-    train_networks,
-)
+from models.experiments.area_networks import Named, Trained, named_by_networks, train_networks
 from models.experiments.base import Column, Need, OnPartProgress, Results
 from models.stepping.load import load_model
 from models.stepping.runner import CompiledRunner
 from models.training.loop import Progress
-from pipeline.arrays import Bools, Floats, Ints
+from pipeline.arrays import Floats, Ints
 from pipeline.config.classes import faultless_classes
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.errors import DataError
-from pipeline.wire.recording import read_recording
 
 _RAISED: Final = "raised"
-
-
-class AreaRule(RuleShape):
-    """One rule as in `AreaRuleConfig`, whose threshold is to be fitted."""
-
-    def scores_of(self, answers: AreaAnswers, members: Bools, faults: Bools) -> Floats:
-        """(T, U, C) for an area whose utilities have these machines (U, N) and faults (U, C)."""
-        quiet = faultless_classes(answers.classes)
-        odds = fault_log_odds(_logarithms(answers.probabilities()), quiet, self.low, self.high)
-        scores = self.scores(odds, answers.known(), members, faults)
-        if not self.texts:
-            return scores
-        of_texts = fault_log_odds(_logarithms(answers.utility_probabilities), quiet, 0, np.inf)
-        with_texts: Floats = scores + np.where(
-            faults & answers.utility_present[..., None], np.float32(self.texts) * of_texts, np.float32(0)
-        )
-        return with_texts
-
-
-def _logarithms(probabilities: Floats) -> Floats:
-    return np.log(np.maximum(probabilities, np.float32(LEAST_PROBABILITY)))
-
-
-class AreaCase(NamedTuple):
-    """One area of a part."""
-
-    answers: AreaAnswers
-    truth: AreaTruth
-    members: Bools  # (U, N)
-    faults: Bools  # (U, C)
 
 
 class AreasExperiment(BaseModel):
@@ -138,8 +96,8 @@ class AreasExperiment(BaseModel):
         validation, test = cases(self.validation), cases(self.test)
         learning, checked = [], []
         if self.learn is not None and self.networks:
-            learning = [_sequence(case) for case in cases(self.learn.folder)]
-            checked = [_sequence(case) for case in validation]
+            learning = [case.sequence() for case in cases(self.learn.folder)]
+            checked = [case.sequence() for case in validation]
         rows: dict[str, list[Scores]] = {}
         outcomes: dict[str, list[list[AreaOutcome]]] = {}
         thresholds: dict[str, list[float]] = {}
@@ -160,7 +118,7 @@ class AreasExperiment(BaseModel):
                     notify=_quiet,
                     on_progress=on_progress,
                 )
-            fitted = [_masked(validation, share, [seed, 0]) for share in self.missing]
+            fitted = [mask_cases(validation, share, [seed, 0]) for share in self.missing]
             found = [
                 self._named(masked, trained, folder / f"validation-{share}") for masked, share in self._shares(fitted)
             ]
@@ -181,7 +139,7 @@ class AreasExperiment(BaseModel):
                     for case, one, alarms in zip(every, named, raised, strict=True)
                 ]
                 on_validation.setdefault(name, []).append(area_scores(pooled))
-            for masked, share in self._shares([_masked(test, share, [seed, 1]) for share in self.missing]):
+            for masked, share in self._shares([mask_cases(test, share, [seed, 1]) for share in self.missing]):
                 alarms_of = [_alarms(case, alarm) for case in masked]
                 for name, named in self._named(masked, trained, folder / f"test-{share}").items():
                     row = f"{name}, {share:.0%} missing"
@@ -205,54 +163,26 @@ class AreasExperiment(BaseModel):
     def _named(self, cases: Sequence[AreaCase], trained: Trained | None, folder: Path) -> dict[str, list[Named]]:
         """What every row makes of each area; answers of networks are kept in a folder."""
         found = {
-            name: [Named(rule.scores_of(*_inputs(case)).max(axis=2)) for case in cases]
+            name: [Named(rule.scores_of(case.answers, case.graph).max(axis=2)) for case in cases]
             for name, rule in self.rows.items()
         }
         if trained is not None:
-            areas = [(case.answers, case.truth, graph_of(*_inputs(case))) for case in cases]
-            found |= named_by_networks(trained, areas, folder, _quiet)
+            found |= named_by_networks(trained, cases, folder, _quiet)
         return found
 
     def _cases(
         self, part: str, kept: Path, profile: PlantProfile, runner: CompiledRunner, on_progress: OnPartProgress
     ) -> list[AreaCase]:
         """The areas of a part; their machines' answers are kept in a folder."""
-        folder = self.work / part
-        sections: Mapping[str, Any] = read_mapping(folder / "areas.yaml", "areas").get("areas", {})
-        cases: list[AreaCase] = []
-        for number, (area, section) in enumerate(sections.items()):
-            recording = folder / f"{area}.parquet"
-            if not recording.exists():
-                continue
-            on_progress(part, Progress(part, number, len(sections), 0.0))
-            path = kept / f"{area}.npz"
-            if not path.exists():
-                records, utilities = read_recording(recording), list(section["utilities"])
-                answers_of_recording(
-                    records,
-                    profile,
-                    runner,
-                    runner.text_vectors if self.networks else None,
-                    area=area,
-                    machines=section["machines"],
-                    utilities=utilities,
-                ).save(path)
-            cases.append(area_case(AreaAnswers.load(path), section, folder / "causes.parquet"))
-        if not cases:
-            raise DataError(f"{folder} has no recording of an area that areas.yaml names ({self.made_by})")
-        return cases
 
+        def on_area(done: int, count: int) -> None:
+            on_progress(part, Progress(part, done, count, 0.0))
 
-def area_case(answers: AreaAnswers, section: Mapping[str, Any], causes: Path) -> AreaCase:
-    """An area's answers with its section of a plant profile and the table of causes."""
-    members = np.zeros((len(answers.utilities), len(answers.machines)), np.bool_)
-    faults = np.zeros((len(answers.utilities), len(answers.classes)), np.bool_)
-    for place, name in enumerate(answers.utilities):
-        utility = section["utilities"][name]
-        members[place, [answers.machines.index(machine) for machine in utility["machines"]]] = True
-        faults[place, [answers.classes.index(fault) for fault in utility["faults"]]] = True
-    truth = read_truth(causes, answers.area, answers.start_ms, answers.machines, answers.utilities, answers.classes)
-    return AreaCase(answers, truth, members, faults)
+        encode = runner.text_vectors if self.networks else None
+        try:
+            return read_cases(self.work / part, kept, profile, runner, encode, on_area)
+        except DataError as error:
+            raise DataError(f"{error} ({self.made_by})") from error
 
 
 def fit_alarm_threshold(cases: Sequence[AreaCase], false_frames: float) -> float:
@@ -264,29 +194,9 @@ def fit_alarm_threshold(cases: Sequence[AreaCase], false_frames: float) -> float
 def _margins(case: AreaCase) -> tuple[Floats, Ints]:
     """(T, N) each machine's highest log odds of a fault, and of which."""
     quiet = faultless_classes(case.answers.classes)
-    odds = fault_log_odds(_logarithms(case.answers.probabilities()), quiet, -np.inf, np.inf)
+    odds = fault_log_odds(logarithms(case.answers.probabilities()), quiet, -np.inf, np.inf)
     faults: Ints = odds.argmax(axis=-1)
     return np.where(case.answers.known(), odds.max(axis=-1), -np.inf), faults
-
-
-def _masked(cases: Sequence[AreaCase], share: float, seed: Sequence[int]) -> list[AreaCase]:
-    """The areas with this share of the modalities missing."""
-    if not share:
-        return list(cases)
-    masked: list[AreaCase] = []
-    for number, case in enumerate(cases):
-        rng = np.random.default_rng([*seed, round(1000 * share), number])
-        missing = draw_missing(case.answers.present.shape, share, rng)
-        masked.append(case._replace(answers=case.answers.without(missing)))
-    return masked
-
-
-def _inputs(case: AreaCase) -> tuple[AreaAnswers, Bools, Bools]:
-    return case.answers, case.members, case.faults
-
-
-def _sequence(case: AreaCase) -> AreaSequence:
-    return area_sequence(case.answers, case.truth, graph_of(*_inputs(case)))
 
 
 def _quiet(line: str) -> None:

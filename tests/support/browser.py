@@ -220,6 +220,7 @@ class Watched:
     def __init__(self, context: BrowserContext, url: str) -> None:
         self.url = url
         self.page = context.new_page()
+        self.page.set_default_timeout(60_000)
         self.wrong: list[str] = []
         self.page.on("console", self._note)
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 
 from agents.delivery.publisher import Publisher
 from agents.delivery.states import Span, StateStore
@@ -401,7 +400,7 @@ def states(saved: Mapping[str, bytes]) -> dict[str, Any]:
             continue
         for name in ("applied", "check"):  # the checksum is of the offsets too
             content.pop(name, None)
-        content["runner"] = np.frombuffer(content["runner"]).tolist()
+        content["runner"] = list(content["runner"])
         decoded[machine] = content
     return decoded
 

@@ -81,13 +81,13 @@ def console(
     )
 
 
-def show_demo(*, with_areas: bool, speed: str | None, port: int | None) -> None:
+def show_demo(*, with_areas: bool, area_model: str | None, speed: str | None, port: int | None) -> None:
     """Show the shipped recording in the console until it is stopped; a day in ten minutes without a speed."""
     from agents.console.demo import DEMO_SPEED, Demo, show
     from agents.replay.areas import PlantReplay
     from agents.worker.process import run_process
 
-    settings = load_settings(console_web_port=port, area_model=str(area_rule()) if with_areas else None)
+    settings = load_settings(console_web_port=port, area_model=(area_model or str(area_rule())) if with_areas else None)
     begin_logs(settings)
     profile = area_profile() if with_areas else load_profile("tennessee_eastman")
     runners = load_runners(settings, profile, None)

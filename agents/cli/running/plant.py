@@ -36,6 +36,12 @@ def require_areas(profile: PlantProfile) -> None:
         )
 
 
+def require_plant(area_model: str | None, *, plant: bool) -> None:
+    """Raise SettingsError if there is an area model for a replay that names no causes."""
+    if area_model is not None and not plant:
+        raise SettingsError("--area-model is for a replay with --plant")
+
+
 def load_area_runner(settings: Settings, profile: PlantProfile) -> Any:
     """What names the causes in the profile's areas; raises SettingsError or ModelFileError."""
     from models.areas.load import load_area_runner as load

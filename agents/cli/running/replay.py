@@ -28,7 +28,7 @@ from agents.cli.options import (
 )
 from agents.cli.running.certificates import compare_or_write
 from agents.cli.running.console import show_demo
-from agents.cli.running.plant import AreaModelOption, load_area_runner
+from agents.cli.running.plant import AreaModelOption, load_area_runner, require_plant
 from agents.cli.running.plant_replay import PastOption, area_view, past_incidents, print_areas, replay_diagnoses
 from agents.cli.views.incidents_view import AlarmLines
 from agents.cli.views.live_view import LiveView
@@ -60,19 +60,21 @@ def demo(
     plant: Annotated[
         bool, typer.Option("--plant", help="show machines that share utilities, and what they have in common")
     ] = False,
+    area_model: AreaModelOption = None,
     speed: SpeedOption = None,
     web: Annotated[bool, typer.Option("--web", help="show it in the console, in a browser")] = False,
     port: Annotated[int | None, typer.Option("--port", help="with --web: the port, 9480 by default")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Replay a shipped recording through the whole pipeline, without a broker."""
+    require_plant(area_model, plant=plant)
     if web:
-        show_demo(with_areas=plant, speed=speed, port=port)
+        show_demo(with_areas=plant, area_model=area_model, speed=speed, port=port)
         return
     paced = DEMO_SECONDS if sys.stdout.isatty() and not as_json and speed is None else None
     if plant:
         profile = area_profile()
-        areas = (True, str(area_rule()))
+        areas = (True, area_model or str(area_rule()))
         past = area_incidents()
         _replay(area_recording(), profile, None, speed, as_json=as_json, paced_seconds=paced, areas=areas, past=past)
     else:
@@ -102,8 +104,7 @@ def replay(
     as_json: JsonOption = False,
 ) -> None:
     """Replay a recording: through the pipeline in this process, or into the topics of a real Kafka."""
-    if area_model is not None and not plant:
-        raise SettingsError("--area-model is for a replay with --plant")
+    require_plant(area_model, plant=plant)
     if to is None:
         if out is not None:
             require_new_file(out, force=force, inputs=[recording])

@@ -4,7 +4,7 @@ import { listen, shortcut, showHelp } from "./core/keys.js";
 import { follow, live } from "./core/live.js";
 import { announce } from "./core/messages.js";
 import { navigate, route } from "./core/router.js";
-import { begin, enter } from "./core/session.js";
+import { begin, enter, goToLogin, leave } from "./core/session.js";
 import { showStatus } from "./core/status.js";
 import { capital } from "./core/symbols.js";
 import { switchTheme } from "./core/theme.js";
@@ -44,7 +44,8 @@ async function start() {
   logout.hidden = !session.logout;
   logout.addEventListener("click", async () => {
     await enter("/api/logout", {});
-    location.assign("/login");
+    live.stop();
+    leave("/login");
   });
   document.getElementById("theme").addEventListener("click", switchTheme);
   document.getElementById("help").addEventListener("click", showHelp);
@@ -57,7 +58,7 @@ async function start() {
   listen();
   showStatus();
   if (session.login && location.pathname !== "/login") {
-    location.replace(`/login?next=${encodeURIComponent(location.pathname)}`);
+    goToLogin();
     return;
   }
   if (!session.login) {

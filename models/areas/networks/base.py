@@ -96,11 +96,8 @@ class NodeEncoder(nn.Module):
     def __init__(self, config: AreaNetworkConfig, shape: AreaShape) -> None:
         super().__init__()
         self.width = config.width
-        # Embeddings are the last columns of machines' features.
-        answers = [shape.answer_features] * shape.modalities
-        sizes_of_types = shape.features if config.embeddings else (answers, *shape.features[1:])
         self.layers = nn.ModuleList(
-            nn.ModuleList(nn.Linear(max(size, 1), config.width) for size in sizes) for sizes in sizes_of_types
+            nn.ModuleList(nn.Linear(max(size, 1), config.width) for size in sizes) for sizes in config.inputs(shape)
         )
 
     def forward(self, batch: GraphBatch) -> list[Tensor]:

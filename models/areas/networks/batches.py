@@ -9,31 +9,10 @@ import torch
 from torch import Tensor
 
 from models.areas.config import AreaShape
-from models.areas.features import EVIDENCE, SCALE, AreaFeatures, machine_feature_sizes
+from models.areas.features import SCALE, AreaFeatures
 from models.areas.graph import RELATIONS, AreaGraph
 from models.areas.networks.base import GraphBatch
 from pipeline.arrays import Floats, Ints
-
-
-def area_shape(
-    classes: int, embeddings: Sequence[int], *, text_size: int, text_modality: int, quiet: Sequence[int]
-) -> AreaShape:
-    """Sizes for machines whose modalities have embeddings of these sizes, and event texts of `text_size` numbers.
-
-    A utility gives its summed evidence as modality 0, and what its texts make of it as `text_modality`. Without texts,
-    `text_size` 0, it has only the first.
-    """
-    modalities = range(len(embeddings))
-    of_texts = [classes if text_size and m == text_modality else 0 for m in modalities]
-    return AreaShape(
-        classes=classes,
-        quiet=tuple(quiet),
-        machine_features=machine_feature_sizes(classes, embeddings),
-        utility_features=(classes * EVIDENCE, *of_texts[1:]),
-        text_features=tuple(text_size if m == text_modality else 0 for m in modalities),
-        answer_features=machine_feature_sizes(classes, (0,))[0],
-        evidence=EVIDENCE,
-    )
 
 
 def graph_batch(frames: Sequence[tuple[AreaGraph, AreaFeatures]], shape: AreaShape) -> GraphBatch:

@@ -15,8 +15,7 @@ from models.areas.networks.scatter import scatter_log_softmax
 
 def _layers(config: AreaNetworkConfig) -> nn.ModuleList:
     layer = HierarchicalLayer if config.kind.startswith("han") else TransformerLayer
-    count = 0 if config.kind == "alone" or "nei" in config.without else config.layers
-    return nn.ModuleList(layer(config) for _ in range(count))
+    return nn.ModuleList(layer(config) for _ in range(config.rounds))
 
 
 def _through_layers(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.areas.data import NOT_ABOUT_ONE, AreaAnswers
-from models.areas.features import AreaInputs
+from models.areas.features import TEXT_FRAMES, AreaInputs
 from models.areas.graph import AreaGraph
 from models.evaluation.areas import NONE, AreaTruth
 from models.evaluation.scoring import RECOVERY_FRAMES
@@ -17,8 +17,6 @@ from pipeline.arrays import Bools, Floats, Ints
 Halves = NDArray[np.float16]
 """Halves what many recordings take in memory."""
 
-TEXT_FRAMES = 8
-"""For how many frames an event text is a node of its area's graph."""
 UNLABELLED = -1
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from models.areas.config import AreaNetworkConfig, AreaShape
-from models.areas.features import AreaFeatures, AreaInputs, FeatureBuilder
+from models.areas.features import AreaFeatures, AreaInputs, FeatureBuilder, area_shape
 from models.areas.graph import AreaGraph, area_graph
 from models.areas.networks.base import AreaNetwork, GraphBatch
-from models.areas.networks.batches import area_shape, graph_batch
+from models.areas.networks.batches import graph_batch
 from models.areas.networks.graphs import build_area_network
 
 CLASSES, EMBEDDINGS, TEXT_SIZE, QUIET = 5, (6, 3), 8, (0, 4)

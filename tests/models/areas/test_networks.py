@@ -168,8 +168,8 @@ def test_absent_inputs_are_not_read() -> None:
 
 
 def test_wrong_configurations_are_refused() -> None:
-    with pytest.raises(ValidationError, match="no multiple of the 4 heads"):
-        AreaNetworkConfig(width=30)
+    with pytest.raises(ValidationError, match="no multiple of the 3 heads"):
+        AreaNetworkConfig(width=40, heads=3)
     with pytest.raises(ValidationError, match="hgt_early has no 'align' to leave out"):
         AreaNetworkConfig(kind="hgt_early", without=("align",))
 

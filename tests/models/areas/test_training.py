@@ -12,19 +12,21 @@ from hypothesis import strategies as st
 
 from models.areas.config import AreaNetworkConfig, Kind
 from models.areas.data import NOT_ABOUT_ONE, AreaAnswers, AreaText
+from models.areas.features import TEXT_FRAMES, area_shape
 from models.areas.graph import AreaGraph, area_graph
 from models.areas.networks.base import candidate_areas
-from models.areas.networks.batches import area_shape
 from models.areas.networks.graphs import build_area_network
 from models.areas.networks.scatter import scatter_sum
+from models.areas.training.cases import AreaCase
 from models.areas.training.compose import FRAMES, Composer
 from models.areas.training.examples import Batch, batch_of, composed_batches, draw_mask, examples_of
+from models.areas.training.networks import AreaTraining
 from models.areas.training.predict import predict, sequence_batches, utility_scores
-from models.areas.training.sequences import TEXT_FRAMES, UNLABELLED, AreaSequence, area_sequence
+from models.areas.training.sequences import UNLABELLED, AreaSequence, area_sequence
 from models.areas.training.stage import AreaStage, area_loss, cause_loss, right_causes
 from models.evaluation.areas import NONE, AreaCause, AreaTruth
 from models.evaluation.scoring import RECOVERY_FRAMES
-from models.experiments.area_networks import AreaTraining, Trained, named_by_networks, train_networks
+from models.experiments.area_networks import Trained, named_by_networks, train_networks
 from models.training.loop import StageConfig, run_stage
 from pipeline.errors import DataError
 
@@ -241,7 +243,7 @@ def test_networks_are_trained_once_and_their_answers_kept(tmp_path: Path) -> Non
             on_progress=lambda part, progress: trained_parts.append(part),
         )
 
-    areas = [(answers(), TRUTH, GRAPH)]
+    areas = [AreaCase(answers(), TRUTH, GRAPH)]
     one = named_by_networks(train(), areas, tmp_path / "test-0", notify)
     assert {"composing", "no graph", "HAN"} == set(trained_parts)
     trained_parts.clear()

@@ -9,16 +9,35 @@ import { ALARM_STATES } from "./rows.js";
 
 /** What people read for a change of an alarm. */
 export const CHANGES = {
-  raised: "Raised", cleared: "Over", acknowledged: "Acknowledged", returned: "Fault gone, not acknowledged", latched: "Fault gone, latched",
-  realarmed: "Called again", escalated: "Priority raised", shelved: "Shelved", unshelved: "No longer shelved", suppressed: "Out of service",
-  unsuppressed: "In service again", configured: "Settings changed", commented: "Comment",
+  raised: "Raised",
+  cleared: "Over",
+  acknowledged: "Acknowledged",
+  returned: "Fault gone, not acknowledged",
+  latched: "Fault gone, latched",
+  realarmed: "Called again",
+  escalated: "Priority raised",
+  shelved: "Shelved",
+  unshelved: "No longer shelved",
+  suppressed: "Out of service",
+  unsuppressed: "In service again",
+  configured: "Settings changed",
+  commented: "Comment",
 };
 
 export function details(alarm, close) {
   const machine = alarm.utility ? alarm.name : element("a", { href: machineAddress(alarm.machine) }, alarm.name);
   return [
-    element("header", { class: "title-row" }, element("h2", {}, alarm.alarm_title), element("button", { type: "button", class: "close", "aria-label": "Close", onclick: close }, "✕")),
-    element("div", { class: "actions" }, actionsFor(alarm).map(([word, act]) => element("button", { type: "button", onclick: () => act([alarm]) }, word))),
+    element(
+      "header",
+      { class: "title-row" },
+      element("h2", {}, alarm.alarm_title),
+      element("button", { type: "button", class: "close", "aria-label": "Close", onclick: close }, "✕"),
+    ),
+    element(
+      "div",
+      { class: "actions" },
+      actionsFor(alarm).map(([word, act]) => element("button", { type: "button", onclick: () => act([alarm]) }, word)),
+    ),
     facts([
       ["Machine", machine],
       ["Area", alarm.area_title],
@@ -32,13 +51,35 @@ export function details(alarm, close) {
       ["Meaning", alarm.description],
       ["Found", alarm.found ? [alarm.found.fault_title, alarm.found.note].filter(Boolean).join(": ") : null],
     ]),
-    alarm.check_first.length ? [element("h3", {}, "Check first"), element("ol", {}, alarm.check_first.map((check) => element("li", {}, check)))] : null,
-    alarm.comments.length ? [element("h3", {}, "Comments"), element("ul", { class: "plain" }, alarm.comments.map((one) => element("li", {}, byWhom({ ...one, why: one.text }))))] : null,
-    alarm.similar.length ? [element("h3", {}, "Similar incidents"), element("ul", { class: "plain" }, alarm.similar.map(similar))] : null,
+    alarm.check_first.length
+      ? [
+          element("h3", {}, "Check first"),
+          element(
+            "ol",
+            {},
+            alarm.check_first.map((check) => element("li", {}, check)),
+          ),
+        ]
+      : null,
+    alarm.comments.length
+      ? [
+          element("h3", {}, "Comments"),
+          element(
+            "ul",
+            { class: "plain" },
+            alarm.comments.map((one) => element("li", {}, byWhom({ ...one, why: one.text }))),
+          ),
+        ]
+      : null,
+    alarm.similar.length
+      ? [element("h3", {}, "Similar incidents"), element("ul", { class: "plain" }, alarm.similar.map(similar))]
+      : null,
     element("h3", {}, "What happened"),
     element("ol", { class: "plain history" }, alarm.changes.map(change)),
     element("p", { class: "id" }, alarm.id ?? alarm.key),
-  ].flat().filter(Boolean);
+  ]
+    .flat()
+    .filter(Boolean);
 }
 
 function similar(incident) {
@@ -55,5 +96,15 @@ function similar(incident) {
 function change(one) {
   const why = [one.by, one.why].filter(Boolean).join(": ");
   const until = one.until_ms === null ? "" : ` until ${dayAndClock(one.until_ms)}`;
-  return element("li", {}, element("time", { title: exact(one.time_ms) }, dayAndClock(one.time_ms)), element("span", {}, `${CHANGES[one.state] ?? one.state}${until}`, why ? element("div", { class: "muted quote" }, why) : null));
+  return element(
+    "li",
+    {},
+    element("time", { title: exact(one.time_ms) }, dayAndClock(one.time_ms)),
+    element(
+      "span",
+      {},
+      `${CHANGES[one.state] ?? one.state}${until}`,
+      why ? element("div", { class: "muted quote" }, why) : null,
+    ),
+  );
 }

@@ -33,29 +33,59 @@ export function alarmsPage(main, signal) {
   const counters = element("section", { class: "counters", "aria-label": "Counters of the last 24 hours" });
   const tabs = element("div", { class: "group views", role: "group", "aria-label": "Which alarms" });
   const search = element("input", {
-    type: "search", placeholder: "Search machine, alarm or person", "aria-label": "Search alarms", autocomplete: "off", maxlength: 200, oninput: draw,
+    type: "search",
+    placeholder: "Search machine, alarm or person",
+    "aria-label": "Search alarms",
+    autocomplete: "off",
+    maxlength: 200,
+    oninput: draw,
   });
   const bulk = element("div", { class: "bulk", hidden: true });
   const body = element("tbody", {});
-  const all = element("input", { type: "checkbox", "aria-label": "Choose all", onchange: () => chooseAll(all.checked) });
-  const headings = HEADINGS.map((heading, place) => element("th", { scope: "col" }, place === 0 && !known().read_only ? all : heading));
-  const list = element("table", { class: "cards alarms" }, element("caption", { class: "only-read-aloud" }, "Alarms"), element("thead", {}, element("tr", {}, headings)), body);
+  const all = element("input", {
+    type: "checkbox",
+    "aria-label": "Choose all",
+    onchange: () => chooseAll(all.checked),
+  });
+  const headings = HEADINGS.map((heading, place) =>
+    element("th", { scope: "col" }, place === 0 && !known().read_only ? all : heading),
+  );
+  const list = element(
+    "table",
+    { class: "cards alarms" },
+    element("caption", { class: "only-read-aloud" }, "Alarms"),
+    element("thead", {}, element("tr", {}, headings)),
+    body,
+  );
   const empty = element("p", { class: "empty" });
   const side = element("aside", { class: "panel details", "aria-label": "The chosen alarm", tabindex: -1 });
   main.append(
     element("div", { class: "title-row" }, element("h1", {}, "Alarms")),
     counters,
     element("div", { class: "filters" }, search, tabs, bulk),
-    element("div", { class: "columns list-and-details" }, element("section", { class: "panel", "aria-label": "Alarm list" }, element("div", { class: "table" }, list), empty), side),
+    element(
+      "div",
+      { class: "columns list-and-details" },
+      element(
+        "section",
+        { class: "panel", "aria-label": "Alarm list" },
+        element("div", { class: "table" }, list),
+        empty,
+      ),
+      side,
+    ),
   );
 
   function shownAlarms() {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const fits = (alarm) => {
-      const text = `${alarm.name} ${alarm.alarm_title} ${alarm.area_title ?? ""} ${alarm.by ?? ""} ${alarm.why ?? ""}`.toLowerCase();
+      const text =
+        `${alarm.name} ${alarm.alarm_title} ${alarm.area_title ?? ""} ${alarm.by ?? ""} ${alarm.why ?? ""}`.toLowerCase();
       return words.every((word) => text.includes(word));
     };
-    return [...live.alarms.values()].filter((alarm) => view[2](alarm) && fits(alarm)).sort(view[0] === "over" ? byEnd : byUrgency);
+    return [...live.alarms.values()]
+      .filter((alarm) => view[2](alarm) && fits(alarm))
+      .sort(view[0] === "over" ? byEnd : byUrgency);
   }
 
   function draw() {
@@ -63,12 +93,21 @@ export function alarmsPage(main, signal) {
     const visible = new Set(alarms.map((alarm) => alarm.key));
     for (const key of chosen) if (!visible.has(key)) chosen.delete(key);
     const focused = document.activeElement?.closest?.("tr")?.dataset.key;
-    body.replaceChildren(...alarms.slice(0, MOST_ROWS).map((alarm) => alarmRow(alarm, { chosen: chosen.has(alarm.key), open: alarm.key === open, onChoose: choose, onOpen: show })));
+    body.replaceChildren(
+      ...alarms
+        .slice(0, MOST_ROWS)
+        .map((alarm) =>
+          alarmRow(alarm, { chosen: chosen.has(alarm.key), open: alarm.key === open, onChoose: choose, onOpen: show }),
+        ),
+    );
     if (focused) rowOf(focused)?.querySelector(".opener").focus();
     all.checked = alarms.length > 0 && chosen.size === alarms.length;
     list.hidden = !alarms.length;
     empty.hidden = alarms.length > 0 && alarms.length <= MOST_ROWS;
-    setText(empty, alarms.length ? `${count(alarms.length - MOST_ROWS)} more are not listed; the search finds them.` : emptyText());
+    setText(
+      empty,
+      alarms.length ? `${count(alarms.length - MOST_ROWS)} more are not listed; the search finds them.` : emptyText(),
+    );
     drawTabs();
     drawBulk();
     drawDetails();
@@ -80,7 +119,12 @@ export function alarmsPage(main, signal) {
   function emptyText() {
     if (live.counters === null) return "Waiting for the first picture of the plant …";
     if (search.value) return "No alarm fits the search.";
-    return { active: "There is no active alarm.", waiting: "Nothing waits for acknowledgement.", held: "Nothing is shelved or out of service.", over: "No alarm has been over since reading began." }[view[0]];
+    return {
+      active: "There is no active alarm.",
+      waiting: "Nothing waits for acknowledgement.",
+      held: "Nothing is shelved or out of service.",
+      over: "No alarm has been over since reading began.",
+    }[view[0]];
   }
 
   function drawTabs() {
@@ -92,7 +136,12 @@ export function alarmsPage(main, signal) {
           draw();
           remember();
         };
-        return element("button", { type: "button", "aria-pressed": String(one === view), onclick }, one[1], element("span", { class: "counted" }, count(number)));
+        return element(
+          "button",
+          { type: "button", "aria-pressed": String(one === view), onclick },
+          one[1],
+          element("span", { class: "counted" }, count(number)),
+        );
       }),
     );
   }
@@ -101,7 +150,12 @@ export function alarmsPage(main, signal) {
     const alarms = [...chosen].map((key) => live.alarms.get(key)).filter(Boolean);
     bulk.hidden = !alarms.length;
     const button = (text, act) => element("button", { type: "button", onclick: () => act(alarms) }, text);
-    bulk.replaceChildren(element("span", {}, `${count(alarms.length)} chosen:`), button("Acknowledge", acknowledge), button("Shelve", shelve), button("Comment", comment));
+    bulk.replaceChildren(
+      element("span", {}, `${count(alarms.length)} chosen:`),
+      button("Acknowledge", acknowledge),
+      button("Shelve", shelve),
+      button("Comment", comment),
+    );
   }
 
   function drawDetails() {

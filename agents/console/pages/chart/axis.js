@@ -4,7 +4,9 @@ import { svg } from "../core/dom.js";
 import { clock, dayAndClock, zoneOffset } from "../core/format.js";
 
 const MINUTE = 60_000;
-const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1_440, 2_880, 10_080, 20_160].map((minutes) => minutes * MINUTE);
+const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1_440, 2_880, 10_080, 20_160].map(
+  (minutes) => minutes * MINUTE,
+);
 const PIXELS_PER_TICK = 88;
 
 /** Maps times to pixels: `left` is the gutter for labels. */
@@ -36,7 +38,8 @@ export class TimeAxis {
     const step = STEPS.find((one) => (this.untilMs - this.fromMs) / one <= most) ?? STEPS.at(-1);
     const offset = zoneOffset(this.fromMs);
     const ticks = [];
-    for (let at = Math.ceil((this.fromMs + offset) / step) * step - offset; at <= this.untilMs; at += step) ticks.push(at);
+    for (let at = Math.ceil((this.fromMs + offset) / step) * step - offset; at <= this.untilMs; at += step)
+      ticks.push(at);
     return ticks;
   }
 

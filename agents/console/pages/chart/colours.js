@@ -11,12 +11,14 @@ export class FaultColours {
   #places = new Map();
 
   constructor(faults) {
-    for (const fault of faults) if (!(fault in FIXED) && !this.#places.has(fault)) this.#places.set(fault, this.#places.size);
+    for (const fault of faults)
+      if (!(fault in FIXED) && !this.#places.has(fault)) this.#places.set(fault, this.#places.size);
   }
 
   /** Class and pattern of a fault. */
   of(fault) {
-    if (fault in FIXED) return { kind: FIXED[fault], pattern: fault === "unknown" || fault === "recovering" ? "stripes" : null };
+    if (fault in FIXED)
+      return { kind: FIXED[fault], pattern: fault === "unknown" || fault === "recovering" ? "stripes" : null };
     const place = this.#places.get(fault) ?? 0;
     return { kind: `fault${place % PLAIN}`, pattern: PATTERNS[Math.floor(place / PLAIN) % PATTERNS.length] };
   }
@@ -29,6 +31,8 @@ export function patterns() {
     dots: svg("circle", { cx: 3, cy: 3, r: 1.2 }),
     bars: svg("path", { d: "M3 0V6" }),
   };
-  const all = Object.entries(drawn).map(([id, shape]) => svg("pattern", { id, width: 6, height: 6, patternUnits: "userSpaceOnUse" }, shape));
+  const all = Object.entries(drawn).map(([id, shape]) =>
+    svg("pattern", { id, width: 6, height: 6, patternUnits: "userSpaceOnUse" }, shape),
+  );
   return svg("svg", { class: "patterns", width: 0, height: 0, "aria-hidden": "true" }, svg("defs", {}, all));
 }

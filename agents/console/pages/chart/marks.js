@@ -18,17 +18,29 @@ export function marksLane({ title, marks, note = "" }) {
     ],
     at(ms) {
       const mark = marks.findLast((one) => one.ms <= ms);
-      return mark ? `${dayAndClock(mark.ms)}: ${mark.text.length > 60 ? `${mark.text.slice(0, 59)}…` : mark.text}` : "–";
+      return mark
+        ? `${dayAndClock(mark.ms)}: ${mark.text.length > 60 ? `${mark.text.slice(0, 59)}…` : mark.text}`
+        : "–";
     },
   };
 }
 
-const SHAPES = { text: "M-4 -6h8v9l-4 4l-4 -4z", late: "M-4 -6h8v9l-4 4l-4 -4z", raised: "M0 -7L7 6H-7z", other: "M0 -5a5 5 0 110 10a5 5 0 010-10z" };
+const SHAPES = {
+  text: "M-4 -6h8v9l-4 4l-4 -4z",
+  late: "M-4 -6h8v9l-4 4l-4 -4z",
+  raised: "M0 -7L7 6H-7z",
+  other: "M0 -5a5 5 0 110 10a5 5 0 010-10z",
+};
 
 function drawn({ ms, kind, text, choose }, axis) {
   return svg(
     "path",
-    { class: `moment ${kind}`, d: SHAPES[kind] ?? SHAPES.other, transform: `translate(${axis.x(ms).toFixed(1)} ${HEIGHT / 2})`, onclick: choose },
+    {
+      class: `moment ${kind}`,
+      d: SHAPES[kind] ?? SHAPES.other,
+      transform: `translate(${axis.x(ms).toFixed(1)} ${HEIGHT / 2})`,
+      onclick: choose,
+    },
     svg("title", {}, `${dayAndClock(ms)}: ${text}`),
   );
 }

@@ -26,7 +26,8 @@ function joined(spans) {
   const runs = [];
   for (const span of spans) {
     const last = runs.at(-1);
-    if (last && last.fault === span.fault && last.present === span.present && span.fromMs <= last.untilMs) last.untilMs = span.untilMs;
+    if (last && last.fault === span.fault && last.present === span.present && span.fromMs <= last.untilMs)
+      last.untilMs = span.untilMs;
     else runs.push({ ...span });
   }
   return runs.filter((run) => run.fault !== null);
@@ -38,7 +39,9 @@ function segment({ fromMs, untilMs, fault, present }, axis, colours, words) {
   if (width <= 0) return [];
   const { kind, pattern } = colours.of(fault);
   const box = { x, y: 1, width: Math.max(0.7, width), height: HEIGHT - 2 };
-  const parts = [svg("rect", { class: `answer ${kind}${present ? "" : " absent"}`, ...box }, svg("title", {}, words(fault)))];
+  const parts = [
+    svg("rect", { class: `answer ${kind}${present ? "" : " absent"}`, ...box }, svg("title", {}, words(fault))),
+  ];
   if (pattern) parts.push(svg("rect", { fill: `url(#${pattern})`, ...box, "pointer-events": "none" }));
   const room = Math.floor((width - 10) / PIXELS_PER_LETTER);
   const text = words(fault);

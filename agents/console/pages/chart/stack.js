@@ -8,7 +8,15 @@ const GUTTER = 58;
 
 /** A chart; `set` draws lanes, and `onCursor` is called with the moment of the cursor, or null. */
 export class Stack {
-  root = element("div", { class: "stack-chart", tabindex: 0, role: "slider", "aria-label": "Moment in the chart", "aria-valuemin": 0, "aria-valuemax": 0, "aria-valuenow": 0 });
+  root = element("div", {
+    class: "stack-chart",
+    tabindex: 0,
+    role: "slider",
+    "aria-label": "Moment in the chart",
+    "aria-valuemin": 0,
+    "aria-valuemax": 0,
+    "aria-valuenow": 0,
+  });
   cursorMs = null;
   #lanes = [];
   #drawn = [];
@@ -57,12 +65,28 @@ export class Stack {
     this.#axis = axis;
     this.#drawn = this.#lanes.map((lane) => {
       const line = svg("line", { class: "cursor", y1: 0, y2: lane.height, hidden: true });
-      const picture = svg("svg", { width, height: lane.height, viewBox: `0 0 ${width} ${lane.height}`, "aria-hidden": "true" }, lane.draw(axis), line);
+      const picture = svg(
+        "svg",
+        { width, height: lane.height, viewBox: `0 0 ${width} ${lane.height}`, "aria-hidden": "true" },
+        lane.draw(axis),
+        line,
+      );
       const read = element("span", { class: "read" });
-      const head = element("div", { class: "lane-head" }, element("span", { class: "lane-title" }, lane.title), lane.note ? element("span", { class: "lane-note" }, lane.note) : null, read);
+      const head = element(
+        "div",
+        { class: "lane-head" },
+        element("span", { class: "lane-title" }, lane.title),
+        lane.note ? element("span", { class: "lane-note" }, lane.note) : null,
+        read,
+      );
       return { lane, line, read, node: element("div", { class: "lane" }, head, picture) };
     });
-    const scale = svg("svg", { class: "scale", width, height: 16, viewBox: `0 0 ${width} 16`, "aria-hidden": "true" }, axis.labels(), svg("text", { x: 0, y: 12 }, zoneName(axis.untilMs)));
+    const scale = svg(
+      "svg",
+      { class: "scale", width, height: 16, viewBox: `0 0 ${width} 16`, "aria-hidden": "true" },
+      axis.labels(),
+      svg("text", { x: 0, y: 12 }, zoneName(axis.untilMs)),
+    );
     this.root.replaceChildren(...this.#drawn.map(({ node }) => node), scale);
     this.#showCursor();
   }
@@ -78,7 +102,9 @@ export class Stack {
       }
       setText(read, inside ? lane.at(ms) : "");
     }
-    const said = inside ? `${exact(ms)}: ${this.#drawn.map(({ lane }) => `${lane.title} ${lane.at(ms)}`).join("; ")}` : "none";
+    const said = inside
+      ? `${exact(ms)}: ${this.#drawn.map(({ lane }) => `${lane.title} ${lane.at(ms)}`).join("; ")}`
+      : "none";
     this.root.setAttribute("aria-valuetext", said);
     if (this.#axis) {
       this.root.setAttribute("aria-valuemin", this.#axis.fromMs);
@@ -100,7 +126,11 @@ export class Stack {
     const here = this.cursorMs ?? untilMs;
     const wide = event.shiftKey ? 10 : 1;
     const to = {
-      ArrowLeft: here - wide * this.#stepMs, ArrowRight: here + wide * this.#stepMs, Home: fromMs, End: untilMs, Escape: null,
+      ArrowLeft: here - wide * this.#stepMs,
+      ArrowRight: here + wide * this.#stepMs,
+      Home: fromMs,
+      End: untilMs,
+      Escape: null,
     }[event.key];
     if (to === undefined) return;
     event.preventDefault();

@@ -9,7 +9,17 @@ let made = 0;
 
 /** A lane of a chart. `points` are [ms, value or null], a null being a hole; `band` is {low, high} or null; `steps` where a
  * value holds until the next one. */
-export function trendLane({ title, unit = "", points, band = null, range = null, note = "", steps = false, height = HEIGHT, shown = value }) {
+export function trendLane({
+  title,
+  unit = "",
+  points,
+  band = null,
+  range = null,
+  note = "",
+  steps = false,
+  height = HEIGHT,
+  shown = value,
+}) {
   const measured = points.filter((point) => point[1] !== null);
   const [low, high] = range ?? span(measured, band);
   const suffix = unit ? ` ${unit}` : "";
@@ -63,7 +73,15 @@ function line(points, axis, y, steps) {
 
 function bandOf(band, axis, y) {
   const top = y(band.high);
-  return [svg("rect", { class: "band", x: axis.left, width: axis.right - axis.left, y: top, height: Math.max(1, y(band.low) - top) })];
+  return [
+    svg("rect", {
+      class: "band",
+      x: axis.left,
+      width: axis.right - axis.left,
+      y: top,
+      height: Math.max(1, y(band.low) - top),
+    }),
+  ];
 }
 
 function outside(band, axis, y, path, height) {

@@ -9,7 +9,9 @@ const LEAST = 0.3;
 
 /** A lane of a chart; `ends` are the frames' ends and `layers` are {title, weights}, with null where a frame has none. */
 export function weightsLane({ title, ends, layers }) {
-  const lower = layers.map((_, place) => ends.map((__, row) => layers.slice(0, place).reduce((sum, one) => sum + (one.weights[row] ?? 0), 0)));
+  const lower = layers.map((_, place) =>
+    ends.map((__, row) => layers.slice(0, place).reduce((sum, one) => sum + (one.weights[row] ?? 0), 0)),
+  );
   return {
     title,
     note: "",
@@ -38,6 +40,12 @@ export function weightsLane({ title, ends, layers }) {
     const [first, last] = [axis.x(ends[0]) + ROOM, axis.x(ends.at(-1)) - ROOM];
     if (last < first) return [];
     const x = Math.min(last, Math.max(first, axis.x(ends[middle])));
-    return [svg("text", { class: `on w${place % 4}`, x, y: y(lower[place][middle] + weights[middle] / 2) + 4, "text-anchor": "middle" }, text)];
+    return [
+      svg(
+        "text",
+        { class: `on w${place % 4}`, x, y: y(lower[place][middle] + weights[middle] / 2) + 4, "text-anchor": "middle" },
+        text,
+      ),
+    ];
   }
 }

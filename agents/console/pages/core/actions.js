@@ -13,10 +13,18 @@ const WHYS = {
   unsuppress: ["In service again"],
   comment: [],
 };
-const TIMES = [["30m", "30 minutes"], ["1h", "1 hour"], ["2h", "2 hours"], ["4h", "4 hours"], ["8h", "8 hours"], ["12h", "12 hours"]];
+const TIMES = [
+  ["30m", "30 minutes"],
+  ["1h", "1 hour"],
+  ["2h", "2 hours"],
+  ["4h", "4 hours"],
+  ["8h", "8 hours"],
+  ["12h", "12 hours"],
+];
 
 /** Acknowledges alarms. */
-export const acknowledge = (alarms) => ask("acknowledge", "Acknowledge", alarms, "It stays in the list while the fault is there.");
+export const acknowledge = (alarms) =>
+  ask("acknowledge", "Acknowledge", alarms, "It stays in the list while the fault is there.");
 
 /** Puts alarms aside for a time. */
 export const shelve = (alarms) => ask("shelve", "Shelve", alarms, "Shelved alarms call nobody until the time is over.");
@@ -25,7 +33,8 @@ export const shelve = (alarms) => ask("shelve", "Shelve", alarms, "Shelved alarm
 export const unshelve = (alarms) => ask("unshelve", "Unshelve", alarms);
 
 /** Takes alarms out of service, without an end. */
-export const suppress = (alarms) => ask("suppress", "Take out of service", alarms, "They call nobody until somebody puts them into service again.");
+export const suppress = (alarms) =>
+  ask("suppress", "Take out of service", alarms, "They call nobody until somebody puts them into service again.");
 
 /** Puts alarms into service again. */
 export const unsuppress = (alarms) => ask("unsuppress", "Put into service", alarms);
@@ -52,16 +61,33 @@ function ask(kind, title, chosen, hint = "") {
     return;
   }
   const [why, list] = whyField(kind);
-  const time = element("select", { name: "for" }, TIMES.map(([value, text]) => element("option", { value, selected: value === "2h" }, text)));
-  openForm(title, [
-    element("p", {}, alarms.length === 1 ? `${alarms[0].alarm_title}, ${alarms[0].title}` : `${alarms.length} alarms`),
-    hint ? element("p", { class: "muted" }, hint) : null,
-    kind === "shelve" ? element("label", {}, "For how long", time) : null,
-    element("label", {}, kind === "comment" ? "Comment" : "Why", why, list),
-  ], title, async () => {
-    const written = await post(`/api/alarms/${kind}`, { ...target(alarms), why: why.value, ...(kind === "shelve" ? { for: time.value } : {}) });
-    message(written.said);
-  });
+  const time = element(
+    "select",
+    { name: "for" },
+    TIMES.map(([value, text]) => element("option", { value, selected: value === "2h" }, text)),
+  );
+  openForm(
+    title,
+    [
+      element(
+        "p",
+        {},
+        alarms.length === 1 ? `${alarms[0].alarm_title}, ${alarms[0].title}` : `${alarms.length} alarms`,
+      ),
+      hint ? element("p", { class: "muted" }, hint) : null,
+      kind === "shelve" ? element("label", {}, "For how long", time) : null,
+      element("label", {}, kind === "comment" ? "Comment" : "Why", why, list),
+    ],
+    title,
+    async () => {
+      const written = await post(`/api/alarms/${kind}`, {
+        ...target(alarms),
+        why: why.value,
+        ...(kind === "shelve" ? { for: time.value } : {}),
+      });
+      message(written.said);
+    },
+  );
   why.select();
 }
 
@@ -76,8 +102,15 @@ function target(alarms) {
 function whyField(kind) {
   const options = WHYS[kind];
   if (kind === "comment") return [element("textarea", { required: true, maxlength: 1000 }), null];
-  const list = element("datalist", { id: "whys" }, options.map((text) => element("option", { value: text })));
-  return [element("input", { required: true, maxlength: 1000, list: "whys", value: options[0], autocomplete: "off" }), list];
+  const list = element(
+    "datalist",
+    { id: "whys" },
+    options.map((text) => element("option", { value: text })),
+  );
+  return [
+    element("input", { required: true, maxlength: 1000, list: "whys", value: options[0], autocomplete: "off" }),
+    list,
+  ];
 }
 
 /** A dialog with a form; `send` is called with what was filled in, and what the server refuses is shown in the dialog. */
@@ -86,7 +119,12 @@ export function openForm(title, fields, button, send) {
   const submit = element("button", { class: "primary" }, button);
   const cancel = element("button", { type: "button", onclick: () => dialog.close() }, "Cancel");
   const form = element("form", {}, fields, refused, element("div", { class: "buttons" }, cancel, submit));
-  const dialog = element("dialog", { "aria-labelledby": "dialog-title" }, element("h2", { id: "dialog-title" }, title), form);
+  const dialog = element(
+    "dialog",
+    { "aria-labelledby": "dialog-title" },
+    element("h2", { id: "dialog-title" }, title),
+    form,
+  );
   dialog.addEventListener("close", () => dialog.remove());
   form.addEventListener("submit", async (event) => {
     event.preventDefault();

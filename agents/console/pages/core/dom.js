@@ -54,8 +54,20 @@ export function table(columns, rows, caption) {
       "table",
       { class: "cards" },
       caption ? element("caption", { class: "only-read-aloud" }, caption) : null,
-      element("thead", {}, element("tr", {}, columns.map(([head, kind]) => element("th", { scope: "col", class: kind }, head)))),
-      element("tbody", {}, rows.map((row) => element("tr", {}, row.map(cell)))),
+      element(
+        "thead",
+        {},
+        element(
+          "tr",
+          {},
+          columns.map(([head, kind]) => element("th", { scope: "col", class: kind }, head)),
+        ),
+      ),
+      element(
+        "tbody",
+        {},
+        rows.map((row) => element("tr", {}, row.map(cell))),
+      ),
     ),
   );
 }
@@ -63,5 +75,9 @@ export function table(columns, rows, caption) {
 /** A list of terms and what they mean; entries without a value are left out. */
 export function facts(entries) {
   const known = entries.filter(([, value]) => value !== null && value !== undefined && value !== "");
-  return element("dl", { class: "facts" }, known.flatMap(([term, value]) => [element("dt", {}, term), element("dd", {}, value)]));
+  return element(
+    "dl",
+    { class: "facts" },
+    known.flatMap(([term, value]) => [element("dt", {}, term), element("dd", {}, value)]),
+  );
 }

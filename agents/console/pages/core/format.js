@@ -43,7 +43,12 @@ export function moment(ms, beside) {
   return beside !== null && beside !== undefined && day.format(ms) === day.format(beside) ? clock(ms) : dayAndClock(ms);
 }
 
-const UNITS = [["d", 86_400_000], ["h", 3_600_000], ["min", 60_000], ["s", 1_000]];
+const UNITS = [
+  ["d", 86_400_000],
+  ["h", 3_600_000],
+  ["min", 60_000],
+  ["s", 1_000],
+];
 
 /** Such as `2 h 5 min`: two units at most. */
 export function duration(ms) {
@@ -77,7 +82,9 @@ export const count = (number) => new Intl.NumberFormat("en-GB").format(number);
 /** What a form's local time field holds for a moment, in the zone of all times on the page. */
 export function fieldTime(ms) {
   const parts = Object.fromEntries(
-    format("field", { year: "numeric", month: "2-digit", day: "2-digit", ...CLOCK }).formatToParts(ms).map((p) => [p.type, p.value]),
+    format("field", { year: "numeric", month: "2-digit", day: "2-digit", ...CLOCK })
+      .formatToParts(ms)
+      .map((p) => [p.type, p.value]),
   );
   return `${parts.year}-${parts.month}-${parts.day}T${parts.hour}:${parts.minute}`;
 }

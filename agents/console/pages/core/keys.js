@@ -27,9 +27,18 @@ export function listen() {
 
 /** Shows what the keys do here, and what the symbols mean. */
 export function showHelp() {
-  const keys = [...shortcuts].flatMap(([key, { meaning }]) => [element("span", {}, element("kbd", {}, key)), element("span", {}, meaning)]);
-  const fixed = [["Arrows", "move over tiles, rows, and times of a chart"], ["Enter", "open what has the focus"], ["Esc", "close, clear the search"]];
-  keys.push(...fixed.flatMap(([key, meaning]) => [element("span", {}, element("kbd", {}, key)), element("span", {}, meaning)]));
+  const keys = [...shortcuts].flatMap(([key, { meaning }]) => [
+    element("span", {}, element("kbd", {}, key)),
+    element("span", {}, meaning),
+  ]);
+  const fixed = [
+    ["Arrows", "move over tiles, rows, and times of a chart"],
+    ["Enter", "open what has the focus"],
+    ["Esc", "close, clear the search"],
+  ];
+  keys.push(
+    ...fixed.flatMap(([key, meaning]) => [element("span", {}, element("kbd", {}, key)), element("span", {}, meaning)]),
+  );
   const dialog = element(
     "dialog",
     { "aria-labelledby": "help-title", onclose: () => dialog.remove() },
@@ -44,7 +53,15 @@ export function showHelp() {
 }
 
 function symbols() {
-  const priorities = PRIORITIES.map((name) => [[prioritySymbol(name), prioritySymbol(name, true)], `${capital(name)} alarm: not acknowledged, and acknowledged`]);
-  const states = Object.keys(STATES).map((state) => [[state === "fault" ? prioritySymbol(null, true) : stateSymbol(state)], `${STATES[state]}${state === "fault" ? " without an alarm" : ""}. ${MEANINGS[state]}`]);
-  return [...priorities, ...states].filter(([[symbol]]) => symbol).flatMap(([marks, meaning]) => [element("span", { class: "badge" }, marks), element("span", {}, meaning)]);
+  const priorities = PRIORITIES.map((name) => [
+    [prioritySymbol(name), prioritySymbol(name, true)],
+    `${capital(name)} alarm: not acknowledged, and acknowledged`,
+  ]);
+  const states = Object.keys(STATES).map((state) => [
+    [state === "fault" ? prioritySymbol(null, true) : stateSymbol(state)],
+    `${STATES[state]}${state === "fault" ? " without an alarm" : ""}. ${MEANINGS[state]}`,
+  ]);
+  return [...priorities, ...states]
+    .filter(([[symbol]]) => symbol)
+    .flatMap(([marks, meaning]) => [element("span", { class: "badge" }, marks), element("span", {}, meaning)]);
 }

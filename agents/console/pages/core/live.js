@@ -23,6 +23,7 @@ class Live extends EventTarget {
   #heardAt = performance.now();
   #heardWallMs = null;
   #startedWallMs = null;
+  #stopped = false;
 
   start() {
     this.#startedWallMs = Date.now();
@@ -36,8 +37,15 @@ class Live extends EventTarget {
     return this.#heardWallMs ?? this.#startedWallMs;
   }
 
+  /** Ends for good, such as before somebody logs out. */
+  stop() {
+    this.#stopped = true;
+    this.#close();
+  }
+
   #open() {
     this.#close();
+    if (this.#stopped) return;
     this.#heardAt = performance.now();
     const source = new EventSource("/api/updates");
     this.#source = source;
@@ -108,7 +116,7 @@ class Live extends EventTarget {
   }
 
   #check() {
-    if (document.hidden) return;
+    if (document.hidden || this.#stopped) return;
     const patience = this.#source?.readyState === EventSource.CLOSED ? REFUSED_AGAIN_MS : DEAD_AFTER_MS;
     if (performance.now() - this.#heardAt < patience) return;
     this.#setConnected(false);

@@ -11,7 +11,11 @@ class ServerError extends Error {
   }
 }
 
-const UNREACHABLE = { code: "unreachable", what: "The console does not answer.", do: "Is it running, and is the network there?" };
+const UNREACHABLE = {
+  code: "unreachable",
+  what: "The console does not answer.",
+  do: "Is it running, and is the network there?",
+};
 
 /** Who is here and what is allowed; asked once, and again if the server says that the token has changed. */
 export async function begin({ again = false } = {}) {
@@ -63,12 +67,24 @@ async function request(path, options = {}) {
   } catch {
     told = null;
   }
-  const error = new ServerError(answer.status, told ?? { code: "unexpected", what: `The console answered ${answer.status}.` });
+  const error = new ServerError(
+    answer.status,
+    told ?? { code: "unexpected", what: `The console answered ${answer.status}.` },
+  );
   if (error.code === "login") goToLogin();
   throw error;
 }
 
+let leaving = false;
+
+/** Leaves this page; only the first address counts, as several requests may be refused at once. */
+export function leave(address) {
+  if (leaving) return;
+  leaving = true;
+  location.assign(address);
+}
+
 /** Goes to the login page, and later back to this one. */
 export function goToLogin() {
-  if (location.pathname !== "/login") location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
+  if (location.pathname !== "/login") leave(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
 }

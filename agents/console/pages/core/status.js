@@ -27,7 +27,12 @@ function draw() {
   const box = document.getElementById("clock");
   box.dataset.live = frozen || status === null ? "no" : "yes";
   const read = status?.read_ms ?? null;
-  setText(document.getElementById("clock-time"), read === null ? "--:--:--" : `${dayAndClock(read).replace(/ \S+$/, "")} ${clockWithSeconds(read)} ${zoneName(read)}`);
+  setText(
+    document.getElementById("clock-time"),
+    read === null
+      ? "--:--:--"
+      : `${dayAndClock(read).replace(/ \S+$/, "")} ${clockWithSeconds(read)} ${zoneName(read)}`,
+  );
   box.title = read === null ? "" : `Plant time ${exact(read)}: the newest frame that has been read`;
   setText(document.getElementById("clock-beat"), beat(status, connected, frozen));
   const waiting = live.counts?.unacknowledged ?? 0;
@@ -51,12 +56,18 @@ function problem(status, connected) {
   if (!connected) {
     if (live.heardWallMs === null || (status === null && Date.now() - live.heardWallMs < PATIENCE_MS)) return null;
     const since = duration(Date.now() - live.heardWallMs);
-    return { frozen: true, text: `No connection to the console for ${since}. ${status === null ? "" : "This is how it was then, not how it is now. "}It is being tried again.` };
+    return {
+      frozen: true,
+      text: `No connection to the console for ${since}. ${status === null ? "" : "This is how it was then, not how it is now. "}It is being tried again.`,
+    };
   }
   const away = status?.away_since_wall_ms ?? null;
   if (away !== null || status?.connected === false) {
     const since = away === null ? "" : ` since ${clockWithSeconds(away)} (${duration(Date.now() - away)})`;
-    return { frozen: true, text: `The broker cannot be reached${since}. This is how it was then, not how it is now. ${status.why ?? ""}` };
+    return {
+      frozen: true,
+      text: `The broker cannot be reached${since}. This is how it was then, not how it is now. ${status.why ?? ""}`,
+    };
   }
   if (status?.frozen) return { frozen: false, text: "The replay is over: this is its last picture." };
   return null;

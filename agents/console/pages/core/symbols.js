@@ -59,7 +59,12 @@ export function prioritySymbol(priority, acknowledged = false) {
 
 /** The same with its word beside it. */
 export function priorityBadge(priority, acknowledged = false) {
-  return element("span", { class: "badge" }, prioritySymbol(priority, acknowledged), capital(priority ?? "no priority"));
+  return element(
+    "span",
+    { class: "badge" },
+    prioritySymbol(priority, acknowledged),
+    capital(priority ?? "no priority"),
+  );
 }
 
 const MARKS = {
@@ -76,7 +81,9 @@ const MARKS = {
 /** The mark of a state that is neither normal nor an alarm; null for those. */
 export function stateSymbol(state) {
   const mark = MARKS[state];
-  return mark ? svg("svg", { class: "symbol state-mark", viewBox: "0 0 20 20", "aria-hidden": "true" }, svg("path", { d: mark })) : null;
+  return mark
+    ? svg("svg", { class: "symbol state-mark", viewBox: "0 0 20 20", "aria-hidden": "true" }, svg("path", { d: mark }))
+    : null;
 }
 
 /** A word with a capital first letter. */

@@ -17,7 +17,13 @@ export function feedback(machine, shown, frame, tile, sent) {
   const fault = element(
     "select",
     { required: true },
-    shown.label_faults.map(({ name, title }) => element("option", { value: name, selected: name === said }, name === "normal" ? "No fault: it was normal" : (title ?? words(name)))),
+    shown.label_faults.map(({ name, title }) =>
+      element(
+        "option",
+        { value: name, selected: name === said },
+        name === "normal" ? "No fault: it was normal" : (title ?? words(name)),
+      ),
+    ),
   );
   const zone = zoneName(beginMs);
   const from = element("input", { type: "datetime-local", required: true, value: fieldTime(beginMs) });
@@ -37,7 +43,12 @@ export function feedback(machine, shown, frame, tile, sent) {
     async () => {
       const untilMs = momentOfField(until.value);
       const written = await post("/api/labels", {
-        machine, fault: fault.value, from_ms: momentOfField(from.value), until_ms: Number.isNaN(untilMs) ? null : untilMs, corrects: corrected, comment: comment.value || null,
+        machine,
+        fault: fault.value,
+        from_ms: momentOfField(from.value),
+        until_ms: Number.isNaN(untilMs) ? null : untilMs,
+        corrects: corrected,
+        comment: comment.value || null,
       });
       message(written.said);
       sent();

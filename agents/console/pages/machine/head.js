@@ -19,8 +19,18 @@ export class Head {
   constructor(machine, giveFeedback) {
     this.#machine = machine;
     this.#title = element("h1", {}, machine);
-    const button = known().read_only ? null : element("button", { type: "button", onclick: giveFeedback }, "Feedback …");
-    const row = element("div", { class: "title-row" }, element("a", { href: "/" }, "Plant"), this.#title, this.#names, element("span", { class: "spacer" }), button);
+    const button = known().read_only
+      ? null
+      : element("button", { type: "button", onclick: giveFeedback }, "Feedback …");
+    const row = element(
+      "div",
+      { class: "title-row" },
+      element("a", { href: "/" }, "Plant"),
+      this.#title,
+      this.#names,
+      element("span", { class: "spacer" }),
+      button,
+    );
     this.root = element("div", { class: "machine-head" }, row, this.#state, this.#alarms);
   }
 
@@ -28,7 +38,11 @@ export class Head {
   draw(tile, alarms, shown) {
     const title = tile?.title ?? shown?.machine.title ?? this.#machine;
     setText(this.#title, title);
-    const names = [title === this.#machine ? null : this.#machine, tile?.area_title ?? shown?.machine.area, tile?.type ?? shown?.machine.type];
+    const names = [
+      title === this.#machine ? null : this.#machine,
+      tile?.area_title ?? shown?.machine.area,
+      tile?.type ?? shown?.machine.type,
+    ];
     setText(this.#names, names.filter(Boolean).join(" · "));
     fillIfChanged(this.#state, [tile, live.status?.read_ms], () => (tile ? state(tile) : []));
     fillIfChanged(this.#alarms, alarms, () => alarms.map(alarmBar));
@@ -38,14 +52,20 @@ export class Head {
 function state(tile) {
   const words = tile.state === "fault" ? (tile.fault_title ?? tile.fault) : (STATES[tile.state] ?? tile.state);
   const readMs = live.status?.read_ms;
-  const since = tile.since_ms === null ? null : `${tile.since_known ? "since" : "since before"} ${moment(tile.since_ms, readMs)} (${duration(readMs - tile.since_ms)})`;
+  const since =
+    tile.since_ms === null
+      ? null
+      : `${tile.since_known ? "since" : "since before"} ${moment(tile.since_ms, readMs)} (${duration(readMs - tile.since_ms)})`;
   const more = [
     tile.confidence === null || tile.state === "no_evidence" ? null : `confidence ${percent(tile.confidence)}`,
     since,
     tile.frame_end_ms === null ? null : `frame until ${moment(tile.frame_end_ms, readMs)}`,
     tile.drifting ? `${tile.drifting} drifting` : null,
   ].filter(Boolean);
-  const corrected = tile.corrected && tile.corrected.fault !== tile.fault ? `With its neighbours' answers: ${tile.corrected.fault_title ?? tile.corrected.fault}, ${percent(tile.corrected.confidence)}.` : "";
+  const corrected =
+    tile.corrected && tile.corrected.fault !== tile.fault
+      ? `With its neighbours' answers: ${tile.corrected.fault_title ?? tile.corrected.fault}, ${percent(tile.corrected.confidence)}.`
+      : "";
   return element(
     "div",
     { class: "state", "data-state": tile.state, title: MEANINGS[tile.state] ?? null },
@@ -64,6 +84,10 @@ function alarmBar(alarm) {
     element("a", { href: `/alarms?alarm=${encodeURIComponent(alarm.key)}` }, alarm.alarm_title),
     element("span", {}, capital(ALARM_STATES[alarm.state] ?? alarm.state)),
     who ? element("span", { class: "muted quote" }, who) : null,
-    element("span", { class: "actions" }, actionsFor(alarm).map(([word, act]) => element("button", { type: "button", onclick: () => act([alarm]) }, word))),
+    element(
+      "span",
+      { class: "actions" },
+      actionsFor(alarm).map(([word, act]) => element("button", { type: "button", onclick: () => act([alarm]) }, word)),
+    ),
   );
 }

@@ -19,11 +19,18 @@ export function lanesOf(document, chooseText) {
   const { frames } = document;
   const words = wordsOf(document);
   const colours = coloursOf(document);
-  const ribbon = (title, faults, confidences, present) => ribbonLane({ title, spans: spansOf(document, faults, confidences, present), colours, words });
+  const ribbon = (title, faults, confidences, present) =>
+    ribbonLane({ title, spans: spansOf(document, faults, confidences, present), colours, words });
   const modalities = frames.modalities.map((one) => ({ ...one, title: one.title ?? titleOf(one.name) }));
   const lanes = [
     ribbon("Diagnosis", frames.fault, frames.confidence, null),
-    trendLane({ title: "Confidence", points: rows(document, frames.confidence), range: [0, 1], height: 40, shown: percent }),
+    trendLane({
+      title: "Confidence",
+      points: rows(document, frames.confidence),
+      range: [0, 1],
+      height: 40,
+      shown: percent,
+    }),
     ...modalities.map((one) => ribbon(`${one.title} alone`, one.fault, one.confidence, one.present)),
   ];
   if (modalities.length > 1) {
@@ -32,12 +39,29 @@ export function lanesOf(document, chooseText) {
   }
   if (frames.novelty.some((one) => one !== null)) {
     const highest = Math.max(1.5, ...frames.novelty.filter((one) => one !== null));
-    lanes.push(trendLane({ title: "Novelty", note: "alarm limit 1", points: rows(document, frames.novelty), band: { low: -1, high: 1 }, range: [0, highest], height: 50 }));
+    lanes.push(
+      trendLane({
+        title: "Novelty",
+        note: "alarm limit 1",
+        points: rows(document, frames.novelty),
+        band: { low: -1, high: 1 },
+        range: [0, highest],
+        height: 50,
+      }),
+    );
   }
-  const marks = document.texts.map((text) => ({ ms: text.time_ms, kind: text.late || text.refused ? "late" : "text", text: text.text, choose: () => chooseText(text) }));
+  const marks = document.texts.map((text) => ({
+    ms: text.time_ms,
+    kind: text.late || text.refused ? "late" : "text",
+    text: text.text,
+    choose: () => chooseText(text),
+  }));
   lanes.push(marksLane({ title: "Texts", note: marks.length ? "" : "none", marks }));
   const changes = document.alarms.history.map((one) => ({
-    ms: one.time_ms, kind: one.state === "raised" ? "raised" : "other", text: [`${CHANGES[one.state] ?? one.state}: ${one.title ?? one.fault}`, one.by, one.why].filter(Boolean).join(", "), choose: null,
+    ms: one.time_ms,
+    kind: one.state === "raised" ? "raised" : "other",
+    text: [`${CHANGES[one.state] ?? one.state}: ${one.title ?? one.fault}`, one.by, one.why].filter(Boolean).join(", "),
+    choose: null,
   }));
   lanes.push(marksLane({ title: "Alarms", note: changes.length ? "" : "none", marks: changes }));
   return [...lanes, ...document.trends.map(trend)];
@@ -50,7 +74,11 @@ function trend(one) {
     one.frozen ? "frozen: has not changed for too long" : "",
   ];
   return trendLane({
-    title: one.title, unit: one.unit, points: one.points, steps: one.steps, note: parts.filter(Boolean).join(", "),
+    title: one.title,
+    unit: one.unit,
+    points: one.points,
+    steps: one.steps,
+    note: parts.filter(Boolean).join(", "),
     band: one.normal ? { low: one.normal.low, high: one.normal.high } : null,
   });
 }
@@ -74,19 +102,29 @@ function spansOf({ frames, frame_period_ms: periodMs }, faults, confidences, pre
   return frames.end_ms.map((untilMs, row) => {
     const before = frames.end_ms[row - 1];
     const fromMs = before !== undefined && untilMs - before <= longest ? before : untilMs - periodMs;
-    return { fromMs, untilMs, fault: faults[row], confidence: confidences[row], present: present === null || present[row] === true };
+    return {
+      fromMs,
+      untilMs,
+      fault: faults[row],
+      confidence: confidences[row],
+      present: present === null || present[row] === true,
+    };
   });
 }
 
-const namedIn = ({ frames }) => [...frames.fault, ...frames.modalities.flatMap((one) => one.fault)].filter((fault) => fault !== null);
+const namedIn = ({ frames }) =>
+  [...frames.fault, ...frames.modalities.flatMap((one) => one.fault)].filter((fault) => fault !== null);
 
-const coloursOf = (document) => new FaultColours(Object.keys(document.faults).length < 40 ? orderedFaults(document) : namedIn(document));
+const coloursOf = (document) =>
+  new FaultColours(Object.keys(document.faults).length < 40 ? orderedFaults(document) : namedIn(document));
 
 /** The faults that the diagnosis names come first, so that they have the plain colours. */
 function orderedFaults(document) {
   const counts = new Map();
   for (const fault of document.frames.fault) counts.set(fault, (counts.get(fault) ?? 0) + 1);
-  return [...new Set([...[...counts].sort((one, other) => other[1] - one[1]).map(([fault]) => fault), ...namedIn(document)])];
+  return [
+    ...new Set([...[...counts].sort((one, other) => other[1] - one[1]).map(([fault]) => fault), ...namedIn(document)]),
+  ];
 }
 
 /** What the colours mean, for the faults that occur; the normal band too. */
@@ -96,8 +134,23 @@ export function legend(document) {
   const entries = [...new Set(namedIn(document))].map((fault) => {
     const { kind, pattern } = colours.of(fault);
     const box = { width: 18, height: 12 };
-    return element("span", {}, svg("svg", { ...box, "aria-hidden": "true" }, svg("rect", { class: `answer key ${kind}`, ...box }), pattern ? svg("rect", { fill: `url(#${pattern})`, ...box }) : null), words(fault));
+    return element(
+      "span",
+      {},
+      svg(
+        "svg",
+        { ...box, "aria-hidden": "true" },
+        svg("rect", { class: `answer key ${kind}`, ...box }),
+        pattern ? svg("rect", { fill: `url(#${pattern})`, ...box }) : null,
+      ),
+      words(fault),
+    );
   });
-  const band = element("span", {}, svg("svg", { width: 18, height: 12, "aria-hidden": "true" }, svg("rect", { class: "band", width: 18, height: 12 })), `normal range (± ${document.normal.sigma} σ)`);
+  const band = element(
+    "span",
+    {},
+    svg("svg", { width: 18, height: 12, "aria-hidden": "true" }, svg("rect", { class: "band", width: 18, height: 12 })),
+    `normal range (± ${document.normal.sigma} σ)`,
+  );
   return document.trends.some((one) => one.normal) ? [...entries, band] : entries;
 }

@@ -8,20 +8,58 @@ const MOST = 5;
 
 export function newestPanel(document) {
   const { newest } = document;
-  if (newest === null) return element("section", { class: "panel" }, element("p", { class: "empty" }, "There is no diagnosis of this machine yet."));
+  if (newest === null)
+    return element(
+      "section",
+      { class: "panel" },
+      element("p", { class: "empty" }, "There is no diagnosis of this machine yet."),
+    );
   const words = wordsOf(document);
   const about = document.faults[newest.fault];
-  const list = (title, entries) => (entries.length ? [element("h3", {}, title), element("ul", { class: "plain" }, entries.map((entry) => element("li", {}, entry)))] : []);
+  const list = (title, entries) =>
+    entries.length
+      ? [
+          element("h3", {}, title),
+          element(
+            "ul",
+            { class: "plain" },
+            entries.map((entry) => element("li", {}, entry)),
+          ),
+        ]
+      : [];
   return element(
     "section",
     { class: "panel", "aria-label": "Diagnosis" },
-    element("h2", {}, newest.frame_end_ms < document.newest_ms ? `Diagnosis at ${dayAndClock(newest.frame_end_ms)}` : "Newest diagnosis"),
+    element(
+      "h2",
+      {},
+      newest.frame_end_ms < document.newest_ms
+        ? `Diagnosis at ${dayAndClock(newest.frame_end_ms)}`
+        : "Newest diagnosis",
+    ),
     bars(newest.probabilities.slice(0, MOST).map((one) => [one.title ?? words(one.fault), one.probability])),
     about?.description ? element("p", { class: "about" }, about.description) : null,
-    ...(about?.check_first.length ? [element("h3", {}, "Check first"), element("ol", {}, about.check_first.map((check) => element("li", {}, check)))] : []),
-    ...list("What stands out", newest.variables.map((one) => one.said)),
-    ...list("Frozen", newest.frozen.map((one) => one.title)),
-    ...(newest.components.length ? [element("h3", {}, "Where"), bars(newest.components.slice(0, 4).map((one) => [one.title, one.probability]))] : []),
+    ...(about?.check_first.length
+      ? [
+          element("h3", {}, "Check first"),
+          element(
+            "ol",
+            {},
+            about.check_first.map((check) => element("li", {}, check)),
+          ),
+        ]
+      : []),
+    ...list(
+      "What stands out",
+      newest.variables.map((one) => one.said),
+    ),
+    ...list(
+      "Frozen",
+      newest.frozen.map((one) => one.title),
+    ),
+    ...(newest.components.length
+      ? [element("h3", {}, "Where"), bars(newest.components.slice(0, 4).map((one) => [one.title, one.probability]))]
+      : []),
     element("h3", {}, "More"),
     facts([
       ["Remaining life", newest.remaining?.said],

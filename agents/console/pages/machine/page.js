@@ -45,9 +45,17 @@ export function machinePage(main, signal, [machine]) {
     "section",
     { class: "panel", "aria-label": "Over time" },
     element("div", { class: "title-row" }, element("h2", {}, "Over time"), span.bar, variables),
-    note, stack.root, key, patterns(),
+    note,
+    stack.root,
+    key,
+    patterns(),
   );
-  const body = element("div", { class: "columns" }, element("div", { class: "stack" }, charts, textsView.root), element("div", { class: "stack" }, side, why.root, records));
+  const body = element(
+    "div",
+    { class: "columns" },
+    element("div", { class: "stack" }, charts, textsView.root),
+    element("div", { class: "stack" }, side, why.root, records),
+  );
   main.append(head.root, problem, body);
 
   const drawHead = () => {
@@ -107,14 +115,24 @@ export function machinePage(main, signal, [machine]) {
 
   function giveFeedback() {
     if (known().read_only) message("This console is read-only.", true);
-    else if (shown !== null) feedback(machine, shown, frameAt(stack.cursorMs), live.machines.get(machine), () => setTimeout(load, SOON_MS));
+    else if (shown !== null)
+      feedback(machine, shown, frameAt(stack.cursorMs), live.machines.get(machine), () => setTimeout(load, SOON_MS));
   }
 
-  const openAlarms = () => [...live.alarms.values()].filter((alarm) => alarm.machine === machine && alarm.state !== "normal");
-  const press = (act, which = () => true) => () => act(openAlarms().filter(which));
+  const openAlarms = () =>
+    [...live.alarms.values()].filter((alarm) => alarm.machine === machine && alarm.state !== "normal");
+  const press =
+    (act, which = () => true) =>
+    () =>
+      act(openAlarms().filter(which));
   shortcut("y", "why: what moved the answer", () => why.ask(), signal);
   shortcut("f", "feedback: what it really was", giveFeedback, signal);
-  shortcut("a", "acknowledge the machine's alarms", press(acknowledge, (alarm) => alarm.waiting), signal);
+  shortcut(
+    "a",
+    "acknowledge the machine's alarms",
+    press(acknowledge, (alarm) => alarm.waiting),
+    signal,
+  );
   shortcut("s", "shelve them", press(shelve), signal);
   shortcut("o", "take them out of service", press(suppress), signal);
   shortcut("c", "comment", press(comment), signal);
@@ -147,7 +165,8 @@ function noteOf(document) {
   const parts = [];
   if (!document.reading.complete) parts.push("Still reading older records.");
   if (document.reading.said) parts.push(document.reading.said);
-  if (!document.normal.same_model && document.normal.model) parts.push("The normal bands are of another model than the diagnoses.");
+  if (!document.normal.same_model && document.normal.model)
+    parts.push("The normal bands are of another model than the diagnoses.");
   if (document.reading.unreadable) parts.push(`${document.reading.unreadable} records could not be read.`);
   return parts.join(" ");
 }

@@ -7,35 +7,76 @@ import { CHANGES } from "../alarms/details.js";
 
 const MOST = 30;
 
-const panel = (title, content) => element("section", { class: "panel", "aria-label": title }, element("h2", {}, title), content);
+const panel = (title, content) =>
+  element("section", { class: "panel", "aria-label": title }, element("h2", {}, title), content);
 const time = (ms) => (ms === null ? "" : element("time", { title: exact(ms), class: "nowrap" }, dayAndClock(ms)));
 
 export function alarmsPanel({ alarms }) {
   const newest = alarms.history.slice(-MOST).reverse();
-  if (!newest.length) return panel("Alarm history", element("p", { class: "muted" }, "No alarm is recorded in what has been read."));
+  if (!newest.length)
+    return panel("Alarm history", element("p", { class: "muted" }, "No alarm is recorded in what has been read."));
   const rows = newest.map((one) => [
     time(one.time_ms),
-    [element("span", {}, `${CHANGES[one.state] ?? one.state}: ${one.title ?? one.fault}`), one.by || one.why ? element("div", { class: "muted quote" }, byWhom({ by: one.by, why: one.why })) : ""],
+    [
+      element("span", {}, `${CHANGES[one.state] ?? one.state}: ${one.title ?? one.fault}`),
+      one.by || one.why ? element("div", { class: "muted quote" }, byWhom({ by: one.by, why: one.why })) : "",
+    ],
   ]);
-  return panel("Alarm history", table([["Time", "nowrap"], ["What", ""]], rows, "Alarm history"));
+  return panel(
+    "Alarm history",
+    table(
+      [
+        ["Time", "nowrap"],
+        ["What", ""],
+      ],
+      rows,
+      "Alarm history",
+    ),
+  );
 }
 
 export function driftPanel({ drift }) {
   if (!drift.length) return null;
-  const rows = drift.slice(0, MOST).map((one) => [
-    one.title,
-    `${one.direction} by ${one.size}`,
-    [time(one.since_ms), one.ended_ms === null ? " until now" : [" until ", time(one.ended_ms)]].flat(),
-  ]);
-  return panel("Drift", table([["What", ""], ["How", ""], ["When", ""]], rows, "Drift"));
+  const rows = drift
+    .slice(0, MOST)
+    .map((one) => [
+      one.title,
+      `${one.direction} by ${one.size}`,
+      [time(one.since_ms), one.ended_ms === null ? " until now" : [" until ", time(one.ended_ms)]].flat(),
+    ]);
+  return panel(
+    "Drift",
+    table(
+      [
+        ["What", ""],
+        ["How", ""],
+        ["When", ""],
+      ],
+      rows,
+      "Drift",
+    ),
+  );
 }
 
 export function labelsPanel({ labels }) {
   if (!labels.length) return null;
-  const rows = labels.slice(0, MOST).map((one) => [
-    [one.title ?? one.fault, one.note ? element("div", { class: "muted quote" }, one.note) : ""],
-    [time(one.start_ms), " until ", one.end_ms === null ? "now" : time(one.end_ms)],
-    one.by ?? "",
-  ]);
-  return panel("Found by people", table([["What", ""], ["When", ""], ["By", ""]], rows, "Labels"));
+  const rows = labels
+    .slice(0, MOST)
+    .map((one) => [
+      [one.title ?? one.fault, one.note ? element("div", { class: "muted quote" }, one.note) : ""],
+      [time(one.start_ms), " until ", one.end_ms === null ? "now" : time(one.end_ms)],
+      one.by ?? "",
+    ]);
+  return panel(
+    "Found by people",
+    table(
+      [
+        ["What", ""],
+        ["When", ""],
+        ["By", ""],
+      ],
+      rows,
+      "Labels",
+    ),
+  );
 }

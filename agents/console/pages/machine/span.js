@@ -4,7 +4,13 @@ import { element, setText } from "../core/dom.js";
 import { clock, dayAndClock, duration } from "../core/format.js";
 
 const HOUR = 3_600_000;
-const LENGTHS = [["", "newest"], [String(HOUR), "1 h"], [String(8 * HOUR), "8 h"], [String(24 * HOUR), "24 h"], [String(7 * 24 * HOUR), "7 days"]];
+const LENGTHS = [
+  ["", "newest"],
+  [String(HOUR), "1 h"],
+  [String(8 * HOUR), "8 h"],
+  [String(24 * HOUR), "24 h"],
+  [String(7 * 24 * HOUR), "7 days"],
+];
 
 export class SpanChooser {
   isLive = true;
@@ -18,21 +24,31 @@ export class SpanChooser {
 
   constructor(changed) {
     this.#changed = changed;
-    this.#select = element("select", { "aria-label": "How long", onchange: () => this.#choose() }, LENGTHS.map(([value, text]) => element("option", { value }, text)));
-    const button = (text, label, act) => element("button", { type: "button", "aria-label": label, title: label, onclick: act }, text);
+    this.#select = element(
+      "select",
+      { "aria-label": "How long", onchange: () => this.#choose() },
+      LENGTHS.map(([value, text]) => element("option", { value }, text)),
+    );
+    const button = (text, label, act) =>
+      element("button", { type: "button", "aria-label": label, title: label, onclick: act }, text);
     this.bar = element(
       "div",
       { class: "span" },
-      button("◀", "Earlier ([)", () => this.move(-1)), button("▶", "Later (])", () => this.move(1)),
-      button("−", "A longer time (-)", () => this.zoom(2)), button("+", "A shorter time (+)", () => this.zoom(0.5)),
-      this.#follow, this.#select, this.#said,
+      button("◀", "Earlier ([)", () => this.move(-1)),
+      button("▶", "Later (])", () => this.move(1)),
+      button("−", "A longer time (-)", () => this.zoom(2)),
+      button("+", "A shorter time (+)", () => this.zoom(0.5)),
+      this.#follow,
+      this.#select,
+      this.#said,
     );
   }
 
   /** What to ask the server for; null where it shall choose. */
   query(document) {
     if (this.#fixed) return this.#fixed;
-    if (this.#length === null || document === null || document.newest_ms === null) return { fromMs: null, untilMs: null };
+    if (this.#length === null || document === null || document.newest_ms === null)
+      return { fromMs: null, untilMs: null };
     return { fromMs: document.newest_ms - this.#length, untilMs: null };
   }
 
@@ -40,7 +56,10 @@ export class SpanChooser {
   show(document) {
     this.#shown = document;
     const { from_ms: fromMs, until_ms: untilMs } = document;
-    setText(this.#said, `${dayAndClock(fromMs)} – ${untilMs - fromMs < 12 * HOUR ? clock(untilMs) : dayAndClock(untilMs)} (${duration(untilMs - fromMs)})`);
+    setText(
+      this.#said,
+      `${dayAndClock(fromMs)} – ${untilMs - fromMs < 12 * HOUR ? clock(untilMs) : dayAndClock(untilMs)} (${duration(untilMs - fromMs)})`,
+    );
     this.#follow.setAttribute("aria-pressed", String(this.isLive));
   }
 

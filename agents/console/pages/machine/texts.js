@@ -18,9 +18,16 @@ export class TextsPanel {
   /** Lists the newest of these texts. */
   draw(texts) {
     fillIfChanged(this.root, texts, () => {
-      this.#items = new Map(texts.slice(-MOST).reverse().map((text) => [text.id, this.#item(text)]));
+      this.#items = new Map(
+        texts
+          .slice(-MOST)
+          .reverse()
+          .map((text) => [text.id, this.#item(text)]),
+      );
       const title = texts.length > MOST ? `Texts (the newest ${MOST} of ${texts.length})` : "Texts";
-      const content = this.#items.size ? element("ol", { class: "texts" }, [...this.#items.values()]) : element("p", { class: "muted" }, "No text in this time.");
+      const content = this.#items.size
+        ? element("ol", { class: "texts" }, [...this.#items.values()])
+        : element("p", { class: "muted" }, "No text in this time.");
       return [element("h2", {}, title), content];
     });
   }
@@ -34,11 +41,22 @@ export class TextsPanel {
   }
 
   #item(text) {
-    const more = [text.source, text.severity, text.late ? "came late" : null, text.refused ? "too old to count" : null].filter(Boolean).join(", ");
+    const more = [text.source, text.severity, text.late ? "came late" : null, text.refused ? "too old to count" : null]
+      .filter(Boolean)
+      .join(", ");
     return element(
       "li",
       {},
-      element("button", { type: "button", class: "opener nowrap", title: exact(text.time_ms), onclick: () => this.#showMoment(text.time_ms) }, dayAndClock(text.time_ms)),
+      element(
+        "button",
+        {
+          type: "button",
+          class: "opener nowrap",
+          title: exact(text.time_ms),
+          onclick: () => this.#showMoment(text.time_ms),
+        },
+        dayAndClock(text.time_ms),
+      ),
       element("span", { class: "quote" }, text.text),
       more ? element("span", { class: "muted" }, more) : null,
     );

@@ -20,8 +20,19 @@ export class WhyPanel {
   constructor(signal) {
     this.#signal = signal;
     signal.addEventListener("abort", () => this.#loading?.abort());
-    this.root = element("section", { class: "panel why", "aria-label": "Why" }, element("div", { class: "title-row" }, element("h2", {}, "Why"), this.#button), this.#result);
-    this.#result.append(element("p", { class: "muted" }, "What moved the answer is computed on request, from the machine's own records. A click into the chart chooses another moment."));
+    this.root = element(
+      "section",
+      { class: "panel why", "aria-label": "Why" },
+      element("div", { class: "title-row" }, element("h2", {}, "Why"), this.#button),
+      this.#result,
+    );
+    this.#result.append(
+      element(
+        "p",
+        { class: "muted" },
+        "What moved the answer is computed on request, from the machine's own records. A click into the chart chooses another moment.",
+      ),
+    );
   }
 
   /** The newest diagnosis is explained if no other one is chosen; `words` gives a fault's title. */
@@ -63,12 +74,32 @@ function explanation(why, words) {
   const largest = Math.max(1e-9, ...why.contributions.map((one) => Math.abs(one.contribution)));
   const groups = Object.entries(KINDS).flatMap(([kind, heading]) => {
     const entries = why.contributions.filter((one) => one.kind === kind).slice(0, MOST);
-    return entries.length ? [element("h3", {}, heading), element("div", { class: "bars balances" }, entries.flatMap((one) => contribution(one, largest)))] : [];
+    return entries.length
+      ? [
+          element("h3", {}, heading),
+          element(
+            "div",
+            { class: "bars balances" },
+            entries.flatMap((one) => contribution(one, largest)),
+          ),
+        ]
+      : [];
   });
   return [
-    element("p", {}, element("strong", {}, `${capital(words(why.fault))}, ${percent(why.confidence)}`), ` at ${clock(why.frame_end)}`),
-    element("p", { class: "muted" }, `${capital(why.evidence_said)}. Bars to the right speak for the answer, bars to the left against it.`),
-    why.would_change_said ? element("p", { class: "about" }, element("strong", {}, "What would change it: "), why.would_change_said) : null,
+    element(
+      "p",
+      {},
+      element("strong", {}, `${capital(words(why.fault))}, ${percent(why.confidence)}`),
+      ` at ${clock(why.frame_end)}`,
+    ),
+    element(
+      "p",
+      { class: "muted" },
+      `${capital(why.evidence_said)}. Bars to the right speak for the answer, bars to the left against it.`,
+    ),
+    why.would_change_said
+      ? element("p", { class: "about" }, element("strong", {}, "What would change it: "), why.would_change_said)
+      : null,
     ...groups,
     why.differs ? element("p", { class: "problem" }, why.differs) : null,
   ].filter(Boolean);
@@ -79,5 +110,9 @@ function contribution(one, largest) {
   const bar = element("span", { class: against ? "balance against" : "balance" }, element("span", {}));
   bar.firstChild.style.width = `${((50 * Math.abs(one.contribution)) / largest).toFixed(1)}%`;
   const text = one.text && one.text !== one.said ? element("div", { class: "muted quote" }, one.text) : null;
-  return [element("span", { class: "bar-name" }, one.said ?? one.title, text), bar, element("span", { class: "number" }, `${against ? "−" : "+"}${Math.abs(one.contribution).toFixed(2)}`)];
+  return [
+    element("span", { class: "bar-name" }, one.said ?? one.title, text),
+    bar,
+    element("span", { class: "number" }, `${against ? "−" : "+"}${Math.abs(one.contribution).toFixed(2)}`),
+  ];
 }

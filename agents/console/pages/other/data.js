@@ -9,13 +9,27 @@ export function dataPage(main, signal) {
   document.title = "Data – Faultline";
   const body = element("div", { class: "stack" });
   main.append(element("div", { class: "title-row" }, element("h1", {}, "Data")), body);
-  keepLoading("/api/data", signal, body, (data) => [sources(data), letters("Dead letters", "Records that could not be used", data.dead_letters), letters("Late records", "Records that came after their frame had closed", data.late), topics(data)]);
+  keepLoading("/api/data", signal, body, (data) => [
+    sources(data),
+    letters("Dead letters", "Records that could not be used", data.dead_letters),
+    letters("Late records", "Records that came after their frame had closed", data.late),
+    topics(data),
+  ]);
 }
 
 const time = (ms) => (ms === null ? "–" : element("time", { title: exact(ms), class: "nowrap" }, dayAndClock(ms)));
 
 function sources(data) {
-  const columns = [["Topic", ""], ["Holds", ""], ["Records per second", "number"], ["Not processed", "number"], ["Late", "number"], ["Dead letters", "number"], ["Machines", "number"], ["Silent", "number"]];
+  const columns = [
+    ["Topic", ""],
+    ["Holds", ""],
+    ["Records per second", "number"],
+    ["Not processed", "number"],
+    ["Late", "number"],
+    ["Dead letters", "number"],
+    ["Machines", "number"],
+    ["Silent", "number"],
+  ];
   const rows = data.sources.map((one) => [
     element("span", {}, one.topic, one.exists ? "" : element("strong", {}, " does not exist")),
     [one.holds, one.machine_types.length ? element("div", { class: "id" }, one.machine_types.join(", ")) : ""],
@@ -30,24 +44,40 @@ function sources(data) {
 }
 
 function letters(title, about, { total, foreign, reasons }) {
-  const said = total === 0 ? "There are none." : `${about}: ${count(total)} since reading began${foreign ? `, ${count(foreign)} of other plants` : ""}.`;
+  const said =
+    total === 0
+      ? "There are none."
+      : `${about}: ${count(total)} since reading began${foreign ? `, ${count(foreign)} of other plants` : ""}.`;
   return panel(title, element("p", { class: "muted" }, said), ...reasons.map(reason));
 }
 
 function reason(one) {
-  const topics = Object.entries(one.topics).map(([topic, number]) => `${topic} ${count(number)}`).join(", ");
+  const topics = Object.entries(one.topics)
+    .map(([topic, number]) => `${topic} ${count(number)}`)
+    .join(", ");
   return element(
     "details",
     { class: "reason" },
-    element("summary", {}, element("strong", {}, one.title), element("span", { class: "id" }, ` ${one.reason} `), element("span", { class: "counted" }, count(one.count)), element("span", { class: "muted" }, ` ${topics}`)),
+    element(
+      "summary",
+      {},
+      element("strong", {}, one.title),
+      element("span", { class: "id" }, ` ${one.reason} `),
+      element("span", { class: "counted" }, count(one.count)),
+      element("span", { class: "muted" }, ` ${topics}`),
+    ),
     one.meaning ? element("p", { class: "muted" }, one.meaning) : null,
     one.example ? example(one.example) : null,
   );
 }
 
 function example(one) {
-  const place = (topic, partition, offset) => (topic === null ? null : `${topic}, partition ${partition}, offset ${offset}`);
-  const size = one.value_bytes > one.value.length ? element("div", { class: "muted" }, `The beginning of ${count(one.value_bytes)} bytes`) : null;
+  const place = (topic, partition, offset) =>
+    topic === null ? null : `${topic}, partition ${partition}, offset ${offset}`;
+  const size =
+    one.value_bytes > one.value.length
+      ? element("div", { class: "muted" }, `The beginning of ${count(one.value_bytes)} bytes`)
+      : null;
   return facts([
     ["What", one.detail],
     ["Machine or key", one.key ? element("a", { href: machineAddress(one.key) }, one.key) : null],
@@ -60,9 +90,28 @@ function example(one) {
 }
 
 function topics(data) {
-  const rows = data.topics.map((one) => [one.topic, count(one.records), time(one.newest_ms), count(one.behind), one.unreadable ? element("strong", {}, count(one.unreadable)) : "0"]);
-  const columns = [["Topic", ""], ["Records", "number"], ["Newest", ""], ["Behind", "number"], ["Unreadable", "number"]];
-  return panel("What this console has read", data.since_ms === null || data.since_ms > data.read_ms ? null : element("p", { class: "muted" }, `Diagnoses since ${exact(data.since_ms)}.`), table(columns, rows, "Topics"));
+  const rows = data.topics.map((one) => [
+    one.topic,
+    count(one.records),
+    time(one.newest_ms),
+    count(one.behind),
+    one.unreadable ? element("strong", {}, count(one.unreadable)) : "0",
+  ]);
+  const columns = [
+    ["Topic", ""],
+    ["Records", "number"],
+    ["Newest", ""],
+    ["Behind", "number"],
+    ["Unreadable", "number"],
+  ];
+  return panel(
+    "What this console has read",
+    data.since_ms === null || data.since_ms > data.read_ms
+      ? null
+      : element("p", { class: "muted" }, `Diagnoses since ${exact(data.since_ms)}.`),
+    table(columns, rows, "Topics"),
+  );
 }
 
-const panel = (title, ...content) => element("section", { class: "panel", "aria-label": title }, element("h2", {}, title), ...content);
+const panel = (title, ...content) =>
+  element("section", { class: "panel", "aria-label": title }, element("h2", {}, title), ...content);

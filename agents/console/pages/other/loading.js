@@ -28,5 +28,6 @@ export function keepLoading(path, signal, body, draw) {
 function replace(body, parts) {
   const open = new Set([...body.querySelectorAll("details[open] > summary .id")].map((id) => id.textContent));
   body.replaceChildren(...parts);
-  for (const details of body.querySelectorAll("details")) details.open = open.has(details.querySelector("summary .id")?.textContent);
+  for (const details of body.querySelectorAll("details"))
+    details.open = open.has(details.querySelector("summary .id")?.textContent);
 }

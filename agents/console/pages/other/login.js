@@ -9,7 +9,16 @@ export function loginPage(main) {
   const refused = element("p", { class: "problem", role: "alert", hidden: true });
   const token = element("input", { type: "password", required: true, autocomplete: "current-password", id: "token" });
   const submit = element("button", { class: "primary" }, "Log in");
-  const form = element("form", { class: "login" }, element("h1", {}, "Log in"), element("label", { for: "token" }, "Token"), token, refused, submit, element("p", { class: "muted" }, "Tokens are lines of the file that the console was started with."));
+  const form = element(
+    "form",
+    { class: "login" },
+    element("h1", {}, "Log in"),
+    element("label", { for: "token" }, "Token"),
+    token,
+    refused,
+    submit,
+    element("p", { class: "muted" }, "Tokens are lines of the file that the console was started with."),
+  );
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     submit.disabled = true;

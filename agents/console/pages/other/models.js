@@ -12,20 +12,25 @@ export function modelsPage(main, signal) {
   const body = element("div", { class: "stack" });
   main.append(element("div", { class: "title-row" }, element("h1", {}, "Models")), body);
   keepLoading("/api/models", signal, body, (document) => [
-    ...(document.models.length ? document.models.map(model) : [panel("Models", element("p", { class: "empty" }, "No diagnosis has been read yet."))]),
+    ...(document.models.length
+      ? document.models.map(model)
+      : [panel("Models", element("p", { class: "empty" }, "No diagnosis has been read yet."))]),
     drift(document.drift),
     labels(document.labels),
   ]);
 }
 
-const panel = (title, ...content) => element("section", { class: "panel", "aria-label": title }, element("h2", {}, title), ...content);
+const panel = (title, ...content) =>
+  element("section", { class: "panel", "aria-label": title }, element("h2", {}, title), ...content);
 const time = (ms) => (ms === null ? "–" : element("time", { title: exact(ms), class: "nowrap" }, dayAndClock(ms)));
 const known = (number, shown) => (number === null || number === undefined ? null : shown(number));
 const decimals = (number) => number.toFixed(2);
 const nats = (number) => `${number.toFixed(2)} nats`;
 
 function model(one) {
-  const weights = Object.entries(one.weights_mean ?? {}).map(([name, weight]) => `${name} ${percent(weight)}`).join(", ");
+  const weights = Object.entries(one.weights_mean ?? {})
+    .map(([name, weight]) => `${name} ${percent(weight)}`)
+    .join(", ");
   const scores = one.scores ?? {};
   const kind = one.kind === "area" ? "Area model" : "Model";
   return panel(
@@ -35,8 +40,16 @@ function model(one) {
       "div",
       { class: "columns halves" },
       facts([
-        ["Machines", one.kind === "area" ? null : `${count(one.machines)}${one.machine_types.length ? ` of type ${one.machine_types.join(", ")}` : ""}`],
-        ["Diagnoses", one.diagnoses ? count(one.diagnoses) : "not counted yet: an interval of metrics has to end first"],
+        [
+          "Machines",
+          one.kind === "area"
+            ? null
+            : `${count(one.machines)}${one.machine_types.length ? ` of type ${one.machine_types.join(", ")}` : ""}`,
+        ],
+        [
+          "Diagnoses",
+          one.diagnoses ? count(one.diagnoses) : "not counted yet: an interval of metrics has to end first",
+        ],
         ["Without evidence", one.no_evidence ? count(one.no_evidence) : null],
         ["Mean confidence", known(one.confidence_mean, percent)],
         ["Mean entropy", known(one.entropy_mean, nats)],
@@ -66,10 +79,25 @@ function history(intervals) {
     const points = intervals.map((one) => [one.end_ms, of(one)]);
     if (points.every(([, at]) => at === null)) return null;
     const made = trendLane({ title, points, range: [0, 1], shown: percent });
-    return element("div", { class: "lane" }, element("div", { class: "lane-head" }, element("span", { class: "lane-title" }, title)), svg("svg", { viewBox: `0 0 ${width} ${made.height}`, role: "img", "aria-label": `${title} over time` }, made.draw(axis)));
+    return element(
+      "div",
+      { class: "lane" },
+      element("div", { class: "lane-head" }, element("span", { class: "lane-title" }, title)),
+      svg(
+        "svg",
+        { viewBox: `0 0 ${width} ${made.height}`, role: "img", "aria-label": `${title} over time` },
+        made.draw(axis),
+      ),
+    );
   };
   const scale = svg("svg", { viewBox: `0 0 ${width} 16`, "aria-hidden": "true" }, axis.labels());
-  return element("div", { class: "stack-chart still" }, lane("Mean confidence", (one) => one.confidence_mean), lane("Accuracy", (one) => one.accuracy), scale);
+  return element(
+    "div",
+    { class: "stack-chart still" },
+    lane("Mean confidence", (one) => one.confidence_mean),
+    lane("Accuracy", (one) => one.accuracy),
+    scale,
+  );
 }
 
 function drift(entries) {
@@ -81,11 +109,32 @@ function drift(entries) {
     time(one.since_ms),
     one.ended_ms === null ? element("strong", {}, "now") : time(one.ended_ms),
   ]);
-  return panel("Drift", table([["Machine", ""], ["What", ""], ["How", ""], ["Since", ""], ["Until", ""]], rows, "Drift"));
+  return panel(
+    "Drift",
+    table(
+      [
+        ["Machine", ""],
+        ["What", ""],
+        ["How", ""],
+        ["Since", ""],
+        ["Until", ""],
+      ],
+      rows,
+      "Drift",
+    ),
+  );
 }
 
 function labels({ count: number, newest }) {
-  if (!number) return panel("What people found", element("p", { class: "muted" }, "Nobody has said yet what machines really had. Feedback on a machine's page does."));
+  if (!number)
+    return panel(
+      "What people found",
+      element(
+        "p",
+        { class: "muted" },
+        "Nobody has said yet what machines really had. Feedback on a machine's page does.",
+      ),
+    );
   const rows = newest.map((one) => [
     element("a", { href: machineAddress(one.machine) }, one.name),
     [one.fault_title ?? one.fault, one.note ? element("div", { class: "muted quote" }, one.note) : ""],
@@ -93,5 +142,19 @@ function labels({ count: number, newest }) {
     one.end_ms === null ? "still there" : time(one.end_ms),
     one.by ?? "",
   ]);
-  return panel("What people found", element("p", { class: "muted" }, `${count(number)} labels`), table([["Machine", ""], ["What", ""], ["From", ""], ["Until", ""], ["By", ""]], rows, "Labels"));
+  return panel(
+    "What people found",
+    element("p", { class: "muted" }, `${count(number)} labels`),
+    table(
+      [
+        ["Machine", ""],
+        ["What", ""],
+        ["From", ""],
+        ["Until", ""],
+        ["By", ""],
+      ],
+      rows,
+      "Labels",
+    ),
+  );
 }

@@ -20,20 +20,33 @@ export class Filters {
     for (const key of ["state", "priority", "area"]) this.chosen[key] = asked.get(key) ?? "";
     this.chosen.abnormal = asked.get("only") === "abnormal";
     this.#search = element("input", {
-      type: "search", id: "search", placeholder: "Search machine, area or fault", "aria-label": "Search machine, area or fault",
-      value: asked.get("search"), autocomplete: "off", spellcheck: "false", maxlength: 200,
-      oninput: () => this.#read(), onkeydown: (event) => event.key === "Escape" && this.clear(),
+      type: "search",
+      id: "search",
+      placeholder: "Search machine, area or fault",
+      "aria-label": "Search machine, area or fault",
+      value: asked.get("search"),
+      autocomplete: "off",
+      spellcheck: "false",
+      maxlength: 200,
+      oninput: () => this.#read(),
+      onkeydown: (event) => event.key === "Escape" && this.clear(),
     });
     this.#area = element("select", { "aria-label": "Area", onchange: () => this.#read() });
     const priorities = PRIORITIES.map((name) => this.#button("priority", name, prioritySymbol(name), capital(name)));
     const states = SHOWN_STATES.map((name) =>
-      this.#button("state", name, stateSymbol(name === "no_data" ? "offline" : name), name === "no_data" ? "No data" : STATES[name]),
+      this.#button(
+        "state",
+        name,
+        stateSymbol(name === "no_data" ? "offline" : name),
+        name === "no_data" ? "No data" : STATES[name],
+      ),
     );
     const abnormal = this.#button("abnormal", "", null, "Not normal");
     this.bar = element(
       "div",
       { class: "filters", role: "search" },
-      this.#search, this.#area,
+      this.#search,
+      this.#area,
       element("div", { class: "group", role: "group", "aria-label": "Alarms by priority" }, priorities),
       element("div", { class: "group", role: "group", "aria-label": "States" }, abnormal, states),
     );
@@ -89,14 +102,17 @@ export class Filters {
     const button = element(
       "button",
       {
-        type: "button", "aria-pressed": "false",
+        type: "button",
+        "aria-pressed": "false",
         onclick: () => {
           if (kind === "abnormal") this.chosen.abnormal = !this.chosen.abnormal;
           else this.chosen[kind] = this.chosen[kind] === name ? "" : name;
           this.#read();
         },
       },
-      symbol, text, counted,
+      symbol,
+      text,
+      counted,
     );
     this.#buttons.set(`${kind}:${name}`, { kind, name, button, counted });
     return button;

@@ -26,7 +26,13 @@ export function plantPage(main, signal) {
 
   function all() {
     changed = null;
-    sections.rebuild(live.machines, live.areas);
+    // After a reconnection most is as it was, and whoever looks at it finds it in its place.
+    if (sections.fit(live.machines, live.areas)) {
+      for (const tile of live.machines.values()) sections.update(tile);
+      for (const area of live.areas.values()) sections.describe(area);
+    } else {
+      sections.rebuild(live.machines, live.areas);
+    }
     body.dataset.density = live.machines.size >= COMPACT_FROM ? "compact" : "full";
     filters.setAreas([...live.areas.values()]);
     apply();
@@ -53,7 +59,10 @@ export function plantPage(main, signal) {
     const shown = sections.finish();
     filters.setCounts(live.counts);
     const machines = live.machines.size;
-    setText(summary, shown === machines ? `${count(machines)} machines` : `${count(shown)} of ${count(machines)} machines`);
+    setText(
+      summary,
+      shown === machines ? `${count(machines)} machines` : `${count(shown)} of ${count(machines)} machines`,
+    );
     empty.hidden = shown > 0;
     setText(empty, emptyText(machines));
   }

@@ -37,6 +37,17 @@ export class Sections {
     if (focused) this.#tiles.get(focused)?.node.focus();
   }
 
+  /** Whether there are tiles and sections of just these machines and areas. */
+  fit(machines, areas) {
+    const declared = [...this.#sections.keys()].filter((id) => id !== NO_AREA);
+    return (
+      machines.size === this.#tiles.size &&
+      declared.length === areas.size &&
+      declared.every((id) => areas.has(id)) &&
+      [...machines.values()].every((tile) => this.knows(tile))
+    );
+  }
+
   /** Whether a machine has a tile in the area that it is in now. */
   knows(tile) {
     const kept = this.#tiles.get(tile.id);
@@ -71,7 +82,12 @@ export class Sections {
     }
     for (const [id, section] of this.#sections) {
       section.root.hidden = visible.get(id) === 0;
-      setText(section.counted, visible.get(id) === section.size ? `${count(section.size)} machines` : `${count(visible.get(id))} of ${count(section.size)} machines`);
+      setText(
+        section.counted,
+        visible.get(id) === section.size
+          ? `${count(section.size)} machines`
+          : `${count(visible.get(id))} of ${count(section.size)} machines`,
+      );
     }
     if (!reachable) {
       for (const kept of this.#tiles.values()) {
@@ -92,7 +108,10 @@ export class Sections {
     section.cause.hidden = !named;
     if (named) {
       const since = cause.since_ms === null ? "" : `, since ${moment(cause.since_ms, live.status?.read_ms)}`;
-      setText(section.cause, `Common cause: ${cause.title}, ${cause.fault_title ?? cause.fault} (${percent(cause.probability)}${since})`);
+      setText(
+        section.cause,
+        `Common cause: ${cause.title}, ${cause.fault_title ?? cause.fault} (${percent(cause.probability)}${since})`,
+      );
     }
     section.utilities.replaceChildren(...area.utilities.map((utility) => utilityChip(utility)));
   }
@@ -150,7 +169,19 @@ export class Sections {
 
 function utilityChip(utility) {
   const bad = utility.state === "fault";
-  const symbol = utility.alarm !== null && !utility.shelved && !utility.suppressed ? prioritySymbol(utility.priority, utility.acknowledged) : null;
-  const state = bad ? `${utility.fault_title ?? utility.fault} ${percent(utility.probability)}` : utility.state === "normal" ? "normal" : "not heard";
-  return element("span", { class: "utility", "data-state": utility.state, title: `Utility ${utility.utility}` }, symbol, element("span", {}, `${utility.title}: `, element(bad ? "strong" : "span", {}, state)));
+  const symbol =
+    utility.alarm !== null && !utility.shelved && !utility.suppressed
+      ? prioritySymbol(utility.priority, utility.acknowledged)
+      : null;
+  const state = bad
+    ? `${utility.fault_title ?? utility.fault} ${percent(utility.probability)}`
+    : utility.state === "normal"
+      ? "normal"
+      : "not heard";
+  return element(
+    "span",
+    { class: "utility", "data-state": utility.state, title: `Utility ${utility.utility}` },
+    symbol,
+    element("span", {}, `${utility.title}: `, element(bad ? "strong" : "span", {}, state)),
+  );
 }

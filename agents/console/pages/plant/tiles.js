@@ -53,7 +53,8 @@ function whatIs(tile) {
 
 function moreOf(tile) {
   const parts = [];
-  if (tile.state === "fault" || tile.state === "recovering" || tile.state === "unknown") parts.push(percent(tile.confidence));
+  if (tile.state === "fault" || tile.state === "recovering" || tile.state === "unknown")
+    parts.push(percent(tile.confidence));
   if (tile.state !== "normal" && tile.since_ms !== null) {
     parts.push(`${tile.since_known ? "since" : "since before"} ${moment(tile.since_ms, live.status?.read_ms)}`);
   }
@@ -64,7 +65,9 @@ function moreOf(tile) {
 }
 
 function spoken(tile) {
-  const alarm = shownPriority(tile) ? `${capital(tile.priority)} alarm, ${tile.acknowledged ? "acknowledged" : "not acknowledged"}` : "";
+  const alarm = shownPriority(tile)
+    ? `${capital(tile.priority)} alarm, ${tile.acknowledged ? "acknowledged" : "not acknowledged"}`
+    : "";
   const fault = tile.state === "fault" ? `Fault: ${whatIs(tile)}` : whatIs(tile);
   const name = tile.title === tile.id ? tile.id : `${tile.title}, ${tile.id}`;
   return [name, alarm, fault, moreOf(tile).replaceAll(" · ", ", ")].filter(Boolean).join(". ");
