@@ -1,9 +1,10 @@
-"""What is known of an area before any diagnosis: its machines and utilities, and the causes it may name."""
+"""What is known of an area before any diagnosis: its machines, utilities and relations, and the causes it may name."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -14,6 +15,21 @@ from pipeline.arrays import Ints
 from pipeline.config.classes import RECOVERING, UNKNOWN
 from pipeline.config.profile import PlantProfile
 from pipeline.config.sections.areas import WAIT_PERIODS, Area, utility_id
+
+
+class Relation(StrEnum):
+    """How one node of an area's graph, the source, is related to another, the target. Each has its reverse."""
+
+    SUPPLIES = "supplies"
+    """A utility supplies a machine."""
+    DRAWS_FROM = "draws_from"
+    FEEDS = "feeds"
+    """A machine feeds a machine."""
+    FED_BY = "fed_by"
+    SHARES = "shares"
+    """Two machines share a utility; in both directions."""
+    SAME_TYPE = "same_type"
+    """Two machines are of one type; in both directions."""
 
 
 class CauseKind(StrEnum):
@@ -35,6 +51,17 @@ class Cause(NamedTuple):
     """The utility or the machine."""
     fault: str | None = None
     """Of a utility; which fault a machine has of its own is said by its corrected answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """The pairs of nodes that one relation holds for, sorted by target, then source.
+
+    Nodes are numbered: the machines first, in their order, and behind them the utilities.
+    """
+
+    sources: Ints  # (E,)
+    targets: Ints  # (E,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +97,8 @@ class AreaLayout:
     utilities: tuple[UtilityLayout, ...]
     causes: tuple[Cause, ...]
     """First `none`, then each utility's faults, then each machine's own fault."""
+    edges: Mapping[Relation, Edges]
+    """Every relation, also those that hold for no pair."""
     digest: str
     """Hash of what states and runners depend on: all but titles and `wait`."""
 
@@ -133,9 +162,31 @@ def _layout(name: str, area: Area, profile: PlantProfile) -> AreaLayout:
         classes=tuple((*kind.faults, *_added(kind.faults)) for kind in types),
         utilities=utilities,
         causes=tuple(causes),
+        edges=_edges(type_of, utilities, feeds),
         digest=hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()[:16],
     )
 
 
 def _added(faults: tuple[str, ...]) -> list[str]:
     return [name for name in (RECOVERING, UNKNOWN) if name not in faults]
+
+
+def _edges(type_of: Ints, utilities: tuple[UtilityLayout, ...], feeds: list[tuple[int, int]]) -> dict[Relation, Edges]:
+    count = len(type_of)
+    supplies = [(count + place, m) for place, one in enumerate(utilities) for m in one.machines.tolist()]
+    pairs = [(one, other) for one in range(count) for other in range(count) if one != other]
+    members = [frozenset(one.machines.tolist()) for one in utilities]
+    shares = [pair for pair in pairs if any(own.issuperset(pair) for own in members)]
+    return {
+        Relation.SUPPLIES: _sorted(supplies),
+        Relation.DRAWS_FROM: _sorted((target, source) for source, target in supplies),
+        Relation.FEEDS: _sorted(feeds),
+        Relation.FED_BY: _sorted((target, source) for source, target in feeds),
+        Relation.SHARES: _sorted(shares),
+        Relation.SAME_TYPE: _sorted((one, other) for one, other in pairs if type_of[one] == type_of[other]),
+    }
+
+
+def _sorted(pairs: Iterable[tuple[int, int]]) -> Edges:
+    columns = np.array(sorted(pairs, key=lambda pair: (pair[1], pair[0])), np.int64).reshape(-1, 2)
+    return Edges(columns[:, 0].copy(), columns[:, 1].copy())

@@ -13,7 +13,7 @@ from models.areas.exact import logarithms, softmax
 from models.areas.load import load_area_runner
 from models.areas.rule_runner import RULES, AreaRuleConfig, RuleRunner
 from pipeline.areas.frames import AreaFrame, AreaResult, Presence
-from pipeline.areas.layout import AreaLayout, Cause, CauseKind, area_layouts
+from pipeline.areas.layout import AreaLayout, Cause, CauseKind, Relation, area_layouts
 from pipeline.arrays import Floats
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.errors import ModelFileError, StateError
@@ -70,9 +70,19 @@ def of(result: AreaResult, machine: str) -> dict[str, float]:
     return {name: round(float(p), 3) for name, p in zip(area.classes_of(at), shares, strict=False) if p > 0.001}
 
 
-def test_the_layout_names_machines_types_and_causes_in_their_order() -> None:
+def test_the_layout_has_every_relation_with_its_reverse() -> None:
     area = layout()
+    names = (*area.machines, *(one.name for one in area.utilities))
+    pairs = {
+        relation: {(names[source], names[target]) for source, target in zip(e.sources, e.targets, strict=True)}
+        for relation, e in area.edges.items()
+    }
     assert area.machines == ("fan-0", "pump-0", "pump-1", "pump-2", "pump-3") and area.types == ("pump", "fan")
+    assert pairs[Relation.FEEDS] == {("pump-0", "pump-1")} and pairs[Relation.FED_BY] == {("pump-1", "pump-0")}
+    assert ("power", "fan-0") in pairs[Relation.SUPPLIES] and len(pairs[Relation.SUPPLIES]) == 7
+    assert pairs[Relation.DRAWS_FROM] == {(target, source) for source, target in pairs[Relation.SUPPLIES]}
+    assert ("fan-0", "pump-2") in pairs[Relation.SHARES] and ("fan-0", "pump-0") not in pairs[Relation.SHARES]
+    assert len(pairs[Relation.SAME_TYPE]) == 4 * 3
     assert area.causes[:4] == (
         Cause(CauseKind.NONE),
         Cause(CauseKind.UTILITY, "water", "leak"),
