@@ -8,7 +8,7 @@ from functools import lru_cache
 from pipeline.config.profile import MachineType, PlantProfile, Variable
 from pipeline.config.sections.alarms import BLIND, OFFLINE, STALE
 from pipeline.config.sections.areas import utility_id
-from pipeline.config.sections.titles import Fault, machine_title
+from pipeline.config.sections.titles import DEFAULT_PRIORITY, Fault, Priority, machine_title
 from pipeline.wire.messages import VariableEvidence
 
 _CONDITIONS = {
@@ -99,15 +99,18 @@ class Words:
         described = (faults[fault] for faults in self._faults.values() if fault in faults)
         return with_title(fault, next((one.title for one in described if one.title), None))
 
-    @property
-    def has_alarm_settings(self) -> bool:
-        """Whether the profile says how alarms are raised, so that its priorities are those of the alarms."""
-        return bool(self._profile.alarms)
-
     def alarm(self, machine: str, fault: str) -> str:
         """What an alarm is about: a fault as above, or how the machine is, such as `offline Machine offline`."""
         described = self.about_fault(machine, fault)
         return self.fault(machine, fault) if described else with_title(fault, _CONDITIONS.get(fault))
+
+    def priority(self, machine: str, fault: str, recorded: Priority) -> Priority:
+        """How urgent an alarm is: as its record says where the profile has settings of alarms, or the record says more
+        than what all alarms have without; else as the profile says of the fault."""
+        described = self.about_fault(machine, fault)
+        if self._profile.alarms or recorded != DEFAULT_PRIORITY or described is None or described.priority is None:
+            return recorded
+        return described.priority
 
     def component(self, machine: str, fault: str) -> str | None:
         """The titles of the components where a fault begins; None if the profile names none."""

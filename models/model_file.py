@@ -160,39 +160,46 @@ def read_model(path: Path) -> Model:
 
     Whether it has the weights that its network needs, in the right shapes, is checked by the builder of the network.
     """
-    metadata, tensors = read_container(path)
-    if AREA_KEY in metadata:
-        raise ModelFileError(f"{path} is a network of areas, not a model of machines; name it with --area-model")
-    if _KEY not in metadata:
-        raise ModelFileError(f"{path} is a safetensors file but not of Faultline; name a file made by training")
-    return model_of(path, metadata[_KEY], tensors)
+    metadata, tensors, others = read_container(path, _KEY)
+    return model_of(path, metadata[_KEY], tensors, others)
 
 
-def read_container(path: Path) -> tuple[dict[str, str], dict[str, Weights]]:
-    """The texts in the header of a safetensors file, and its weights; raises ModelFileError."""
+def read_container(path: Path, key: str) -> tuple[dict[str, str], dict[str, Weights], dict[str, str]]:
+    """The texts in the header of a safetensors file, one of them under this key; its weights; and the formats of those
+    that no release reads. Raises ModelFileError."""
     if not path.is_file():
         raise ModelFileError(f"there is no model file {path}; train one, or name another")
     _require_small_header(path)
     try:
         with safe_open(path, framework="np") as opened:
             metadata = opened.metadata() or {}
-            keys: list[str] = opened.keys()
-            dtypes = {key: str(opened.get_slice(key).get_dtype()) for key in keys}
-            tensors: dict[str, Weights] = {key: opened.get_tensor(key) for key in keys if dtypes[key] in _DTYPES}
+            names: list[str] = opened.keys()
+            dtypes = {name: str(opened.get_slice(name).get_dtype()) for name in names}
+            tensors: dict[str, Weights] = {name: opened.get_tensor(name) for name in names if dtypes[name] in _DTYPES}
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelFileError(f"{path} is no model file, or was cut short ({error}); copy or train it again") from error
-    for key, dtype in sorted(dtypes.items()):
-        if dtype not in _DTYPES:
-            raise ModelFileError(
-                f"weight {key} of model file {path} is stored as {dtype}, this release reads {' and '.join(_DTYPES)}; "
-                "convert it, or train it again"
-            )
-    return metadata, tensors
+    if key not in metadata:
+        raise _other_file(path, metadata)
+    others = {name: dtype for name, dtype in dtypes.items() if dtype not in _DTYPES}
+    return metadata, tensors, others
 
 
-def model_of(path: Path, text: str, tensors: Mapping[str, Weights]) -> Model:
-    """The model whose header is this text, with these weights; `path` is for messages. Raises ModelFileError."""
+def _other_file(path: Path, metadata: Mapping[str, str]) -> ModelFileError:
+    """The error for a safetensors file of another kind than is read."""
+    if AREA_KEY in metadata:
+        return ModelFileError(f"{path} is a network of areas, not a model of machines; name it with --area-model")
+    if _KEY in metadata:
+        return ModelFileError(
+            f"{path} is a model of machines, no network of areas; name a file of `faultline train-area`"
+        )
+    return ModelFileError(f"{path} is a safetensors file but not of Faultline; name a file made by training")
+
+
+def model_of(path: Path, text: str, tensors: Mapping[str, Weights], others: Mapping[str, str] | None = None) -> Model:
+    """The model whose header is this text, with these weights, and `others` as of `read_container`; `path` is for
+    messages. Raises ModelFileError."""
     header = _header(path, text)
+    require_formats(path, others or {})
     found = _content_hash(header.essence, header.network, header.vocabulary, tensors, recovering=header.recovering)
     if found != header.hash:
         raise ModelFileError(f"model file {path} is damaged: its content does not match its hash; copy it again")
@@ -205,6 +212,15 @@ def model_of(path: Path, text: str, tensors: Mapping[str, Weights]) -> Model:
         )
     tokenizer = Tokenizer(header.vocabulary, config) if config is not None and header.vocabulary is not None else None
     return Model(path, header, tensors, tokenizer)
+
+
+def require_formats(path: Path, others: Mapping[str, str]) -> None:
+    """Raise ModelFileError if there are weights in formats that are not read."""
+    for key, dtype in sorted(others.items()):
+        raise ModelFileError(
+            f"weight {key} of model file {path} is stored as {dtype}, this release reads {' and '.join(_DTYPES)}; "
+            "convert it, or train it again"
+        )
 
 
 def require_numbers(path: Path, tensors: Mapping[str, Weights]) -> None:

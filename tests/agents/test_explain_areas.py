@@ -17,6 +17,7 @@ from agents.audit.why.explained_area import ExplainedArea
 from agents.memory.log import MemoryLog
 from agents.replay.shipped import area_profile, area_rule, area_section
 from models.areas.load import load_area_runner
+from models.evaluation.explanations.areas import step_without_nodes
 from pipeline.areas.engine import AreaEngine
 from pipeline.areas.frames import AreaFrame
 from pipeline.areas.messages import AreaDiagnosis, decode_area
@@ -26,6 +27,7 @@ from pipeline.wire import messages
 from pipeline.wire.messages import Diagnosis, EventMessage
 from pipeline.wire.recording import new_recording
 from pipeline.wire.records import Output, Record
+from tests.agents.test_plant_network import network
 from tests.support.area_plant import FRAME_MS, MACHINES, T0_MS, WITH_AREAS, AreaPlant, VoteRunner, diagnosis
 from tests.support.builders import numbered
 from tests.support.commands import assert_one_line, faultline
@@ -158,6 +160,19 @@ def test_modalities_are_left_out_where_the_area_model_takes_them() -> None:
     assert list(modalities)[:2] == ["pump-1 sensors", "pump-2 sensors"]
     assert modalities["pump-1 sensors"] == pytest.approx(machines["pump-1"])
     assert amounts(explained(planted({"pump-1": 0.95})), "modality") == {}, "rules take none"
+
+
+def test_a_window_of_few_frames_goes_on_from_the_state_before_it(tmp_path: Path) -> None:
+    plant, records = small(), planted({"pump-1": 0.9, "pump-2": 0.7})
+    for runner in (VoteRunner(), load_area_runner(str(network(tmp_path)), plant, lambda _: None)):
+        wanted = AreaId("hall", T0_MS + FRAMES * FRAME_MS, runner.hash[:12])
+        replayed = replay_area_until(records, plant, runner, wanted, frames=3)
+        result = step_without_nodes(runner, replayed.window, ())
+        assert result.causes.max() == pytest.approx(replayed.diagnosis.cause.probability, abs=1e-5)
+        found = ExplainedArea.of(replayed, runner, None)
+        assert found.explanation.frames == 3 and set(amounts(found)) == set(HALL)
+        assert set(amounts(found, "modality")) == {f"{machine} sensors" for machine in HALL}
+        assert all(math.isfinite(one.amount) for one in found.explanation.contributions)
 
 
 def test_the_published_record_is_compared_with_the_replayed_one(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from agents.connectors.notify.notifier import Choice, Notifier
 from agents.connectors.notify.signature import is_signed
 from agents.connectors.notify.webhook import Outcome, Webhook
 from agents.words import Words
+from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import load_settings
 from pipeline.engine.reports.lifecycle.records import Alarm
 from pipeline.errors import SettingsError
@@ -130,6 +131,7 @@ def notifier(
     to: str,
     kind: NotificationFormat = NotificationFormat.JSON,
     choice: Choice | None = None,
+    plant: PlantProfile = PLANT,
     waits: list[float] | None = None,
     timeout_seconds: float = 5.0,
 ) -> Notifier:
@@ -139,8 +141,9 @@ def notifier(
         await asyncio.sleep(0.001)
 
     hook = Webhook(to, secret=SECRET, wall_seconds=time.time, sleep=sleep, timeout_seconds=timeout_seconds)
-    write = body_writer(kind, Words(PLANT), PLANT.plant)
-    return Notifier(load_settings(broker="kafka://x:1"), topic, hook, write, choice or Choice(), time.time)
+    words, settings = Words(plant), load_settings(broker="kafka://x:1")
+    write = body_writer(kind, words, plant.plant)
+    return Notifier(settings, topic, hook, write, choice or Choice(), words, time.time)
 
 
 def deliver(one: Notifier, until: Callable[[], bool]) -> None:
@@ -284,6 +287,16 @@ def test_a_receiver_gets_what_it_has_chosen_and_nothing_that_is_suppressed() -> 
     assert [text.split()[0] for text in texts] == ["critical", "high"]
     assert texts[1].endswith("(by kim: on it)")
     assert one.skipped == 4
+
+
+@pytest.mark.parametrize(("settings", "told"), [("", "low"), ("alarms: [{on_delay: 1m}]\n", "high")])
+def test_without_settings_of_alarms_a_fault_is_as_urgent_as_the_profile_says(settings: str, told: str) -> None:
+    rare = profile(ONE_SOURCE.replace("leak", "{name: leak, priority: low}") + settings)
+    topic = Topic(alarm(0), alarm(1, priority="critical"))
+    with receiver() as hook:
+        one = notifier(topic, hook.url, plant=rare)
+        deliver(one, lambda: topic.is_done)
+        assert [body["priority"] for body in hook.bodies] == [told, "critical"]
 
 
 def test_alertmanager_gets_alerts_that_fire_and_end() -> None:

@@ -17,9 +17,9 @@ from models.areas.config import AreaNetworkConfig
 from models.areas.load import load_area_runner
 from models.areas.networks.graphs import build_area_network
 from models.areas.stepping.model_file import write_area_model
-from pipeline.config.profile import PlantProfile
+from pipeline.config.profile import PlantProfile, parse_profile
 from pipeline.wire.recording import RecordingWriter
-from tests.support.area_plant import MACHINES, AreaPlant, area_story
+from tests.support.area_plant import MACHINES, WITH_AREAS, AreaPlant, area_story
 from tests.support.chaos import compare, differing_states
 from tests.support.delivery_apps import run, until
 
@@ -68,6 +68,7 @@ def told(path: Path) -> AreaPlant:
 
 def test_an_agent_with_a_network_may_die_and_be_replayed(tmp_path: Path) -> None:
     path, recording = network(tmp_path), tmp_path / "areas.parquet"
+    runner(path, parse_profile(WITH_AREAS, where="test")).load_code()  # the time limit is not for compiling
 
     async def test() -> None:
         expected, disturbed = told(path), told(path)

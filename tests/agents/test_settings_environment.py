@@ -176,6 +176,7 @@ def test_no_command_begins_with_an_unknown_variable_and_all_show_their_help(
         "replay": [str(file)],
         "stress": [str(file)],
         "train": [str(file)],
+        "train-area": [str(tmp_path), "--out", str(tmp_path / "out")],
         "machines end": ["te-1"],
         "machines forget": ["te-1"],
         "machines reset": ["te-1"],

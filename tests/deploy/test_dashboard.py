@@ -154,8 +154,9 @@ async def served(hook: Receiver) -> AsyncIterator[Served]:
     plant = AreaPlant(PLANT, drift_window_ms=WINDOW_FRAMES * FRAME_MS, drift_reference_windows=3)
     worker, agent, log = plant.worker(NightRunner()), plant.agent(), AlarmLog(plant)
     webhook = Webhook(hook.url, wall_seconds=time.time, sleep=lambda _: asyncio.sleep(0))
-    write = body_writer(NotificationFormat.JSON, Words(plant.profile), plant.profile.plant)
-    notifier = Notifier(plant.settings, log, webhook, write, Choice(), time.time)
+    words = Words(plant.profile)
+    write = body_writer(NotificationFormat.JSON, words, plant.profile.plant)
+    notifier = Notifier(plant.settings, log, webhook, write, Choice(), words, time.time)
     tally, registry = Tally(), CollectorRegistry()
     registry.register(
         IngestCollector(

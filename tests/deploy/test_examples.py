@@ -22,17 +22,12 @@ from pipeline.config.profile import load_profile
 from pipeline.engine.engine import Engine
 from pipeline.wire.recording import read_recording
 from tests.support.commands import faultline
+from tests.support.pages import blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
-TUTORIAL = ROOT / "docs" / "guide" / "first-plant.md"
-TABLES = ROOT / "docs" / "guide" / "tables.md"
-
-
-def blocks(language: str, page: Path = TUTORIAL) -> list[str]:
-    """A page's blocks of code in one language."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return [text for name, text in found if name == language]
+TUTORIAL = (ROOT / "docs" / "guide" / "first-plant.md").read_text(encoding="utf-8")
+TABLES = (ROOT / "docs" / "guide" / "tables.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -50,7 +45,7 @@ def test_the_embedded_engine_says_of_single_records_what_it_says_of_all_at_once(
 
 
 def test_the_tutorial_prints_its_files_as_they_are() -> None:
-    assert blocks("yaml") == [
+    assert blocks("yaml", TUTORIAL) == [
         (EXAMPLES / "first_plant" / name).read_text(encoding="utf-8")
         for name in ("bottling.yaml", "tables.yaml", "named.yaml", "training.yaml")
     ]
@@ -65,7 +60,7 @@ def test_the_tutorial_leads_from_tables_without_labels_to_scores(tmp_path: Path)
         (programs / name).write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n', encoding="utf-8")
         (programs / name).chmod(0o755)
     (tmp_path / "docs").symlink_to(ROOT / "docs")
-    commands = "".join(blocks("sh")).split("make kafka")[0].splitlines()
+    commands = "".join(blocks("sh", TUTORIAL)).split("make kafka")[0].splitlines()
     skipped = ("make ", ". .venv/")  # the environment of these tests takes their place
     script = "\n".join(command for command in commands if not command.startswith(skipped))
     assert script.count("\nfaultline ") == 11
@@ -89,7 +84,7 @@ def test_the_tutorial_leads_from_tables_without_labels_to_scores(tmp_path: Path)
     assert float(scores["detection rate"]) > 0.8
     assert float(scores["correct diagnosis rate"]) > 0.95
     assert float(scores["false alarm rate before"]) < 0.05
-    (reading,) = blocks("python")
+    (reading,) = blocks("python", TUTORIAL)
     done = subprocess.run(
         [sys.executable, "-c", reading],
         cwd=tmp_path / "runs" / "bottling",

@@ -46,6 +46,7 @@ SERVING_MODULES = (
     "models.model_file",
     "models.evaluation.scoring",
     "models.stepping.load",
+    "models.areas.load",
     "models.encoders.tokenizer",
 )
 

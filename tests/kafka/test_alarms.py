@@ -44,9 +44,10 @@ def source_of(site: KafkaSite) -> KafkaAlarmSource:
 
 
 def notifier(site: KafkaSite, source: KafkaAlarmSource, hook: Receiver) -> Notifier:
-    write = body_writer(NotificationFormat.JSON, Words(site.profile), site.profile.plant)
+    words = Words(site.profile)
+    write = body_writer(NotificationFormat.JSON, words, site.profile.plant)
     webhook = Webhook(hook.url, secret="s", wall_seconds=time.time)
-    return Notifier(site.settings, source, webhook, write, Choice(), time.time)
+    return Notifier(site.settings, source, webhook, write, Choice(), words, time.time)
 
 
 def test_a_shift_acts_by_commands_and_is_called_once_for_each_alarm(kafka: str, tmp_path: Path) -> None:

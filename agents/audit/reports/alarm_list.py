@@ -160,11 +160,8 @@ def urgency(alarm: AlarmStatus, priority: Priority | None = None) -> tuple[int, 
 
 
 def shown_priority(alarm: AlarmStatus, words: Words) -> Priority:
-    """The alarm's own where the profile has settings of alarms or it has risen; else that which the fault has there."""
-    fault = words.about_fault(alarm.machine, alarm.fault)
-    if words.has_alarm_settings or alarm.escalated or fault is None or fault.priority is None:
-        return alarm.priority
-    return fault.priority
+    """How urgent people are told that an alarm is."""
+    return alarm.priority if alarm.escalated else words.priority(alarm.machine, alarm.fault, alarm.priority)
 
 
 def summarize_alarms(values: Iterable[bytes | None]) -> AlarmSummary:

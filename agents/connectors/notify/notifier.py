@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
+import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -15,6 +16,7 @@ from prometheus_client.registry import Collector
 from agents.connectors.notify.formats import Write
 from agents.connectors.notify.source import AlarmSource
 from agents.connectors.notify.webhook import Outcome, Webhook, WebhookCounts
+from agents.words import Words
 from agents.worker.life import Life, LifeCollector, LifeState, Phase
 from agents.worker.web import WebServer
 from pipeline.config.sections.alarms import PRIORITIES
@@ -61,6 +63,7 @@ class Notifier:
         webhook: Webhook,
         write: Write,
         choice: Choice,
+        words: Words,
         wall_seconds: Callable[[], float],
     ) -> None:
         self.registry = CollectorRegistry()
@@ -70,6 +73,7 @@ class Notifier:
         self._source = source
         self._write = write
         self._choice = choice
+        self._words = words
         self._wall_seconds = wall_seconds
         self._started = False
         self._waiting = 0
@@ -119,6 +123,9 @@ class Notifier:
         except RejectedError:
             self.skipped += 1  # written by something else
             return
+        # As everywhere where people see it; an alarm's record may leave that to the profile.
+        priority = self._words.priority(alarm.machine, alarm.fault, alarm.priority)
+        alarm = msgspec.structs.replace(alarm, priority=priority)
         body = self._write(alarm, int(self._wall_seconds() * 1000)) if self._choice.has(alarm) else None
         if body is None:
             self.skipped += 1

@@ -47,13 +47,14 @@ async def serve(
     if settings.is_memory:
         raise SettingsError("notify needs FAULTLINE_BROKER=kafka://host:port; memory:// is for `faultline replay`")
     webhook = webhook_of(settings, timeout_seconds)
-    write = body_writer(kind, Words(profile), profile.plant, template)
+    words = Words(profile)
+    write = body_writer(kind, words, profile.plant, template)
     security = client_security(settings)
     group = f"{settings.group}-notify-{name}"
 
     async def serve_guarded(guard: Guard) -> None:
         source = KafkaAlarmSource(settings.address, settings.topic_prefix, group, **security)
-        notifier = Notifier(settings, source, webhook, write, choice, time.time)
+        notifier = Notifier(settings, source, webhook, write, choice, words, time.time)
         await work(notifier, guard, settings, f"alarms for {webhook.name}")
 
     await live(settings, serve_guarded)

@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from models.areas.config import AreaNetworkConfig, AreaShape
 from models.areas.features import area_shape
 from models.configs.diagnoser import TEXT
-from models.model_file import AREA_KEY, Model, Weights, model_of, read_container, require_numbers
+from models.model_file import AREA_KEY, Model, Weights, model_of, read_container, require_formats, require_numbers
 from pipeline.config.classes import faultless_classes
 from pipeline.errors import ModelFileError
 from pipeline.files.atomic_file import replacing
@@ -99,10 +99,9 @@ def read_area_model(path: Path) -> AreaModel:
 
     Whether it has the weights that its network needs, in the right shapes, is checked by who builds the network.
     """
-    metadata, tensors = read_container(path)
-    if AREA_KEY not in metadata:
-        raise ModelFileError(f"{path} is no network of areas; name a file made by `faultline train-area`")
+    metadata, tensors, strange = read_container(path, AREA_KEY)
     header = _header(path, metadata[AREA_KEY])
+    require_formats(path, strange)
     network = {key.removeprefix(_NETWORK): value for key, value in tensors.items() if key.startswith(_NETWORK)}
     others = {key.removeprefix(_MACHINE): value for key, value in tensors.items() if not key.startswith(_NETWORK)}
     if header.hash != _content_hash(header, network):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
@@ -15,6 +15,9 @@ Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, ma
 """A few words, as on a label: they have to fit in a cell of a table."""
 Sentence = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1_000)]
 Priority = Literal["low", "medium", "high", "critical"]
+
+DEFAULT_PRIORITY: Final[Priority] = "high"
+"""Of an alarm of which nobody has said how urgent it is; records leave it out."""
 
 _WILDCARDS = frozenset("*?[")
 

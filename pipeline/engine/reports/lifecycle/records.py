@@ -6,7 +6,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from pipeline.config.sections.titles import Priority
+from pipeline.config.sections.titles import DEFAULT_PRIORITY, Priority
 from pipeline.wire.messages import decoded
 
 ALARM_STATES: Final = (
@@ -25,7 +25,7 @@ class Alarm(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     time: int
     confidence: float
     diagnosis: str
-    priority: Priority = "high"
+    priority: Priority = DEFAULT_PRIORITY
     alarm: str | None = None
     suppressed: Literal["shelved", "out_of_service", "by_design"] | None = None
     by: str | None = None
