@@ -40,6 +40,11 @@ def class_indices(names: Sequence[str], classes: Sequence[str]) -> Ints:
     return np.array([index[name] for name in names], np.int64)
 
 
+def evident(diagnosed: Ints) -> Ints:
+    """Answers (N,) as they are scored where a system had no evidence: as normal."""
+    return np.where(diagnosed == NO_EVIDENCE, NORMAL, diagnosed)
+
+
 def stream_scores(
     machines: ArrayLike,
     frames: ArrayLike,
@@ -78,7 +83,7 @@ def stream_scores(
         diagnosed[order].astype(np.int64),
     )
     true = np.maximum(true, UNLABELLED)
-    diagnosed = labelled_classes(np.where(diagnosed == NO_EVIDENCE, NORMAL, diagnosed), len(classes))
+    diagnosed = labelled_classes(evident(diagnosed), len(classes))
 
     detections, returns = _delays(machine, when, true, diagnosed)
     labelled = true >= 0

@@ -10,7 +10,7 @@ import numpy as np
 from agents.replay.reports.book import AlarmSpan, FrameTable
 from agents.replay.scores import FUSED
 from models.data.runs import class_runs
-from models.evaluation.scoring import NO_EVIDENCE, NORMAL, RECOVERY_FRAMES, UNKNOWN
+from models.evaluation.scoring import NORMAL, RECOVERY_FRAMES, UNKNOWN, evident
 from pipeline.arrays import Bools
 from pipeline.config.sections.alarms import BLIND, OFFLINE, STALE
 
@@ -171,7 +171,7 @@ def _wrong_time(table: FrameTable, labelled: Bools, classes: Sequence[str]) -> d
     said = table.answers.get(FUSED)
     if said is None or not labelled.any():
         return dict.fromkeys(names)
-    said = np.where(said == NO_EVIDENCE, NORMAL, said)
+    said = evident(said)
     is_unknown = (said == UNKNOWN) | (said == len(classes) - 1)
     wrong = labelled & (table.truth != said)
     faulty = wrong & (table.truth != NORMAL)

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from agents.replay.reports.page.charts import reliability_chart, roc_chart
 from agents.replay.reports.page.markup import Content, Markup, element
-from agents.replay.reports.quality import ANY_FAULT, roc_curves
+from agents.replay.reports.quality import ANY_FAULT
 from agents.replay.reports.summary import HEADLINES, Side, headline
 from agents.replay.scores import FUSED
 from agents.words import Words
@@ -221,7 +221,7 @@ def _trust(side: Side, words: Words) -> list[Markup]:
         "div",
         element(
             "figure",
-            roc_chart(roc_curves(side.table, side.book.scores.classes)),
+            roc_chart(side.curves),
             element("figcaption", f"ROC; thick: any fault, AUC {number(answers['auc'].get(ANY_FAULT))}", class_="soft"),
         ),
         element(
