@@ -162,6 +162,18 @@ def test_an_acknowledgement_reaches_topic_and_engine_and_its_reason_stays_text(
     assert (said["why"], said["by"]) == (HOSTILE, sent["by"])
 
 
+def test_a_utility_s_alarm_is_acknowledged_like_that_of_a_machine(plant: ReplayedPlant, opened: Open) -> None:
+    page = opened(plant.url).go("/alarms")
+    row = page.locator("tr[data-waiting]", has_text="hall_1/cooling_water")
+    row.locator(".opener").click()
+    page.locator("aside").get_by_role("button", name="Acknowledge").click()
+    page.locator("dialog input").fill("pump P2 has tripped")
+    page.keyboard.press("Enter")
+    page.locator("aside .history >> text=pump P2 has tripped").wait_for()
+    said = [one for one in plant.records("alarms") if one["state"] == "acknowledged"]
+    assert ("hall_1/cooling_water", "pump P2 has tripped") in [(one["machine"], one["why"]) for one in said]
+
+
 def test_feedback_reaches_the_labels_with_the_diagnosis_that_it_corrects(plant: ReplayedPlant, opened: Open) -> None:
     page = opened(plant.url).go("/machines/te-02")
     page.locator(".lane").first.wait_for()

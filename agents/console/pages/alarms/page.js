@@ -173,7 +173,7 @@ export function alarmsPage(main, signal) {
 
   function chooseAll(on) {
     chosen.clear();
-    if (on) for (const alarm of shownAlarms()) if (!alarm.utility) chosen.add(alarm.key);
+    if (on) for (const alarm of shownAlarms()) chosen.add(alarm.key);
     draw();
   }
 

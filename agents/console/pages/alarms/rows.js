@@ -24,7 +24,7 @@ export const ALARM_STATES = {
 export function alarmRow(alarm, { chosen, open, onChoose, onOpen }) {
   const readMs = live.status?.read_ms ?? alarm.since_ms;
   const box =
-    known().read_only || alarm.utility
+    known().read_only
       ? null
       : element("input", {
           type: "checkbox",
