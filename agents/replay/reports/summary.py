@@ -17,6 +17,7 @@ FORMAT: Final = 1
 
 HEADLINES: Final[Mapping[str, tuple[str, ...]]] = {
     "faults": ("operators", "faults"),
+    "faults_begun_before": ("operators", "faults_begun_before"),
     "missed": ("operators", "missed"),
     "misnamed": ("operators", "misnamed"),
     "alarm_delay_seconds_median": ("operators", "alarm_delay_seconds_median"),
@@ -56,7 +57,7 @@ class Side:
 def side_of(book: ReportBook, words: Words, *, title: str, source: str, counts: Mapping[str, Any]) -> Side:
     """The numbers of all that was collected; `counts` are added to them as they are."""
     table, alarms, classes = book.table(), book.alarms(), book.scores.classes
-    episodes, curves = episodes_of(table, alarms, classes), roc_curves(table, classes)
+    episodes, curves = episodes_of(table, alarms, classes, book.scores.has_begun_before), roc_curves(table, classes)
     systems = tuple(dict.fromkeys((FUSED, "sensors", "text", *book.modalities)))
     operators = operator_numbers(table, alarms, episodes, classes)
     for fault, found in operators["per_fault"].items():

@@ -50,6 +50,7 @@ class Measure(NamedTuple):
 
 MEASURES: Final[Mapping[str, Measure]] = {
     "faults": Measure("Labelled faults", number, 0),
+    "faults_begun_before": Measure("Faults that were there before", number, 0),
     "missed": Measure("Faults without an alarm", number, -1),
     "misnamed": Measure("Faults with alarms of other faults only", number, -1),
     "alarm_delay_seconds_median": Measure("First alarm after a fault's start, median", duration, -1),
@@ -71,6 +72,7 @@ MEASURES: Final[Mapping[str, Measure]] = {
 
 _FAULT_COLUMNS: Final[Mapping[str, tuple[str, Callable[[float | None], str]]]] = {
     "faults": ("faults", number),
+    "faults_begun_before": ("there before", number),
     "missed": ("missed", number),
     "misnamed": ("misnamed", number),
     "alarm_delay_seconds_median": ("first alarm, median", duration),
