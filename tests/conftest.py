@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.compiled_code import compile_what_tests_run
 from tests.support.kafka_fixtures import kafka_bootstrap_fixture
@@ -48,6 +49,9 @@ LONGEST_FILES = (
 def pytest_configure() -> None:
     """Before anything heavy is imported, and inherited by the processes of pytest-xdist and by brokers."""
     gc.disable()  # until all tests are collected: what they import stays
+    # How long an example takes depends on the machine and on what else it does.
+    settings.register_profile("faultline", deadline=None)
+    settings.load_profile("faultline")
     # Each process of tests has one core; threads of their own would only wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # A broker that lives for a minute starts in half the time without the compiler and collector for days, and without
