@@ -241,7 +241,8 @@ class StatefulAgent:
             return
         outputs = self._compute(chunk)
         chunk.processed = True
-        if outputs := outputs + self._behind({place.partition for place in chunk.next_offsets}):
+        outputs += self._behind({place.partition for place in chunk.next_offsets})
+        if outputs:
             await self._publisher.publish(outputs)
         self._held.append(event)
         self._held_records += len(chunk.records)
