@@ -18,7 +18,7 @@ export class Sections {
     this.#root = root;
   }
 
-  /** Builds all anew; afterwards tiles are only changed. */
+  /** Builds everything again; afterwards tiles are only updated. */
   rebuild(machines, areas) {
     const focused = document.activeElement?.dataset?.machine;
     const byArea = new Map([...areas.keys()].map((id) => [id, []]));
