@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from pipeline.wire.messages import MAX_TIME_MS, RemainingLife, decoded
+from pipeline.wire.messages import RemainingLife, decoded, is_time_ms
 
 _Message = TypeVar("_Message")
 
@@ -117,4 +117,4 @@ read_forget = _reader(SeenForget)
 
 def is_time(*times_ms: int) -> bool:
     """Whether all of these can be times."""
-    return all(0 <= time_ms < MAX_TIME_MS for time_ms in times_ms)
+    return all(is_time_ms(time_ms) for time_ms in times_ms)
