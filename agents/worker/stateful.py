@@ -241,8 +241,7 @@ class StatefulAgent:
             return
         outputs = self._compute(chunk)
         chunk.processed = True
-        outputs += self._behind({place.partition for place in chunk.next_offsets})
-        if outputs:
+        if outputs := outputs + self._behind({place.partition for place in chunk.next_offsets}):
             await self._publisher.publish(outputs)
         self._held.append(event)
         self._held_records += len(chunk.records)
