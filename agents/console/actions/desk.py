@@ -157,7 +157,8 @@ class Actions:
         ids = request.alarms if request.alarm is None else [request.alarm]
         if (request.machine is None) == (ids is None) or (request.alarm is not None and request.alarms is not None):
             raise BadRequestError(
-                "the request names no alarms, or names them in two ways", do="give one of machine, alarm and alarms"
+                "the request does not say, or says twice, which alarms it is about",
+                do="give one of machine, alarm and alarms",
             )
         if ids is not None:
             if request.fault is not None:
