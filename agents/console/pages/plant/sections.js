@@ -177,7 +177,7 @@ function utilityChip(utility) {
     ? `${utility.fault_title ?? utility.fault} ${percent(utility.probability)}`
     : utility.state === "normal"
       ? "normal"
-      : "not heard";
+      : "no diagnosis yet";
   return element(
     "span",
     { class: "utility", "data-state": utility.state, title: `Utility ${utility.utility}` },
