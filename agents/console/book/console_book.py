@@ -67,7 +67,7 @@ class ConsoleBook:
         self._folding.fold(record)
 
     def begin_again(self, topic: str) -> None:
-        """A topic was created again, so that its offsets begin anew."""
+        """A topic was created again, so its offsets start again."""
         self._folding.begin_again(topic)
 
     def note_reading(
