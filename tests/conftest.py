@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
-from pipeline.compiled import cache_folder, compile_all
-from tests.support.compiled_code import OF_MODELS, OF_THE_PIPELINE, functions_of
+from tests.support.compiled_code import compile_what_tests_run
 from tests.support.kafka_fixtures import kafka_bootstrap_fixture
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +48,10 @@ LONGEST_FILES = (
 
 def pytest_configure() -> None:
     """Before anything heavy is imported, and inherited by the processes of pytest-xdist and by brokers."""
+    gc.disable()  # until all tests are collected: what they import stays
+    # How long an example takes depends on the machine and on what else it does.
+    settings.register_profile("faultline", deadline=None)
+    settings.load_profile("faultline")
     # Each process of tests has one core; threads of their own would only wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # A broker that lives for a minute starts in half the time without the compiler and collector for days, and without
@@ -63,15 +67,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
+def pytest_collection_finish() -> None:
+    """What was imported is never garbage: looking at it again and again would take a tenth of the tests' time."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    gc.enable()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _compiled_code() -> None:
-    """Compiled before any test with a time limit: by one process, while the others wait and then load what it has kept,
-    because functions have kernels in common, which each process would compile for itself."""
-    folder = cache_folder(os.environ)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "tests.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        compile_all(functions_of((*OF_MODELS, *OF_THE_PIPELINE)), "what the tests run", lambda _: None)
+    """Compiled before any test with a time limit."""
+    compile_what_tests_run()
 
 
 @pytest.fixture(scope="session")

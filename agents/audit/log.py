@@ -1,11 +1,17 @@
-"""The log that audits read: records of topics, the same ones at every pass."""
+"""The log that audits read: records of topics or of a recording, the same ones at every pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
-from pipeline.wire.records import Place, Record
+from agents.kafka.log import kafka_log
+from pipeline.config.settings import Settings
+from pipeline.errors import RecordingError
+from pipeline.wire.recording import has_topic, read_recording
+from pipeline.wire.records import OnProgress, Place, Record
 
 
 class Log(Protocol):
@@ -75,3 +81,23 @@ class RecordLog:
         """Pass over all records, and keep those at the places."""
         wanted = frozenset(places)
         return {place: record for record in self._source() if (place := Place(*record[:3])) in wanted}
+
+
+@contextmanager
+def open_outputs(
+    settings: Settings, recording: Path | None, topics: Sequence[str], on_progress: OnProgress
+) -> Iterator[Log]:
+    """What workers wrote to topics: those of the broker, or of a recording that must have the first of them.
+
+    Raises SettingsError, BrokerUnavailableError, TopicMismatchError or RecordingError.
+    """
+    if recording is None:
+        with kafka_log(settings, topics, on_progress=on_progress) as log:
+            yield log
+        return
+    if not has_topic(recording, topics[0]):
+        raise RecordingError(
+            f"recording {recording} has no topic '{topics[0]}'; write one with `faultline replay FILE --out OUT` "
+            "(`faultline record` records only inputs)"
+        )
+    yield RecordLog(lambda: read_recording(recording, on_progress=on_progress))

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from agents.audit.dead_letters import Filters, Summary, as_dict, shown_time, summarize
 from agents.audit.letter_replay import check_destination, replay_dead_letters
-from agents.audit.log import RecordLog
+from agents.audit.log import open_outputs
 from agents.audit.reports.area_check import AreaCheck, check_areas
 from agents.audit.reports.drift_list import summarize_drift
 from agents.audit.verify import VerifyReport, verify_diagnoses
@@ -23,6 +23,7 @@ from agents.audit.verify_inputs import verify_inputs
 from agents.cli.options import JsonOption, MachinePatternOption, ModelOption, ProfileOption, load_runners
 from agents.cli.views.drift_view import drift_table
 from agents.cli.views.printable import say
+from agents.cli.views.progress import records_progress
 from agents.delivery.partitioning import partition_function
 from agents.kafka.admin import partition_counts
 from agents.kafka.log import committed_offsets, kafka_log, require_kafka
@@ -33,10 +34,10 @@ from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.quantities.durations import shown_duration
 from pipeline.config.settings import Settings, load_settings
 from pipeline.config.topics import AREAS, DEAD_LETTER, DIAGNOSES, DRIFT, LATE, PLANT, full_topic_name, short_topic_name
-from pipeline.errors import RecordingError, SettingsError
+from pipeline.errors import SettingsError
 from pipeline.wire.letters import LETTER_BYTES
-from pipeline.wire.recording import has_topic, read_recording
-from pipeline.wire.records import Output
+from pipeline.wire.recording import has_topic
+from pipeline.wire.records import OnProgress, Output
 
 NOTHING_TO_VERIFY = 3
 """Exit code of `faultline verify` where there are no diagnoses; 1 means that something is wrong."""
@@ -74,19 +75,14 @@ def verify(
     if recording is not None and inputs:
         raise SettingsError("--inputs needs the topics of a broker; it cannot be used with --recording")
     areas: AreaCheck | None = None
-    if recording is not None:
-        if not has_topic(recording, DIAGNOSES):
-            raise RecordingError(
-                f"recording {recording} has no topic '{DIAGNOSES}'; `faultline record` records only inputs"
-            )
-        record_log = RecordLog(lambda: read_recording(recording))
-        report = verify_diagnoses(record_log, plant).report
-        if plant.areas and has_topic(recording, PLANT):
-            areas = check_areas(record_log, plant)
-    else:
-        report = verify_topics(settings, plant, inputs=inputs)
-        if plant.areas:
-            with kafka_log(settings, [AREAS, PLANT]) as log:
+    with records_progress("reading", is_shown=not as_json) as progress:
+        if recording is None:
+            report = verify_topics(settings, plant, inputs=inputs, on_progress=progress)
+        else:
+            with open_outputs(settings, recording, [DIAGNOSES], progress) as log:
+                report = verify_diagnoses(log, plant).report
+        if plant.areas and (recording is None or has_topic(recording, PLANT)):
+            with open_outputs(settings, recording, [PLANT, AREAS], progress) as log:
                 areas = check_areas(log, plant)
     if as_json:
         typer.echo(json.dumps(report.as_dict() | ({} if areas is None else {"areas": areas.as_dict()}), indent=2))
@@ -98,11 +94,13 @@ def verify(
         raise typer.Exit(NOTHING_TO_VERIFY if report.is_empty else 1)
 
 
-def verify_topics(settings: Settings, plant: PlantProfile, *, inputs: bool) -> VerifyReport:
+def verify_topics(
+    settings: Settings, plant: PlantProfile, *, inputs: bool, on_progress: OnProgress = lambda *_: None
+) -> VerifyReport:
     """Verify what is in the topics of a broker; raises FaultlineError where they cannot be read."""
     topics = [DIAGNOSES, *([*plant.sensor_topics, LATE, DEAD_LETTER] if inputs else [])]
     committed = committed_offsets(settings, plant.sensor_topics) if inputs else {}
-    with kafka_log(settings, topics) as log:
+    with kafka_log(settings, topics, on_progress=on_progress) as log:
         verifier = verify_diagnoses(log, plant)
         if inputs:
             verify_inputs(log, plant, verifier, committed)
@@ -168,9 +166,14 @@ def drift(
     settings = load_settings(broker=broker, profile=profile)
     if recording is None and model:
         raise SettingsError("--model is for a replay with --from; the topic has the reports of the model that serves")
-    summary = summarize_drift(
-        _drift_in_topic(settings) if recording is None else _drift_in_recording(recording, settings, model)
-    )
+    with records_progress("reading", is_shown=not as_json) as progress:
+        if recording is None or has_topic(recording, DIAGNOSES) or has_topic(recording, DRIFT):
+            # A recording of outputs in which nothing has drifted has no topic of drift.
+            topics = [DRIFT] if recording is None or has_topic(recording, DRIFT) else [DIAGNOSES, DRIFT]
+            with open_outputs(settings, recording, topics, progress) as log:
+                summary = summarize_drift(record.value for record in log.records(DRIFT))
+        else:
+            summary = summarize_drift(_replayed_drift(recording, settings, model, progress))
     chosen = [
         one for one in summary.episodes if fnmatch.fnmatchcase(one.machine, machine) and (one.stands or not standing)
     ]
@@ -186,18 +189,12 @@ def drift(
         say(f"{summary.unreadable} records of topic {DRIFT} cannot be read")
 
 
-def _drift_in_topic(settings: Settings) -> list[bytes | None]:
-    require_kafka(settings)
-    with kafka_log(settings, [DRIFT]) as log:
-        return [record.value for record in log.records(DRIFT)]
-
-
-def _drift_in_recording(recording: Path, settings: Settings, files: list[Path] | None) -> list[bytes | None]:
-    """The reports of a recording of outputs, or of a replay of one of inputs."""
+def _replayed_drift(
+    recording: Path, settings: Settings, files: list[Path] | None, on_progress: OnProgress
+) -> list[bytes | None]:
+    """The reports of a replay."""
     from agents.replay.replay import replay_in_memory
 
-    if has_topic(recording, DIAGNOSES) or has_topic(recording, DRIFT):
-        return [record.value for record in read_recording(recording) if record.topic == DRIFT]
     plant = load_profile(settings.profile)
     runners = load_runners(settings, plant, files)
     found: list[bytes | None] = []
@@ -209,7 +206,10 @@ def _drift_in_recording(recording: Path, settings: Settings, files: list[Path] |
     if not settings.drift:
         raise SettingsError("FAULTLINE_DRIFT is false, so a replay reports no drift; unset it")
     partition_of = partition_function(settings.partitions)
-    asyncio.run(replay_in_memory(recording, settings, plant, runners, partition_of, on_output=take))
+    replaying = replay_in_memory(
+        recording, settings, plant, runners, partition_of, on_output=take, scored=False, on_progress=on_progress
+    )
+    asyncio.run(replaying)
     return found
 
 
@@ -226,7 +226,10 @@ def dead_letters_list(
     """Show how many records could not be used, for which reasons, and what they look like."""
     settings = load_settings(broker=broker)
     filters = _filters(settings, reason, machine, topic, since)
-    with kafka_log(settings, [DEAD_LETTER]) as log:
+    with (
+        records_progress("reading", is_shown=not as_json) as progress,
+        kafka_log(settings, [DEAD_LETTER], on_progress=progress) as log,
+    ):
         found = summarize(log, filters, keep=limit, from_oldest=oldest)
     letters = [as_dict(letter, found.sent_to(letter)) for letter in found.letters]
     if as_json:
@@ -248,7 +251,10 @@ def late_list(
     """Show how many records came too late, by how much, and what they look like."""
     settings = load_settings(broker=broker)
     filters = _filters(settings, None, machine, topic, since)
-    with kafka_log(settings, [LATE]) as log:
+    with (
+        records_progress("reading", is_shown=not as_json) as progress,
+        kafka_log(settings, [LATE], on_progress=progress) as log,
+    ):
         found = summarize(log, filters, keep=limit, topic=LATE, from_oldest=oldest)
     letters = [as_dict(letter, []) for letter in found.letters]
     if as_json:
@@ -322,7 +328,10 @@ def dead_letters_replay(
         counts = partition_counts(settings.address, [full_topic_name(prefix, name) for name in topics], security)
         return {short_topic_name(prefix, name): count for name, count in counts.items()}
 
-    with kafka_log(settings, [DEAD_LETTER]) as log:
+    with (
+        records_progress("reading", is_shown=not as_json) as progress,
+        kafka_log(settings, [DEAD_LETTER], on_progress=progress) as log,
+    ):
         report = asyncio.run(
             replay_dead_letters(
                 log,

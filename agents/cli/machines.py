@@ -8,7 +8,7 @@ import csv
 import fnmatch
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from agents.audit.log import open_outputs
 from agents.audit.machine_list import MachineSummary, summarize_machines
 from agents.audit.source_check import declared_topics
 from agents.audit.why.next_steps import next_steps
@@ -23,6 +24,7 @@ from agents.audit.why.search import Committed, gather_facts
 from agents.audit.why.worker_page import read_worker_page
 from agents.cli.options import BrokerOption, JsonOption, MachinePatternOption, ProfileOption, now_ms
 from agents.cli.views.printable import cell, say
+from agents.cli.views.progress import records_progress
 from agents.cli.views.why_view import show_why
 from agents.console.actions.sending import KafkaSender, send_about
 from agents.delivery.kept_states import of_machines
@@ -37,11 +39,10 @@ from pipeline.config.profile import load_profile
 from pipeline.config.quantities.durations import shown_duration
 from pipeline.config.settings import Settings, load_settings
 from pipeline.config.topics import CONTROL, DEAD_LETTER, DIAGNOSES, LABELS, LATE, STATE
-from pipeline.errors import RecordingError, SettingsError
+from pipeline.errors import SettingsError
 from pipeline.files.atomic_file import replacing
 from pipeline.wire import messages
 from pipeline.wire.messages import Diagnosis, RejectedError
-from pipeline.wire.recording import has_topic, read_recording
 
 MachineArgument = Annotated[str, typer.Argument(help="the machine's id")]
 ForceOption = Annotated[bool, typer.Option("--force", help="also if no state of the machine is saved")]
@@ -58,7 +59,7 @@ def list_machines(
     """Show how machines are, worst first, as their states were saved last; nothing is written."""
     settings = load_settings(broker=broker, profile=profile)
     plant = load_profile(settings.profile)
-    found, unreadable = summarize_machines(saved_states(settings), plant)
+    found, unreadable = summarize_machines(saved_states(settings, as_json=as_json), plant)
     chosen = [one for one in found if state in (None, one.state) and fnmatch.fnmatchcase(one.machine, machine)]
     if as_json:
         shown = {"machines": [one.as_dict() for one in chosen[:limit]], "unreadable": unreadable}
@@ -99,7 +100,11 @@ def why(
     committed = Committed(
         committed_offsets(settings, direct), committed_offsets(settings.of_ingest, for_ingest) if for_ingest else {}
     )
-    with kafka_log(settings, [*direct, *for_ingest, DIAGNOSES, LATE, DEAD_LETTER, STATE]) as log:
+    topics = [*direct, *for_ingest, DIAGNOSES, LATE, DEAD_LETTER, STATE]
+    with (
+        records_progress("reading", is_shown=not as_json) as progress,
+        kafka_log(settings, topics, on_progress=progress) as log,
+    ):
         facts = gather_facts(
             log,
             plant,
@@ -139,10 +144,12 @@ def forget(
     _send("forget", machine, broker, profile, force=force)
 
 
-def saved_states(settings: Settings) -> dict[str, bytes]:
-    """The state of every machine that has one."""
-    require_kafka(settings)
-    with kafka_log(settings, [STATE]) as log:
+def saved_states(settings: Settings, *, as_json: bool = False) -> dict[str, bytes]:
+    """The state of every machine that has one; how far it is read is shown unless the command prints JSON."""
+    with (
+        records_progress("reading", is_shown=not as_json) as progress,
+        kafka_log(settings, [STATE], on_progress=progress) as log,
+    ):
         return of_machines(newest_states((record.key, record.value) for record in log.records(STATE)))
 
 
@@ -199,7 +206,8 @@ def unknown_list(
 ) -> None:
     """Show the episodes of unknown faults, in groups of those in which the same variables deviate alike."""
     settings = load_settings(broker=broker, profile=profile)
-    words, groups = Words(load_profile(settings.profile)), _unknown_groups(settings, source)
+    words = Words(load_profile(settings.profile))
+    groups = _unknown_groups(settings, source, as_json=as_json)
     if as_json:
         typer.echo(json.dumps({"groups": [group.as_dict() for group in groups]}, indent=2))
         return
@@ -274,28 +282,21 @@ def _append_labels(out: Path, labels: list[messages.Label]) -> None:
         part.write_text(before + text.getvalue(), encoding="utf-8")
 
 
-def _unknown_groups(settings: Settings, source: Path | None) -> list[Group]:
-    if source is not None:
-        return group_episodes(unknown_episodes(_diagnoses_of_file(source)))
-    require_kafka(settings)
-    with kafka_log(settings, [DIAGNOSES]) as log:
-        return group_episodes(unknown_episodes(_decoded(record.value for record in log.records(DIAGNOSES))))
-
-
-def _diagnoses_of_file(source: Path) -> Iterator[Diagnosis]:
-    if source.suffix in (".jsonl", ".json", ".ndjson"):
+def _unknown_groups(settings: Settings, source: Path | None, *, as_json: bool = False) -> list[Group]:
+    if source is not None and source.suffix in (".jsonl", ".json", ".ndjson"):
         try:
             lines = source.read_bytes().splitlines()
         except OSError as error:
             raise SettingsError(f"--from {source} cannot be read ({error.strerror}); name another file") from error
-        yield from _decoded(line for line in lines if line.strip())
-        return
-    if not has_topic(source, DIAGNOSES):
-        raise RecordingError(f"recording {source} has no topic '{DIAGNOSES}'; write one with `faultline replay --out`")
-    yield from _decoded(record.value for record in read_recording(source) if record.topic == DIAGNOSES)
+        return group_episodes(unknown_episodes(_decoded(line for line in lines if line.strip())))
+    with (
+        records_progress("reading", is_shown=not as_json) as progress,
+        open_outputs(settings, source, [DIAGNOSES], progress) as log,
+    ):
+        return group_episodes(unknown_episodes(_decoded(record.value for record in log.records(DIAGNOSES))))
 
 
-def _decoded(values: Iterator[bytes | None]) -> Iterator[Diagnosis]:
+def _decoded(values: Iterable[bytes | None]) -> Iterator[Diagnosis]:
     """The diagnoses; what is none was written by something else and is left out."""
     for value in values:
         with contextlib.suppress(RejectedError):

@@ -17,7 +17,7 @@ from agents.cli import area_training, audit, bench, machines, training
 from agents.cli.evidence import incidents
 from agents.cli.evidence.explain import explain
 from agents.cli.evidence.report import report
-from agents.cli.running import console, plant, replay, worker
+from agents.cli.running import console, plant, recordings, replay, worker
 from agents.cli.topics import alarms, notify, sources, topics
 from agents.cli.views.printable import PrintableFormatter, say
 from pipeline.config.settings import check_environment
@@ -131,8 +131,8 @@ for command in (
     replay.demo,
     replay.replay,
     replay.stress,
-    replay.record,
-    replay.convert,
+    recordings.record,
+    recordings.convert,
     report,
     worker.run,
     worker.ingest,

@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from agents.audit.dead_letters import parse_since_ms
 from agents.cli.views.printable import say
+from agents.replay.record import Span
 from agents.replay.shipped import demo_model
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
@@ -50,6 +52,15 @@ def require_new_file(out: Path, *, force: bool, inputs: Sequence[Path] = (), opt
 def now_ms() -> int:
     """This machine's time."""
     return int(time.time() * 1000)
+
+
+def given_span(since: str | None, until: str | None) -> Span:
+    """The time from `--since` to `--until`; raises SettingsError."""
+    now, given = now_ms(), {"--since": since, "--until": until}
+    span = Span(*(None if text is None else parse_since_ms(text, now, option) for option, text in given.items()))
+    if span.since_ms is not None and span.until_ms is not None and span.until_ms <= span.since_ms:
+        raise SettingsError(f"--until {until} is not after --since {since}; exchange them, or name another time")
+    return span
 
 
 def parse_speed(text: str | None) -> float | None:

@@ -13,10 +13,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from agents.audit.dead_letters import parse_since_ms
-from agents.cli.options import ForceOption, SinceOption, UntilOption, now_ms
+from agents.cli.options import ForceOption, SinceOption, UntilOption, given_span
 from agents.cli.views.printable import cell, say
-from agents.cli.views.progress import StageBars, recording_progress, training_progress
+from agents.cli.views.progress import StageBars, records_progress, training_progress
 from agents.cli.views.scores_table import counts_table, remaining_life_text, scores_table
 from agents.kafka.schema_registry import schema_registry
 from agents.replay.record import Span, record_span
@@ -97,7 +96,7 @@ def train(
     limit_threads(settings.threads)
     if topics is not None:
         given = {"--model": model, "--epochs": epochs}
-        span = _span(since, until)
+        span = given_span(since, until)
         source = _recorded(settings, source, profile, out, span, labels_from, given, resume=resume, force=force)
     elif (since, until, labels_from) != (None, None, None):
         raise SettingsError("--since, --until and --labels-from are for --from; leave them out, or name topics")
@@ -158,14 +157,6 @@ def _require_absent(given: Mapping[str, object]) -> None:
         raise SettingsError(f"{' and '.join(given)} are for a YAML of a training; write one, or leave them out")
 
 
-def _span(since: str | None, until: str | None) -> Span:
-    now, given = now_ms(), {"--since": since, "--until": until}
-    span = Span(*(None if text is None else parse_since_ms(text, now, option) for option, text in given.items()))
-    if span.since_ms is not None and span.until_ms is not None and span.until_ms <= span.since_ms:
-        raise SettingsError(f"--until {until} is not after --since {since}; exchange them, or name another time")
-    return span
-
-
 def _recorded(
     settings: Settings,
     source: Path | None,
@@ -196,7 +187,7 @@ def _recorded(
                 f"--out {out}`, or record them again with --force"
             )
     plant = load_profile(profile)
-    with recording_progress(Console(stderr=True)) as progress:
+    with records_progress("recording") as progress:
         found = record_span(settings, plant, recording, span, labels_from=labels_from, on_progress=progress)
     say(f"{found.records:,} records{span}, {found.labels:,} of them labels, written to {recording}", err=True)
     for name in found.missing:

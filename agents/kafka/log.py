@@ -14,7 +14,7 @@ from agents.kafka.security import client_security
 from pipeline.config.settings import Settings
 from pipeline.config.topics import full_topic_name
 from pipeline.errors import BrokerUnavailableError, SettingsError
-from pipeline.wire.records import Place, Record
+from pipeline.wire.records import OnProgress, Place, Record
 
 _POLL_MS = 200
 _POLL_RECORDS = 2_000
@@ -72,6 +72,7 @@ class KafkaLog:
         """`counts` gives the partitions of each topic, by its short name."""
         from kafka import TopicPartition
 
+        self.on_progress: OnProgress = lambda *_: None  # hears of every pass anew
         self._consumer = consumer
         self._address = address
         self._prefix = prefix
@@ -98,11 +99,6 @@ class KafkaLog:
             found = self._consumer.offsets_for_times(dict.fromkeys(places, time_ms))
         offsets = {place: self._ends[place] if found[place] is None else found[place].offset for place in places}
         return {place: min(offset, self._ends[place]) for place, offset in offsets.items()}
-
-    def size(self, topics: Iterable[str]) -> int:
-        """How many offsets there are to read; with transactions or compaction there are fewer records."""
-        partitions = [partition for topic in topics for partition in self._of(topic)]
-        return sum(max(0, self._ends[one] - self._begins[one]) for one in partitions)
 
     def records(self, *topics: str) -> Iterator[Record]:
         """Read the topics from their beginning; raises BrokerUnavailableError if nothing comes any more."""
@@ -250,14 +246,12 @@ class KafkaLog:
         With `until` it continues at least to that time, and the ends move on with new records.
         """
         names = {full_topic_name(self._prefix, topic) for topic in topics}
-        begins = {
-            partition: begin
-            for partition, begin in (self._begins if begins is None else begins).items()
-            if partition.topic in names
-        }
-        ends = ends or self._ends
-        unread = Unread(begins, {one: ends[one] for one in begins}, silent_seconds=_SILENT_SECONDS)
+        begins = self._begins if begins is None else begins
+        begins = {partition: begin for partition, begin in begins.items() if partition.topic in names}
+        ends = {one: (ends or self._ends)[one] for one in begins}
+        unread = Unread(begins, ends, silent_seconds=_SILENT_SECONDS)
         partitions = list(begins if until is not None else unread.partitions)
+        done_records = 0
         with translated_errors(self._address):
             self._assign(partitions)
             for partition in partitions:
@@ -265,7 +259,8 @@ class KafkaLog:
             while unread.partitions or (until is not None and time.monotonic() < until):
                 entries = self._poll()
                 if until is not None:
-                    unread.move_ends(self._consumer.end_offsets(partitions))
+                    ends = self._consumer.end_offsets(partitions)
+                    unread.move_ends(ends)
                 polled = {
                     partition: [self._record(entry) for entry in unread.before_end(partition, found)]
                     for partition, found in entries.items()
@@ -277,6 +272,8 @@ class KafkaLog:
                 if done and until is None:
                     self._consumer.pause(*done)
                 yield polled, unread.partitions
+                done_records += sum(map(len, polled.values()))
+                self.on_progress(done_records, sum(max(0, ends[one] - begin) for one, begin in begins.items()))
 
     def _assign(self, partitions: Iterable[Any]) -> None:
         self._consumer.assign(list(partitions))
@@ -300,9 +297,15 @@ class KafkaLog:
 
 
 @contextmanager
-def kafka_log(settings: Settings, topics: Sequence[str], optional: Sequence[str] = ()) -> Iterator[KafkaLog]:
+def kafka_log(
+    settings: Settings,
+    topics: Sequence[str],
+    optional: Sequence[str] = (),
+    on_progress: OnProgress = lambda *_: None,
+) -> Iterator[KafkaLog]:
     """Open topics, named without prefix, and those of the `optional` ones that exist.
 
+    `on_progress` gets how many records were read in a pass over topics, and about how many there are.
     Raises SettingsError, BrokerUnavailableError or TopicMismatchError.
     """
     from kafka import KafkaConsumer
@@ -327,7 +330,9 @@ def kafka_log(settings: Settings, topics: Sequence[str], optional: Sequence[str]
             **security,
         )
         try:
-            yield KafkaLog(consumer, settings.address, settings.topic_prefix, counts)
+            log = KafkaLog(consumer, settings.address, settings.topic_prefix, counts)
+            log.on_progress = on_progress
+            yield log
         finally:
             consumer.close()
 

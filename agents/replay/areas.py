@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,17 +12,17 @@ from typing import Any
 from agents.audit.certificate import CertificateBuilder
 from agents.memory.broker import MemoryBroker
 from agents.memory.publisher import MemoryPublisher
-from agents.replay.feed import Pace, feed
+from agents.replay.feed import Pace, feed, replay_broker
 from agents.worker.plant.agent import PlantAgent
 from pipeline.areas.frames import AreaRunner
 from pipeline.areas.messages import AreaDiagnosis, decode_area
 from pipeline.config.profile import PlantProfile
 from pipeline.config.settings import Settings
-from pipeline.config.topics import ALARMS, AREAS, DIAGNOSES, PLANT, all_topics, full_topic_name
+from pipeline.config.topics import ALARMS, AREAS, DIAGNOSES, PLANT
 from pipeline.engine.reports.lifecycle.records import Alarm, decode_alarm
 from pipeline.errors import RecordingError
 from pipeline.wire.recording import has_topic, read_recording
-from pipeline.wire.records import Output, Record
+from pipeline.wire.records import OnProgress, Output, Record
 
 
 @dataclass(slots=True)
@@ -120,16 +119,22 @@ class AreaSource:
     """The records of a recording that a plant agent reads: those of the topic `areas`, else recorded diagnoses."""
 
     def __init__(
-        self, path: Path, profile: PlantProfile, partition_of: Callable[[bytes], int], partitions: int
+        self,
+        path: Path,
+        profile: PlantProfile,
+        partition_of: Callable[[bytes], int],
+        partitions: int,
+        on_progress: OnProgress | None = None,
     ) -> None:
         self._path = path
+        self._on_progress = on_progress
         self._area_of = profile.area_of
         self._partition_of = partition_of
         self._partitions = partitions
         self._topic = AREAS if has_topic(path, AREAS) else DIAGNOSES
 
     def __iter__(self) -> Iterator[Output]:
-        for record in read_recording(self._path):
+        for record in read_recording(self._path, on_progress=self._on_progress):
             if record.topic != self._topic:
                 continue
             if record.topic == AREAS:
@@ -152,6 +157,7 @@ async def replay_areas(
     partition_of: Callable[[bytes], int],
     *,
     speed: float | None = None,
+    on_progress: OnProgress | None = None,
 ) -> float:
     """Replay recorded diagnoses through the plant agent alone; returns how many seconds it took.
 
@@ -159,17 +165,9 @@ async def replay_areas(
     """
     if not (has_topic(recording, AREAS) or has_topic(recording, DIAGNOSES)):
         raise RecordingError(f"recording {recording} has neither topic areas nor diagnoses; name another file")
-    name = "replay-areas-" + re.sub("[^A-Za-z0-9_-]", "-", recording.stem)
-    settings = settings.model_copy(update={"broker": f"memory://{name}"})
-    MemoryBroker.forget(name)
-    broker = MemoryBroker.named(name)
-    for topic in all_topics(profile):
-        broker.create(full_topic_name(settings.topic_prefix, topic.name), settings.partitions)
-    source = AreaSource(recording, profile, partition_of, settings.partitions)
-    agent = plant.agent(settings, broker, partition_of)
-    try:
-        seconds = await feed([agent], source, broker, settings.topic_prefix, Pace(speed))
-    finally:
-        MemoryBroker.forget(name)
+    source = AreaSource(recording, profile, partition_of, settings.partitions, on_progress)
+    with replay_broker(recording, settings, profile) as (local, broker):
+        agent = plant.agent(local, broker, partition_of)
+        seconds = await feed([agent], source, broker, local.topic_prefix, Pace(speed))
     plant.finish()
     return seconds

@@ -15,12 +15,14 @@ from agents.replay.tables.description import Conversion, Labels, Readings, Table
 from agents.replay.tables.files.rows import Row
 from agents.replay.tables.fitting import ProfileCheck
 from agents.replay.tables.problems import CellError, Unused
-from agents.replay.tables.reading import TableReader, TimedRow
+from agents.replay.tables.reading import RowCount, TableReader, TimedRow
 from pipeline.config.profile import PlantProfile
 from pipeline.errors import DataError
 from pipeline.wire.messages import EventMessage, Label, encode
 from pipeline.wire.recording import new_recording
-from pipeline.wire.records import Record
+from pipeline.wire.records import OnProgress, Record
+
+_SHOW_EVERY = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,33 +33,44 @@ class ConversionReport:
     unused: Unused
 
 
-def convert(conversion: Conversion, data: Path, out: Path, profile: PlantProfile | None = None) -> ConversionReport:
+def convert(
+    conversion: Conversion,
+    data: Path,
+    out: Path,
+    profile: PlantProfile | None = None,
+    *,
+    on_read: OnProgress = lambda *_: None,
+    on_written: OnProgress = lambda *_: None,
+) -> ConversionReport:
     """Write the recording that a description makes of the tables under `data`.
 
     Records arrive in the order of their times; labels stand where they begin. `out` appears when it is complete. With a
-    profile every machine, variable and fault must be one of its own. Raises DataError naming file, row and column.
+    profile every machine, variable and fault must be one of its own. `on_read` hears of the rows of tables, and
+    `on_written` of records. Raises DataError naming file, row and column.
     """
-    unused = Unused()
+    unused, rows = Unused(), RowCount(on_read)
     check = None if profile is None else ProfileCheck(profile)
     if check is not None:
         check.description(conversion)
     streams: list[Iterator[Record]] = []
     for table in conversion.readings:
-        reader = TableReader(table, conversion.machines, unused)
+        reader = TableReader(table, conversion.machines, unused, rows)
         streams += [_readings(table, reader, path, check) for path in _files(data, table)]
     for texts in conversion.events:
-        reader = TableReader(texts, conversion.machines, unused)
+        reader = TableReader(texts, conversion.machines, unused, rows)
         streams += [_texts(texts, reader, path, check) for path in _files(data, texts)]
     for labels in conversion.labels:
         ended: dict[str, Path] = {}
-        reader = TableReader(labels, conversion.machines, unused)
+        reader = TableReader(labels, conversion.machines, unused, rows)
         streams += [_labels(labels, reader, path, check, ended) for path in _files(data, labels)]
     offsets: dict[str, int] = {}
     with new_recording(out) as writer:
-        for record in heapq.merge(*streams, key=lambda record: record.timestamp_ms):
+        for count, record in enumerate(heapq.merge(*streams, key=lambda record: record.timestamp_ms), 1):
             offset = offsets.get(record.topic, 0)
             offsets[record.topic] = offset + 1
             writer.write([record._replace(offset=offset)])
+            if count % _SHOW_EVERY == 0:
+                on_written(count, rows.taken)
         if not offsets:
             raise DataError(f"the tables under {data} have no row that the description wants; nothing was written")
     return ConversionReport(writer.count, unused)

@@ -1,19 +1,43 @@
-"""Feeds records to agents on the in-memory broker, at any speed, until they have processed everything."""
+"""Feeds records to agents on an in-memory broker of their own, at any speed, until all of them are processed."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 from agents.memory.broker import MemoryBroker
 from agents.worker.stateful import StatefulAgent
-from pipeline.config.topics import full_topic_name
+from pipeline.config.profile import PlantProfile
+from pipeline.config.settings import Settings
+from pipeline.config.topics import all_topics, full_topic_name, require_names
 from pipeline.wire.records import Output
 
 _FEED_RECORDS = 16_384
 """Records between two turns of the agents: enough for rounds with all machines."""
+
+
+@contextlib.contextmanager
+def replay_broker(
+    recording: Path, settings: Settings, profile: PlantProfile
+) -> Iterator[tuple[Settings, MemoryBroker]]:
+    """A broker in this process with all of a plant's topics, gone afterwards, and the settings that name it.
+
+    Raises SettingsError if two topics have one name.
+    """
+    require_names(settings.topic_prefix, profile)
+    name = "replay-" + re.sub("[^A-Za-z0-9_-]", "-", recording.stem)  # it stands in an address
+    MemoryBroker.forget(name)
+    broker = MemoryBroker.named(name)
+    for topic in all_topics(profile):
+        broker.create(full_topic_name(settings.topic_prefix, topic.name), settings.partitions)
+    try:
+        yield settings.model_copy(update={"broker": f"memory://{name}"}), broker
+    finally:
+        MemoryBroker.forget(name)
 
 
 class Pace:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,21 +16,27 @@ from pipeline.errors import RecordingError
 from pipeline.wire.labels import LabelledSpan, read_label
 from pipeline.wire.messages import RejectedError
 from pipeline.wire.recording import new_recording
-from pipeline.wire.records import Record
-
-_SHOW_EVERY = 2_000
+from pipeline.wire.records import OnProgress, Record
 
 
-def record_topics(settings: Settings, profile: PlantProfile, out: Path, *, follow_seconds: float | None) -> int:
+def record_topics(
+    settings: Settings,
+    profile: PlantProfile,
+    out: Path,
+    *,
+    follow_seconds: float | None,
+    on_progress: OnProgress = lambda *_: None,
+) -> int:
     """Write the topics from their beginning to `out`; returns how many records were written.
 
     `out` appears when it is complete. Without `follow_seconds` recording stops where the topics ended when it began.
+    `on_progress` gets how many records were read, and about how many there are.
     Raises BrokerUnavailableError, TopicMismatchError or RecordingError.
     """
     topics = [*(topic.name for topic in input_topics(profile)), CONTROL]
     # Ctrl-C ends a recording that follows the topics, and what is recorded is kept.
     ending = contextlib.nullcontext() if follow_seconds is None else contextlib.suppress(KeyboardInterrupt)
-    with kafka_log(settings, topics) as log, new_recording(out) as writer, ending:
+    with kafka_log(settings, topics, on_progress=on_progress) as log, new_recording(out) as writer, ending:
         writer.write(log.merged(*topics, follow_seconds=follow_seconds))
     return writer.count
 
@@ -78,7 +84,7 @@ def record_span(
     span: Span,
     *,
     labels_from: str | None = None,
-    on_progress: Callable[[int, int], None] = lambda *_: None,
+    on_progress: OnProgress = lambda *_: None,
 ) -> SpanRecorded:
     """Write what a worker's input topics got in a span of time, to train on it; read committed, outside of any group.
 
@@ -91,7 +97,7 @@ def record_span(
     inputs = [topic.name for topic in input_topics(profile) if topic.name != LABELS]
     optional = [EVENTS, CONTROL, *([LABELS] if labels_from is None else [])]
     needed = [topic for topic in inputs if topic != EVENTS] + ([] if labels_from is None else [labels_topic])
-    with kafka_log(settings, needed, optional) as log:
+    with kafka_log(settings, needed, optional, on_progress) as log:
         missing = tuple(topic for topic in optional if not log.partitions(topic))
         data = [topic for topic in (*inputs, CONTROL) if topic not in missing]
         newest = [record.timestamp_ms for topic in profile.sensor_topics for record in log.last(topic, 1)]
@@ -104,7 +110,7 @@ def record_span(
             writer.write(labels.taken)
             sensors = frozenset(profile.sensor_topics)
             readings = 0
-            for record in _counted(log.merged(*data), log.size(data), on_progress):
+            for record in log.merged(*data):
                 if span.has(record):
                     writer.write([record])
                     readings += record.topic in sensors
@@ -142,16 +148,6 @@ class _Labels:
             # Where any label says `normal`, time without one is unknown: that must hold for the recording too.
             self.taken.insert(0, told)
             self.others -= 1
-
-
-def _counted(records: Iterable[Record], total: int, on_progress: Callable[[int, int], None]) -> Iterator[Record]:
-    count = 0
-    for count, record in enumerate(records, 1):
-        if count % _SHOW_EVERY == 0:
-            on_progress(count, max(total, count))
-        yield record
-    if count:
-        on_progress(count, count)
 
 
 def _nothing_came(profile: PlantProfile, span: Span, newest: Sequence[int]) -> str:

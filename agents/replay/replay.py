@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,10 +12,9 @@ from typing import Any
 
 from agents.audit.certificate import CertificateBuilder
 from agents.delivery.publisher import Publisher
-from agents.memory.broker import MemoryBroker
 from agents.memory.publisher import MemoryPublisher
 from agents.replay.areas import PlantReplay
-from agents.replay.feed import Pace, feed
+from agents.replay.feed import Pace, feed, replay_broker
 from agents.replay.scores import ScoreBook, diagnosis_of
 from agents.worker.stateful import StatefulAgent
 from agents.worker.worker import Worker
@@ -34,17 +32,14 @@ from pipeline.config.topics import (
     LATE,
     METRICS,
     PLANT,
-    all_topics,
-    full_topic_name,
     input_topics,
-    require_names,
 )
 from pipeline.errors import DeliveryError, RecordingError
 from pipeline.frames import StepRunner
 from pipeline.wire import messages
 from pipeline.wire.messages import Diagnosis
 from pipeline.wire.recording import has_topic, read_recording
-from pipeline.wire.records import Output, Record
+from pipeline.wire.records import OnProgress, Output, Record
 
 _OUTPUT_TOPICS = {DIAGNOSES, AREAS, PLANT, ALARMS, DRIFT, INCIDENTS, METRICS, LATE, DEAD_LETTER}
 _PUBLISH_RECORDS = 2_000
@@ -91,9 +86,11 @@ class ReplaySource:
         partition_of: Callable[[bytes], int],
         partitions: int,
         change: Callable[[Iterator[Record]], Iterator[Record]] = iter,
+        on_progress: OnProgress | None = None,
     ) -> None:
-        """`change` may rearrange the records (agents/replay/stress.py)."""
+        """`change` may rearrange the records (agents/replay/stress.py); `on_progress` hears how many are read."""
         self._path = Path(path)
+        self._on_progress = on_progress
         self._change = change
         self._partition_of = partition_of
         self._partitions = partitions
@@ -108,7 +105,8 @@ class ReplaySource:
         machines: dict[bytes, int] = {}
         recorded_ticks = has_topic(self._path, CONTROL)
         self.readings = 0
-        for row, (record, settled_ms) in enumerate(_settled(self._change(read_recording(self._path)))):
+        records = self._change(read_recording(self._path, on_progress=self._on_progress))
+        for row, (record, settled_ms) in enumerate(_settled(records)):
             if record.topic in _OUTPUT_TOPICS:
                 continue
             if record.topic not in self._inputs:
@@ -175,57 +173,57 @@ async def replay_in_memory(
     trained: Mapping[str, tuple[int, int]] | None = None,
     plant: PlantReplay | None = None,
     past: Sequence[Record] = (),
+    scored: bool = True,
+    on_progress: OnProgress | None = None,
 ) -> ReplayReport:
     """Replay a file through the agents on a broker in this process; raises FaultlineError if it cannot be.
 
     `on_records` gets the inputs when they have been processed, and before what comes of them is observed. `trained` has
     the machines that the model's training has seen, with the starts of their first and last frame; `plant` is a plant
-    agent to run beside the worker, and `past` are records of the topic `incidents`: what there was before.
+    agent to run beside the worker, and `past` are records of the topic `incidents`: what there was before. Unless it is
+    `scored`, the report has no scores, for who needs none or has a book.
     """
-    name = "replay-" + re.sub("[^A-Za-z0-9_-]", "-", recording.stem)  # it stands in an address
-    settings = settings.model_copy(update={"broker": f"memory://{name}"})
-    prefix = settings.topic_prefix
-    require_names(prefix, profile)
-    MemoryBroker.forget(name)
-    broker = MemoryBroker.named(name)
-    for topic in all_topics(profile):
-        broker.create(full_topic_name(prefix, topic.name), settings.partitions)
-    book = ScoreBook(profile, trained)
+    book = ScoreBook(profile, trained) if scored else None
+    machines: set[bytes | None] = set()
 
     def observe(records: Sequence[Record], outputs: Sequence[Output]) -> None:
         if on_records is not None:
             on_records(records)
-        book.add_labels(record for record in records if record.topic == LABELS)
+        if book is not None:
+            book.add_labels(record for record in records if record.topic == LABELS)
         if builder is not None:
             builder.add(outputs)
         for output in outputs:
             if on_output is not None:
                 on_output(output)
-            if output.topic == DIAGNOSES:
+            if output.topic != DIAGNOSES:
+                continue
+            machines.add(output.key)
+            if book is not None or on_diagnosis is not None:
                 diagnosis = diagnosis_of(output.value)
-                book.add(diagnosis)
+                if book is not None:
+                    book.add(diagnosis)
                 if on_diagnosis is not None:
                     on_diagnosis(diagnosis)
 
-    worker = Worker(
-        settings,
-        profile,
-        runners,
-        MemoryPublisher(broker, prefix),
-        partition_of=partition_of,
-        wall_seconds=time.time,
-        observer=observe,
-        ticks=False,
-    )
-    worker.desk.begin_with(past)
-    source = ReplaySource(recording, profile, partition_of, settings.partitions, change)
-    agents: list[StatefulAgent] = [worker]
-    if plant is not None:
-        agents.append(plant.agent(settings, broker, partition_of))
-    try:
-        seconds = await feed(agents, source, broker, prefix, Pace(speed), None if plant is None else plant.step_ms)
-    finally:
-        MemoryBroker.forget(name)
+    with replay_broker(recording, settings, profile) as (local, broker):
+        worker = Worker(
+            local,
+            profile,
+            runners,
+            MemoryPublisher(broker, local.topic_prefix),
+            partition_of=partition_of,
+            wall_seconds=time.time,
+            observer=observe,
+            ticks=False,
+        )
+        worker.desk.begin_with(past)
+        source = ReplaySource(recording, profile, partition_of, settings.partitions, change, on_progress)
+        agents: list[StatefulAgent] = [worker]
+        if plant is not None:
+            agents.append(plant.agent(local, broker, partition_of))
+        step_ms = None if plant is None else plant.step_ms
+        seconds = await feed(agents, source, broker, local.topic_prefix, Pace(speed), step_ms)
     if plant is not None:
         plant.finish()
     if builder is not None:
@@ -234,15 +232,15 @@ async def replay_in_memory(
     return ReplayReport(
         recording=str(recording),
         model=", ".join(f"{runner.name} {runner.hash[:12]}" for runner in runners.values()),
-        machines=book.machines,
+        machines=len(machines),
         frames=stats.frames,
         diagnoses=sum(stats.diagnoses.values()),
         late=sum(stats.late.values()),
         dead_letters=sum(stats.dead_letters.values()),
         seconds=round(seconds, 3),
         readings_per_second=round(source.readings / seconds, 1) if seconds else 0.0,
-        scores=book.scores(),
-        trained=book.trained(),
+        scores={} if book is None else book.scores(),
+        trained=None if book is None else book.trained(),
         areas=None if plant is None else plant.report(),
     )
 
@@ -255,10 +253,10 @@ async def replay_to_topics(
     partition_of: Callable[[bytes], int],
     *,
     speed: float | None = None,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> int:
     """Send a recording's inputs to real topics; returns how many records were sent and confirmed."""
-    source = ReplaySource(recording, profile, partition_of, settings.partitions)
+    source = ReplaySource(recording, profile, partition_of, settings.partitions, on_progress=on_progress)
     pace = Pace(speed)
     sent = 0
     batch: list[Output] = []
@@ -273,8 +271,6 @@ async def replay_to_topics(
             if len(batch) >= _PUBLISH_RECORDS:
                 await publisher.publish(batch)
                 sent, batch = sent + len(batch), []
-                if on_progress is not None:
-                    on_progress(sent)
         await publisher.publish(batch)
         await publisher.flush()
     except DeliveryError as error:

@@ -126,13 +126,15 @@ class ScoreBook:
         ids = {machine: index for index, machine in enumerate(dict.fromkeys(machine for machine, _ in keys))}
         machines = np.array([ids[machine] for machine, _ in keys], np.int64)
         frames = np.array([start // self._period_ms[machine] for machine, start in keys], np.int64)
+        first = dict(reversed(keys))
+        begun_before = [ids[machine] for machine, start in first.items() if self.has_begun_before(machine, start)]
         scores: dict[str, Any] = {}
         for name in names:
             predicted = self.answers_of(keys, name)
             if predicted is None:
                 scores[name] = None
                 continue
-            scores[name] = stream_scores(machines, frames, truth, predicted, self._classes)
+            scores[name] = stream_scores(machines, frames, truth, predicted, self._classes, begun_before=begun_before)
             if name == FUSED:
                 scores[name] |= self._trust(keys, machines, truth, predicted)
         return scores
@@ -141,6 +143,11 @@ class ScoreBook:
         """The true class of each frame, (N,), -1 where nobody knows."""
         faults = (self.labels.fault_at(*key) for key in keys)
         return np.array([-1 if fault is None else self._index.get(fault, -1) for fault in faults], np.int64)
+
+    def has_begun_before(self, machine: str, start_ms: int) -> bool:
+        """Whether the class of the frame that starts then was the machine's before, too, so that nobody has seen it
+        begin where this is the first frame."""
+        return self.labels.fault_at(machine, start_ms - 1) == self.labels.fault_at(machine, start_ms)
 
     def answers_of(self, keys: Sequence[Frame], name: str = FUSED) -> Ints | None:
         """What the fusion or a modality says of frames, (N,), as `stream_scores` takes it; None if it never does."""

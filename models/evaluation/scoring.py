@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -40,6 +40,11 @@ def class_indices(names: Sequence[str], classes: Sequence[str]) -> Ints:
     return np.array([index[name] for name in names], np.int64)
 
 
+def evident(diagnosed: Ints) -> Ints:
+    """Answers (N,) as they are scored where a system had no evidence: as normal."""
+    return np.where(diagnosed == NO_EVIDENCE, NORMAL, diagnosed)
+
+
 def stream_scores(
     machines: ArrayLike,
     frames: ArrayLike,
@@ -48,12 +53,14 @@ def stream_scores(
     classes: Sequence[str],
     *,
     recovery_frames: int = RECOVERY_FRAMES,
+    begun_before: ArrayLike = (),
 ) -> Scores:
     """Scores of one diagnosis per frame: machine (N,), frame index (N,), true class (N,), diagnosis (N,), in any order.
 
     A negative true class means unlabelled; such frames are not scored but end the stretch before them. `classes` are
     those that labels have; the diagnosis after the last of them, `recovering`, names no fault and is scored as normal.
-    Every delay is in frames. A score without frames or episodes is None.
+    `begun_before` are machines whose fault in the first frame began before it, so that its delay is not known; it is no
+    episode. Every delay is in frames. A score without frames or episodes is None.
 
     - `accuracy`, `macro_f1`: over labelled frames; the mean F1 is over the classes that occur in the truth.
     - `detection_rate`: faulty frames with a diagnosis other than normal; `false_alarm_rate`: the same of normal
@@ -69,7 +76,9 @@ def stream_scores(
     machine, when, true, diagnosed = (np.asarray(column) for column in (machines, frames, truth, predicted))
     if not len(machine) == len(when) == len(true) == len(diagnosed):
         raise DataError("machines, frames, true classes and diagnoses must have the same number of rows")
+    old = np.isin(machine, np.asarray(begun_before))
     _, machine = np.unique(machine, return_inverse=True)
+    old_machines = frozenset(machine[old].tolist())
     order = np.lexsort((when, machine))
     machine, when, true, diagnosed = (
         machine[order],
@@ -78,9 +87,9 @@ def stream_scores(
         diagnosed[order].astype(np.int64),
     )
     true = np.maximum(true, UNLABELLED)
-    diagnosed = labelled_classes(np.where(diagnosed == NO_EVIDENCE, NORMAL, diagnosed), len(classes))
+    diagnosed = labelled_classes(evident(diagnosed), len(classes))
 
-    detections, returns = _delays(machine, when, true, diagnosed)
+    detections, returns = _delays(machine, when, true, diagnosed, old_machines)
     labelled = true >= 0
     y, p = true[labelled], diagnosed[labelled]
     fault_free = _fault_free_frames(machine, when, true)[labelled]
@@ -107,10 +116,10 @@ def stream_scores(
         rows = y == fault
         scores["per_fault"][classes[fault]] = {
             "frames": int(rows.sum()),
-            "episodes": len(detections[fault]),
+            "episodes": len(detections.get(fault, [])),
             "accuracy": _mean(p[rows] == fault),
             **_rates(y[rows], p[rows]),
-            **_delay_scores(detections[fault], returns.get(fault, [])),
+            **_delay_scores(detections.get(fault, []), returns.get(fault, [])),
         }
     return scores
 
@@ -182,7 +191,7 @@ def _conditional_entropy(y: Ints, p: Ints) -> float:
 
 
 def _delays(
-    machine: Ints, when: Ints, true: Ints, diagnosed: Ints
+    machine: Ints, when: Ints, true: Ints, diagnosed: Ints, old_machines: Collection[int]
 ) -> tuple[dict[int, list[int | None]], dict[int, list[int]]]:
     """For each fault the detection delays of its episodes, None if undetected, and its return delays."""
     detections: dict[int, list[int | None]] = {}
@@ -193,7 +202,7 @@ def _delays(
         cleared = 0
         for start, end, label in class_runs(true[rows]):
             stretch = diagnosis[start:end]
-            if label > 0:
+            if label > 0 and (start > 0 or machine[rows[0]] not in old_machines):
                 alarms = np.flatnonzero(stretch != NORMAL)
                 delay = int(time[start + alarms[0]] - time[start]) if len(alarms) else None
                 detections.setdefault(label, []).append(delay)

@@ -49,8 +49,8 @@ from pipeline.wire.records import Record
 
 Part = Literal["validation", "test"]
 PARTS = ("train", "validation", "test")
-_SHOW_EVERY = 20_000
-"""Records between two signs of progress."""
+_SHOWN_RECORDS = 20_000
+"""A recording of fewer records is read without a sign of progress."""
 
 RunTexts = list[tuple[PlacedText, ...]]
 """Texts of each run."""
@@ -191,18 +191,14 @@ def prepare(
 
 def _shown(path: Path, on_progress: OnProgress | None) -> Iterator[Record]:
     """The records of a recording, and how far it is read if it has many."""
-    total = count_records(path)
-    if on_progress is None or total < _SHOW_EVERY:
+    if on_progress is None or count_records(path) < _SHOWN_RECORDS:
         return read_recording(path)
-    return _counted(path, total, on_progress)
+    report = on_progress
 
+    def show(done: int, total: int | None) -> None:
+        report(Progress(f"reading {path.name}", 0, 1, done / (total or 1)))
 
-def _counted(path: Path, total: int, on_progress: OnProgress) -> Iterator[Record]:
-    for number, record in enumerate(read_recording(path)):
-        if number % _SHOW_EVERY == 0:
-            on_progress(Progress(f"reading {path.name}", 0, 1, number / total))
-        yield record
-    on_progress(Progress(f"reading {path.name}", 0, 1, 1.0))
+    return read_recording(path, on_progress=show)
 
 
 def _all_normal(runs: Sequence[Run], machine_type: MachineType) -> list[Run]:

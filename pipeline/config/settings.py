@@ -139,7 +139,9 @@ class Settings(BaseSettings):
         default=None, description="PEM certificate with which the console serves TLS"
     )
     console_key: Path | None = Field(default=None, description="its key, if that is not in the same file")
-    console_session_ms: Milliseconds = Field(default=12 * 3_600_000, description="after which people log in anew")
+    console_session_ms: Milliseconds = Field(
+        default=12 * 3_600_000, description="how long a login at the console lasts"
+    )
     console_time_zone: str | None = Field(
         default=None, description="time zone that the console shows times in, such as Europe/Berlin; else the browser's"
     )

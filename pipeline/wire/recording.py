@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import RecordingError
 from pipeline.files.atomic_file import replacing
 from pipeline.files.parquet import UNREADABLE, OversizedError, bounded_batches, one_line, open_parquet
-from pipeline.wire.records import Record
+from pipeline.wire.records import OnProgress, Record
 
 _HEADER = pa.struct([pa.field("key", pa.string(), nullable=False), pa.field("value", pa.binary())])
 SCHEMA = pa.schema(
@@ -31,7 +31,9 @@ SCHEMA = pa.schema(
 _WRITE_ROWS = 16_384
 
 
-def read_recording(path: str | Path, *, batch_rows: int = 8_192) -> Iterator[Record]:
+def read_recording(
+    path: str | Path, *, batch_rows: int = 8_192, on_progress: OnProgress | None = None
+) -> Iterator[Record]:
     """The records of a file in its order; raises RecordingError naming file, column and row."""
     path = Path(path)
     with _open(path) as file:
@@ -41,6 +43,8 @@ def read_recording(path: str | Path, *, batch_rows: int = 8_192) -> Iterator[Rec
             except UNREADABLE as error:  # a text that is not UTF-8
                 raise _broken(path, row, error) from error
             yield from records
+            if on_progress is not None:
+                on_progress(row + len(records), file.metadata.num_rows)
 
 
 def count_records(path: str | Path) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
 Headers = tuple[tuple[str, bytes], ...]
+
+OnProgress = Callable[[int, int | None], None]
+"""Gets, now and then, how many records were read or written, and about how many there are if that is known."""
 
 
 RECORD_OVERHEAD_BYTES = 64

@@ -128,7 +128,7 @@ def broker(monkeypatch: pytest.MonkeyPatch, one: Engine, outputs: Sequence[Outpu
     states = [Record("state", 0, 0, 1, name.encode(), state) for name, state in one.checkpoint().items()]
     log = topics_of([*records, *states])
     sent: list[Output] = []
-    for module in ("agents.cli.topics.alarms", "agents.cli.machines"):
+    for module in ("agents.audit.log", "agents.cli.machines"):
         monkeypatch.setattr(f"{module}.kafka_log", log)
     sending_to(monkeypatch, sent, 2)
     yield sent

@@ -83,8 +83,8 @@ def test_labels_are_listed_in_the_order_of_time_and_replaced_ones_are_not(
     assert done.returncode == 0, done.stderr
     rows = [line.split("│")[1:-1] for line in done.stdout.splitlines() if line.startswith("│")]
     assert [[one.strip() for one in row] for row in rows] == [
-        ["p2", "[red]jam[/red]", "2025-11-18T21:06:40Z", "still there", "2025-11-20T01:03:20Z"],
-        ["p1", "leak", "2025-11-20T00:53:20Z", "2025-11-20T00:54:20Z", "2025-11-20T01:05:00Z"],
+        ["p2", "[red]jam[/red]", "2025-11-18 21:06:40Z", "still there", "2025-11-20 01:03:20Z"],
+        ["p1", "leak", "2025-11-20 00:53:20Z", "2025-11-20 00:54:20Z", "2025-11-20 01:05:00Z"],
     ]
     assert "2 of 2 labels" in done.stdout
     assert "cannot be read: partition" in done.stdout

@@ -21,7 +21,7 @@ from pipeline.config.profile import load_profile, parse_profile
 from pipeline.config.settings import Settings, load_settings
 from pipeline.errors import FaultlineError, RecordingError
 from pipeline.wire.recording import RecordingWriter, new_recording, read_recording
-from pipeline.wire.records import Output, Record
+from pipeline.wire.records import OnProgress, Output, Record
 from tests.support.builders import ONE_SOURCE, SumRunner, reading
 from tests.support.commands import assert_one_line, faultline
 
@@ -176,7 +176,7 @@ class InterruptedLog:
 
 
 @contextmanager
-def interrupted_log(settings: Settings, topics: Sequence[str]) -> Iterator[InterruptedLog]:
+def interrupted_log(settings: Settings, topics: Sequence[str], on_progress: OnProgress) -> Iterator[InterruptedLog]:
     yield InterruptedLog()
 
 

@@ -16,7 +16,6 @@ from pipeline.areas.messages import AreaDiagnosis
 from pipeline.areas.progress import Progress, progress_output
 from pipeline.config.topics import ALARMS, AREAS, DIAGNOSES, PLANT
 from pipeline.engine.reports.lifecycle.records import decode_alarm
-from pipeline.wire.recording import RecordingWriter
 from pipeline.wire.records import Record
 from tests.support.area_plant import (
     FRAME_MS,
@@ -27,6 +26,7 @@ from tests.support.area_plant import (
     area_record,
     area_story,
     diagnosis,
+    work_recorded,
 )
 from tests.support.builders import event, reading
 from tests.support.chaos import POINTS, compare, differing_states
@@ -264,16 +264,7 @@ def test_a_recording_of_what_an_agent_has_read_replays_to_the_same_certificate(t
         path = tmp_path / "areas.parquet"
         agent = plant.agent()
         live = CertificateBuilder({"areas": VoteRunner()})
-        with RecordingWriter(path) as recorder:
-
-            def observe(records: object, outputs: object) -> None:
-                recorder.write(records)  # type: ignore[arg-type]
-                live.add(outputs)  # type: ignore[arg-type]
-
-            agent._observer = observe
-            await agent.start()
-            await until(lambda: agent.life.ready().ok and not any(agent.lag().values()))
-            await agent.stop()
+        await work_recorded(agent, path, live)
         live.add(agent.engine.finish())
         live.finish_areas(agent.engine)
         replayed = CertificateBuilder({"areas": VoteRunner()})

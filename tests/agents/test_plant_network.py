@@ -18,10 +18,9 @@ from models.areas.load import load_area_runner
 from models.areas.networks.graphs import build_area_network
 from models.areas.stepping.model_file import write_area_model
 from pipeline.config.profile import PlantProfile, parse_profile
-from pipeline.wire.recording import RecordingWriter
-from tests.support.area_plant import MACHINES, WITH_AREAS, AreaPlant, area_story
+from tests.support.area_plant import MACHINES, WITH_AREAS, AreaPlant, area_story, work_recorded
 from tests.support.chaos import compare, differing_states
-from tests.support.delivery_apps import run, until
+from tests.support.delivery_apps import run
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +59,7 @@ def runner(path: Path, profile: PlantProfile) -> Any:
     return load_area_runner(str(path), profile, lambda line: None)
 
 
-def told(path: Path) -> AreaPlant:
+def told() -> AreaPlant:
     plant = AreaPlant(partitions=2, chunk_records=30, checkpoint_records=60, checkpoint_interval_ms=20)
     plant.place(area_story(60, plant.partition_of, 2, seed=3))
     return plant
@@ -71,19 +70,10 @@ def test_an_agent_with_a_network_may_die_and_be_replayed(tmp_path: Path) -> None
     runner(path, parse_profile(WITH_AREAS, where="test")).load_code()  # the time limit is not for compiling
 
     async def test() -> None:
-        expected, disturbed = told(path), told(path)
+        expected, disturbed = told(), told()
         agent = expected.agent(runner=runner(path, expected.profile))
         live = CertificateBuilder({"areas": runner(path, expected.profile)})
-        with RecordingWriter(recording) as recorder:
-
-            def observe(records: object, outputs: object) -> None:
-                recorder.write(records)  # type: ignore[arg-type]
-                live.add(outputs)  # type: ignore[arg-type]
-
-            agent._observer = observe
-            await agent.start()
-            await until(lambda: agent.life.ready().ok and not any(agent.lag().values()))
-            await agent.stop()
+        await work_recorded(agent, recording, live)
         states = await expected.agent_states()
         for point in ("output_send", "commit"):
             dead = await disturbed.live_agent(runner=runner(path, disturbed.profile), at={point: 2})

@@ -195,12 +195,12 @@ def test_operators_numbers_of_published_records(tmp_path: Path, plant: Path) -> 
     side = found["sides"][0]
     operators = side["operators"]
     assert operators["per_fault"]["leak"] == {
-        "title": "leak Leak <i>of</i> seal", "faults": 1, "missed": 0, "misnamed": 0,
+        "title": "leak Leak <i>of</i> seal", "faults": 1, "faults_begun_before": 0, "missed": 0, "misnamed": 0,
         "alarm_delay_seconds_median": 300.0, "alarm_delay_seconds_max": 300.0,
         "forewarning_seconds_median": 900.0, "forewarning_seconds_min": 900.0,
     }  # fmt: skip
     assert operators["per_fault"]["jam"] == {
-        "title": "jam", "faults": 2, "missed": 1, "misnamed": 1,
+        "title": "jam", "faults": 2, "faults_begun_before": 0, "missed": 1, "misnamed": 1,
         "alarm_delay_seconds_median": 180.0, "alarm_delay_seconds_max": 180.0,
         "forewarning_seconds_median": None, "forewarning_seconds_min": None,
     }  # fmt: skip
@@ -239,8 +239,8 @@ def test_the_json_keeps_its_keys(tmp_path: Path, plant: Path) -> None:
         "mean_entropy", "mean_disagreement", "partition", "auc", "confusion", "calibration",
     }  # fmt: skip
     assert found["sides"][0]["episodes"][0] == {
-        "machine": "p1", "fault": "leak", "start_ms": T0 + 20 * MINUTE, "end_ms": T0 + 40 * MINUTE, "ended": True,
-        "alarm_ms": T0 + 25 * MINUTE, "named_ms": T0 + 25 * MINUTE,
+        "machine": "p1", "fault": "leak", "start_ms": T0 + 20 * MINUTE, "end_ms": T0 + 40 * MINUTE,
+        "began": True, "ended": True, "alarm_ms": T0 + 25 * MINUTE, "named_ms": T0 + 25 * MINUTE,
     }  # fmt: skip
 
 
@@ -261,6 +261,22 @@ def test_topics_are_read_as_they_are_since_a_time(tmp_path: Path, plant: Path, m
     assert side["operators"]["false_alarms"] == 3
     assert side["diagnoses"] == 4 * 51
     assert "p3" not in page.text
+
+
+def test_a_fault_that_began_before_what_is_read_has_no_delay_and_is_not_missed(
+    tmp_path: Path, plant: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.kafka.log.kafka_log", topics_of(published()))
+    options = ("--from", "kafka://broker:9092", "--profile", plant, "--machine", "p1")
+    for since, begun_before in ((15, 0), (30, 1)):
+        found, _ = reported(*options, "--since", str(T0 + since * MINUTE), out=tmp_path / "part.html")
+        side = found["sides"][0]
+        counted = side["operators"], side["scores"]["fused"]["per_fault"]["leak"]
+        assert counted[0]["faults_begun_before"] == begun_before
+        assert counted[0]["faults"] == counted[1]["episodes"] == 1 - begun_before
+        assert counted[0]["missed"] == 0
+        assert (counted[0]["alarm_delay_seconds_median"] is None) == (begun_before == 1)
+        assert (counted[1]["detection_delay_median_frames"] is None) == (begun_before == 1)
 
 
 def test_two_recordings_stand_beside_each_other_with_their_differences(tmp_path: Path, plant: Path) -> None:

@@ -154,7 +154,7 @@ def test_a_profile_is_looked_for_beside_its_configuration(tmp_path: Path) -> Non
 def test_a_recording_of_normal_data_trains_a_detector_and_promises_nothing(tmp_path: Path) -> None:
     Site(tmp_path).record(1, 4_000, [])
     command = ("train", tmp_path / "data.parquet", "--profile", tmp_path / "tiny.yaml", "--out", tmp_path / "model")
-    done = faultline(*command, "--normal", "--budget", "20s")
+    done = faultline(*command, "--normal", "--budget", "5s")
     assert done.returncode == 0, done.stderr
     assert "1.000" not in done.stdout and "macro" not in done.stdout + done.stderr
     assert "normal frames above the detector's alarm limit, which is set for 0.050% of them" in done.stderr

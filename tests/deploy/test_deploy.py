@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import tomllib
 import urllib.error
@@ -47,12 +45,11 @@ from pipeline.frames import Frames, StepResult
 from pipeline.wire.records import Record
 from tests.support.area_plant import MACHINES, WITH_AREAS, VoteRunner, area_record, diagnosis
 from tests.support.builders import ONE_SOURCE, SumRunner, control, event, numbered, profile, reading
+from tests.support.prometheus import DASHBOARD, MONITORING, dashboard_queries, prometheus_tool
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
-MONITORING = DEPLOY / "monitoring"
 GRAFANA = MONITORING / "grafana"
-DASHBOARD = GRAFANA / "dashboards" / "faultline.json"
 WITH_ALARMS = f"{ONE_SOURCE}events: [{{topic: plant.alarms, form: {{}}}}]"
 GUIDE = ROOT / "docs" / "operations" / "monitoring.md"
 RULE_TESTS = sorted(MONITORING.glob("alerts*_test.yml"))
@@ -169,13 +166,7 @@ def scrape() -> Iterator[Scrape]:
 @pytest.fixture(scope="module")
 def promtool() -> str:
     """Prometheus' own checker."""
-    found = shutil.which("promtool")
-    if found is None:
-        text = "promtool is missing; Debian's package prometheus has it"
-        if os.environ.get("FAULTLINE_REQUIRE_KAFKA") == "1":
-            pytest.fail(text, pytrace=False)
-        pytest.skip(text)
-    return found
+    return prometheus_tool("promtool")
 
 
 def check(promtool: str, *arguments: str, stdin: str | None = None) -> None:
@@ -186,12 +177,6 @@ def check(promtool: str, *arguments: str, stdin: str | None = None) -> None:
 
 def alerts() -> list[dict[str, Any]]:
     return [rule for group in load(MONITORING / "alerts.yml")["groups"] for rule in group["rules"]]
-
-
-def dashboard_queries() -> dict[str, str]:
-    """Every query of the dashboard, by panel."""
-    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
-    return {f"{panel['title']} {target['refId']}": target["expr"] for panel in panels for target in panel["targets"]}
 
 
 # -- Prometheus' own judgement --------------------------------------------------------------------------------------
@@ -215,10 +200,7 @@ def test_promtool_finds_nothing_wrong_with_a_real_scrape(promtool: str, scrape: 
 
 
 def test_promtool_understands_every_query_of_the_dashboard(promtool: str, tmp_path: Path) -> None:
-    rules = [
-        {"record": f"panel:{number}", "expr": query.replace("$__rate_interval", "1m").replace("$instance", ".*")}
-        for number, query in enumerate(dashboard_queries().values())
-    ]
+    rules = [{"record": f"panel:{number}", "expr": query} for number, query in enumerate(dashboard_queries().values())]
     file = tmp_path / "queries.yml"
     file.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}), encoding="utf-8")
     check(promtool, "check", "rules", str(file))
@@ -292,7 +274,7 @@ def with_others(scrape: Scrape) -> Scrape:
     samples["faultline_diagnoses_total"] = counted | {"fault": counted["fault"] | {UNKNOWN}}
     registry = CollectorRegistry()
     others: list[Collector] = [
-        IngestCollector(Tally(), [], mqtt=lambda: MqttStatus(True, 0, 0)),
+        IngestCollector(Tally(), ["/line-1"], mqtt=lambda: MqttStatus(True, 0, 0)),
         LifeCollector(LIFE, "faultline_ingest_state"),
         plant_collector(registry),
         LifeCollector(LIFE, "faultline_plant_state"),
@@ -334,9 +316,9 @@ def test_a_wrong_metric_label_or_value_would_be_noticed(scrape: Scrape) -> None:
 
 
 def test_the_dashboard_shows_every_metric(scrape: Scrape) -> None:
-    everything = " ".join(dashboard_queries().values())
-    assert [name for name in scrape.families if name.startswith("faultline_") and name not in everything] == [
-        name for name in scrape.families if name.endswith("_created")
+    everything, families = " ".join(dashboard_queries().values()), with_others(scrape).families
+    assert [name for name in families if name.startswith("faultline_") and name not in everything] == [
+        name for name in families if name.endswith("_created")
     ]
 
 

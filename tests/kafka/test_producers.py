@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -13,6 +14,7 @@ from aiokafka import AIOKafkaProducer
 from agents.replay.record import record_topics
 from pipeline.wire.recording import read_recording
 from pipeline.wire.records import Record
+from tests.support.commands import assert_one_line, faultline
 from tests.support.delivery_apps import run
 from tests.support.kafka_plant import FRAME_MS, KafkaSite, T, ends, event, metric, processed, readings
 
@@ -49,13 +51,12 @@ async def compressed(bootstrap: str, codec: str, folder: Path) -> None:
     assert values == [one.value for one in (*first, *second)]
 
 
-@pytest.mark.parametrize(("module", "package"), [("cramjam", "cramjam"), ("lz4", "lz4"), ("snappy", "python-snappy")])
-def test_a_codec_that_is_not_installed_is_named_before_anything_is_read(
-    kafka: str, module: str, package: str, tmp_path: Path
-) -> None:
-    command = "run" if module == "cramjam" else "record"
-    arguments = ["faultline", command, *(["--out", str(tmp_path / "out.parquet")] if command == "record" else [])]
-    hidden = f"import sys; sys.modules[{module!r}] = None; sys.argv = {arguments!r}"
+MISSING = "error: batches compressed with "
+
+
+def test_a_worker_whose_codecs_are_not_installed_names_them_before_anything_is_read(kafka: str) -> None:
+    # In a process of its own, in which nothing has imported them before.
+    hidden = "import sys; sys.modules['cramjam'] = None; sys.argv = ['faultline', 'run']"
     code = f"{hidden}; from agents.cli.main import main; main()"
     site = KafkaSite(kafka)
     done = subprocess.run(
@@ -68,7 +69,19 @@ def test_a_codec_that_is_not_installed_is_named_before_anything_is_read(
     )
     assert done.returncode == 1, done.stderr
     (line,) = done.stderr.strip().splitlines()
-    assert line.startswith("error: batches compressed with ") and line.endswith(f"pip install {package}"), line
+    assert line.startswith(MISSING) and line.endswith("pip install cramjam"), line
+
+
+@pytest.mark.parametrize(("module", "package"), [("lz4", "lz4"), ("snappy", "python-snappy")])
+def test_a_codec_that_a_command_lacks_is_named_before_anything_is_read(
+    kafka: str, module: str, package: str, tmp_path: Path
+) -> None:
+    site = KafkaSite(kafka)
+    env = {"FAULTLINE_BROKER": f"kafka://{kafka}", "FAULTLINE_TOPIC_PREFIX": site.settings.topic_prefix}
+    with mock.patch.dict(sys.modules, {module: None}):
+        done = faultline("record", "--out", tmp_path / "out.parquet", env=env)
+    assert_one_line(done, MISSING)
+    assert done.stderr.endswith(f"pip install {package}\n")
 
 
 def test_records_of_an_aborted_transaction_never_happened(kafka: str, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_topics_teach_a_detector_and_take_labels(kafka: str, tmp_path: Path) -> 
     assert sorted(found, key=repr) == sorted(((one.timestamp_ms, one.key, one.value) for one in records), key=repr)
     assert [stamp for stamp, _, _ in found] == sorted(stamp for stamp, _, _ in found)
 
-    normal = command(*train, "--until", str(begin), "--normal", "--force")
+    normal = command(*train, "--until", str(begin), "--normal", "--force", "--budget", "5s")
     assert normal.returncode == 0, normal.stderr
     assert "1 labels are about other times" in normal.stderr
     assert read_model(out / "pump.faultline").header.classes[-1] == "unknown"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -11,9 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from agents.audit.certificate import read_certificate
+from agents.replay.shipped import demo_recording
 from models.configs.fusion import FusionChoice
 from models.configs.sensors import SensorConfig
-from tests.models.test_stepping import ADAPTIVE, RING, each_encoder, some_fusions
+from tests.models.test_stepping import ADAPTIVE, ENCODERS, FUSIONS, RING, each_encoder, some_fusions
+from tests.support.commands import faultline
 from tests.support.models_stepping import compiled, crowd, everything, made
 from tests.support.models_tiny import Stream
 
@@ -65,53 +68,40 @@ def test_saving_and_restoring_mid_run_is_identical_to_the_bit(sensors: SensorCon
     assert first.save(np.arange(4)) == second.save(10 + 3 * np.arange(4))
 
 
-HASHES = """
-import hashlib, sys
-import numpy as np
-from agents.cli.main import main
-from agents.replay.shipped import demo_recording
-from tests.support.models_stepping import compiled, everything, made
-from tests.support.models_tiny import Stream
-from tests.models.test_stepping import ENCODERS, FUSIONS
-
-digest, stream = hashlib.sha256(), Stream(machines=5, frames=25, seed=7)
-cases = [(sensors, "late") for sensors in ENCODERS] + [("lstm", fusion) for fusion in FUSIONS]
-for sensors, fusion in cases:
-    runner = compiled(made(sensors=ENCODERS[sensors], fusion=FUSIONS[fusion], candidates=fusion == "late"))
-    for t in range(25):
-        for part in everything(runner.step(stream.round(t))):
-            digest.update(np.ascontiguousarray(part).tobytes())
-    digest.update(b"".join(runner.save(np.arange(5))))
-print(digest.hexdigest(), flush=True)
-
-sys.argv = ["faultline", "replay", str(demo_recording()), "--json", "--certify", sys.argv[1]]
-main()
-"""
+def replay_of_steps(certificate: str) -> str:
+    """The hash of what every encoder and fusion answers and keeps; and the demo's certificate is written."""
+    digest, stream = hashlib.sha256(), Stream(machines=5, frames=25, seed=7)
+    cases = [(sensors, "late") for sensors in ENCODERS] + [("lstm", fusion) for fusion in FUSIONS]
+    for sensors, fusion in cases:
+        runner = compiled(made(sensors=ENCODERS[sensors], fusion=FUSIONS[fusion], candidates=fusion == "late"))
+        for t in range(25):
+            for part in everything(runner.step(stream.round(t))):
+                digest.update(np.ascontiguousarray(part).tobytes())
+        digest.update(b"".join(runner.save(np.arange(5))))
+    done = faultline("replay", demo_recording(), "--json", "--certify", certificate)
+    assert done.returncode == 0, done.stderr
+    return json.dumps({"hash": digest.hexdigest(), "diagnoses": json.loads(done.stdout)["diagnoses"]})
 
 
-def compiled_for(processor: str | None, *arguments: str) -> subprocess.Popen[str]:
-    """A process of its own whose step is compiled for this kind of processor; None for the one that there is."""
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        env=os.environ | ({} if processor is None else {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": ""}),
+IN_A_PROCESS = (
+    "import sys; from tests.models.test_stepping_bits import replay_of_steps; print(replay_of_steps(sys.argv[1]))"
+)
+
+
+def test_bits_and_certificates_are_the_same_with_the_fewest_instructions_and_with_all(tmp_path: Path) -> None:
+    fewest, everything_there_is = tmp_path / "fewest", tmp_path / "all"
+    other = subprocess.Popen(
+        [sys.executable, "-c", IN_A_PROCESS, str(fewest)],
+        env=os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def test_bits_and_certificates_are_the_same_with_the_fewest_instructions_and_with_all(tmp_path: Path) -> None:
-    certificates = [tmp_path / "fewest", tmp_path / "all"]
-    started = [
-        compiled_for(processor, "-c", HASHES, str(path))
-        for processor, path in zip(("generic", None), certificates, strict=True)
-    ]
-    ended = [process.communicate() for process in started]
-    assert [process.returncode for process in started] == [0, 0], ended
-    hashes = {out.splitlines()[0] for out, _ in ended}
-    assert len(hashes) == 1 and len(hashes.pop()) == 64
-    reports = [json.loads(out.split("\n", 1)[1]) for out, _ in ended]
-    assert [report["diagnoses"] for report in reports] == [12 * 960] * 2
-    one, other = map(read_certificate, certificates)
-    assert one.differences(other) == []
-    assert one.digest == other.digest
+    here = json.loads(replay_of_steps(str(everything_there_is)))
+    out, errors = other.communicate()
+    assert other.returncode == 0, errors
+    assert json.loads(out) == here
+    assert len(here["hash"]) == 64 and here["diagnoses"] == 12 * 960
+    one, two = map(read_certificate, (fewest, everything_there_is))
+    assert one.differences(two) == []
+    assert one.digest == two.digest

@@ -22,7 +22,6 @@ from tests.pipeline.test_recovering import JAM, LEAK, NORMAL, PERIOD_MS, T0, Scr
 from tests.support.builders import ONE_SOURCE, numbered, profile, reading, reasons
 
 RULE = AlarmRule(k=2, n=3, confidence=0.5)
-MINUTE_MS = 60_000
 SILENT = None
 LOOKING = next(at for at in range(T0, T0 + 66_000, 5_000) if at // 5_000 % 13 == 0) - T0
 """How long after T0 a tick looks at alarms."""

@@ -12,9 +12,10 @@ from pipeline.wire.records import Output, Record
 from tests.support.builders import ONE_SOURCE, SumRunner, control, diagnoses, numbered, profile, reading
 
 T0 = 1_763_600_000_000
+HEARTBEAT_MS = 720_000
 ON_CHANGE = ONE_SOURCE.replace(
     "{topic: sensors, allowed_disorder: 5s, idle_after: 30s}",
-    "{topic: sensors, allowed_disorder: 5s, report: on_change, heartbeat: 1h}",
+    "{topic: sensors, allowed_disorder: 5s, report: on_change, heartbeat: 12m}",
 )
 MIXED = """
 plant: mixed
@@ -25,7 +26,7 @@ machine_types:
     max_skew: 1h
     sources:
       fast: {topic: sensors.fast, allowed_disorder: 2s, idle_after: 30s}
-      valves: {topic: sensors.valves, report: on_change, heartbeat: 1h}
+      valves: {topic: sensors.valves, report: on_change, heartbeat: 12m}
     faults: [normal, leak, jam]
     variables: [{name: shake, source: fast}, {name: valve, source: valves}]
 """
@@ -79,13 +80,13 @@ def test_a_change_is_diagnosed_without_waiting_for_the_next_one() -> None:
 
 def test_a_heartbeat_tells_when_the_source_is_silent() -> None:
     engine = Engine(profile(ON_CHANGE), {"pump": SumRunner()})
-    outputs = engine.process(ordered(reading("p1", T0, {"flow": 1.0, "load": 5.0}), *ticks(T0, T0 + 3 * 3_600_000)))
+    outputs = engine.process(ordered(reading("p1", T0, {"flow": 1.0, "load": 5.0}), *ticks(T0, T0 + 3 * HEARTBEAT_MS)))
     status = [one.status for one in diagnoses(outputs)]
-    hour = 3_600_000 // 10_000
-    assert hour - 2 <= status.count("active") <= hour + 1
-    assert status.count("stale") >= hour - 2 and status[-1] == "offline" and status.count("offline") == 1
-    back = diagnoses(engine.process([reading("p1", T0 + 4 * 3_600_000, {"flow": 1.0, "load": 5.0}, offset=1)]))
-    later = [control("tick", time_ms=T0 + 4 * 3_600_000 + 15_000, offset=10_000)]
+    beat = HEARTBEAT_MS // 10_000
+    assert beat - 2 <= status.count("active") <= beat + 1
+    assert status.count("stale") >= beat - 2 and status[-1] == "offline" and status.count("offline") == 1
+    back = diagnoses(engine.process([reading("p1", T0 + 4 * HEARTBEAT_MS, {"flow": 1.0, "load": 5.0}, offset=1)]))
+    later = [control("tick", time_ms=T0 + 4 * HEARTBEAT_MS + 15_000, offset=10_000)]
     back += diagnoses(engine.process(later))
     assert (back[-1].status, back[-1].reset) == ("active", "gap")
 
@@ -157,8 +158,8 @@ def test_how_the_input_is_cut_changes_nothing(yaml: str, seed: int, size: int) -
 def test_values_hold_for_as_long_as_their_source_says_anything(told: dict[str, float | None], restart: bool) -> None:
     runner = Values()
     engine = Engine(profile(ON_CHANGE), {"pump": runner})
-    beats = [reading("p1", T0 + 1_800_000 * number, told) for number in range(1, 6)]
-    stream = ordered(reading("p1", T0, {"flow": 1.0, "load": 5.0}), *beats, *ticks(T0, T0 + 9_000_000))
+    beats = [reading("p1", T0 + HEARTBEAT_MS // 2 * number, told) for number in range(1, 6)]
+    stream = ordered(reading("p1", T0, {"flow": 1.0, "load": 5.0}), *beats, *ticks(T0, T0 + 5 * HEARTBEAT_MS // 2))
     found = diagnoses(engine.process(stream[: len(stream) // 2]))
     if restart:
         states = engine.checkpoint()
@@ -170,19 +171,19 @@ def test_values_hold_for_as_long_as_their_source_says_anything(told: dict[str, f
     assert {(tuple(values), tuple(observed)) for _, values, observed, _ in runner.frames} == {
         ((1.0, 5.0), (True, True))
     }
-    assert runner.frames[-1][0] == 8_980_000
+    assert runner.frames[-1][0] == 5 * HEARTBEAT_MS // 2 - 20_000
 
 
 def test_what_one_source_says_does_not_hold_the_values_of_another() -> None:
     runner = Values()
-    two = MIXED.replace("allowed_disorder: 2s, idle_after: 30s", "report: on_change, heartbeat: 1h")
+    two = MIXED.replace("allowed_disorder: 2s, idle_after: 30s", "report: on_change, heartbeat: 12m")
     engine = Engine(profile(two), {"mill": runner})
-    fast = [reading("m1", T0 + 600_000 * number, {"shake": 1.0}, topic="sensors.fast") for number in range(12)]
+    fast = [reading("m1", T0 + 120_000 * number, {"shake": 1.0}, topic="sensors.fast") for number in range(12)]
     slow = reading("m1", T0, {"valve": 7.0}, topic="sensors.valves")
-    engine.process(ordered(slow, *fast, *ticks(T0, T0 + 6_900_000)))
+    engine.process(ordered(slow, *fast, *ticks(T0, T0 + 1_380_000)))
     valves = {start: values[1] for start, values, _, _ in runner.frames}
-    assert {value for start, value in valves.items() if start < 3_600_000} == {7.0}
-    assert all(np.isnan(value) for start, value in valves.items() if start >= 3_600_000)
+    assert {value for start, value in valves.items() if start < HEARTBEAT_MS} == {7.0}
+    assert all(np.isnan(value) for start, value in valves.items() if start >= HEARTBEAT_MS)
     assert {values[0] for _, values, _, _ in runner.frames} == {1.0}
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 import numpy as np
 
+from agents.audit.certificate import CertificateBuilder
 from agents.memory.publisher import MemoryPublisher
 from agents.memory.states import MemoryStateStore
 from agents.worker.plant.agent import PlantAgent
@@ -21,9 +23,11 @@ from pipeline.config.topics import ALARMS, AREA_CONTROL, AREAS, DEAD_LETTER, LAT
 from pipeline.errors import StateError
 from pipeline.wire import messages
 from pipeline.wire.messages import Diagnosis, Evidence, ModalityAnswer, ModelRef
-from pipeline.wire.records import Record
+from pipeline.wire.recording import RecordingWriter
+from pipeline.wire.records import Output, Record
 from tests.support.builders import ONE_SOURCE
 from tests.support.chaos import Probes
+from tests.support.delivery_apps import until
 from tests.support.plant import Plant
 
 FRAME_MS = 10_000
@@ -232,3 +236,17 @@ class AreaPlant(Plant):
     async def agent_states(self) -> dict[str, bytes]:
         """What the next plant agent would begin with."""
         return await self.agent_store().read(range(self.partitions))
+
+
+async def work_recorded(agent: PlantAgent, recording: Path, live: CertificateBuilder) -> None:
+    """Let an agent work until it has read all there is, record what it reads, and certify what it says."""
+    with RecordingWriter(recording) as recorder:
+
+        def observe(records: Sequence[Record], outputs: Sequence[Output]) -> None:
+            recorder.write(records)
+            live.add(outputs)
+
+        agent._observer = observe
+        await agent.start()
+        await until(lambda: agent.life.ready().ok and not any(agent.lag().values()))
+        await agent.stop()

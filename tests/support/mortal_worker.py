@@ -2,7 +2,8 @@
 
 CHAOS_POINT and CHAOS_HIT choose where (tests/support/chaos.py), CHAOS_PACE_S how slow it is, CHAOS_RESTORE_S how long
 it reads states, CHAOS_BLOCK_S how long the engine keeps the event loop for itself; with CHAOS_CLOCK_S its clock is
-ahead, and with CHAOS_DISK_FULL no file can be written. Settings are FAULTLINE_...
+ahead, and with CHAOS_DISK_FULL no file can be written. With CHAOS_SHIPPED_MODEL it serves the settings' profile, else
+the plant of that module. Settings are FAULTLINE_...
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from agents.cli.options import load_runners
 from agents.delivery.partitioning import partition_function
 from agents.delivery.publisher import Publisher
 from agents.delivery.states import StateStore
 from agents.worker import service
 from agents.worker.process import one_line_errors, run_process
 from agents.worker.worker import Worker
-from pipeline.config.profile import parse_profile
+from pipeline.config.profile import load_profile, parse_profile
 from pipeline.config.settings import load_settings
 from pipeline.errors import FaultlineError
 from pipeline.wire.records import Output, Record
@@ -94,8 +96,14 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(created).3f %(name)s: %(message)s", stream=sys.stderr)
     one_line_errors(logging.getLogger())
     service.Worker = MortalWorker  # type: ignore[attr-defined, assignment]
-    settings, profile = load_settings(), parse_profile(STORY_PLANT, where="tests/support/chaos.py")
-    runners = {kind.name: SumRunner() for kind in profile.machine_types}
+    settings = load_settings()
+    runners: dict[str, Any]
+    if "CHAOS_SHIPPED_MODEL" in os.environ:
+        profile = load_profile(settings.profile)
+        runners = load_runners(settings, profile, None)
+    else:
+        profile = parse_profile(STORY_PLANT, where="tests/support/chaos.py")
+        runners = {kind.name: SumRunner() for kind in profile.machine_types}
     try:
         run_process(service.serve(settings, profile, runners, partition_function(settings.partitions)))
     except FaultlineError as error:

@@ -107,9 +107,9 @@ def replay_area_until(
     keeping = _KeepingRunner(runner, wanted, frames)
     engine = AreaEngine(plant, keeping)
     newest: AreaDiagnosis | None = None
-    for said in _diagnoses(engine, records, wanted.area):
-        newest = said
-        if said.frame_end >= wanted.end_ms:
+    for diagnosis in _diagnoses(engine, records, wanted.area):
+        newest = diagnosis
+        if diagnosis.frame_end >= wanted.end_ms:
             break
     if newest is None or newest.id != str(wanted):
         last = "" if newest is None else f": the last frame that comes out ends at {shown_time(newest.frame_end)}"
@@ -121,11 +121,11 @@ def _diagnoses(engine: AreaEngine, records: Iterable[Record], area: str) -> Iter
     key = area.encode()
     for record in records:
         if record.key in (None, key):
-            yield from _said(engine.process([record]), key)
-    yield from _said(engine.finish(), key)
+            yield from _published(engine.process([record]), key)
+    yield from _published(engine.finish(), key)
 
 
-def _said(outputs: Iterable[Output], key: bytes) -> Iterator[AreaDiagnosis]:
+def _published(outputs: Iterable[Output], key: bytes) -> Iterator[AreaDiagnosis]:
     for output in outputs:
         if output.topic == PLANT and output.key == key:
             yield decode_area(output.value or b"")

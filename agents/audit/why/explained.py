@@ -34,7 +34,7 @@ class Explained:
     titles: Mapping[Kind, Mapping[str, str]]
     """Of components and modalities, by id."""
     differs: str | None
-    """In what the published diagnosis is another than the replayed one."""
+    """How the published diagnosis differs from the replayed one; None if it does not, or is not known."""
 
     @classmethod
     def of(

@@ -25,7 +25,7 @@ class ExplainedArea:
     question: AreaQuestion
     explanation: AreaExplanation
     differs: str | None
-    """In what the published diagnosis is another than the replayed one."""
+    """How the published diagnosis differs from the replayed one; None if it does not, or is not known."""
 
     @classmethod
     def of(

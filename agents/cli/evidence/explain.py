@@ -22,6 +22,7 @@ from agents.cli.running.plant import AreaModelOption
 from agents.cli.views.area_explain_view import show_explained_area
 from agents.cli.views.explain_view import show_explained
 from agents.cli.views.printable import say
+from agents.cli.views.progress import records_progress
 from agents.delivery.partitioning import partition_function
 from agents.kafka.log import kafka_log
 from agents.kafka.schema_registry import schema_registry
@@ -38,7 +39,7 @@ from pipeline.extras import require_modules
 from pipeline.frames import StepRunner
 from pipeline.wire.messages import Diagnosis
 from pipeline.wire.recording import has_topic, read_recording
-from pipeline.wire.records import Record
+from pipeline.wire.records import OnProgress, Record
 
 
 def explain(
@@ -78,16 +79,18 @@ def explain(
     plant = load_profile(settings.profile)
 
     def of_area(wanted: AreaId, machine: str | None = None) -> ExplainedArea:
-        return explained_area(
-            wanted,
-            settings,
-            plant,
-            lambda: load_runners(settings, plant, model),
-            recording=recording,
-            frames=window,
-            history_ms=None if history is None else _history_ms(history),
-            machine=machine,
-        )
+        with records_progress("replaying", is_shown=not as_json) as progress:
+            return explained_area(
+                wanted,
+                settings,
+                plant,
+                lambda: load_runners(settings, plant, model),
+                recording=recording,
+                frames=window,
+                history_ms=None if history is None else _history_ms(history),
+                machine=machine,
+                on_progress=progress,
+            )
 
     if (area_id := AreaId.parse(diagnosis, plant)) is not None:
         if method == "gradients":
@@ -103,10 +106,11 @@ def explain(
     if in_area and area is None:
         raise SettingsError(f"machine {wanted.machine[:200]!r} is in no area of plant {plant.plant}; leave --plant out")
     runners = load_runners(settings, plant, model)
-    if recording is not None:
-        published, replayed = _from_recording(recording, settings, plant, runners, wanted, window)
-    else:
-        published, replayed = _from_topics(settings, plant, runners, wanted, window, history)
+    with records_progress("replaying", is_shown=not as_json) as progress:
+        if recording is not None:
+            published, replayed = _from_recording(recording, settings, plant, runners, wanted, window, progress)
+        else:
+            published, replayed = _from_topics(settings, plant, runners, wanted, window, history, progress)
     kind = plant.type_of(wanted.machine)
     assert kind is not None
     question = Question.of(replayed.answer, runners[kind.name].classes, kind.faults, against)
@@ -146,17 +150,19 @@ def _from_recording(
     runners: dict[str, StepRunner],
     wanted: DiagnosisId,
     window: int,
+    on_progress: OnProgress,
 ) -> tuple[Diagnosis | None, Replayed]:
     from agents.replay.replay import ReplaySource
 
     published: Diagnosis | None = None
     if has_topic(recording, DIAGNOSES):
-        published = published_diagnosis(read_recording(recording), wanted)
+        published = published_diagnosis(read_recording(recording, on_progress=on_progress), wanted)
     to_partition = partition_function(settings.partitions)
     offsets: Counter[tuple[str, int]] = Counter()
 
     def records() -> Iterator[Record]:
-        for output in ReplaySource(recording, plant, to_partition, settings.partitions):
+        source = ReplaySource(recording, plant, to_partition, settings.partitions, on_progress=on_progress)
+        for output in source:
             place = output.topic, output.partition or 0
             yield Record(*place, offsets[place], output.timestamp_ms, output.key, output.value, output.headers)
             offsets[place] += 1
@@ -175,10 +181,11 @@ def _from_topics(
     wanted: DiagnosisId,
     window: int,
     history: str | None,
+    on_progress: OnProgress,
 ) -> tuple[Diagnosis | None, Replayed]:
     history_ms = None if history is None else _history_ms(history)
     topics = [topic for topic in engine_topics(plant) if topic not in (EVENTS, CONTROL)]
-    with kafka_log(settings, [*topics, DIAGNOSES], [EVENTS, CONTROL]) as log:
+    with kafka_log(settings, [*topics, DIAGNOSES], [EVENTS, CONTROL], on_progress) as log:
         return replay_from_log(
             log,
             plant,

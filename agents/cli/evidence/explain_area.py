@@ -19,7 +19,7 @@ from pipeline.config.topics import AREAS, CONTROL, DIAGNOSES, PLANT
 from pipeline.engine.engine import Engine
 from pipeline.frames import StepRunner
 from pipeline.wire.recording import has_topic, holds_only, read_recording
-from pipeline.wire.records import Output, Record
+from pipeline.wire.records import OnProgress, Output, Record
 
 LoadRunners = Callable[[], Mapping[str, StepRunner]]
 
@@ -34,6 +34,7 @@ def explained_area(
     frames: int,
     history_ms: int | None,
     machine: str | None = None,
+    on_progress: OnProgress = lambda *_: None,
 ) -> ExplainedArea:
     """Explain the cause in a frame of an area, or a machine's answer in it; raises FaultlineError.
 
@@ -43,31 +44,41 @@ def explained_area(
     runner = load_area_runner(settings, plant)
     wanted = wanted._replace(model=wanted.model or runner.hash[:12])
     if recording is None:
-        with kafka_log(settings, [AREAS, PLANT]) as log:
+        with kafka_log(settings, [AREAS, PLANT], on_progress=on_progress) as log:
             published, replayed = area_from_log(log, plant, runner, wanted, frames=frames, history_ms=history_ms)
     else:
         published = None
         if has_topic(recording, PLANT):
             published = published_area(read_recording(recording), wanted)
-        records = _area_records(recording, settings, plant, load_runners, wanted.area)
+        records = _area_records(recording, settings, plant, load_runners, wanted.area, on_progress)
         replayed = replay_area_until(records, plant, runner, wanted, frames=frames)
     return ExplainedArea.of(replayed, runner, published, machine)
 
 
 def _area_records(
-    recording: Path, settings: Settings, plant: PlantProfile, load_runners: LoadRunners, area: str
+    recording: Path,
+    settings: Settings,
+    plant: PlantProfile,
+    load_runners: LoadRunners,
+    area: str,
+    on_progress: OnProgress,
 ) -> Iterator[Record]:
     """What the plant agent would read of an area: as recorded, else by diagnosing the area's machines."""
     from agents.replay.areas import AreaSource
 
     to_partition = partition_function(settings.partitions)
     if has_topic(recording, AREAS) or holds_only(recording, [DIAGNOSES], plant.sensor_topics):
-        return _numbered(AreaSource(recording, plant, to_partition, settings.partitions))
-    return _numbered(_diagnosed(recording, settings, plant, load_runners(), area))
+        return _numbered(AreaSource(recording, plant, to_partition, settings.partitions, on_progress))
+    return _numbered(_diagnosed(recording, settings, plant, load_runners(), area, on_progress))
 
 
 def _diagnosed(
-    recording: Path, settings: Settings, plant: PlantProfile, runners: Mapping[str, StepRunner], area: str
+    recording: Path,
+    settings: Settings,
+    plant: PlantProfile,
+    runners: Mapping[str, StepRunner],
+    area: str,
+    on_progress: OnProgress,
 ) -> Iterator[Output]:
     """The area's records, from the readings and texts of its machines and utilities alone.
 
@@ -79,7 +90,7 @@ def _diagnosed(
     engine = Engine(plant, runners, drift_rule=None, partition_of=to_partition, schemas=schema_registry(settings))
     own = {name.encode() for name, of in (plant.area_of | plant.area_of_utility).items() if of == area}
     step_ms = min(kind.frame_period_ms for kind in plant.machine_types)
-    source = ReplaySource(recording, plant, to_partition, settings.partitions)
+    source = ReplaySource(recording, plant, to_partition, settings.partitions, on_progress=on_progress)
     wanted = (one for one in source if one.key in own or (one.topic == CONTROL and one.key is None))
     key, numbered = area.encode(), _numbered(wanted)
     for _, records in groupby(numbered, key=lambda record: record.timestamp_ms // step_ms):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -13,28 +13,27 @@ import msgspec
 import typer
 from rich.console import Console
 
-from agents.audit.log import Log, RecordLog
+from agents.audit.log import Log, open_outputs
 from agents.cli.options import BrokerOption, JsonOption, MachinePatternOption, ProfileOption
 from agents.cli.topics.topics import given_time
 from agents.cli.views.area_view import cause_in_words
 from agents.cli.views.incidents_view import incidents_table, similar_table
 from agents.cli.views.printable import say
-from agents.kafka.log import kafka_log, require_kafka
+from agents.cli.views.progress import records_progress
 from agents.words import Words
 from pipeline.areas.incidents import UTILITY_TYPE, similar_to_utility
 from pipeline.areas.layout import area_layouts
 from pipeline.areas.messages import AreaDiagnosis, decode_area
 from pipeline.config.hints import shown_time
 from pipeline.config.profile import PlantProfile, load_profile
-from pipeline.config.settings import Settings, load_settings
+from pipeline.config.settings import load_settings
 from pipeline.config.topics import DIAGNOSES, INCIDENTS, PLANT
 from pipeline.engine.reports.incidents.book import SHOWN, IncidentBook
 from pipeline.engine.reports.incidents.record import SimilarIncident
 from pipeline.engine.reports.incidents.similarity import Vector
-from pipeline.errors import FaultlineError, RecordingError, SettingsError
+from pipeline.errors import FaultlineError, SettingsError
 from pipeline.wire import messages
 from pipeline.wire.messages import Diagnosis, RejectedError
-from pipeline.wire.recording import has_topic, read_recording
 from pipeline.wire.records import Record
 
 RecordingOption = Annotated[
@@ -54,7 +53,10 @@ def list_incidents(
     """Show alarms and labels as incidents, in the order of time; nothing is written."""
     settings = load_settings(broker=broker, profile=profile)
     plant = load_profile(settings.profile)
-    with _opened(settings, recording, [INCIDENTS]) as log:
+    with (
+        records_progress("reading", is_shown=not as_json) as progress,
+        open_outputs(settings, recording, [INCIDENTS], progress) as log,
+    ):
         book = _book(plant, log.records(INCIDENTS))
     found = book.incidents()
     chosen = [
@@ -96,7 +98,10 @@ def similar(
     plant = load_profile(settings.profile)
     area = plant.area_of_utility.get(machine or "")
     topics = [] if machine is None else [DIAGNOSES] if area is None else [PLANT]
-    with _opened(settings, recording, [INCIDENTS, *topics]) as log:
+    with (
+        records_progress("reading", is_shown=not as_json) as progress,
+        open_outputs(settings, recording, [INCIDENTS, *topics], progress) as log,
+    ):
         book = _book(plant, log.records(INCIDENTS))
         if machine is None:
             asked = None
@@ -207,18 +212,3 @@ def _book(plant: PlantProfile, records: Iterable[Record]) -> IncidentBook:
 def _say_unreadable(book: IncidentBook) -> None:
     if book.unreadable:
         say(f"{book.unreadable} records of topic {INCIDENTS} cannot be read")
-
-
-@contextmanager
-def _opened(settings: Settings, recording: Path | None, topics: list[str]) -> Iterator[Log]:
-    """The topics of the broker, or of a recording; raises RecordingError for one without incidents."""
-    if recording is None:
-        require_kafka(settings)
-        with kafka_log(settings, topics) as log:
-            yield log
-        return
-    if not has_topic(recording, INCIDENTS):
-        raise RecordingError(
-            f"recording {recording} has no topic '{INCIDENTS}'; write one with `faultline replay FILE --out OUT`"
-        )
-    yield RecordLog(lambda: read_recording(recording))

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from agents.audit.dead_letters import parse_since_ms
 from agents.cli.options import (
     ForceOption,
     JsonOption,
@@ -20,6 +17,7 @@ from agents.cli.options import (
     ProfileOption,
     SinceOption,
     UntilOption,
+    given_span,
     load_runners,
     model_sides,
     now_ms,
@@ -27,7 +25,7 @@ from agents.cli.options import (
     trained_machines,
 )
 from agents.cli.views.printable import say
-from agents.cli.views.progress import recording_progress
+from agents.cli.views.progress import records_progress
 from agents.delivery.partitioning import partition_function
 from agents.replay.record import Span
 from agents.words import Words
@@ -37,10 +35,10 @@ from pipeline.config.topics import ALARMS, DIAGNOSES, EVENTS, LABELS
 from pipeline.errors import SettingsError
 from pipeline.files.atomic_file import write_text
 from pipeline.files.parquet import is_parquet
-from pipeline.wire.recording import count_records, holds_only, read_recording
+from pipeline.wire.recording import holds_only, read_recording
+from pipeline.wire.records import OnProgress
 
 if TYPE_CHECKING:
-    from agents.replay.reports.sources import OnProgress
     from agents.replay.reports.summary import Side
 
 
@@ -81,10 +79,10 @@ def report(
     for path in (out, data):
         require_new_file(path, force=force, inputs=inputs)
     words = Words(plant)
-    with nullcontext(_no_progress) if as_json else recording_progress(Console(stderr=True), "reading") as progress:
+    with records_progress("reading", is_shown=not as_json) as progress:
         if topics is not None:
             _require_absent("with --from", recording=recording, model=model, against=against)
-            sides = [_from_topics(settings, plant, words, _span(since, until), machine, progress)]
+            sides = [_from_topics(settings, plant, words, given_span(since, until), machine, progress)]
         elif recording is None:
             raise SettingsError("there is nothing to report on; name a recording, or topics with --from")
         else:
@@ -100,10 +98,6 @@ def report(
     else:
         say(out)
         say(data)
-
-
-def _no_progress(done: int, total: int) -> None:
-    pass
 
 
 def _require_absent(when: str, **given: object) -> None:
@@ -135,18 +129,17 @@ def _from_recording(
     progress: OnProgress,
 ) -> Side:
     from agents.replay.reports.book import ReportBook
-    from agents.replay.reports.sources import counted, read_into, replay_into
+    from agents.replay.reports.sources import read_into, replay_into
     from agents.replay.reports.summary import side_of
 
-    total = count_records(recording)
     if holds_only(recording, [DIAGNOSES], plant.sensor_topics):
         book = ReportBook(plant, machines=machine)
-        counts: Mapping[str, Any] = read_into(book, counted(read_recording(recording), total, progress))
+        counts: Mapping[str, Any] = read_into(book, read_recording(recording, on_progress=progress))
         return side_of(book, words, title=recording.name, source=str(recording), counts=counts)
     runners = load_runners(settings, plant, files)
     book = ReportBook(plant, trained_machines(settings, files), machines=machine)
     partition_of = partition_function(settings.partitions)
-    found = replay_into(book, recording, settings, runners, partition_of, total=total, on_progress=progress)
+    found = replay_into(book, recording, settings, runners, partition_of, on_progress=progress)
     counts = {name: getattr(found, name) for name in ("frames", "diagnoses", "late", "dead_letters")}
     title = f"{recording.name}, {_names(files)}" if files else recording.name
     return side_of(book, words, title=title, source=str(recording), counts=counts)
@@ -161,24 +154,15 @@ def _from_topics(
 ) -> Side:
     from agents.kafka.log import kafka_log
     from agents.replay.reports.book import ReportBook
-    from agents.replay.reports.sources import counted, read_into
+    from agents.replay.reports.sources import read_into
     from agents.replay.reports.summary import side_of
 
     book = ReportBook(plant, machines=machine)
-    with kafka_log(settings, [DIAGNOSES], [ALARMS, EVENTS, LABELS]) as log:
+    with kafka_log(settings, [DIAGNOSES], [ALARMS, EVENTS, LABELS], progress) as log:
         if log.partitions(LABELS):
             read_into(book, log.records(LABELS))  # they may have been written at any time
         wanted = [topic for topic in (DIAGNOSES, ALARMS, EVENTS) if log.partitions(topic)]
         if span.since_ms is not None:
             log.begin_at(wanted, span.since_ms)
-        records = counted(log.merged(*wanted), log.size(wanted), progress)
-        counts = read_into(book, (record for record in records if span.has(record)))
+        counts = read_into(book, (record for record in log.merged(*wanted) if span.has(record)))
     return side_of(book, words, title=f"{settings.broker}{span}", source=settings.broker, counts=counts)
-
-
-def _span(since: str | None, until: str | None) -> Span:
-    now, given = now_ms(), {"--since": since, "--until": until}
-    span = Span(*(None if text is None else parse_since_ms(text, now, option) for option, text in given.items()))
-    if span.since_ms is not None and span.until_ms is not None and span.until_ms <= span.since_ms:
-        raise SettingsError(f"--until {until} is not after --since {since}; exchange them, or name another time")
-    return span

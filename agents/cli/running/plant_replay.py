@@ -27,7 +27,7 @@ from pipeline.config.settings import Settings
 from pipeline.config.topics import INCIDENTS, LABELS
 from pipeline.errors import RecordingError
 from pipeline.wire.recording import has_topic, read_recording
-from pipeline.wire.records import Output, Record
+from pipeline.wire.records import OnProgress, Output, Record
 
 PastOption = Annotated[
     Path | None,
@@ -70,6 +70,7 @@ def replay_diagnoses(
     on_output: Callable[[Output], None] | None,
     builder: CertificateBuilder | None,
     past: Sequence[Record] = (),
+    on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Replay recorded diagnoses through the plant agent alone; returns a report as plain values."""
     from agents.replay.areas import PlantReplay, replay_areas
@@ -83,7 +84,8 @@ def replay_diagnoses(
         past=past,
     )
     partition_of = partition_function(settings.partitions)
-    seconds = asyncio.run(replay_areas(recording, settings, profile, plant, partition_of, speed=speed))
+    replaying = replay_areas(recording, settings, profile, plant, partition_of, speed=speed, on_progress=on_progress)
+    seconds = asyncio.run(replaying)
     return {"recording": str(recording), "seconds": round(seconds, 3), "areas": plant.report()}
 
 

@@ -1,4 +1,4 @@
-"""The commands about recordings: `faultline demo`, `replay`, `stress`, `record` and `convert`."""
+"""The commands that replay recordings: `faultline demo`, `replay` and `stress`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.live import Live
 
 from agents.cli.options import (
-    BrokerOption,
     ForceOption,
     JsonOption,
     ModelOption,
@@ -34,6 +33,7 @@ from agents.cli.running.plant_replay import PastOption, area_view, past_incident
 from agents.cli.views.incidents_view import AlarmLines
 from agents.cli.views.live_view import LiveView
 from agents.cli.views.printable import say
+from agents.cli.views.progress import records_progress
 from agents.cli.views.scores_table import faults_table, scores_table, shown
 from agents.delivery.partitioning import partition_function
 from agents.replay.shipped import area_incidents, area_profile, area_recording, area_rule, demo_recording
@@ -179,6 +179,8 @@ def _replay(
         areas_view = None
         if is_shown and area_runner is not None:
             areas_view = stack.enter_context(area_view(recording, words, alarms))
+        # The views show how far the replay is.
+        progress = stack.enter_context(records_progress("replaying", is_shown=not (as_json or is_shown)))
         if area_runner is not None and is_of_diagnoses:
             report = replay_diagnoses(
                 recording,
@@ -190,6 +192,7 @@ def _replay(
                 on_output=on_output,
                 builder=builder,
                 past=before,
+                on_progress=progress,
             )
         else:
             plant_replay = None
@@ -213,6 +216,7 @@ def _replay(
                     trained=trained_machines(settings, files),
                     plant=plant_replay,
                     past=before,
+                    on_progress=progress,
                 )
             )
             report = found.as_dict()
@@ -307,9 +311,12 @@ def _replay_to(recording: Path, to: str, profile_name: str | None, speed: float 
     settings = settings.model_copy(update={"partitions": partitions})
     publisher = KafkaPublisher(settings.address, settings.topic_prefix, **client_security(settings))
     began = time.perf_counter()
-    sent = asyncio.run(
-        replay_to_topics(recording, settings, plant, publisher, partition_function(partitions), speed=speed)
-    )
+    partition_of = partition_function(partitions)
+    with records_progress("sending", is_shown=not as_json) as progress:
+        sending = replay_to_topics(
+            recording, settings, plant, publisher, partition_of, speed=speed, on_progress=progress
+        )
+        sent = asyncio.run(sending)
     seconds = time.perf_counter() - began
     report = {"recording": str(recording), "to": to, "records": sent, "seconds": round(seconds, 3)}
     if as_json:
@@ -353,46 +360,3 @@ def stress(
         print(json.dumps(rows, indent=2))
     if plot is not None:
         draw_stress(rows, plot)
-
-
-def record(
-    out: Annotated[Path, typer.Option("--out", help="file to write")],
-    broker: BrokerOption = None,
-    profile: ProfileOption = None,
-    follow_seconds: Annotated[
-        float | None,
-        typer.Option(
-            "--for",
-            help="keep recording for so many seconds, or until Ctrl-C; by default stop where the topics end now",
-        ),
-    ] = None,
-    force: ForceOption = False,
-) -> None:
-    """Record the input topics of a real Kafka to a file, from their beginning, in order of time stamps."""
-    from agents.replay.record import record_topics
-
-    require_new_file(out, force=force)
-    settings = load_settings(broker=broker, profile=profile)
-    count = record_topics(settings, load_profile(settings.profile), out, follow_seconds=follow_seconds)
-    say(f"{count:,} records written to {out}")
-
-
-def convert(
-    description: Annotated[Path, typer.Argument(help="YAML that names the columns of readings, texts and labels")],
-    data: Annotated[Path, typer.Option("--data", help="folder of the tables; FAULTLINE_DATA", envvar="FAULTLINE_DATA")],
-    out: Annotated[Path, typer.Option("--out", help="recording to write")],
-    profile: Annotated[
-        str | None, typer.Option("--profile", help="a shipped plant profile or a file that everything must fit")
-    ] = None,
-    force: ForceOption = False,
-) -> None:
-    """Turn tables (CSV, parquet, Excel) into a recording."""
-    from agents.replay.convert import convert as write
-    from agents.replay.tables.description import load_conversion
-
-    require_new_file(out, force=force, inputs=[description])
-    plant = None if profile is None else load_profile(profile)
-    report = write(load_conversion(description), data, out, plant)
-    say(f"{report.records:,} records written to {out}")
-    for line in report.unused.lines():
-        say(line)

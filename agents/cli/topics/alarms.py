@@ -12,6 +12,7 @@ import msgspec
 import typer
 from rich.console import Console
 
+from agents.audit.log import open_outputs
 from agents.audit.reports.alarm_list import (
     WAITING,
     AlarmState,
@@ -24,6 +25,7 @@ from agents.cli.machines import saved_states
 from agents.cli.options import BrokerOption, JsonOption, MachinePatternOption, ProfileOption, now_ms
 from agents.cli.views.alarm_view import alarms_table, history_table
 from agents.cli.views.printable import say
+from agents.cli.views.progress import records_progress
 from agents.console.actions.controls import (
     alarm_owners,
     control_value,
@@ -33,7 +35,7 @@ from agents.console.actions.controls import (
 )
 from agents.console.actions.sending import KafkaSender, Sent, send_about
 from agents.delivery.partitioning import partition_of
-from agents.kafka.log import kafka_log, require_kafka
+from agents.kafka.log import require_kafka
 from agents.words import Words
 from pipeline.config.profile import PlantProfile, load_profile
 from pipeline.config.quantities.durations import parse_duration_ms
@@ -41,10 +43,9 @@ from pipeline.config.sections.alarms import parse_entry
 from pipeline.config.sections.titles import Priority, is_pattern
 from pipeline.config.settings import Settings, load_settings
 from pipeline.config.topics import ALARMS, CONTROL
-from pipeline.errors import ProfileError, RecordingError, SettingsError
+from pipeline.errors import ProfileError, SettingsError
 from pipeline.wire import messages
 from pipeline.wire.messages import OperatorKind
-from pipeline.wire.recording import has_topic, read_recording
 from pipeline.wire.records import Output
 
 MachineArgument = Annotated[
@@ -75,7 +76,7 @@ def list_alarms(
     """Show the alarms that are not normal, the most urgent first; nothing is written."""
     settings = load_settings(broker=broker, profile=profile)
     words = Words(load_profile(settings.profile))
-    summary = _summary(settings, source)
+    summary = _summary(settings, source, as_json=as_json)
     chosen = [
         one
         for one in summary.alarms
@@ -106,7 +107,8 @@ def history(
 ) -> None:
     """Show what happened to alarms, and who did what and why, in the order of event time; nothing is written."""
     settings = load_settings(broker=broker, profile=profile)
-    words, summary = Words(load_profile(settings.profile)), _summary(settings, source)
+    words = Words(load_profile(settings.profile))
+    summary = _summary(settings, source, as_json=as_json)
     chosen = [
         one
         for one in summary.history
@@ -253,13 +255,11 @@ def configure(
     say(f"settings are sent to {sent[0].topic}, {len(sent)} partitions; `faultline alarms history --people` shows them")
 
 
-def _summary(settings: Settings, source: Path | None) -> AlarmSummary:
-    if source is not None:
-        if not has_topic(source, ALARMS):
-            raise RecordingError(f"recording {source} has no topic '{ALARMS}'; write one with `faultline replay --out`")
-        return summarize_alarms(record.value for record in read_recording(source) if record.topic == ALARMS)
-    require_kafka(settings)
-    with kafka_log(settings, [ALARMS]) as log:
+def _summary(settings: Settings, source: Path | None = None, *, as_json: bool = False) -> AlarmSummary:
+    with (
+        records_progress("reading", is_shown=not as_json) as progress,
+        open_outputs(settings, source, [ALARMS], progress) as log,
+    ):
         return summarize_alarms(record.value for record in log.records(ALARMS))
 
 
@@ -279,7 +279,7 @@ def _plant(broker: str | None, profile: str | None, machine: str, fault: str | N
 def _open(settings: Settings, machine: str, fault: str | None) -> list[AlarmStatus]:
     return [
         one
-        for one in _summary(settings, None).alarms
+        for one in _summary(settings).alarms
         if one.id is not None and fnmatch.fnmatchcase(one.machine, machine) and fault in (None, one.fault)
     ]
 
@@ -308,7 +308,7 @@ def _undo(
     settings, _ = _plant(broker, profile, machine, fault)
     held = [
         one.machine
-        for one in _summary(settings, None).alarms
+        for one in _summary(settings).alarms
         if one.state == state and fnmatch.fnmatchcase(one.machine, machine)
     ]
     if not held:

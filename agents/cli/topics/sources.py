@@ -16,6 +16,7 @@ from agents.audit.source_check import SourceReport, check_source, declared_topic
 from agents.audit.source_trial import Trial, record_title, topic_form, try_records
 from agents.cli.options import BrokerOption, JsonOption, ProfileOption
 from agents.cli.views.printable import MAX_CELL, cell
+from agents.cli.views.progress import records_progress
 from agents.delivery.kept_states import of_machines
 from agents.delivery.partitioning import partition_function
 from agents.delivery.states import newest_states
@@ -65,7 +66,10 @@ def check(
     declared = declared_topics(plant)
     now_ms, schemas = int(time.time() * 1000), schema_registry(settings)
     reports = []
-    with kafka_log(settings, [*(form.topic for _, form in declared), STATE]) as log:
+    with (
+        records_progress("reading", is_shown=not as_json) as progress,
+        kafka_log(settings, [*(form.topic for _, form in declared), STATE], on_progress=progress) as log,
+    ):
         states = of_machines(newest_states((record.key, record.value) for record in log.records(STATE)))
         machines, _ = summarize_machines(states, plant)
         for holds, form in declared:

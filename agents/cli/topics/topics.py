@@ -12,6 +12,7 @@ from rich.console import Console
 
 from agents.cli.options import BrokerOption, JsonOption, MachinePatternOption, ProfileOption, now_ms
 from agents.cli.views.printable import cell, say, table, time_cell
+from agents.cli.views.progress import records_progress
 from agents.delivery.partitioning import partition_of
 from pipeline.config.hints import shown_time
 from pipeline.config.profile import load_profile
@@ -121,7 +122,10 @@ def list_labels(
     settings = load_settings(broker=broker, profile=profile)
     labels: dict[tuple[str, int], LabelledSpan] = {}
     unreadable: list[str] = []
-    with kafka_log(settings, [LABELS]) as log:
+    with (
+        records_progress("reading", is_shown=not as_json) as progress,
+        kafka_log(settings, [LABELS], on_progress=progress) as log,
+    ):
         for record in log.merged(LABELS):
             try:
                 label = read_label(record)

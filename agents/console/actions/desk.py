@@ -156,7 +156,10 @@ class Actions:
     def _targets(self, request: AlarmRequest) -> list[_Target]:
         ids = request.alarms if request.alarm is None else [request.alarm]
         if (request.machine is None) == (ids is None) or (request.alarm is not None and request.alarms is not None):
-            raise BadRequestError("it says not, or says twice, which alarms it is about", do="give machine or alarm")
+            raise BadRequestError(
+                "the request does not say, or says twice, which alarms it is about",
+                do="give one of machine, alarm and alarms",
+            )
         if ids is not None:
             if request.fault is not None:
                 raise BadRequestError("fault goes with machine", do="leave fault out, as the alarm's id says it")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 
 from pipeline.wire.messages import MAX_DIAGNOSIS_ID, MAX_NAME, MAX_NOTE, MAX_WHY
 
 ActionKind = Literal["acknowledge", "shelve", "unshelve", "suppress", "unsuppress", "comment"]
+ACTION_KINDS: Final[tuple[ActionKind, ...]] = get_args(ActionKind)
 
 MAX_ALARMS = 200
 """Alarms that one request can be about."""

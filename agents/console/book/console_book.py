@@ -68,7 +68,7 @@ class ConsoleBook:
         self._folding.fold(record)
 
     def begin_again(self, topic: str) -> None:
-        """A topic was created again, so that its offsets begin anew."""
+        """A topic was created again, so its offsets start again."""
         self._folding.begin_again(topic)
 
     def note_reading(
@@ -232,11 +232,14 @@ class ConsoleBook:
     # -- for those who act ---------------------------------------------------------------------------------------
 
     def knows(self, machine: str) -> bool:
-        """Whether there was a diagnosis or an alarm of a machine."""
+        """Whether there was a diagnosis or an alarm of a machine or utility."""
         return self._known.machines.get(machine) is not None or self._known.has_alarms(machine)
 
     def newest_ms(self, machine: str) -> int | None:
-        """The end of a machine's newest frame."""
+        """The end of a machine's newest frame; of a utility that of its area."""
+        if (area := self.profile.area_of_utility.get(machine)) is not None:
+            state = self._known.areas.get(area)
+            return None if state is None else state.newest.frame_end
         found = self._known.machines.get(machine)
         return None if found is None else found.newest.frame_end
 

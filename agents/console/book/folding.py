@@ -92,7 +92,7 @@ class Folding:
             topic.unreadable += 1
 
     def begin_again(self, topic: str) -> None:
-        """The topic was created again: offsets begin anew."""
+        """The topic was created again, so its offsets start again."""
         for place in [place for place in self._next if place[0] == topic]:
             del self._next[place]
 
@@ -195,6 +195,6 @@ class Folding:
 
 
 def _check(*names: str, times_ms: tuple[int, ...]) -> None:
-    """Raises RejectedError if a name is longer than any of ours, or a time is none."""
+    """Raises RejectedError if a name is longer than Faultline writes, or a time is out of range."""
     if any(len(name) > MAX_NAME for name in names) or not published.is_time(*times_ms):
-        raise RejectedError(Reason.SCHEMA, "a name is too long, or a time is none")
+        raise RejectedError(Reason.SCHEMA, "a name is too long, or a time is out of range")

@@ -7,16 +7,9 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from pipeline.wire.messages import MAX_TIME_MS, RemainingLife, decoded
+from pipeline.wire.messages import ModelRef, RemainingLife, decoded, is_time_ms
 
 _Message = TypeVar("_Message")
-
-
-class SeenModel(msgspec.Struct, frozen=True, gc=False):
-    """The model of a record."""
-
-    name: str
-    hash: str
 
 
 class SeenDiagnosis(msgspec.Struct, frozen=True, gc=False):
@@ -29,7 +22,7 @@ class SeenDiagnosis(msgspec.Struct, frozen=True, gc=False):
     fault: str
     confidence: float
     status: str
-    model: SeenModel
+    model: ModelRef
     reset: str | None = None
     revision: int = 0
     novelty: float | None = None
@@ -71,14 +64,14 @@ class SeenArea(msgspec.Struct, frozen=True):
     causes: list[SeenCause]
     evidence: list[SeenSupport]
     machines: dict[str, SeenAnswer]
-    model: SeenModel
+    model: ModelRef
 
 
 class SeenMetric(msgspec.Struct, frozen=True):
     """What one model's diagnoses of one partition said in one interval of event time."""
 
     id: str
-    model: SeenModel
+    model: ModelRef
     partition: int
     interval_start: int
     interval_end: int
@@ -117,4 +110,4 @@ read_forget = _reader(SeenForget)
 
 def is_time(*times_ms: int) -> bool:
     """Whether all of these can be times."""
-    return all(0 <= time_ms < MAX_TIME_MS for time_ms in times_ms)
+    return all(is_time_ms(time_ms) for time_ms in times_ms)

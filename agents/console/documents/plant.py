@@ -169,7 +169,7 @@ class Status(msgspec.Struct, frozen=True):
     lag: int | None
     """Records of inputs that workers have not processed."""
     unreadable: int
-    """Records that are none of ours."""
+    """Records that could not be read, or were not written by Faultline."""
     missing_topics: Sequence[str]
     frozen: bool = False
     """Whether nothing more will come, because a demo is over."""

@@ -61,5 +61,5 @@ class WhyDocument(msgspec.Struct, frozen=True):
     would_change: WouldChange | None
     would_change_said: str
     differs: str | None
-    """In what the published diagnosis is another than the replayed one."""
+    """How the published diagnosis differs from the replayed one; None if it does not, or is not known."""
     seconds: float

@@ -1,4 +1,4 @@
-"""What the records of one machine say, in whatever order they are read."""
+"""What the records of one machine say, in any order of reading."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ from pipeline.config.profile import MachineType, PlantProfile
 from pipeline.engine.machines import is_machine_id
 from pipeline.frames import StepRunner
 from pipeline.mapping.schemas import Schemas
+from pipeline.wire.messages import is_time_ms
 
 _Result = TypeVar("_Result")
 
@@ -116,7 +117,7 @@ class Machines:
         if unknown := [name for name in variables if name not in kind.variable_names]:
             raise BadRequestError(f"machine type {kind.name} has no variable {unknown[0][:80]!r}", do="choose another")
         if self._asked >= self._limits.waiting:
-            raise BusyError("many people look at machines", do="try again in some seconds")
+            raise BusyError("too many machine pages are being loaded", do="try again in some seconds")
         self._asked += 1
         try:
             for _ in range(2):
@@ -132,7 +133,7 @@ class Machines:
 
     def _check_span(self, from_ms: int | None, until_ms: int | None) -> None:
         for name, time_ms in (("from", from_ms), ("until", until_ms)):
-            if time_ms is not None and not 0 <= time_ms < 2**42:
+            if time_ms is not None and not is_time_ms(time_ms):
                 raise BadRequestError(f"{name} {time_ms} is no time in milliseconds", do="give milliseconds since 1970")
         if from_ms is not None and until_ms is not None and not 0 < until_ms - from_ms <= self._limits.span_ms:
             days = self._limits.span_ms // 86_400_000
@@ -144,7 +145,7 @@ class Machines:
         if entry is None:
             history = MachineHistory(machine, kind, self._profile, self._schemas)
             limits = self._limits
-            reader = HistoryReader(history, self._profile, most_cells=limits.cells, slice_records=limits.slice_records)
+            reader = HistoryReader(history, self._profile, max_cells=limits.cells, slice_records=limits.slice_records)
             entry = _Entry(kind, until_ms, reader)
             self._entries[key] = entry
             while len(self._entries) > self._limits.machines:
@@ -171,7 +172,7 @@ class Machines:
             # The thread may yet change this history: nobody else may have it.
             self._forget(machine, entry)
             raise TookTooLongError(
-                f"no record of {machine} has come within {limits.answer_seconds:.0f} s", do="check the broker"
+                f"no record of {machine} arrived within {limits.answer_seconds:.0f} s", do="check the broker"
             ) from None
         except BaseException:
             self._forget(machine, entry)
@@ -227,7 +228,8 @@ class Machines:
             return await asyncio.wait_for(asyncio.shield(running), self._limits.why_seconds)
         except TimeoutError:
             raise TookTooLongError(
-                f"it is not explained after {self._limits.why_seconds:.0f} s", do="ask again: it may be ready by then"
+                f"the explanation takes longer than {self._limits.why_seconds:.0f} s",
+                do="ask again: it may be ready by then",
             ) from None
 
     def _explain(self, diagnosis_id: str) -> WhyDocument:

@@ -23,8 +23,8 @@ _FEW = (ALARMS, DRIFT, LABELS)
 """Topics with few records, of which older ones count, too."""
 _FEW_RECORDS = 20_000
 _SEARCHED_RECORDS = 500
-_MOST_SEARCHED = 200_000
-_LEAST_MARGIN_MS = 300_000
+_MAX_SEARCHED = 200_000
+_MIN_MARGIN_MS = 300_000
 
 IsOver = Callable[[], bool]
 """Whether the time for reading is over."""
@@ -42,8 +42,8 @@ class _Slice:
 class HistoryReader:
     """Fills a history on demand."""
 
-    def __init__(self, history: MachineHistory, profile: PlantProfile, *, most_cells: int, slice_records: int) -> None:
-        """Stops going back when there would be more than `most_cells` values of readings. A span with more than
+    def __init__(self, history: MachineHistory, profile: PlantProfile, *, max_cells: int, slice_records: int) -> None:
+        """Stops going back when there would be more than `max_cells` values of readings. A span with more than
         `slice_records` is read in parts, the newest first; each costs the broker some requests.
         """
         self._slice_records = slice_records
@@ -56,7 +56,7 @@ class HistoryReader:
         """Whether older ones are left out, as there are too many."""
         own = [source.topic for source in history.machine_type.sources.values()]
         self._all = (*own, *event_topics(profile), LATE, DIAGNOSES, *_FEW)
-        self._most_cells = most_cells
+        self._max_cells = max_cells
         self._planned_ms: int | None = None  # since when it is read or will be
         self._lows: dict[str, int] = {}  # offsets from which on it is read or will be
         self._few: dict[str, tuple[int, int]] = {}  # what goes into the next slice besides
@@ -83,7 +83,7 @@ class HistoryReader:
         if (is_older and self._has_dropped) or any(tails.get(topic, 0) < tail for topic, tail in self._tails.items()):
             raise StartOverError
         if until_ms is not None:
-            margin_ms = max(_LEAST_MARGIN_MS, self.history.machine_type.blind_after_ms)
+            margin_ms = max(_MIN_MARGIN_MS, self.history.machine_type.blind_after_ms)
             many = [topic for topic in topics if topic not in _FEW]
             tails |= log.offsets_at(many, partition, until_ms + margin_ms)
         self._follow(tails)
@@ -112,7 +112,7 @@ class HistoryReader:
     def _plan(self, log: PartitionLog, partition: int, from_ms: int, before_ms: int) -> None:
         """What is older than what there is, down to a time."""
         many = [topic for topic in self._lows if topic not in _FEW]
-        margin_ms = max(_LEAST_MARGIN_MS, 2 * self.history.machine_type.frame_period_ms)
+        margin_ms = max(_MIN_MARGIN_MS, 2 * self.history.machine_type.frame_period_ms)
 
         def lows_at(time_ms: int) -> dict[str, int]:
             found = log.offsets_at(many, partition, max(0, time_ms - margin_ms))
@@ -135,7 +135,7 @@ class HistoryReader:
         """One piece at least, so that a slow broker is got through, too."""
         while self._slices:
             ranges = self._slices[0].ranges
-            if self.history.readings.cells > self._most_cells and self._slices[0].from_ms is not None:
+            if self.history.readings.cells > self._max_cells and self._slices[0].from_ms is not None:
                 self.is_full = True
                 self._slices.clear()
                 return
@@ -157,7 +157,7 @@ class HistoryReader:
             for piece in log.ranges(partition, {DIAGNOSES: (max(begin, end - back), end)}):
                 stamp_ms = max(stamp_ms, *(record.timestamp_ms for record in piece), 0)
                 newest_ms = max(newest_ms, *(_frame_end_ms(record) for record in piece if record.key == key), -1)
-            if back >= min(end - begin, _MOST_SEARCHED) or is_over():
+            if back >= min(end - begin, _MAX_SEARCHED) or is_over():
                 break
             back *= 8
         return newest_ms if newest_ms >= 0 else stamp_ms

@@ -25,7 +25,7 @@ const PAGES = [
   [/^\/login$/, loginPage],
 ];
 
-/** Says new alarms aloud, whatever page is shown. */
+/** Has screen readers announce new alarms, on every page. */
 function announceAlarms() {
   follow(["alarms"], undefined, ({ changed, before }) => {
     for (const [place, alarm] of changed.entries()) {

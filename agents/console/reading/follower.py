@@ -112,8 +112,8 @@ class Follower:
         except FaultlineError as error:
             self._fail(error)
         except Exception as error:
-            log.exception("the topics are followed no longer")
-            self._fail(FaultlineError(f"the topics are followed no longer: {error!r}"))
+            log.exception("reading the topics failed")
+            self._fail(FaultlineError(f"reading the topics failed: {error!r}; start the console again"))
 
     async def _connect(self) -> bool:
         assert self._since_ms is not None
@@ -197,7 +197,7 @@ class Follower:
         return moved_wall_ms if is_still else None
 
     def _tell(self) -> None:
-        """Wake who waits."""
+        """Wake all who wait for news."""
         self._news.set()
         self._news = asyncio.Event()
 

@@ -27,10 +27,10 @@ from pipeline.wire.records import Record
 
 _SINCE_TOPICS: Final = frozenset({DIAGNOSES, PLANT, LATE, DEAD_LETTER, CONTROL})
 """Topics that are read from a time on; of the others, which are small, standing alarms and models need everything."""
-_LEAST_RECORDS: Final = 2_000
+_MIN_RECORDS: Final = 2_000
 _OLD_RECORDS: Final = 20_000
 """Records of a partition that are read at least, and where no partition of the topic has newer ones."""
-_MOST_RECORDS: Final = 200_000
+_MAX_RECORDS: Final = 200_000
 """Records of a partition that are read at most."""
 _FETCH_MS: Final = 250
 _FETCH_RECORDS: Final = 500
@@ -47,7 +47,7 @@ class KafkaSource:
     """The output topics of a plant, and the groups that read its inputs."""
 
     def __init__(self, settings: Settings, profile: PlantProfile) -> None:
-        """Raises SettingsError if the broker is none, or the security settings cannot be used."""
+        """Raises SettingsError if the settings name no Kafka, or the security settings cannot be used."""
         require_kafka(settings)
         self._settings = settings
         self._security: dict[str, Any] = client_security(settings)
@@ -215,7 +215,7 @@ class KafkaSource:
             begins = await consumer.beginning_offsets(new)
             late = [place for place in new if is_first and self._names[place.topic] in _SINCE_TOPICS]
             begins |= await self._begin_since(consumer, late, begins, ends)
-            self._positions |= {place: max(begin, ends[place] - _MOST_RECORDS) for place, begin in begins.items()}
+            self._positions |= {place: max(begin, ends[place] - _MAX_RECORDS) for place, begin in begins.items()}
             self._ends |= ends
         if gone := [place for place in self._positions if place not in set(places)]:
             for place in gone:
@@ -246,7 +246,7 @@ class KafkaSource:
         result = {}
         for place in places:
             at, end = found[place], ends[place]
-            least = _LEAST_RECORDS if place.topic in newer else _OLD_RECORDS
+            least = _MIN_RECORDS if place.topic in newer else _OLD_RECORDS
             wanted = min(end if at is None else at.offset, end - least)
             result[place] = max(wanted, begins[place])
         return result

@@ -10,7 +10,7 @@ from agents.audit.source_check import declared_topics
 from agents.console.book.folding import FOLDED_TOPICS
 from agents.console.book.rows.data import SourceState
 from pipeline.config.profile import PlantProfile
-from pipeline.config.topics import AREAS, CONTROL, LABELS, area_topics
+from pipeline.config.topics import AREAS, CONTROL, LABELS, PLANT, area_topics
 from pipeline.wire.records import Record
 
 WORKERS: Final = "workers"
@@ -73,7 +73,7 @@ class TopicSource(Protocol):
 
 def folded_topics(profile: PlantProfile) -> tuple[str, ...]:
     """The topics that a book is made from, of which a plant without areas has fewer."""
-    absent = set() if area_topics(profile) else {"plant"}
+    absent = set() if area_topics(profile) else {PLANT}
     return tuple(topic for topic in FOLDED_TOPICS if topic not in absent)
 
 

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from agents.console.actions.requests import ACTION_KINDS
 from agents.console.web.accounts import Accounts
 from agents.console.web.bodies import MAX_BODY_BYTES
 from agents.console.web.documents import Book, Documents, History
 from agents.console.web.files import PageFiles
 from agents.console.web.guard import Guard
 from agents.console.web.metrics import ConsoleCounts
-from agents.console.web.posts import ACTION_KINDS, Desk, Posts
+from agents.console.web.posts import Desk, Posts
 from agents.console.web.updates import Updates, session_seconds
 from agents.worker.web import Probe
 

@@ -89,7 +89,7 @@ class Documents:
     async def why(self, request: web.Request) -> web.Response:
         """What moved a diagnosis; takes seconds, and only a few wait at the same time."""
         if self._waiting >= MAX_WAITING:
-            raise BusyError(f"{MAX_WAITING} explanations are asked for already", do="try again in a minute")
+            raise BusyError(f"{MAX_WAITING} explanations are being made or wait already", do="try again in a minute")
         self._waiting += 1
         try:
             explaining = self._history.why(request.match_info["diagnosis"])

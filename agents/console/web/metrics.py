@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from agents.console.actions.requests import ACTION_KINDS
 from agents.console.documents.plant import Status
 
 EVENTS = ("snapshot", "machines", "areas", "alarms", "status")
-ACTIONS = ("acknowledge", "shelve", "unshelve", "suppress", "unsuppress", "comment", "label")
+ACTIONS = (*ACTION_KINDS, "label")
 
 
 class ConsoleCounts:

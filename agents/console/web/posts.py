@@ -10,14 +10,13 @@ from typing import Any, Final, Protocol
 import msgspec
 from aiohttp import web
 
-from agents.console.actions.requests import ActionKind, AlarmRequest, LabelRequest
+from agents.console.actions.requests import ACTION_KINDS, ActionKind, AlarmRequest, LabelRequest
 from agents.console.errors import TookTooLongError
 from agents.console.web.bodies import read_body
 from agents.console.web.guard import IDENTITY
 from agents.console.web.metrics import ConsoleCounts
 
 SEND_SECONDS: Final = 15.0
-ACTION_KINDS: Final[tuple[ActionKind, ...]] = ("acknowledge", "shelve", "unshelve", "suppress", "unsuppress", "comment")
 
 log = logging.getLogger("faultline.console")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from agents.replay.reports.book import AlarmSpan, FrameTable
 from agents.replay.scores import FUSED
 from models.data.runs import class_runs
-from models.evaluation.scoring import NO_EVIDENCE, NORMAL, RECOVERY_FRAMES, UNKNOWN
+from models.evaluation.scoring import NORMAL, RECOVERY_FRAMES, UNKNOWN, evident
 from pipeline.arrays import Bools
 from pipeline.config.sections.alarms import BLIND, OFFLINE, STALE
 
@@ -29,6 +29,8 @@ class Episode(NamedTuple):
     fault: int
     start_ms: int
     end_ms: int
+    began: bool
+    """Whether its start is in what was read; else nobody knows when its first alarm was raised."""
     ended: bool
     """Whether its end is in what was read."""
     alarm_ms: int | None
@@ -42,8 +44,14 @@ def fault_alarms(alarms: Sequence[AlarmSpan]) -> list[AlarmSpan]:
     return [one for one in alarms if one.suppressed is None and one.fault not in CONDITIONS]
 
 
-def episodes_of(table: FrameTable, alarms: Sequence[AlarmSpan], classes: Sequence[str]) -> list[Episode]:
-    """The faults in the labels, by machine and time."""
+def episodes_of(
+    table: FrameTable,
+    alarms: Sequence[AlarmSpan],
+    classes: Sequence[str],
+    has_begun_before: Callable[[str, int], bool],
+) -> list[Episode]:
+    """The faults in the labels, by machine and time; `has_begun_before` says of a machine's first frame whether its
+    fault was there already."""
     by_machine: dict[str, list[AlarmSpan]] = {}
     for alarm in fault_alarms(alarms):
         by_machine.setdefault(alarm.machine, []).append(alarm)
@@ -56,7 +64,8 @@ def episodes_of(table: FrameTable, alarms: Sequence[AlarmSpan], classes: Sequenc
                 continue
             begin_ms, end_ms = int(start_ms[first]), int(start_ms[end - 1]) + period
             alarm_ms, named_ms = _first_alarms(by_machine.get(machine, []), classes[label], begin_ms, end_ms)
-            episodes.append(Episode(machine, int(label), begin_ms, end_ms, end < len(truth), alarm_ms, named_ms))
+            began, ended = first > 0 or not has_begun_before(machine, begin_ms), end < len(truth)
+            episodes.append(Episode(machine, int(label), begin_ms, end_ms, began, ended, alarm_ms, named_ms))
     return episodes
 
 
@@ -84,6 +93,7 @@ def operator_numbers(
     - `alarm_delay_seconds_*`: from the labelled start of a fault to its first alarm, of any fault.
     - `forewarning_seconds_*`: from the first alarm of the right fault to the labelled end of the fault: the warning
       time where labels end at the failure.
+    - `faults_begun_before`: those that were there before what was read, which no other number of faults counts.
     - `missed`: faults during which no alarm was raised; `misnamed`: those whose alarms named other faults only.
     - `alarms`: of faults; `condition_alarms`: of machines that are not heard of; `suppressed_alarms` called nobody. Of
       these only the first count in what follows.
@@ -124,11 +134,13 @@ def operator_numbers(
     }
 
 
-def _of_episodes(episodes: Sequence[Episode]) -> dict[str, Any]:
+def _of_episodes(all_episodes: Sequence[Episode]) -> dict[str, Any]:
+    episodes = [one for one in all_episodes if one.began]
     delays = [(one.alarm_ms - one.start_ms) / 1000 for one in episodes if one.alarm_ms is not None]
     warnings = [(one.end_ms - one.named_ms) / 1000 for one in episodes if one.named_ms is not None and one.ended]
     return {
         "faults": len(episodes),
+        "faults_begun_before": len(all_episodes) - len(episodes),
         "missed": sum(one.alarm_ms is None for one in episodes),
         "misnamed": sum(one.alarm_ms is not None and one.named_ms is None for one in episodes),
         "alarm_delay_seconds_median": float(np.median(delays)) if delays else None,
@@ -171,7 +183,7 @@ def _wrong_time(table: FrameTable, labelled: Bools, classes: Sequence[str]) -> d
     said = table.answers.get(FUSED)
     if said is None or not labelled.any():
         return dict.fromkeys(names)
-    said = np.where(said == NO_EVIDENCE, NORMAL, said)
+    said = evident(said)
     is_unknown = (said == UNKNOWN) | (said == len(classes) - 1)
     wrong = labelled & (table.truth != said)
     faulty = wrong & (table.truth != NORMAL)

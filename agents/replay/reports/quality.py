@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from agents.replay.reports.book import FrameTable, ReportBook
 from agents.replay.scores import FUSED
 from models.evaluation.calibration import calibration_error
 from models.evaluation.clustering import partition_scores
-from models.evaluation.scoring import NO_EVIDENCE, NORMAL, UNKNOWN
+from models.evaluation.scoring import NORMAL, UNKNOWN, evident
 from pipeline.arrays import Bools, Floats, Ints
 
 OTHER: Final = "other"
@@ -70,14 +70,14 @@ def confusion_of(table: FrameTable, classes: Sequence[str]) -> Confusion:
     if said is None or not len(truth):
         return Confusion([], [], np.zeros((0, 0), np.int64))
     names = [*classes, OTHER]
-    said = np.where(said == NO_EVIDENCE, NORMAL, np.where(said == UNKNOWN, len(classes), said))[rows]
+    said = np.where(said == UNKNOWN, len(classes), evident(said))[rows]
     counts = np.zeros((len(names), len(names)), np.int64)
     np.add.at(counts, (truth, said), 1)
     true, answered = np.flatnonzero(counts.any(axis=1)), np.flatnonzero(counts.any(axis=0))
     return Confusion([names[row] for row in true], [names[one] for one in answered], counts[np.ix_(true, answered)])
 
 
-def answer_numbers(book: ReportBook, table: FrameTable) -> dict[str, Any]:
+def answer_numbers(book: ReportBook, table: FrameTable, curves: Mapping[str, Curve]) -> dict[str, Any]:
     """By system how well its answers part the frames by their labels, and of the fusion what needs probabilities."""
     classes = book.scores.classes
     labelled = table.truth >= 0
@@ -94,11 +94,8 @@ def answer_numbers(book: ReportBook, table: FrameTable) -> dict[str, Any]:
     bins = book.scores.reliability(table.frames, table.truth, table.answers[FUSED])
     confusion = confusion_of(table, classes)
     return found | {
-        "partition": {
-            name: partition_scores(table.truth, np.where(said == NO_EVIDENCE, NORMAL, said))
-            for name, said in table.answers.items()
-        },
-        "auc": {name: curve.area for name, curve in roc_curves(table, classes).items()},
+        "partition": {name: partition_scores(table.truth, evident(said)) for name, said in table.answers.items()},
+        "auc": {name: curve.area for name, curve in curves.items()},
         "confusion": confusion._asdict() | {"frames": confusion.frames.tolist()},
         "calibration": {"ece": calibration_error(bins), "bins": [one._asdict() for one in bins]},
     }

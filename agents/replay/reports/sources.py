@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from agents.replay.replay import ReplayReport, replay_in_memory
 from agents.replay.reports.book import ReportBook
 from agents.replay.scores import diagnosis_of
 from pipeline.config.settings import Settings
-from pipeline.config.topics import ALARMS, CONTROL, DIAGNOSES, EVENTS, LABELS
+from pipeline.config.topics import ALARMS, DIAGNOSES, EVENTS, LABELS
 from pipeline.frames import StepRunner
 from pipeline.wire.messages import RejectedError
-from pipeline.wire.records import Output, Record
-
-OnProgress = Callable[[int, int], None]
-"""Gets how many records were read, and about how many there are."""
-
-_SHOW_EVERY: Final = 2_000
+from pipeline.wire.records import OnProgress, Output, Record
 
 
 def replay_into(
@@ -29,22 +24,16 @@ def replay_into(
     runners: Mapping[str, StepRunner],
     partition_of: Callable[[bytes], int],
     *,
-    total: int,
     on_progress: OnProgress,
 ) -> ReplayReport:
-    """Replay a recording of `total` records, and collect what is published; raises FaultlineError if it cannot be."""
-
-    done = 0
+    """Replay a recording, and collect what is published; raises FaultlineError if it cannot be."""
 
     def watch(records: Sequence[Record]) -> None:
-        nonlocal done
         for record in records:
-            done += record.topic != CONTROL  # ticks are not in the recording
             if record.topic == LABELS:
                 book.add_label(record)
             elif record.topic == EVENTS:
                 book.add_event(record.value)
-        on_progress(min(done, total), total)
 
     def take(output: Output) -> None:
         if output.topic == ALARMS:
@@ -60,6 +49,8 @@ def replay_into(
             on_records=watch,
             on_diagnosis=book.add,
             on_output=take,
+            scored=False,
+            on_progress=on_progress,
         )
     )
 
@@ -82,12 +73,3 @@ def read_into(book: ReportBook, records: Iterable[Record]) -> dict[str, Any]:
             else:
                 diagnoses += 1
     return {"diagnoses": diagnoses}
-
-
-def counted(records: Iterable[Record], total: int, on_progress: OnProgress) -> Iterator[Record]:
-    """The records, while progress is shown."""
-    for count, record in enumerate(records, 1):
-        if count % _SHOW_EVERY == 0:
-            on_progress(count, max(total, count))
-        yield record
-    on_progress(total, total)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from agents.replay.reports.book import AlarmSpan, FrameTable, ReportBook
 from agents.replay.reports.operators import Episode, episodes_of, operator_numbers
-from agents.replay.reports.quality import answer_numbers
+from agents.replay.reports.quality import Curve, answer_numbers, roc_curves
 from agents.replay.scores import FUSED
 from agents.words import Words
 
@@ -17,6 +17,7 @@ FORMAT: Final = 1
 
 HEADLINES: Final[Mapping[str, tuple[str, ...]]] = {
     "faults": ("operators", "faults"),
+    "faults_begun_before": ("operators", "faults_begun_before"),
     "missed": ("operators", "missed"),
     "misnamed": ("operators", "misnamed"),
     "alarm_delay_seconds_median": ("operators", "alarm_delay_seconds_median"),
@@ -47,6 +48,8 @@ class Side:
     table: FrameTable
     alarms: Sequence[AlarmSpan]
     episodes: Sequence[Episode]
+    curves: Mapping[str, Curve]
+    """ROC curves, by class and of any fault."""
     numbers: dict[str, Any]
     """As in JSON."""
 
@@ -54,7 +57,7 @@ class Side:
 def side_of(book: ReportBook, words: Words, *, title: str, source: str, counts: Mapping[str, Any]) -> Side:
     """The numbers of all that was collected; `counts` are added to them as they are."""
     table, alarms, classes = book.table(), book.alarms(), book.scores.classes
-    episodes = episodes_of(table, alarms, classes)
+    episodes, curves = episodes_of(table, alarms, classes, book.scores.has_begun_before), roc_curves(table, classes)
     systems = tuple(dict.fromkeys((FUSED, "sensors", "text", *book.modalities)))
     operators = operator_numbers(table, alarms, episodes, classes)
     for fault, found in operators["per_fault"].items():
@@ -72,12 +75,12 @@ def side_of(book: ReportBook, words: Words, *, title: str, source: str, counts: 
         "trained": book.scores.trained(),
         "operators": operators,
         "scores": book.scores.scores(systems),
-        "answers": answer_numbers(book, table),
+        "answers": answer_numbers(book, table, curves),
         "machines": [_machine(book, table, alarms, words, machine) for machine in table.edges],
         "episodes": [_episode(episode, classes) for episode in episodes],
         "alarms": [alarm._asdict() for alarm in alarms],
     }
-    return Side(title, book, table, alarms, episodes, numbers)
+    return Side(title, book, table, alarms, episodes, curves, numbers)
 
 
 def report_of(sides: Sequence[Side], plant: str, made_ms: int) -> dict[str, Any]:

@@ -22,7 +22,9 @@ from agents.replay.tables.templates import OF_PATH
 from agents.replay.tables.times import Ambiguous, Clock
 from pipeline.errors import DataError
 from pipeline.wire.messages import MAX_NAME
+from pipeline.wire.records import OnProgress
 
+_SHOW_EVERY = 2_000
 _READERS = {"csv": read_csv, "parquet": read_parquet, "excel": read_excel}
 
 Content = TypeVar("Content")
@@ -46,11 +48,30 @@ class _Pending(Generic[Content]):
     content: Content
 
 
+class RowCount:
+    """Counts the rows of all tables of a conversion."""
+
+    def __init__(self, on_read: OnProgress = lambda *_: None) -> None:
+        self.taken = 0
+        """Rows that the description wants, of the tables that are read to their end."""
+        self._read = 0
+        self._on_read = on_read
+
+    def add(self) -> None:
+        """One more row was read."""
+        self._read += 1
+        if self._read % _SHOW_EVERY == 0:
+            self._on_read(self._read, None)
+
+
 class TableReader:
     """Reads the files of one table of a description."""
 
-    def __init__(self, table: Table, machines: Sequence[str] | None, unused: Unused) -> None:
+    def __init__(
+        self, table: Table, machines: Sequence[str] | None, unused: Unused, count: RowCount | None = None
+    ) -> None:
         self._table = table
+        self._count = count or RowCount()
         self._machines = None if machines is None else frozenset(machines)
         self._unused = unused
         self.numbers = Numbers(table.decimal, table.thousands, table.null_markers)
@@ -65,6 +86,7 @@ class TableReader:
         clock = Clock(table, self.numbers)
         pending = []
         for row in self._read(path, [name for name in wanted if name not in OF_PATH]):
+            self._count.add()
             try:
                 found = self._pending(row, clock, take)
             except CellError as error:
@@ -72,6 +94,7 @@ class TableReader:
                 continue
             if found is not None:
                 pending.append(found)
+        self._count.taken += len(pending)
         return sorted(self._timed(pending), key=lambda timed: timed.time_ms)
 
     def value(self, row: Row, column: str) -> float | None:

@@ -41,13 +41,15 @@ class ProgressReporter:
 
     def after(self, partitions: Iterable[int]) -> list[Output]:
         """What to write behind what records of partitions have led to."""
+        own = [
+            (one, time_ms) for one in partitions if one in self._areas and (time_ms := self._clock_ms(one)) is not None
+        ]
+        if not own:
+            return []
+        unread = {place for (topic, place), count in self._lag().items() if count and topic != CONTROL}
         outputs: list[Output] = []
-        lag = self._lag()
-        for partition in partitions:
-            time_ms = self._clock_ms(partition)
-            if partition not in self._areas or time_ms is None:
-                continue
-            behind = any(count for (topic, place), count in lag.items() if place == partition and topic != CONTROL)
+        for partition, time_ms in own:
+            behind = partition in unread
             said_ms, was_behind = self._said.get(partition, (0, False))
             if time_ms >= said_ms + self._step_ms or (was_behind and not behind):
                 outputs += self._say(partition, time_ms, behind=behind)

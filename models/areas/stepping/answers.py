@@ -96,8 +96,8 @@ def _answer(
             product(z, 0, width, head.cause, 0, padded, head.cause_bias, 0, scores, 0)
             for c in range(classes):
                 place = u * classes + c
-                told = dot(evidence, place * kinds, head.shared, 0, kinds)
-                causes[1 + machines + place] += share * (scores[c] + told)
+                support = dot(evidence, place * kinds, head.shared, 0, kinds)
+                causes[1 + machines + place] += share * (scores[c] + support)
         causes[0] += share * none
     for n in range(machines):
         softmax(corrected, n * padded, classes)

@@ -14,7 +14,7 @@ from pipeline.arrays import Floats
 from pipeline.compiled import CompiledFunction, kernel
 
 _ZERO, _ONE = F(0), F(1)
-_LEAST: Final = F(1e-12)
+_MIN_TOTAL: Final = F(1e-12)
 
 
 class InterModal(NamedTuple):
@@ -69,7 +69,7 @@ def renormalise(b: Floats, at: int, k: Floats, count: int, how: Nesting) -> None
         softmax(b, at, count)
         return
     for e in range(count):
-        b[at + e] /= max(total, _LEAST)
+        b[at + e] /= max(total, _MIN_TOTAL)
 
 
 @kernel

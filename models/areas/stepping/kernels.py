@@ -66,7 +66,7 @@ def tanh_of(values: Floats, at: int, count: int) -> None:
 
 @kernel
 def softmax(values: Floats, at: int, count: int) -> None:
-    """Softmax of so many numbers, in place; what stands in the lanes behind them is lost."""
+    """Softmax of so many numbers, in place; the lanes behind them are overwritten."""
     total = splat(exponentiate(values, at, count))
     for i in range(at, at + count, LANES):
         store(values, i, load(values, i) / total)

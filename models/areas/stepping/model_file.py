@@ -24,7 +24,7 @@ FORMAT: Final = 1
 _MACHINE_KEY: Final = "faultline_machine_model"
 _NETWORK, _MACHINE = "network.", "machine_model."
 """How the names of the weights begin."""
-_MOST_FEATURES: Final = 2**16
+_MAX_FEATURES: Final = 2**16
 
 
 class AreaModelHeader(BaseModel):
@@ -42,7 +42,7 @@ class AreaModelHeader(BaseModel):
     classes: tuple[str, ...] = Field(min_length=2)
     """Of that model."""
     modalities: tuple[str, ...] = Field(min_length=1)
-    embeddings: tuple[Annotated[int, Field(ge=0, le=_MOST_FEATURES)], ...]
+    embeddings: tuple[Annotated[int, Field(ge=0, le=_MAX_FEATURES)], ...]
     """How many features each modality's embedding has."""
     network: AreaNetworkConfig
     threshold: float = Field(allow_inf_nan=False)

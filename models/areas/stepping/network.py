@@ -124,8 +124,8 @@ class CompiledAreaNetwork:
 
     def _inter_modal(self, h: Floats, edges: Edges) -> tuple[Floats, Floats | None]:
         """Vectors (M, V, W) after all rounds, and the edges' weights in the last one."""
-        lonely = "nei" in self.config.without
-        if lonely:
+        isolated = "nei" in self.config.without
+        if isolated:
             edges = edges._replace(starts=np.zeros_like(edges.starts))
         taken = np.empty(len(edges.sources), np.float32)
         for layer in self._weights.graphs[0]:
@@ -134,7 +134,7 @@ class CompiledAreaNetwork:
                 h.ravel(), edges, layer, len(h), self.config.heads, self._nesting, changed.ravel(), taken
             )
             h = changed
-        return h, None if lonely else taken
+        return h, None if isolated else taken
 
     def _graphs(self, h: Floats, edges: Edges) -> tuple[Floats, Floats | None]:
         """Vectors (G, V, W) of every graph after all rounds, and the edges' weights, means of the graphs."""

@@ -207,13 +207,13 @@ class AreaNetworkRunner:
     def _inputs(self, frame: AreaFrame, area: _Area, state: _State) -> AreaInputs:
         """What the network is given of a frame, after its texts have been taken in."""
         utilities, classes = area.graph.utilities, self._shape.classes
-        said, told = np.zeros((utilities, classes), np.float32), np.zeros(utilities, np.bool_)
+        answers, has_text = np.zeros((utilities, classes), np.float32), np.zeros(utilities, np.bool_)
         if self._texts is not None:
-            said, told = self._texts.step(frame)
+            answers, has_text = self._texts.step(frame)
             older = [text._replace(age_frames=text.age_frames + 1 + frame.skipped) for text in state.texts]
             heard = {utility for utility, text in frame.texts if self._texts.knows(text.text)}
             state.texts = [text for text in older if text.age_frames < TEXT_FRAMES]
-            state.texts += [_Text(0, utility, said[utility].copy()) for utility in sorted(heard)]
+            state.texts += [_Text(0, utility, answers[utility].copy()) for utility in sorted(heard)]
         machines, utility_texts = _about(np.array([text.utility for text in state.texts], np.int64), area.graph)
         nothing = np.zeros((len(frame.probabilities), 0), np.float32)
         places = np.where(frame.modality_answer < 0, -1, area.classes[frame.modality_answer])
@@ -223,8 +223,8 @@ class AreaNetworkRunner:
             answers=places,
             confidence=frame.modality_confidence,
             embeddings=frame.embeddings or (nothing,) * self._shape.modalities,
-            utility_probabilities=said,
-            utility_present=told,
+            utility_probabilities=answers,
+            utility_present=has_text,
             texts=np.array([text.answer for text in state.texts], np.float32).reshape(-1, classes),
             text_machines=machines,
             text_utilities=utility_texts,

@@ -102,8 +102,8 @@ def _areas(path: Path, profile: PlantProfile) -> dict[str, Area]:
         raise DataError(f"{path}: {field_problems(error, dict[str, Area], 'areas')}") from error
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
-    if lonely := [name for name, area in areas.items() if not area.utilities]:
-        raise DataError(f"{path}: area {lonely[0]} has no utility, so none can be named; leave it out")
+    if without := [name for name, area in areas.items() if not area.utilities]:
+        raise DataError(f"{path}: area {without[0]} has no utility, so none can be named; leave it out")
     return areas
 
 

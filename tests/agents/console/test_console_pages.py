@@ -162,18 +162,31 @@ def test_an_acknowledgement_reaches_topic_and_engine_and_its_reason_stays_text(
     assert (said["why"], said["by"]) == (HOSTILE, sent["by"])
 
 
+def test_a_utility_s_alarm_is_acknowledged_like_that_of_a_machine(plant: ReplayedPlant, opened: Open) -> None:
+    page = opened(plant.url).go("/alarms")
+    row = page.locator("tr[data-waiting]", has_text="hall_1/cooling_water")
+    row.locator(".opener").click()
+    page.locator("aside").get_by_role("button", name="Acknowledge").click()
+    page.locator("dialog input").fill("pump P2 has tripped")
+    page.keyboard.press("Enter")
+    page.locator("aside .history >> text=pump P2 has tripped").wait_for()
+    said = [one for one in plant.records("alarms") if one["state"] == "acknowledged"]
+    assert ("hall_1/cooling_water", "pump P2 has tripped") in [(one["machine"], one["why"]) for one in said]
+
+
 def test_feedback_reaches_the_labels_with_the_diagnosis_that_it_corrects(plant: ReplayedPlant, opened: Open) -> None:
     page = opened(plant.url).go("/machines/te-02")
     page.locator(".lane").first.wait_for()
+    wait_until(lambda: (plant.demo.book.newest_ms("te-02") or 0) > 1_793_507_400_000)
     page.keyboard.press("f")
     page.locator("dialog select").select_option("idv_4")
-    page.locator("dialog input[type=datetime-local]").first.fill("2026-11-01T05:00")
+    page.locator("dialog input[type=datetime-local]").first.fill("2026-11-01T05:30")
     picture(page, "feedback")
     page.locator("dialog textarea").fill(HOSTILE)
     page.locator("dialog .primary").click()
     page.locator("dialog").wait_for(state="detached")
     (label,) = wait_until(lambda: [one for one in plant.records("labels") if one.get("note") == HOSTILE])
-    assert (label["fault"], label["start"], label["end"]) == ("idv_4", 1_793_505_600_000, None)
+    assert (label["fault"], label["start"], label["end"]) == ("idv_4", 1_793_507_400_000, None)
     assert label["machine"] == "te-02"
     assert label["corrects"].startswith("te-02:")
     page.locator("[aria-label='Found by people']", has_text="Reactor cooling water inlet temperature, step").wait_for()

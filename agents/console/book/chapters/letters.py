@@ -15,7 +15,7 @@ from pipeline.wire.messages import Reason
 from pipeline.wire.records import Record
 
 OTHER: Final = "other"
-"""The reason of letters whose own is none of ours, and the topic of those that come from one that the plant has not."""
+"""Stands for a reason that this release does not have, and for a topic that the plant does not have."""
 _REASONS: Final = frozenset(one.value for one in Reason)
 _VALUE_CHARACTERS: Final = 500
 _DETAIL_CHARACTERS: Final = 500

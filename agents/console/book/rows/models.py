@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from agents.audit.reports.drift_list import DriftEpisode
 from agents.console.book.knowledge import Knowledge
-from agents.console.book.published import SeenMetric, SeenModel
+from agents.console.book.published import SeenMetric
 from agents.console.book.titles import DRIFT_KINDS
 from agents.console.documents.models import DriftRow, Interval, LabelRow, Labels, ModelRow
 from pipeline.wire.labels import LabelledSpan
-from pipeline.wire.messages import MAX_TIME_MS
+from pipeline.wire.messages import MAX_TIME_MS, ModelRef
 
 _INTERVALS = 60
 _DRIFT_ENDED = 100
@@ -36,7 +36,7 @@ def model_rows(known: Knowledge, machines: Sequence[str]) -> list[ModelRow]:
     """Every model that machines or areas have, or that there are metrics of; the newest first."""
     models: dict[str, _Model] = {}
 
-    def model(seen: SeenModel, kind: str, time_ms: int) -> _Model:
+    def model(seen: ModelRef, kind: str, time_ms: int) -> _Model:
         found = models.setdefault(seen.hash, _Model(seen.name, kind))
         found.see(time_ms)
         return found

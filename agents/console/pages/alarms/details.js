@@ -1,7 +1,7 @@
 /** All about one alarm: what it means, what to check first, what happened, comments, and similar incidents. */
 
 import { actionsFor, byWhom } from "../core/actions.js";
-import { element, facts } from "../core/dom.js";
+import { element, facts, headedList } from "../core/dom.js";
 import { dayAndClock, exact, percent } from "../core/format.js";
 import { machineAddress } from "../core/router.js";
 import { priorityBadge } from "../core/symbols.js";
@@ -51,29 +51,12 @@ export function details(alarm, close) {
       ["Meaning", alarm.description],
       ["Found", alarm.found ? [alarm.found.fault_title, alarm.found.note].filter(Boolean).join(": ") : null],
     ]),
-    alarm.check_first.length
-      ? [
-          element("h3", {}, "Check first"),
-          element(
-            "ol",
-            {},
-            alarm.check_first.map((check) => element("li", {}, check)),
-          ),
-        ]
-      : null,
-    alarm.comments.length
-      ? [
-          element("h3", {}, "Comments"),
-          element(
-            "ul",
-            { class: "plain" },
-            alarm.comments.map((one) => element("li", {}, byWhom({ ...one, why: one.text }))),
-          ),
-        ]
-      : null,
-    alarm.similar.length
-      ? [element("h3", {}, "Similar incidents"), element("ul", { class: "plain" }, alarm.similar.map(similar))]
-      : null,
+    headedList("Check first", alarm.check_first, "ol"),
+    headedList(
+      "Comments",
+      alarm.comments.map((one) => byWhom({ ...one, why: one.text })),
+    ),
+    headedList("Similar incidents", alarm.similar.map(similar)),
     element("h3", {}, "What happened"),
     element("ol", { class: "plain history" }, alarm.changes.map(change)),
     element("p", { class: "id" }, alarm.id ?? alarm.key),
@@ -84,17 +67,15 @@ export function details(alarm, close) {
 
 function similar(incident) {
   const found = incident.found ? "found" : "diagnosed";
-  return element(
-    "li",
-    {},
+  return [
     element("a", { href: machineAddress(incident.machine) }, incident.name),
     `, ${dayAndClock(incident.start_ms)}: ${incident.fault_title ?? incident.fault} (${found}), ${percent(incident.score)} alike`,
     incident.text ? element("div", { class: "muted quote" }, incident.text) : null,
-  );
+  ];
 }
 
 function change(one) {
-  const why = [one.by, one.why].filter(Boolean).join(": ");
+  const why = byWhom({ by: one.by, why: one.why });
   const until = one.until_ms === null ? "" : ` until ${dayAndClock(one.until_ms)}`;
   return element(
     "li",

@@ -19,7 +19,7 @@ const VIEWS = [
 ];
 /** In a flood the list is drawn this often, and so much of it. */
 const REDRAW_MS = 500;
-const MOST_ROWS = 300;
+const MAX_ROWS = 300;
 const HELD = new Set(["shelved", "out-of-service", "suppressed-by-design"]);
 const isHeld = (alarm) => HELD.has(alarm.state);
 
@@ -95,7 +95,7 @@ export function alarmsPage(main, signal) {
     const focused = document.activeElement?.closest?.("tr")?.dataset.key;
     body.replaceChildren(
       ...alarms
-        .slice(0, MOST_ROWS)
+        .slice(0, MAX_ROWS)
         .map((alarm) =>
           alarmRow(alarm, { chosen: chosen.has(alarm.key), open: alarm.key === open, onChoose: choose, onOpen: show }),
         ),
@@ -103,10 +103,10 @@ export function alarmsPage(main, signal) {
     if (focused) rowOf(focused)?.querySelector(".opener").focus();
     all.checked = alarms.length > 0 && chosen.size === alarms.length;
     list.hidden = !alarms.length;
-    empty.hidden = alarms.length > 0 && alarms.length <= MOST_ROWS;
+    empty.hidden = alarms.length > 0 && alarms.length <= MAX_ROWS;
     setText(
       empty,
-      alarms.length ? `${count(alarms.length - MOST_ROWS)} more are not listed; the search finds them.` : emptyText(),
+      alarms.length ? `${count(alarms.length - MAX_ROWS)} more are not listed; the search finds them.` : emptyText(),
     );
     drawTabs();
     drawBulk();
@@ -173,7 +173,7 @@ export function alarmsPage(main, signal) {
 
   function chooseAll(on) {
     chosen.clear();
-    if (on) for (const alarm of shownAlarms()) if (!alarm.utility) chosen.add(alarm.key);
+    if (on) for (const alarm of shownAlarms()) chosen.add(alarm.key);
     draw();
   }
 

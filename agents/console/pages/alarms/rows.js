@@ -1,5 +1,6 @@
 /** One alarm as a row of the list. */
 
+import { byWhom } from "../core/actions.js";
 import { element } from "../core/dom.js";
 import { duration, exact, moment } from "../core/format.js";
 import { live } from "../core/live.js";
@@ -24,7 +25,7 @@ export const ALARM_STATES = {
 export function alarmRow(alarm, { chosen, open, onChoose, onOpen }) {
   const readMs = live.status?.read_ms ?? alarm.since_ms;
   const box =
-    known().read_only || alarm.utility
+    known().read_only
       ? null
       : element("input", {
           type: "checkbox",
@@ -84,7 +85,7 @@ function machineCell(alarm) {
 
 function stateCell(alarm) {
   const until = alarm.until_ms === null ? "" : ` until ${moment(alarm.until_ms, live.status?.read_ms)}`;
-  const who = [alarm.by, alarm.why].filter(Boolean).join(": ");
+  const who = byWhom({ by: alarm.by, why: alarm.why });
   return [
     element("span", {}, `${ALARM_STATES[alarm.state] ?? alarm.state}${until}`),
     who ? element("div", { class: "muted quote" }, who) : null,

@@ -5,7 +5,7 @@ import { percent } from "../core/format.js";
 
 const HEIGHT = 54;
 const ROOM = 30;
-const LEAST = 0.3;
+const MIN_WEIGHT = 0.3;
 
 /** A lane of a chart; `ends` are the frames' ends and `layers` are {title, weights}, with null where a frame has none. */
 export function weightsLane({ title, ends, layers }) {
@@ -34,7 +34,7 @@ export function weightsLane({ title, ends, layers }) {
 
   /** A layer's title in the middle of where the layer is wide enough for it. */
   function name({ title: text, weights }, place, axis, y) {
-    const wide = [...weights.keys()].filter((row) => (weights[row] ?? 0) >= LEAST);
+    const wide = [...weights.keys()].filter((row) => (weights[row] ?? 0) >= MIN_WEIGHT);
     if (!wide.length) return [];
     const middle = wide[wide.length >> 1];
     const [first, last] = [axis.x(ends[0]) + ROOM, axis.x(ends.at(-1)) - ROOM];

@@ -44,7 +44,7 @@ export const comment = (alarms) => ask("comment", "Comment", alarms);
 
 /** The actions that an alarm allows, as [word, function]. */
 export function actionsFor(alarm) {
-  if (known().read_only || alarm.utility) return [];
+  if (known().read_only) return [];
   const actions = [];
   if (alarm.waiting) actions.push(["Acknowledge", acknowledge]);
   if (alarm.state === "shelved") actions.push(["Unshelve", unshelve]);
@@ -55,7 +55,7 @@ export function actionsFor(alarm) {
 }
 
 function ask(kind, title, chosen, hint = "") {
-  const alarms = chosen.filter((alarm) => !alarm.utility && (kind !== "acknowledge" || alarm.waiting));
+  const alarms = chosen.filter((alarm) => kind !== "acknowledge" || alarm.waiting);
   if (known().read_only || !alarms.length) {
     message(known().read_only ? "This console is read-only." : "There is nothing to do here.", true);
     return;

@@ -1,5 +1,7 @@
 /** Builds elements; what comes from outside only ever becomes text, so that markup in it stays text. */
 
+import { dayAndClock, exact } from "./format.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /** An HTML element; attributes whose names begin with `on` are listeners, and null children are left out. */
@@ -35,12 +37,27 @@ export function setAttribute(node, name, value) {
 
 const drawn = new WeakMap();
 
-/** Fills an element anew only if what it shows has changed, so that focus and selection stay where they are. */
+/** Fills an element again only if what it shows has changed, so that focus and selection stay where they are. */
 export function fillIfChanged(root, shown, make) {
   const now = JSON.stringify(shown);
   if (drawn.get(root) === now) return;
   drawn.set(root, now);
   root.replaceChildren(...[make()].flat().filter(Boolean));
+}
+
+/** A section with a title. */
+export const panel = (title, ...content) =>
+  element("section", { class: "panel", "aria-label": title }, element("h2", {}, title), ...content);
+
+/** A moment, with its seconds and zone as tooltip. */
+export const time = (ms) =>
+  ms === null ? "–" : element("time", { title: exact(ms), class: "nowrap" }, dayAndClock(ms));
+
+/** A heading with a list below it, or nothing where the list is empty; `kind` is `ul` or `ol`. */
+export function headedList(title, entries, kind = "ul") {
+  if (!entries.length) return [];
+  const items = entries.map((entry) => element("li", {}, entry));
+  return [element("h3", {}, title), element(kind, { class: kind === "ul" ? "plain" : null }, items)];
 }
 
 /** A table; `columns` are [heading, class], and each row is a list of what its cells hold. */

@@ -16,7 +16,7 @@ export const STATES = {
   stale: "No data lately",
   offline: "Offline",
   blind: "Blind",
-  unheard: "Never heard",
+  unheard: "No diagnosis yet",
 };
 
 /** What a state means, for its tooltip and the legend. */

@@ -1,6 +1,6 @@
 /** The head of a machine's page: its name, state, alarms with what can be done about them, and feedback. */
 
-import { actionsFor } from "../core/actions.js";
+import { actionsFor, byWhom } from "../core/actions.js";
 import { element, fillIfChanged, setText } from "../core/dom.js";
 import { duration, exact, moment, percent } from "../core/format.js";
 import { live } from "../core/live.js";
@@ -76,7 +76,7 @@ function state(tile) {
 }
 
 function alarmBar(alarm) {
-  const who = [alarm.by, alarm.why].filter(Boolean).join(": ");
+  const who = byWhom({ by: alarm.by, why: alarm.why });
   return element(
     "div",
     { class: "alarm-bar", "data-priority": alarm.priority, "data-waiting": alarm.waiting ? "yes" : null },

@@ -1,10 +1,10 @@
 /** The newest diagnosis: what is likely, what stands out, and what to check first. */
 
-import { element, facts } from "../core/dom.js";
+import { element, facts, headedList } from "../core/dom.js";
 import { dayAndClock, exact, percent } from "../core/format.js";
 import { wordsOf } from "./lanes.js";
 
-const MOST = 5;
+const MAX_CLASSES = 5;
 
 export function newestPanel(document) {
   const { newest } = document;
@@ -16,17 +16,6 @@ export function newestPanel(document) {
     );
   const words = wordsOf(document);
   const about = document.faults[newest.fault];
-  const list = (title, entries) =>
-    entries.length
-      ? [
-          element("h3", {}, title),
-          element(
-            "ul",
-            { class: "plain" },
-            entries.map((entry) => element("li", {}, entry)),
-          ),
-        ]
-      : [];
   return element(
     "section",
     { class: "panel", "aria-label": "Diagnosis" },
@@ -37,23 +26,14 @@ export function newestPanel(document) {
         ? `Diagnosis at ${dayAndClock(newest.frame_end_ms)}`
         : "Newest diagnosis",
     ),
-    bars(newest.probabilities.slice(0, MOST).map((one) => [one.title ?? words(one.fault), one.probability])),
+    bars(newest.probabilities.slice(0, MAX_CLASSES).map((one) => [one.title ?? words(one.fault), one.probability])),
     about?.description ? element("p", { class: "about" }, about.description) : null,
-    ...(about?.check_first.length
-      ? [
-          element("h3", {}, "Check first"),
-          element(
-            "ol",
-            {},
-            about.check_first.map((check) => element("li", {}, check)),
-          ),
-        ]
-      : []),
-    ...list(
+    ...headedList("Check first", about?.check_first ?? [], "ol"),
+    ...headedList(
       "What stands out",
       newest.variables.map((one) => one.said),
     ),
-    ...list(
+    ...headedList(
       "Frozen",
       newest.frozen.map((one) => one.title),
     ),

@@ -1,18 +1,13 @@
 /** What has been recorded of a machine: alarms, drift and what technicians found. */
 
 import { byWhom } from "../core/actions.js";
-import { element, table } from "../core/dom.js";
-import { dayAndClock, exact } from "../core/format.js";
+import { element, panel, table, time } from "../core/dom.js";
 import { CHANGES } from "../alarms/details.js";
 
-const MOST = 30;
-
-const panel = (title, content) =>
-  element("section", { class: "panel", "aria-label": title }, element("h2", {}, title), content);
-const time = (ms) => (ms === null ? "" : element("time", { title: exact(ms), class: "nowrap" }, dayAndClock(ms)));
+const MAX_ROWS = 30;
 
 export function alarmsPanel({ alarms }) {
-  const newest = alarms.history.slice(-MOST).reverse();
+  const newest = alarms.history.slice(-MAX_ROWS).reverse();
   if (!newest.length)
     return panel("Alarm history", element("p", { class: "muted" }, "No alarm is recorded in what has been read."));
   const rows = newest.map((one) => [
@@ -38,7 +33,7 @@ export function alarmsPanel({ alarms }) {
 export function driftPanel({ drift }) {
   if (!drift.length) return null;
   const rows = drift
-    .slice(0, MOST)
+    .slice(0, MAX_ROWS)
     .map((one) => [
       one.title,
       `${one.direction} by ${one.size}`,
@@ -61,7 +56,7 @@ export function driftPanel({ drift }) {
 export function labelsPanel({ labels }) {
   if (!labels.length) return null;
   const rows = labels
-    .slice(0, MOST)
+    .slice(0, MAX_ROWS)
     .map((one) => [
       [one.title ?? one.fault, one.note ? element("div", { class: "muted quote" }, one.note) : ""],
       [time(one.start_ms), " until ", one.end_ms === null ? "now" : time(one.end_ms)],

@@ -3,7 +3,7 @@
 import { element, fillIfChanged } from "../core/dom.js";
 import { dayAndClock, exact } from "../core/format.js";
 
-const MOST = 40;
+const MAX_TEXTS = 40;
 
 /** The panel; `showMoment` is called with the time of a text that somebody chooses. */
 export class TextsPanel {
@@ -20,11 +20,11 @@ export class TextsPanel {
     fillIfChanged(this.root, texts, () => {
       this.#items = new Map(
         texts
-          .slice(-MOST)
+          .slice(-MAX_TEXTS)
           .reverse()
           .map((text) => [text.id, this.#item(text)]),
       );
-      const title = texts.length > MOST ? `Texts (the newest ${MOST} of ${texts.length})` : "Texts";
+      const title = texts.length > MAX_TEXTS ? `Texts (the newest ${MAX_TEXTS} of ${texts.length})` : "Texts";
       const content = this.#items.size
         ? element("ol", { class: "texts" }, [...this.#items.values()])
         : element("p", { class: "muted" }, "No text in this time.");

@@ -5,7 +5,7 @@ import { clock, percent } from "../core/format.js";
 import { get } from "../core/session.js";
 import { capital } from "../core/symbols.js";
 
-const MOST = 6;
+const MAX_PARTS = 6;
 const KINDS = { variable: "Variables", component: "Components", text: "Texts", word: "Words", modality: "Modalities" };
 
 export class WhyPanel {
@@ -73,7 +73,7 @@ export class WhyPanel {
 function explanation(why, words) {
   const largest = Math.max(1e-9, ...why.contributions.map((one) => Math.abs(one.contribution)));
   const groups = Object.entries(KINDS).flatMap(([kind, heading]) => {
-    const entries = why.contributions.filter((one) => one.kind === kind).slice(0, MOST);
+    const entries = why.contributions.filter((one) => one.kind === kind).slice(0, MAX_PARTS);
     return entries.length
       ? [
           element("h3", {}, heading),

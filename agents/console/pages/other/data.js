@@ -1,7 +1,7 @@
 /** The data page: what comes in, how far it is processed, and what could not be used, with one example each. */
 
-import { element, facts, table } from "../core/dom.js";
-import { count, dayAndClock, exact, value } from "../core/format.js";
+import { element, facts, panel, table, time } from "../core/dom.js";
+import { count, exact, value } from "../core/format.js";
 import { machineAddress } from "../core/router.js";
 import { keepLoading } from "./loading.js";
 
@@ -16,8 +16,6 @@ export function dataPage(main, signal) {
     topics(data),
   ]);
 }
-
-const time = (ms) => (ms === null ? "–" : element("time", { title: exact(ms), class: "nowrap" }, dayAndClock(ms)));
 
 function sources(data) {
   const columns = [
@@ -112,6 +110,3 @@ function topics(data) {
     table(columns, rows, "Topics"),
   );
 }
-
-const panel = (title, ...content) =>
-  element("section", { class: "panel", "aria-label": title }, element("h2", {}, title), ...content);

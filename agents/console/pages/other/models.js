@@ -1,7 +1,7 @@
 /** The models page: which models diagnose which machines, how right they are where labels come, and what drifts. */
 
-import { element, facts, svg, table } from "../core/dom.js";
-import { count, dayAndClock, exact, percent } from "../core/format.js";
+import { element, facts, panel, svg, table, time } from "../core/dom.js";
+import { count, percent } from "../core/format.js";
 import { machineAddress } from "../core/router.js";
 import { TimeAxis } from "../chart/axis.js";
 import { trendLane } from "../chart/trend.js";
@@ -20,9 +20,6 @@ export function modelsPage(main, signal) {
   ]);
 }
 
-const panel = (title, ...content) =>
-  element("section", { class: "panel", "aria-label": title }, element("h2", {}, title), ...content);
-const time = (ms) => (ms === null ? "–" : element("time", { title: exact(ms), class: "nowrap" }, dayAndClock(ms)));
 const known = (number, shown) => (number === null || number === undefined ? null : shown(number));
 const decimals = (number) => number.toFixed(2);
 const nats = (number) => `${number.toFixed(2)} nats`;

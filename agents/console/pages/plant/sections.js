@@ -18,7 +18,7 @@ export class Sections {
     this.#root = root;
   }
 
-  /** Builds all anew; afterwards tiles are only changed. */
+  /** Builds everything again; afterwards tiles are only updated. */
   rebuild(machines, areas) {
     const focused = document.activeElement?.dataset?.machine;
     const byArea = new Map([...areas.keys()].map((id) => [id, []]));
@@ -177,7 +177,7 @@ function utilityChip(utility) {
     ? `${utility.fault_title ?? utility.fault} ${percent(utility.probability)}`
     : utility.state === "normal"
       ? "normal"
-      : "not heard";
+      : "no diagnosis yet";
   return element(
     "span",
     { class: "utility", "data-state": utility.state, title: `Utility ${utility.utility}` },

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from agents.replay.reports.page.charts import reliability_chart, roc_chart
 from agents.replay.reports.page.markup import Content, Markup, element
-from agents.replay.reports.quality import ANY_FAULT, roc_curves
+from agents.replay.reports.quality import ANY_FAULT
 from agents.replay.reports.summary import HEADLINES, Side, headline
 from agents.replay.scores import FUSED
 from agents.words import Words
@@ -50,6 +50,7 @@ class Measure(NamedTuple):
 
 MEASURES: Final[Mapping[str, Measure]] = {
     "faults": Measure("Labelled faults", number, 0),
+    "faults_begun_before": Measure("Faults that were there before", number, 0),
     "missed": Measure("Faults without an alarm", number, -1),
     "misnamed": Measure("Faults with alarms of other faults only", number, -1),
     "alarm_delay_seconds_median": Measure("First alarm after a fault's start, median", duration, -1),
@@ -71,6 +72,7 @@ MEASURES: Final[Mapping[str, Measure]] = {
 
 _FAULT_COLUMNS: Final[Mapping[str, tuple[str, Callable[[float | None], str]]]] = {
     "faults": ("faults", number),
+    "faults_begun_before": ("there before", number),
     "missed": ("missed", number),
     "misnamed": ("misnamed", number),
     "alarm_delay_seconds_median": ("first alarm, median", duration),
@@ -221,7 +223,7 @@ def _trust(side: Side, words: Words) -> list[Markup]:
         "div",
         element(
             "figure",
-            roc_chart(roc_curves(side.table, side.book.scores.classes)),
+            roc_chart(side.curves),
             element("figcaption", f"ROC; thick: any fault, AUC {number(answers['auc'].get(ANY_FAULT))}", class_="soft"),
         ),
         element(
