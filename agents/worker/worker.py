@@ -108,7 +108,9 @@ class Worker(StatefulAgent):
         return [] if self._progress is None else self._progress.after(partitions)
 
     def _due(self) -> list[Output]:
-        return super()._due() + ([] if self._progress is None else self._progress.due())
+        # While a chunk is worked on, not all that it leads to is written yet: `_behind` speaks after it.
+        progress = None if self._working.locked() else self._progress
+        return super()._due() + ([] if progress is None else progress.due())
 
     def _tasks(self) -> Mapping[str, Coroutine[Any, Any, None]]:
         if self._store is None:
