@@ -222,6 +222,10 @@ def test_a_machine_shows_trends_answers_weights_texts_and_why(plant: ReplayedPla
     assert {"Weights of the fusion", "Texts", "Alarms"} < set(titles)
     assert len(titles) > 10, "no trends"
     assert not [title for title in titles if "_" in title], "an id where a title should be"
+    notes = page.locator(".lane:has(.band) .lane-note").all_inner_texts()
+    assert [
+        note for note in notes if re.match(r"-?[\d.]+ (kPa gauge|degC|%|mol%|kscmh|kg/h|m3/h).*, \d+\.\d σ", note)
+    ], notes
     page.locator(".stack-chart").focus()
     page.keyboard.press("ArrowLeft")
     assert re.search(

@@ -140,3 +140,8 @@ export const live = new Live();
 export function follow(names, signal, listener) {
   for (const name of names) live.addEventListener(name, (event) => listener(event.detail, name), { signal });
 }
+
+/** Whether something is over in plant time; a label may have an end that has not come yet. */
+export function hasEnded(endMs) {
+  return endMs !== null && endMs <= (live.status?.read_ms ?? Infinity);
+}

@@ -1,7 +1,7 @@
 /** The lanes of a machine's chart: answers, weights, texts, alarms, and the variables that matter most. */
 
 import { element, svg } from "../core/dom.js";
-import { percent } from "../core/format.js";
+import { percent, value } from "../core/format.js";
 import { FaultColours } from "../chart/colours.js";
 import { marksLane } from "../chart/marks.js";
 import { ribbonLane } from "../chart/ribbon.js";
@@ -69,7 +69,9 @@ export function lanesOf(document, chooseText) {
 
 function trend(one) {
   const side = one.deviation < 0 ? "below" : "above";
+  const newest = one.points.findLast((point) => point[1] !== null);
   const parts = [
+    newest ? [value(newest[1]), one.unit].filter(Boolean).join(" ") : "",
     one.deviation === null ? "" : `${Math.abs(one.deviation).toFixed(1)} σ ${side} normal`,
     one.frozen ? "frozen: has not changed for too long" : "",
   ];

@@ -2,6 +2,7 @@
 
 import { byWhom } from "../core/actions.js";
 import { element, panel, table, time } from "../core/dom.js";
+import { hasEnded } from "../core/live.js";
 import { CHANGES } from "../alarms/details.js";
 
 const MAX_ROWS = 30;
@@ -59,7 +60,7 @@ export function labelsPanel({ labels }) {
     .slice(0, MAX_ROWS)
     .map((one) => [
       [one.title ?? one.fault, one.note ? element("div", { class: "muted quote" }, one.note) : ""],
-      [time(one.start_ms), " until ", one.end_ms === null ? "now" : time(one.end_ms)],
+      [time(one.start_ms), " until ", hasEnded(one.end_ms) ? time(one.end_ms) : "now"],
       one.by ?? "",
     ]);
   return panel(

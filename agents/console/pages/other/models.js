@@ -2,6 +2,7 @@
 
 import { element, facts, panel, svg, table, time } from "../core/dom.js";
 import { count, percent } from "../core/format.js";
+import { hasEnded } from "../core/live.js";
 import { machineAddress } from "../core/router.js";
 import { TimeAxis } from "../chart/axis.js";
 import { trendLane } from "../chart/trend.js";
@@ -63,7 +64,13 @@ function model(one) {
             ["Mutual information", known(scores.mutual_information, nats)],
             ["Coverage of candidates", known(scores.candidates_coverage, percent)],
           ])
-        : element("p", { class: "muted" }, "There are no labels of this time, so nobody knows how right it was."),
+        : element(
+            "p",
+            { class: "muted" },
+            one.diagnoses
+              ? "There are no labels of this time, so nobody knows how right it was."
+              : "Scores come when an interval of metrics has ended, where there are labels of it.",
+          ),
     ),
     one.intervals.length > 1 ? history(one.intervals) : null,
   );
@@ -136,7 +143,7 @@ function labels({ count: number, newest }) {
     element("a", { href: machineAddress(one.machine) }, one.name),
     [one.fault_title ?? one.fault, one.note ? element("div", { class: "muted quote" }, one.note) : ""],
     time(one.start_ms),
-    one.end_ms === null ? "still there" : time(one.end_ms),
+    hasEnded(one.end_ms) ? time(one.end_ms) : "still there",
     one.by ?? "",
   ]);
   return panel(
