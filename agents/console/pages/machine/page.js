@@ -98,11 +98,13 @@ export function machinePage(main, signal, [machine]) {
     drawHead();
   }
 
-  /** The id and end of the frame in which a moment lies, or null. */
+  /** The id and end of the frame in which a moment lies, the newest one if it is not diagnosed yet; or null. */
   function frameAt(ms) {
-    if (ms === null || shown === null) return null;
-    const row = shown.frames.end_ms.findIndex((end) => end >= ms);
-    return row < 0 ? null : { id: shown.frames.id[row], endMs: shown.frames.end_ms[row] };
+    if (ms === null || !shown?.frames.id.length) return null;
+    const { id: ids, end_ms: ends } = shown.frames;
+    const found = ends.findIndex((end) => end >= ms);
+    const row = found < 0 ? ends.length - 1 : found;
+    return { id: ids[row], endMs: ends[row] };
   }
 
   async function pickVariables() {
