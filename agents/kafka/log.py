@@ -72,7 +72,7 @@ class KafkaLog:
         """`counts` gives the partitions of each topic, by its short name."""
         from kafka import TopicPartition
 
-        self.on_progress: OnProgress = lambda *_: None  # hears of every pass anew
+        self.on_progress: OnProgress = lambda *_: None  # hears of each pass from its beginning
         self._consumer = consumer
         self._address = address
         self._prefix = prefix

@@ -299,6 +299,16 @@ def test_without_settings_of_alarms_a_fault_is_as_urgent_as_the_profile_says(set
         assert [body["priority"] for body in hook.bodies] == [told, "critical"]
 
 
+def test_an_alert_that_rises_ends_with_the_priority_with_which_it_fired() -> None:
+    rare = profile(ONE_SOURCE.replace("leak", "{name: leak, priority: low}"))
+    topic = Topic(alarm(0), alarm(1, "escalated", priority="critical"))
+    with receiver() as hook:
+        one = notifier(topic, hook.url, NotificationFormat.ALERTMANAGER, plant=rare)
+        deliver(one, lambda: topic.is_done)
+        (fired,), (ended, risen) = hook.bodies
+    assert [one["labels"]["priority"] for one in (fired, ended, risen)] == ["low", "low", "critical"]
+
+
 def test_alertmanager_gets_alerts_that_fire_and_end() -> None:
     write = body_writer(NotificationFormat.ALERTMANAGER, Words(PLANT), "small")
 

@@ -77,7 +77,7 @@ def body_writer(kind: NotificationFormat, words: Words, plant: str, template: st
         fields = fields_of(alarm, words, plant)
         text = " ".join(write_text(Entry(fields, Body(fields, {}), _NO_RECORD)).split())
         if kind is NotificationFormat.ALERTMANAGER:
-            alerts = _alerts(alarm, fields, text, now_ms)
+            alerts = _alerts(alarm, words, fields, text, now_ms)
             return _encoded(alerts) if alerts else None
         if kind is NotificationFormat.CHAT:
             return _encoded({"text": _for_chat(text)})
@@ -116,7 +116,7 @@ def fields_of(alarm: Alarm, words: Words, plant: str) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value not in (None, "", [])}
 
 
-def _alerts(alarm: Alarm, fields: Mapping[str, Any], text: str, now_ms: int) -> list[dict[str, Any]]:
+def _alerts(alarm: Alarm, words: Words, fields: Mapping[str, Any], text: str, now_ms: int) -> list[dict[str, Any]]:
     """An alert that fires or is resolved; one whose priority rises is resolved with the lower one, which is a label."""
     if alarm.fault == ALL_FAULTS or alarm.state not in _FIRING | _RESOLVED:
         return []
@@ -143,7 +143,8 @@ def _alerts(alarm: Alarm, fields: Mapping[str, Any], text: str, now_ms: int) -> 
     }
     alerts = [alert | {"endsAt": _time(end_ms)}]
     if alarm.state == "escalated":
-        lower = labels | {"priority": PRIORITIES[max(PRIORITIES.index(alarm.priority) - 1, 0)]}
+        recorded = PRIORITIES[max(PRIORITIES.index(alarm.priority) - 1, 0)]
+        lower = labels | {"priority": words.priority(alarm.machine, alarm.fault, recorded)}
         alerts.insert(0, alert | {"labels": lower, "endsAt": _time(now_ms)})
     return alerts
 
